@@ -1,0 +1,62 @@
+# Two commands do all the set-up: `make run` and `make test`; `make studio` adds a real Label Studio.
+#
+#   PYTHON=python3.12     the Python (>= 3.11) that makes the virtual environment
+#   TORCH_INDEX=URL       take torch and torchvision from that package index, e.g. a CPU-only one
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Label Studio pins old versions of much that we use: it lives in a virtual environment of its own.
+RAM_STUDIO_VENV ?= .venv-studio
+STUDIO_VERSION := 1.23.2
+STUDIO_STAMP := $(RAM_STUDIO_VENV)/.installed-$(STUDIO_VERSION)
+
+.PHONY: install label-studio run demo studio test test-fast lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ram_backend needs Python >= 3.11; try: make install PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV)/ (PyTorch and friends: some minutes and 6 GB; less with TORCH_INDEX)"
+	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) torch torchvision)
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+label-studio: $(STUDIO_STAMP)
+
+$(STUDIO_STAMP):
+	@echo "Installing Label Studio $(STUDIO_VERSION) into $(RAM_STUDIO_VENV)/ (about three minutes and 1 GB)"
+	test -x $(RAM_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(RAM_STUDIO_VENV)
+	$(RAM_STUDIO_VENV)/bin/pip install --disable-pip-version-check label-studio==$(STUDIO_VERSION)
+	@touch $@
+
+# Tags the photos that come with the project, then serves until Ctrl-C.
+run: demo
+	@$(BIN)/ram-backend serve
+
+# Tags those photos, and that is all.
+demo: install
+	@$(BIN)/ram-backend demo
+
+# A real Label Studio with those photos in a demo project, pre-annotated by the backend; Ctrl-C stops both.
+studio: install label-studio
+	@$(BIN)/ram-backend studio --label-studio $(RAM_STUDIO_VENV)/bin/label-studio
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Everything whose prerequisites exist; the summary lists what was left out and why.
+test: install lint
+	$(BIN)/pytest -m ''
+
+# What runs in a minute, for while you work.
+test-fast: install
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .venv-studio build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,238 @@
+"""`ram-backend bundles`: base models on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ram_backend.models import Bundle, find_bundle, list_bundles, verify
+from ram_backend.settings import load_settings
+from ram_backend.vocabulary import tag_files
+
+app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)
+
+_out = Console(highlight=False, soft_wrap=True)
+_notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Model(StrEnum):
+    """Models that the authors of RAM have released."""
+
+    ram_plus = "ram-plus"
+    ram = "ram"
+    tag2text = "tag2text"
+
+
+AllowExtra = Annotated[
+    bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
+]
+Descriptions = Annotated[int | None, typer.Option(min=1, help="RAM++: label embeddings per tag (default: 51).")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Side of the images that the file was trained for (default: 384).")
+]
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Weights of RAM, RAM++ or Tag2Text (.pth).")],
+    tags: Annotated[Path, typer.Option(help="The tag list that belongs to them, one tag a line.")],
+    name: Annotated[str, typer.Option(help="Name of the new bundle.")],
+    thresholds: Annotated[
+        Path | None, typer.Option(help="One threshold a line (default: the authors' flat ones).")
+    ] = None,
+    allow_extra: AllowExtra = False,
+    descriptions: Descriptions = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Make a bundle of an official weight file.
+
+    Which of the three models it is, is seen from its keys. The file is read without running any code in it, and refused
+    where a key is missing, malformed or unknown. What only the optimizer or the captioner need is left out.
+    """
+    from ram_backend.models.importing import import_checkpoint
+
+    with _progress() as say:
+        bundle = import_checkpoint(
+            file,
+            tags,
+            thresholds=thresholds,
+            name=name,
+            bundles_dir=load_settings().bundles_dir,
+            allow_extra=allow_extra,
+            descriptions=descriptions,
+            image_size=image_size,
+            progress=say,
+        )
+    _announce(bundle)
+
+
+@app.command()
+def pull(
+    model: Annotated[Model, typer.Argument(help="Which released model.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new bundle (default: the model's).")] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="Another repository on the hub, e.g. OWNER/NAME or spaces/OWNER/NAME.")
+    ] = None,
+    filename: Annotated[str | None, typer.Option(help="Another file in that repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit (default: main).")] = None,
+    tags: Annotated[str | None, typer.Option(help="Another tag list: address or local file.")] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Other thresholds: address or local file.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(envvar="HF_ENDPOINT", help="Address of the hub or of a mirror.")
+    ] = None,
+    allow_extra: AllowExtra = False,
+    descriptions: Descriptions = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped goes on."""
+    from ram_backend.models.hub import RELEASES
+    from ram_backend.models.hub import pull as pull_release
+
+    settings = load_settings()
+    asked = {
+        "repository": repository,
+        "filename": filename,
+        "revision": revision,
+        "tags": tags,
+        "thresholds": thresholds,
+    }
+    release = replace(RELEASES[model.value], **{key: value for key, value in asked.items() if value is not None})
+    bundle = pull_release(
+        model.value,
+        bundles_dir=settings.bundles_dir,
+        cache_dir=settings.cache_dir,
+        name=name,
+        release=release,
+        endpoint=endpoint,
+        allow_extra=allow_extra,
+        descriptions=descriptions,
+        image_size=image_size,
+        progress=lambda text: _notes.print(f"{text} ...", markup=False),
+    )
+    _announce(bundle)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the bundles of the data folder."""
+    entries = list_bundles(load_settings().bundles_dir)
+    if as_json:
+        for entry in entries:
+            fields = {"name": entry.name, "kind": entry.kind, "path": str(entry.path), "installed": entry.installed}
+            typer.echo(json.dumps({**fields, "summary": entry.summary, "problem": entry.problem}, ensure_ascii=False))
+        return
+    table = Table("bundle", "what it is", "where")
+    for entry in entries:
+        table.add_row(entry.name, entry.problem or entry.summary, str(entry.path) if entry.installed else "")
+    _out.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a bundle.")],
+    check: Annotated[bool, typer.Option("--verify", help="Read all files and compare their checksums.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything in bundle.json.")] = False,
+) -> None:
+    """Show what a bundle is, where it came from, and its first tags."""
+    bundle = find_bundle(name, load_settings().bundles_dir)
+    if check:
+        verify(bundle)
+    if as_json:
+        typer.echo(json.dumps(bundle.manifest, indent=1, ensure_ascii=False))
+        return
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in _facts(bundle).items():
+        table.add_row(key, value)
+    _out.print(table)
+    if check:
+        _out.print("All checksums are right.")
+
+
+@app.command("build-starter")
+def build_starter(
+    data: Annotated[Path, typer.Option(help="Folder with the labelled photos to learn from.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result; files of an earlier result are replaced.")],
+    leave_out_set: Annotated[list[str] | None, typer.Option(help="A set not to learn from; may be repeated.")] = None,
+    leave_out_tag: Annotated[list[str] | None, typer.Option(help="A tag not to learn; may be repeated.")] = None,
+    leave_out_tags: Annotated[Path | None, typer.Option(help="File of tags not to learn, one a line.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps image features for the next build."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: RAM_THREADS, else all).")] = None,
+    name: Annotated[str | None, typer.Option(help="Also install the result as a bundle of this name.")] = None,
+) -> None:
+    """Rebuild the starter's head from labelled photos."""
+    from ram_backend.models.bundle import check_new_name
+    from ram_backend.training.starter import build_starter as build
+
+    settings = load_settings(threads=threads)
+    bundles_dir = settings.bundles_dir
+    left_out = [*(leave_out_tag or ()), *(tag_files.read_names(leave_out_tags) if leave_out_tags else ())]
+    if name is not None:
+        check_new_name(bundles_dir, name)
+    with _progress() as say:
+        build(
+            data,
+            out,
+            leave_out_sets=tuple(leave_out_set or ()),
+            leave_out_tags=tuple(left_out),
+            seed=seed,
+            cache=cache or settings.cache_dir / "starter-features",
+            threads=settings.cpu_threads(),
+            progress=say,
+        )
+        if name is not None:
+            from ram_backend.models.starter import install_starter
+
+            install_starter(bundles_dir, name=name, source=out, progress=say)
+    typer.echo(f"The starter's head is in {out}.")
+    if name is not None:
+        _announce(find_bundle(name, bundles_dir))
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    manifest: dict[str, Any] = dict(bundle.manifest)
+    provenance = manifest.get("provenance", {})
+    sources = provenance.get("sources", {}) if isinstance(provenance, dict) else {}
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    facts = {
+        "name": bundle.name,
+        "kind": bundle.kind,
+        "path": str(bundle.path),
+        "size": f"{size / 1e6:,.0f} MB",
+        "digest": bundle.digest,
+        "tags": f"{len(bundle.vocabulary):,}: {', '.join(bundle.vocabulary.names[:6])}, ...",
+        "new tags": f"with {bundle.text_encoder}" if bundle.text_encoder else "no: learned without a text encoder",
+        "preprocessing": bundle.preprocessing.id,
+        "licence": str(manifest.get("licence", "not given")),
+    }
+    for role, entry in sources.items():
+        if isinstance(entry, dict) and "file" in entry:
+            facts[f"from ({role})"] = f"{entry['file']}, sha256 {str(entry.get('sha256', '?'))[:16]}"
+    if isinstance(provenance, dict) and provenance.get("made"):
+        facts["made"] = str(provenance["made"])
+    return facts
+
+
+def _announce(bundle: Bundle) -> None:
+    typer.echo(f"Bundle {bundle.name} ({bundle.kind}, {len(bundle.vocabulary):,} tags) is ready at {bundle.path}.")
+    typer.echo(f"Next: ram-backend tag PHOTO --bundle {bundle.name}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    with _notes.status("Starting") as status:
+        yield status.update

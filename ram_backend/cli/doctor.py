@@ -1,0 +1,170 @@
+"""`ram-backend doctor`: what is there, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+import typer
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from ram_backend import __version__
+from ram_backend.errors import RamError
+from ram_backend.models import find_bundle, list_bundles
+from ram_backend.settings import Settings, load_settings
+from ram_backend.vocabulary import open_text_encoder
+
+LOW_DISK = 5_000_000_000
+TIMEOUT_S = 3.0
+
+
+class State(StrEnum):
+    """How a check went."""
+
+    ok = "ok"
+    note = "note"
+    bad = "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, how it is, and what to do where it is not well."""
+
+    what: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def doctor() -> None:
+    """Say what is there (bundles, device, threads, disk, Redis, Label Studio) and what to do about what is missing.
+
+    Exit status 1 where something is set up but does not work.
+    """
+    findings = list(examine(load_settings()))
+    table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
+    colours = {State.ok: "green", State.note: "yellow", State.bad: "red"}
+    for finding in findings:
+        found = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
+        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, found)
+    Console(highlight=False).print(table)
+    if any(finding.state is State.bad for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All checks, each on its own: one that fails keeps none of the others from being made."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _python, _data_folder, _bundles, _served_bundle, _device, _redis, _label_studio,
+    )  # fmt: skip
+    for check in checks:
+        try:
+            yield from check(settings)
+        except RamError as error:
+            yield Finding(check.__name__.strip("_").replace("_", " "), State.bad, str(error))
+
+
+def _python(settings: Settings) -> Iterator[Finding]:
+    yield Finding("Python", State.ok, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("threads", State.ok, f"{settings.cpu_threads()} for inference (RAM_THREADS)")
+
+
+def _data_folder(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        remedy = f"make {existing} a folder that you may write to, or set RAM_DATA_DIR to one"
+        yield Finding("data folder", State.bad, f"{folder} can't be written", remedy)
+        return
+    free = shutil.disk_usage(existing).free
+    low = free < LOW_DISK
+    remedy = "free some space, or set RAM_DATA_DIR to a larger disk: an imported RAM takes about 1 GB" if low else ""
+    yield Finding("data folder", State.note if low else State.ok, f"{folder}, {free / 1e9:.0f} GB free", remedy)
+
+
+def _bundles(settings: Settings) -> Iterator[Finding]:
+    for entry in list_bundles(settings.bundles_dir):
+        yield Finding(
+            f"bundle {entry.name}", State.ok if entry.problem is None else State.bad, entry.problem or entry.summary
+        )
+    if not any(entry.kind != "starter" for entry in list_bundles(settings.bundles_dir)):
+        remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import` for a file that you have"
+        yield Finding("RAM weights", State.note, "none: only the small starter bundle is here", remedy)
+
+
+def _served_bundle(settings: Settings) -> Iterator[Finding]:
+    if settings.bundle == "starter" and not (settings.bundles_dir / "starter").exists():
+        yield Finding("RAM_BUNDLE", State.ok, "starter (installs itself at its first use)")
+        return
+    bundle = find_bundle(settings.bundle, settings.bundles_dir)
+    yield Finding("RAM_BUNDLE", State.ok, f"{bundle.name}: {len(bundle.vocabulary)} tags")
+    if bundle.text_encoder is None:
+        yield Finding("new tags", State.note, f"{bundle.name} has no text encoder: only its own tags can be scored")
+        return
+    try:
+        encoder = open_text_encoder(bundle.text_encoder, settings)
+        yield Finding("new tags", State.ok, f"any text can be a tag, embedded by {encoder.id}")
+    except RamError as error:
+        yield Finding("new tags", State.note, str(error))
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    found = f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})" if cuda else "CPU, no CUDA device"
+    wanted = f"torch {torch.__version__}; RAM_DEVICE={settings.device}, RAM_PRECISION={settings.precision}"
+    if settings.device == "cuda" and not cuda:
+        remedy = "install a driver and a CUDA build of torch, or set RAM_DEVICE=auto"
+        yield Finding("device", State.bad, f"{found}; {wanted}", remedy)
+    else:
+        yield Finding("device", State.ok, f"{found}; {wanted}")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
+        return
+    shown = _without_password(settings.redis_url)
+    try:
+        with Redis.from_url(settings.redis_url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S) as client:
+            version = client.info("server").get("redis_version", "?")
+        yield Finding("Redis", State.ok, f"{shown} answers, version {version}")
+    except (RedisError, ValueError, OSError) as error:
+        yield Finding("Redis", State.bad, f"{shown}: {error}", "start it, or correct or unset RAM_REDIS_URL")
+
+
+def _label_studio(settings: Settings) -> Iterator[Finding]:
+    if settings.label_studio_url is None:
+        yield Finding("Label Studio", State.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
+        return
+    base = settings.label_studio_url.rstrip("/")
+    try:
+        answer = requests.get(f"{base}/api/version", timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        release = answer.json().get("release", "?")
+    except (requests.RequestException, ValueError, AttributeError) as error:
+        reason = type(error).__name__ if isinstance(error, requests.ConnectionError) else str(error)
+        remedy = "start it, or correct LABEL_STUDIO_URL: the address as this machine sees it"
+        yield Finding("Label Studio", State.bad, f"{_without_password(base)}: {reason}", remedy)
+        return
+    yield Finding("Label Studio", State.ok, f"{_without_password(base)} answers, version {release}")
+    if settings.label_studio_api_key is None:
+        remedy = "copy it from Account & Settings in Label Studio"
+        yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", remedy)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None and parts.username is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))

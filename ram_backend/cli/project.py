@@ -1,0 +1,225 @@
+"""`ram-backend project`: what admins settle for one Label Studio project."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ram_backend.errors import InputError
+from ram_backend.projects import (
+    Project,
+    ProjectOptions,
+    ProjectTable,
+    connection_of,
+    instance_of,
+    merge,
+    open_table,
+    parse_options,
+    select,
+)
+from ram_backend.settings import Settings, load_settings
+
+app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
+
+_out = Console(highlight=False, soft_wrap=True)
+_WHEN = "It holds from the next time on that Label Studio asks for predictions."
+
+Id = Annotated[str, typer.Argument(help="Number of the project in Label Studio, or as `list` writes it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
+
+
+@app.command("set")
+def set_(
+    project: Id,
+    tags: Annotated[str | None, typer.Option(help="Only these tags, with commas between them.")] = None,
+    tags_file: Annotated[Path | None, typer.Option(help="Only the tags of this file, one a line.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of all tags: 0 to 1.")] = None,
+    per_tag: Annotated[list[str] | None, typer.Option(help="Of one tag: NAME=0.4; may be repeated.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Show at most this many tags.")] = None,
+) -> None:
+    """Set tags, thresholds or the number of tags; what is not named stays.
+
+    Stronger than this are the extra params of the connection in Label Studio, then attributes in the label config.
+    """
+    given = {"tags": _tags(tags, tags_file), "threshold": threshold, "per_tag": _per_tag(per_tag), "top_k": top_k}
+    if all(value is None for value in given.values()):
+        raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag or --top-k.")
+    new = parse_options(given, source="ram-backend project set")
+    table = open_table(load_settings())
+    _say_what_holds(table.set_options(_find(table, project).key, lambda old: merge(new, old)))
+
+
+@app.command()
+def unset(
+    project: Id,
+    tags: Annotated[bool, typer.Option("--tags", help="All tags of the label config again.")] = False,
+    threshold: Annotated[bool, typer.Option("--threshold", help="The bundle's thresholds again.")] = False,
+    per_tag: Annotated[
+        list[str] | None, typer.Option(help="No own threshold for the tag NAME; may be repeated.")
+    ] = None,
+    top_k: Annotated[bool, typer.Option("--top-k", help="Any number of tags again.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All that was set.")] = False,
+) -> None:
+    """Take back what `set` has set."""
+    names = set(per_tag or ())
+    if not (tags or threshold or names or top_k or everything):
+        raise InputError("Nothing to unset: give --tags, --threshold, --per-tag NAME, --top-k or --all.")
+
+    def without(old: ProjectOptions) -> ProjectOptions:
+        unknown = sorted(names - set(old.per_tag))
+        if unknown and not everything:
+            there = ", ".join(sorted(old.per_tag)) or "none"
+            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {there}).")
+        if everything:
+            return ProjectOptions()
+        kept = {name: value for name, value in old.per_tag.items() if name not in names}
+        taken = _named(tags=tags, threshold=threshold, top_k=top_k)
+        left = {key: value for key, value in old.to_json().items() if key not in taken}
+        return parse_options({**left, "per_tag": kept}, source="ram-backend project unset")
+
+    table = open_table(load_settings())
+    _say_what_holds(table.set_options(_find(table, project).key, without))
+
+
+@app.command()
+def show(project: Id, as_json: AsJson = False) -> None:
+    """Show what is known of a project, what was set, and what holds."""
+    settings = load_settings()
+    table = open_table(settings)
+    found = _find(table, project)
+    facts = _facts(found, table.changes().pinned_host, settings)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
+        return
+    grid = Table(show_header=False)
+    for name, value in facts.items():
+        grid.add_row(name.replace("_", " "), Text(_text(value)))
+    _out.print(grid)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the projects that Label Studio has connected."""
+    settings = load_settings()
+    changes = open_table(settings).changes()
+    projects = sorted(changes.projects, key=lambda each: each.key)
+    if as_json:
+        for each in projects:
+            typer.echo(json.dumps(_facts(each, changes.pinned_host, settings), ensure_ascii=False))
+        return
+    if not projects:
+        typer.echo("No project yet: connect this backend in Label Studio (Settings > Model).")
+        return
+    for each in projects:
+        facts = _facts(each, changes.pinned_host, settings)
+        typer.echo(f"{each.key}  ({facts['host']}; holds: {_text(facts['holds'])})")
+        if each.extra_params_error:
+            typer.echo(f"    {each.extra_params_error}")
+
+
+@app.command("pin-host")
+def pin_host(
+    url: Annotated[str, typer.Argument(help="Address of the Label Studio that tokens may be sent to.")],
+) -> None:
+    """Trust this Label Studio, and no other any more: tokens are sent to it, and images fetched from it.
+
+    The first one that connects is trusted by itself. `LABEL_STUDIO_URL` is stronger than what is pinned.
+    """
+    settings = load_settings()
+    host = instance_of(url)
+    if not host:
+        raise InputError("The address is empty: give that of Label Studio, such as http://localhost:8080.")
+    table = open_table(settings)
+    before = table.changes()
+    table.pin_host(host)
+    instead = f" instead of {before.pinned_host}" if before.pinned_host not in (None, host) else ""
+    typer.echo(f"{host} is trusted{instead}.")
+    if settings.label_studio_url:
+        typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")
+    elif before.projects and all(each.hostname != host for each in before.projects):
+        there = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
+        typer.echo(f"No project is from there so far: they are from {there}. The address has to be the one they name.")
+
+
+def _find(table: ProjectTable, project: str) -> Project:
+    there = {each.key: each for each in table.changes().projects}
+    return there[select(there, project)]
+
+
+def _tags(tags: str | None, tags_file: Path | None) -> list[str] | str | None:
+    if tags_file is None:
+        return tags
+    if tags is not None:
+        raise InputError("Both --tags and --tags-file were given: use one.")
+    try:
+        lines = tags_file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{tags_file} can't be read ({error}): give a text file with one tag a line.") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
+    if not pairs:
+        return None
+    result: dict[str, float] = {}
+    for pair in pairs:
+        name, mark, number = pair.rpartition("=")
+        if not mark or not name.strip() or not re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", number, re.I):
+            raise InputError(f"--per-tag {pair!r} can't be used: give NAME=NUMBER, such as cat=0.4.")
+        result[name.strip()] = float(number)
+    return result
+
+
+def _named(**flags: bool) -> set[str]:
+    return {name for name, given in flags.items() if given}
+
+
+def _say_what_holds(project: Project) -> None:
+    typer.echo(f"Project {project.key}: set {_text(project.set_options.to_json())}.")
+    if project.extra_params:
+        typer.echo(f"Stronger, from the extra params of its connection: {_text(project.extra_params.to_json())}.")
+    typer.echo(_WHEN)
+
+
+def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dict[str, Any]:
+    url, api_key = settings.label_studio_url, settings.label_studio_api_key
+    connection = connection_of(project, pinned_host=pinned_host, url=url, api_key=api_key)
+    host = "trusted" if connection.trusted else f"not trusted: ram-backend project pin-host {project.hostname}"
+    config = project.label_config
+    return {
+        "project": str(project.key),
+        "address": connection.base_url or "unknown",
+        "host": host if connection.base_url else "unknown",
+        "access_token": "set" if project.access_token else "not set",
+        "label_config": f"{len(config):,} characters, sha256 {project.label_config_digest[:12]}" if config else "none",
+        "extra_params": project.extra_params.to_json(),
+        "extra_params_problem": project.extra_params_error,
+        "set": project.set_options.to_json(),
+        "holds": project.options().to_json(),
+        "revision": project.revision,
+        "updated_at": project.updated_at.isoformat(timespec="seconds") if project.updated_at else None,
+    }
+
+
+def _text(value: object) -> str:
+    """A fact on one line; long lists of tags are cut."""
+    if value is None or value == {}:
+        return "nothing"
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{name} {_short(entry)}" for name, entry in value.items())
+
+
+def _short(entry: object) -> str:
+    items = [f"{key}={value}" for key, value in entry.items()] if isinstance(entry, dict) else entry
+    if not isinstance(items, list):
+        return str(items)
+    return f"[{', '.join(items[:8])}{f' and {len(items) - 8} more' if len(items) > 8 else ''}]"

@@ -1,0 +1,89 @@
+"""`ram-backend vocabulary`: look into the label system, and build it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ram_backend.errors import InputError
+from ram_backend.models import find_bundle
+from ram_backend.settings import load_settings
+from ram_backend.vocabulary import build_label_system, load_label_system
+
+app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
+
+
+class Control(StrEnum):
+    """What a label config lists its tags in."""
+
+    taxonomy = "taxonomy"
+    choices = "choices"
+
+
+@app.command()
+def find(
+    texts: Annotated[list[str], typer.Argument(help='Words, e.g. "dogs" or "T-Shirt".')],
+    bundle: Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")] = None,
+) -> None:
+    """Say as which tag of a bundle each text is scored; exit status 1 where one is new to it."""
+    settings = load_settings(bundle=bundle)
+    vocabulary = find_bundle(settings.bundle, settings.bundles_dir).vocabulary
+    table = Table("text", "tag", "category", "synonyms", "broader", "threshold", "sources")
+    rows = vocabulary.resolve(texts)
+    for text, row in zip(texts, rows, strict=True):
+        if row is None:
+            table.add_row(text, "(new: scored from its text)", "", "", "", "", "")
+            continue
+        tag = vocabulary[row]
+        lists = (", ".join(tag.synonyms), ", ".join(tag.hypernyms), f"{tag.threshold:.2f}", ", ".join(tag.sources))
+        table.add_row(text, tag.name, tag.category, *lists)
+    Console(highlight=False).print(table)
+    if None in rows:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    sources: Annotated[Path | None, typer.Option(help="Folder of word lists (default: those that ship).")] = None,
+    wordnet: Annotated[
+        Path | None, typer.Option(help="WordNet 3.0's dictionary files; needed only after the lists have changed.")
+    ] = None,
+) -> None:
+    """Build the universal label system of the starter from its word lists."""
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first.")
+    given = {"sources": sources} if sources is not None else {}
+    vocabulary = build_label_system(**given, wordnet=wordnet)
+    vocabulary.save(out)
+    counts = Counter(tag.category for tag in vocabulary)
+    typer.echo(f"{out}: {len(vocabulary)} tags, {sum(len(tag.synonyms) for tag in vocabulary)} synonyms")
+    typer.echo(", ".join(f"{category} {count}" for category, count in counts.most_common()))
+
+
+@app.command("label-config")
+def label_config(
+    control: Annotated[Control, typer.Option(help="Tree by category, or flat list.")] = Control.taxonomy,
+    bundle: Annotated[str | None, typer.Option(help="Its tags (default: the starter's).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: print it).")] = None,
+) -> None:
+    """Make a label config for Label Studio with all tags, with a confidence each."""
+    from ram_backend.labelstudio.ready_configs import vocabulary_config
+
+    settings = load_settings()
+    vocabulary = load_label_system() if bundle is None else find_bundle(bundle, settings.bundles_dir).vocabulary
+    text = vocabulary_config(vocabulary, control.value)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}. Give a file in a folder that exists.") from None
+    typer.echo(f"{out}: {len(vocabulary)} tags")

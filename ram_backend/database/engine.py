@@ -1,0 +1,192 @@
+"""Connections and transactions: SQLite in the data folder as the embedded default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.orm import Session
+
+from ram_backend.errors import DatabaseUnavailable, SettingsError
+from ram_backend.settings import Settings
+
+BUSY_S = 5.0
+"""How long a statement waits for another process's lock before it gives up."""
+
+CONNECT_S = 5
+_OWNER_ONLY = 0o600
+_WRITES = "ram_writes"
+_SQLITE = ("sqlite", "sqlite+pysqlite")
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+@dataclass(frozen=True)
+class Database:
+    """An engine and how to use it. Nothing is connected, and no file made, before the first transaction.
+
+    Attributes:
+        engine: SQLAlchemy's; statements' parameters are kept out of its messages, for tokens may be among them.
+        shown: the address as it may be shown: without password.
+        file: the SQLite file; None with PostgreSQL.
+    """
+
+    engine: Engine
+    shown: str
+    file: Path | None
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads; on SQLite it sees one moment and waits for no writer.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        with self._translated(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that may write, committed at its end, rolled back where an error leaves it.
+
+        On SQLite it takes the write lock at its start, so that what it read can't be outdated when it writes.
+
+        Raises:
+            DatabaseUnavailable: see the message; nothing was written.
+        """
+        engine = self.engine.execution_options(**{_WRITES: True})
+        with self._translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now, not with the first statement
+            if self.file is None:
+                session.execute(text(f"SET LOCAL lock_timeout = '{int(BUSY_S * 1000)}ms'"))
+            yield session
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction for migrations: on SQLite and PostgreSQL alike all of them happen, or none.
+
+        Raises:
+            DatabaseUnavailable: see the message; nothing was changed.
+        """
+        with self._translated(), self.engine.execution_options(**{_WRITES: True}).begin() as connection:
+            yield connection
+
+    def use_wal(self) -> None:
+        """Switches a SQLite file to write-ahead logging, so that readers and the writer don't wait for each other.
+
+        It stays with the file. Two processes must not do it at the same time.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        with self._translated(), closing(self.engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA journal_mode = WAL")
+
+    def close(self) -> None:
+        """Closes all connections; the next transaction opens new ones."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (DataError, IntegrityError):
+            raise
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            raise DatabaseUnavailable(self._message(error)) from error
+        except StatementError:
+            raise
+        except SQLAlchemyError as error:
+            raise DatabaseUnavailable(self._message(error)) from error
+
+    def _message(self, error: Exception) -> str:
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0].rstrip(".")
+        if "locked" in reason:
+            remedy = "another process holds it: wait, or stop that one"
+        elif self.file is not None:
+            remedy = f"see that {self.file.parent} is a folder that you may write to, with space left"
+        else:
+            remedy = "see that the server runs, and that RAM_DATABASE_URL is right"
+        return f"The database {self.shown} can't be used ({reason}): {remedy}."
+
+
+def open_database(settings: Settings) -> Database:
+    """Makes the engine that the settings ask for; connects to nothing.
+
+    Raises:
+        SettingsError: `database_url` is no URL of a database that can be used here, or its driver is not installed.
+    """
+    if settings.database_url is None:
+        return _sqlite(settings.data_dir / "ram_backend.sqlite3")
+    try:
+        url = make_url(settings.database_url)
+    except (ArgumentError, ValueError):
+        raise SettingsError(f"RAM_DATABASE_URL is no database URL. {_ALLOWED}") from None
+    if url.drivername in _SQLITE:
+        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+            raise SettingsError(f"RAM_DATABASE_URL: a SQLite database in memory is no place to keep things. {_ALLOWED}")
+        return _sqlite(Path(url.database))
+    if url.drivername in _POSTGRESQL:
+        return _postgresql(url)
+    raise SettingsError(f"RAM_DATABASE_URL: {url.drivername!r} can't be used. {_ALLOWED}")
+
+
+_ALLOWED = "Use sqlite:////FOLDER/FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset it."
+
+
+def _sqlite(file: Path) -> Database:
+    file = file.absolute()
+    engine = create_engine(
+        URL.create("sqlite", database=str(file)), connect_args={"timeout": BUSY_S}, hide_parameters=True
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _private_file(_dialect: Any, _record: Any, _args: Any, _options: Any) -> None:
+        _make_private(file)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where `_begin` says so, not where the driver guesses
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # what was committed survives a power cut
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return Database(engine=engine, shown=str(file), file=file)
+
+
+def _make_private(file: Path) -> None:
+    """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
+
+    SQLite gives its `-wal` and `-shm` files the mode of the database file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))
+    if file.stat().st_mode & 0o077:
+        with suppress(PermissionError):
+            file.chmod(_OWNER_ONLY)
+
+
+def _postgresql(url: URL) -> Database:
+    url = url.set(drivername="postgresql+psycopg")
+    try:
+        engine = create_engine(
+            url,
+            connect_args={"connect_timeout": CONNECT_S, "application_name": "ram_backend", "tcp_user_timeout": 10_000},
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+    except ImportError:
+        remedy = "pip install 'psycopg[binary]>=3.2'"
+        raise SettingsError(f"RAM_DATABASE_URL names PostgreSQL, whose driver is not installed: {remedy}.") from None
+    shown = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+    return Database(engine=engine, shown=shown, file=None)

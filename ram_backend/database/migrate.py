@@ -1,0 +1,104 @@
+"""Brings a database to the tables that this version of the package works with; safe for several processes at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, text
+
+from ram_backend.database.engine import Database
+from ram_backend.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+WAIT_S = 60.0
+"""How long one process waits for another that migrates."""
+
+_ADVISORY_LOCK = 0x52414D5F4D494752  # any number that nobody else uses in that database
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_one_at_a_time = threading.Lock()  # alembic's `op` and `context` are global to a process
+
+
+def upgrade(database: Database) -> None:
+    """Runs the migrations that a database lacks; only reads where there are none.
+
+    Of several processes that start at once one migrates, and the others wait for it. All missing migrations happen in
+    one transaction: a process that is killed leaves the database as it was.
+
+    Raises:
+        DatabaseUnavailable: it can't be reached or written, or a newer version of the package has made it.
+    """
+    with _one_at_a_time:
+        if database.file is None or database.file.exists():
+            with database.reading() as session:
+                if _is_current(session.connection(), database.shown):
+                    return
+        with _one_process(database):
+            if database.file is not None:
+                database.use_wal()
+            with database.migrating() as connection:
+                if database.file is None:
+                    connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+                if not _is_current(connection, database.shown):
+                    _run(connection)
+
+
+@contextmanager
+def _one_process(database: Database) -> Iterator[None]:
+    """For SQLite a lock file, since switching to WAL is not under its own locks; PostgreSQL locks inside."""
+    if database.file is None:
+        yield
+        return
+    lock = FileLock(f"{database.file}.lock")
+    try:
+        database.file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=WAIT_S)
+    except Timeout:
+        message = f"Another process has been migrating {database.file} for {WAIT_S:.0f} s: look at it, or stop it."
+        raise DatabaseUnavailable(message) from None
+    except OSError as error:
+        remedy = "set RAM_DATA_DIR to a folder that you may write to"
+        raise DatabaseUnavailable(f"The database {database.shown} can't be made ({error}): {remedy}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_current(connection: Connection, shown: str) -> bool:
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(_config())
+    current = set(MigrationContext.configure(connection).get_current_heads())
+    unknown = current - {revision.revision for revision in script.walk_revisions()}
+    if unknown:
+        raise DatabaseUnavailable(
+            f"The database {shown} was made by a newer version of ram-backend (it is at {', '.join(sorted(unknown))}):"
+            " update this one, or use another data folder."
+        )
+    return current == set(script.get_heads())
+
+
+def _run(connection: Connection) -> None:
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    return config

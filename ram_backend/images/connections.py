@@ -1,0 +1,159 @@
+"""Connections that go only where the guard allows, and that end on time.
+
+The host is resolved once, each of its addresses is checked, and the connection goes to one of those very addresses: a
+name that resolves to something else a moment later (DNS rebinding) gains nothing. Host header, SNI and certificate
+check keep the name. Proxies, netrc and cookies play no part here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
+
+from ram_backend.images.guard import AddressGuard, Origin
+
+_MOST_HOSTS = 64
+_MOST_ADDRESSES = 4
+
+_running = threading.local()
+
+
+class Deadline:
+    """Ends what this thread does on a connection when the time is up, also where the other side drips byte by byte.
+
+    A timeout of a socket begins anew with every byte, so the socket itself is shut down.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._outer: Deadline | None = None
+        self._timer = threading.Timer(max(seconds, 0.001), self._shut_down)
+        self._timer.daemon = True
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, at least a millisecond: 0 would mean "no timeout"."""
+        return max(self._ends - time.monotonic(), 0.001)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._ends
+
+    def __enter__(self) -> Deadline:
+        self._outer = getattr(_running, "deadline", None)
+        _running.deadline = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._timer.cancel()
+        self.watch(None)
+        _running.deadline = self._outer
+
+    def watch(self, used: socket.socket | None) -> None:
+        """Names the socket to shut down when the time is up."""
+        with self._lock:
+            self._socket = used
+        if self.expired:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
+    """Pools of connections, each of which the guard allowed when it was made.
+
+    Args:
+        guard: what is allowed.
+        connections: how many stay open per host.
+    """
+    pools = PoolManager(num_pools=_MOST_HOSTS, maxsize=connections, block=False)
+    pools.pool_classes_by_scheme = {
+        "http": partial(_HTTPPool, guard=guard),  # type: ignore[dict-item]
+        "https": partial(_HTTPSPool, guard=guard),  # type: ignore[dict-item]
+    }
+    return pools
+
+
+def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> socket.socket:
+    """A socket to the first address of the connection's host that answers; all of them must be allowed.
+
+    Raises:
+        ImageRefused: the host resolves to an address that is not allowed.
+    """
+    host, port = connection.host, connection.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a name that no resolver can be asked for
+        raise NameResolutionError(host, connection, socket.gaierror(socket.EAI_NONAME, str(error))) from None
+    except socket.gaierror as error:
+        raise NameResolutionError(host, connection, error) from error
+    addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
+    for address in addresses:
+        guard.check(Origin(scheme, host, port), address)
+    failure: OSError = OSError("no addresses")
+    for address in addresses[:_MOST_ADDRESSES]:
+        try:
+            return create_connection((address, port), connection.timeout, socket_options=connection.socket_options)
+        except OSError as error:
+            failure = error
+    if isinstance(failure, TimeoutError):
+        raise ConnectTimeoutError(connection, "timed out") from failure
+    raise NewConnectionError(connection, str(failure)) from failure
+
+
+def _watched(connection: HTTPConnection) -> None:
+    deadline: Deadline | None = getattr(_running, "deadline", None)
+    if deadline is not None:
+        deadline.watch(connection.sock)
+
+
+class _HTTP(HTTPConnection):
+    def __init__(self, *args: Any, guard: AddressGuard, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._guard = guard
+
+    def _new_conn(self) -> socket.socket:
+        return _connect(self, "http", self._guard)
+
+    def request(self, *args: Any, **options: Any) -> None:
+        super().request(*args, **options)
+        _watched(self)
+
+
+class _HTTPS(HTTPSConnection):
+    def __init__(self, *args: Any, guard: AddressGuard, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._guard = guard
+
+    def _new_conn(self) -> socket.socket:
+        return _connect(self, "https", self._guard)
+
+    def request(self, *args: Any, **options: Any) -> None:
+        super().request(*args, **options)
+        _watched(self)
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPS

@@ -1,0 +1,307 @@
+"""Check and decode an image: from bytes or a file to a loaded RGB image, or one line that says why not.
+
+Limits are checked on the file's size and on the header's width and height, before a pixel is decoded. Pillow reads the
+formats of `FORMATS` only: none of them starts another program.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from ram_backend.errors import ImageTooLarge, ImageUnreadable
+
+Alpha = Literal["drop", "white"]
+
+FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "JPEG": ("JpegImagePlugin", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),
+    "PNG": ("PngImagePlugin", (".png", ".apng")),
+    "WEBP": ("WebPImagePlugin", (".webp",)),
+    "GIF": ("GifImagePlugin", (".gif",)),
+    "TIFF": ("TiffImagePlugin", (".tif", ".tiff")),
+    "BMP": ("BmpImagePlugin", (".bmp",)),
+    "JPEG2000": ("Jpeg2KImagePlugin", (".jp2", ".j2k")),
+    "AVIF": ("AvifImagePlugin", (".avif",)),  # not in every Pillow
+    "PPM": ("PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")),
+}
+"""Formats that are read, tried in this order: the module of Pillow that reads it, and its file name endings."""
+
+SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes)
+"""File name endings (lower case) that `find_images` takes from folders."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_NOT_PHOTOS: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    ((b"%pdf",), "a PDF: export its pages as images"),
+    ((b"<svg",), "an SVG drawing: export it as PNG"),
+    ((b"<!doctype html", b"<html"), "a web page, perhaps a login or error page: check the address it came from"),
+    ((b"%!ps",), "PostScript: export it as PNG"),
+    ((b"version https://git-lfs",), "a Git LFS pointer: run `git lfs pull` to get the file itself"),
+)
+
+_pillow_limit_lock = threading.Lock()
+
+
+def decode(
+    data: bytes | Path,
+    *,
+    exif_orientation: bool,
+    alpha: Alpha,
+    max_pixels: int,
+    max_bytes: int,
+    draft_size: int | None = None,
+    name: str | None = None,
+) -> Image.Image:
+    """Decodes one image, of animations the first frame.
+
+    Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257; wider integers and floats as
+    `_grey_to_8_bits` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
+    turns TIFF images upright while it decodes them, whatever `exif_orientation` says.
+
+    Args:
+        data: the file's bytes, or its path.
+        exif_orientation: turn the image upright as its EXIF orientation says; False: pixels as stored.
+        alpha: "drop" keeps the stored colours under transparent pixels, "white" lays the image on white.
+        max_pixels: limit for width x height in the header (setting RAM_MAX_IMAGE_PIXELS).
+        max_bytes: limit for the size of the file (setting RAM_MAX_IMAGE_BYTES).
+        draft_size: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, but to no side shorter than twice this
+            number of pixels. None: always at full size.
+        name: what to call the image in errors; by default the path, or "image" for bytes.
+
+    Returns:
+        Mode "RGB", fully loaded, without metadata; nothing stays open.
+
+    Raises:
+        ImageTooLarge: more bytes or pixels than the limits allow.
+        ImageUnreadable: missing, not an image of a known format, damaged, or cut off.
+    """
+    if isinstance(data, Path):
+        name = name or str(data)
+        content = _read(data, max_bytes, name)
+    else:
+        name, content = name or "image", data
+    _check_bytes(len(content), max_bytes, name)
+    if not content:
+        raise ImageUnreadable(f"{name}: the file is empty (0 bytes). Fetch or export it again.")
+    _allow_in_pillow(max_pixels)
+    with _open(content, name) as image:
+        _check_pixels(image.size, max_pixels, name)
+        try:
+            if draft_size is not None:
+                image.draft(None, (2 * draft_size, 2 * draft_size))
+            image.load()
+            orientation = _orientation(image) if exif_orientation else 1
+            result = _to_rgb(image, alpha)
+        except MemoryError:
+            raise ImageTooLarge(f"{name}: not enough memory to decode it. Shrink the image or free memory.") from None
+        except Exception as error:  # decoders fail on hostile data in too many ways to list them
+            raise ImageUnreadable(
+                f"{name}: the {image.format} data is damaged or cut off ({_one_line(error)}). Fetch or export it again."
+            ) from error
+    if orientation in _UPRIGHT:
+        result = result.transpose(_UPRIGHT[orientation])
+    result.info.clear()
+    return result
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Image files under the given paths.
+
+    Args:
+        paths: files are taken whatever they are called (also missing ones, for `decode` to report). Folders are
+            searched with all their subfolders for files with a suffix of `SUFFIXES`; hidden files and subfolders (".x")
+            are skipped, links to folders not followed.
+
+    Returns:
+        In the order of `paths`, sorted within each folder, each path once.
+
+    Raises:
+        ImageUnreadable: a folder can't be listed.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        found.update(dict.fromkeys(_images_in(path) if path.is_dir() else [path]))
+    return list(found)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise ImageUnreadable(
+            f"{error.filename}: the folder can't be listed ({error.strerror}). Check its permissions."
+        )
+
+    images = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = (Path(parent, name) for name in files if not name.startswith("."))
+        images += [path for path in visible if path.suffix.lower() in SUFFIXES]
+    return sorted(images)
+
+
+def _read(path: Path, max_bytes: int, name: str) -> bytes:
+    """The bytes of a regular file, at most one more than allowed."""
+    try:
+        if path.is_dir():
+            raise ImageUnreadable(f"{name}: is a folder, not an image. Name the files in it.")
+        if path.exists() and not path.is_file():
+            raise ImageUnreadable(f"{name}: is no regular file. Copy the image to a file first.")
+        with path.open("rb") as file:
+            _check_bytes(os.fstat(file.fileno()).st_size, max_bytes, name)
+            return file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise ImageUnreadable(f"{name}: no such file. Check the path.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ImageUnreadable(
+            f"{name}: can't be read ({_one_line(error)}). Check the path and its permissions."
+        ) from error
+
+
+def _check_bytes(count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise ImageTooLarge(
+            f"{name}: {count:,} bytes are more than the {limit:,} allowed."
+            " Shrink the image or raise RAM_MAX_IMAGE_BYTES."
+        )
+
+
+def _check_pixels(size: tuple[int, int], limit: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageUnreadable(f"{name}: the image is {width} x {height}: it has no pixels. Export it again.")
+    if width * height > limit:
+        raise ImageTooLarge(
+            f"{name}: {width} x {height} are {width * height:,} pixels, more than the {limit:,} allowed."
+            " Shrink the image or raise RAM_MAX_IMAGE_PIXELS."
+        )
+
+
+def _allow_in_pillow(pixels: int) -> None:
+    """Lets Pillow open images of this size, which our own limit lets through.
+
+    Some of Pillow's decoders compare with a limit of the whole process (89 megapixels: a warning; twice that: an
+    error). It is only ever raised, by one thread at a time, so no thread can see it fall below what it needs.
+    """
+    with _pillow_limit_lock:
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(pixels, Image.MAX_IMAGE_PIXELS)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this Pillow has, their modules loaded."""
+    for module, _ in FORMATS.values():
+        try:
+            importlib.import_module(f"PIL.{module}")
+        except ImportError:
+            continue
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(content: bytes, name: str) -> ImageFile.ImageFile:
+    """Reads the header. Not by `Image.open`: that warns of, and refuses, sizes by a limit of the whole process."""
+    missing = ""
+    for format_name in _formats():
+        factory, accepts = Image.OPEN[format_name]
+        verdict = accepts(content[:16]) if accepts else True
+        if isinstance(verdict, str):  # the format is known, but this Pillow was built without it
+            missing = verdict
+        elif verdict:
+            try:
+                return factory(io.BytesIO(content), "")
+            except Image.DecompressionBombError:
+                raise ImageTooLarge(
+                    f"{name}: its header names far more pixels than are allowed."
+                    " Shrink the image or raise RAM_MAX_IMAGE_PIXELS."
+                ) from None
+            except Exception as error:  # decoders fail on hostile data in too many ways to list them
+                raise ImageUnreadable(
+                    f"{name}: looks like {format_name}, but its header is damaged or cut off ({_one_line(error)})."
+                    " Fetch or export it again."
+                ) from error
+    if missing:
+        raise ImageUnreadable(f"{name}: {missing}. Install a Pillow that has it, or convert the image to JPEG or PNG.")
+    raise ImageUnreadable(f"{name}: is {_what_it_is(content)}.")
+
+
+def _what_it_is(content: bytes) -> str:
+    start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for marks, description in _NOT_PHOTOS:
+        if start.startswith(marks):
+            return description
+    if start.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start:
+        return "an SVG drawing: export it as PNG"
+    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "HEIC, which Pillow can't read: convert it to JPEG or PNG"
+    return f"not an image in a known format: convert it to one of {', '.join(_formats())}"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded image (PNG may have it after the pixels), 1 to 8; 1 where none can be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata doesn't make the picture unreadable
+        return 1
+
+
+def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
+    """A loaded image of any mode as a new one of mode RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_grey_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # colours stored multiplied by alpha
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if alpha == "white" and image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey values of any depth, scaled to 0..255.
+
+    Integers within 0..65535 are 16-bit values. Floats within [0, 1] are shares of white, floats within [0, 255] are
+    8-bit values. Anything else (heights, radiances) is stretched from its smallest to its largest value. What is not
+    finite becomes black.
+
+    Args:
+        values: (H, W), integer or float.
+
+    Returns:
+        (H, W).
+    """
+    grey = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+    finite = np.isfinite(grey)
+    low, high = (float(grey[finite].min()), float(grey[finite].max())) if finite.any() else (0.0, 0.0)
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    scaled = (np.where(finite, grey, low) - low) * (255.0 / (high - low or 1.0))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _one_line(error: BaseException) -> str:
+    """An error of Pillow or the system as one short line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__

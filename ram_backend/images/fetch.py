@@ -1,0 +1,291 @@
+"""Fetch the bytes of an image from an http(s) address or a data URI, within limits.
+
+What fails is told apart: `ImageUnreachable` where asking again later may help, an `ImageError` where it won't. Messages
+name addresses without passwords and queries.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes, urljoin
+
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+    TimeoutError,
+)
+
+from ram_backend.errors import ImageRefused, ImageTooLarge, ImageUnreachable, ImageUnreadable
+from ram_backend.images.connections import Deadline, guarded_pools
+from ram_backend.images.guard import Address, AddressGuard, redacted
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LATER = frozenset({408, 425, 429})
+_CHUNK = 65536
+_SMALL = 65536
+_NAME_UNKNOWN = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+_HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "ram-backend"}
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """What one image may cost.
+
+    Attributes:
+        max_bytes: of the image (setting RAM_MAX_IMAGE_BYTES).
+        seconds: for everything from resolving the name to the last byte, redirects included (RAM_FETCH_SECONDS).
+        connect_seconds: for one connection.
+        redirects: that are followed.
+        connections: that stay open per host.
+    """
+
+    max_bytes: int = 100_000_000
+    seconds: float = 20
+    connect_seconds: float = 5
+    redirects: int = 5
+    connections: int = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request was answered; not followed any further.
+
+    Attributes:
+        address: that was asked.
+        status: HTTP status, of any kind.
+        body: its bytes; empty for redirects and, where it is long, for errors.
+        location: where a redirect leads, as an absolute URL; None: it is none.
+    """
+
+    address: Address
+    status: int
+    body: bytes
+    location: str | None
+
+
+class Fetcher:
+    """Fetches images, from many threads at a time; connections are used again.
+
+    Args:
+        limits: what one image may cost.
+        guard: which addresses are allowed.
+    """
+
+    def __init__(self, limits: FetchLimits | None = None, guard: AddressGuard | None = None) -> None:
+        self.limits = limits or FetchLimits()
+        self.guard = guard or AddressGuard()
+        self._pools = guarded_pools(self.guard, connections=self.limits.connections)
+
+    def get(self, url: str) -> bytes:
+        """The bytes of an image. Sends no credentials to anybody.
+
+        Args:
+            url: http, https or data.
+
+        Raises:
+            ImageRefused: the address, or one that it redirects to, is not allowed.
+            ImageTooLarge: more bytes than the limit.
+            ImageUnreadable: there is no image, e.g. HTTP 404, too many redirects, a damaged data URI.
+            ImageUnreachable: timeout, no connection, HTTP 5xx.
+        """
+        if url[:5].lower() == "data:":
+            return _from_data_uri(url, self.limits.max_bytes)
+        with Deadline(self.limits.seconds) as deadline:
+            return self.follow(url, deadline)
+
+    def follow(self, url: str, deadline: Deadline, *, hops: int = 0) -> bytes:
+        """As `get`, within a deadline that has begun, and after some redirects."""
+        for _ in range(hops, self.limits.redirects + 1):
+            answer = self.exchange("GET", Address.of(url), deadline)
+            if answer.location is None:
+                return body_of(answer)
+            url = answer.location
+        raise ImageUnreadable(f"{redacted(url)}: more than {self.limits.redirects} redirects. Check the address.")
+
+    def exchange(
+        self,
+        method: str,
+        address: Address,
+        deadline: Deadline,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """One request to one address.
+
+        Args:
+            method: of HTTP.
+            address: whom to ask.
+            deadline: that this thread is within.
+            headers: to send besides the usual ones: to this address alone.
+            body: to send.
+
+        Raises:
+            ImageRefused, ImageTooLarge, ImageUnreachable: as `get`.
+            ImageUnreadable: no such host; the content encoding is damaged.
+        """
+        pool = self._pools.connection_from_host(address.origin.host, address.origin.port, address.origin.scheme)
+        for last in (False, True):
+            try:
+                return self._exchange(pool, method, address, deadline, {**_HEADERS, **(headers or {})}, body)
+            except ProtocolError as error:  # also: a connection that was kept open too long for the other side
+                if last or method != "GET" or deadline.expired:
+                    raise _trouble(address, error, deadline) from None
+            except HTTPError as error:
+                raise _trouble(address, error, deadline) from None
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Closes the connections that nobody uses now."""
+        self._pools.clear()
+
+    def _exchange(
+        self,
+        pool: HTTPConnectionPool,
+        method: str,
+        address: Address,
+        deadline: Deadline,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
+        left = deadline.remaining
+        response = pool.urlopen(
+            method,
+            address.target,
+            body=body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            timeout=Timeout(connect=min(self.limits.connect_seconds, left), read=left),
+            preload_content=False,
+        )
+        try:
+            location = response.headers.get("Location") if response.status in _REDIRECTS else None
+            good = 200 <= response.status < 300
+            content = self._read(response, address, deadline) if good or _is_small(response) else b""
+            if deadline.expired:
+                raise TimeoutError("the time is up")
+        except BaseException:
+            response.close()
+            raise
+        if not good and not _is_small(response):
+            response.close()
+        response.release_conn()
+        return Answer(address, response.status, content, _joined(address, location))
+
+    def _read(self, response: BaseHTTPResponse, address: Address, deadline: Deadline) -> bytes:
+        limit = self.limits.max_bytes
+        announced = response.headers.get("Content-Length", "")
+        if announced.isascii() and announced.isdigit() and int(announced) > limit:
+            raise _too_large(str(address), limit)
+        content = bytearray()
+        for chunk in response.stream(_CHUNK):
+            content += chunk
+            if len(content) > limit:
+                raise _too_large(str(address), limit)
+            if deadline.expired:
+                break
+        return bytes(content)
+
+
+def body_of(answer: Answer) -> bytes:
+    """The image in an answer that is no redirect.
+
+    Raises:
+        ImageUnreachable: a status that tells to come again: 5xx, 408, 425, 429.
+        ImageUnreadable: any other status than 2xx.
+    """
+    if 200 <= answer.status < 300:
+        return answer.body
+    said = f"{answer.address}: answered HTTP {answer.status}"
+    if answer.status >= 500 or answer.status in _LATER:
+        raise ImageUnreachable(f"{said}. Try again later.")
+    hint = " It may need a login, or a signed address that has not expired." if answer.status in (401, 403) else ""
+    raise ImageUnreadable(f"{said}, so there is no image.{hint} Check the address in the task.")
+
+
+def _joined(address: Address, location: str | None) -> str | None:
+    if location is None:
+        return None
+    try:
+        return urljoin(f"{address.origin}{address.target}", _utf8(location).strip())
+    except ValueError:
+        raise ImageRefused(f"{address}: redirects to something that is no address. Check it.") from None
+
+
+def _utf8(header: str) -> str:
+    """Headers are read as Latin-1; many servers write UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
+
+
+def _is_small(response: BaseHTTPResponse) -> bool:
+    """Whether reading the body costs less than a new connection."""
+    length = response.headers.get("Content-Length", "")
+    return length.isascii() and length.isdigit() and int(length) <= _SMALL
+
+
+def _too_large(name: str, limit: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"{name}: more than the {limit:,} bytes allowed. Shrink the image or raise RAM_MAX_IMAGE_BYTES."
+    )
+
+
+def _trouble(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnreachable | ImageUnreadable:
+    """What a failure of the connection is to us. The error's own text may hold the query, so it is not shown."""
+    causes = list(_causes(error))
+    unknown = any(isinstance(cause, socket.gaierror) and cause.errno in _NAME_UNKNOWN for cause in causes)
+    if unknown:
+        return ImageUnreadable(f"{address}: there is no host of that name. Check the address in the task.")
+    if isinstance(error, DecodeError):
+        return ImageUnreadable(f"{address}: its content encoding is damaged. Export the image again.")
+    if isinstance(error, NameResolutionError):
+        reason = "the name can't be looked up now. Check the network, or try again later"
+    elif isinstance(error, SSLError):
+        reason = "no secure connection (TLS). Check its certificate"
+    elif isinstance(error, NewConnectionError):
+        reason = "takes no connection. Check that it runs, or try again later"
+    elif deadline.expired or isinstance(error, TimeoutError):
+        reason = "did not answer in time. Try again later, or raise RAM_FETCH_SECONDS"
+    else:
+        reason = "broke the connection off. Try again later"
+    return ImageUnreachable(f"{address}: {reason}.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _from_data_uri(uri: str, limit: int) -> bytes:
+    """Bytes of `data:[type][;base64],...`; whitespace, missing padding and the URL-safe alphabet are forgiven."""
+    name = redacted(uri)
+    head, comma, content = uri.partition(",")
+    if not comma:
+        raise ImageUnreadable(f"{name}: has no comma before its data. Export the task again.")
+    is_base64 = head.lower().rstrip().endswith(";base64")
+    if len(content) > (limit * 4 // 3 + 4) * (1 if is_base64 else 3) * 2:
+        raise _too_large(name, limit)
+    data = unquote_to_bytes(content)
+    if is_base64:
+        data = re.sub(rb"\s", b"", data).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+        try:
+            data = base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise ImageUnreadable(f"{name}: its base64 is damaged or cut off. Export the task again.") from None
+    if len(data) > limit:
+        raise _too_large(name, limit)
+    return data

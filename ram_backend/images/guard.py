@@ -1,0 +1,221 @@
+"""Which addresses images may be fetched from: the guard against requests to internal services (SSRF).
+
+A task names any URL it likes, and whoever writes tasks must not reach what only this machine can reach. So an address
+inside a network (loopback, private, link-local, shared, reserved, multicast, unspecified) is refused, unless its host
+is Label Studio's own or an admin allowed it. The check is made on the address that the connection then goes to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qs
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
+
+from ram_backend.errors import ImageRefused, SettingsError
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LONGEST_SHOWN = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Scheme, host and port: what a credential belongs to.
+
+    Attributes:
+        scheme: "http" or "https".
+        host: a name in lower case without trailing dot, or an IP address in its usual form without brackets.
+        port: given or the scheme's own.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Origin of an http(s) URL.
+
+        Raises:
+            ImageRefused: see `Address.of`.
+        """
+        return Address.of(url).origin
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL, read once: what is checked is what is asked.
+
+    Attributes:
+        origin: where it is.
+        target: path and query, percent-encoded, as sent in the request line.
+    """
+
+    origin: Origin
+    target: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Reads an http(s) URL.
+
+        Raises:
+            ImageRefused: another scheme, a user or password in it, no host, or a host written as an odd number.
+        """
+        shown = redacted(url)
+        try:
+            parts = parse_url("" if _CONTROL.search(url) else url)
+            port = parts.port
+        except (LocationParseError, ValueError):
+            parts, port = Url(), None
+        if parts.scheme not in _PORTS:
+            raise ImageRefused(f"{shown}: only http and https addresses are fetched. Import the image in another way.")
+        if parts.auth is not None:
+            raise ImageRefused(f"{shown}: has a user or password in it. Use an address without, e.g. a signed one.")
+        host = _plain_host(parts.host or "")
+        if not host:
+            raise ImageRefused(f"{shown}: names no host that can be asked. Check the address.")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query is not None else "")
+        return cls(Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target)
+
+    def __str__(self) -> str:
+        return redacted(f"{self.origin}{self.target}")
+
+
+@dataclass(frozen=True)
+class AddressGuard:
+    """Says of an address whether images may be fetched from it.
+
+    Attributes:
+        origins: Label Studio's own.
+        hosts: hosts that an admin allowed, each with a port or None for all ports.
+        networks: networks that an admin allowed.
+    """
+
+    origins: frozenset[Origin] = frozenset()
+    hosts: frozenset[tuple[str, int | None]] = frozenset()
+    networks: tuple[IPNetwork, ...] = ()
+
+    @classmethod
+    def parse(cls, allowed: str) -> AddressGuard:
+        """Reads the setting RAM_ALLOWED_IMAGE_HOSTS.
+
+        Args:
+            allowed: separated by commas: hosts ("minio"), hosts with a port ("minio:9000", "[fd00::7]:9000"), networks
+                ("10.1.0.0/16").
+
+        Raises:
+            SettingsError: an entry is none of these.
+        """
+        hosts: set[tuple[str, int | None]] = set()
+        networks: list[IPNetwork] = []
+        for entry in filter(None, (part.strip() for part in allowed.split(","))):
+            network = _network(entry)
+            if network is not None:
+                networks.append(network)
+            else:
+                hosts.add(_allowed_host(entry))
+        return cls(hosts=frozenset(hosts), networks=tuple(networks))
+
+    def with_origins(self, origins: Iterable[Origin]) -> AddressGuard:
+        """The same, allowing these origins too."""
+        return replace(self, origins=self.origins | frozenset(origins))
+
+    def check(self, origin: Origin, address: str) -> None:
+        """Checks one address that the host of a URL resolved to.
+
+        Args:
+            origin: of the URL.
+            address: numeric, as the resolver gave it.
+
+        Raises:
+            ImageRefused: it is an internal address, and nobody allowed it.
+        """
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if not is_internal(ip) or origin in self.origins:
+            return
+        if (origin.host, None) in self.hosts or (origin.host, origin.port) in self.hosts:
+            return
+        if any(ip in network for network in self.networks):
+            return
+        raise ImageRefused(
+            f"{origin}: leads to the internal address {ip}, which images are not fetched from."
+            f" If that is where they are, add {origin.host} to RAM_ALLOWED_IMAGE_HOSTS."
+        )
+
+
+def is_internal(ip: IPAddress) -> bool:
+    """Whether an address is anything but a public one; of IPv6 addresses that wrap an IPv4 address, that one counts."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour
+        if wrapped is None and ip in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_internal(wrapped)
+        if ip.is_site_local:
+            return True
+    return not ip.is_global or ip.is_multicast or ip.is_reserved
+
+
+def redacted(url: str) -> str:
+    """A URL as it may be shown: without user, password and query (signatures and tokens are there), on one short line.
+
+    Of Label Studio's local files the query is the path of the file: it is kept.
+    """
+    url = _CONTROL.sub("_", url.strip())
+    if url[:5].lower() == "data:":
+        return f"a data URI ({len(url):,} characters)"
+    start, _, query = url.partition("#")[0].partition("?")
+    scheme, slashes, rest = start.partition("//")
+    authority, slash, path = rest.partition("/")
+    if not slashes and not scheme.startswith("/"):
+        scheme = scheme.rpartition("@")[2]
+    shown = scheme + slashes + authority.rpartition("@")[2] + slash + path
+    if query and start.endswith("/data/local-files/"):
+        file = parse_qs(query).get("d")
+        shown += f"?d={file[0]}" if file else ""
+    return shown if len(shown) <= _LONGEST_SHOWN else shown[: _LONGEST_SHOWN - 3] + "..."
+
+
+def _plain_host(host: str) -> str:
+    """Host in the form of `Origin`; "" where it is an oddly written number (2130706433, 0x7f.1, 010.0.0.1)."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return "" if _NUMBER.fullmatch(host.rpartition(".")[2]) else host
+
+
+def _network(entry: str) -> IPNetwork | None:
+    try:
+        return ipaddress.ip_network(entry, strict=False) if "/" in entry else None
+    except ValueError:
+        return None
+
+
+def _allowed_host(entry: str) -> tuple[str, int | None]:
+    bare_ipv6 = entry.count(":") > 1 and not entry.startswith("[")
+    try:
+        parts = parse_url(f"http://[{entry}]" if bare_ipv6 else f"http://{entry}")
+        host = _plain_host(parts.host or "")
+    except (LocationParseError, ValueError):
+        host, parts = "", Url()
+    if not host or "*" in host or parts.auth is not None or (parts.path or "/") != "/" or parts.query is not None:
+        raise SettingsError(
+            f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is no host, host:port or network. Write e.g. minio:9000,10.1.0.0/16."
+        )
+    return host, parts.port

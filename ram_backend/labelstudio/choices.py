@@ -1,0 +1,111 @@
+"""The choices of a tag control: from the label config, and dynamic ones from a task's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ram_backend.labelstudio.markup import Node
+
+Nesting = Literal["flat", "nodes", "leaves"]
+"""What can be ticked: `flat` the top level (`Choices`), `nodes` all (`Taxonomy`), `leaves` what has nothing below."""
+
+MAX_OPTION_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry that can be ticked.
+
+    Attributes:
+        value: what a result says: the alias if there is one, else the value; the last step of `path`.
+        text: what is scored: the first of `texts`.
+        path: what a result of a nested control says: from the topmost entry down to this one.
+        texts: what is scored, one or more; the score of the choice is the highest of theirs.
+        label: what the annotator reads.
+    """
+
+    value: str
+    text: str
+    path: tuple[str, ...]
+    texts: tuple[str, ...]
+    label: str
+
+
+def static_choices(control: Node, nesting: Nesting) -> tuple[Choice, ...]:
+    """The choices that stand in the label config, in order, each once."""
+    return _unique(_from_nodes(_choice_nodes(control), (), nesting), nesting)
+
+
+def dynamic_choices(options: object, nesting: Nesting) -> tuple[Choice, ...]:
+    """The choices of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`.
+
+    `html`, `hint` and the like are only for the page. Entries that are neither are left out.
+    """
+    return _unique(_from_options(options, (), nesting), nesting)
+
+
+def joined(first: tuple[Choice, ...], then: tuple[Choice, ...], nesting: Nesting) -> tuple[Choice, ...]:
+    """Both, each once."""
+    return _unique([*first, *then], nesting)
+
+
+def _choice_nodes(parent: Node) -> Iterable[Node]:
+    """`Choice` elements below, through layout elements such as `View`, but not through another `Choice`."""
+    for child in parent.children:
+        if child.name == "choice":
+            yield child
+        else:
+            yield from _choice_nodes(child)
+
+
+def _from_nodes(nodes: Iterable[Node], above: tuple[str, ...], nesting: Nesting) -> Iterable[Choice]:
+    for node in nodes:
+        value, alias = node.attributes.get("value", ""), node.attributes.get("alias", "")
+        if not (value.strip() or alias.strip()) or value.startswith("$"):
+            continue
+        choice = _choice(value, alias, node.get("predicted_values"), above)
+        below = list(_choice_nodes(node))
+        if nesting != "leaves" or not below:
+            yield choice
+        if nesting != "flat":
+            yield from _from_nodes(below, choice.path, nesting)
+
+
+def _from_options(options: object, above: tuple[str, ...], nesting: Nesting) -> Iterable[Choice]:
+    if not isinstance(options, list) or len(above) >= MAX_OPTION_DEPTH:
+        return
+    for option in options:
+        entry: Mapping[object, object] = option if isinstance(option, Mapping) else {"value": option}
+        value, alias = _text(entry.get("value")), _text(entry.get("alias"))
+        if not (value.strip() or alias.strip()):
+            continue
+        choice = _choice(value, alias, _text(entry.get("predicted_values")), above)
+        below = entry.get("children")
+        if nesting != "leaves" or not below:
+            yield choice
+        if nesting != "flat":
+            yield from _from_options(below, choice.path, nesting)
+
+
+def _choice(value: str, alias: str, predicted_values: str, above: tuple[str, ...]) -> Choice:
+    said = alias if alias.strip() else value
+    shown = value if value.strip() else alias
+    texts = tuple(dict.fromkeys(text.strip() for text in predicted_values.split(",") if text.strip()))
+    texts = texts or (shown.strip(),)
+    return Choice(value=said, text=texts[0], path=(*above, said), texts=texts, label=shown.strip())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def _unique(choices: Iterable[Choice], nesting: Nesting) -> tuple[Choice, ...]:
+    """What a result can't tell apart is one choice: the first."""
+    found: dict[object, Choice] = {}
+    for choice in choices:
+        found.setdefault(choice.value if nesting == "flat" else choice.path, choice)
+    return tuple(found.values())

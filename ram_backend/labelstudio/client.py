@@ -1,0 +1,238 @@
+"""One Label Studio: its files and its API, with a login that goes to it alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from ram_backend.errors import (
+    ImageRefused,
+    ImageTooLarge,
+    ImageUnreachable,
+    ImageUnreadable,
+    LabelStudioUnauthorized,
+    LabelStudioUnreachable,
+    SettingsError,
+)
+from ram_backend.images.connections import Deadline
+from ram_backend.images.fetch import Answer, Fetcher, FetchLimits, body_of
+from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
+from ram_backend.labelstudio.tokens import Login
+
+_FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
+"""Below these paths Label Studio asks for a login; elsewhere the token is not sent, e.g. to /logout."""
+
+
+class LabelStudio:
+    """A Label Studio that is asked from many threads; connections are used again.
+
+    The token goes to `base_url`'s origin only: a redirect to anywhere else is followed without it, by a fetcher that
+    has never seen it.
+
+    Args:
+        base_url: its address, with a path where it has one ("https://example.com/label-studio").
+        token: legacy token or personal access token; None: none.
+        trusted: False: it is sent no token, and is fetched from only where its address is a public one (design
+            decision 15: `/setup` named another host than the pinned one).
+        known_as: other addresses that it calls itself by (`hostname` of `/setup`): absolute addresses of its files in
+            tasks begin with them.
+        limits: what one image may cost.
+        guard: which addresses are allowed besides its own.
+
+    Raises:
+        SettingsError: the address is none, or the token can't be one.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        *,
+        trusted: bool = True,
+        known_as: Iterable[str] = (),
+        limits: FetchLimits | None = None,
+        guard: AddressGuard | None = None,
+    ) -> None:
+        self.base_url = base_url.strip().rstrip("/")
+        self.trusted = trusted
+        try:
+            self._base = Address.of(self.base_url)
+        except ImageRefused:
+            raise SettingsError(
+                f"{redacted(base_url)!r} is no address of a Label Studio. Set LABEL_STUDIO_URL to http(s)://HOST:PORT."
+            ) from None
+        self._prefix = "" if self._base.target == "/" else self._base.target
+        self._with_login = tuple(self._prefix + path for path in _FILES)
+        guard = guard or AddressGuard()
+        self.fetcher = Fetcher(limits, guard.with_origins([self.origin]) if trusted else guard)
+        self._known_as = frozenset(_origins(known_as))
+        self._login = Login(token if trusted else None, self._refresh)
+
+    @property
+    def origin(self) -> Origin:
+        """Scheme, host and port: the only ones that are sent the token."""
+        return self._base.origin
+
+    def own_url(self, reference: str) -> str | None:
+        """Where a reference of a task leads at this Label Studio; None where it leads elsewhere.
+
+        Args:
+            reference: a path ("/data/upload/1/a.jpg"), or an absolute address by one of its names.
+        """
+        if reference.startswith("/") and not reference.startswith(("//", "/\\")):
+            path = reference
+        else:
+            try:
+                address = Address.of(reference)
+            except ImageRefused:
+                return None
+            path = address.target
+            if address.origin == self.origin and not self._stripped(path).startswith(_FILES):
+                return reference  # a neighbour on the same host
+            if address.origin != self.origin and not self._is_known_file(address):
+                return None
+        return f"{self.origin}{self._prefix}{self._stripped(path)}"
+
+    def get(self, url: str) -> bytes:
+        """A file of this Label Studio.
+
+        Args:
+            url: from `own_url`, or a path of the API ("/api/version").
+
+        Raises:
+            ImageError: there is no such file, it is too large, or it lies where images are not fetched from.
+            LabelStudioUnreachable: Label Studio doesn't answer, or answers 5xx.
+            LabelStudioUnauthorized: it takes no token that we have.
+            ImageUnreachable: it redirects to a storage that doesn't answer now.
+        """
+        if url.startswith("/"):
+            url = f"{self.base_url}{url}"
+        with Deadline(self.fetcher.limits.seconds) as deadline:
+            for hop in range(self.fetcher.limits.redirects + 1):
+                address = Address.of(url)
+                if address.origin != self.origin:
+                    return self.fetcher.follow(url, deadline, hops=hop)
+                answer = self._ask("GET", address, deadline)
+                if answer.location is None:
+                    return self._body(answer)
+                url = answer.location
+                if urlsplit(url).path.rstrip("/").endswith("/user/login"):
+                    raise self._unauthorized()
+        raise ImageUnreadable(f"{redacted(url)}: too many redirects. Check Label Studio's address.")
+
+    def get_json(self, path: str) -> Any:
+        """What a path of the API answers.
+
+        Raises:
+            LabelStudioUnreachable: also where the answer is no JSON.
+            ImageError: it answers 4xx, as `get`.
+        """
+        try:
+            return json.loads(self.get(path))
+        except ValueError:
+            raise LabelStudioUnreachable(
+                f"{self.origin}{redacted(path)}: answered something that is no JSON. Check that it is a Label Studio."
+            ) from None
+
+    def version(self) -> str:
+        """Release of Label Studio, e.g. "1.23.2"; needs no login."""
+        answer = self.get_json("/api/version")
+        return str(answer.get("release", "unknown")) if isinstance(answer, dict) else "unknown"
+
+    def whoami(self) -> dict[str, Any]:
+        """The user that the token belongs to."""
+        answer = self.get_json("/api/current-user/whoami")
+        return answer if isinstance(answer, dict) else {}
+
+    def resolve(self, task: int, uri: str) -> bytes:
+        """An image in a cloud storage of the project (s3://, gs://, azure-blob://).
+
+        Raises:
+            As `get`.
+        """
+        encoded = base64.urlsafe_b64encode(uri.encode()).decode()
+        try:
+            return self.get(f"/tasks/{task}/resolve/?fileuri={encoded}")
+        except (ImageUnreadable, ImageTooLarge, ImageRefused) as error:
+            raise type(error)(
+                f"{redacted(uri)}: Label Studio can't bring it ({error}) Check that a storage of the project covers it."
+            ) from None
+
+    def close(self) -> None:
+        """Closes the connections that nobody uses now."""
+        self.fetcher.close()
+
+    def _stripped(self, path: str) -> str:
+        """A path without the prefix of the base address, which Label Studio behind a proxy may or may not write."""
+        return path[len(self._prefix) :] if self._prefix and path.startswith(f"{self._prefix}/") else path
+
+    def _is_known_file(self, address: Address) -> bool:
+        """Whether an address on another origin is that of a file here, under another name of this Label Studio."""
+        return address.origin in self._known_as and self._stripped(address.target).startswith("/data/")
+
+    def _ask(self, method: str, address: Address, deadline: Deadline) -> Answer:
+        """Asks Label Studio itself, with the login where the path is one that needs it."""
+        if not self._login or not address.target.startswith(self._with_login):
+            return self._exchange(method, address, deadline)
+        header = self._login.header()
+        answer = self._exchange(method, address, deadline, headers={"Authorization": header})
+        if answer.status == 401 and self._login.renew(header):
+            answer = self._exchange(method, address, deadline, headers={"Authorization": self._login.header()})
+        return answer
+
+    def _exchange(self, method: str, address: Address, deadline: Deadline, **options: Any) -> Answer:
+        try:
+            return self.fetcher.exchange(method, address, deadline, **options)
+        except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: there is no host of that name
+            raise LabelStudioUnreachable(f"Label Studio: {error}") from None
+        except ImageRefused as error:  # only where it is not trusted
+            raise LabelStudioUnreachable(f"Label Studio: {error} Or set LABEL_STUDIO_URL to it.") from None
+
+    def _body(self, answer: Answer) -> bytes:
+        if answer.status in (401, 403):
+            raise self._unauthorized()
+        try:
+            return body_of(answer)
+        except ImageUnreachable as error:
+            raise LabelStudioUnreachable(f"Label Studio: {error}") from None
+
+    def _refresh(self, personal: str) -> str:
+        """An access token for a personal access token. Called within the deadline of a request."""
+        address = Address.of(f"{self.base_url}/api/token/refresh/")
+        body = json.dumps({"refresh": personal}).encode()
+        headers = {"Content-Type": "application/json"}
+        with Deadline(self.fetcher.limits.seconds) as deadline:
+            answer = self._exchange("POST", address, deadline, headers=headers, body=body)
+        if answer.status in (400, 401, 403):
+            raise self._unauthorized()
+        try:
+            access = json.loads(self._body(answer))["access"]
+            if not isinstance(access, str) or not access.isascii() or not access.isprintable():
+                raise TypeError
+        except (ImageUnreadable, ValueError, KeyError, TypeError):
+            raise LabelStudioUnreachable(
+                f"{address}: answered HTTP {answer.status} and no access token. Check that it is a Label Studio."
+            ) from None
+        return access
+
+    def _unauthorized(self) -> LabelStudioUnauthorized:
+        if not self.trusted:
+            reason = "wants a login, and is not the Label Studio that tokens are sent to. Set LABEL_STUDIO_URL to it"
+        elif not self._login:
+            reason = "wants a login. Set LABEL_STUDIO_API_KEY to a personal access token"
+        elif self._login.is_personal:
+            reason = "takes our personal access token no more. Set LABEL_STUDIO_API_KEY to a new one"
+        else:
+            reason = "refuses our legacy token (off by default). Set LABEL_STUDIO_API_KEY to a personal access token"
+        return LabelStudioUnauthorized(f"Label Studio at {self.origin} {reason}.")
+
+
+def _origins(urls: Iterable[str]) -> Iterable[Origin]:
+    for url in urls:
+        try:
+            yield Origin.of(url)
+        except ImageRefused:
+            continue  # /setup may bring anything

@@ -1,0 +1,107 @@
+"""What a label config asks for, as plain data, and how a task's data is read with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ram_backend.labelstudio.choices import Choice, Nesting, dynamic_choices, joined
+
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+@dataclass(frozen=True)
+class TagControl:
+    """A `Choices` or `Taxonomy` on an image, to be filled with tags.
+
+    Attributes:
+        name: the control's name, `from_name` of a result.
+        to_name: the name of its image.
+        kind: also the `type` of a result.
+        single: at most one choice.
+        choices: those of the label config, in order; dynamic ones come with each task (`choices_for`).
+        dynamic: path into a task's data where dynamic choices are; None: there are none.
+        threshold: `model_score_threshold`, in [0, 1]; None: not given.
+        top_k: `model_top_k`, >= 1: show at most so many; None: not given.
+        image_key: path into a task's data where the image's reference is.
+        required: the annotator has to choose.
+        max_usages: Label Studio takes at most so many; None: any number.
+        nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
+    """
+
+    name: str
+    to_name: str
+    kind: Literal["choices", "taxonomy"]
+    single: bool
+    choices: tuple[Choice, ...]
+    dynamic: str | None
+    threshold: float | None
+    top_k: int | None
+    image_key: str
+    required: bool = False
+    max_usages: int | None = None
+    nesting: Nesting = "flat"
+
+
+@dataclass(frozen=True)
+class ConfidenceControl:
+    """Where confidences are shown.
+
+    Attributes:
+        labels: of a `rectanglelabels` control: tag as shown or as said in results -> what its `Label` is called.
+    """
+
+    name: str
+    to_name: str
+    kind: Literal["textarea", "rectanglelabels"]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """What to do for each task of a project.
+
+    Attributes:
+        tag_controls: at least one, in the order of the config.
+        confidence_controls: by image name; at most one of each kind.
+        images: image name -> path into a task's data; only images that a tag control is for.
+        digest: of all that changes an answer; a config that only looks different has the same.
+        notes: what was found and left alone, one sentence each, for the log.
+    """
+
+    tag_controls: tuple[TagControl, ...]
+    confidence_controls: Mapping[str, tuple[ConfidenceControl, ...]]
+    images: Mapping[str, str]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choice, ...]:
+    """All choices of a control for one task: dynamic ones, then those of the config, each once."""
+    if control.dynamic is None:
+        return control.choices
+    own = dynamic_choices(look_up(task_data, control.dynamic), control.nesting)
+    return joined(own, control.choices, control.nesting)
+
+
+def image_reference(control: TagControl, task_data: Mapping[str, Any]) -> str | None:
+    """Where the image of a control is, for one task; None where the task doesn't say."""
+    found = look_up(task_data, control.image_key)
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def look_up(task_data: Mapping[str, Any], path: str) -> object:
+    """What is at a path such as "image" or "photos[0].url" of a task's data; None where there is nothing."""
+    if path in task_data:
+        return task_data[path]
+    found: object = task_data
+    for step in _STEP.findall(path):
+        if isinstance(found, Mapping):
+            found = found.get(step)
+        elif isinstance(found, list) and step.isdecimal() and len(step) < 10 and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found

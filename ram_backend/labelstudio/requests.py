@@ -1,0 +1,196 @@
+"""Bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
+
+As lenient as Label Studio and its clients: unknown fields are ignored, what isn't needed may be missing or null. What
+a webhook carries is kept as it came; who reads it decides what of it is true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ram_backend.errors import RequestError
+
+_PROJECT = re.compile(r"(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
+_Text = str | None
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ProjectRef:
+    """Which project a request is about, as Label Studio names it: "1.1795452148".
+
+    Attributes:
+        id: the number that Label Studio shows in its addresses.
+        created: when it was made, in Unix seconds; 0 where the request doesn't say.
+    """
+
+    id: int
+    created: int
+
+    @classmethod
+    def parse(cls, text: str) -> ProjectRef | None:
+        """From "1.1795452148" or "1"; None where it is neither."""
+        match = _PROJECT.fullmatch(text.strip())
+        return cls(int(match[1]), int(match[2] or 0)) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.created}"
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True)
+
+
+class _OfProject(_Lenient):
+    project: str = ""
+
+    @field_validator("project", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        if value is None:
+            return ""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def project_ref(self) -> ProjectRef | None:
+        """The project; None where the request names none."""
+        return ProjectRef.parse(self.project)
+
+
+class SetupRequest(_OfProject):
+    """`POST /setup`.
+
+    Attributes:
+        project: "NUMBER.CREATED".
+        label_config: XML, `schema` on the wire; "" where it is missing.
+        hostname: Label Studio's address as it knows it itself.
+        access_token: a legacy token, which may be disabled there; never shown in `repr`.
+        extra_params: as it was stored: an object, a JSON text or None (`parse_options` reads all three).
+    """
+
+    label_config: str = Field(default="", validation_alias=AliasChoices("schema", "label_config"))
+    hostname: _Text = None
+    access_token: _Text = Field(default=None, repr=False)
+    extra_params: Any = None
+
+    @field_validator("label_config", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return "" if value is None else value
+
+
+class Task(_Lenient):
+    """One task of `/predict`; what Label Studio already has for it (annotations, predictions) is not read."""
+
+    id: int | str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return {} if value is None else value
+
+
+class PredictParams(_Lenient):
+    """`params` of `/predict`: credentials for task data, and the context of interactive pre-annotation."""
+
+    login: _Text = Field(default=None, repr=False)
+    password: _Text = Field(default=None, repr=False)
+    context: Any = None
+
+
+class PredictRequest(_OfProject):
+    """`POST /predict`: an answer needs exactly one prediction per task, in order.
+
+    Attributes:
+        label_config: XML; None where the request has none (then that of the last `/setup` holds).
+    """
+
+    tasks: list[Task]
+    label_config: _Text = None
+    params: PredictParams = Field(default_factory=PredictParams)
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return {} if value is None else value
+
+
+class WebhookRequest(_Lenient):
+    """`POST /webhook`, any action, also one that doesn't exist yet.
+
+    Attributes:
+        action: such as "ANNOTATION_CREATED"; "" where it is missing.
+        project: the whole project, with label config: large.
+        annotation: an object, or a list (`ANNOTATIONS_CREATED`); use `annotation_objects`.
+        annotations: what was deleted: objects with `id` alone.
+        task: an object or a list; `tasks`: of import and deletion; use `task_objects`.
+    """
+
+    action: str = ""
+    project: Any = None
+    annotation: Any = None
+    annotations: Any = None
+    task: Any = None
+    tasks: Any = None
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return "" if value is None else value
+
+    @property
+    def project_ref(self) -> ProjectRef | None:
+        """The project, named as `/setup` names it; None where the body has no number."""
+        project = self.project if isinstance(self.project, Mapping) else {"id": self.project}
+        number = project.get("id")
+        if not isinstance(number, int) or isinstance(number, bool):
+            return None
+        return ProjectRef(number, _unix_seconds(project.get("created_at")))
+
+    @property
+    def annotation_objects(self) -> list[dict[str, Any]]:
+        """All annotations of the event, created, updated or deleted; deleted ones have `id` alone."""
+        return [*_objects(self.annotation), *_objects(self.annotations)]
+
+    @property
+    def task_objects(self) -> list[dict[str, Any]]:
+        """All tasks of the event; deleted ones have `id` alone."""
+        return [*_objects(self.task), *_objects(self.tasks)]
+
+
+def read_request(model: type[Body], body: bytes | str) -> Body:
+    """A request's body.
+
+    Raises:
+        RequestError: no JSON, no object, or a field that can't be used; names it, and never what was in it (a body
+            has tokens and people's work).
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the body"
+        raise RequestError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    given = value if isinstance(value, list) else [value]
+    return [each for each in given if isinstance(each, dict)]
+
+
+def _unix_seconds(text: object) -> int:
+    """Whole seconds of an ISO time; 0 where it is none."""
+    if not isinstance(text, str):
+        return 0
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -1,0 +1,136 @@
+"""From a task's image reference to the image's bytes, many at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from ram_backend.errors import (
+    ImageError,
+    ImageRefused,
+    ImageUnreachable,
+    ImageUnreadable,
+    LabelStudioUnreachable,
+)
+from ram_backend.images import AddressGuard, Fetcher, FetchLimits, redacted
+from ram_backend.labelstudio.client import LabelStudio
+
+_CLOUD = ("s3://", "gs://", "azure-blob://")
+
+Outcome = bytes | ImageError | ImageUnreachable
+"""An image's bytes, or why there are none: for good, or for now."""
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """An image that a task names.
+
+    Attributes:
+        task: number of the task.
+        value: what stands in the task's data: it should be a text, but may be anything.
+    """
+
+    task: int
+    value: object
+
+
+class TaskImages:
+    """Fetches the images of a project's tasks.
+
+    Args:
+        label_studio: where the project lives; None: nobody has named it yet, and only addresses elsewhere work.
+        limits, guard: for images elsewhere where there is no Label Studio.
+        threads: how many images are fetched at a time.
+    """
+
+    def __init__(
+        self,
+        label_studio: LabelStudio | None,
+        *,
+        limits: FetchLimits | None = None,
+        guard: AddressGuard | None = None,
+        threads: int = 16,
+    ) -> None:
+        self.label_studio = label_studio
+        self._fetcher = label_studio.fetcher if label_studio is not None else Fetcher(limits, guard)
+        self._window = 2 * threads
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fetch")
+
+    def fetch(self, reference: ImageReference) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            ImageError: there is none, and asking again won't help.
+            ImageUnreachable: asking again later may help.
+            LabelStudioUnreachable: the same, and it is Label Studio that doesn't answer or lets us in.
+        """
+        value = reference.value
+        if not isinstance(value, str) or not value.strip():
+            raise ImageUnreadable(
+                f"Task {reference.task} names no image: expected an address as text. Check the task's data and the"
+                " `value` of the Image tag."
+            )
+        value = value.strip()
+        own = self._own_url(value)
+        if own is not None:
+            return self._label_studio(value).get(own)
+        scheme = value.partition(":")[0].lower()
+        if value.lower().startswith(_CLOUD):
+            return self._label_studio(value).resolve(reference.task, value)
+        if scheme in ("http", "https", "data"):
+            return self._fetcher.get(value)
+        raise ImageRefused(
+            f"{redacted(value)}: is no address that can be fetched (http, https, data, s3, gs, azure-blob, or a path in"
+            " Label Studio). Import the image in another way."
+        )
+
+    def fetch_all(self, references: Iterable[ImageReference]) -> Iterator[Outcome]:
+        """Images in the order of their references, fetched at the same time and a little ahead of who takes them.
+
+        Yields:
+            The bytes, an `ImageError`, or an `ImageUnreachable` where another host than Label Studio's is down now.
+
+        Raises:
+            LabelStudioUnreachable: Label Studio doesn't answer or let us in: no other image will fare better.
+        """
+        waiting = iter(references)
+        ahead: deque[Future[Outcome]] = deque()
+        try:
+            while True:
+                ahead.extend(
+                    self._pool.submit(self._outcome, one) for one in islice(waiting, self._window - len(ahead))
+                )
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """Ends its threads, after what they do now."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _outcome(self, reference: ImageReference) -> Outcome:
+        try:
+            return self.fetch(reference)
+        except LabelStudioUnreachable:
+            raise
+        except (ImageError, ImageUnreachable) as error:
+            return error
+
+    def _own_url(self, value: str) -> str | None:
+        """Address at Label Studio; a path is always one."""
+        if self.label_studio is not None:
+            return self.label_studio.own_url(value)
+        return value if value.startswith("/") and not value.startswith(("//", "/\\")) else None
+
+    def _label_studio(self, value: str) -> LabelStudio:
+        if self.label_studio is None:
+            raise LabelStudioUnreachable(
+                f"{redacted(value)}: is in Label Studio, whose address is not known. Set LABEL_STUDIO_URL."
+            )
+        return self.label_studio

@@ -1,0 +1,288 @@
+"""How good scores are: one definition each, for gate, benchmarks and evaluation.
+
+Everything here is pure: arrays in, numbers out. The arrays of one call share the shape (N, L), N images by L tags:
+
+- `scores`: float, finite, higher = more certain. Probabilities in [0, 1] where a function says so, else logits do too.
+- `labels`: bool (or 0/1), True = the tag is right for the image.
+- `known`: bool, False = nobody said whether the tag is right. Such pairs are left out everywhere, whatever `scores` and
+  `labels` hold there. None: all pairs are known.
+
+A number that the data can't give (no known positive, no known pair) is nan, never 0.
+
+Raises (all functions): InputError where shapes differ, scores are not finite, or a value is out of its range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ram_backend.errors import InputError
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+CALIBRATION_FLOOR = 0.05
+"""Pairs scored at or below this stay out of the calibration error: the many sure negatives would hide the rest."""
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """How often tags are right, by score: what a calibration plot draws.
+
+    Attributes:
+        edges: (bins + 1,) bounds of the equally wide bins; a bin holds its lower bound, the last one also 1.
+        score: (bins,) mean score of a bin's pairs, nan where the bin is empty.
+        frequency: (bins,) share of a bin's pairs whose tag is right, nan where the bin is empty.
+        count: (bins,) number of pairs.
+    """
+
+    edges: FloatArray
+    score: FloatArray
+    frequency: FloatArray
+    count: NDArray[np.int64]
+
+
+def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
+    """Average precision of each tag's ranking of the images.
+
+    AP = sum over distinct scores, from high to low, of (recall gained) x (precision there): scikit-learn's
+    `average_precision_score`, not interpolated; images with equal scores enter together, so their order plays no part.
+
+    Args:
+        scores: (N, L), probabilities or logits: only their order within a tag matters.
+        labels: (N, L).
+        known: (N, L) or None.
+
+    Returns:
+        (L,) in (0, 1]; nan for a tag without a known positive. A tag with known positives only has 1.
+    """
+    from sklearn.metrics import average_precision_score  # type: ignore[import-untyped, unused-ignore]
+
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    result = np.full(scores_.shape[1], np.nan)
+    for tag in np.flatnonzero((labels_ & known_).any(axis=0)):
+        rows = known_[:, tag]
+        result[tag] = average_precision_score(labels_[rows, tag], scores_[rows, tag])
+    return result
+
+
+def mean_average_precision(
+    scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None, min_positives: int = 3
+) -> float:
+    """Macro mAP: the plain mean of `average_precision_per_tag` over the tags with enough known positives.
+
+    Args:
+        scores: (N, L), probabilities or logits.
+        labels: (N, L).
+        known: (N, L) or None.
+        min_positives: tags with fewer known positives are left out: their AP is mostly luck.
+
+    Returns:
+        In (0, 1]; nan where no tag has enough known positives.
+    """
+    if min_positives < 1:
+        raise InputError(f"min_positives is {min_positives}: it has to be at least 1.")
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    counted = (labels_ & known_).sum(axis=0) >= min_positives
+    if not counted.any():
+        return float("nan")
+    return float(average_precision_per_tag(scores_[:, counted], labels_[:, counted], known_[:, counted]).mean())
+
+
+def f1_per_tag(
+    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None = None
+) -> FloatArray:
+    """F1 = 2 TP / (2 TP + FP + FN) of each tag, over its known pairs; on = score strictly above the threshold.
+
+    Args:
+        scores: (N, L), on the scale of the thresholds. Decisions (bool) go with a threshold of 0.5.
+        labels: (N, L).
+        thresholds: one number, or (L,).
+        known: (N, L) or None.
+
+    Returns:
+        (L,) in [0, 1]; nan for a tag that is neither right nor on in any known pair.
+    """
+    hits, wrong, missed = _counts(scores, labels, thresholds, known)
+    return _f1(hits.astype(np.float64), wrong.astype(np.float64), missed.astype(np.float64))
+
+
+def f1(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    thresholds: ArrayLike,
+    known: ArrayLike | None = None,
+    average: Literal["micro", "macro"] = "micro",
+) -> float:
+    """F1 of the tags that are on, over known pairs; on = score strictly above the threshold.
+
+    Args:
+        scores: (N, L), on the scale of the thresholds. Decisions (bool) go with a threshold of 0.5.
+        labels: (N, L).
+        thresholds: one number, or (L,).
+        known: (N, L) or None.
+        average: "micro" pools the pairs of all tags; "macro" is the mean of `f1_per_tag` over tags with at least one
+            known positive (scikit-learn's would count the others as 0 or leave that to `zero_division`).
+
+    Returns:
+        In [0, 1]. micro: nan where no known pair is right and none is on. macro: nan where no tag has a known positive.
+    """
+    hits, wrong, missed = _counts(scores, labels, thresholds, known)
+    if average == "micro":
+        return float(_f1(*(np.asarray(count.sum(), dtype=np.float64) for count in (hits, wrong, missed))))
+    if average == "macro":
+        counted = hits + missed > 0
+        if not counted.any():
+            return float("nan")
+        return float(_f1(*(count[counted].astype(np.float64) for count in (hits, wrong, missed))).mean())
+    raise InputError(f"average={average!r} is not known: use 'micro' or 'macro'.")
+
+
+def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
+    """Share of right tags among the k best-scored known tags of an image, averaged over images.
+
+    An image with fewer than k known tags is judged by those it has; one without any is left out. Where several tags tie
+    for the last places, the share is the expected one if the places were drawn among them: the order of columns plays
+    no part.
+
+    Args:
+        scores: (N, L), comparable between the tags of an image.
+        labels: (N, L).
+        known: (N, L) or None.
+        k: at least 1.
+
+    Returns:
+        In [0, 1]; nan where no pair is known.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}: it has to be at least 1.")
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    shares = [
+        _expected_precision(scores_[row, mask], labels_[row, mask], k) for row, mask in enumerate(known_) if mask.any()
+    ]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def calibration_error(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    known: ArrayLike | None = None,
+    floor: float = CALIBRATION_FLOOR,
+    bins: int = 15,
+) -> float:
+    """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
+
+    Args:
+        scores: (N, L), probabilities in [0, 1].
+        labels: (N, L).
+        known: (N, L) or None.
+        floor: only pairs with a score strictly above it count.
+        bins: number of equally wide bins over [0, 1].
+
+    Returns:
+        In [0, 1], 0 = calibrated; nan where no known pair is above the floor.
+    """
+    curve = reliability_curve(scores, labels, known, floor=floor, bins=bins)
+    filled = curve.count > 0
+    if not filled.any():
+        return float("nan")
+    gaps = np.abs(curve.score[filled] - curve.frequency[filled])
+    return float(np.average(gaps, weights=curve.count[filled]))
+
+
+def reliability_curve(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    known: ArrayLike | None = None,
+    floor: float = CALIBRATION_FLOOR,
+    bins: int = 15,
+) -> ReliabilityCurve:
+    """Score against frequency, pooled over all tags.
+
+    Args:
+        scores: (N, L), probabilities in [0, 1].
+        labels: (N, L).
+        known: (N, L) or None.
+        floor: only pairs with a score strictly above it count; below 0: all pairs.
+        bins: number of equally wide bins over [0, 1].
+
+    Returns:
+        The curve; with no pair above the floor all its bins are empty.
+    """
+    if bins < 1:
+        raise InputError(f"bins is {bins}: it has to be at least 1.")
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    counted = known_ & (scores_ > floor)
+    score, right = scores_[counted], labels_[counted].astype(np.float64)
+    if ((scores_[known_] < 0) | (scores_[known_] > 1)).any():
+        raise InputError(
+            "Calibration needs probabilities in [0, 1], and some scores are outside: pass scores, not logits."
+        )
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    bin_of = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins).astype(np.int64)
+    divisor = np.where(count > 0, count, np.nan)
+    return ReliabilityCurve(
+        edges=edges,
+        score=np.bincount(bin_of, weights=score, minlength=bins) / divisor,
+        frequency=np.bincount(bin_of, weights=right, minlength=bins) / divisor,
+        count=count,
+    )
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """The three arrays as (N, L) float64, bool, bool."""
+    scores_ = np.asarray(scores, dtype=np.float64)
+    labels_ = _as_bool(labels, "labels")
+    known_ = np.ones(labels_.shape, dtype=np.bool_) if known is None else _as_bool(known, "known")
+    if scores_.ndim != 2 or not scores_.shape == labels_.shape == known_.shape:
+        raise InputError(
+            f"scores {scores_.shape}, labels {labels_.shape} and known {known_.shape} have to share one shape:"
+            " (images, tags)."
+        )
+    if not np.isfinite(scores_[known_]).all():
+        raise InputError("Some scores of known pairs are nan or infinite: check what produced them.")
+    return scores_, labels_, known_
+
+
+def _as_bool(values: ArrayLike, name: str) -> BoolArray:
+    array: NDArray[Any] = np.asarray(values)
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise InputError(f"{name} holds values other than 0 and 1: mark unknown pairs in `known`, not in the labels.")
+    return array.astype(np.bool_)
+
+
+def _counts(
+    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """True positives, false positives and false negatives per tag, (L,) each."""
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    thresholds_ = np.asarray(thresholds, dtype=np.float64)
+    if thresholds_.shape not in ((), (scores_.shape[1],)):
+        raise InputError(
+            f"thresholds {thresholds_.shape} have to be one number or one for each of {scores_.shape[1]} tags."
+        )
+    on = scores_ > thresholds_
+    hits = (on & labels_ & known_).sum(axis=0)
+    wrong = (on & ~labels_ & known_).sum(axis=0)
+    missed = (~on & labels_ & known_).sum(axis=0)
+    return hits, wrong, missed
+
+
+def _f1(hits: FloatArray, wrong: FloatArray, missed: FloatArray) -> FloatArray:
+    total = 2 * hits + wrong + missed
+    result: FloatArray = np.divide(2 * hits, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+    return result
+
+
+def _expected_precision(scores: FloatArray, labels: BoolArray, k: int) -> float:
+    """Precision among the k best of one image, ties for the last places shared evenly."""
+    places = min(k, scores.size)
+    last = np.partition(scores, scores.size - places)[scores.size - places]
+    above, tied = scores > last, scores == last
+    free = places - int(above.sum())
+    return float((labels[above].sum() + free * labels[tied].mean()) / places)

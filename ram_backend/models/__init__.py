@@ -1,0 +1,24 @@
+"""Networks and bundles: what is on disk, how it got there, and what it computes. No import here loads torch."""
+
+from ram_backend.models.bundle import Bundle, file_sha256, open_bundle, verify
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.network import Network, Queries, encoder_id_of, load_network
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.models.store import STARTER, BundleEntry, find_bundle, list_bundles
+
+__all__ = [
+    "STARTER",
+    "Bundle",
+    "BundleEntry",
+    "Calibration",
+    "Network",
+    "Preprocessing",
+    "Queries",
+    "encoder_id_of",
+    "file_sha256",
+    "find_bundle",
+    "list_bundles",
+    "load_network",
+    "open_bundle",
+    "verify",
+]

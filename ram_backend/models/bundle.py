@@ -1,0 +1,228 @@
+"""Bundles: a base model in one directory, written once, opened without reading its weights.
+
+    bundle.json                    what it is: kind, digest, architecture, preprocessing, licence, provenance, checksums
+    network.safetensors            weights (the starter has ONNX files instead)
+    label_embeddings.safetensors   see `label_embeddings.py`
+    vocabulary.json                the tags, with their thresholds
+    calibration.safetensors        optional, see `calibration.py`
+
+What is in a bundle never changes: another model is another bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError, VocabularyError
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.vocabulary import Vocabulary
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+NETWORK = "network.safetensors"
+VOCABULARY = "vocabulary.json"
+
+Kind = Literal["ram", "ram_plus", "tag2text", "starter"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A base model on disk.
+
+    Attributes:
+        path: its directory.
+        name: the directory's name.
+        kind: which network it holds.
+        digest: 64 hex digits that name its behaviour: equal on every machine that made it from the same files.
+        vocabulary: its L tags.
+        preprocessing: from image to pixels.
+        calibration: of its L tags.
+        text_encoder: which encoder makes label embeddings for new tags; None: it can't take new tags.
+        new_tag_threshold: score above which a new tag is on.
+        manifest: everything in bundle.json.
+    """
+
+    path: Path
+    name: str
+    kind: Kind
+    digest: str
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+    calibration: Calibration
+    text_encoder: str | None
+    new_tag_threshold: float
+    manifest: Mapping[str, Any]
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Opens a bundle directory; no weights are read.
+
+    Raises:
+        BundleNotFound: there is no such directory.
+        BundleDamaged: a file is missing, has another size than was written, or says something that can't be.
+    """
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise _damaged(path, f"{name} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise _damaged(path, f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}")
+    try:
+        vocabulary = Vocabulary.load(path / VOCABULARY)
+        new = manifest.get("new_tag_calibration", {})
+        return Bundle(
+            path=path,
+            name=path.name,
+            kind=manifest["kind"],
+            digest=manifest["digest"],
+            vocabulary=vocabulary,
+            preprocessing=Preprocessing.from_json(manifest["preprocessing"]),
+            calibration=Calibration.load(
+                path, len(vocabulary), new_slope=new.get("slope", 1.0), new_offset=new.get("offset", 0.0)
+            ),
+            text_encoder=manifest["text_encoder"],
+            new_tag_threshold=float(manifest["new_tag_threshold"]),
+            manifest=manifest,
+        )
+    except VocabularyError as error:
+        raise _damaged(path, str(error)) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{MANIFEST} lacks or garbles {error}") from None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Reads bundle.json of a bundle directory.
+
+    Raises:
+        BundleNotFound: there is no such directory.
+        BundleDamaged: there is no readable bundle.json in it, or it is of a format that this version doesn't know.
+    """
+    if not path.is_dir():
+        raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version, _ = manifest["format"], manifest["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{MANIFEST} can't be read ({error})") from None
+    if version != FORMAT:
+        raise BundleDamaged(
+            f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend, or make it again."
+        )
+    return dict(manifest)
+
+
+def verify(bundle: Bundle) -> None:
+    """Reads every file of a bundle and compares its checksum with the one that was written.
+
+    Raises:
+        BundleDamaged: a file differs; names it.
+    """
+    for name, entry in bundle.manifest["files"].items():
+        if file_sha256(bundle.path / name) != entry["sha256"]:
+            raise _damaged(bundle.path, f"the checksum of {name} differs")
+
+
+def digest_of(
+    kind: Kind, architecture: Mapping[str, Any], preprocessing: Preprocessing, sources: Mapping[str, str]
+) -> str:
+    """Names a bundle's behaviour by what it was made from.
+
+    Args:
+        kind: which network.
+        architecture: its numbers, as in bundle.json.
+        preprocessing: from image to pixels.
+        sources: sha256 of each file it was made from, by role ("checkpoint", "tags", ...).
+    """
+    identity = {
+        "kind": kind,
+        "architecture": architecture,
+        "preprocessing": preprocessing.to_json(),
+        "sources": dict(sources),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """64 hex digits; reads the file once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterator[Path]:
+    """Writes a bundle whole or not at all.
+
+    The body gets an empty directory to put the files into. When it ends, bundle.json is added (`manifest`, with name,
+    format and checksums) and the directory gets its name. If the body raises, nothing is left.
+
+    Args:
+        bundles_dir: made if it is not there.
+        name: see `check_new_name`.
+        manifest: bundle.json without "format", "name" and "files"; the body may go on filling it.
+
+    Raises:
+        CheckpointError: see `check_new_name`.
+    """
+    check_new_name(bundles_dir, name)
+    bundles_dir.mkdir(parents=True, exist_ok=True)
+    _sweep(bundles_dir, name)
+    partial = bundles_dir / f".{name}.{os.getpid()}.partial"
+    partial.mkdir()
+    try:
+        yield partial
+        files = sorted(path for path in partial.iterdir() if path.is_file())
+        sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
+        text = json.dumps({"format": FORMAT, "name": name, **manifest, "files": sums}, indent=1, ensure_ascii=False)
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        for path in (*files, partial / MANIFEST):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        try:
+            partial.rename(bundles_dir / name)
+        except OSError:
+            check_new_name(bundles_dir, name)  # another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_name(bundles_dir: Path, name: str) -> None:
+    """Refuses a name that can't be given to a new bundle.
+
+    Raises:
+        CheckpointError: it is taken, or has other characters than letters, digits, ".", "_" and "-".
+    """
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(
+            f"{name!r} can't name a bundle: use up to 64 letters, digits, dots, dashes or underscores, starting with a"
+            " letter or digit."
+        )
+    if (bundles_dir / name).exists():
+        raise CheckpointError(
+            f"There is already a bundle {name!r} at {bundles_dir / name}: choose another --name, or remove that"
+            " directory."
+        )
+
+
+def _sweep(bundles_dir: Path, name: str) -> None:
+    """Removes what killed processes left of the same bundle."""
+    for left in bundles_dir.glob(f".{name}.*.partial"):
+        process = left.name.split(".")[-2]
+        if process == str(os.getpid()) or not Path("/proc", process).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _damaged(path: Path, what: str) -> BundleDamaged:
+    return BundleDamaged(f"Bundle {path} is damaged: {what}. Remove that directory and make or pull the bundle again.")

@@ -1,0 +1,100 @@
+"""From logits to scores: one strictly increasing curve per tag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import BundleDamaged
+
+FILE = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """score = sigmoid(slope * logit + offset), per tag (Platt scaling).
+
+    A positive slope keeps the order of images under a tag, so calibration never changes an average precision.
+
+    Attributes:
+        slope: (L,) float32, above 0.
+        offset: (L,) float32.
+        new_slope: slope of tags that the vocabulary doesn't have.
+        new_offset: offset of such tags.
+    """
+
+    slope: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    new_slope: float = 1.0
+    new_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slope", np.asarray(self.slope, dtype=np.float32))
+        object.__setattr__(self, "offset", np.asarray(self.offset, dtype=np.float32))
+        if self.slope.ndim != 1 or self.slope.shape != self.offset.shape:
+            raise BundleDamaged(
+                f"A calibration has slopes {self.slope.shape} and offsets {self.offset.shape}: one of each per tag is"
+                " needed. Remove the bundle and make it again."
+            )
+        finite = np.isfinite(self.slope).all() and np.isfinite(self.offset).all() and np.isfinite(self.new_offset)
+        if not finite or not (self.slope > 0).all() or not 0 < self.new_slope < np.inf:
+            raise BundleDamaged(
+                "A calibration has a slope that is not positive, or a value that is not finite. Make the bundle again."
+            )
+
+    @classmethod
+    def identity(cls, tags: int) -> Calibration:
+        """The plain sigmoid, as RAM, RAM++ and Tag2Text use it."""
+        return cls(np.ones(tags, dtype=np.float32), np.zeros(tags, dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.slope)
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turns logits (..., L) into scores in [0, 1] of the same shape, float32."""
+        raised = np.asarray(logits, dtype=np.float32) * self.slope + self.offset
+        small = np.exp(-np.abs(raised))  # never overflows
+        scores: NDArray[np.float32] = np.where(raised >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+        return scores
+
+    def take(self, rows: Sequence[int | None]) -> Calibration:
+        """The calibration of a selection of tags, in that order; None stands for a new tag."""
+        slope = [self.new_slope if row is None else self.slope[row] for row in rows]
+        offset = [self.new_offset if row is None else self.offset[row] for row in rows]
+        return Calibration(
+            np.array(slope, dtype=np.float32), np.array(offset, dtype=np.float32), self.new_slope, self.new_offset
+        )
+
+    def save(self, directory: Path) -> None:
+        """Writes slopes and offsets to `calibration.safetensors`; those for new tags belong in bundle.json."""
+        from safetensors.numpy import save_file
+
+        save_file({"slope": self.slope, "offset": self.offset}, directory / FILE)
+
+    @classmethod
+    def load(cls, directory: Path, tags: int, *, new_slope: float = 1.0, new_offset: float = 0.0) -> Calibration:
+        """Reads what `save` wrote; the identity where a bundle has no such file.
+
+        Raises:
+            BundleDamaged: the file is malformed, or is for another number of tags.
+        """
+        path = directory / FILE
+        if not path.exists():
+            return cls(np.ones(tags, dtype=np.float32), np.zeros(tags, dtype=np.float32), new_slope, new_offset)
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            arrays = load_file(path)
+            calibration = cls(arrays["slope"], arrays["offset"], new_slope, new_offset)
+        except (SafetensorError, KeyError, OSError) as error:
+            raise BundleDamaged(f"{path}: no calibration ({error}). Remove the bundle and make it again.") from None
+        if len(calibration) != tags:
+            raise BundleDamaged(
+                f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Remove the bundle, make it again."
+            )
+        return calibration

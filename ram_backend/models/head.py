@@ -1,0 +1,224 @@
+"""The one tagging head: tag queries that attend to image tokens, and never to each other.
+
+RAM, RAM++, Tag2Text and the starter differ only in their `HeadConfig`. A layer is a post-norm transformer layer without
+self-attention (RAM paper, section 3.2; "Recognize Anything", Zhang et al. 2023):
+
+    a = norm(x + dense(cross_attention(x, tokens)));    x = norm(a + down(gelu(up(a))))
+
+Because queries never see each other, the logit of a tag doesn't depend on which other tags are asked for: any subset,
+any order and any added tags give the same numbers, and cost in proportion.
+
+Shapes: B images, T image tokens of width D, L tags, E label embedding width, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The numbers that make a head.
+
+    Attributes:
+        token_width: D, width of the image tokens (keys and values).
+        hidden: H, a multiple of `heads`.
+        heads: attention heads. No tensor shape reveals this number: a wrong one loads and gives wrong logits.
+        layers: number of layers, at least one.
+        intermediate: width inside the feed-forward part.
+        label_width: E, width of the label embeddings; None says that they are H wide and go straight in.
+        project: whether label embeddings pass a linear layer and a relu to become queries; needs `label_width`.
+        classifier: "shared", one linear layer for every tag; or "per_tag", own weights for each of `tags` tags.
+        tags: number of tags with own classifier weights ("per_tag" only).
+        layer_norm_eps: epsilon of all layer norms.
+        dropout: probability used on attention weights and layer outputs while training.
+    """
+
+    token_width: int
+    hidden: int
+    heads: int
+    layers: int
+    intermediate: int
+    label_width: int | None = None
+    project: bool = True
+    classifier: Literal["shared", "per_tag"] = "shared"
+    tags: int | None = None
+    layer_norm_eps: float = 1e-12
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
+        if self.layers < 1:
+            raise ValueError("a head has at least one layer")
+        if self.project and self.label_width is None:
+            raise ValueError("project=True needs label_width")
+        if (self.classifier == "per_tag") != (self.tags is not None):
+            raise ValueError('tags is given exactly when classifier is "per_tag"')
+
+    @property
+    def query_input_width(self) -> int:
+        """Width of a label embedding: `label_width`, or H where embeddings go straight in."""
+        return self.label_width if self.project and self.label_width is not None else self.hidden
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON values; `HeadConfig(**config.to_json())` gives the config back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadConfig:
+        """Inverse of `to_json`."""
+        return cls(**data)
+
+
+class TagQueries(NamedTuple):
+    """What the head needs to know about L tags; computed once where it doesn't depend on the image.
+
+    Attributes:
+        hidden: (L, H), or (B, L, H) where the queries depend on the image (RAM++).
+        projected: same shape: layer 0's `query` projection of `hidden`.
+        weight: (L, H) classifier rows of these tags ("per_tag" heads), else None.
+        bias: (L,) to go with `weight`, else None.
+    """
+
+    hidden: Tensor
+    projected: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one layer: (B, heads, T, H / heads) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class StableLayerNorm(nn.LayerNorm):
+    """Layer norm computed in float32 whatever the input's type: an epsilon of 1e-12 is 0 in half precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises the last axis; the result has the input's shape and type."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return functional.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+class HeadLayer(nn.Module):
+    """One post-norm layer: cross-attention to the image tokens, then a feed-forward part."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.query = nn.Linear(config.hidden, config.hidden)
+        self.key = nn.Linear(config.token_width, config.hidden)
+        self.value = nn.Linear(config.token_width, config.hidden)
+        self.attention_output = nn.Linear(config.hidden, config.hidden)
+        self.attention_norm = StableLayerNorm(config.hidden, eps=config.layer_norm_eps)
+        self.up = nn.Linear(config.hidden, config.intermediate)
+        self.down = nn.Linear(config.intermediate, config.hidden)
+        self.output_norm = StableLayerNorm(config.hidden, eps=config.layer_norm_eps)
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Keys and values of the tokens (B, T, D): the only thing that the layer keeps of the image."""
+        return KeysValues(self._split(self.key(tokens)), self._split(self.value(tokens)))
+
+    def forward(self, hidden: Tensor, projected: Tensor, memory: KeysValues) -> Tensor:
+        """Lets every query look at the image.
+
+        Args:
+            hidden: (B, L, H) queries.
+            projected: (B, L, H) or (1, L, H), `self.query(hidden)`.
+            memory: what `keys_values` returned for the B images.
+
+        Returns:
+            (B, L, H).
+        """
+        batch, tags, width = hidden.shape
+        queries = self._split(projected).expand(batch, self.heads, tags, width // self.heads)
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(queries, memory.keys, memory.values, dropout_p=dropout)
+        attended = attended.transpose(1, 2).reshape(batch, tags, width)
+        attended = self.attention_norm(hidden + self._drop(self.attention_output(attended)))
+        result: Tensor = self.output_norm(attended + self._drop(self.down(functional.gelu(self.up(attended)))))
+        return result
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(B, N, H) to (B, heads, N, H / heads)."""
+        batch, length, width = states.shape
+        return states.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+    def _drop(self, states: Tensor) -> Tensor:
+        return functional.dropout(states, self.dropout, self.training)
+
+
+class TaggingHead(nn.Module):
+    """Scores tags on images: `logits = head(tokens, head.queries(label_embeddings))`."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projection: nn.Linear | None = None
+        if config.project:
+            self.projection = nn.Linear(config.query_input_width, config.hidden)
+        self.layers = nn.ModuleList(HeadLayer(config) for _ in range(config.layers))
+        rows = 1 if config.tags is None else config.tags
+        self.classifier = nn.Linear(config.hidden, rows)
+
+    def queries(self, label_embeddings: Tensor, rows: Tensor | None = None) -> TagQueries:
+        """Turns label embeddings into queries.
+
+        Args:
+            label_embeddings: (L, E), or (B, L, E) where they depend on the image.
+            rows: (L,) int64, which tag each embedding belongs to; needed by "per_tag" heads only.
+
+        Returns:
+            Queries for `forward`; reusable for any number of images if `label_embeddings` was (L, E).
+        """
+        hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
+        projected = self._layers[0].query(hidden)
+        if self.config.classifier == "shared":
+            return TagQueries(hidden, projected)
+        if rows is None:
+            raise ValueError('a "per_tag" head needs to know which tags it scores: give rows')
+        return TagQueries(hidden, projected, self.classifier.weight[rows], self.classifier.bias[rows])
+
+    def keys_values(self, tokens: Tensor) -> list[KeysValues]:
+        """What every layer keeps of the image tokens (B, T, D); reusable for many sets of queries."""
+        return [layer.keys_values(tokens) for layer in self._layers]
+
+    def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> list[Tensor]:
+        """Output (B, L, H) of every layer, first to last."""
+        batch = memory[0].keys.shape[0]
+        hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
+        projected = queries.projected if queries.projected.dim() == 3 else queries.projected.unsqueeze(0)
+        outputs: list[Tensor] = []
+        for index, layer in enumerate(self._layers):
+            projected = projected if index == 0 else layer.query(hidden)
+            hidden = layer(hidden, projected, memory[index])
+            outputs.append(hidden)
+        return outputs
+
+    def score(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
+        """Logits (B, L) of the tags in `queries` on the images in `memory` (from `keys_values`)."""
+        return self.classify(self.hidden_states(memory, queries)[-1], queries)
+
+    def classify(self, hidden: Tensor, queries: TagQueries) -> Tensor:
+        """Logits (B, L) from the last layer's output (B, L, H)."""
+        if queries.weight is None or queries.bias is None:
+            logits: Tensor = self.classifier(hidden).squeeze(-1)
+            return logits
+        return (hidden * queries.weight).sum(dim=-1) + queries.bias
+
+    def forward(self, tokens: Tensor, queries: TagQueries) -> Tensor:
+        """Logits (B, L), before the sigmoid, of the tags in `queries` on images with `tokens` (B, T, D)."""
+        return self.score(self.keys_values(tokens), queries)
+
+    @property
+    def _layers(self) -> list[HeadLayer]:
+        return [layer for layer in self.layers if isinstance(layer, HeadLayer)]

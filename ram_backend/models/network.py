@@ -1,0 +1,89 @@
+"""What every network can do, whatever engine runs it, and how a bundle's network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.models.bundle import Bundle
+
+Device = Literal["cpu", "cuda", "auto"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+
+
+class Queries(Protocol):
+    """What a network has precomputed for L chosen tags; opaque, and only good for the network that made it."""
+
+    def __len__(self) -> int: ...
+
+
+class Network(Protocol):
+    """An encoder and a tagging head.
+
+    Attributes:
+        encoder_id: names weights, engine and precision: equal ids give equal tokens. Part of cache keys.
+        token_shape: (T, D), number and width of an image's tokens.
+    """
+
+    encoder_id: str
+    token_shape: tuple[int, int]
+
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels (B, 3, S, S) from the bundle's preprocessing to tokens (B, T, D), both float32."""
+
+    def select(self, tags: Sequence[int | NDArray[np.float32]]) -> Queries:
+        """Precomputes what the head needs to know about L tags.
+
+        Args:
+            tags: per tag its row in the bundle's vocabulary, or for a new tag its text embeddings (k, d) float32.
+
+        Raises:
+            TextEncoderUnavailable: a new tag, and the network learned its tags without a text encoder.
+            VocabularyError: a row outside the vocabulary, or an embedding of another width.
+        """
+
+    def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+        """Logits (B, L) float32 before calibration; a tag's logit doesn't depend on the other tags chosen."""
+
+
+def load_network(
+    bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto", threads: int | None = None
+) -> Network:
+    """Loads the weights of a bundle.
+
+    Args:
+        bundle: what to load.
+        device: "auto" takes a CUDA device where there is one.
+        precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it.
+        threads: CPU threads for inference; None leaves the engine's default.
+
+    Raises:
+        BundleDamaged: the weights are not those of the architecture that the bundle names.
+        SettingsError: the device is not there, or can't do that precision.
+    """
+    if bundle.kind == "starter":
+        from ram_backend.models.starter import load_starter_network
+
+        starter: Network = load_starter_network(bundle, device=device, precision=precision, threads=threads)
+        return starter
+    from ram_backend.models.torch_network import load_torch_network
+
+    return load_torch_network(bundle, device=device, precision=precision, threads=threads)
+
+
+def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto") -> str:
+    """The `encoder_id` that `load_network` will give; imports the engine, reads no weights.
+
+    Raises:
+        SettingsError: the device is not there.
+    """
+    if bundle.kind == "starter":
+        from ram_backend.models.starter_network import encoder_id
+
+        return encoder_id(bundle.manifest["architecture"])
+    from ram_backend.models.torch_network import torch_encoder_id
+
+    return torch_encoder_id(bundle, device=device, precision=precision)

@@ -1,0 +1,232 @@
+"""What is in the authors' weight files: key names, shapes, and where each tensor goes in ours.
+
+Key families and shapes are those of the official package; the numbers of a network are read from the shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ram_backend.errors import CheckpointError
+from ram_backend.models.bundle import Kind
+from ram_backend.models.encoder import SwinConfig
+from ram_backend.models.head import HeadConfig
+from ram_backend.models.ram import Architecture
+
+Shape = tuple[int, ...]
+
+IMAGE_SIZE = 384
+DESCRIPTIONS_PER_TAG = 51
+"""Rows per tag in RAM++'s label embeddings."""
+
+HEADS = 4
+"""Attention heads of the tagging head, in all three models. Not to be seen in any shape."""
+
+CAPTION_PREFIXES = ("tag_encoder.", "text_decoder.")
+_STRUCTURAL = ("relative_position_index", "attn_mask", "position_ids")
+_SWIN = "visual_encoder"
+_LAYER = "tagging_head.encoder.layer"
+_PROBABLY = 0.5
+
+_SWIN_L = SwinConfig(IMAGE_SIZE, 4, 192, (2, 2, 18, 2), (6, 12, 24, 48), 12, projection=512)
+_SWIN_B = SwinConfig(IMAGE_SIZE, 4, 128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
+RELEASED: dict[str, Architecture] = {
+    "ram": Architecture(_SWIN_L, HeadConfig(512, 768, HEADS, 2, 3072, label_width=512)),
+    "ram_plus": Architecture(_SWIN_L, HeadConfig(512, 768, HEADS, 2, 3072, label_width=512), reweight=True),
+    "tag2text": Architecture(
+        _SWIN_B, HeadConfig(1024, 768, HEADS, 2, 3072, project=False, classifier="per_tag", tags=3429)
+    ),
+}
+"""The architectures of the released files."""
+
+
+def modern_name(key: str) -> str:
+    """The key in today's naming: older files call the tagging head `vision_multi`."""
+    return key.replace("vision_multi", "tagging_head")
+
+
+def is_structural(key: str) -> bool:
+    """Whether a model computes this tensor itself, so that its values in the file don't matter."""
+    return any(part in key for part in _STRUCTURAL)
+
+
+def label_key(kind: Kind) -> str:
+    """Where the label embeddings are."""
+    return "label_embed.weight" if kind == "tag2text" else "label_embed"
+
+
+def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> Kind | None:
+    """Which model a file holds, judged by its keys; None where it is none of them.
+
+    Args:
+        shapes: of the file's tensors, by name.
+        tags: number of tags in the list.
+        descriptions: label embeddings per tag in RAM++; with `tags` it tells RAM++ from RAM where the one key that RAM
+            lacks is missing.
+    """
+    if "reweight_scale" in shapes:
+        return "ram_plus"
+    if {"fc.W", "fc.b", "label_embed.weight"} & shapes.keys():
+        return "tag2text"
+    if shapes.get("label_embed", (0,))[:1] == (descriptions * tags,) and descriptions > 1:
+        return "ram_plus"
+    known = ("label_embed", "wordvec_proj.", "image_proj.", "tagging_head.", f"{_SWIN}.")
+    return "ram" if any(key.startswith(known) for key in shapes) else None
+
+
+def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
+    """The numbers of a network, from the shapes of its tensors.
+
+    A file that mostly agrees with the released one of its kind is taken for that: a wrong tensor in it is then reported
+    as such, instead of being believed.
+
+    Raises:
+        CheckpointError: a tensor that tells a number is missing or has an impossible shape.
+    """
+    released = RELEASED[kind]
+    expected = expected_shapes(kind, released, tags, DESCRIPTIONS_PER_TAG)
+    agreeing = sum(shapes.get(key) == shape for key, shape in expected.items())
+    if image_size == IMAGE_SIZE and agreeing > _PROBABLY * len(expected):
+        return released if kind != "tag2text" else _with_tags(released, tags)
+    try:
+        return _derive(kind, shapes, tags, image_size)
+    except KeyError as error:
+        raise CheckpointError(f"key {error.args[0]!r} is missing: give a complete official file.") from None
+    except (ValueError, ZeroDivisionError, IndexError) as error:
+        raise CheckpointError(f"its shapes fit no {kind} network ({error}): give an official file.") from None
+
+
+def _with_tags(architecture: Architecture, tags: int) -> Architecture:
+    head = HeadConfig.from_json({**architecture.head.to_json(), "tags": tags})
+    return Architecture(architecture.encoder, head, architecture.reweight)
+
+
+def _derive(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
+    stages = _count(shapes, rf"{_SWIN}\.layers\.(\d+)\.")
+    depths = tuple(_count(shapes, rf"{_SWIN}\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
+    first = f"{_SWIN}.layers.0.blocks.0"
+    table = "attn.relative_position_bias_table"
+    embed, _, patch, _ = shapes[f"{_SWIN}.patch_embed.proj.weight"]
+    query = f"{_LAYER}.0.crossattention.self"
+    hidden, width = shapes[f"{query}.key.weight"]
+    projected = kind != "tag2text"
+    encoder = SwinConfig(
+        image_size=image_size,
+        patch=patch,
+        embed=embed,
+        depths=depths,
+        heads=tuple(shapes[f"{_SWIN}.layers.{stage}.blocks.0.{table}"][1] for stage in range(stages)),
+        window=max(1, image_size // (patch * 2 ** (stages - 1))),
+        mlp_ratio=shapes[f"{first}.mlp.fc1.weight"][0] / embed,
+        projection=shapes["image_proj.weight"][0] if projected else None,
+    )
+    head = HeadConfig(
+        token_width=width,
+        hidden=hidden,
+        heads=HEADS,
+        layers=_count(shapes, rf"{re.escape(_LAYER)}\.(\d+)\."),
+        intermediate=shapes[f"{_LAYER}.0.intermediate.dense.weight"][0],
+        label_width=shapes["wordvec_proj.weight"][1] if projected else None,
+        project=projected,
+        classifier="shared" if projected else "per_tag",
+        tags=None if projected else tags,
+    )
+    return Architecture(encoder, head, reweight=kind == "ram_plus")
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    found = Counter(int(match[1]) for match in map(re.compile(pattern).match, names) if match)
+    return max(found, default=0) + 1
+
+
+def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
+    """Every key that a file must hold for tagging, with its shape.
+
+    Args:
+        kind: which model.
+        architecture: its numbers.
+        tags: number of tags.
+        descriptions: label embeddings per tag (RAM++).
+    """
+    head, encoder = architecture.head, architecture.encoder
+    shapes = _swin_shapes(encoder)
+    hidden, width, inner = head.hidden, head.token_width, head.intermediate
+    for layer in range(head.layers):
+        at = f"{_LAYER}.{layer}"
+        for name, fan in (("query", hidden), ("key", width), ("value", width)):
+            shapes |= _linear(f"{at}.crossattention.self.{name}", hidden, fan)
+        shapes |= _linear(f"{at}.crossattention.output.dense", hidden, hidden)
+        shapes |= _norm(f"{at}.crossattention.output.LayerNorm", hidden)
+        shapes |= _linear(f"{at}.intermediate.dense", inner, hidden)
+        shapes |= _linear(f"{at}.output.dense", hidden, inner)
+        shapes |= _norm(f"{at}.output.LayerNorm", hidden)
+    labels = tags * descriptions if architecture.reweight else tags
+    shapes[label_key(kind)] = (labels, head.query_input_width)
+    if kind == "tag2text":
+        return shapes | {"fc.W": (1, tags, hidden), "fc.b": (1, tags)}
+    shapes |= _linear("image_proj", width, encoder.swin_width)
+    shapes |= _linear("wordvec_proj", hidden, head.query_input_width)
+    shapes |= _linear("fc", 1, hidden)
+    return shapes | ({"reweight_scale": ()} if architecture.reweight else {})
+
+
+def _swin_shapes(config: SwinConfig) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {f"{_SWIN}.patch_embed.proj.weight": (config.embed, 3, config.patch, config.patch)}
+    shapes[f"{_SWIN}.patch_embed.proj.bias"] = (config.embed,)
+    shapes |= _norm(f"{_SWIN}.patch_embed.norm", config.embed)
+    for stage, depth in enumerate(config.depths):
+        width = config.embed * 2**stage
+        inner = round(width * config.mlp_ratio)
+        for block in range(depth):
+            at = f"{_SWIN}.layers.{stage}.blocks.{block}"
+            shapes |= _norm(f"{at}.norm1", width) | _norm(f"{at}.norm2", width)
+            shapes |= _linear(f"{at}.attn.qkv", 3 * width, width) | _linear(f"{at}.attn.proj", width, width)
+            shapes |= _linear(f"{at}.mlp.fc1", inner, width) | _linear(f"{at}.mlp.fc2", width, inner)
+            shapes[f"{at}.attn.relative_position_bias_table"] = ((2 * config.window - 1) ** 2, config.heads[stage])
+        if stage < len(config.depths) - 1:
+            at = f"{_SWIN}.layers.{stage}.downsample"
+            shapes |= _norm(f"{at}.norm", 4 * width) | {f"{at}.reduction.weight": (2 * width, 4 * width)}
+    return shapes | _norm(f"{_SWIN}.norm", config.swin_width)
+
+
+def _linear(key: str, out: int, fan: int) -> dict[str, Shape]:
+    return {f"{key}.weight": (out, fan), f"{key}.bias": (out,)}
+
+
+def _norm(key: str, width: int) -> dict[str, Shape]:
+    return {f"{key}.weight": (width,), f"{key}.bias": (width,)}
+
+
+_PARTS = (
+    ("crossattention.self.", ""),
+    ("crossattention.output.dense", "attention_output"),
+    ("crossattention.output.LayerNorm", "attention_norm"),
+    ("intermediate.dense", "up"),
+    ("output.dense", "down"),
+    ("output.LayerNorm", "output_norm"),
+)
+
+
+def our_name(key: str) -> str:
+    """Where a tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
+    if key.startswith(f"{_SWIN}."):
+        name = key.removeprefix(f"{_SWIN}.")
+        # timm merges patches at the start of the next stage, the official code at the end of the one before
+        return "encoder.swin." + re.sub(
+            r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name
+        )
+    if key.startswith(f"{_LAYER}."):
+        layer, _, rest = key.removeprefix(f"{_LAYER}.").partition(".")
+        old, new = next(part for part in _PARTS if rest.startswith(part[0]))
+        return f"head.layers.{layer}.{new}{rest.removeprefix(old)}"
+    for old, new in (("image_proj", "encoder.projection"), ("wordvec_proj", "head.projection")):
+        if key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return {
+        "fc.weight": "head.classifier.weight",
+        "fc.bias": "head.classifier.bias",
+        "fc.W": "head.classifier.weight",
+        "fc.b": "head.classifier.bias",
+    }.get(key, key)

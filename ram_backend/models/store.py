@@ -1,0 +1,86 @@
+"""The bundles of a data folder: which there are, and how to get at one by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ram_backend.errors import BundleNotFound, RamError
+from ram_backend.models.bundle import MANIFEST, Bundle, open_bundle, read_manifest
+
+STARTER = "starter"
+"""Name of the bundle that installs itself."""
+
+
+@dataclass(frozen=True)
+class BundleEntry:
+    """One line of a list of bundles.
+
+    Attributes:
+        name: name of its directory.
+        kind: which network it holds; "?" where that can't be read.
+        path: its directory, which doesn't exist yet for the starter before its first use.
+        installed: whether it is there.
+        summary: what to tell about it in a few words.
+        problem: why it can't be used, in one line; None: it can.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    installed: bool
+    summary: str
+    problem: str | None = None
+
+
+def list_bundles(bundles_dir: Path) -> list[BundleEntry]:
+    """All bundles by name, the starter first; it is listed also where it is not installed yet."""
+    found = []
+    if bundles_dir.is_dir():
+        found = sorted(path for path in bundles_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = [_entry(path) for path in found]
+    if all(entry.name != STARTER for entry in entries):
+        entries.append(BundleEntry(STARTER, STARTER, bundles_dir / STARTER, False, "installs itself at its first use"))
+    return sorted(entries, key=lambda entry: (entry.name != STARTER, entry.name))
+
+
+def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] | None = None) -> Bundle:
+    """Opens a bundle by its name; the starter is installed first where it is not there yet.
+
+    Args:
+        name: of the bundle; a path to a bundle directory is also taken.
+        bundles_dir: where bundles live.
+        progress: told in a few words what takes long.
+
+    Raises:
+        BundleNotFound: there is none of that name; the message lists those that are there.
+        BundleDamaged: there is, but it can't be used.
+    """
+    path = bundles_dir / name
+    if name == STARTER and not path.exists():
+        from ram_backend.models.starter import install_starter
+
+        install_starter(bundles_dir, progress=progress)
+    if (path / MANIFEST).exists() or (path.is_dir() and path.parent == bundles_dir):
+        return open_bundle(path)
+    if (Path(name) / MANIFEST).is_file():
+        return open_bundle(Path(name))
+    there = ", ".join(entry.name for entry in list_bundles(bundles_dir))
+    raise BundleNotFound(
+        f"There is no bundle {name!r} in {bundles_dir} (there: {there}). Get one with `ram-backend bundles pull` or"
+        " `ram-backend bundles import`, or name one of these."
+    )
+
+
+def _entry(path: Path) -> BundleEntry:
+    try:
+        manifest = read_manifest(path)
+        tags = len(open_bundle(path).vocabulary)
+    except RamError as error:
+        return BundleEntry(path.name, "?", path, True, "damaged", problem=str(error))
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    new = "any new tag" if manifest["text_encoder"] else "no new tags"
+    summary = f"{manifest['kind']}, {tags} tags, {new}, {size / 1e6:,.0f} MB"
+    return BundleEntry(path.name, str(manifest["kind"]), path, True, summary)

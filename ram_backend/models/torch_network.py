@@ -1,0 +1,269 @@
+"""RAM, RAM++ and Tag2Text on torch, for inference: device, precision, and only the asked tags' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
+from ram_backend.models.bundle import NETWORK, Bundle
+from ram_backend.models.head import KeysValues, TagQueries
+from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.network import Queries
+from ram_backend.models.ram import Architecture, Descriptions, TaggingNetwork
+
+PAIRS_AT_ONCE = 8192
+"""Pairs of image and tag that go through the head together: bounds its memory to some 100 MB."""
+
+DESCRIBED_AT_ONCE = 512
+"""Tags with descriptions that go through together: their rows take 53 MB at 51 rows of width 512."""
+
+RESIDENT_ROWS = 512 * 51
+"""Label rows of a selection that stay in memory (53 MB at width 512); more are read from the mapped file as needed."""
+
+Entry = int | NDArray[np.float32]
+FixedPrecision = Literal["fp32", "bf16", "fp16"]
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FixedQueries:
+    """Queries that don't depend on the image: computed once."""
+
+    tags: TagQueries
+
+    def __len__(self) -> int:
+        return len(self.tags.hidden)
+
+
+@dataclass(frozen=True)
+class DescribedTags:
+    """Tags whose queries depend on the image (RAM++): their rows, in memory if they are few."""
+
+    entries: tuple[Entry, ...]
+    resident: Descriptions | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+class TorchNetwork:
+    """A `Network` (see `network.py`) on torch; may be used by several threads at once."""
+
+    def __init__(
+        self,
+        module: TaggingNetwork,
+        labels: LabelEmbeddings,
+        *,
+        device: torch.device,
+        precision: FixedPrecision,
+        identity: str,
+        new_tags: bool,
+    ) -> None:
+        """Takes over a module.
+
+        Args:
+            module: in evaluation mode; moved to `device`, and its large weights to `precision`.
+            labels: label embeddings of the vocabulary.
+            device: where to compute.
+            precision: of matrix products and convolutions; everything else stays in float32.
+            identity: names the weights.
+            new_tags: whether tags outside the vocabulary can be scored.
+        """
+        self._half = _HALF.get(precision)
+        if self._half is not None:
+            _halve(module, self._half)
+        self._module = module.to(device).requires_grad_(False)
+        self._labels = labels
+        self._device = device
+        self._new_tags = new_tags
+        self.token_shape = module.architecture.encoder.token_shape
+        self.encoder_id = _encoder_id(identity, device, precision)
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels (B, 3, S, S) to tokens (B, T, D), both float32."""
+        if len(pixels) == 0:
+            return np.empty((0, *self.token_shape), dtype=np.float32)
+        with self._precision():
+            tokens: Tensor = self._module.encoder(self._tensor(pixels))
+        return tokens.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def select(self, tags: Sequence[Entry]) -> FixedQueries | DescribedTags:
+        """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others.
+
+        Raises:
+            TextEncoderUnavailable: a new tag, and the network learned its tags without a text encoder.
+            VocabularyError: a row outside the vocabulary, or an embedding of another width.
+        """
+        entries = tuple(self._checked(entry) for entry in tags)
+        if self._module.reweight_scale is not None:
+            rows = sum(int(self._labels.counts[entry]) if isinstance(entry, int) else len(entry) for entry in entries)
+            resident = self._device.type != "cpu" or rows <= RESIDENT_ROWS
+            return DescribedTags(entries, self._descriptions(entries) if resident and entries else None)
+        embeddings = self._label_rows(entries)
+        if self._module.architecture.head.classifier == "shared":
+            return FixedQueries(self._module.head.queries(embeddings))
+        rows_of_tags = torch.tensor(entries, dtype=torch.int64, device=self._device)
+        return FixedQueries(self._module.head.queries(embeddings, rows_of_tags))
+
+    @torch.inference_mode()
+    def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+        """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
+        assert isinstance(queries, FixedQueries | DescribedTags), "queries of another network"
+        result = np.empty((len(tokens), len(queries)), dtype=np.float32)
+        if result.size == 0:
+            return result
+        seen = self._tensor(tokens)
+        with self._precision():
+            memory = self._module.head.keys_values(seen)
+        step = max(1, PAIRS_AT_ONCE // len(tokens))
+        if isinstance(queries, DescribedTags):
+            step = min(step, DESCRIBED_AT_ONCE)
+        for start in range(0, len(queries), step):
+            part = slice(start, min(start + step, len(queries)))
+            result[:, part] = self._score(memory, self._part(queries, part, seen)).cpu().numpy()
+        return result
+
+    def _score(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
+        with self._precision():
+            hidden = self._module.head.hidden_states(memory, queries)[-1]
+        return self._module.head.classify(hidden.float(), queries)
+
+    def _part(self, queries: FixedQueries | DescribedTags, part: slice, tokens: Tensor) -> TagQueries:
+        if isinstance(queries, FixedQueries):
+            return TagQueries(*(None if array is None else array[part] for array in queries.tags))  # type: ignore[arg-type]
+        if queries.resident is None:
+            descriptions = self._descriptions(queries.entries[part])
+        else:
+            rows, absent = queries.resident
+            descriptions = Descriptions(rows[part], None if absent is None else absent[part])
+        return self._module.head.queries(self._module.reweighted(tokens, descriptions))
+
+    def _checked(self, entry: Entry) -> Entry:
+        if not isinstance(entry, np.ndarray):
+            if not 0 <= entry < len(self._labels):
+                raise VocabularyError(f"There is no tag {entry}: the bundle has the tags 0 to {len(self._labels) - 1}.")
+            return int(entry)
+        if not self._new_tags:
+            raise TextEncoderUnavailable(
+                "This bundle learned its tags without a text encoder and can't score a new one: ask for tags of its"
+                " vocabulary, or use another bundle."
+            )
+        rows = np.atleast_2d(np.asarray(entry, dtype=np.float32))
+        if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != self._labels.width:
+            raise VocabularyError(
+                f"The embedding of a new tag has shape {entry.shape}, this bundle needs (k, {self._labels.width}):"
+                " embed it with the bundle's own text encoder."
+            )
+        return rows
+
+    def _label_rows(self, entries: Sequence[Entry]) -> Tensor:
+        """(L, d): one row per tag; several embeddings of a new tag are averaged and brought back to length 1."""
+        rows = np.empty((len(entries), self._labels.width), dtype=np.float32)
+        known = [place for place, entry in enumerate(entries) if isinstance(entry, int)]
+        if known:
+            rows[known] = self._labels.gather([int(entries[place]) for place in known])
+        for place, entry in enumerate(entries):
+            if isinstance(entry, np.ndarray):
+                mean = entry.mean(axis=0)
+                rows[place] = entry[0] if len(entry) == 1 else mean / max(float(np.linalg.norm(mean)), 1e-12)
+        return self._tensor(rows)
+
+    def _descriptions(self, entries: Sequence[Entry]) -> Descriptions:
+        rows = [torch.from_numpy(self._labels.of(entry) if isinstance(entry, int) else entry) for entry in entries]
+        return Descriptions.of(rows).to(self._device)
+
+    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._half is None else torch.autocast(self._device.type, self._half)
+
+
+def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> TorchNetwork:
+    """Implements `network.load_network` for RAM, RAM++ and Tag2Text; weights are mapped from the bundle's file."""
+    place = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    module = load_module(bundle)
+    labels = LabelEmbeddings.open(bundle.path)
+    if len(labels) != len(bundle.vocabulary):
+        raise BundleDamaged(
+            f"Bundle {bundle.path} has {len(bundle.vocabulary)} tags and label embeddings for {len(labels)}."
+            " Remove the bundle and make it again."
+        )
+    return TorchNetwork(
+        module,
+        labels,
+        device=place,
+        precision=_precision(precision, place),
+        identity=bundle.digest[:16],
+        new_tags=bundle.text_encoder is not None,
+    )
+
+
+def torch_encoder_id(bundle: Bundle, *, device: str, precision: str) -> str:
+    """The `encoder_id` of the network that `load_torch_network` gives; reads no weights.
+
+    Raises:
+        SettingsError: the device is not there.
+    """
+    place = _device(device)
+    return _encoder_id(bundle.digest[:16], place, _precision(precision, place))
+
+
+def _encoder_id(identity: str, device: torch.device, precision: str) -> str:
+    return f"{identity}-torch-{device.type}-{precision}"
+
+
+def load_module(bundle: Bundle) -> TaggingNetwork:
+    """The network of a bundle as a torch module on the CPU, in fp32 and evaluation mode; for training see its class.
+
+    The weights are private pages of the bundle's file: changing them changes this module and never the bundle.
+
+    Raises:
+        BundleDamaged: the weights are not those of the architecture that the bundle names.
+    """
+    path = bundle.path / NETWORK
+    try:
+        architecture = Architecture.from_json(bundle.manifest["architecture"])
+        return TaggingNetwork.with_weights(architecture, load_file(path))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise BundleDamaged(f"{path} doesn't fit its bundle ({first}). Remove the bundle and make it again.") from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "The device is cuda, and torch finds none: set RAM_DEVICE=cpu or auto, or check the driver."
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _precision(name: str, device: torch.device) -> FixedPrecision:
+    if name != "auto":
+        return cast(FixedPrecision, name)
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
+
+
+def _halve(module: TaggingNetwork, half: torch.dtype) -> None:
+    """Stores the weights of large products in half precision; what is small or feeds the logits stays."""
+    head = module.head
+    kept = {head.projection, head.classifier, head.layers[0].query}
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d) and part not in kept:
+            part.to(half)
+    module.encoder.keep_residuals_in_float32()

@@ -1,0 +1,61 @@
+"""Writing ONNX files with torch, once; imported only where that happens."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def export_onnx(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    input_names: list[str],
+    output_names: list[str],
+    axes: tuple[dict[int, str], ...],
+) -> None:
+    """Exports a module to one ONNX file.
+
+    Args:
+        module: in evaluation mode.
+        inputs: examples, at least 2 long on every axis that is to be dynamic.
+        path: of the file to write.
+        input_names: one per input.
+        output_names: one per output.
+        axes: per input, axis -> name of a dynamic length; equal names have equal lengths.
+    """
+    dimensions = {name: torch.export.Dim(name) for axis in axes for name in axis.values()}
+    shapes = tuple({at: dimensions[name] for at, name in axis.items()} for axis in axes)
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks a lot; what matters raises."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

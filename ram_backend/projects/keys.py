@@ -1,0 +1,120 @@
+"""Which project: Label Studio's instance, number and creation time; and how people name one on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound
+
+_LARGEST = 2**63 - 1
+_LONGEST_ADDRESS = 2000
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SELECTOR = re.compile(r"\s*(\d+)(?:\.(\d+))?(?:@(\S+))?\s*", re.ASCII)
+
+
+@dataclass(frozen=True, order=True)
+class ProjectKey:
+    """One project for good: one that is made anew with the same number is another.
+
+    Attributes:
+        instance: address of its Label Studio, as `instance_of` writes it; "" where no request has named one.
+        id: the number that Label Studio shows in its addresses.
+        created: when it was made, in Unix seconds; 0 where the client doesn't say.
+    """
+
+    instance: str
+    id: int
+    created: int
+
+    @classmethod
+    def parse(cls, project: str | int, hostname: str | None) -> ProjectKey:
+        """The key of what `/setup` brings: `project` "1.1795452148" and `hostname` (protocol section 2).
+
+        Raises:
+            InputError: either is malformed.
+        """
+        return cls(instance_of(hostname), *parse_project(project))
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.created}@{self.instance}" if self.instance else f"{self.id}.{self.created}"
+
+
+def parse_project(project: str | int) -> tuple[int, int]:
+    """(number, creation time) of "1.1795452148"; the creation time is 0 where it is left out.
+
+    Raises:
+        InputError: it is neither.
+    """
+    match = re.fullmatch(r"(\d{1,19})(?:\.(\d{1,19}))?", str(project).strip(), re.ASCII)
+    numbers = (int(match[1]), int(match[2] or 0)) if match else (-1, -1)
+    if isinstance(project, bool) or not match or max(numbers) > _LARGEST:
+        shown = repr(str(project)[:60])
+        raise InputError(f"project={shown} names no project: expected NUMBER.CREATED, such as 1.1795452148.")
+    return numbers
+
+
+def instance_of(hostname: str | None) -> str:
+    """One spelling for one Label Studio: scheme, host, port unless it is the usual one, and path; no password.
+
+    Args:
+        hostname: its address, such as "http://localhost:8080" or "https://example.com/label-studio/"; None or "": "".
+
+    Raises:
+        InputError: it is no http(s) address.
+    """
+    if hostname is None or not hostname.strip():
+        return ""
+    problem = f"{_shown(hostname)!r} is no address of a Label Studio: expected http://HOST:PORT or https://HOST."
+    address = hostname.strip()
+    if len(address) > _LONGEST_ADDRESS or not address.isprintable() or re.search(r"[\s\\]", address):
+        raise InputError(problem)
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        host, port = parts.hostname, parts.port
+        encoded = host.encode("idna").decode() if host and not host.isascii() else host
+    except ValueError:
+        raise InputError(problem) from None
+    if parts.scheme not in _DEFAULT_PORTS or not encoded:
+        raise InputError(problem)
+    shown_host = f"[{encoded}]" if ":" in encoded else encoded.rstrip(".")
+    shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
+
+
+def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
+    """The one project that a person means by "1", "1.1795452148", or either with "@http://localhost:8080".
+
+    Raises:
+        ProjectNotFound: none of them; names those that there are.
+        ProjectAmbiguous: several; names each as it can be given.
+        InputError: it is no name of a project.
+    """
+    match = _SELECTOR.fullmatch(text)
+    if not match:
+        expected = "give its number, such as 1, or 1.1795452148, or 1@http://localhost:8080"
+        raise InputError(f"{text[:60]!r} names no project: {expected}.")
+    number, created = int(match[1]), int(match[2]) if match[2] is not None else None
+    instance = instance_of(match[3]) if match[3] else None
+    there = sorted(keys)
+    found = [
+        key for key in there if key.id == number and created in (None, key.created) and instance in (None, key.instance)
+    ]
+    if not found:
+        known = _listed(there) if there else "none yet: connect this backend in Label Studio first"
+        raise ProjectNotFound(f"There is no project {text.strip()} (there: {known}).")
+    if len(found) > 1:
+        raise ProjectAmbiguous(f"{text.strip()} may be any of {len(found)} projects; name one: {_listed(found)}.")
+    return found[0]
+
+
+def _listed(keys: list[ProjectKey]) -> str:
+    return ", ".join(str(key) for key in keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
+
+
+def _shown(address: str) -> str:
+    """An address as an error may show it: short, and without what stands before an @."""
+    scheme, mark, rest = address.strip().partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"[:80] if mark else address.strip().rpartition("@")[2][:80]

@@ -1,0 +1,135 @@
+"""One project's row as everybody reads it, and what a request or a command makes of it: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+
+from ram_backend.errors import ProjectOptionsError
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions, merge, parse_options
+
+NO_OPTIONS = ProjectOptions()
+
+
+@dataclass(frozen=True)
+class Project:
+    """What admins and Label Studio settled for one project; immutable.
+
+    Attributes:
+        key: which project.
+        label_config: the label config of the last `/setup`.
+        access_token: the token of the last `/setup` that brought one: a secret, shown nowhere.
+        extra_params: the last extra params of the connection that could be used.
+        extra_params_error: why those of the last `/setup` can't be used; None: they can.
+        set_options: what `ram-backend project set` has set.
+        revision: another number whenever something that matters for scores has changed (label config, extra params,
+            set options); compare it with "is it the same", not with "is it greater".
+        updated_at: when the row was last written; None: not yet.
+    """
+
+    key: ProjectKey
+    label_config: str = field(default="", repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    extra_params: ProjectOptions = NO_OPTIONS
+    extra_params_error: str | None = None
+    set_options: ProjectOptions = NO_OPTIONS
+    revision: int = 1
+    updated_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def hostname(self) -> str:
+        """Address of the project's Label Studio, as `/setup` named it; "" where it named none."""
+        return self.key.instance
+
+    @cached_property
+    def label_config_digest(self) -> str:
+        """sha256 of the label config, in hex."""
+        return sha256(self.label_config.encode()).hexdigest()
+
+    def options(self, attributes: ProjectOptions = NO_OPTIONS) -> ProjectOptions:
+        """What holds, by order of force: extra params, the label config's attributes, `project set`.
+
+        Args:
+            attributes: what the label config says, for the control in question. Where the result says nothing, the
+                bundle's defaults hold.
+        """
+        return merge(self.extra_params, attributes, self.set_options)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one `/setup` says about a project.
+
+    Attributes:
+        key: which project.
+        label_config: always there.
+        access_token: None: it brought none, and the earlier one stays.
+        extra_params: None: they can't be used, and the earlier ones stay.
+        error: why they can't be used.
+        revision: the project's revision is at least this afterwards.
+    """
+
+    key: ProjectKey
+    label_config: str = field(repr=False)
+    access_token: str | None = field(repr=False)
+    extra_params: ProjectOptions | None
+    error: str | None = None
+    revision: int = 0
+
+    @classmethod
+    def read(cls, key: ProjectKey, *, label_config: str, access_token: str | None, extra_params: object) -> Setup:
+        """Parses what the request brings; extra params that can't be used become `error`. Raises nothing."""
+        parsed: ProjectOptions | None = None
+        problem: str | None = None
+        try:
+            parsed = parse_options(extra_params)
+        except ProjectOptionsError as error:
+            problem = str(error)
+        token = _storable(access_token or "").strip() or None
+        return cls(key, _storable(label_config), token, parsed, problem)
+
+    def over(self, earlier: Setup | None) -> Setup:
+        """This one with what it leaves open taken from an earlier one that has not been written yet."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            access_token=self.access_token or earlier.access_token,
+            extra_params=earlier.extra_params if self.extra_params is None else self.extra_params,
+            revision=max(self.revision, earlier.revision),
+        )
+
+    def applied_to(self, project: Project | None) -> Project:
+        """The project afterwards; the very same object where nothing changes."""
+        before = project or Project(self.key, revision=0)
+        after = replace(
+            before,
+            label_config=self.label_config,
+            access_token=self.access_token or before.access_token,
+            extra_params=before.extra_params if self.extra_params is None else self.extra_params,
+            extra_params_error=self.error,
+        )
+        return _revised(project, before, after, self.revision)
+
+
+def with_options(project: Project, options: ProjectOptions) -> Project:
+    """The project with other set options; the very same object where they are the same."""
+    return _revised(project, project, replace(project, set_options=options), 0)
+
+
+def _revised(project: Project | None, before: Project, after: Project, least: int) -> Project:
+    matters = project is None or (before.label_config, before.extra_params, before.set_options) != (
+        after.label_config,
+        after.extra_params,
+        after.set_options,
+    )
+    after = replace(after, revision=max(before.revision + matters, least))
+    return project if project is not None and after == project else after
+
+
+def _storable(text: str) -> str:
+    """The text without what no database keeps: NUL, and halves of surrogate pairs (neither can be in XML)."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

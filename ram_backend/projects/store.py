@@ -1,0 +1,275 @@
+"""Project rows as the server uses them: answered from memory, written behind, in step with other processes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from math import inf
+from types import TracebackType
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.errors import DatabaseUnavailable, ProjectOptionsError
+from ram_backend.projects.connection import Connection, connection_of
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project, Setup
+from ram_backend.projects.table import Changes, ProjectTable
+from ram_backend.settings import Settings
+
+POLL_S = 0.4
+"""How often the counter is looked at: what another process writes is seen well within a second."""
+
+_LONGEST_PAUSE_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoreHealth:
+    """How the store gets on with its database.
+
+    Attributes:
+        ok: the last exchange went well.
+        detail: one line for people; why not, and what to do.
+        pending: number of projects whose last `/setup` is not written yet.
+    """
+
+    ok: bool
+    detail: str
+    pending: int
+
+
+class ProjectStore:
+    """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
+
+    No method waits for the database, but `start`, `settle` and `close`. While it can't be reached, everything is
+    answered from memory, and what is to be written waits.
+
+    Args:
+        database: not necessarily there yet.
+        label_studio_url: Label Studio's address from the settings: where there is one, nothing is pinned.
+        label_studio_api_key: the token from the settings: where there is one, it wins over that of `/setup`.
+        poll_s: seconds between two looks at the database.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        label_studio_url: str | None = None,
+        label_studio_api_key: str | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._database = database
+        self._table = ProjectTable(database)
+        self._url = (label_studio_url or "").strip() or None
+        self._api_key = label_studio_api_key
+        self._poll_s = poll_s
+        self._lock = threading.Lock()  # around the fields below; never held while the database works
+        self._view: dict[ProjectKey, Project] = {}
+        self._pending: dict[ProjectKey, Setup] = {}
+        self._latest: dict[tuple[int, int], ProjectKey] = {}
+        self._pinned: str | None = None
+        self._to_pin: str | None = None
+        self._change = -1
+        self._loaded = False
+        self._migrated = False
+        self._health: str | None = "not started"
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._idle = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> ProjectStore:
+        """A started store with the settings' database.
+
+        Raises:
+            SettingsError: `database_url` can't be used. A database that can't be reached raises nothing, see `health`.
+        """
+        store = cls(
+            open_database(settings),
+            label_studio_url=settings.label_studio_url,
+            label_studio_api_key=settings.label_studio_api_key,
+        )
+        store.start()
+        return store
+
+    def start(self) -> None:
+        """Migrates and reads the database, or notes why that fails; then goes on in a thread."""
+        self._exchange()
+        self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Writes what is pending, if that works at once, and stops the thread."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        self._database.close()
+
+    def __enter__(self) -> ProjectStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def health(self) -> StoreHealth:
+        """How the last exchange with the database went."""
+        with self._lock:
+            pending = len(self._pending)
+            return StoreHealth(self._health is None, self._health or f"{self._database.shown} answers", pending)
+
+    @property
+    def pinned_host(self) -> str | None:
+        """The Label Studio that may be sent credentials where the settings name none; None: none, or not known yet.
+
+        The first host is taken at once where the database was seen to have no pin; should another process have been
+        quicker, its pin holds from the next exchange on.
+        """
+        return self._pinned or (self._to_pin if self._loaded else None)
+
+    def upsert(
+        self,
+        project: str | int,
+        *,
+        hostname: str | None,
+        label_config: str,
+        access_token: str | None = None,
+        extra_params: object = None,
+    ) -> Project:
+        """Takes in what `/setup` brings (protocol section 2). Writes happen later, and only where something changed.
+
+        Returns:
+            The project as it is now.
+
+        Raises:
+            InputError: `project` or `hostname` is malformed; nothing was taken in.
+            ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was taken in.
+        """
+        key = ProjectKey.parse(project, hostname)
+        setup = Setup.read(key, label_config=label_config, access_token=access_token, extra_params=extra_params)
+        with self._lock:
+            before = self._view.get(key)
+            after = setup.applied_to(before)
+            self._latest[key.id, key.created] = key
+            if after is not before:
+                pending = replace(setup, revision=after.revision).over(self._pending.get(key))
+                self._pending[key] = pending
+                self._view[key] = after
+                self._wake.set()
+            if key.instance and self._url is None and self._pinned is None and self._to_pin is None:
+                self._to_pin = key.instance
+                self._wake.set()
+        if setup.error is not None:
+            raise ProjectOptionsError(setup.error)
+        return after
+
+    def projects(self) -> list[Project]:
+        """All projects, by key."""
+        with self._lock:
+            return [self._view[key] for key in sorted(self._view)]
+
+    def get(self, key: ProjectKey) -> Project | None:
+        """The project as it is now."""
+        return self._view.get(key)
+
+    def find(self, project_id: int, created: int) -> Project | None:
+        """The project that a request without a hostname means (`/predict`, `/webhook`).
+
+        Where several instances have one of that number and creation time: one of a trusted host before others, then
+        the one whose `/setup` came last.
+        """
+        with self._lock:
+            found = [each for key, each in self._view.items() if (key.id, key.created) == (project_id, created)]
+            latest = self._latest.get((project_id, created))
+        trusted = None if self._url else self.pinned_host
+
+        def force(each: Project) -> tuple[bool, bool, float]:
+            written = each.updated_at.timestamp() if each.updated_at else inf
+            return (trusted is not None and each.hostname == trusted, each.key == latest, written)
+
+        return max(found, key=force, default=None)
+
+    def connection(self, project: Project) -> Connection:
+        """How to reach the project's Label Studio, and with which token: see `connection_of`."""
+        return connection_of(project, pinned_host=self.pinned_host, url=self._url, api_key=self._api_key)
+
+    def settle(self, timeout_s: float = 5.0) -> bool:
+        """Waits until nothing is pending; False where that takes longer. For tests and shutdown, not for requests."""
+        self._wake.set()
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._pending and self._to_pin is None, timeout_s)
+
+    def _run(self) -> None:
+        pause = self._poll_s
+        while not self._stop.is_set():
+            # While the database is away, requests don't hasten the next try.
+            (self._wake if self._health is None else self._stop).wait(pause)
+            self._wake.clear()
+            pause = self._poll_s if self._exchange() else min(max(2 * pause, self._poll_s), _LONGEST_PAUSE_S)
+        if self._pending and self._health is None:
+            self._exchange()
+
+    def _exchange(self) -> bool:
+        """One round: migrate where that is not done, write what is pending, read what is new. True: it went well."""
+        problem: str | None = None
+        unexpected: Exception | None = None
+        try:
+            if not self._migrated:
+                upgrade(self._database)
+                self._migrated = True
+            self._write()
+            self._read()
+        except DatabaseUnavailable as error:
+            problem, self._migrated = str(error), False
+        except Exception as error:  # the thread goes on whatever happens
+            unexpected, self._migrated = error, False
+            problem = f"{type(error).__name__} while using the database {self._database.shown}: see the log."
+        with self._lock:
+            changed, self._health = problem != self._health, problem
+            self._idle.notify_all()
+        if changed and problem:
+            _log.warning("%s Meanwhile projects are answered from memory.", problem, exc_info=unexpected)
+        elif changed:
+            _log.info("The database %s answers.", self._database.shown)
+        return problem is None
+
+    def _write(self) -> None:
+        host = self._to_pin
+        if host is not None:
+            pinned = self._table.pin_host(host, only_if_none=True)
+            with self._lock:
+                self._pinned, self._to_pin = pinned, None
+        with self._lock:
+            pending = list(self._pending.items())
+        for key, setup in pending:
+            try:
+                stored: Project | None = self._table.apply(setup)
+            except SQLAlchemyError as error:  # the database refuses this very row: the others must not wait for it
+                _log.error("Project %s can't be written (%s); it is kept in memory only.", key, type(error).__name__)
+                stored = None
+            with self._lock:
+                if self._pending.get(key) is setup:
+                    del self._pending[key]
+                    self._view[key] = stored or self._view[key]
+
+    def _read(self) -> None:
+        changes = self._table.changes(self._change)
+        if changes.change < self._change:  # another database than before, a restored one for instance
+            changes = self._table.changes()
+            with self._lock:
+                self._view = {key: self._view[key] for key in self._pending}
+        with self._lock:
+            self._take(changes)
+
+    def _take(self, changes: Changes) -> None:
+        self._change, self._pinned, self._loaded = changes.change, changes.pinned_host, True
+        for project in changes.projects:
+            pending = self._pending.get(project.key)
+            self._view[project.key] = project if pending is None else pending.applied_to(project)

@@ -1,0 +1,162 @@
+"""Project rows in the database: read, and changed in one transaction each. Everything here waits for the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions, parse_options
+from ram_backend.projects.project import Project, Setup, with_options
+from ram_backend.projects.rows import BackendRow, ProjectRow
+from ram_backend.settings import Settings
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since an earlier look.
+
+    Attributes:
+        change: the counter now.
+        pinned_host: the pinned Label Studio now.
+        projects: those that were written since.
+    """
+
+    change: int
+    pinned_host: str | None
+    projects: tuple[Project, ...]
+
+
+class ProjectTable:
+    """Project rows, for whoever can wait: commands, workers, and the thread behind `ProjectStore`.
+
+    Each write first takes the row of the counter, so writers of all processes go one after another, and who reads the
+    counter knows whether there is anything new.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def changes(self, since: int = -1) -> Changes:
+        """The projects written after the counter had the value `since`; all of them by default.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        with self._database.reading() as session:
+            backend = session.get(BackendRow, 1)
+            if backend is None:
+                raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
+            if backend.change == since:
+                return Changes(since, backend.pinned_host, ())
+            rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
+            return Changes(backend.change, backend.pinned_host, tuple(_project(row) for row in rows))
+
+    def apply(self, setup: Setup) -> Project:
+        """Writes what a `/setup` changes; writes nothing where nothing does.
+
+        Raises:
+            DatabaseUnavailable: nothing was written.
+        """
+        with self._database.writing() as session:
+            backend = _take_turn(session)
+            row = _find(session, setup.key)
+            before = None if row is None else _project(row)
+            return _write(session, backend, row, before, setup.applied_to(before))
+
+    def set_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
+        """Replaces what `project set` has set by `edit` of it.
+
+        Raises:
+            ProjectNotFound: there is no such project.
+            DatabaseUnavailable: nothing was written.
+        """
+        with self._database.writing() as session:
+            backend = _take_turn(session)
+            row = _find(session, key)
+            if row is None:
+                raise ProjectNotFound(f"There is no project {key} any more; see `ram-backend project list`.")
+            before = _project(row)
+            return _write(session, backend, row, before, with_options(before, edit(before.set_options)))
+
+    def pin_host(self, host: str, *, only_if_none: bool = False) -> str:
+        """Pins the address of a Label Studio, as `instance_of` writes it; says which one is pinned now.
+
+        Args:
+            host: the address.
+            only_if_none: leave a pin that is there as it is.
+
+        Raises:
+            DatabaseUnavailable: nothing was written.
+        """
+        with self._database.writing() as session:
+            backend = _take_turn(session)
+            if backend.pinned_host is not None and (only_if_none or backend.pinned_host == host):
+                return backend.pinned_host
+            backend.pinned_host = host
+            backend.change += 1
+            return host
+
+
+def open_table(settings: Settings) -> ProjectTable:
+    """Project rows of the settings' database, which is made or migrated where needed.
+
+    Raises:
+        SettingsError, DatabaseUnavailable: see the message.
+    """
+    database = open_database(settings)
+    upgrade(database)
+    return ProjectTable(database)
+
+
+def _take_turn(session: Session) -> BackendRow:
+    """The counter's row, held until the transaction ends (SQLite: the transaction holds the whole database)."""
+    return session.get_one(BackendRow, 1, with_for_update=True)
+
+
+def _find(session: Session, key: ProjectKey) -> ProjectRow | None:
+    same = (ProjectRow.instance == key.instance, ProjectRow.project_id == key.id, ProjectRow.created == key.created)
+    return session.scalars(select(ProjectRow).where(*same)).one_or_none()
+
+
+def _write(
+    session: Session, backend: BackendRow, row: ProjectRow | None, before: Project | None, after: Project
+) -> Project:
+    """Makes the row say `after`, and the counter that it was written; nothing where that is what was there before."""
+    if before is not None and after is before:
+        return before
+    now = datetime.now(UTC)
+    if row is None:
+        key = after.key
+        row = ProjectRow(instance=key.instance, project_id=key.id, created=key.created, first_seen_at=now)
+        session.add(row)
+    backend.change += 1
+    row.label_config = after.label_config
+    row.access_token = after.access_token
+    row.extra_params = after.extra_params.to_json()
+    row.extra_params_error = after.extra_params_error
+    row.set_options = after.set_options.to_json()
+    row.revision = after.revision
+    row.change = backend.change
+    row.updated_at = now
+    session.flush()
+    return _project(row)
+
+
+def _project(row: ProjectRow) -> Project:
+    return Project(
+        key=ProjectKey(row.instance, row.project_id, row.created),
+        label_config=row.label_config,
+        access_token=row.access_token,
+        extra_params=parse_options(row.extra_params, source="Stored extra params"),
+        extra_params_error=row.extra_params_error,
+        set_options=parse_options(row.set_options, source="Stored options"),
+        revision=row.revision,
+        updated_at=row.updated_at,
+    )

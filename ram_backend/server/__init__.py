@@ -1,0 +1,20 @@
+"""The HTTP server that Label Studio talks to: one process, one model, all projects."""
+
+from ram_backend.server.app import create_app
+from ram_backend.server.events import Event, EventSink, LoggingEventSink
+from ram_backend.server.logs import configure_logging
+from ram_backend.server.model import ModelIdentity, identify
+from ram_backend.server.running import bind, prepare, run
+
+__all__ = [
+    "Event",
+    "EventSink",
+    "LoggingEventSink",
+    "ModelIdentity",
+    "bind",
+    "configure_logging",
+    "create_app",
+    "identify",
+    "prepare",
+    "run",
+]

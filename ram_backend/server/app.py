@@ -1,0 +1,138 @@
+"""The HTTP app: routes, and what they are wrapped in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from ram_backend import __version__
+from ram_backend.labelstudio import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.models import Network
+from ram_backend.server.access import Access
+from ram_backend.server.events import EventSink, LoggingEventSink
+from ram_backend.server.gate import Gate
+from ram_backend.server.metrics import CONTENT_TYPE, ServerMetrics
+from ram_backend.server.model import ModelIdentity
+from ram_backend.server.problems import add_problem_handlers
+from ram_backend.server.services import Services
+from ram_backend.server.waiting import unless_gone
+from ram_backend.settings import Settings
+
+_GONE = 499
+_BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}}
+
+routes = APIRouter()
+
+
+def create_app(
+    settings: Settings,
+    *,
+    sink: EventSink | None = None,
+    identity: ModelIdentity | None = None,
+    network: Network | None = None,
+) -> FastAPI:
+    """The app that Label Studio talks to. Nothing is loaded or opened before it starts (lifespan).
+
+    Args:
+        settings: all of the server's settings.
+        sink: takes the events of webhooks; None: they are noted in the log only.
+        identity: the bundle, where it is open already; None: it is opened in the background.
+        network: the bundle's network, where it is loaded already; None: it is loaded in the background.
+
+    Raises:
+        SettingsError: the settings don't fit together.
+    """
+    metrics = ServerMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = Services(settings, metrics, sink or LoggingEventSink(), identity=identity, network=network)
+        app.state.services = services
+        services.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(services.close)
+
+    app = FastAPI(
+        title="ram-backend",
+        version=__version__,
+        description="Image tags with a confidence each, for Label Studio.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.include_router(routes)
+    app.add_middleware(Gate, access=Access.of(settings), max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    add_problem_handlers(app)
+    return app
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+@routes.head("/health", include_in_schema=False)
+@routes.get("/health")
+@routes.head("/", include_in_schema=False)
+@routes.get("/", include_in_schema=False)
+async def health(request: Request) -> JSONResponse:
+    """The server is up; says in passing how it is."""
+    services = _services(request)
+    return JSONResponse(
+        {
+            "status": "UP",
+            "version": __version__,
+            "bundle": services.settings.bundle,
+            "model": services.model.state,
+            "database": services.store.health.ok,
+        }
+    )
+
+
+@routes.get("/ready")
+async def ready(request: Request) -> JSONResponse:
+    """200 when the model is loaded, 503 while it isn't, and why."""
+    model = _services(request).model
+    content = {"status": model.state, "error": model.problem}
+    return JSONResponse(content, status_code=200 if model.state == "ready" else 503)
+
+
+@routes.post("/setup", openapi_extra=_BODY)
+async def setup(request: Request) -> JSONResponse:
+    """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
+    version = await _services(request).setup(read_request(SetupRequest, await request.body()))
+    return JSONResponse({"model_version": version})
+
+
+@routes.post("/predict", openapi_extra=_BODY)
+async def predict(request: Request) -> Response:
+    """Predictions for tasks: one each, in order."""
+    services = _services(request)
+    work = asyncio.create_task(services.predict(read_request(PredictRequest, await request.body())))
+    answer = await unless_gone(work, request.receive)
+    return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
+
+
+@routes.post("/webhook", openapi_extra=_BODY)
+async def webhook(request: Request) -> JSONResponse:
+    """Label Studio tells that something happened; START_TRAINING comes here too."""
+    return JSONResponse(await _services(request).event(read_request(WebhookRequest, await request.body())))
+
+
+@routes.get("/versions")
+async def versions(request: Request, project: str | None = None) -> JSONResponse:
+    """Model versions that are served now, of one project or of all."""
+    return JSONResponse({"versions": _services(request).versions(project)})
+
+
+@routes.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Numbers for Prometheus."""
+    content: Any = _services(request).metrics.exposed()
+    return Response(content, media_type=CONTENT_TYPE)

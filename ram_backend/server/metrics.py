@@ -1,0 +1,91 @@
+"""What the server counts, for Prometheus. One registry per app."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ram_backend.errors import ImageError, ImageUnreachable
+
+ROUTES = frozenset(
+    {"/", "/health", "/ready", "/setup", "/predict", "/webhook", "/versions", "/metrics", "/docs", "/openapi.json"}
+)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_METHODS = frozenset({"GET", "HEAD", "POST"})
+_ACTIONS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+        "PROJECT_CREATED",
+        "PROJECT_UPDATED",
+        "PROJECT_DELETED",
+        "LABEL_LINK_CREATED",
+        "LABEL_LINK_UPDATED",
+        "LABEL_LINK_DELETED",
+        "START_TRAINING",
+    }
+)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 90)
+
+
+class ServerMetrics:
+    """The server's numbers. Labels take few values only, whatever is asked."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("ram_requests", "Requests answered.", ["route", "method", "status"], registry=registry)
+        self._seconds = Histogram(
+            "ram_request_seconds", "Time from a request to its answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._tasks = Counter(
+            "ram_tasks", "Tasks answered in /predict, by what they got.", ["outcome"], registry=registry
+        )
+        self._images = Counter(
+            "ram_images", "Images of tasks: tagged, or the kind of error.", ["outcome"], registry=registry
+        )
+        self._tokens = Counter("ram_token_cache", "Look-ups in the token cache.", ["outcome"], registry=registry)
+        self._events = Counter("ram_events", "Events of Label Studio's webhooks.", ["action"], registry=registry)
+        self._batches = Histogram(
+            "ram_batch_images", "Images encoded at once.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.queued = Gauge("ram_queued_images", "Images that wait for the encoder.", registry=registry)
+        self.predicting = Gauge(
+            "ram_predictions_in_progress", "Requests to /predict being answered.", registry=registry
+        )
+        self.snapshots = Gauge("ram_snapshots", "Snapshots in memory.", registry=registry)
+        self.projects = Gauge("ram_projects", "Projects known.", registry=registry)
+        self.ready = Gauge("ram_model_ready", "1 when the model is loaded.", registry=registry)
+
+    def request(self, path: str, method: str, status: int, seconds: float) -> None:
+        """Counts a request; status 0: the caller was gone."""
+        route = path if path in ROUTES else "other"
+        self._requests.labels(route, method if method in _METHODS else "other", str(status or "gone")).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def image(self, error: ImageError | ImageUnreachable | None) -> None:
+        """Counts an image: tagged, or why not."""
+        self._images.labels("tagged" if error is None else type(error).__name__).inc()
+
+    def task(self, *, tagged: bool) -> None:
+        """Counts a task: it got tags (perhaps none of them on), or the empty prediction of a broken image."""
+        self._tasks.labels("tagged" if tagged else "broken").inc()
+
+    def token_lookup(self, *, hit: bool) -> None:
+        """Counts a look-up in the token cache."""
+        self._tokens.labels("hit" if hit else "miss").inc()
+
+    def batch(self, images: int) -> None:
+        """Counts a batch of the encoder."""
+        self._batches.observe(images)
+
+    def event(self, action: str) -> None:
+        """Counts an event; actions that nobody has heard of count as one."""
+        self._events.labels(action if action in _ACTIONS else "other").inc()
+
+    def exposed(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)

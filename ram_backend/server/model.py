@@ -1,0 +1,138 @@
+"""The one model of a server: its bundle and identity at once, its weights when they are loaded."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ram_backend.errors import NotAvailable, RamError
+from ram_backend.models import Bundle, Network, encoder_id_of, find_bundle, load_network
+from ram_backend.server.metrics import ServerMetrics
+from ram_backend.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        bundle: opened.
+        encoder_id: that its network has or will have.
+    """
+
+    bundle: Bundle
+    encoder_id: str
+
+
+class Model:
+    """Loads a bundle in a thread; everybody else asks for the futures.
+
+    Args:
+        settings: which bundle, device, precision, threads.
+        metrics: told when the model is ready.
+        identity: the bundle where it is open already; None: it is opened in the thread, and installed if it has to be.
+        network: the network where it is loaded already.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: ServerMetrics,
+        *,
+        identity: ModelIdentity | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self.identity: Future[ModelIdentity] = Future()
+        self.network: Future[Network] = Future()
+        if identity is not None:
+            self.identity.set_result(identity)
+        if network is not None:
+            self._take(network)
+
+    def start(self) -> None:
+        """Begins to load what is not there yet."""
+        if not self.network.done():
+            threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends all waiting for what is not loaded yet."""
+        self._give_up(NotAvailable("The server is going down: ask again in a moment."))
+
+    @property
+    def problem(self) -> str | None:
+        """Why the model can't be used; None: it can, or is still being loaded."""
+        for future in (self.identity, self.network):
+            if future.done() and (error := future.exception()) is not None:
+                return str(error)
+        return None
+
+    @property
+    def state(self) -> str:
+        """One of "ready", "loading" and "failed"."""
+        return "failed" if self.problem else ("ready" if self.network.done() else "loading")
+
+    def known(self) -> ModelIdentity:
+        """Bundle and identity, without waiting.
+
+        Raises:
+            NotAvailable: they are not known yet, or the bundle can't be used.
+        """
+        if not self.identity.done():
+            raise NotAvailable(f"Bundle {self._settings.bundle!r} is still being opened: try again in a moment.")
+        return self.identity.result()
+
+    def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            if not self.identity.done():
+                self.identity.set_result(identify(self._settings))
+            settings, bundle = self._settings, self.identity.result().bundle
+            network = load_network(
+                bundle, device=settings.device, precision=settings.precision, threads=network_threads(settings)
+            )
+            self._take(network)
+        except InvalidStateError:
+            return  # closed meanwhile
+        except Exception as error:
+            told = (
+                error if isinstance(error, RamError) else NotAvailable("Loading the model failed; the log tells why.")
+            )
+            _log.error("The model can't be loaded: %s", error, exc_info=not isinstance(error, RamError))
+            self._give_up(told)
+            return
+        _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
+
+    def _give_up(self, why: RamError) -> None:
+        for future in (self.identity, self.network):
+            with suppress(InvalidStateError):  # that one is there already
+                future.set_exception(why)
+
+    def _take(self, network: Network) -> None:
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections need not look at it again, so they don't hold up requests
+        self.network.set_result(network)
+        self._metrics.ready.set(1)
+
+
+def identify(settings: Settings) -> ModelIdentity:
+    """Opens the settings' bundle and imports its engine; the starter is installed where it is not there yet.
+
+    Raises:
+        BundleNotFound, BundleDamaged, SettingsError: see the message.
+    """
+    bundle = find_bundle(settings.bundle, settings.bundles_dir)
+    return ModelIdentity(bundle, encoder_id_of(bundle, device=settings.device, precision=settings.precision))
+
+
+def network_threads(settings: Settings) -> int:
+    """CPU threads of the network: one core is left to answer requests, unless the settings name a number."""
+    return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)

@@ -1,0 +1,244 @@
+"""`/predict`: from tasks to predictions, one each, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, NotAvailable
+from ram_backend.labelstudio import LabelPlan, ScoredChoice, TagControl, Task, choices_for, empty_prediction, prediction
+from ram_backend.labelstudio.label_config import look_up
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.models import Network
+from ram_backend.server.batcher import Batcher
+from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.model import Model
+from ram_backend.server.pictures import Picture, PictureDesk
+from ram_backend.server.recipes import Recipe
+from ram_backend.server.scoring import scored_choices
+from ram_backend.server.snapshots import Snapshot, SnapshotShelf
+from ram_backend.server.waiting import shared
+from ram_backend.settings import Settings
+from ram_backend.tagging import Tagger, TagScores
+
+FloatArray = NDArray[np.float32]
+Trouble = ImageError | ImageUnreachable
+
+GROUPS_AT_ONCE = 3
+"""Groups of `batch_size` tasks that one request has in work: enough to keep fetching, decoding and the network busy,
+and few enough that a request of one task needn't wait long behind one of thousands."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What became of one image: its tokens, or why there are none."""
+
+    size: tuple[int, int]
+    tokens: FloatArray | None
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    """What is the same for all tasks of a request."""
+
+    snapshot: Snapshot
+    source: TaskImages
+    network: Network
+
+    @property
+    def plan(self) -> LabelPlan:
+        return self.snapshot.recipe.plan
+
+
+class Predictor:
+    """Tags the images of tasks.
+
+    Args:
+        settings: deadline and batch size.
+        model: encodes and scores.
+        shelf: of snapshots.
+        desk: fetches and decodes images, in threads of `fetchers`.
+        batcher: where the network works.
+        fetchers: threads that wait for images.
+        keepers: threads that store tokens and put predictions together.
+        metrics: told of images and tasks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model: Model,
+        shelf: SnapshotShelf,
+        desk: PictureDesk,
+        batcher: Batcher,
+        fetchers: Executor,
+        keepers: Executor,
+        metrics: ServerMetrics,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._shelf = shelf
+        self._desk = desk
+        self._batcher = batcher
+        self._fetchers = fetchers
+        self._keepers = keepers
+        self._metrics = metrics
+
+    async def predict(self, tasks: Sequence[Task], recipe: Recipe, source: TaskImages) -> list[dict[str, Any]]:
+        """One prediction per task, in order; those of images that can't be tagged are empty.
+
+        Cancelling stops the work that has not begun.
+
+        Raises:
+            NotAvailable: the snapshot or the predictions are not done in time, or can't be made.
+            LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
+            ImageUnreachable: none of the images could be had, and later some may.
+        """
+        done: list[dict[str, Any] | Trouble] = []
+        try:
+            async with asyncio.timeout(self._settings.predict_seconds):
+                snapshot = await shared(self._shelf.get(recipe))
+                network = await shared(self._model.network)
+                await self._groups(tasks, _Workplace(snapshot, source, network), done)
+        except TimeoutError:
+            raise NotAvailable(self._too_late(recipe, len(tasks))) from None
+        troubles = [each for each in done if not isinstance(each, dict)]
+        if troubles and len(troubles) == len(done) and all(isinstance(each, ImageUnreachable) for each in troubles):
+            raise troubles[0]
+        for each in done:
+            self._metrics.task(tagged=isinstance(each, dict))
+        return [each if isinstance(each, dict) else empty_prediction(recipe.model_version) for each in done]
+
+    def _too_late(self, recipe: Recipe, tasks: int) -> str:
+        if not self._model.network.done():
+            return "The model is still being loaded: try again in a moment; /ready says when it is there."
+        if not self._shelf.get(recipe).done():
+            return "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
+        return (
+            f"{tasks} tasks were not done within {self._settings.predict_seconds:g} s. The images seen so far are"
+            " remembered: retrieve again, or fewer tasks at a time."
+        )
+
+    async def _groups(self, tasks: Sequence[Task], place: _Workplace, done: list[dict[str, Any] | Trouble]) -> None:
+        at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
+
+        async def limited(group: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
+            async with at_once:
+                return await self._group(group, place)
+
+        groups = [
+            tasks[start : start + self._settings.batch_size]
+            for start in range(0, len(tasks), self._settings.batch_size)
+        ]
+        work = [asyncio.create_task(limited(group)) for group in groups]
+        try:
+            for each in work:
+                done.extend(await each)
+        finally:
+            for each in work:
+                each.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    async def _group(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
+        """Some tasks: their images at the same time, then each control's scores of all of them at once."""
+        wanted = [(task, to_name) for task in range(len(tasks)) for to_name in place.plan.images]
+        seen = dict(
+            zip(wanted, await asyncio.gather(*[self._see(tasks[task], to, place) for task, to in wanted]), strict=True)
+        )
+        scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
+        for control in place.plan.tag_controls:
+            there = [task for task in range(len(tasks)) if seen[task, control.to_name].tokens is not None]
+            tokens = [seen[task, control.to_name].tokens for task in there]
+            found = await self._score(control, [tasks[task] for task in there], tokens, place)  # type: ignore[arg-type]
+            for task, choices in zip(there, found, strict=True):
+                scored[task][control.name] = choices
+        results: list[dict[str, Any] | Trouble] = []
+        for number, choices_by_control in enumerate(scored):
+            images = [seen[number, to_name] for to_name in place.plan.images]
+            trouble = next((image.trouble for image in images if image.trouble is not None), None)
+            if trouble is not None and all(image.tokens is None for image in images):
+                results.append(trouble)
+                continue
+            sizes = {to_name: seen[number, to_name].size for to_name in place.plan.images}
+            results.append(self._prediction(place.snapshot, choices_by_control, sizes))
+        return results
+
+    def _prediction(
+        self, snapshot: Snapshot, scored: dict[str, list[ScoredChoice]], sizes: dict[str, tuple[int, int]]
+    ) -> dict[str, Any]:
+        recipe = snapshot.recipe
+        limits = {name: options.top_k for name, options in recipe.options.items()}
+        version = snapshot.model_version
+        return prediction(recipe.plan, scored, model_version=version, image_sizes=sizes, top_k=limits)
+
+    async def _see(self, task: Task, to_name: str, place: _Workplace) -> _Seen:
+        """Tokens of one image of a task, or why there are none."""
+        number = task.id if isinstance(task.id, int) else 0
+        reference = ImageReference(number, look_up(task.data, place.plan.images[to_name]))
+        loop = asyncio.get_running_loop()
+        try:
+            picture = await loop.run_in_executor(
+                self._fetchers, self._desk.prepare, place.source, reference, self._model.identity.result()
+            )
+        except LabelStudioUnreachable:
+            raise
+        except (ImageError, ImageUnreachable) as error:
+            return self._broken(task, error)
+        except Exception:
+            _log.exception("task %s: preparing its image failed unexpectedly", task.id)
+            return self._broken(task, ImageUnreadable("The image could not be prepared; the log tells why."))
+        self._metrics.image(None)
+        return _Seen(picture.size, await self._tokens(picture, place.network))
+
+    def _broken(self, task: Task, error: Trouble) -> _Seen:
+        self._metrics.image(error)
+        _log.warning("task %s is not tagged (%s): %s", task.id, type(error).__name__, error)
+        return _Seen((0, 0), None, error)
+
+    async def _tokens(self, picture: Picture, network: Network) -> FloatArray:
+        if picture.tokens is not None:
+            return picture.tokens
+        assert picture.pixels is not None
+        tokens = await asyncio.wrap_future(self._batcher.encode(network, picture.pixels))
+        return await asyncio.get_running_loop().run_in_executor(self._keepers, self._desk.keep, picture, tokens)
+
+    async def _score(
+        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], place: _Workplace
+    ) -> list[list[ScoredChoice]]:
+        """Scored choices of one control, per task."""
+        recipe, loop = place.snapshot.recipe, asyncio.get_running_loop()
+        if not tasks:
+            return []
+        if control.name in recipe.asked:
+            tagger, asked = place.snapshot.taggers.get(control.name), recipe.asked[control.name]
+            if tagger is None:
+                return [[] for _ in tasks]
+            scores = await self._scores(tagger, np.stack(tokens))
+            return await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds)
+        found: list[list[ScoredChoice]] = []
+        for task, one in zip(tasks, tokens, strict=True):
+            asked = recipe.ask(control, choices_for(control, task.data))
+            if not asked.texts:
+                found.append([])
+                continue
+            tagger = await shared(self._shelf.tagger(asked.texts))
+            scores = await self._scores(tagger, one[None])
+            found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds))
+        return found
+
+    async def _scores(self, tagger: Tagger, tokens: FloatArray) -> FloatArray:
+        def work() -> TagScores:
+            return tagger.score(tokens)
+
+        return (await asyncio.wrap_future(self._batcher.run(work))).scores

@@ -1,0 +1,149 @@
+"""What a snapshot is made of, and the `model_version` that names it: known before anything is embedded or loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ram_backend.errors import LabelConfigError
+from ram_backend.labelstudio.choices import Choice
+from ram_backend.labelstudio.label_config import LabelPlan, TagControl
+from ram_backend.projects import Project, ProjectOptions
+from ram_backend.server.model import ModelIdentity
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
+
+RECIPE_FORMAT = 1
+"""Raise it when the same recipe begins to give other predictions."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The choices of one control that are scored, for all tasks or (dynamic ones) for one.
+
+    Attributes:
+        choices: in the order of the label config, each once.
+        texts: distinct texts that are scored.
+        columns: per choice the places of its texts in `texts`.
+        thresholds: per choice what admins set; None: the bundle's own threshold holds.
+    """
+
+    choices: tuple[Choice, ...]
+    texts: tuple[str, ...]
+    columns: tuple[tuple[int, ...], ...]
+    thresholds: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a project's predictions are.
+
+    Attributes:
+        plan: of the label config.
+        options: per control what admins settled.
+        asked: per control with fixed choices what is scored; controls with dynamic ones are missing.
+        model_version: names the behaviour: made of identities (bundle, encoder, label config, tags, thresholds), never
+            of computed numbers.
+    """
+
+    plan: LabelPlan
+    options: Mapping[str, ProjectOptions]
+    asked: Mapping[str, Asked]
+    model_version: str
+
+    def ask(self, control: TagControl, choices: Sequence[Choice]) -> Asked:
+        """What is scored of a dynamic control, given its choices for one task."""
+        return asked(control, choices, self.options[control.name])
+
+
+def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project) -> Recipe:
+    """Merges what the label config, its admin and the bundle say.
+
+    Args:
+        model: bundle and encoder.
+        plan: of the label config, which need not be the project's stored one.
+        project: whose options hold.
+
+    Raises:
+        LabelConfigError: the admin's tags leave no choice of the label config.
+    """
+    options = {
+        control.name: project.options(ProjectOptions(threshold=control.threshold, top_k=control.top_k))
+        for control in plan.tag_controls
+    }
+    fixed = {
+        control.name: asked(control, control.choices, options[control.name])
+        for control in plan.tag_controls
+        if control.dynamic is None
+    }
+    if fixed and len(fixed) == len(plan.tag_controls) and not any(each.choices for each in fixed.values()):
+        raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
+    return Recipe(plan, options, fixed, _model_version(model, plan, options, fixed))
+
+
+def asked(control: TagControl, choices: Sequence[Choice], options: ProjectOptions) -> Asked:
+    """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set."""
+    wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
+    kept: dict[object, Choice] = {}
+    for choice in choices:
+        if not any(text.strip() for text in choice.texts):
+            continue  # nothing to score
+        if wanted is None or any(name.casefold() in wanted for name in _names(choice)):
+            kept.setdefault(choice.value if control.nesting == "flat" else choice.path, choice)
+    texts: dict[str, int] = {}
+    columns = [
+        tuple(texts.setdefault(text, len(texts)) for text in choice.texts if text.strip()) for choice in kept.values()
+    ]
+    return Asked(
+        choices=tuple(kept.values()),
+        texts=tuple(texts),
+        columns=tuple(columns),
+        thresholds=tuple(_threshold(choice, options) for choice in kept.values()),
+    )
+
+
+def _names(choice: Choice) -> tuple[str, ...]:
+    """What an admin may call a choice, most special first."""
+    return tuple(dict.fromkeys([" / ".join(choice.path), choice.value, choice.label, *choice.texts, choice.path[-1]]))
+
+
+def _threshold(choice: Choice, options: ProjectOptions) -> float | None:
+    name = next((name for name in _names(choice) if name in options.per_tag), None)
+    return options.threshold if name is None else options.per_tag[name]
+
+
+def _model_version(
+    model: ModelIdentity, plan: LabelPlan, options: Mapping[str, ProjectOptions], fixed: Mapping[str, Asked]
+) -> str:
+    """As `Tagger.model_version`, for a whole label config."""
+
+    def settled(control: TagControl) -> object:
+        own = options[control.name]
+        if control.name not in fixed:
+            return [own.to_json()]
+        thresholds = [None if value is None else f"{value:.6g}" for value in fixed[control.name].thresholds]
+        kept = None if own.tags is None else [choice.path for choice in fixed[control.name].choices]
+        return [kept, thresholds, own.top_k]
+
+    bundle = model.bundle
+    identity = {
+        "format": RECIPE_FORMAT,
+        "bundle": bundle.digest,
+        "engine": model.encoder_id,
+        "token_dtype": TOKEN_DTYPE,
+        "text": [bundle.text_encoder, bundle.manifest.get("text_encoder_id")],
+        "plan": plan.digest,
+        "settled": [settled(control) for control in plan.tag_controls],
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{bundle.name}-{digest[:12]}"
+
+
+def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:
+    named = ", ".join(repr(tag) for tag in (options.tags or ())[:5])
+    there = ", ".join(repr(choice.value) for control in plan.tag_controls for choice in control.choices[:5])
+    return (
+        f"None of the tags that an admin asked for ({named}) is a choice of the label config (such as {there}):"
+        " add them to the label config, or change the tags in the extra params or with `ram-backend project set`."
+    )

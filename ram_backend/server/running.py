@@ -1,0 +1,133 @@
+"""The app as a process: its socket, its preparations, its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import multiprocessing
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import uvicorn
+from fastapi import FastAPI
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from ram_backend.errors import NotAvailable, SettingsError
+from ram_backend.models import STARTER, find_bundle
+from ram_backend.server.model import network_threads
+from ram_backend.server.reasons import TellingProtocol
+from ram_backend.settings import Settings
+from ram_backend.vocabulary import open_text_encoder
+
+PORTS_TRIED = 50
+SWITCH_INTERVAL_S = 0.0005
+"""Python's threads take turns so often: a request must not wait 5 ms (the default) for each thread that computes."""
+
+_BACKLOG = 2048
+_TAKEN = (errno.EADDRINUSE, errno.EACCES)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket at the port, or at the next one that is free; port 0: any.
+
+    Raises:
+        SettingsError: the host is no address of this machine, or no port near is free.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError:
+        raise SettingsError(
+            f"--host {host} can't be looked up: use 127.0.0.1, 0.0.0.0 or a name of this machine."
+        ) from None
+    last = min(port + PORTS_TRIED, 65_535) if port else 0
+    for candidate in range(port, last + 1):
+        # The protocol is named, for asyncio turns off Nagle's delay (40 ms an answer) only where it is.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((address[0], candidate, *address[2:]))
+            listening.listen(_BACKLOG)
+        except PermissionError:
+            listening.close()
+            raise SettingsError(f"Port {candidate} may not be used by this user: choose one above 1023.") from None
+        except OSError as error:
+            listening.close()
+            if error.errno not in _TAKEN:
+                raise SettingsError(
+                    f"--host {host}: can't listen there ({error.strerror}). Use 127.0.0.1 or 0.0.0.0."
+                ) from None
+            continue
+        return listening
+    raise SettingsError(f"The ports {port} to {last} are all taken: choose another --port.")
+
+
+def prepare(settings: Settings, say: Callable[[str], object]) -> None:
+    """Makes what is made once, in a process of its own: it takes torch and memory that a server shouldn't keep.
+
+    Args:
+        settings: which bundle, and where.
+        say: told in a few words what takes long.
+
+    Raises:
+        RamError: as the bundle and its text encoder do.
+    """
+    if settings.bundle != STARTER or _is_prepared(settings):
+        return
+    say("First start: installing the starter bundle and its text encoder (about a minute, once)")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        process.submit(_prepare, settings).result()
+
+
+def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what has been asked (at most `drain_seconds`) and returns.
+
+    A second signal ends it at once.
+
+    Raises:
+        NotAvailable: the app could not start.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
+    config = uvicorn.Config(
+        app,
+        http=TellingProtocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_keep_alive=30,
+    )
+    server = _Server(config)
+    asyncio.run(server.serve(sockets=[listening]))
+    if not server.started:
+        raise NotAvailable("The server could not start; the lines above tell why.")
+
+
+class _Server(uvicorn.Server):
+    """Ends with status 0 where it was told to end: uvicorn's own raises the signal again."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._told)
+        yield
+
+    def _told(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _is_prepared(settings: Settings) -> bool:
+    encoders = settings.cache_dir / "text-encoders"
+    return (settings.bundles_dir / STARTER).is_dir() and any(encoders.glob("minilm-*/*.onnx"))
+
+
+def _prepare(settings: Settings) -> None:
+    bundle = find_bundle(settings.bundle, settings.bundles_dir)
+    if bundle.text_encoder is not None:
+        open_text_encoder(bundle.text_encoder, settings.model_copy(update={"text_cache_bytes": 0})).embed(["ready"])

@@ -1,0 +1,102 @@
+"""One `Settings` object: built once at the edge (command line, server, worker) and passed in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ram_backend.errors import SettingsError
+
+Device = Literal["cpu", "cuda", "auto"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+
+
+class Settings(BaseSettings):
+    """All settings, each from the environment variable `RAM_<NAME>` or its default.
+
+    Sizes are bytes, image limits are pixels (width x height), `threads` is the number of CPU threads that
+    inference may use (None: all cores that the process may run on). Of one image, `fetch_seconds` is the time from its
+    address to its last byte; `fetch_threads` are fetched at a time. Images are not fetched from internal addresses but
+    Label Studio's and those of `allowed_image_hosts`: hosts, hosts with ports and networks, separated by commas.
+    `token_cache_bytes` = 0 turns the cache of image tokens off.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RAM_", extra="ignore", frozen=True, populate_by_name=True)
+
+    data_dir: Path = Field(default_factory=lambda: user_data_path("ram_backend"))
+    bundle: str = "starter"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    max_image_pixels: int = Field(default=100_000_000, ge=1)
+    max_image_bytes: int = Field(default=100_000_000, ge=1)
+    text_cache_bytes: int = Field(default=512_000_000, ge=0)
+    token_cache_bytes: int = Field(default=2_000_000_000, ge=0)
+    fetch_seconds: float = Field(default=20, gt=0)
+    fetch_threads: int = Field(default=16, ge=1, le=256)
+    allowed_image_hosts: str = ""
+    clip_weights: Path | None = None
+    redis_url: str | None = None
+    database_url: str | None = Field(default=None, repr=False)
+    label_studio_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("RAM_LABEL_STUDIO_URL", "LABEL_STUDIO_URL")
+    )
+    label_studio_api_key: str | None = Field(
+        default=None, repr=False, validation_alias=AliasChoices("RAM_LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY")
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=9090, ge=0, le=65535)
+    basic_auth_user: str | None = Field(
+        default=None, validation_alias=AliasChoices("RAM_BASIC_AUTH_USER", "BASIC_AUTH_USER")
+    )
+    basic_auth_pass: str | None = Field(
+        default=None, repr=False, validation_alias=AliasChoices("RAM_BASIC_AUTH_PASS", "BASIC_AUTH_PASS")
+    )
+    webhook_secret: str | None = Field(default=None, repr=False)
+    max_body_bytes: int = Field(default=64_000_000, ge=1)
+    predict_seconds: float = Field(default=90, gt=0)
+    drain_seconds: float = Field(default=95, ge=0)
+    batch_wait_seconds: float = Field(default=0.005, ge=0, le=1)
+    max_snapshots: int = Field(default=32, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Where bundles live: one directory each."""
+        return self.data_dir / "bundles"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What can be recomputed: text embeddings, image tokens."""
+        return self.data_dir / "cache"
+
+    def cpu_threads(self) -> int:
+        """Number of CPU threads for inference: the setting, or the cores that this process may use."""
+        if self.threads is not None:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Reads the environment.
+
+    Args:
+        overrides: fields that win over the environment; None means "not given".
+
+    Raises:
+        SettingsError: a variable has a value that can't be used; names it.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        variable = name if name.isupper() else f"RAM_{name.upper()}"
+        message = f"{variable}={first.get('input')!r}: {first['msg']}. Set or unset it and try again."
+        raise SettingsError(message) from None

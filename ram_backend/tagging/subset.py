@@ -1,0 +1,115 @@
+"""From the tags that somebody asks for to what a network needs to score them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import TextEncoderUnavailable, VocabularyError
+from ram_backend.models import Bundle, Calibration
+from ram_backend.vocabulary import TextEncoder
+
+Entry = int | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The tags that are asked of a bundle, in the order asked.
+
+    Attributes:
+        names: L tags, exactly the strings asked; the same string may occur twice.
+        entries: per tag its row in the bundle's vocabulary, or for a new tag its text embeddings (k, d) float32.
+        thresholds: (L,) float32; a tag is on where its score is strictly above.
+        calibration: of these L tags.
+        text_identity: names what the new tags were embedded from and by; None where there are none.
+    """
+
+    names: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    thresholds: NDArray[np.float32]
+    calibration: Calibration
+    text_identity: str | None = None
+
+    @property
+    def new_tags(self) -> tuple[str, ...]:
+        """Tags that the bundle's vocabulary doesn't know, and which were embedded from their text."""
+        return tuple(name for name, entry in zip(self.names, self.entries, strict=True) if not isinstance(entry, int))
+
+
+def whole_vocabulary(bundle: Bundle) -> Subset:
+    """All tags of a bundle, each by its row: also where two have the same name."""
+    vocabulary = bundle.vocabulary
+    return Subset(
+        names=vocabulary.names,
+        entries=tuple(range(len(vocabulary))),
+        thresholds=vocabulary.thresholds,
+        calibration=bundle.calibration,
+    )
+
+
+def resolve_subset(
+    bundle: Bundle,
+    names: Sequence[str],
+    text_encoder: TextEncoder | None = None,
+    *,
+    described: Mapping[str, NDArray[np.float32]] | None = None,
+    described_from: str = "",
+) -> Subset:
+    """Finds each asked tag in the bundle's vocabulary, or embeds it from its text.
+
+    A tag is found by its exact name, else by spelling, synonym or inflection ("Dogs" is scored as "dog"); the name
+    asked stays the name shown.
+
+    Args:
+        bundle: whose vocabulary is searched.
+        names: tags, at least one; no empty string.
+        text_encoder: embeds tags that the vocabulary doesn't know; None: there is none at hand.
+        described: tags that are scored from these text embeddings of `text_encoder`, (k, d) each, whether the
+            vocabulary knows them or not (RAM++: one row per description).
+        described_from: names the descriptions, e.g. by a digest of the file.
+
+    Raises:
+        VocabularyError: nothing was asked, or an empty tag.
+        TextEncoderUnavailable: a tag is not in the vocabulary, and there is no encoder to embed it.
+    """
+    if not names:
+        raise VocabularyError("No tags were asked for: name at least one.")
+    blank = next((place for place, name in enumerate(names, start=1) if not name.strip()), None)
+    if blank is not None:
+        raise VocabularyError(f"Tag {blank} of {len(names)} is empty: remove it.")
+    embeddings = dict(described or {})
+    rows = [
+        None if name in embeddings else row for name, row in zip(names, bundle.vocabulary.resolve(names), strict=True)
+    ]
+    new = [name for name, row in zip(names, rows, strict=True) if row is None]
+    to_embed = [name for name in dict.fromkeys(new) if name not in embeddings]
+    if to_embed:
+        if text_encoder is None:
+            raise TextEncoderUnavailable(_no_encoder(bundle, to_embed))
+        embedded = text_encoder.embed(to_embed)
+        embeddings |= {name: row[None, :] for name, row in zip(to_embed, embedded, strict=True)}
+    known = bundle.vocabulary.thresholds
+    return Subset(
+        names=tuple(names),
+        entries=tuple(embeddings[name] if row is None else row for name, row in zip(names, rows, strict=True)),
+        thresholds=np.array(
+            [bundle.new_tag_threshold if row is None else known[row] for row in rows], dtype=np.float32
+        ),
+        calibration=bundle.calibration.take(rows),
+        text_identity=f"{text_encoder.id} {described_from}".rstrip() if text_encoder is not None and new else None,
+    )
+
+
+def _no_encoder(bundle: Bundle, new: Sequence[str]) -> str:
+    named = ", ".join(repr(name) for name in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+    if bundle.text_encoder is None:
+        return (
+            f"Bundle {bundle.name!r} learned its tags without a text encoder, so it can only score its own"
+            f" {len(bundle.vocabulary)}: {named} not among them. Remove these tags, or use a bundle such as 'starter'."
+        )
+    return (
+        f"Bundle {bundle.name!r} needs its text encoder {bundle.text_encoder!r} to score {named}, and none was given."
+    )

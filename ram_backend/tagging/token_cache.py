@@ -1,0 +1,183 @@
+"""Image tokens on disk: an image that was seen before costs the head alone (design decision 2).
+
+One file per image, written once and never changed: the first tokens stored under a key are those that everybody gets,
+in all processes, so that asking twice gives the same scores. A file that is damaged is as good as none. Losing the
+cache loses time only, so no trouble with the disk is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.tagging.tagger import TokenDtype, rounded
+
+TOKEN_DTYPE: TokenDtype = "float16"
+"""Precision of the cached tokens: taggers that use the cache are made with it."""
+
+_MAGIC = b"RAMTOK1\n"
+_DIGEST = 32
+_SUFFIX = ".tokens"
+_ABANDONED_S = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+def token_key(content: str, preprocessing_id: str, encoder_id: str) -> str:
+    """Key of an image's tokens.
+
+    Args:
+        content: sha256 of the image file's bytes, in hex.
+        preprocessing_id: `Preprocessing.id`.
+        encoder_id: `Network.encoder_id`: weights, engine and precision.
+
+    Returns:
+        64 hex digits.
+    """
+    identity = json.dumps([content, preprocessing_id, encoder_id, TOKEN_DTYPE])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+class TokenCache:
+    """Image tokens by key, for many threads and processes that share a folder.
+
+    Args:
+        folder: where the files are; made when the first one is written.
+        max_bytes: size of all files together, held to within some percent; those not used for longest go first.
+            0: nothing is kept.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._written: int | None = None  # bytes since the last look at the folder's size; None: never looked
+        self._warned = False
+
+    def get(self, key: str) -> NDArray[np.float32] | None:
+        """Tokens (T, D) float32, as `put` returned them; None where there are none, or they are damaged."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        tokens = _unpacked(data)
+        try:
+            if tokens is None:
+                log.warning("The cached tokens in %s are damaged: they are computed again.", path)
+                path.unlink()
+            else:
+                os.utime(path)  # now used
+        except OSError:
+            pass  # removed by another process meanwhile, or a folder that may only be read
+        return tokens
+
+    def put(self, key: str, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Stores tokens unless there are some already.
+
+        Args:
+            key: from `token_key`.
+            tokens: (T, D), rounded or not.
+
+        Returns:
+            (T, D) float32: what `get` returns from now on, in every process. Score these.
+        """
+        own = rounded(tokens, TOKEN_DTYPE)
+        data = _packed(own)
+        if len(data) > self._max_bytes:
+            return own
+        try:
+            earlier = self._write(key, data)
+            self._make_room(len(data))
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "Image tokens can't be cached in %s (%s): every image is computed anew.", self._folder, error
+                )
+            return own
+        return own if earlier is None else earlier
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+
+    def _write(self, key: str, data: bytes) -> NDArray[np.float32] | None:
+        """Makes the file in one step; where there is one already, returns its tokens."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            for _ in range(2):
+                try:
+                    path.hardlink_to(part)  # unlike a rename it never replaces what another process has stored
+                    return None
+                except FileExistsError:
+                    earlier = self.get(key)  # removes it where it is damaged
+                    if earlier is not None:
+                        return earlier
+                except OSError:  # a file system without hard links
+                    break
+            part.replace(path)
+            return None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, written: int) -> None:
+        """Looks at the size of the folder now and then, and removes files where it is too large."""
+        with self._lock:
+            if self._written is not None and self._written + written < self._max_bytes // 32:
+                self._written += written
+                return
+            self._written = 0
+            files = self._files()
+            excess = sum(size for _, size, _ in files) - self._max_bytes
+            if excess <= 0:
+                return
+            excess += self._max_bytes // 16
+            for _, size, path in sorted(files):
+                if excess <= 0:
+                    break
+                path.unlink(missing_ok=True)
+                excess -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time of last use, size and path of each file; what a killed process left half written is removed."""
+        found = []
+        for path in self._folder.glob("??/*"):
+            try:
+                state = path.stat()
+                if path.suffix == _SUFFIX:
+                    found.append((state.st_mtime, state.st_size, path))
+                elif path.suffix == ".part" and state.st_mtime < time.time() - _ABANDONED_S:
+                    path.unlink()
+            except OSError:
+                continue  # removed by another process meanwhile
+        return found
+
+
+def _packed(tokens: NDArray[np.float32]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, tokens.astype(TOKEN_DTYPE), allow_pickle=False)
+    return _MAGIC + hashlib.sha256(content.getvalue()).digest() + content.getvalue()
+
+
+def _unpacked(data: bytes) -> NDArray[np.float32] | None:
+    start = len(_MAGIC) + _DIGEST
+    content = data[start:]
+    if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != hashlib.sha256(content).digest():
+        return None
+    tokens: NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
+    return tokens

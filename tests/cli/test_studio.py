@@ -1,0 +1,146 @@
+"""`ram-backend studio` without a Label Studio: processes, ports, the account, what is said when something is missing.
+
+With a real Label Studio: tests/e2e/test_commands.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from fake_label_studio import LEGACY, Studio
+from typer.testing import CliRunner
+from web import Reply
+
+from ram_backend.cli import app
+from ram_backend.cli.studio.api import StudioApi
+from ram_backend.cli.studio.process import Service, ended_by_signals, free_port
+from ram_backend.cli.studio.servers import Account, open_account, running_backend, start_label_studio
+from ram_backend.errors import LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
+
+SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+]
+
+
+def up(service: Service) -> str | None:
+    return service.printed() or None
+
+
+@pytest.mark.parametrize("command", [SLEEPS, STUBBORN])
+def test_a_service_is_stopped_whether_it_wants_or_not(tmp_path: Path, command: list[str]) -> None:
+    service = Service("It", command, tmp_path / "it.log", os.environ)
+    assert service.wait_for(lambda: up(service), 30) == "up\n"
+    assert service.alive
+    service.stop(seconds=0.3)
+    assert not service.alive
+    service.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(service.pid, 0)
+
+
+def test_a_service_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('the port is taken'); raise SystemExit(3)"]
+    service = Service("It", command, tmp_path / "log" / "it.log", os.environ)
+    with pytest.raises(NotAvailable, match=r"It ended by itself: the port is taken.*it\.log"):
+        service.wait_for(lambda: None, 30)
+
+
+def test_a_service_that_is_never_ready(tmp_path: Path) -> None:
+    service = Service("It", SLEEPS, tmp_path / "it.log", os.environ)
+    try:
+        with pytest.raises(NotAvailable, match="not ready after 0 s"):
+            service.wait_for(lambda: None, 0)
+    finally:
+        service.stop()
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match="can't be started"):
+        Service("It", [tmp_path / "nothing"], tmp_path / "it.log", os.environ)
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ended_by_signals(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_account_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    first = open_account(tmp_path / "new")
+    assert open_account(tmp_path / "new") == first
+    assert open_account(tmp_path / "other") != first
+    assert (tmp_path / "new" / "account.json").stat().st_mode & 0o077 == 0
+    assert first.password not in repr(first)
+    assert first.token not in repr(first)
+
+
+def test_a_label_studio_whose_login_is_lost_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "label_studio.sqlite3").write_bytes(b"precious")
+    with pytest.raises(NotAvailable, match="move it away"):
+        open_account(tmp_path)
+    (tmp_path / "account.json").write_text("{")
+    with pytest.raises(NotAvailable, match=r"account\.json"):
+        open_account(tmp_path)
+    assert (tmp_path / "label_studio.sqlite3").read_bytes() == b"precious"
+
+
+def test_a_label_studio_that_runs_already_is_used_as_it_is(tmp_path: Path) -> None:
+    with Studio() as running:
+        (tmp_path / "address").write_text(running.url)
+        server = start_label_studio(tmp_path / "never started", tmp_path, Account(token=LEGACY), 18_080)
+        assert server.url == running.url
+        assert server.service is None
+
+
+def test_something_else_at_the_backend_s_port_is_no_backend() -> None:
+    with Studio() as other:
+        other.routes["/health"] = Reply(body=b'{"status": "UP"}')
+        assert running_backend(other.port) is None
+        other.routes["/health"] = Reply(body=b'{"status": "UP", "bundle": "starter", "model": "ready"}')
+        found = running_backend(other.port)
+        assert found is not None
+        assert found.url == other.url
+
+
+def test_what_label_studio_refuses_becomes_one_line_without_the_token() -> None:
+    with Studio() as running:
+        running.file("/api/projects", Reply(400, b'{"detail": "Validation error"}'))
+        api = StudioApi(running.url, LEGACY)
+        with pytest.raises(LabelStudioUnreachable, match=r"HTTP 400.*Validation error"):
+            api.project("RAM demo")
+        with pytest.raises(LabelStudioUnauthorized) as refused:
+            StudioApi(running.url, "b" * 40).project("RAM demo")
+        assert "b" * 40 not in str(refused.value)
+    with pytest.raises(LabelStudioUnreachable, match="Is it running"):
+        StudioApi(running.url, LEGACY).project("RAM demo")
+
+
+def test_the_command_says_how_to_get_label_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(app, ["studio", "--label-studio", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "make studio" in str(result.exception)
+
+
+def test_the_command_says_which_label_config_it_can_t_read(tmp_path: Path) -> None:
+    config = tmp_path / "none.xml"
+    result = CliRunner().invoke(app, ["studio", "--label-studio", sys.executable, "--label-config", str(config)])
+    assert result.exit_code == 1
+    assert str(config) in str(result.exception)

@@ -1,0 +1,197 @@
+"""`ram-backend tag` on real photos, with the starter bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from ram_backend.cli import app
+from ram_backend.demo import photo_paths
+from ram_backend.errors import InputError, VocabularyError
+
+CAT = next(path for path in photo_paths() if "cat" in path.name)
+pytestmark = pytest.mark.usefixtures("with_starter")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def json_lines(result: Result) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_cat_is_tagged_cat_best_first() -> None:
+    result = run("tag", CAT, "--format", "json")
+    assert result.exit_code == 0
+    (line,) = json_lines(result)
+    assert set(line) == {"image", "model_version", "tags"}
+    assert line["image"] == str(CAT)
+    assert "cat" in [entry["tag"] for entry in line["tags"]]
+    scores = [entry["score"] for entry in line["tags"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_asked_tags_are_all_shown_exactly_as_asked() -> None:
+    asked = ["golden retriever", "Cats", "skateboard", "my product name", "cats"]
+    (line,) = json_lines(run("tag", CAT, "--tags", ", ".join(asked), "--format", "json"))
+    by_name = {entry["tag"]: entry["score"] for entry in line["tags"]}
+    assert set(by_name) == set(asked)
+    assert by_name["Cats"] == by_name["cats"] > by_name["skateboard"]
+
+
+def test_tags_file_and_arrays(tmp_path: Path) -> None:
+    tags = tmp_path / "tags.txt"
+    tags.write_text("dog\ncat\n\nmy product name\n", encoding="utf-8")
+    out = tmp_path / "scores.npz"
+    result = run("tag", *photo_paths(), "--tags-file", tags, "--format", "json", "--out", out)
+    assert result.exit_code == 0
+    with np.load(out) as arrays:
+        assert list(arrays["images"]) == [str(path) for path in photo_paths()]
+        assert list(arrays["tags"]) == ["dog", "cat", "my product name"]
+        count = (len(photo_paths()), 3)
+        assert arrays["logits"].shape == arrays["scores"].shape == count
+        assert arrays["logits"].dtype == arrays["scores"].dtype == np.float32
+        assert arrays["thresholds"].shape == (3,)
+        shown = {entry["tag"]: entry["score"] for entry in json_lines(result)[0]["tags"]}
+        assert [shown[tag] for tag in arrays["tags"]] == pytest.approx(arrays["scores"][0], abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_the_other_tags_or_images(tmp_path: Path) -> None:
+    run("tag", *photo_paths(), "--out", tmp_path / "all.npz")
+    run("tag", CAT, "--tags", "sofa,cat", "--out", tmp_path / "two.npz")
+    with np.load(tmp_path / "all.npz") as whole, np.load(tmp_path / "two.npz") as two:
+        row, column = list(whole["images"]).index(str(CAT)), list(whole["tags"]).index("cat")
+        assert two["scores"][0, 1] == pytest.approx(whole["scores"][row, column], abs=1e-5)
+        assert two["logits"][0, 1] == pytest.approx(whole["logits"][row, column], abs=1e-4)
+
+
+def test_the_same_question_gets_the_same_version_another_one_another() -> None:
+    first, again, other = (
+        json_lines(run("tag", CAT, "--tags", tags, "--format", "json"))[0]["model_version"]
+        for tags in ("cat,dog", "cat,dog", "cat,dogs")
+    )
+    assert first == again != other
+
+
+def test_descriptions_score_a_tag_from_its_sentences(tmp_path: Path) -> None:
+    file = tmp_path / "descriptions.json"
+    file.write_text(
+        json.dumps([{"purring pet": ["a photo of a cat", "a small furry animal"]}, {"x": ["a skyscraper"]}])
+    )
+    (line,) = json_lines(run("tag", CAT, "--descriptions", file, "--format", "json"))
+    assert [entry["tag"] for entry in line["tags"]] == ["purring pet", "x"]
+    assert line["tags"][0]["score"] > 2 * line["tags"][1]["score"]
+    file.write_text('{"cat": "no list"}')
+    with pytest.raises(VocabularyError, match=r"descriptions\.json"):
+        run("tag", CAT, "--descriptions", file)
+
+
+def test_top_and_min_score() -> None:
+    (top,) = json_lines(run("tag", CAT, "--top", 3, "--format", "json"))
+    assert len(top["tags"]) == 3
+    (some,) = json_lines(run("tag", CAT, "--min-score", 0.3, "--format", "json"))
+    assert some["tags"]
+    assert all(entry["score"] >= 0.3 for entry in some["tags"])
+
+
+def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(CAT.read_bytes()[:2000])
+    (tmp_path / "letter.jpg").write_text("no image at all")
+    (tmp_path / "cat.jpg").write_bytes(CAT.read_bytes())
+    result = run("tag", tmp_path, "--format", "json", "--out", tmp_path / "out.npz")
+    assert result.exit_code == 1
+    assert [Path(line["image"]).name for line in json_lines(result)] == ["cat.jpg"]
+    assert "broken.jpg" in result.stderr
+    assert "letter.jpg" in result.stderr
+    assert "2 of 3" in result.stderr
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert len(arrays["images"]) == 1
+
+
+def test_all_files_broken_leaves_empty_arrays(tmp_path: Path) -> None:
+    (tmp_path / "letter.jpg").write_text("no image at all")
+    assert run("tag", tmp_path / "letter.jpg", "--tags", "a,b", "--out", tmp_path / "out.npz").exit_code == 1
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["scores"].shape == (0, 2)
+
+
+def test_table_shows_names_with_extension(tmp_path: Path) -> None:
+    long_name = "a_photo_with_a_rather_long_file_name_of_a_cat.jpg"
+    (tmp_path / long_name).write_bytes(CAT.read_bytes())
+    result = run("tag", tmp_path / long_name, "--tags", "cat,skateboard")
+    flat = "".join(line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│"))
+    assert long_name in flat
+    assert "(skateboard 0." in result.stdout
+    assert "In brackets" in result.stdout
+
+
+def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None:
+    for number in range(21):
+        source = photo_paths()[number % len(photo_paths())]
+        (tmp_path / f"{number:02}.jpg").write_bytes(source.read_bytes())
+    result = run("tag", tmp_path, "--tags", "cat", "--format", "json", "--out", tmp_path / "out.npz")
+    names = [Path(line["image"]).name for line in json_lines(result)]
+    assert names == [f"{number:02}.jpg" for number in range(21)]
+    with np.load(tmp_path / "out.npz") as arrays:
+        period = len(photo_paths())
+        assert arrays["scores"][period:, 0] == pytest.approx(arrays["scores"][:-period, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tags", " , "], "No tags in --tags"),
+        (["--tags", "a", "--tags-file", "b"], "use one"),
+        (["--tags-file", "missing.txt"], "missing.txt"),
+        (["--out", "nowhere/out.npz"], "create it first"),
+        (["--bundle", "no-such"], "no-such"),
+    ],
+)
+def test_wrong_options_say_what_to_do(arguments: list[str], said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        run("tag", CAT, *arguments)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No images in"):
+        run("tag", tmp_path)
+
+
+def test_tags_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "tags.bin").write_bytes(b"\xff\xfe\x00cat")
+    with pytest.raises(VocabularyError, match=r"tags\.bin"):
+        run("tag", CAT, "--tags-file", tmp_path / "tags.bin")
+
+
+def test_errors_are_one_line_and_exit_status_1(tmp_path: Path, starter_data: Path) -> None:
+    command = [sys.executable, "-m", "ram_backend", "tag", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ram-backend: No images in")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from ram_backend.cli import app;"
+        f"r = CliRunner().invoke(app, ['tag', {str(CAT)!r}, '--tags', 'cat,my product name']);"
+        "assert r.exit_code == 0, r.output; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_grey_and_transparent_images_are_tagged(tmp_path: Path) -> None:
+    Image.open(CAT).convert("L").save(tmp_path / "grey.png")
+    Image.open(CAT).convert("RGBA").save(tmp_path / "alpha.png")
+    lines = json_lines(run("tag", tmp_path, "--tags", "cat", "--format", "json"))
+    assert all(line["tags"][0]["score"] > 0.3 for line in lines)

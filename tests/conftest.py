@@ -1,0 +1,58 @@
+"""Shared fixtures, and the rule that a skip is a failure where everything is required (`RAM_REQUIRE_ALL=1`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NO_SHARED = "the folder of reference data is not beside the repository"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference numbers and labelled photos beside the repository; tests that use them skip where they are missing."""
+    folder = Path(os.environ.get("RAM_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(NO_SHARED)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see no setting of the machine they run on, and write to no data folder but their own."""
+    for name in list(os.environ):
+        if name.startswith(("RAM_", "LABEL_STUDIO_")) and name not in {"RAM_SHARED", "RAM_REQUIRE_ALL"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if os.environ.get("RAM_REQUIRE_ALL") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if NO_SHARED not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped where everything is required: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def starter_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the starter bundle installed, once per session; read-only by agreement."""
+    from ram_backend.models import find_bundle
+
+    folder = tmp_path_factory.mktemp("starter-data")
+    find_bundle("starter", folder / "bundles")
+    return folder
+
+
+@pytest.fixture
+def with_starter(starter_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of somebody who has used the starter bundle before."""
+    monkeypatch.setenv("RAM_DATA_DIR", str(starter_data))
+    return starter_data

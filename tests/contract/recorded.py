@@ -1,0 +1,20 @@
+"""Requests that Label Studio 1.23.2 really sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+PAYLOADS = Path(__file__).with_name("payloads")
+NAMES = sorted(path.stem for path in PAYLOADS.glob("*.json"))
+
+
+def body(name: str) -> dict[str, Any]:
+    """The JSON body of one recording."""
+    return json.loads((PAYLOADS / f"{name}.json").read_text(encoding="utf-8")).get("body") or {}
+
+
+def wire(name: str) -> bytes:
+    """The same as bytes, as a server receives it."""
+    return json.dumps(body(name)).encode()

@@ -1,0 +1,143 @@
+"""Rows of the protocol's sections 4 and 5: shapes that Label Studio stores and shows, in strict mode too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from contract.recorded import body
+from contract.strict_mode import problems
+
+from ram_backend.labelstudio import ScoredChoice, choices_for, empty_prediction, parse_label_config, prediction
+
+READY = Path(__file__).resolve().parents[2] / "label_configs"
+IMAGE = '<Image name="image" value="$image"/>'
+AREA = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
+RECTANGLES = (
+    '<RectangleLabels name="conf" toName="image" opacity="0" fillOpacity="0" strokeWidth="0">'
+    '<Label value="cat"/><Label value="dog" alias="d"/></RectangleLabels>'
+)
+TAGS = '<Choices name="tags" toName="image" choice="multiple">'
+PLAIN = '<Choice value="cat"/><Choice value="dog"/><Choice value="tree"/>'
+CONFIGS = {
+    "multiple": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple">{PLAIN}</Choices></View>',
+    "single": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="single">{PLAIN}</Choices></View>',
+    "radio": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="single-radio">{PLAIN}</Choices>{AREA}</View>',
+    "lines": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple">{PLAIN}</Choices>{AREA}</View>',
+    "rectangles": f"<View>{IMAGE}{TAGS}{PLAIN}</Choices>{RECTANGLES}</View>",
+    "aliases": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple"><Choice value="Cat" alias="c"/>'
+    f'<Choice value="Dog" alias=""/><Choice value="Car" predicted_values="jeep,cab"/></Choices>{AREA}</View>',
+    "nested in layout": f"<View>{IMAGE}{TAGS}<View>{PLAIN}</View></Choices></View>",
+    "taxonomy": f'<View>{IMAGE}<Taxonomy name="tags" toName="image"><Choice value="animal" alias="A">'
+    f'<Choice value="cat"/></Choice><Choice value="sky"/></Taxonomy>{AREA}</View>',
+    "dynamic": f'<View>{IMAGE}<Choices name="tags" toName="image" choice="multiple" value="$options"/>{AREA}</View>',
+    "two images": '<View><Image name="a" value="$image1"/><Image name="b" value="$image2"/>'
+    f'<Choices name="x" toName="a">{PLAIN}</Choices>'
+    f'<Choices name="y" toName="b" choice="multiple">{PLAIN}</Choices></View>',
+    "recorded": body("webhook-annotation-created-choices-textarea-from-prediction")["project"]["label_config"],
+    "recorded rectangles": body("webhook-annotation-created-choices-rectanglelabels-from-prediction")["project"][
+        "label_config"
+    ],
+    "recorded 4585 tags": body("webhook-annotation-created-taxonomy")["project"]["label_config"],
+    **{path.name: path.read_text(encoding="utf-8") for path in sorted(READY.glob("*.xml"))},
+}
+LEVELS = {"all": 0.9, "none": 0.1, "every other": None}
+TASK = {"image": "x.jpg", "options": ["cat", {"value": "dog", "alias": "D"}]}
+
+STUDIO_PYTHON = Path(os.environ.get("RAM_STUDIO_VENV", Path(__file__).parents[2] / ".venv-studio"), "bin", "python")
+
+
+def answer(config: str, level: float | None) -> dict[str, object]:
+    plan = parse_label_config(config)
+    scored = {
+        control.name: [
+            ScoredChoice(choice, level if level is not None else (0.6 + number % 7 / 20 if number % 2 else 0.3), 0.5)
+            for number, choice in enumerate(choices_for(control, TASK))
+        ]
+        for control in plan.tag_controls
+    }
+    sizes = dict.fromkeys(plan.images, (640, 480))
+    return prediction(plan, scored, model_version="ram-0007", image_sizes=sizes)
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_answer_is_valid_in_strict_mode(config, level):
+    given = answer(config, level)
+    assert problems(config, given) == []
+    assert bool(given["result"]) == (level != 0.1)
+    assert json.loads(json.dumps(given, allow_nan=False)) == given
+
+
+def test_an_empty_answer_is_valid_and_comes_last():
+    assert problems(CONFIGS["multiple"], empty_prediction("v")) == []
+    assert empty_prediction("v")["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"from_name": "other"}, "from_name"),
+        ({"to_name": "other"}, "to_name"),
+        ({"type": "taxonomy"}, "type"),
+        ({"value": {"choices": ["lion"]}}, "unknown"),
+        ({"value": {"choices": []}}, "value"),
+    ],
+)
+def test_the_check_itself_finds_what_strict_mode_refuses(change, word):
+    given = answer(CONFIGS["multiple"], 0.9)
+    given["result"][0].update(change)
+    assert any(word in problem for problem in problems(CONFIGS["multiple"], given))
+    assert problems(CONFIGS["multiple"], {**answer(CONFIGS["multiple"], 0.9), "score": 1.5})
+
+
+def test_an_alias_is_named_by_alias_and_never_by_value():
+    (tags, _) = answer(CONFIGS["aliases"], 0.9)["result"]
+    assert tags["value"]["choices"] == ["c", "Dog", "Car"]
+
+
+def test_the_answers_have_the_shape_of_what_came_back_from_the_page():
+    request = body("webhook-annotation-created-choices-textarea-from-prediction")
+    seen = {item["type"]: item for item in request["annotation"]["result"]}
+    for item in answer(request["project"]["label_config"], 0.9)["result"]:
+        back = seen[item["type"]]
+        assert set(item) == set(back) - {"origin"}
+        assert set(item["value"]) == set(back["value"])
+        assert (item["from_name"], item["to_name"]) == (back["from_name"], back["to_name"])
+
+
+def test_the_rectangles_have_the_shape_of_what_came_back_from_the_page():
+    request = body("webhook-annotation-created-choices-rectanglelabels-from-prediction")
+    back = next(item for item in request["annotation"]["result"] if item["type"] == "rectanglelabels")
+    mine = [item for item in answer(request["project"]["label_config"], 0.9)["result"] if item["type"] == back["type"]]
+    assert mine
+    for item in mine:
+        assert set(back) - {"origin"} <= set(item) | {"parent_id"}
+        assert set(item["value"]) == set(back["value"])
+
+
+CHECK = """
+import json, sys
+from label_studio_sdk.label_interface import LabelInterface
+found = []
+for config, prediction in json.load(sys.stdin):
+    interface = LabelInterface(config)
+    interface.validate()
+    found.append(interface.validate_prediction(prediction, return_errors=True))
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.mark.service
+def test_label_studio_itself_agrees():
+    """A Python that has label-studio-sdk: `STRICT_MODE_PYTHON`, else that of `make label-studio`."""
+    python = os.environ.get("STRICT_MODE_PYTHON") or (str(STUDIO_PYTHON) if STUDIO_PYTHON.exists() else None)
+    if not python:
+        pytest.skip("there is no Python with label-studio-sdk: make label-studio, or name one in STRICT_MODE_PYTHON")
+    names = [(name, level) for name in CONFIGS for level in LEVELS]
+    cases = [(CONFIGS[name], answer(CONFIGS[name], LEVELS[level])) for name, level in names]
+    run = subprocess.run([python, "-c", CHECK], input=json.dumps(cases), capture_output=True, text=True, check=True)
+    assert dict(zip(names, json.loads(run.stdout), strict=True)) == {key: [] for key in names}

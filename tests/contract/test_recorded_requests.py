@@ -1,0 +1,127 @@
+"""Rows of the protocol's tables that are about reading what Label Studio sends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from contract.recorded import NAMES, body, wire
+
+from ram_backend.labelstudio import (
+    PredictRequest,
+    ProjectRef,
+    SetupRequest,
+    WebhookRequest,
+    image_reference,
+    parse_label_config,
+    read_request,
+)
+
+WEBHOOKS = [name for name in NAMES if name.startswith("webhook-")]
+PREDICTS = [name for name in NAMES if name.startswith("predict-")]
+
+
+def event(name: str) -> WebhookRequest:
+    return read_request(WebhookRequest, wire(f"webhook-{name}"))
+
+
+def test_all_recordings_are_here():
+    assert len(WEBHOOKS) >= 19
+    assert len(PREDICTS) >= 6
+
+
+@pytest.mark.parametrize(("kind", "params"), [("object", {"a": 1}), ("string", '{"threshold": 0.5}'), ("null", None)])
+def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
+    setup = read_request(SetupRequest, wire(f"setup-extra-params-{kind}"))
+    assert setup.extra_params == params
+    assert setup.hostname == "http://label-studio:8080"
+    assert setup.access_token == "<legacy token>"
+    assert setup.project_ref is not None
+    assert setup.project_ref.created > 1_795_000_000
+    assert [choice.value for choice in parse_label_config(setup.label_config).tag_controls[0].choices][:2] == [
+        "cat",
+        "dog",
+    ]
+
+
+@pytest.mark.parametrize("name", PREDICTS)
+def test_predict_brings_tasks_in_order_with_the_config(name):
+    request = read_request(PredictRequest, wire(name))
+    assert [task.id for task in request.tasks] == [task["id"] for task in body(name)["tasks"]]
+    assert request.params.context is None
+    plan = parse_label_config(request.label_config or "")
+    for task in request.tasks:
+        reference = image_reference(plan.tag_controls[0], task.data)
+        assert reference == task.data["image"]
+
+
+@pytest.mark.parametrize("name", WEBHOOKS)
+def test_each_webhook_is_read_and_names_its_project(name):
+    recorded = body(name)
+    request = read_request(WebhookRequest, wire(name))
+    assert request.action == recorded["action"]
+    assert request.project_ref is not None
+    assert request.project_ref.id == recorded["project"]["id"]
+
+
+def test_a_webhook_names_the_project_as_setup_does():
+    assert event("annotation-created-choices-textarea-from-prediction").project_ref == ProjectRef(26, 1795452906)
+
+
+def test_a_body_of_4585_tags_is_read_and_its_config_too():
+    request = event("annotation-created-taxonomy")
+    assert len(json.dumps(body("webhook-annotation-created-taxonomy"), separators=(",", ":"))) > 390_000
+    (annotation,) = request.annotation_objects
+    assert annotation["result"][0]["type"] == "taxonomy"
+    (control,) = parse_label_config(request.project["label_config"]).tag_controls
+    assert len(control.choices) == 4585
+
+
+def test_the_tag_item_is_found_by_its_control_and_only_its_value_is_human():
+    request = event("annotation-created-choices-textarea-from-prediction-changed")
+    (annotation,) = request.annotation_objects
+    (control,) = parse_label_config(request.project["label_config"]).tag_controls
+    (item,) = [item for item in annotation["result"] if item["from_name"] == control.name]
+    assert item["origin"] == "prediction-changed"
+    assert item["value"]["choices"]
+
+
+def test_all_tags_unticked_leaves_no_tag_item_and_is_not_skipped():
+    for name in ("annotation-created-empty", "annotation-updated-empty"):
+        request = event(name)
+        (annotation,) = request.annotation_objects
+        (control,) = parse_label_config(request.project["label_config"]).tag_controls
+        assert [item for item in annotation["result"] if item["from_name"] == control.name] == []
+        assert annotation["was_cancelled"] is False
+
+
+@pytest.mark.parametrize("name", ["annotation-created-skipped", "annotation-created-skipped-from-prediction"])
+def test_skipped_is_an_annotation_with_a_mark(name):
+    request = event(name)
+    assert request.action == "ANNOTATION_CREATED"
+    assert [annotation["was_cancelled"] for annotation in request.annotation_objects] == [True]
+
+
+def test_annotations_from_predictions_come_as_a_list():
+    request = event("annotations-created")
+    assert isinstance(request.annotation, list)
+    assert request.annotation_objects == request.annotation
+    assert len(request.task_objects) >= 1
+
+
+def test_deleted_annotations_come_with_ids_alone():
+    request = event("annotations-deleted")
+    assert request.annotation_objects
+    assert all(set(annotation) == {"id"} for annotation in request.annotation_objects)
+    assert request.task_objects == []
+
+
+def test_created_and_deleted_tasks():
+    assert all("data" in task for task in event("tasks-created").task_objects)
+    assert all(set(task) == {"id"} for task in event("tasks-deleted").task_objects)
+
+
+@pytest.mark.parametrize("name", ["project-updated", "start-training"])
+def test_events_of_the_project_alone(name):
+    request = event(name)
+    assert request.annotation_objects == request.task_objects == []

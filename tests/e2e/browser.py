@@ -1,0 +1,151 @@
+"""Label Studio as a person sees it, in Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.reading import confidences, tags
+
+from ram_backend.cli.studio.servers import Account
+
+PATIENCE_MS = 90_000
+REST_MS = 700
+ARGUMENTS = (
+    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+TICKED = ".lsf-choice__checkbox input:checked"
+CHOSEN = ".htx-taxonomy .ant-select-selection-item"
+CONFIDENCE = "[data-testid=htx-textbox-content]"
+SUBMIT = "button[aria-label^='submit' i], button:has-text('Submit')"
+_LINE = re.compile(r"(.+?)\s+(\d{1,3})%")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an annotator reads on the page of one task.
+
+    Attributes:
+        task: number of the task.
+        tags: ticked, in the order of the page.
+        confidences: tag -> percentage, as written; None where a line can't be read as one.
+    """
+
+    task: int
+    tags: list[str]
+    confidences: dict[str, int | None]
+
+
+class StudioPage:
+    """A window of the browser in which the user is logged in."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        self.url = url
+
+    def open_task(self, project: int, task: int) -> Seen:
+        """Opens a task as a click on its row in the Data Manager does."""
+        self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
+        return self._read(task)
+
+    def open_stream(self, project: int) -> Seen:
+        """Presses "Label All Tasks" in the Data Manager: the label stream serves its first task."""
+        self.page.goto(f"{self.url}/projects/{project}/data")
+        with self.page.expect_response(_is_next_task, timeout=PATIENCE_MS) as served:
+            self.page.get_by_role("button", name="Label All Tasks").click()
+        return self._read(int(served.value.json()["id"]))
+
+    def submit(self) -> None:
+        """Presses Submit; Label Studio has stored the annotation, and told its webhooks, when this returns."""
+        with self.page.expect_response(_is_submit, timeout=PATIENCE_MS) as stored:
+            self.page.locator(SUBMIT).first.click()
+        assert stored.value.ok
+
+    def screenshot(self, path: Path) -> None:
+        """What is in the window now, when the photo is there."""
+        self.page.wait_for_function(
+            "[...document.images].every(image => image.complete) && !document.querySelector('.lsf-image-progress')"
+        )
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=path)
+
+    def _read(self, task: int) -> Seen:
+        """Waits until confidences and the Submit button are there and the page has come to rest."""
+        self.page.locator(CONFIDENCE).first.wait_for(state="visible", timeout=PATIENCE_MS)
+        self.page.locator(SUBMIT).first.wait_for(state="visible", timeout=PATIENCE_MS)
+        before = None
+        while (now := self._what_is_there()) != before:
+            before = now
+            self.page.wait_for_timeout(REST_MS)
+        matches = [(line, _LINE.fullmatch(line)) for line in now[2]]
+        confidences = {match[1] if match else line: int(match[2]) if match else None for line, match in matches}
+        return Seen(task, now[0] + now[1], confidences)
+
+    def _what_is_there(self) -> list[list[str]]:
+        """Ticked boxes, chosen tags, lines of confidence; only what a person can read."""
+        found: list[list[str]] = self.page.evaluate(
+            """([ticked, chosen, confidence]) => {
+                const readable = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
+                    && element.getBoundingClientRect().width > 0;
+                const all = (selector, text) => [...document.querySelectorAll(selector)].filter(readable).map(text);
+                return [
+                    [...document.querySelectorAll(ticked)].filter((box) => readable(box.closest("label")))
+                        .map((box) => box.closest("label").innerText.replace(/\\s*\\[.\\]$/, "").trim()),
+                    all(chosen, (tag) => tag.innerText.trim()),
+                    all(confidence, (line) => line.innerText.trim()),
+                ];
+            }""",
+            [TICKED, CHOSEN, CONFIDENCE],
+        )
+        return found
+
+
+def agrees(seen: Seen, task: dict[str, Any]) -> None:
+    """The page shows the newest prediction: each of its tags ticked, no other, each with its percentage."""
+    prediction = max(task["predictions"], key=lambda each: each["id"])
+    assert sorted(seen.tags) == sorted(tags(prediction))
+    assert seen.confidences == confidences(prediction)
+    assert sorted(seen.confidences) == sorted(seen.tags)
+    assert seen.tags
+
+
+@contextlib.contextmanager
+def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
+    """Starts Chromium and logs in; skips where there is no browser."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("Playwright is not installed: pip install playwright")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=arguments)
+        try:
+            page = browser.new_page(viewport={"width": 1320, "height": 860}, locale="en-GB")
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(f"{url}/user/login/")
+            page.fill("input[name=email]", account.email)
+            page.fill("input[name=password]", account.password)
+            page.click("button[type=submit]")
+            page.wait_for_url(lambda at: "/user/login" not in at)
+            yield StudioPage(page, url)
+        finally:
+            browser.close()
+
+
+def _is_next_task(response: Any) -> bool:
+    return "id=next_task" in response.url and response.request.method == "POST"
+
+
+def _is_submit(response: Any) -> bool:
+    return "/annotations" in response.url and response.request.method == "POST"

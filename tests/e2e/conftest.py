@@ -1,0 +1,169 @@
+"""A real Label Studio, the real backend as a process of its own, and a real browser; each started once and stopped.
+
+Label Studio's virtual environment is made by `make label-studio`; the environment variable RAM_STUDIO_VENV says where
+it is, RAM_ARTEFACTS where screenshots and logs are kept (default: artefacts/, which git ignores).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.places import ARTEFACTS, REPOSITORY, SHARED, VENV
+
+from ram_backend.cli.studio.api import StudioApi
+from ram_backend.cli.studio.process import Service, ended_by_signals
+from ram_backend.cli.studio.servers import Account, Server, open_account, start_backend, start_label_studio
+from ram_backend.demo import photo_paths
+
+pytest.register_assert_rewrite("e2e.browser", "e2e.reading")
+BORROWED = 6
+FIRST_PORT = {"label studio": 18_080, "backend": 19_090}
+STRICT = "fflag_feat_utc_210_prediction_validation_15082025"
+Start = Callable[[str, Callable[[], Server]], Server]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder starts servers."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def artefacts() -> Path:
+    """Folder for what a person may want to look at afterwards."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    return ARTEFACTS
+
+
+@contextmanager
+def unset() -> Iterator[None]:
+    """What is started inside sees no setting of this machine; Label Studio checks predictions strictly."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("RAM_", "LABEL_STUDIO_", "BASIC_AUTH_")):
+                patch.delenv(name)
+        patch.setenv(STRICT, "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def start(artefacts: Path) -> Iterator[Start]:
+    """Starts a server, which is stopped at the end of the session; what it printed is kept."""
+    started: list[tuple[Service, str]] = []
+
+    def begin(name: str, starting: Callable[[], Server]) -> Server:
+        with unset():
+            server = starting()
+        assert server.service is not None
+        started.append((server.service, name))
+        return server
+
+    with ended_by_signals():
+        yield begin
+        for service, name in reversed(started):
+            service.stop()
+            shutil.copyfile(service.log, artefacts / f"{name}.log")
+
+
+@pytest.fixture(scope="session")
+def studio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folder of this session's Label Studio."""
+    return tmp_path_factory.mktemp("label-studio")
+
+
+@pytest.fixture(scope="session")
+def account(studio_folder: Path) -> Account:
+    """Its user."""
+    return open_account(studio_folder)
+
+
+@pytest.fixture(scope="session")
+def label_studio(start: Start, account: Account, studio_folder: Path) -> Server:
+    """A new Label Studio, with nothing in it."""
+    executable = VENV / "bin" / "label-studio"
+    if not executable.exists():
+        pytest.skip(f"there is no Label Studio in {VENV.name}/: make label-studio")
+    port = FIRST_PORT["label studio"]
+    return start("label-studio", lambda: start_label_studio(executable, studio_folder, account, port))
+
+
+@pytest.fixture(scope="session")
+def api(label_studio: Server, account: Account) -> StudioApi:
+    """Label Studio's API, as its user."""
+    return StudioApi(label_studio.url, account.token)
+
+
+@pytest.fixture(scope="session")
+def backend_data(starter_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a data folder in which the starter bundle is installed already."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copytree(starter_data / "bundles", folder / "bundles")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backend(start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account) -> Server:
+    """`ram-backend serve` with the starter bundle, knowing that Label Studio."""
+    folder = backend_data("backend")
+    own = {"RAM_DATA_DIR": str(folder)}
+    log, port = folder / "backend.log", FIRST_PORT["backend"]
+    return start("backend", lambda: start_backend(log, port, label_studio.url, account.token, own))
+
+
+@pytest.fixture(scope="session")
+def backend_url(backend: Server) -> str:
+    """Its address."""
+    return backend.url
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Photos to upload: those that come with the package, and labelled ones where the reference data are."""
+    found = photo_paths()
+    labels = SHARED / "data" / "coco_objects" / "labels.jsonl"
+    if labels.exists():
+        rows = [json.loads(line) for line in labels.read_text(encoding="utf-8").splitlines()]
+        tested = [row["file"] for row in rows if row["split"] == "test"]
+        found = found + [labels.parent / "images" / name for name in sorted(tested)[:BORROWED]]
+        assert len(found) >= 20
+    return found
+
+
+@pytest.fixture(scope="session")
+def label_config() -> Callable[[str], str]:
+    """Reads one of the ready label configs."""
+    return lambda name: (REPOSITORY / "label_configs" / f"{name}.xml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def new_project(api: StudioApi, backend: Server) -> Callable[..., int]:
+    """Makes a project with photos, connected to the backend; returns its number."""
+
+    def make(title: str, config: str, uploaded: list[Path], **connection: Any) -> int:
+        project = int(api.create_project(title, config)["id"])
+        api.upload(project, uploaded)
+        api.connect(project, backend.url, **connection)
+        return project
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def studio_page(label_studio: Server, account: Account) -> Iterator[Any]:
+    """A browser window that is logged in to Label Studio."""
+    from e2e.browser import open_browser
+
+    with open_browser(label_studio.url, account) as page:
+        yield page

@@ -1,0 +1,128 @@
+"""`make studio` and `make run`: what they start, they stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from e2e.places import REPOSITORY, VENV
+
+from ram_backend.cli.studio.api import StudioApi
+from ram_backend.cli.studio.servers import Account, Server
+from ram_backend.demo import photo_paths
+
+PATIENCE_S = 240
+
+
+class Shown:
+    """A command that runs in a terminal of its own, as far as signals go, and what it has printed so far."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as written:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment,
+                start_new_session=True,
+                restore_signals=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        end = time.monotonic() + PATIENCE_S
+        while not (found := re.search(pattern, self.text, re.MULTILINE)):
+            assert self.process.poll() is None, self.text
+            assert time.monotonic() < end, self.text
+            time.sleep(0.2)
+        return found
+
+    def press_ctrl_c(self) -> None:
+        """What a terminal does: SIGINT to the whole foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(60)
+
+
+@contextmanager
+def shown(command: list[str], environment: dict[str, str], log: Path) -> Iterator[Shown]:
+    running = Shown(command, environment, log)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGTERM)
+            running.process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=3).ok
+    except requests.ConnectionError:
+        return False
+
+
+def make(*targets: str) -> list[str]:
+    """`make`, with the environment that runs this test in place of .venv/."""
+    return ["make", "--old-file=install", "--old-file=label-studio", f"BIN={Path(sys.executable).parent}", *targets]
+
+
+def test_make_studio_fills_a_project_and_ctrl_c_stops_what_it_started(
+    label_studio: Server, studio_folder: Path, account: Account, api: StudioApi, backend_data: Callable[[str], Path]
+) -> None:
+    folder = backend_data("make-studio")
+    (folder / "label-studio").symlink_to(studio_folder)  # its Label Studio runs already
+    command = make("studio", f"RAM_STUDIO_VENV={VENV}")
+    environment = {"RAM_DATA_DIR": str(folder), "RAM_PORT": "19290"}
+    for _ in range(2):
+        with shown(command, environment, folder / "printed.log") as running:
+            running.wait_for(r"^Next: log in")
+            assert f"{label_studio.url}  (ran already, and goes on running)" in running.text
+            assert account.password in running.text
+            assert f"({len(photo_paths())} of {len(photo_paths())} photos have predictions)" in running.text
+            backend = running.wait_for(r"^Backend +(http://\S+)$")[1]
+            assert answers(backend)
+            running.press_ctrl_c()
+            assert "Traceback" not in running.text
+        assert not answers(backend)
+        assert answers(label_studio.url)
+    found = api.project("RAM demo")
+    assert found is not None
+    (record,) = api.backends(found["id"])
+    assert [len(task["predictions"]) for task in api.tasks(found["id"])] == [1] * len(photo_paths())
+    assert record.url == backend
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_make_run_tags_photos_then_serves_until_it_is_told_to_stop(
+    backend_data: Callable[[str], Path], stop: signal.Signals
+) -> None:
+    folder = backend_data("make-run")
+    environment = {"RAM_DATA_DIR": str(folder), "RAM_PORT": "19390"}
+    with shown(make("run"), environment, folder / "printed.log") as running:
+        url = running.wait_for(r"^ram-backend serves (http://\S+)")[1]
+        assert f"{len(photo_paths())} photos" in running.text.split("ram-backend serves")[0]
+        assert answers(url)
+        if stop is signal.SIGINT:
+            running.press_ctrl_c()
+        else:
+            running.process.send_signal(stop)
+            running.process.wait(60)
+        assert "Stopped." in running.text
+        assert "Traceback" not in running.text
+    assert not answers(url)

@@ -1,0 +1,427 @@
+"""Fetching from real servers on loopback addresses; what is not allowed by name stands for an internal service."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from web import Asked, Reply, Web, redirect
+
+from ram_backend.errors import (
+    ImageError,
+    ImageRefused,
+    ImageTooLarge,
+    ImageUnreachable,
+    ImageUnreadable,
+    NotAvailable,
+)
+from ram_backend.images import AddressGuard, Fetcher, FetchLimits, Origin
+
+SECRET = "t0p-secret"
+QUERY = f"?X-Amz-Signature={SECRET}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as web:
+        yield web
+
+
+def fetcher(*allowed: str, **limits: Any) -> Fetcher:
+    """Allowed are only these origins."""
+    return Fetcher(FetchLimits(**limits), AddressGuard().with_origins([Origin.of(url) for url in allowed]))
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> list[str]:
+    """Makes names resolve to the given addresses, one after the other at each look-up; returns what was looked up."""
+    real, looked_up = socket.getaddrinfo, []
+
+    def fake(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if host not in names:
+            return real(host, port, *args, **options)
+        looked_up.append(host)
+        addresses = names[host].pop(0) if len(names[host]) > 1 else names[host][0]
+        return [found for one in addresses.split() for found in real(one, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+    return looked_up
+
+
+# What is fetched
+
+
+def test_bytes_arrive_as_they_are(web: Web) -> None:
+    content = bytes(range(256)) * 1000
+    web.routes["/a.jpg"] = Reply(body=content)
+    assert fetcher(web.url).get(f"{web.url}/a.jpg{QUERY}") == content
+    assert web.targets == [f"/a.jpg{QUERY}"]
+
+
+def test_spaces_and_umlauts_in_addresses(web: Web) -> None:
+    web.routes["/%C3%A4%20b.jpg"] = Reply(body=b"x")
+    assert fetcher(web.url).get(f"{web.url}/ä b.jpg") == b"x"
+
+
+def test_connections_are_used_again(web: Web) -> None:
+    web.routes["/a"] = Reply(body=b"x" * 100_000)
+    web.routes["/missing"] = Reply(404, b"no")
+    one = fetcher(web.url)
+    for path in ("/a", "/missing", "/a", "/a"):
+        try:
+            one.get(web.url + path)
+        except ImageUnreadable:
+            assert path == "/missing"
+    assert len({asked.connection for asked in web.asked}) == 1
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(web: Web) -> None:
+    def then_close(handler: BaseHTTPRequestHandler) -> None:  # without saying so
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+
+    web.routes["/a"] = Reply(raw=then_close)
+    one = fetcher(web.url)
+    assert [one.get(f"{web.url}/a") for _ in range(5)] == [b"x"] * 5
+
+
+def test_many_threads(web: Web) -> None:
+    for number in range(100):
+        web.routes[f"/{number}"] = Reply(body=str(number).encode() * 1000)
+    one = fetcher(web.url, connections=8)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda number: one.get(f"{web.url}/{number}"), range(100)))
+    assert got == [str(number).encode() * 1000 for number in range(100)]
+    assert len({asked.connection for asked in web.asked}) <= 9
+
+
+def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: Web) -> None:
+    web.routes["/small"] = Reply(body=gzip.compress(b"x" * 1000), headers={"Content-Encoding": "gzip"})
+    web.routes["/bomb"] = Reply(body=gzip.compress(b"\0" * 50_000_000), headers={"Content-Encoding": "gzip"})
+    web.routes["/bad"] = Reply(body=b"no gzip", headers={"Content-Encoding": "gzip"})
+    one = fetcher(web.url, max_bytes=100_000)
+    assert one.get(f"{web.url}/small") == b"x" * 1000
+    with pytest.raises(ImageTooLarge):
+        one.get(f"{web.url}/bomb")
+    with pytest.raises(ImageUnreadable, match="encoding"):
+        one.get(f"{web.url}/bad")
+
+
+# Limits
+
+
+def test_more_bytes_than_allowed(web: Web) -> None:
+    web.routes["/exact"] = Reply(body=b"x" * 1000)
+    web.routes["/announced"] = Reply(body=b"x" * 1001)
+    sent = threading.Event()
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        try:
+            while True:
+                handler.wfile.write(b"x" * 65536)
+        finally:
+            sent.set()
+
+    def only_announced(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n")
+        sent.wait(5)
+
+    web.routes["/endless"] = Reply(raw=endless)
+    web.routes["/only-announced"] = Reply(raw=only_announced)
+    one = fetcher(web.url, max_bytes=1000, seconds=2)
+    assert len(one.get(f"{web.url}/exact")) == 1000
+    for path in ("/announced", "/only-announced", "/endless"):
+        with pytest.raises(ImageTooLarge, match=r"1,000 bytes allowed.*RAM_MAX_IMAGE_BYTES"):
+            one.get(web.url + path + QUERY)
+    assert sent.wait(5)  # the connection was closed
+
+
+def drip(before: bytes, each: bytes) -> Reply:
+    def write(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(before)
+        for _ in range(200):
+            handler.wfile.write(each)
+            time.sleep(0.05)
+
+    return Reply(raw=write)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        drip(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        drip(b"", b""),
+    ],
+    ids=["length", "close", "chunked", "header", "silence"],
+)
+def test_a_server_that_drips_does_not_hold_a_thread(web: Web, reply: Reply) -> None:
+    web.routes["/slow"] = reply
+    web.routes["/fast"] = Reply(body=b"x")
+    one = fetcher(web.url, seconds=0.3)
+    outcome: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            one.get(f"{web.url}/slow{QUERY}")
+        except ImageUnreachable as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(5)  # the server would go on for 10 seconds
+    assert not thread.is_alive()
+    assert "in time" in str(outcome[0])
+    assert SECRET not in str(outcome[0])
+    assert one.get(f"{web.url}/fast") == b"x"
+
+
+def test_the_time_is_for_all_redirects_together(web: Web) -> None:
+    def slow(_: Asked) -> Reply:
+        time.sleep(0.25)
+        return redirect("/a")
+
+    web.routes["/a"] = slow
+    with pytest.raises(ImageUnreachable, match="in time"):
+        fetcher(web.url, seconds=0.4, redirects=5).get(f"{web.url}/a")
+    assert len(web.asked) <= 2
+
+
+def test_five_redirects_are_followed_and_no_more(web: Web) -> None:
+    for number in range(6):
+        web.routes[f"/{number}"] = redirect(f"/{number + 1}", status=(301, 302, 303, 307, 308)[number % 5])
+    web.routes["/6"] = Reply(body=b"x")
+    assert fetcher(web.url).get(f"{web.url}/1") == b"x"
+    with pytest.raises(ImageUnreadable, match="more than 5 redirects"):
+        fetcher(web.url).get(f"{web.url}/0")
+
+
+# What fails, for good or for now
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 304])
+def test_no_image_for_good(web: Web, status: int) -> None:
+    web.routes["/a"] = Reply(status, headers={"Content-Length": "0"})
+    with pytest.raises(ImageUnreadable, match=f"HTTP {status}") as caught:
+        fetcher(web.url).get(f"{web.url}/a{QUERY}")
+    assert SECRET not in str(caught.value)
+    assert f"{web.url}/a" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+def test_no_image_for_now(web: Web, status: int) -> None:
+    web.routes["/a"] = Reply(status)
+    with pytest.raises(ImageUnreachable, match=f"HTTP {status}") as caught:
+        fetcher(web.url).get(f"{web.url}/a{QUERY}")
+    assert SECRET not in str(caught.value)
+
+
+def test_transient_trouble_is_no_fault_of_the_image() -> None:
+    assert issubclass(ImageUnreachable, NotAvailable)
+    assert not issubclass(ImageUnreachable, ImageError)
+
+
+def test_nobody_listens() -> None:
+    with Web() as gone:
+        pass
+    with pytest.raises(ImageUnreachable, match="takes no connection") as caught:
+        fetcher(gone.url).get(f"{gone.url}/a{QUERY}")
+    assert SECRET not in str(caught.value)
+
+
+def test_cut_off(web: Web) -> None:
+    web.routes["/a"] = Reply(raw=lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxy"))
+    with pytest.raises(ImageUnreachable, match="broke"):
+        fetcher(web.url).get(f"{web.url}/a")
+
+
+@pytest.mark.parametrize(
+    ("errno", "expected"), [(socket.EAI_NONAME, ImageUnreadable), (socket.EAI_AGAIN, ImageUnreachable)]
+)
+def test_names_that_do_not_resolve(errno: int, expected: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(errno, "said the resolver")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(expected, match=r"https://photos\.example/a: .*name"):
+        Fetcher().get(f"https://photos.example/a{QUERY}")
+
+
+# Where from
+
+
+def test_internal_addresses_are_not_even_connected_to(web: Web) -> None:
+    with pytest.raises(ImageRefused, match=r"127\.0\.0\.1.*RAM_ALLOWED_IMAGE_HOSTS"):
+        Fetcher().get(f"{web.url}/a")
+    with pytest.raises(ImageRefused):
+        fetcher(f"http://127.0.0.1:{web.port + 1}").get(f"{web.url}/a")
+    assert web.asked == []
+
+
+def test_an_ipv6_server_is_reached_where_allowed_and_only_there() -> None:
+    with Web("::1") as web:
+        web.routes["/a"] = Reply(body=b"x")
+        with pytest.raises(ImageRefused, match="::1"):
+            Fetcher().get(f"{web.url}/a")
+        assert web.asked == []
+        assert fetcher(web.url).get(f"{web.url}/a") == b"x"
+        assert web.asked[0].headers["Host"] == f"[::1]:{web.port}"
+
+
+@pytest.mark.parametrize(
+    "host", ["[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "localhost", "0"]
+)
+def test_other_spellings_of_loopback(web: Web, host: str) -> None:
+    with pytest.raises(ImageRefused):
+        fetcher(web.url).get(f"http://{host}:{web.port}/a")
+    assert web.asked == []
+
+
+def test_a_redirect_to_an_internal_address(web: Web) -> None:
+    with Web("127.0.0.2") as internal:
+        internal.routes["/admin"] = Reply(body=b"secret")
+        for status in (301, 302, 303, 307, 308):
+            web.routes["/a"] = redirect(f"{internal.url}/admin", status)
+            with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
+                fetcher(web.url).get(f"{web.url}/a")
+        assert internal.asked == []
+
+
+@pytest.mark.parametrize(
+    "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://x/", "http://u:p@127.0.0.1/", "data:,x"]
+)
+def test_a_redirect_to_what_is_not_asked(web: Web, to: str) -> None:
+    web.routes["/a"] = redirect(to)
+    with pytest.raises(ImageRefused):
+        fetcher(web.url).get(f"{web.url}/a")
+
+
+def test_a_name_with_one_internal_address_is_refused(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, {"mixed.example": ["8.8.8.8 127.0.0.1"]})
+    with pytest.raises(ImageRefused, match=r"127\.0\.0\.1"):
+        Fetcher().get(f"http://mixed.example:{web.port}/a")
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Web("127.0.0.2", web.port) as internal:
+        web.routes["/a"] = Reply(body=b"checked")
+        internal.routes["/a"] = Reply(body=b"rebound")
+        looked_up = resolve(monkeypatch, {"rebind.example": ["127.0.0.1", "127.0.0.2"]})
+        one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
+        assert one.get(f"http://rebind.example:{web.port}/a") == b"checked"
+        assert looked_up == ["rebind.example"]
+        assert web.asked[0].headers["Host"] == f"rebind.example:{web.port}"
+        one.close()
+        with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
+            one.get(f"http://rebind.example:{web.port}/a")
+        assert internal.asked == []
+
+
+def test_the_second_address_of_a_name_is_tried(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.routes["/a"] = Reply(body=b"x")
+    resolve(monkeypatch, {"two.example": ["127.0.0.3 127.0.0.1"]})  # nobody listens at the first
+    assert Fetcher(guard=AddressGuard.parse("two.example")).get(f"http://two.example:{web.port}/a") == b"x"
+
+
+def test_cookies_proxies_and_netrc_play_no_part(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.9:9")
+    web.routes["/a"] = Reply(302, headers={"Location": "/b", "Set-Cookie": f"session={SECRET}; Path=/"})
+    web.routes["/b"] = Reply(body=b"x")
+    one = fetcher(web.url)
+    assert [one.get(f"{web.url}/a"), one.get(f"{web.url}/b")] == [b"x", b"x"]
+    for asked in web.asked:
+        assert not {"Cookie", "Authorization", "Referer"} & set(asked.headers)
+
+
+def test_tls_is_checked_against_the_name_though_the_address_is_pinned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=photos.example"
+    names = ["-addext", "subjectAltName=DNS:photos.example", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *command.split(), *names], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    asked_for: list[str | None] = []
+    context.sni_callback = lambda _, name, __: asked_for.append(name)  # type: ignore[assignment]
+    resolve(monkeypatch, {"photos.example": ["127.0.0.1"], "others.example": ["127.0.0.1"]})
+    with Web(tls=context) as web:
+        web.routes["/a"] = Reply(body=b"x")
+        one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
+        assert one.get(f"https://photos.example:{web.port}/a") == b"x"
+        assert asked_for == ["photos.example"]
+        with pytest.raises(ImageUnreachable, match="TLS"):
+            one.get(f"https://others.example:{web.port}/a")
+        with pytest.raises(ImageRefused):
+            Fetcher().get(f"https://photos.example:{web.port}/a")
+
+
+def test_nothing_secret_is_logged(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    web.routes["/a"] = Reply(503)
+    with caplog.at_level(logging.INFO), pytest.raises(ImageUnreachable):
+        fetcher(web.url).get(f"{web.url}/a{QUERY}")
+    assert SECRET not in caplog.text
+
+
+# Data URIs
+
+PIXELS = bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64," + base64.b64encode(PIXELS).decode(),
+        "DATA:image/png;charset=utf-8;BASE64," + base64.b64encode(PIXELS).decode().rstrip("="),
+        "data:;base64," + base64.urlsafe_b64encode(PIXELS).decode(),
+        "data:;base64," + base64.b64encode(PIXELS).decode().replace("+", "%2B"),
+        "data:;base64," + "\n".join(base64.encodebytes(PIXELS).decode().splitlines()),
+        "data:application/octet-stream," + "".join(f"%{byte:02x}" for byte in PIXELS),
+    ],
+)
+def test_data_uris(uri: str) -> None:
+    assert Fetcher().get(uri) == PIXELS
+
+
+@pytest.mark.parametrize("uri", ["data:image/png;base64", "data:;base64,A", "data:;base64,AA$A", "data:;base64,äöü="])
+def test_damaged_data_uris(uri: str) -> None:
+    with pytest.raises(ImageUnreadable, match="a data URI"):
+        Fetcher().get(uri)
+
+
+def test_large_data_uris() -> None:
+    one = fetcher(max_bytes=256)
+    assert len(one.get("data:;base64," + base64.b64encode(PIXELS).decode())) == 256
+    for size in (257, 10_000):
+        with pytest.raises(ImageTooLarge):
+            one.get("data:;base64," + base64.b64encode(b"x" * size).decode())
+
+
+def test_no_timer_stays_behind(web: Web) -> None:
+    web.routes["/a"] = Reply(body=b"x")
+    one = fetcher(web.url, seconds=60)
+    before = threading.active_count()
+    for _ in range(5):
+        one.get(f"{web.url}/a")
+    ends = time.monotonic() + 5
+    while threading.active_count() > before + 1 and time.monotonic() < ends:  # the server has one for our connection
+        time.sleep(0.01)
+    assert threading.active_count() <= before + 1

@@ -1,0 +1,322 @@
+"""Logins, and that they go to Label Studio alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fake_label_studio import LEGACY, PERSONAL, Studio
+from web import Reply, Web, redirect
+
+from ram_backend.errors import (
+    ImageError,
+    ImageRefused,
+    ImageTooLarge,
+    ImageUnreachable,
+    ImageUnreadable,
+    LabelStudioUnauthorized,
+    LabelStudioUnreachable,
+    SettingsError,
+)
+from ram_backend.images import AddressGuard, FetchLimits
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.tokens import Login
+
+FILE = "/data/upload/1/a.jpg"
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    with Studio() as studio:
+        studio.file(FILE, b"photo")
+        yield studio
+
+
+@pytest.fixture
+def other() -> Iterator[Web]:
+    with Web("127.0.0.2") as other:
+        yield other
+
+
+# Logins
+
+
+def test_a_legacy_token(studio: Studio) -> None:
+    client = LabelStudio(studio.url, f" {LEGACY}\n")
+    assert client.get(FILE) == b"photo"
+    assert client.whoami()["email"] == "admin@example.com"
+    assert client.version() == "1.23.2"
+    assert {asked.headers["Authorization"] for asked in studio.asked} == {f"Token {LEGACY}"}
+
+
+def test_a_personal_access_token_is_exchanged_once(studio: Studio) -> None:
+    client = LabelStudio(studio.url, PERSONAL)
+    assert [client.get(FILE) for _ in range(3)] == [b"photo"] * 3
+    assert studio.refreshed == 1
+    assert not any(PERSONAL in asked.headers.get("Authorization", "") for asked in studio.asked)
+
+
+def test_an_access_token_that_is_refused_is_renewed(studio: Studio) -> None:
+    client = LabelStudio(studio.url, PERSONAL)
+    client.get(FILE)
+    studio.revoke_access()
+    assert client.get(FILE) == b"photo"
+    assert studio.refreshed == 2
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_many_threads_renew_once(studio: Studio, known: bool) -> None:
+    client = LabelStudio(studio.url, PERSONAL)
+    if known:
+        client.get(FILE)
+        studio.revoke_access()
+    refreshed, studio.refresh_seconds = studio.refreshed, 0.2
+    start = threading.Barrier(12)
+
+    def ask(_: int) -> bytes:
+        start.wait()
+        return client.get(FILE)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, range(12))) == [b"photo"] * 12
+    assert studio.refreshed == refreshed + 1
+
+
+def test_an_access_token_is_renewed_before_it_ends() -> None:
+    now, given = [0.0], []
+
+    def refresh(personal: str) -> str:
+        assert personal == PERSONAL
+        given.append(now[0])
+        return f"access-{len(given)}"
+
+    login = Login(PERSONAL, refresh, clock=lambda: now[0])
+    for now[0] in (0, 200, 269):
+        assert login.header() == "Bearer access-1"
+    for now[0] in (271, 299, 500):
+        assert login.header() == "Bearer access-2"
+    assert given == [0, 271]
+
+
+def test_the_lifetime_is_read_from_the_token(studio: Studio) -> None:
+    studio.lifetime = 10
+    now = [0.0]
+    client = LabelStudio(studio.url, None)
+    login = Login(PERSONAL, lambda token: LabelStudio(studio.url, token)._refresh(token), clock=lambda: now[0])
+    first = login.header()
+    now[0] = 4
+    assert login.header() == first
+    now[0] = 6
+    assert login.header() != first
+    client.close()
+
+
+def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -> None:
+    tried, waiting = [], threading.Barrier(6)
+
+    def refresh(_: str) -> str:
+        tried.append(1)
+        ends.wait(0.3)
+        raise LabelStudioUnreachable("away")
+
+    ends = threading.Event()
+    login = Login(PERSONAL, refresh)
+
+    def ask(_: int) -> None:
+        waiting.wait()
+        with pytest.raises(LabelStudioUnreachable):
+            login.header()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "remedy"),
+    [(None, "LABEL_STUDIO_API_KEY"), ("", "LABEL_STUDIO_API_KEY"), ("b2" * 20, "legacy.*off by default")],
+)
+def test_a_login_that_is_missing_or_refused(studio: Studio, token: str | None, remedy: str) -> None:
+    with pytest.raises(LabelStudioUnauthorized, match=remedy) as caught:
+        LabelStudio(studio.url, token).get(FILE)
+    assert not token or token not in str(caught.value)
+
+
+def test_a_personal_access_token_that_was_revoked(studio: Studio) -> None:
+    client = LabelStudio(studio.url, PERSONAL)
+    client.get(FILE)
+    studio.personal = None
+    studio.revoke_access()
+    with pytest.raises(LabelStudioUnauthorized, match="personal access token no more") as caught:
+        client.get(FILE)
+    assert PERSONAL not in str(caught.value)
+
+
+def test_a_page_that_sends_to_the_login(studio: Studio) -> None:
+    studio.routes[FILE] = redirect(f"/user/login/?next={FILE}")
+    with pytest.raises(LabelStudioUnauthorized):
+        LabelStudio(studio.url, LEGACY).get(FILE)
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nbreak", "ümläut"])
+def test_a_token_that_can_be_none_is_not_shown(token: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        LabelStudio("http://studio", token)
+    assert token not in str(caught.value)
+
+
+def test_nothing_shows_a_token(studio: Studio, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="ram_backend"):
+        client = LabelStudio(studio.url, PERSONAL)
+        client.get(FILE)
+    assert PERSONAL not in caplog.text + repr(client) + str(client) + repr(client._login)
+
+
+# The token goes to Label Studio alone
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("token", [LEGACY, PERSONAL])
+def test_a_redirect_elsewhere_goes_without_the_token(studio: Studio, other: Web, status: int, token: str) -> None:
+    studio.file(FILE, Reply(status, headers={"Location": f"{other.url}/data/signed?X=1", "Set-Cookie": "a=b"}))
+    other.routes["/data/signed"] = Reply(body=b"photo")
+    client = LabelStudio(studio.url, token, guard=AddressGuard.parse("127.0.0.2"))
+    assert client.get(FILE) == b"photo"
+    assert other.targets == ["/data/signed?X=1"]
+    assert not {"Authorization", "Cookie", "Referer"} & set(other.asked[0].headers)
+
+
+def test_another_port_or_the_way_back_goes_without_the_token(studio: Studio) -> None:
+    with Web() as neighbour:
+        studio.file(FILE, redirect(f"{neighbour.url}/data/there"))
+        neighbour.routes["/data/there"] = redirect(f"{studio.url}/data/upload/1/private.jpg")
+        studio.file("/data/upload/1/private.jpg", b"private")
+        client = LabelStudio(studio.url, LEGACY, guard=AddressGuard.parse("127.0.0.1"))
+        with pytest.raises(ImageUnreadable, match="401"):
+            client.get(FILE)
+        assert [asked.headers.get("Authorization") for asked in neighbour.asked + studio.asked[1:]] == [None, None]
+
+
+def test_a_redirect_within_label_studio_keeps_the_token(studio: Studio) -> None:
+    studio.file("/data/upload/1/moved.jpg", redirect(FILE))
+    assert LabelStudio(studio.url, LEGACY).get("/data/upload/1/moved.jpg") == b"photo"
+
+
+def test_a_redirect_to_an_internal_address_is_refused(studio: Studio, other: Web) -> None:
+    studio.file(FILE, redirect(f"{other.url}/x"))
+    with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
+        LabelStudio(studio.url, LEGACY).get(FILE)
+    assert other.asked == []
+
+
+@pytest.mark.parametrize("path", ["/logout", "/static/a.jpg", "/user/account", "/data/../logout"])
+def test_paths_that_hold_no_files_go_without_the_token(studio: Studio, path: str) -> None:
+    with pytest.raises(ImageUnreadable):
+        LabelStudio(studio.url, LEGACY).get(path)
+    assert "Authorization" not in studio.asked[0].headers
+
+
+def test_below_a_path_neighbours_on_the_host_get_no_token() -> None:
+    with Studio(prefix="/studio") as studio:
+        studio.file(FILE, b"photo")
+        studio.routes["/data/x.jpg"] = Reply(body=b"neighbour")
+        client = LabelStudio(f"{studio.url}/", LEGACY)
+        for reference in (FILE, f"/studio{FILE}", studio.url + FILE):
+            own = client.own_url(reference)
+            assert own is not None
+            assert client.get(own) == b"photo"
+        assert client.get(f"{client.origin}/data/x.jpg") == b"neighbour"
+        assert "Authorization" not in studio.asked[-1].headers
+
+
+# Who it trusts (design decision 15)
+
+
+def test_one_that_is_not_trusted_gets_no_token_and_is_not_asked_inside(studio: Studio) -> None:
+    client = LabelStudio(studio.url, LEGACY, trusted=False)
+    with pytest.raises(LabelStudioUnreachable, match=r"internal address.*LABEL_STUDIO_URL"):
+        client.get(FILE)
+    assert studio.asked == []
+    allowed = LabelStudio(studio.url, LEGACY, trusted=False, guard=AddressGuard.parse("127.0.0.1"))
+    with pytest.raises(LabelStudioUnauthorized, match="not the Label Studio that tokens are sent to"):
+        allowed.get(FILE)
+    assert "Authorization" not in studio.asked[0].headers
+
+
+@pytest.mark.parametrize("address", ["", "studio:8080", "ftp://studio", "http://me:secret@studio", "http://"])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL") as caught:
+        LabelStudio(address, None)
+    assert "secret" not in str(caught.value)
+
+
+def test_files_under_other_names_of_label_studio() -> None:
+    client = LabelStudio("http://studio:8080", LEGACY, known_as=["http://localhost:8080/", "no address"])
+    expected = "http://studio:8080/data/local-files/?d=a%20b.jpg"
+    assert client.own_url("/data/local-files/?d=a b.jpg") in (expected, expected.replace("%20", " "))
+    assert client.own_url("http://localhost:8080/data/local-files/?d=a%20b.jpg") == expected
+    assert client.own_url("http://studio:8080/data/local-files/?d=a%20b.jpg") == expected
+    for elsewhere in (
+        "http://localhost:8081/data/a.jpg",
+        "http://localhost:8080/metrics",
+        "https://studio:8080/data/a.jpg",
+        "//studio:8080/data/a.jpg",
+        "s3://bucket/a.jpg",
+        "a.jpg",
+    ):
+        assert client.own_url(elsewhere) is None
+
+
+# What fails for now, and what for good
+
+
+def test_label_studio_away_is_no_fault_of_the_image(studio: Studio) -> None:
+    client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(seconds=0.3))
+    for status in (500, 502, 503, 429):
+        studio.file(FILE, Reply(status))
+        with pytest.raises(LabelStudioUnreachable, match=f"Label Studio: .*{status}"):
+            client.get(FILE)
+    with Studio() as gone:
+        pass
+    with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
+        LabelStudio(gone.url, LEGACY).get(FILE)
+    with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
+        LabelStudio(gone.url, PERSONAL).get(FILE)
+    with pytest.raises(LabelStudioUnreachable):
+        LabelStudio("http://no-such-host.invalid", LEGACY).get(FILE)
+    assert not issubclass(LabelStudioUnreachable, ImageError)
+
+
+def test_a_storage_behind_label_studio_that_is_away(studio: Studio) -> None:
+    with Web() as gone:
+        pass
+    studio.file(FILE, redirect(f"{gone.url}/x?sig=secret"))
+    with pytest.raises(ImageUnreachable) as caught:
+        LabelStudio(studio.url, LEGACY, guard=AddressGuard.parse("127.0.0.1")).get(FILE)
+    assert not isinstance(caught.value, LabelStudioUnreachable)
+    assert "secret" not in str(caught.value)
+
+
+def test_files_that_are_not_there_or_too_large(studio: Studio) -> None:
+    client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(max_bytes=100))
+    studio.file("/data/upload/1/large.jpg", b"x" * 101)
+    with pytest.raises(ImageUnreadable, match="404"):
+        client.get("/data/upload/1/none.jpg")
+    with pytest.raises(ImageTooLarge):
+        client.get("/data/upload/1/large.jpg")
+
+
+@pytest.mark.parametrize("body", [b"OK", b'{"token": 1}', b'{"access": 5}', b"[]", b'{"access": "a\\nb"}'])
+def test_a_server_that_is_no_label_studio(studio: Studio, body: bytes) -> None:
+    studio.routes["/api/token/refresh/"] = Reply(body=body)
+    with pytest.raises(LabelStudioUnreachable, match="no access token"):
+        LabelStudio(studio.url, PERSONAL).get(FILE)
+    studio.routes["/api/version"] = Reply(body=b"<html>")
+    with pytest.raises(LabelStudioUnreachable, match="no JSON"):
+        LabelStudio(studio.url, None).version()
+    studio.routes["/api/version"] = Reply(body=json.dumps([1]).encode())
+    assert LabelStudio(studio.url, None).version() == "unknown"

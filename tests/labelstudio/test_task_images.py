@@ -1,0 +1,237 @@
+"""Every kind of image reference that a task may hold, many at a time, some of them broken."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fake_label_studio import LEGACY, PERSONAL, Studio
+from web import Asked, Reply, Web, redirect
+
+from ram_backend.errors import (
+    ImageError,
+    ImageRefused,
+    ImageTooLarge,
+    ImageUnreachable,
+    ImageUnreadable,
+    LabelStudioUnauthorized,
+    LabelStudioUnreachable,
+)
+from ram_backend.images import AddressGuard, FetchLimits
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    with Studio() as studio:
+        studio.file("/data/upload/1/a.jpg", b"uploaded")
+        studio.file("/data/local-files/", b"local")
+        yield studio
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Web]:
+    with Web("127.0.0.2") as web:
+        web.routes["/a.jpg"] = Reply(body=b"elsewhere")
+        yield web
+
+
+@pytest.fixture
+def images(studio: Studio) -> Iterator[TaskImages]:
+    client = LabelStudio(
+        studio.url,
+        PERSONAL,
+        known_as=["http://localhost:8080"],
+        limits=FetchLimits(max_bytes=1000, seconds=5),
+        guard=AddressGuard.parse("127.0.0.2"),
+    )
+    images = TaskImages(client, threads=8)
+    yield images
+    images.close()
+
+
+def at(value: object, task: int = 7) -> ImageReference:
+    return ImageReference(task, value)
+
+
+def test_files_in_label_studio(images: TaskImages, studio: Studio) -> None:
+    assert images.fetch(at("/data/upload/1/a.jpg")) == b"uploaded"
+    assert images.fetch(at(" /data/local-files/?d=photos/a b.jpg ")) == b"local"
+    assert images.fetch(at(f"{studio.url}/data/local-files/?d=photos/c.jpg")) == b"local"
+    assert images.fetch(at("http://localhost:8080/data/local-files/?d=photos/d.jpg")) == b"local"
+    assert [parse_qs(urlsplit(one).query)["d"][0] for one in studio.targets if "local-files" in one] == [
+        "photos/a b.jpg",
+        "photos/c.jpg",
+        "photos/d.jpg",
+    ]
+
+
+def test_files_elsewhere_are_asked_without_the_token(images: TaskImages, elsewhere: Web) -> None:
+    assert images.fetch(at(f"{elsewhere.url}/a.jpg?sig=1")) == b"elsewhere"
+    assert "Authorization" not in elsewhere.asked[0].headers
+
+
+def test_data_uris(images: TaskImages) -> None:
+    assert images.fetch(at("data:image/png;base64," + base64.b64encode(b"inline").decode())) == b"inline"
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/photos/a b+ü.jpg", "gs://bucket/a.jpg", "azure-blob://container/a.jpg", "S3://Bucket/??>>.jpg"]
+)
+@pytest.mark.parametrize("signed", [True, False])
+def test_cloud_storage(images: TaskImages, studio: Studio, elsewhere: Web, uri: str, signed: bool) -> None:
+    elsewhere.routes["/signed"] = Reply(body=b"cloud")
+    reply = redirect(f"{elsewhere.url}/signed?X-Amz-Signature=abc", 303) if signed else Reply(body=b"cloud")
+    studio.file("/tasks/7/resolve/", reply)
+    assert images.fetch(at(uri)) == b"cloud"
+    asked = parse_qs(urlsplit(studio.targets[-1]).query)["fileuri"][0]
+    assert base64.urlsafe_b64decode(asked).decode() == uri
+    assert all("Authorization" not in one.headers for one in elsewhere.asked)
+
+
+def test_cloud_storage_that_no_storage_of_the_project_covers(images: TaskImages) -> None:
+    with pytest.raises(ImageUnreadable, match=r"s3://bucket/a\.jpg: .*404.*storage of the project"):
+        images.fetch(at("s3://bucket/a.jpg?secret=1"))
+
+
+def test_cloud_storage_at_an_internal_address(images: TaskImages, studio: Studio) -> None:
+    with Web("127.0.0.3") as minio:
+        studio.file("/tasks/7/resolve/", redirect(f"{minio.url}/a?X-Amz-Signature=secret", 303))
+        with pytest.raises(ImageRefused, match=r"s3://b/a\.jpg.*RAM_ALLOWED_IMAGE_HOSTS") as caught:
+            images.fetch(at("s3://b/a.jpg"))
+        assert "secret" not in str(caught.value)
+        assert minio.asked == []
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", 5, ["/data/a.jpg"], {"url": "x"}])
+def test_no_image_in_the_task(images: TaskImages, value: object) -> None:
+    with pytest.raises(ImageUnreadable, match="Task 7 names no image"):
+        images.fetch(at(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a.jpg", "file:///etc/passwd", "ftp://h/a.jpg", "//h/a.jpg", "/\\h/a.jpg", "C:\\a.jpg", "\x00", "data/a.jpg"],
+)
+def test_what_can_t_be_fetched(images: TaskImages, studio: Studio, value: str) -> None:
+    with pytest.raises(ImageError):
+        images.fetch(at(value))
+    assert studio.asked == []
+
+
+@pytest.mark.parametrize("path", ["/latest/meta-data", "/data/upload/1/a.jpg"])
+def test_internal_addresses_that_are_not_label_studio_s(images: TaskImages, studio: Studio, path: str) -> None:
+    with Web("127.0.0.3") as internal:
+        with pytest.raises(ImageRefused):
+            images.fetch(at(internal.url + path))
+        assert internal.asked == []
+
+
+# Many
+
+
+def test_order_is_kept_and_a_broken_image_costs_itself_only(images: TaskImages, studio: Studio, elsewhere: Web) -> None:
+    with Web("127.0.0.2") as gone:
+        pass
+    studio.file("/data/upload/1/large.jpg", b"x" * 1001)
+    elsewhere.routes["/down.jpg"] = Reply(503)
+    values = [
+        "/data/upload/1/a.jpg",
+        "/data/upload/1/none.jpg",
+        "/data/upload/1/large.jpg",
+        f"{elsewhere.url}/a.jpg",
+        f"{elsewhere.url}/none.jpg",
+        f"{elsewhere.url}/down.jpg",
+        f"{gone.url}/a.jpg",
+        "http://169.254.169.254/latest/meta-data",
+        None,
+        "/data/upload/1/a.jpg",
+    ] * 20
+    outcomes = list(images.fetch_all(at(value, task) for task, value in enumerate(values)))
+    kinds = [
+        b"uploaded",
+        ImageUnreadable,
+        ImageTooLarge,
+        b"elsewhere",
+        ImageUnreadable,
+        ImageUnreachable,
+        ImageUnreachable,
+        ImageRefused,
+        ImageUnreadable,
+        b"uploaded",
+    ]
+    assert [one if isinstance(one, bytes) else type(one) for one in outcomes] == kinds * 20
+    assert studio.refreshed == 1
+
+
+def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImages, studio: Studio) -> None:
+    together = threading.Barrier(8)
+
+    def meet(_: Asked) -> Reply:
+        together.wait(5)  # breaks unless eight are asked for at a time
+        return Reply(body=b"x")
+
+    taken: list[int] = []
+
+    def references() -> Iterator[ImageReference]:
+        for number in range(64):
+            taken.append(number)
+            yield at("/data/upload/1/slow.jpg", number)
+
+    studio.routes["/data/upload/1/slow.jpg"] = meet
+    outcomes = images.fetch_all(references())
+    assert next(outcomes) == b"x"
+    assert len(taken) == 16
+    assert list(outcomes) == [b"x"] * 63
+    assert len({one.connection for one in studio.asked}) <= 9
+
+
+def test_nothing_is_fetched_twice_or_too_many_for_no_references(images: TaskImages) -> None:
+    assert list(images.fetch_all([])) == []
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_label_studio_away_ends_it_all(studio: Studio, elsewhere: Web, login: bool) -> None:
+    if login:
+        client = LabelStudio(studio.url, "b2" * 20, guard=AddressGuard.parse("127.0.0.2"))
+    else:
+        with Studio() as gone:
+            pass
+        client = LabelStudio(gone.url, LEGACY, guard=AddressGuard.parse("127.0.0.2"))
+    images = TaskImages(client, threads=2)
+    outcomes = images.fetch_all([at(f"{elsewhere.url}/a.jpg"), *[at("/data/upload/1/a.jpg")] * 50])
+    assert next(outcomes) == b"elsewhere"
+    with pytest.raises(LabelStudioUnauthorized if login else LabelStudioUnreachable):
+        next(outcomes)
+    images.close()
+    assert len(studio.asked) < 20
+
+
+def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: Studio) -> None:
+    release = threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        release.wait(5)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
+
+    studio.routes["/data/upload/1/slow.jpg"] = Reply(raw=slow)
+    outcomes = images.fetch_all([at("/data/upload/1/a.jpg"), *[at("/data/upload/1/slow.jpg")] * 100])
+    assert next(outcomes) == b"uploaded"
+    outcomes.close()  # type: ignore[attr-defined]
+    release.set()
+    images._pool.shutdown(wait=True)
+    assert len([one for one in studio.targets if one.endswith("slow.jpg")]) <= 8
+
+
+def test_without_label_studio(elsewhere: Web) -> None:
+    images = TaskImages(None, guard=AddressGuard.parse("127.0.0.2"))
+    assert images.fetch(at(f"{elsewhere.url}/a.jpg")) == b"elsewhere"
+    for value in ("/data/upload/1/a.jpg", "s3://bucket/a.jpg"):
+        with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
+            images.fetch(at(value))
+    images.close()

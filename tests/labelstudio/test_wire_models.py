@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ram_backend.errors import RequestError
+from ram_backend.labelstudio import PredictRequest, ProjectRef, SetupRequest, WebhookRequest, read_request
+
+
+def test_project_ref():
+    assert ProjectRef.parse("1.1795452148") == ProjectRef(1, 1795452148)
+    assert ProjectRef.parse("7") == ProjectRef(7, 0)
+    assert str(ProjectRef(1, 2)) == "1.2"
+    for wrong in ("", "x", "1.", ".5", "-1.3", "1.2.3", "²", "9" * 30):
+        assert ProjectRef.parse(wrong) is None
+
+
+def test_a_minimal_setup():
+    body = read_request(SetupRequest, b'{"project": 3}')
+    assert (body.project_ref, body.label_config, body.hostname, body.extra_params) == (ProjectRef(3, 0), "", None, None)
+
+
+@pytest.mark.parametrize("field", ["schema", "label_config"])
+def test_the_config_of_a_setup_under_both_names(field):
+    assert read_request(SetupRequest, json.dumps({"project": "1.2", field: "<View/>"})).label_config == "<View/>"
+
+
+def test_tokens_and_passwords_are_not_shown():
+    setup = read_request(SetupRequest, b'{"project": "1.2", "access_token": "s3cret"}')
+    predict = read_request(PredictRequest, b'{"tasks": [], "params": {"login": "me", "password": "s3cret"}}')
+    assert setup.access_token == "s3cret"
+    assert "s3cret" not in repr(setup) + repr(predict)
+
+
+def test_what_is_wrong_is_named_without_its_value():
+    with pytest.raises(RequestError) as caught:
+        read_request(SetupRequest, b'{"project": "1.2", "access_token": ["s3cret"]}')
+    assert "access_token" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"tasks": null}', b'{"tasks": [1]}', b'{"project": "1.2"}', b"\xff\xfe"]
+)
+def test_no_predict_request(body):
+    with pytest.raises(RequestError):
+        read_request(PredictRequest, body)
+
+
+def test_a_lenient_predict_request():
+    text = (
+        '{"tasks": [{"data": null}, {"id": "a7", "data": {"image": 3}, "extra": 1}], "params": null, "project": null}'
+    )
+    body = read_request(PredictRequest, text)
+    assert [(task.id, task.data) for task in body.tasks] == [(None, {}), ("a7", {"image": 3})]
+    assert (body.project_ref, body.label_config, body.params.context) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"action": null}',
+        '{"action": "SOMETHING_NEW", "project": {"id": 3}, "x": 1}',
+        '{"action": "A", "project": 3}',
+    ],
+)
+def test_any_webhook_is_read(text):
+    body = read_request(WebhookRequest, text)
+    assert body.annotation_objects == body.task_objects == []
+    assert body.project_ref in (None, ProjectRef(3, 0))
+
+
+def test_oddities_of_a_webhook_are_no_annotations():
+    text = '{"action": "ANNOTATION_CREATED", "annotation": [{"id": 1}, 5, null], "annotations": "x", "task": 7}'
+    body = read_request(WebhookRequest, text)
+    assert body.annotation_objects == [{"id": 1}]
+    assert body.task_objects == []
+
+
+@pytest.mark.parametrize("created", ["nonsense", None, 5, ""])
+def test_a_creation_time_that_is_none(created):
+    assert WebhookRequest(action="X", project={"id": 4, "created_at": created}).project_ref == ProjectRef(4, 0)

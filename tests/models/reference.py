@@ -1,0 +1,101 @@
+"""The deterministic weights of the reference numbers: any element of any tensor, from its key's name alone.
+
+SplitMix64 seeded by SHA-256 of salt + key; a value is the sum of the four 16-bit quarters of the generator's output,
+shifted and scaled: near normal, no random-number library involved. `tests/models/test_reference.py` holds the vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+SALT = "ram-reference-v1:"
+_CHUNK = 1 << 18
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+_LOW = np.uint64(0xFFFF)
+
+
+def seed_of(key: str, salt: str = SALT) -> int:
+    """First eight bytes of SHA-256(salt + key), little-endian."""
+    return int.from_bytes(hashlib.sha256((salt + key).encode()).digest()[:8], "little")
+
+
+def sums(seed: int, start: int, stop: int) -> NDArray[np.int64]:
+    """S_start .. S_(stop-1): integers in [-131070, 131070], standard deviation 65536 / sqrt(3)."""
+    with np.errstate(over="ignore"):
+        x = np.arange(start + 1, stop + 1, dtype=np.uint64)
+        x *= _GOLDEN
+        x += np.uint64(seed)
+        x ^= x >> np.uint64(30)
+        x *= _MIX1
+        x ^= x >> np.uint64(27)
+        x *= _MIX2
+        x ^= x >> np.uint64(31)
+    total = x & _LOW
+    for shift in (16, 32, 48):
+        total += (x >> np.uint64(shift)) & _LOW
+    return total.astype(np.int64) - 131070
+
+
+def draw(key: str, shape: Iterable[int], mu: float, sigma: float, salt: str = SALT) -> NDArray[np.float32]:
+    """The tensor of `key`: mean mu, standard deviation sigma, computed in float64 and rounded once."""
+    shape = tuple(shape)
+    count = int(np.prod(shape, dtype=np.int64))
+    values = np.empty(count, dtype=np.float32)
+    seed, factor = seed_of(key, salt), sigma * np.sqrt(3.0) / 65536
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        values[start:stop] = mu + factor * sums(seed, start, stop).astype(np.float64)
+    return values.reshape(shape)
+
+
+def read_manifest(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Salt, and per state-dict key how its values are drawn."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    tensors = next(value for value in data.values() if isinstance(value, dict))
+    return data["salt"], tensors
+
+
+def state_dict(
+    tensors: Mapping[str, Mapping[str, Any]],
+    salt: str = SALT,
+    *,
+    hollow: Callable[[str], bool] = lambda key: False,
+    structural: bool = True,
+) -> dict[str, torch.Tensor]:
+    """An official state dict with the drawn values.
+
+    Args:
+        tensors: from `read_manifest`.
+        salt: start of every seed.
+        hollow: keys whose values don't matter: zeros that take no room.
+        structural: whether the keys that a model computes itself are present (as zeros).
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for key, entry in tensors.items():
+        if entry["kind"] == "structural":
+            if structural:
+                weights[key] = torch.zeros((), dtype=getattr(torch, entry["dtype"])).expand(entry["shape"])
+        elif hollow(key):
+            weights[key] = torch.zeros(()).expand(entry["shape"])
+        else:
+            source = entry.get("tied_with") or key
+            if source in weights and source != key:
+                weights[key] = weights[source]
+            else:
+                weights[key] = torch.from_numpy(draw(source, entry["shape"], entry["mu"], entry["sigma"], salt))
+    return weights
+
+
+def is_caption_key(key: str) -> bool:
+    """Whether the captioner alone uses a key."""
+    return key.startswith(("tag_encoder.", "text_decoder."))

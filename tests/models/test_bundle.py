@@ -1,0 +1,152 @@
+"""Bundles appear whole or not at all, and are opened only if they are what was written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
+from ram_backend.models import Bundle, Preprocessing, open_bundle, verify
+from ram_backend.models.bundle import digest_of, new_bundle
+
+TinyBundle = Callable[[str], Bundle]
+
+
+@pytest.fixture
+def copied(tiny_bundle: TinyBundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle("ram").path, tmp_path / "copy"))
+
+
+def test_a_bundle_says_what_it_is(tiny_bundle: TinyBundle) -> None:
+    bundle = tiny_bundle("ram_plus")
+    assert (bundle.name, bundle.kind, bundle.text_encoder) == ("ram_plus", "ram_plus", "clip-vit-b-16")
+    assert bundle.new_tag_threshold == 0.5
+    assert bundle.vocabulary.names[2] == "red car"
+    assert bundle.preprocessing == Preprocessing(size=64)
+    assert len(bundle.calibration) == len(bundle.vocabulary) == 7
+    verify(bundle)
+
+
+def test_the_directorys_name_is_the_bundles(copied: Path) -> None:
+    assert open_bundle(copied).name == "copy"
+    assert open_bundle(copied).digest == open_bundle(copied).digest
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "vocabulary.json", "label_embeddings.safetensors"])
+def test_a_missing_or_shortened_file_is_named(copied: Path, name: str) -> None:
+    file = copied / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BundleDamaged, match=name):
+        open_bundle(copied)
+    file.unlink()
+    with pytest.raises(BundleDamaged, match=f"{name} is missing"):
+        open_bundle(copied)
+
+
+def test_verify_sees_a_changed_byte(copied: Path) -> None:
+    file = copied / "network.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleDamaged, match=r"checksum of network\.safetensors"):
+        verify(open_bundle(copied))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"format": 1}'])
+def test_a_manifest_of_rubbish_is_damage(copied: Path, text: str) -> None:
+    (copied / "bundle.json").write_text(text)
+    with pytest.raises(BundleDamaged, match=r"bundle\.json"):
+        open_bundle(copied)
+
+
+@pytest.mark.parametrize("key", ["kind", "digest", "preprocessing", "text_encoder", "new_tag_threshold"])
+def test_a_manifest_that_lacks_something_is_damage(copied: Path, key: str) -> None:
+    manifest = json.loads((copied / "bundle.json").read_text())
+    del manifest[key]
+    (copied / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleDamaged, match=key):
+        open_bundle(copied)
+
+
+def test_another_format_asks_for_an_update(copied: Path) -> None:
+    manifest = json.loads((copied / "bundle.json").read_text())
+    (copied / "bundle.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(BundleDamaged, match=r"format 99.*update"):
+        open_bundle(copied)
+
+
+def test_no_directory_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="bundles list"):
+        open_bundle(tmp_path / "nothing")
+
+
+def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_bundle(tmp_path / "bundles", "half", {}) as directory:
+            (directory / "big").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_away(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / f".again.{process.pid}.partial"
+    left.mkdir()
+    (left / "network.safetensors").write_bytes(b"half")
+    with new_bundle(tmp_path, "again", {"kind": "ram"}) as directory:
+        (directory / "file").write_bytes(b"abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+    manifest = json.loads((tmp_path / "again" / "bundle.json").read_text())
+    assert manifest["files"]["file"]["bytes"] == 3
+    assert manifest["files"]["file"]["sha256"].startswith("ba7816bf")
+
+
+def test_of_two_writers_of_one_name_the_first_wins(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_bundle(tmp_path, "same", {"by": "second"}):
+            (tmp_path / "same").mkdir()
+            (tmp_path / "same" / "bundle.json").write_text('{"by": "first"}')
+
+    with pytest.raises(CheckpointError, match="already a bundle"):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]
+    assert json.loads((tmp_path / "same" / "bundle.json").read_text())["by"] == "first"
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "x" * 65])
+def test_names_that_are_no_directory_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="can't name a bundle"), new_bundle(tmp_path, name, {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_digest_names_what_a_bundle_was_made_from() -> None:
+    first = digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64})
+    assert first == digest_of("ram", {"b": [2], "a": 1}, Preprocessing(64), {"tags": "1" * 64})
+    others = [
+        digest_of("ram_plus", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
+        digest_of("ram", {"a": 2, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
+        digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(65), {"tags": "1" * 64}),
+        digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "2" * 64}),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_no_torch_is_needed_to_open_a_bundle(tiny_bundle: TinyBundle) -> None:
+    code = (
+        "import sys, pathlib; from ram_backend.models import open_bundle, list_bundles\n"
+        f"path = pathlib.Path({str(tiny_bundle('ram').path)!r})\n"
+        "open_bundle(path); list_bundles(path.parent)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

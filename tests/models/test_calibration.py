@@ -1,0 +1,73 @@
+"""Calibration: strictly increasing curves, the sigmoid where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ram_backend.errors import BundleDamaged
+from ram_backend.models.calibration import Calibration
+
+SOME = Calibration(np.array([0.5, 2.0, 1.0]), np.array([0.0, -1.0, 3.0]), new_slope=0.7, new_offset=-2.0)
+
+
+def test_the_identity_is_the_sigmoid() -> None:
+    logits = np.array([[-200.0, -3.0, 0.0], [1.0, 30.0, 200.0]], dtype=np.float32)
+    with np.errstate(over="raise"):
+        scores = Calibration.identity(3).scores(logits)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-7)
+
+
+@given(st.floats(-30, 30), st.floats(0.01, 5))
+def test_scores_rise_with_logits(logit: float, step: float) -> None:
+    low, high = SOME.scores(np.float32([[logit] * 3, [logit + step] * 3]))
+    assert (high >= low).all()
+    assert ((low >= 0) & (high <= 1)).all()
+
+
+def test_each_tag_has_its_own_curve() -> None:
+    scores = SOME.scores(np.float32([[1.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-np.array([0.5, 1.0, 4.0]))), atol=1e-6)
+
+
+def test_take_follows_the_order_and_knows_new_tags() -> None:
+    taken = SOME.take([2, None, 0, 2])
+    np.testing.assert_allclose(taken.slope, [1.0, 0.7, 0.5, 1.0])
+    np.testing.assert_allclose(taken.offset, [3.0, -2.0, 0.0, 3.0])
+    assert len(Calibration.identity(0).take([])) == 0
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    SOME.save(tmp_path)
+    loaded = Calibration.load(tmp_path, 3, new_slope=0.7, new_offset=-2.0)
+    np.testing.assert_array_equal(loaded.slope, SOME.slope)
+    np.testing.assert_array_equal(loaded.offset, SOME.offset)
+    assert (loaded.new_slope, loaded.new_offset) == (0.7, -2.0)
+
+
+def test_without_a_file_it_is_the_identity(tmp_path: Path) -> None:
+    loaded = Calibration.load(tmp_path, 4)
+    assert loaded.slope.tolist() == [1.0] * 4
+    assert loaded.offset.tolist() == [0.0] * 4
+
+
+def test_a_file_for_other_tags_or_of_rubbish_is_damage(tmp_path: Path) -> None:
+    SOME.save(tmp_path)
+    with pytest.raises(BundleDamaged, match=r"for 3 tags, the vocabulary has 4"):
+        Calibration.load(tmp_path, 4)
+    (tmp_path / "calibration.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(BundleDamaged, match=r"calibration\.safetensors"):
+        Calibration.load(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset"), [([0.0], [0.0]), ([-1.0], [0.0]), ([np.nan], [0.0]), ([1.0], [np.inf]), ([1.0], [0.0, 1.0])]
+)
+def test_curves_that_do_not_rise_are_refused(slope: list[float], offset: list[float]) -> None:
+    with pytest.raises(BundleDamaged):
+        Calibration(np.array(slope), np.array(offset))

@@ -1,0 +1,249 @@
+"""Downloads, against a small server that speaks the hub's protocol: etag, commit, ranges, and a cut connection."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import tiny
+
+from ram_backend.errors import CheckpointError, DownloadError, InputError
+from ram_backend.models import load_network
+from ram_backend.models.hub import RELEASED, RELEASES, Release, pull
+from ram_backend.models.importing import import_checkpoint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILE = "ram_swin_large_14m.pth"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves `files` by path; `cut` is how many bytes the next answers send before the connection breaks."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.etags: dict[str, str] = {}
+        self.cuts: list[int] = []
+        self.requests: list[tuple[str, str, str | None]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.command, self.path, wanted))
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-\d*", wanted)[1]) if wanted else 0  # type: ignore[index]
+        etag = self.server.etags.get(self.path, hashlib.sha256(content).hexdigest())
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if not body:
+            return
+        if self.server.cuts:
+            self.wfile.write(content[start : start + self.server.cuts.pop(0)])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.wfile.write(content[start:])
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    server = Hub()
+    file, tags = tiny.write(tmp_path / "source", "ram")
+    server.files = {
+        f"/xinyu1205/recognize_anything_model/resolve/main/{FILE}": file.read_bytes(),
+        f"/spaces/someone/mirror/resolve/v1/{FILE}": file.read_bytes(),
+        "/data/tags.txt": tags.read_bytes(),
+        "/data/thresholds.txt": b"0.4\n" * 7,
+    }
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def release(hub: Hub) -> Release:
+    lists = {"tags": f"{hub.address}/data/tags.txt", "thresholds": f"{hub.address}/data/thresholds.txt"}
+    return replace(RELEASES["ram"], **lists)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> dict[str, Any]:
+    return {"bundles_dir": tmp_path / "bundles", "cache_dir": tmp_path / "cache", "image_size": tiny.IMAGE}
+
+
+def test_a_pull_makes_the_bundle_that_an_import_would(
+    hub: Hub, release: Release, target: dict[str, Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    bundle = pull("ram", release=release, endpoint=hub.address, progress=said.append, **target)
+    assert (bundle.name, bundle.kind, bundle.vocabulary.names) == ("ram", "ram", tiny.TAGS)
+    assert bundle.vocabulary.thresholds.tolist() == pytest.approx([0.4] * 7)
+    assert any(FILE in text for text in said)
+    origin = bundle.manifest["provenance"]["origin"]
+    assert origin["commit"] == COMMIT
+    assert origin["weights"] == f"{hub.address}/{release.repository}/resolve/main/{FILE}"
+    assert origin["etag"] == bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
+    assert not list(target["cache_dir"].rglob("*.pth"))
+    thresholds = tmp_path / "thresholds.txt"
+    thresholds.write_bytes(hub.files["/data/thresholds.txt"])
+    source = tmp_path / "source"
+    imported = import_checkpoint(
+        source / "ram.pth",
+        source / "tags.txt",
+        thresholds=thresholds,
+        name="imported",
+        bundles_dir=tmp_path / "bundles",
+        image_size=tiny.IMAGE,
+    )
+    assert imported.digest == bundle.digest
+    network = load_network(bundle, device="cpu")
+    assert np.isfinite(network.logits(network.encode(tiny.images(1).numpy()), network.select([0]))).all()
+
+
+@pytest.mark.parametrize("stalls", [0, 8], ids=["by itself", "when asked again"])
+def test_a_cut_download_goes_on_where_it_stopped(
+    hub: Hub, release: Release, target: dict[str, Any], tmp_path: Path, stalls: int
+) -> None:
+    """The hub's client writes in pieces of 10 MiB, so the file has to be larger than that."""
+    padded, _ = tiny.write(tmp_path / "padded", "ram", optimizer={"exp_avg": torch.zeros(6 << 20)})
+    path = f"/{release.repository}/resolve/main/{FILE}"
+    hub.files[path] = padded.read_bytes()
+    cuts = [12 << 20] + [0] * stalls
+
+    def cut_the_weights(text: str) -> None:
+        if text.startswith("Downloading"):
+            hub.cuts = cuts
+
+    if stalls:
+        with pytest.raises(DownloadError, match="goes on where it stopped"):
+            pull("ram", release=release, endpoint=hub.address, progress=cut_the_weights, **target)
+        assert not target["bundles_dir"].exists()
+        cuts = []
+        hub.cuts = []
+    bundle = pull("ram", release=release, endpoint=hub.address, progress=cut_the_weights, **target)
+    digest = bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
+    assert digest == hashlib.sha256(hub.files[path]).hexdigest()
+    assert [entry for entry in hub.requests if entry[0] == "GET" and entry[1] == path][-1][2] == "bytes=10485760-"
+
+
+def test_weights_that_were_refused_need_not_be_downloaded_again(
+    hub: Hub, release: Release, target: dict[str, Any], tmp_path: Path
+) -> None:
+    odd, _ = tiny.write(tmp_path / "odd", "ram", {**tiny.state_dict("ram"), "odd": torch.zeros(2)})
+    path = f"/{release.repository}/resolve/main/{FILE}"
+    hub.files[path] = odd.read_bytes()
+    with pytest.raises(CheckpointError, match="--allow-extra"):
+        pull("ram", release=release, endpoint=hub.address, **target)
+    assert pull("ram", release=release, endpoint=hub.address, allow_extra=True, **target).kind == "ram"
+    assert [entry[1] for entry in hub.requests if entry[0] == "GET"].count(path) == 1
+    assert not list(target["cache_dir"].rglob("*.pth"))
+
+
+def test_other_addresses_and_local_lists(hub: Hub, target: dict[str, Any], tmp_path: Path) -> None:
+    release = Release("spaces/someone/mirror", FILE, str(tmp_path / "source" / "tags.txt"), None, revision="v1")
+    bundle = pull("ram", name="mine", release=release, endpoint=hub.address, **target)
+    assert bundle.name == "mine"
+    assert bundle.vocabulary.thresholds.tolist() == pytest.approx([0.68] * 7)
+
+
+def test_bytes_that_are_not_those_announced_are_refused(hub: Hub, release: Release, target: dict[str, Any]) -> None:
+    hub.etags[f"/{release.repository}/resolve/main/{FILE}"] = "0" * 64
+    with pytest.raises(DownloadError, match="checksum"):
+        pull("ram", release=release, endpoint=hub.address, **target)
+    assert not target["bundles_dir"].exists()
+    assert not list(target["cache_dir"].rglob("*.pth"))
+
+
+@pytest.mark.parametrize("part", ["weights", "tags", "thresholds"])
+def test_a_missing_file_is_named_with_the_way_around(
+    hub: Hub, release: Release, target: dict[str, Any], part: str
+) -> None:
+    gone = next(path for path in hub.files if path.endswith(FILE if part == "weights" else f"{part}.txt"))
+    del hub.files[gone]
+    with pytest.raises(DownloadError, match=re.escape(gone) + r".*ram-backend bundles import .* --tags") as caught:
+        pull("ram", release=release, endpoint=hub.address, **target)
+    assert "\n" not in str(caught.value)
+    assert not target["bundles_dir"].exists()
+
+
+def test_without_a_connection_the_address_is_named(release: Release, target: dict[str, Any], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    local = replace(release, tags=str(tmp_path / "source" / "tags.txt"), thresholds=None)
+    with pytest.raises(DownloadError, match=rf"{nobody}/.*{FILE}.*Check the connection.*bundles import"):
+        pull("ram", release=local, endpoint=nobody, **target)
+    with pytest.raises(DownloadError, match=rf"{nobody}/tags.*Check the connection"):
+        pull("ram", release=replace(local, tags=f"{nobody}/tags"), endpoint=nobody, **target)
+
+
+def test_a_cut_list_is_not_taken_for_a_short_one(hub: Hub, release: Release, target: dict[str, Any]) -> None:
+    hub.cuts = [10]
+    with pytest.raises(DownloadError, match=r"tags\.txt.*only 10 of 46 bytes arrived"):
+        pull("ram", release=release, endpoint=hub.address, **target)
+
+
+def test_a_taken_name_is_refused_before_anything_is_downloaded(
+    hub: Hub, release: Release, target: dict[str, Any]
+) -> None:
+    (target["bundles_dir"] / "ram").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="already a bundle"):
+        pull("ram", release=release, endpoint=hub.address, **target)
+    assert hub.requests == []
+
+
+def test_unknown_models_are_refused(target: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="ram-plus, ram, tag2text"):
+        pull("yolo", **target)  # type: ignore[arg-type]
+
+
+def test_every_release_has_its_addresses() -> None:
+    assert set(RELEASES) == set(RELEASED)
+    for release in RELEASES.values():
+        assert release.repository.startswith("xinyu1205/")
+        assert release.filename.endswith("14m.pth")
+        assert release.tags.startswith("https://")

@@ -1,0 +1,375 @@
+"""Official files become bundles, or one line says why not, and nothing is left."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import reference, tiny
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from ram_backend.errors import CheckpointError, RamError, VocabularyError
+from ram_backend.models import Bundle, load_network, official, verify
+from ram_backend.models.checkpoints import open_checkpoint
+from ram_backend.models.importing import _write_tensors, import_checkpoint
+
+State = dict[str, Tensor]
+
+
+def importing(folder: Path, kind: str, state: State | None = None, **options: Any) -> Bundle:
+    """Writes a tiny file and imports it."""
+    beside = options.pop("beside", {})
+    file, tags = tiny.write(folder, kind, state, **beside)
+    known = {"name": "new", "bundles_dir": folder / "bundles", **tiny.options(kind)}
+    return import_checkpoint(file, options.pop("tags", tags), **{**known, **options})
+
+
+def refused(folder: Path, kind: str, state: State | None = None, **options: Any) -> str:
+    """The one line that refuses a file; checks that nothing was left."""
+    with pytest.raises(RamError) as caught:
+        importing(folder, kind, state, **options)
+    assert isinstance(caught.value, CheckpointError | VocabularyError)
+    bundles = folder / "bundles"
+    assert not bundles.exists() or list(bundles.iterdir()) == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_kind_and_numbers_are_seen_from_the_file(tmp_path: Path, kind: str) -> None:
+    bundle = importing(tmp_path, kind)
+    assert bundle.kind == kind
+    assert bundle.manifest["architecture"]["encoder"]["depths"] == [2, 2, 2]
+    assert bundle.manifest["architecture"]["encoder"]["heads"] == [2, 4, 8]
+    assert bundle.manifest["architecture"]["head"]["intermediate"] == tiny.INNER
+    assert bundle.vocabulary.names == tiny.TAGS
+    assert set(bundle.vocabulary.thresholds.tolist()) == {np.float32(0.68).item()}
+    assert bundle.text_encoder == (None if kind == "tag2text" else "clip-vit-b-16")
+
+
+def test_only_what_tagging_needs_is_kept(tmp_path: Path) -> None:
+    moments = {"state": {0: {"exp_avg": torch.zeros(100_000)}}, "param_groups": [{"lr": 1e-5}]}
+    bundle = importing(tmp_path, "ram", beside={"optimizer": moments, "config": {"vit": "swin_l"}})
+    assert bundle.manifest["provenance"]["dropped"] == {
+        "beside_weights": ["config", "epoch", "optimizer"],
+        "structural_keys": 9,
+        "caption_keys": 3,
+        "extra_keys": [],
+    }
+    kept = load_file(bundle.path / "network.safetensors")
+    rows = load_file(bundle.path / "label_embeddings.safetensors")
+    values = sum(int(np.prod(shape)) for key, shape in tiny.shapes("ram").items() if not _dropped(key))
+    assert sum(array.size for array in kept.values()) + rows["rows"].size == values
+    assert rows["counts"].tolist() == [1] * 7
+
+
+def _dropped(key: str) -> bool:
+    return tiny.is_structural(key) or key.startswith(("tag_encoder", "text_decoder"))
+
+
+def test_provenance_names_the_sources(tmp_path: Path) -> None:
+    bundle = importing(tmp_path, "ram", origin={"commit": "abc"})
+    source = bundle.manifest["provenance"]["sources"]["checkpoint"]
+    content = (tmp_path / "ram.pth").read_bytes()
+    assert source == {"file": "ram.pth", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    assert bundle.manifest["provenance"]["origin"] == {"commit": "abc"}
+    assert bundle.manifest["licence"].startswith("Apache-2.0")
+
+
+def test_the_digest_follows_the_sources_and_not_the_place(tmp_path: Path) -> None:
+    first = importing(tmp_path / "a", "ram")
+    again = importing(tmp_path / "b", "ram", name="other-name")
+    changed = importing(tmp_path / "c", "ram", tiny.state_dict("ram", salt="other:"))
+    assert first.digest == again.digest != changed.digest
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_all_ways_to_write_a_file_give_the_same_network(tmp_path: Path, kind: str) -> None:
+    pixels = tiny.images(1).numpy()
+
+    def logits(bundle: Bundle) -> np.ndarray:
+        network = load_network(bundle, device="cpu")
+        return network.logits(network.encode(pixels), network.select(range(7)))
+
+    state = tiny.state_dict(kind)
+    usual = logits(importing(tmp_path / "usual", kind))
+    old = {key.replace("tagging_head", "vision_multi"): value for key, value in state.items()}
+    bare = {key: value for key, value in state.items() if not tiny.is_structural(key)}
+    both = {**old, **state, "vision_multi.encoder.layer.0.output.dense.bias": torch.full((tiny.HIDDEN,), 9.0)}
+    for number, variant in enumerate((old, bare, both)):
+        np.testing.assert_array_equal(logits(importing(tmp_path / str(number), kind, variant)), usual)
+    for form in ("top", "legacy"):
+        file, tags = tiny.write(tmp_path / form, kind)
+        torch.save(state, file, _use_new_zipfile_serialization=form == "top")
+        bundle = import_checkpoint(file, tags, name=form, bundles_dir=tmp_path / "b", **tiny.options(kind))
+        np.testing.assert_array_equal(logits(bundle), usual)
+
+
+def test_weights_that_are_parts_of_one_storage_are_separated(tmp_path: Path) -> None:
+    state = tiny.state_dict("tag2text")
+    names = [key for key in state if not tiny.is_structural(key)]
+    flat = torch.cat([state[key].reshape(-1) for key in names])
+    parts = torch.split(flat, [state[key].numel() for key in names])
+    views = {key: part.view(state[key].shape) for key, part in zip(names, parts, strict=True)}
+    bundle = importing(tmp_path, "tag2text", {**state, **views})
+    kept = load_file(bundle.path / "network.safetensors")
+    np.testing.assert_array_equal(kept["head.classifier.weight"], state["fc.W"][0].numpy())
+    assert (bundle.path / "network.safetensors").stat().st_size < 1.5 * flat.nbytes
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr("ram_backend.models.importing.save_file", full)
+    assert "No space left" in refused(tmp_path, "ram")
+
+
+def test_thresholds_come_from_the_file(tmp_path: Path) -> None:
+    thresholds = tmp_path / "thresholds.txt"
+    thresholds.write_text("0.65\n0.8\n1.0\n0.45\n0.5\n0.9\n0.7")
+    bundle = importing(tmp_path, "ram", thresholds=thresholds)
+    np.testing.assert_allclose(bundle.vocabulary.thresholds, [0.65, 0.8, 1.0, 0.45, 0.5, 0.9, 0.7])
+    never = bundle.calibration.scores(np.full((1, 7), 1e4, dtype=np.float32))[0] > bundle.vocabulary.thresholds
+    assert not never[2]
+
+
+@pytest.mark.parametrize("content", ["0.5\n" * 6, "0.5\n" * 8, "0.5\n" * 6 + "1.5", "0.5\n" * 6 + "x", "nan\n" * 7])
+def test_a_wrong_threshold_file_is_refused(tmp_path: Path, content: str) -> None:
+    thresholds = tmp_path / "thresholds.txt"
+    thresholds.write_text(content)
+    assert "thresholds.txt" in refused(tmp_path, "ram", thresholds=thresholds)
+
+
+def test_tag2texts_own_list_gets_the_authors_exceptions(tmp_path: Path) -> None:
+    names = [f"tag{i}" for i in range(3429)]
+    tags = tmp_path / "list.txt"
+    tags.write_text("\n".join(names))
+    bundle = importing(tmp_path, "tag2text", tiny.state_dict("tag2text", tags=3429), tags=tags)
+    special = {index: bundle.vocabulary[index].threshold for index in (2701, 2828, 1167, 127, 3359, 0)}
+    assert special == {2701: 0.7, 2828: 0.7, 1167: 0.7, 127: 1.0, 3359: 1.0, 0: 0.68}
+    assert bundle.manifest["provenance"]["deleted_tags"] == [127, 2961, 3351, 3265, 3338, 3355, 3359]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_wrong_number_of_tags_is_refused(tmp_path: Path, kind: str, change: int) -> None:
+    tags = tmp_path / "other.txt"
+    tags.write_text("\n".join([*tiny.TAGS, "one more"][: 7 + change]))
+    line = refused(tmp_path, kind, tags=tags)
+    assert f"{kind}.pth" in line
+    assert "label_embed" in line
+    assert "tag list" in line
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_single_missing_key_is_named(tmp_path: Path, kind: str) -> None:
+    state = tiny.state_dict(kind)
+    needed = [key for key in state if not _dropped(key)]
+    for number, key in enumerate(needed[:: max(1, len(needed) // 25)] + needed[-6:]):
+        line = refused(tmp_path / str(number), kind, {name: value for name, value in state.items() if name != key})
+        assert repr(key) in line
+        assert "missing" in line
+
+
+BAD_KEYS = [
+    "visual_encoder.layers.1.blocks.0.attn.qkv.weight",
+    "visual_encoder.norm.bias",
+    "tagging_head.encoder.layer.1.output.dense.weight",
+    "wordvec_proj.bias",
+    "fc.weight",
+    "label_embed",
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_refused(tmp_path: Path, key: str, value: float) -> None:
+    state = tiny.state_dict("ram")
+    state[key].view(-1)[-1] = value
+    line = refused(tmp_path, "ram", state)
+    assert repr(key) in line
+    assert "NaN or infinity" in line
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
+def test_another_type_is_refused(tmp_path: Path, key: str, dtype: torch.dtype) -> None:
+    state = tiny.state_dict("ram")
+    state[key] = state[key].to(dtype)
+    line = refused(tmp_path, "ram", state)
+    assert repr(key) in line
+    assert "float32 is needed" in line
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_another_shape_is_refused(tmp_path: Path, key: str) -> None:
+    state = tiny.state_dict("ram")
+    state[key] = torch.cat([state[key], state[key][..., :1]], dim=-1)
+    line = refused(tmp_path, "ram", state)
+    assert repr(key) in line
+    assert str(tuple(state[key].shape)) in line
+
+
+def test_tables_of_another_window_are_refused(tmp_path: Path) -> None:
+    state = tiny.state_dict("ram")
+    for key in state:
+        if key.endswith("relative_position_bias_table"):
+            state[key] = state[key][:25]  # window 3
+    line = refused(tmp_path, "ram", state)
+    assert "relative_position_bias_table" in line
+    assert "--image-size" in line
+    line = refused(tmp_path / "larger", "ram", image_size=384)  # windows of 24 would be needed
+    assert "--image-size" in line
+
+
+def released(folder: Path, kind: str, change: Callable[[State], Any]) -> tuple[Path, Path]:
+    """A file with the keys and shapes of the released ones, all zero, and its tag list; takes next to no room."""
+    each = official.DESCRIPTIONS_PER_TAG if kind == "ram_plus" else 1
+    count = 3429 if kind == "tag2text" else 4585
+    shapes = official.expected_shapes(kind, official.RELEASED[kind], count, each)  # type: ignore[arg-type]
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    change(state)
+    file, tags = tiny.write(folder, kind, state)
+    tags.write_text("\n".join(f"tag{i}" for i in range(count)))
+    return file, tags
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_released_file_for_224_pixels_is_refused(tmp_path: Path, kind: str) -> None:
+    def shrink(state: State) -> None:
+        for key in state:
+            if key.endswith("relative_position_bias_table"):
+                state[key] = torch.zeros(()).expand(169, state[key].shape[1])
+
+    file, tags = released(tmp_path, kind, shrink)
+    with pytest.raises(
+        CheckpointError, match=r"relative_position_bias_table' has 169 rows, 529 are needed.*224 pixels"
+    ):
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
+    assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_key_that_is_missing_in_a_released_file_is_named(tmp_path: Path, kind: str) -> None:
+    shapes = official.expected_shapes(kind, official.RELEASED[kind], 4585, 1)  # type: ignore[arg-type]
+    for number, key in enumerate([*list(shapes)[::60], *list(shapes)[-6:]]):
+        file, tags = released(tmp_path / str(number), kind, lambda state, key=key: state.pop(key))  # type: ignore[misc]
+        with pytest.raises(CheckpointError, match=rf"key '{re.escape(key)}' is missing"):
+            import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
+
+
+def test_a_list_that_is_one_tag_short_is_refused(tmp_path: Path) -> None:
+    file, tags = released(tmp_path, "ram_plus", lambda state: None)
+    tags.write_text("\n".join(f"tag{i}" for i in range(4584)))
+    with pytest.raises(
+        CheckpointError, match=r"'label_embed' has 233835 rows, the tag list asks for 233784 \(51 for each"
+    ):
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
+
+
+def test_unknown_keys_are_listed_and_refused_unless_allowed(tmp_path: Path) -> None:
+    state = {**tiny.state_dict("ram_plus"), "adapter.down": torch.zeros(3), "adapter.up": torch.zeros(3)}
+    line = refused(tmp_path, "ram_plus", state)
+    assert "'adapter.down', 'adapter.up'" in line
+    assert "--allow-extra" in line
+    bundle = importing(tmp_path / "allowed", "ram_plus", state, allow_extra=True)
+    assert bundle.manifest["provenance"]["dropped"]["extra_keys"] == ["adapter.down", "adapter.up"]
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return (Path.touch, (Path("the-code-ran"),))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_wants_to_run_code_is_refused(
+    tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, tags = tiny.write(tmp_path, "ram")
+    torch.save({"model": tiny.state_dict("ram"), "config": _Code()}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"ram\.pth: refused.*could run any code.*plain weights"):
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles", image_size=tiny.IMAGE)
+    assert not (tmp_path / "the-code-ran").exists()
+    assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float, zipped: bool) -> None:
+    file, tags = tiny.write(tmp_path, "ram")
+    torch.save(tiny.state_dict("ram"), file, _use_new_zipfile_serialization=zipped)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"ram\.pth.*download it again") as caught:
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles", image_size=tiny.IMAGE)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.zeros(2, 2)}, {"model": {"a": 1}}, [torch.zeros(2)], {}])
+def test_files_of_something_else_are_refused(tmp_path: Path, content: object) -> None:
+    file, tags = tiny.write(tmp_path, "ram")
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"ram\.pth"):
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
+    file.write_text("not a torch file at all")
+    with pytest.raises(CheckpointError, match=r"not a file that torch\.save writes"):
+        import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
+    with pytest.raises(CheckpointError, match="no such file"):
+        import_checkpoint(tmp_path / "nothing.pth", tags, name="new", bundles_dir=tmp_path / "bundles")
+
+
+def test_a_name_that_is_taken_is_refused_and_untouched(tmp_path: Path) -> None:
+    first = importing(tmp_path, "ram")
+    with pytest.raises(CheckpointError, match=r"already a bundle 'new'.*--name"):
+        importing(tmp_path, "ram", tiny.state_dict("ram", salt="other:"))
+    assert [path.name for path in first.path.parent.iterdir()] == ["new"]
+    verify(first)
+
+
+def test_memory_stays_far_below_the_size_of_the_weights(tmp_path: Path) -> None:
+    """The big tensor is the label embeddings here; full-size files are imported by the parity tests."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("RssAnon is told by Linux only")
+    count = 400_000
+    state = tiny.state_dict("ram_plus")
+    state["label_embed"] = torch.from_numpy(reference.draw("x", (count * tiny.EACH, tiny.WIDTH), 0, 1))
+    size = state["label_embed"].nbytes
+    file, _ = tiny.write(tmp_path, "ram_plus", state)
+    del state
+    importing(tmp_path / "warm", "ram")
+    before, peak, done = _anonymous(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], _anonymous())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        found = open_checkpoint(file, count, descriptions=tiny.EACH, image_size=tiny.IMAGE)
+        _write_tensors(file, found, tmp_path, tags=count)
+    finally:
+        done.set()
+        watcher.join()
+    assert size > 100e6
+    assert peak[0] - before < 0.5 * size
+
+
+def _anonymous() -> int:
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024

@@ -1,0 +1,78 @@
+"""The released files' keys and shapes, against the published manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from models import reference, tiny
+
+from ram_backend.models import official
+from ram_backend.models.ram import TaggingNetwork
+
+TAGS = {"ram": 4585, "ram_plus": 4585, "tag2text": 3429}
+
+
+def kept(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {
+        key: shape
+        for key, shape in shapes.items()
+        if not official.is_structural(key) and not key.startswith(official.CAPTION_PREFIXES)
+    }
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_expected_shapes_are_those_written_out_by_hand(kind: str) -> None:
+    shapes = tiny.shapes(kind)
+    assert official.detect_kind(shapes, len(tiny.TAGS)) == kind
+    architecture = official.read_architecture(kind, shapes, len(tiny.TAGS), tiny.IMAGE)  # type: ignore[arg-type]
+    each = tiny.EACH if kind == "ram_plus" else 1
+    assert official.expected_shapes(kind, architecture, len(tiny.TAGS), each) == kept(shapes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_official_key_has_its_place_in_our_network(kind: str) -> None:
+    import torch
+
+    architecture = official.RELEASED[kind]
+    each = official.DESCRIPTIONS_PER_TAG if kind == "ram_plus" else 1
+    shapes = official.expected_shapes(kind, architecture, TAGS[kind], each)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        ours = {key: tuple(value.shape) for key, value in TaggingNetwork(architecture).state_dict().items()}
+    moved = {
+        official.our_name(key): shape[1:] if key in {"fc.W", "fc.b"} else shape
+        for key, shape in shapes.items()
+        if key != official.label_key(kind)  # type: ignore[arg-type]
+    }
+    assert moved == ours
+
+
+def test_a_released_file_with_one_wrong_shape_keeps_its_architecture() -> None:
+    shapes = official.expected_shapes("ram", official.RELEASED["ram"], 4585, 1)
+    for key in ("visual_encoder.patch_embed.proj.weight", "fc.weight", "label_embed", "wordvec_proj.weight"):
+        wrong = {**shapes, key: (3, 3)}
+        assert official.read_architecture("ram", wrong, 4585, 384) == official.RELEASED["ram"]
+        wrong.pop(key)
+        assert official.read_architecture("ram", wrong, 4585, 384) == official.RELEASED["ram"]
+
+
+def test_ram_plus_without_its_scale_is_not_taken_for_ram() -> None:
+    shapes = official.expected_shapes("ram_plus", official.RELEASED["ram_plus"], 4585, 51)
+    del shapes["reweight_scale"]
+    assert official.detect_kind(shapes, 4585) == "ram_plus"
+
+
+def test_anything_else_is_no_kind() -> None:
+    assert official.detect_kind({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, 10) is None
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_the_released_architectures_have_the_published_keys(shared: Path, kind: str) -> None:
+    _, tensors = reference.read_manifest(shared / "ram-reference" / f"manifest.{kind}.json")
+    shapes = {key: tuple(entry["shape"]) for key, entry in tensors.items()}
+    assert official.detect_kind(shapes, TAGS[kind]) == kind
+    architecture = official.read_architecture(kind, shapes, TAGS[kind], 384)  # type: ignore[arg-type]
+    assert architecture == official.RELEASED[kind]
+    each = official.DESCRIPTIONS_PER_TAG if kind == "ram_plus" else 1
+    assert official.expected_shapes(kind, architecture, TAGS[kind], each) == kept(shapes)  # type: ignore[arg-type]

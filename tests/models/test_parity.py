@@ -1,0 +1,185 @@
+"""The full-size networks against the numbers that the authors' own code gave with the same weights.
+
+Weights are drawn by the recipe, written as an official file, imported, and run as any bundle is. The small siblings of
+these tests are in test_torch_network.py and test_importing.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import reference
+from PIL import Image
+
+from ram_backend.models import Bundle, Network, Preprocessing, load_network, open_bundle
+
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
+
+MODELS = ["ram", "ram_plus", "tag2text"]
+TOLERANCE = 1e-4
+THREADS = 2
+
+IMPORT = """
+import json, sys, threading, time
+from pathlib import Path
+from ram_backend.models.importing import import_checkpoint
+
+def anonymous():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+peak, done = [0], threading.Event()
+def watch():
+    while not done.is_set():
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+file, tags, thresholds, folder = sys.argv[1:]
+bundle = import_checkpoint(Path(file), Path(tags), thresholds=Path(thresholds) if thresholds else None, name="full",
+                           bundles_dir=Path(folder))
+done.set()
+watcher.join()
+print(json.dumps({"path": str(bundle.path), "peak": peak[0]}))
+"""
+
+
+@dataclass
+class Full:
+    """One full-size model: its bundle, and what the official code computed with it."""
+
+    model: str
+    folder: Path
+    salt: str
+    bundle: Bundle
+    peak: int
+    expected: dict[str, np.ndarray]
+
+    @cached_property
+    def network(self) -> Network:
+        return load_network(self.bundle, device="cpu", precision="fp32", threads=THREADS)
+
+    @cached_property
+    def images(self) -> list[Image.Image]:
+        names = json.loads((self.folder / "expected.json").read_text())["images"]
+        return [Image.open(self.folder / "images" / name) for name in names]
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        return np.stack([self.bundle.preprocessing(image) for image in self.images])
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """In batches of 3, 4 and 1."""
+        return np.concatenate([self.network.encode(part) for part in np.split(self.pixels, [3, 7])])
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        return self.network.logits(self.tokens, self.network.select(range(len(self.bundle.vocabulary))))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def full(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Full]:
+    model: str = request.param
+    folder, files = shared / "ram-reference", shared / "ram-files"
+    salt, tensors = reference.read_manifest(folder / f"manifest.{model}.json")
+    work = tmp_path_factory.mktemp(model)
+    weights = reference.state_dict(tensors, salt, hollow=reference.is_caption_key)
+    torch.save({"model": weights, "optimizer": {"state": {}}, "config": {}, "epoch": 1}, work / "file.pth")
+    del weights
+    tags = files / ("tag2text_ori_tag_list.txt" if model == "tag2text" else "ram_tag_list.txt")
+    thresholds = "" if model == "tag2text" else files / "ram_tag_list_threshold.txt"
+    arguments = [sys.executable, "-c", IMPORT, work / "file.pth", tags, thresholds, work / "bundles"]
+    told = json.loads(subprocess.run(map(str, arguments), check=True, capture_output=True, text=True).stdout)
+    (work / "file.pth").unlink()
+    with np.load(folder / f"expected.{model}.npz") as arrays:
+        expected = dict(arrays)
+    yield Full(model, folder, salt, open_bundle(Path(told["path"])), told["peak"], expected)
+    for file in (work / "bundles" / "full").iterdir():
+        file.unlink()
+
+
+def test_importing_needs_less_than_half_as_much_again_as_the_kept_weights(full: Full) -> None:
+    kept = sum(entry["bytes"] for name, entry in full.bundle.manifest["files"].items() if "safetensors" in name)
+    assert full.peak < 1.5 * kept
+
+
+def test_tokens(full: Full) -> None:
+    name = "encoder_tokens" if full.model == "tag2text" else "image_embeds"
+    np.testing.assert_allclose(full.tokens[:, :4], full.expected[f"{name}_first4"], atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(full.tokens[0], full.expected[f"{name}_full_image0"], atol=TOLERANCE, rtol=0)
+    norms = np.linalg.norm(full.tokens, axis=-1)
+    np.testing.assert_allclose(norms, full.expected[f"{name}_norms"], atol=TOLERANCE, rtol=0)
+
+
+def test_logits_and_decisions_of_every_image_and_tag(full: Full) -> None:
+    np.testing.assert_allclose(full.logits, full.expected["logits"], atol=TOLERANCE, rtol=0)
+    scores = full.bundle.calibration.scores(full.logits)
+    on = scores > full.bundle.vocabulary.thresholds
+    asked = np.ones(len(full.bundle.vocabulary), dtype=bool)
+    asked[full.bundle.manifest["provenance"]["deleted_tags"]] = False  # the reference is from before their removal
+    np.testing.assert_array_equal(on[:, asked], full.expected["above_threshold"][:, asked])
+    assert not on[:, ~asked].any()
+    thresholds = full.bundle.vocabulary.thresholds
+    np.testing.assert_allclose(thresholds[asked], full.expected["class_threshold"][asked], atol=1e-7)
+
+
+def test_one_image_alone_gives_what_it_gives_in_a_batch(full: Full) -> None:
+    alone = full.network.encode(full.pixels[1:2])
+    np.testing.assert_allclose(alone, full.tokens[1:2], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 40, 600])
+def test_subsets_of_tags(full: Full, count: int) -> None:
+    tags = np.random.default_rng(count).choice(len(full.bundle.vocabulary), count, replace=False)
+    logits = full.network.logits(full.tokens[:2], full.network.select([int(tag) for tag in tags]))
+    np.testing.assert_allclose(logits, full.expected["logits"][:2, tags], atol=TOLERANCE, rtol=0)
+
+
+def test_tags_from_other_embeddings(full: Full) -> None:
+    if full.model == "tag2text":
+        assert full.bundle.text_encoder is None
+        return
+    each = 51 if full.model == "ram_plus" else 1
+    rows = reference.draw("aux:openset_label_embed", (200, each, 512), 0.0, 512**-0.5, full.salt)
+    logits = full.network.logits(full.tokens, full.network.select(list(rows)))
+    np.testing.assert_allclose(logits, full.expected["openset_logits"], atol=TOLERANCE, rtol=0)
+
+
+def test_bf16_keeps_the_top_tags(full: Full) -> None:
+    half = load_network(full.bundle, device="cpu", precision="bf16", threads=THREADS)
+    logits = half.logits(half.encode(full.pixels[:3]), half.select(range(len(full.bundle.vocabulary))))
+    for image in range(3):
+        best = set(np.argsort(-logits[image])[:20]) & set(np.argsort(-full.expected["logits"][image])[:20])
+        assert len(best) >= 18
+
+
+def test_wrong_preprocessing_is_told_apart(full: Full) -> None:
+    """Each wrong input gives the logits recorded for it, and not the right ones."""
+    if full.model != "ram":
+        assert "variant_logits_pil_bicubic" in full.expected or full.model == "tag2text"
+        return
+    right = full.bundle.preprocessing
+    clip = {
+        "mean": (0.48145466, 0.4578275, 0.40821073),
+        "std": (0.26862954, 0.26130258, 0.27577711),
+    }
+    wrong: dict[str, np.ndarray] = {
+        "pil_bicubic": replace(right, interpolation="bicubic")(full.images[0]),
+        "clip_mean_std": Preprocessing(size=right.size, **clip)(full.images[0]),  # type: ignore[arg-type]
+        "bgr_swapped": right(Image.fromarray(np.asarray(full.images[0].convert("RGB"))[..., ::-1])),
+    }
+    for name, pixels in wrong.items():
+        logits = full.network.logits(full.network.encode(pixels[None]), full.network.select(range(4585)))[0]
+        np.testing.assert_allclose(logits, full.expected[f"variant_logits_{name}"], atol=TOLERANCE, rtol=0)
+        assert np.abs(logits - full.expected["logits"][0]).max() > 0.1

@@ -1,0 +1,123 @@
+"""From image to pixels: RAM's way exactly, and the starter's ways."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ram_backend.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+RAM = Preprocessing(size=48)
+
+
+def photo(width: int = 90, height: int = 61, mode: str = "RGB") -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    return Image.fromarray(noise, "RGBA").convert(mode) if mode != "RGBA" else Image.fromarray(noise, "RGBA")
+
+
+def plain_pixels(image: Image.Image) -> np.ndarray:
+    """RGB values of prepared pixels, brought back to 0..255."""
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    return ((image.transpose(1, 2, 0) * std + mean) * 255).round().astype(int)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "LA"])
+@pytest.mark.parametrize("size", [(90, 61), (20, 31), (48, 48)])
+def test_squash_is_what_torchvision_does_to_a_pil_image(mode: str, size: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = photo(*size, mode="RGBA").convert(mode)
+    official = transforms.Compose(
+        [
+            transforms.Resize((48, 48)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        ]
+    )
+    pixels = RAM(image)
+    assert pixels.shape == (3, 48, 48)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, official(image.convert("RGB")).numpy(), atol=1e-6, rtol=0)
+
+
+def test_ram_drops_alpha_and_ignores_exif(tmp_path: Path) -> None:
+    opaque = photo(mode="RGBA")
+    opaque.putalpha(255)
+    clear = opaque.copy()
+    clear.putalpha(0)
+    np.testing.assert_array_equal(RAM(clear), RAM(opaque))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo().save(tmp_path / "turned.png", exif=exif)
+    turned = Image.open(tmp_path / "turned.png")
+    np.testing.assert_array_equal(RAM(turned), RAM(photo()))
+    upright = replace(RAM, exif_orientation=True)
+    np.testing.assert_array_equal(upright(turned), RAM(photo().transpose(Image.Transpose.ROTATE_270)))
+
+
+def test_alpha_on_white() -> None:
+    clear = photo(mode="RGBA")
+    clear.putalpha(0)
+    assert (plain_pixels(replace(RAM, alpha="white")(clear)) == 255).all()
+    assert not (plain_pixels(RAM(clear)) == 255).all()
+    np.testing.assert_array_equal(replace(RAM, alpha="white")(photo()), RAM(photo()))
+
+
+def test_crop_keeps_the_aspect_ratio_and_the_centre() -> None:
+    image = Image.new("RGB", (96, 48), "red")
+    image.paste("blue", (24, 0, 72, 48))
+    pixels = plain_pixels(replace(RAM, resize="crop")(image))
+    assert pixels.shape == (48, 48, 3)
+    assert (pixels == (0, 0, 255)).all()
+
+
+def test_pad_keeps_everything_on_a_mean_field() -> None:
+    pixels = plain_pixels(replace(RAM, resize="pad")(Image.new("RGB", (96, 48), "white")))
+    assert (pixels[12:36] == 255).all()
+    mean = [round(value * 255) for value in IMAGENET_MEAN]
+    assert (pixels[:12] == mean).all()
+    assert (pixels[36:] == mean).all()
+
+
+def test_the_image_is_not_changed() -> None:
+    image = photo()
+    before = image.tobytes()
+    RAM(image)
+    assert image.tobytes() == before
+
+
+def test_the_id_names_every_number() -> None:
+    assert RAM.id == Preprocessing(size=48).id
+    others = [
+        replace(RAM, size=49),
+        replace(RAM, resize="crop"),
+        replace(RAM, interpolation="bicubic"),
+        replace(RAM, mean=(0.5, 0.5, 0.5)),
+        replace(RAM, exif_orientation=True),
+        replace(RAM, alpha="white"),
+    ]
+    assert len({RAM.id, *(other.id for other in others)}) == 7
+    assert Preprocessing(size=384).id == "squash384-187d1366"  # in cache keys of installations: must never change
+
+
+def test_survives_json() -> None:
+    crop = replace(RAM, resize="crop", mean=(0.5, 0.5, 0.5), alpha="white")
+    assert Preprocessing.from_json(crop.to_json()) == crop
+    assert Preprocessing.from_json(crop.to_json()).id == crop.id
+
+
+@pytest.mark.shared
+def test_equals_the_official_input_tensors(shared: Path) -> None:
+    folder = shared / "ram-reference"
+    expected = np.load(folder / "preprocess.npz")
+    prepare = Preprocessing(size=384)
+    for number, name in enumerate(expected["images"]):
+        pixels = prepare(Image.open(folder / "images" / str(name)))
+        np.testing.assert_allclose(pixels[:, ::37, ::37], expected["samples_every_37"][number], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(pixels.mean((1, 2)), expected["mean"][number], atol=1e-5)
+        np.testing.assert_allclose(pixels.std((1, 2), ddof=1), expected["std"][number], atol=1e-5)
+        if number == 0:
+            np.testing.assert_allclose(pixels, expected["image0_tensor"], atol=1e-6, rtol=0)

@@ -1,0 +1,181 @@
+"""Imported bundles on torch: the naive logits, for any images, any tags, in any precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import plain, reference, tiny
+
+from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
+from ram_backend.models import Bundle, load_network, open_bundle, torch_network, verify
+from ram_backend.models.label_embeddings import LabelEmbeddings
+
+TinyBundle = Callable[[str], Bundle]
+L = len(tiny.TAGS)
+PIXELS = tiny.images(3).numpy()
+
+
+def expected(kind: str, **changed: torch.Tensor) -> np.ndarray:
+    weights = {**tiny.state_dict(kind), **changed}
+    tags = len(changed["label_embed"]) // tiny.EACH if kind == "ram_plus" and changed else L
+    return plain.logits(weights, torch.from_numpy(PIXELS), tags, tiny.DEPTHS, tiny.WINDOW).numpy()
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_logits_are_the_naive_ones(tiny_bundle: TinyBundle, kind: str) -> None:
+    network = load_network(tiny_bundle(kind), device="cpu", precision="fp32", threads=1)
+    tokens = network.encode(PIXELS)
+    assert tokens.dtype == np.float32
+    assert tokens.shape == (3, *network.token_shape)
+    queries = network.select(range(L))
+    assert len(queries) == L
+    logits = network.logits(tokens, queries)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected(kind), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_any_subset_in_any_order_gives_its_columns(tiny_bundle: TinyBundle, kind: str) -> None:
+    network = load_network(tiny_bundle(kind), device="cpu")
+    tokens = network.encode(PIXELS)
+    every = network.logits(tokens, network.select(range(L)))
+    for tags in ([3], [6, 0, 4], [2, 2], [np.int64(5)], []):
+        some = network.logits(tokens, network.select([*tags]))
+        np.testing.assert_allclose(some, every[:, [int(tag) for tag in tags]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_images_do_not_see_each_other(tiny_bundle: TinyBundle, kind: str) -> None:
+    network = load_network(tiny_bundle(kind), device="cpu")
+    queries = network.select(range(L))
+    together = network.logits(network.encode(PIXELS), queries)
+    alone = [network.logits(network.encode(PIXELS[i : i + 1]), queries) for i in range(3)]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5, rtol=0)
+    assert network.logits(network.encode(PIXELS[:0]), queries).shape == (0, L)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_many_tags_go_through_in_pieces(tiny_bundle: TinyBundle, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(tiny_bundle(kind), device="cpu")
+    tokens = network.encode(PIXELS)
+    whole = network.logits(tokens, network.select(range(L)))
+    monkeypatch.setattr(torch_network, "PAIRS_AT_ONCE", 6)
+    monkeypatch.setattr(torch_network, "RESIDENT_ROWS", 0)
+    np.testing.assert_allclose(network.logits(tokens, network.select(range(L))), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("resident", [0, 10_000])
+def test_only_the_asked_tags_rows_are_read(
+    tiny_bundle: TinyBundle, resident: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[int] = set()
+    original = LabelEmbeddings.of
+
+    def watched(labels: LabelEmbeddings, tag: int) -> np.ndarray:
+        read.add(tag)
+        return original(labels, tag)
+
+    monkeypatch.setattr(LabelEmbeddings, "of", watched)
+    monkeypatch.setattr(torch_network, "RESIDENT_ROWS", resident)
+    network = load_network(tiny_bundle("ram_plus"), device="cpu")
+    network.logits(network.encode(PIXELS), network.select([4, 1]))
+    assert read == {1, 4}
+
+
+def test_new_tags_of_ram_are_scored_from_their_text(tiny_bundle: TinyBundle) -> None:
+    rows = reference.draw("new", (4, tiny.WIDTH), 0, 1)
+    network = load_network(tiny_bundle("ram"), device="cpu")
+    logits = network.logits(network.encode(PIXELS), network.select([rows[:1], 2, rows[1:2]]))
+    known = torch.from_numpy(np.stack([rows[0], tiny.state_dict("ram")["label_embed"][2].numpy(), rows[1]]))
+    np.testing.assert_allclose(logits, expected("ram", label_embed=known), atol=1e-5, rtol=0)
+    several = network.logits(network.encode(PIXELS), network.select([rows]))
+    mean = rows.mean(0) / np.linalg.norm(rows.mean(0))
+    one = network.logits(network.encode(PIXELS), network.select([mean[None]]))
+    np.testing.assert_allclose(several, one, atol=1e-5)
+
+
+def test_new_tags_of_ram_plus_may_have_any_number_of_descriptions(tiny_bundle: TinyBundle) -> None:
+    rows = reference.draw("new", (tiny.EACH, tiny.WIDTH), 0, 1)
+    network = load_network(tiny_bundle("ram_plus"), device="cpu")
+    tokens = network.encode(PIXELS)
+    logits = network.logits(tokens, network.select([rows, 2, rows[:1], rows[:2]]))
+    labels = tiny.state_dict("ram_plus")["label_embed"].reshape(L, tiny.EACH, -1)[2]
+    uniform = expected("ram_plus", label_embed=torch.cat([torch.from_numpy(rows), labels]))
+    np.testing.assert_allclose(logits[:, :2], uniform, atol=1e-5, rtol=0)
+    repeated = torch.from_numpy(np.repeat(rows[:1], tiny.EACH, axis=0))  # equal descriptions count as one
+    np.testing.assert_allclose(logits[:, 2:3], expected("ram_plus", label_embed=repeated), atol=1e-5, rtol=0)
+    twice = network.logits(tokens, network.select([np.concatenate([rows[:2], rows[:2]])]))
+    np.testing.assert_allclose(logits[:, 3:], twice, atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_selected_is_refused(tiny_bundle: TinyBundle) -> None:
+    network = load_network(tiny_bundle("ram"), device="cpu")
+    with pytest.raises(VocabularyError, match="no tag 7"):
+        network.select([7])
+    with pytest.raises(VocabularyError, match=r"\(1, 5\).*\(k, 24\)"):
+        network.select([np.zeros((1, 5), dtype=np.float32)])
+    with pytest.raises(TextEncoderUnavailable, match="without a text encoder"):
+        load_network(tiny_bundle("tag2text"), device="cpu").select([np.zeros((1, 32), dtype=np.float32)])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_half_precision_is_close_and_has_another_id(tiny_bundle: TinyBundle, kind: str, precision: str) -> None:
+    exact = load_network(tiny_bundle(kind), device="cpu", precision="fp32")
+    half = load_network(tiny_bundle(kind), device="cpu", precision=precision)  # type: ignore[arg-type]
+    assert half.encoder_id != exact.encoder_id
+    tokens = half.encode(PIXELS)
+    assert tokens.dtype == np.float32
+    logits = half.logits(tokens, half.select(range(L)))
+    error = np.abs(logits - expected(kind)).max()
+    assert 1e-6 < error < (0.15 if precision == "bf16" else 0.02)
+
+
+def test_the_id_names_weights_engine_and_precision(tiny_bundle: TinyBundle) -> None:
+    ids = {load_network(tiny_bundle(kind), device="cpu").encoder_id for kind in tiny.KINDS}
+    assert len(ids) == 3
+    assert all(name.endswith("-torch-cpu-fp32") for name in ids)  # "auto" on the CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the device that this test misses")
+def test_a_missing_device_is_said() -> None:
+    with pytest.raises(SettingsError, match="RAM_DEVICE"):
+        torch_network._device("cuda")
+
+
+def test_weights_of_another_architecture_are_damage(tiny_bundle: TinyBundle, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_bundle("ram").path, tmp_path / "ram"))
+    manifest = json.loads((path / "bundle.json").read_text())
+    manifest["architecture"]["head"]["layers"] = 3
+    (path / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleDamaged, match=r"network\.safetensors doesn't fit"):
+        load_network(open_bundle(path), device="cpu")
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundle, kind: str) -> None:
+    bundle = tiny_bundle(kind)
+    module = torch_network.load_module(bundle).train()
+    labels = LabelEmbeddings.open(bundle.path)
+    module.attach_labels([torch.from_numpy(labels.of(tag)) for tag in range(L)])
+    images, wanted = torch.from_numpy(PIXELS), torch.eye(3, L)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(module(images), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    verify(bundle)
+    network = load_network(bundle, device="cpu")
+    np.testing.assert_allclose(
+        network.logits(network.encode(PIXELS), network.select(range(L))), expected(kind), atol=1e-5, rtol=0
+    )

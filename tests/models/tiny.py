@@ -1,0 +1,127 @@
+"""Official-looking weight files of a few hundred kilobytes: the official key names, small widths, drawn values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import reference
+from torch import Tensor
+
+KINDS = ("ram", "ram_plus", "tag2text")
+IMAGE = 64
+DEPTHS = (2, 2, 2)
+WINDOW = 4
+EMBED = 16
+SWIN_HEADS = (2, 4, 8)
+HIDDEN = 32
+INNER = 48
+WIDTH = 24
+TAGS = ("cat", "dog", "red car", "sit", "sitting", "zebra crossing", "sky")
+EACH = 3
+
+
+def shapes(kind: str, tags: int = len(TAGS), each: int = EACH) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a whole official file of that kind, written out by hand."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def linear(key: str, out: int, fan: int) -> None:
+        found[f"{key}.weight"], found[f"{key}.bias"] = (out, fan), (out,)
+
+    def norm(key: str, width: int) -> None:
+        found[f"{key}.weight"], found[f"{key}.bias"] = (width,), (width,)
+
+    found["visual_encoder.patch_embed.proj.weight"] = (EMBED, 3, 4, 4)
+    found["visual_encoder.patch_embed.proj.bias"] = (EMBED,)
+    norm("visual_encoder.patch_embed.norm", EMBED)
+    side = IMAGE // 4
+    for stage, depth in enumerate(DEPTHS):
+        width = EMBED * 2**stage
+        for block in range(depth):
+            at = f"visual_encoder.layers.{stage}.blocks.{block}"
+            norm(f"{at}.norm1", width)
+            norm(f"{at}.norm2", width)
+            linear(f"{at}.attn.qkv", 3 * width, width)
+            linear(f"{at}.attn.proj", width, width)
+            linear(f"{at}.mlp.fc1", 4 * width, width)
+            linear(f"{at}.mlp.fc2", width, 4 * width)
+            found[f"{at}.attn.relative_position_bias_table"] = ((2 * WINDOW - 1) ** 2, SWIN_HEADS[stage])
+            found[f"{at}.attn.relative_position_index"] = (WINDOW**2, WINDOW**2)
+            if block % 2 and side > WINDOW:
+                found[f"{at}.attn_mask"] = ((side // WINDOW) ** 2, WINDOW**2, WINDOW**2)
+        if stage < len(DEPTHS) - 1:
+            norm(f"visual_encoder.layers.{stage}.downsample.norm", 4 * width)
+            found[f"visual_encoder.layers.{stage}.downsample.reduction.weight"] = (2 * width, 4 * width)
+        side //= 2
+    last = EMBED * 2 ** (len(DEPTHS) - 1)
+    norm("visual_encoder.norm", last)
+    seen = last if kind == "tag2text" else WIDTH
+    for layer in range(2):
+        at = f"tagging_head.encoder.layer.{layer}"
+        linear(f"{at}.crossattention.self.query", HIDDEN, HIDDEN)
+        linear(f"{at}.crossattention.self.key", HIDDEN, seen)
+        linear(f"{at}.crossattention.self.value", HIDDEN, seen)
+        linear(f"{at}.crossattention.output.dense", HIDDEN, HIDDEN)
+        norm(f"{at}.crossattention.output.LayerNorm", HIDDEN)
+        linear(f"{at}.intermediate.dense", INNER, HIDDEN)
+        linear(f"{at}.output.dense", HIDDEN, INNER)
+        norm(f"{at}.output.LayerNorm", HIDDEN)
+    if kind == "tag2text":
+        found["label_embed.weight"] = (tags, HIDDEN)
+        found["fc.W"], found["fc.b"] = (1, tags, HIDDEN), (1, tags)
+    else:
+        linear("image_proj", WIDTH, last)
+        found["label_embed"] = (tags * each if kind == "ram_plus" else tags, WIDTH)
+        linear("wordvec_proj", HIDDEN, WIDTH)
+        linear("fc", 1, HIDDEN)
+    if kind == "ram_plus":
+        found["reweight_scale"] = ()
+    else:
+        found["tag_encoder.embeddings.word_embeddings.weight"] = (11, HIDDEN)
+        found["tag_encoder.embeddings.position_ids"] = (1, 5)
+        found["tag_encoder.encoder.layer.0.output.dense.bias"] = (HIDDEN,)
+        found["text_decoder.cls.predictions.bias"] = (11,)
+    return found
+
+
+def is_structural(key: str) -> bool:
+    """Whether a model computes the tensor itself."""
+    return key.endswith(("relative_position_index", "attn_mask", "position_ids"))
+
+
+def state_dict(kind: str, tags: int = len(TAGS), each: int = EACH, salt: str = "tiny:") -> dict[str, Tensor]:
+    """An official state dict with lively values: nothing saturates, everything matters."""
+    weights: dict[str, Tensor] = {}
+    for key, shape in shapes(kind, tags, each).items():
+        if is_structural(key):
+            weights[key] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        mu, sigma = 0.0, 1.5 / max(1, shape[-1] if len(shape) > 1 else 25) ** 0.5
+        if key.endswith(("norm.weight", "norm1.weight", "norm2.weight", "LayerNorm.weight")):
+            mu, sigma = 1.0, 0.1
+        elif key == "reweight_scale":
+            mu, sigma = 2.659, 0.1
+        elif key.startswith(("wordvec_proj.weight", "label_embed")):
+            sigma = 1.0
+        weights[key] = torch.from_numpy(reference.draw(key, shape, mu, sigma, salt))
+    return weights
+
+
+def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **beside: Any) -> tuple[Path, Path]:
+    """Writes a weight file as the authors' trainer does, and its tag list; gives both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, tags = folder / f"{kind}.pth", folder / "tags.txt"
+    torch.save({"model": state_dict(kind) if state is None else state, "epoch": 3, **beside}, file)
+    tags.write_text("\n".join(TAGS))
+    return file, tags
+
+
+def options(kind: str) -> dict[str, Any]:
+    """What the import of a tiny file needs to be told: the authors' own numbers are the defaults."""
+    return {"image_size": IMAGE, "descriptions": EACH if kind == "ram_plus" else None}
+
+
+def images(count: int = 2, salt: str = "tiny:") -> Tensor:
+    """(count, 3, S, S) prepared images."""
+    return torch.from_numpy(reference.draw("images", (count, 3, IMAGE, IMAGE), 0.0, 1.0, salt))

@@ -1,0 +1,181 @@
+"""The database itself: made, migrated, private, in step with the rows; and what is said where it can't be used."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from ram_backend.database import Base, open_database, upgrade
+from ram_backend.errors import DatabaseUnavailable, SettingsError
+from ram_backend.projects.rows import BackendRow, ProjectRow
+from ram_backend.settings import Settings, load_settings
+
+
+def row(**fields: object) -> ProjectRow:
+    moment = datetime(2026, 11, 23, 12, tzinfo=timezone(timedelta(hours=2)))
+    values = {"instance": "http://a", "project_id": 1, "created": 2, "label_config": "", "access_token": "secret-token"}
+    rest = {
+        "extra_params": {},
+        "set_options": {},
+        "revision": 1,
+        "change": 1,
+        "first_seen_at": moment,
+        "updated_at": moment,
+    }
+    return ProjectRow(**{**values, **rest, **fields})
+
+
+def test_migrations_make_exactly_the_tables_of_the_rows(settings: Settings) -> None:
+    database = open_database(settings)
+    upgrade(database)
+    with database.reading() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert session.get_one(BackendRow, 1).change == 0
+    database.close()
+
+
+def test_migrating_again_changes_nothing(settings: Settings) -> None:
+    database = open_database(settings)
+    upgrade(database)
+    with database.writing() as session:
+        session.add(row())
+    upgrade(database)
+    with database.reading() as session:
+        kept = session.query(ProjectRow).one()
+        assert kept.updated_at == datetime(2026, 11, 23, 10, tzinfo=UTC)
+    database.close()
+
+
+def test_a_failed_migration_leaves_nothing_behind(settings: Settings) -> None:
+    database = open_database(settings)
+    upgrade(database)
+
+    def fail_half_way() -> None:
+        with database.migrating() as connection:
+            connection.execute(text("CREATE TABLE half (id INTEGER)"))
+            assert "half" in inspect(connection).get_table_names()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert "half" not in inspect(database.engine).get_table_names()
+    database.close()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(settings: Settings) -> None:
+    database = open_database(settings)
+    upgrade(database)
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*9999.*update this one"):
+        upgrade(database)
+    database.close()
+
+
+def test_an_error_rolls_back_and_shows_no_parameters(settings: Settings) -> None:
+    database = open_database(settings)
+    upgrade(database)
+
+    def write_twice() -> None:
+        with database.writing() as session:
+            session.add(row())
+            session.flush()
+            session.add(row())
+
+    with pytest.raises(IntegrityError) as caught:
+        write_twice()
+    assert "secret-token" not in str(caught.value)
+    with database.reading() as session:
+        assert session.query(ProjectRow).count() == 0
+    database.close()
+
+
+def test_the_sqlite_file_is_private_logged_ahead_and_checks_references(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    database = open_database(load_settings(data_dir=folder))
+    assert not folder.exists()
+    upgrade(database)
+    with database.writing() as session:
+        session.add(row())
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("*.sqlite3*") if path.suffix != ".lock"
+        }
+        assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    assert set(modes) == {"ram_backend.sqlite3", "ram_backend.sqlite3-wal", "ram_backend.sqlite3-shm"}
+    assert set(modes.values()) == {0o600}
+    database.close()
+
+
+def test_a_sqlite_file_that_others_could_read_becomes_private(tmp_path: Path) -> None:
+    file = tmp_path / "own.db"
+    file.touch(0o644)
+    database = open_database(load_settings(database_url=f"sqlite:///{file}"))
+    upgrade(database)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://root:secret@host/name", "'mysql' can't be used"),
+        ("no url, secret", "no database URL"),
+        ("postgresql://user:secret@host:port/name", "no database URL"),
+        ("postgresql+asyncpg://user:secret@host/name", "can't be used"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        open_database(load_settings(database_url=url))
+    assert "secret" not in str(caught.value)
+    assert "postgresql://USER" in str(caught.value)
+
+
+def test_the_url_is_not_shown_among_the_settings() -> None:
+    assert "secret" not in repr(load_settings(database_url="postgresql://user:secret@host/name"))
+
+
+def test_a_server_that_is_not_there() -> None:
+    database = open_database(load_settings(database_url="postgresql://user:secret@127.0.0.1:1/name?password=secret"))
+    with pytest.raises(DatabaseUnavailable, match=r"postgresql://user:\*\*\*@127.0.0.1:1/name can't be used") as caught:
+        upgrade(database)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DatabaseUnavailable, match="RAM_DATA_DIR"):
+        upgrade(open_database(load_settings(data_dir=tmp_path / "data")))
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "ram_backend.sqlite3").write_text("no database at all, but long enough to be looked at" * 50)
+    with pytest.raises(DatabaseUnavailable, match="not a database"):
+        upgrade(open_database(load_settings(data_dir=tmp_path)))
+
+
+def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
+    database = open_database(load_settings(data_dir=tmp_path))
+    upgrade(database)
+    other = sqlite3.connect(tmp_path / "ram_backend.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    upgrade(database)
+    with pytest.raises(DatabaseUnavailable, match=r"locked.*another process holds it"), database.writing():
+        pass
+    other.close()
+    with database.writing() as session:
+        session.add(row())
+    database.close()

@@ -1,0 +1,148 @@
+"""Admins' settings: what is accepted, what is refused and how, and which source wins."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ram_backend.errors import InputError, ProjectOptionsError
+from ram_backend.projects import ProjectOptions, merge, parse_options
+
+NAN, INFINITY = float("nan"), float("inf")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["tags", "per_tag", "top_k"]), inner),
+    max_leaves=12,
+)
+TAGS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=9)
+SCORES = st.floats(0, 1)
+OPTIONS = st.builds(
+    ProjectOptions,
+    tags=st.none() | st.lists(TAGS, min_size=1, unique=True).map(tuple),
+    threshold=st.none() | SCORES,
+    per_tag=st.dictionaries(TAGS, SCORES, max_size=4),
+    top_k=st.none() | st.integers(1, 1000),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, ProjectOptions()),
+        ("", ProjectOptions()),
+        ("null", ProjectOptions()),
+        ({}, ProjectOptions()),
+        ('{"threshold": 0.5}', ProjectOptions(threshold=0.5)),
+        ({"threshold": 1, "tags": None}, ProjectOptions(threshold=1.0)),
+        ({"tags": "cat, hot dog\n dog,,cat"}, ProjectOptions(tags=("cat", "hot dog", "dog"))),
+        ({"tags": ["Cat", "a, b", "cat"]}, ProjectOptions(tags=("Cat", "a, b", "cat"))),
+        ({"per_tag": {"cat": 0.25, "dog": 0}}, ProjectOptions(per_tag={"cat": 0.25, "dog": 0.0})),
+        ({"top_k": 5.0}, ProjectOptions(top_k=5)),
+        ({"model_score_threshold": 0.3}, ProjectOptions(threshold=0.3)),
+        ({"Score-Threshold": 0.3, "Top_K": 2}, ProjectOptions(threshold=0.3, top_k=2)),
+        ({"threshold": 0.3, "score_threshold": 0.3}, ProjectOptions(threshold=0.3)),
+    ],
+)
+def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
+    assert parse_options(value) == expected
+    assert bool(parse_options(value)) == (expected != ProjectOptions())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a": 1}, ["'a'=1", "tags, threshold, per_tag, top_k"]),
+        ({"treshold": 0.5}, ["'treshold'=0.5", "did you mean threshold?"]),
+        ({"threshold": 1.5}, ["threshold=1.5", "a number from 0 to 1"]),
+        ({"threshold": -0.1}, ["threshold=-0.1"]),
+        ({"threshold": NAN}, ["threshold=nan", "a number from 0 to 1"]),
+        ('{"threshold": NaN}', ["threshold=nan"]),
+        ('{"threshold": 1e999}', ["threshold=inf"]),
+        ({"threshold": "0.5"}, ["threshold='0.5'"]),
+        ({"threshold": True}, ["threshold=True"]),
+        ({"score_threshold": 2}, ["score_threshold=2"]),
+        ({"threshold": 0.1, "score_threshold": 0.2}, ["'threshold' and 'score_threshold'", "give one"]),
+        ({"tags": []}, ["tags=[]", "a list of tags"]),
+        ({"tags": " , "}, ["tags=' , '"]),
+        ({"tags": ["cat", 3]}, ["tags=['cat', 3]"]),
+        ({"tags": ["cat", " "]}, ["tags=['cat', ' ']"]),
+        ({"tags": ["c\0at"]}, ["tags=['c\\x00at']"]),
+        ({"tags": ["\ud800"]}, ["tags=['\\ud800']"]),
+        ({"tags": {"cat": 1}}, ["tags={'cat': 1}"]),
+        ({"per_tag": {"cat": 2}}, ["per_tag['cat']=2", "from 0 to 1 per tag"]),
+        ({"per_tag": {"cat": NAN}}, ["per_tag['cat']=nan"]),
+        ({"per_tag": [0.5]}, ["per_tag=[0.5]", "an object"]),
+        ({"top_k": 0}, ["top_k=0", "a whole number from 1"]),
+        ({"top_k": 2.5}, ["top_k=2.5"]),
+        ({"top_k": True}, ["top_k=True"]),
+        ({"top_k": NAN}, ["top_k=nan"]),
+        ({"top_k": INFINITY}, ["top_k=inf"]),
+        ({"top_k": 10**5000}, ["top_k=a very long int"]),
+        ("{threshold: 0.5}", ["'{threshold: 0.5}' is no JSON"]),
+        ("[" * 100_000, ["is no JSON"]),
+        ('{"threshold": 0.1, "threshold": 0.2}', ["'threshold' occurs twice"]),
+        ('"text"', ["'text' is no object"]),
+        ([1], ["[1] is no object"]),
+        (0.5, ["0.5 is no object"]),
+    ],
+)
+def test_what_is_refused_names_key_value_and_what_is_allowed(value: object, said: list[str]) -> None:
+    with pytest.raises(ProjectOptionsError) as caught:
+        parse_options(value, source="Here")
+    message = str(caught.value)
+    assert isinstance(caught.value, InputError)
+    assert message.startswith("Here: ")
+    assert "\n" not in message
+    assert len(message) < 500
+    assert [part for part in said if part not in message] == []
+
+
+@given(JSON)
+def test_nothing_but_our_own_error_comes_out(value: object) -> None:
+    for given_value in (value, json.dumps(value)):
+        with suppress(ProjectOptionsError):
+            parsed = parse_options(given_value)
+            assert parse_options(parsed.to_json()) == parsed
+
+
+@given(OPTIONS)
+def test_json_and_back(options: ProjectOptions) -> None:
+    assert parse_options(json.dumps(options.to_json())) == options
+    assert merge(options) == merge(options, ProjectOptions()) == merge(ProjectOptions(), options) == options
+    assert hash(merge(options)) == hash(options)
+
+
+@given(OPTIONS, OPTIONS, OPTIONS)
+def test_merging_in_steps_is_merging_at_once(
+    first: ProjectOptions, second: ProjectOptions, third: ProjectOptions
+) -> None:
+    assert merge(first, merge(second, third)) == merge(merge(first, second), third) == merge(first, second, third)
+
+
+def test_the_first_that_says_something_wins_field_by_field() -> None:
+    strong = ProjectOptions(threshold=0.0, per_tag={"cat": 0.1})
+    middle = ProjectOptions(tags=("a",), threshold=0.6, per_tag={"cat": 0.2, "dog": 0.3})
+    weak = ProjectOptions(tags=("b",), threshold=0.7, top_k=3)
+    merged = merge(strong, middle, weak)
+    assert merged == ProjectOptions(tags=("a",), threshold=0.0, per_tag={"cat": 0.1, "dog": 0.3}, top_k=3)
+    assert [merged.threshold_of(tag, 0.9) for tag in ("cat", "dog", "sky")] == [0.1, 0.3, 0.0]
+    assert weak.threshold_of("sky", 0.9) == 0.7
+    assert ProjectOptions().threshold_of("sky", 0.9) == 0.9
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("null", ProjectOptions()), ("string", ProjectOptions(threshold=0.5)), ("object", None)]
+)
+def test_recorded_extra_params(shared: Path, kind: str, expected: ProjectOptions | None) -> None:
+    recorded = json.loads((shared / "label-studio-payloads" / f"setup-extra-params-{kind}.json").read_text())
+    if expected is None:
+        with pytest.raises(ProjectOptionsError, match="'a'=1"):
+            parse_options(recorded["body"]["extra_params"])
+    else:
+        assert parse_options(recorded["body"]["extra_params"]) == expected

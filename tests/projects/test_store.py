@@ -1,0 +1,439 @@
+"""Projects as the server keeps them: from memory, idempotent, in step with other processes, through outages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ram_backend.database import open_database
+from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
+from ram_backend.projects import Project, ProjectKey, ProjectOptions, ProjectStore, ProjectTable, open_table
+from ram_backend.settings import Settings, load_settings
+
+HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
+KEY = ProjectKey(HOST, 1, 1795452148)
+CONFIG = '<View><Image name="image" value="$image"/><Choices name="tags" toName="image"/></View>'
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+Until = Callable[[Callable[[], object]], None]
+
+
+def setup(store: ProjectStore, project: str = REF, **changes: Any) -> Project:
+    given = {"hostname": HOST, "label_config": CONFIG, "access_token": TOKEN, "extra_params": None, **changes}
+    return store.upsert(project, **given)
+
+
+def options(threshold: float) -> Callable[[ProjectOptions], ProjectOptions]:
+    return lambda _: ProjectOptions(threshold=threshold)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[ProjectStore]:
+    with ProjectStore.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def table(store: ProjectStore, settings: Settings) -> ProjectTable:
+    """The same database, as another process sees it."""
+    return open_table(settings)
+
+
+def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectStore, settings: Settings) -> None:
+    project = setup(store, extra_params='{"threshold": 0.5, "tags": "cat,dog"}')
+    assert store.get(KEY) is project
+    assert (project.key, project.revision, project.hostname) == (KEY, 1, HOST)
+    assert project.extra_params == ProjectOptions(threshold=0.5, tags=("cat", "dog"))
+    assert store.settle()
+    store.close()
+    with ProjectStore.open(settings) as again:
+        assert again.projects() == [project]
+        assert again.projects()[0].access_token == TOKEN
+        assert again.connection(project).token == TOKEN
+        assert again.health.ok
+
+
+def test_closing_writes_what_is_pending(store: ProjectStore, settings: Settings) -> None:
+    for number in range(20):
+        setup(store, f"{number}.5")
+    store.close()
+    assert len(open_table(settings).changes().projects) == 20
+
+
+def test_the_same_setup_again_writes_nothing(store: ProjectStore, table: ProjectTable) -> None:
+    first = setup(store, extra_params={"threshold": 0.5})
+    assert store.settle()
+    before = table.changes().change
+    for same in ('{"threshold": 0.5}', {"score_threshold": 0.5}, {"threshold": 0.5, "tags": None}):
+        again = setup(store, extra_params=same)
+        assert (again, again.revision) == (first, 1)
+        assert store.health.pending == 0
+    assert store.settle()
+    assert table.changes().change == before
+
+
+def test_the_revision_grows_with_what_matters_for_scores_only(store: ProjectStore, table: ProjectTable) -> None:
+    assert setup(store).revision == 1
+    assert setup(store, access_token="another").revision == 1
+    with pytest.raises(ProjectOptionsError):
+        setup(store, access_token="another", extra_params={"threshold": 7})
+    assert setup(store, access_token="another").revision == 1
+    assert setup(store, extra_params={"top_k": 3}).revision == 2
+    assert setup(store, label_config=CONFIG.replace("tags", "more"), extra_params={"top_k": 3}).revision == 3
+    assert store.settle()
+    assert table.set_options(KEY, options(0.2)).revision == 4
+    assert table.set_options(KEY, options(0.2)).revision == 4
+    (stored,) = table.changes().projects
+    assert (stored.revision, stored.access_token) == (4, TOKEN)
+
+
+def test_a_revision_never_stands_for_two_contents_while_writes_wait(store: ProjectStore, table: ProjectTable) -> None:
+    seen: dict[int, object] = {}
+    for threshold in (0.1, 0.2, 0.3, 0.2, 0.1, 0.3):
+        project = setup(store, extra_params={"threshold": threshold})
+        assert seen.setdefault(project.revision, project.extra_params) == project.extra_params
+    assert store.settle()
+    assert store.get(KEY) == project == table.changes().projects[0]
+
+
+def test_bad_params_are_raised_and_stored_and_the_last_good_ones_stay(store: ProjectStore, table: ProjectTable) -> None:
+    setup(store, extra_params={"threshold": 0.5})
+    for _ in range(2):
+        with pytest.raises(ProjectOptionsError, match=r"threshold=2 .*a number from 0 to 1"):
+            setup(store, extra_params={"threshold": 2}, label_config="<View/>")
+    assert store.settle()
+    (stored,) = table.changes().projects
+    assert stored.extra_params == ProjectOptions(threshold=0.5)
+    assert "threshold=2" in (stored.extra_params_error or "")
+    assert stored.label_config == "<View/>"
+    assert setup(store, label_config="<View/>").extra_params_error is None
+    assert store.settle()
+    (stored,) = table.changes().projects
+    assert (stored.extra_params, stored.extra_params_error) == (ProjectOptions(), None)
+
+
+def test_good_params_that_wait_to_be_written_survive_bad_ones(store: ProjectStore, table: ProjectTable) -> None:
+    setup(store, extra_params={"threshold": 0.5})
+    with pytest.raises(ProjectOptionsError):
+        setup(store, extra_params="{", access_token=None)
+    assert store.settle()
+    (stored,) = table.changes().projects
+    assert (stored.extra_params, stored.access_token) == (ProjectOptions(threshold=0.5), TOKEN)
+
+
+def test_bad_params_at_the_very_first_setup_leave_a_project_to_look_at(
+    store: ProjectStore, table: ProjectTable
+) -> None:
+    with pytest.raises(ProjectOptionsError):
+        setup(store, extra_params={"a": 1})
+    assert store.settle()
+    assert "'a'=1" in (table.changes().projects[0].extra_params_error or "")
+
+
+@pytest.mark.parametrize("bad", [{"hostname": "ftp://x"}, {"project": "one"}])
+def test_a_malformed_setup_takes_nothing_in(store: ProjectStore, bad: dict[str, str]) -> None:
+    with pytest.raises(InputError):
+        setup(store, **bad)
+    assert store.projects() == []
+    assert store.pinned_host is None
+
+
+def test_what_no_database_keeps_does_no_harm(store: ProjectStore, table: ProjectTable) -> None:
+    setup(store, label_config="<View>\0\ud800</View>", access_token="to\0ken")
+    setup(store, "2.5")
+    assert store.settle()
+    assert store.health.ok
+    assert {project.label_config for project in table.changes().projects} == {"<View>?</View>", CONFIG}
+
+
+def test_a_large_label_config(store: ProjectStore, table: ProjectTable) -> None:
+    config = "<View>" + "".join(f'<Choice value="tag {number} é"/>' for number in range(20_000)) + "</View>"
+    setup(store, label_config=config)
+    assert store.settle()
+    assert table.changes().projects[0].label_config == config
+
+
+def test_order_of_force(store: ProjectStore, table: ProjectTable, until: Until) -> None:
+    setup(store, extra_params={"threshold": 0.1, "per_tag": {"cat": 0.2}})
+    assert store.settle()
+    mine = ProjectOptions(tags=("cat",), threshold=0.7, per_tag={"cat": 0.8, "dog": 0.9}, top_k=9)
+    table.set_options(KEY, lambda _: mine)
+    until(lambda: store.projects()[0].set_options == mine)
+    (project,) = store.projects()
+    attributes = ProjectOptions(threshold=0.4, top_k=5)
+    expected = ProjectOptions(tags=("cat",), threshold=0.1, per_tag={"cat": 0.2, "dog": 0.9}, top_k=5)
+    assert project.options(attributes) == expected
+    assert project.options().top_k == 9
+
+
+def test_what_another_process_writes_is_seen(store: ProjectStore, settings: Settings, until: Until) -> None:
+    setup(store)
+    assert store.settle()
+    with ProjectStore.open(settings) as other:
+        assert other.projects() == store.projects()
+        setup(other, "2.5", label_config="<View/>")
+        until(lambda: len(store.projects()) == 2)
+        setup(other, label_config="<View>changed</View>")
+        until(lambda: store.projects()[0].label_config == "<View>changed</View>")
+        assert setup(store, label_config="<View>changed</View>").revision == 2
+        # and back again, by the process whose own last word it was
+        assert setup(store).label_config == CONFIG
+        until(lambda: other.get(KEY) is not None and other.get(KEY).label_config == CONFIG)  # type: ignore[union-attr]
+
+
+def test_options_of_a_project_that_is_not_there(table: ProjectTable) -> None:
+    with pytest.raises(ProjectNotFound, match="project list"):
+        table.set_options(KEY, options(0.5))
+
+
+def test_a_request_without_hostname_finds_its_project(store: ProjectStore) -> None:
+    assert store.find(1, 1795452148) is None
+    mine = setup(store)
+    setup(store, "1.1795459999")
+    assert store.find(1, 1795452148) == mine
+    theirs = setup(store, hostname=OTHER_HOST)
+    assert theirs.key != mine.key
+    assert store.find(1, 1795452148) == mine, "the trusted host's"
+    third = setup(store, "9.9", hostname="http://third")
+    setup(store, "9.9", hostname="http://fourth")
+    assert setup(store, "9.9", hostname="http://third") == third
+    assert store.find(9, 9) == third, "the last one set up"
+
+
+def test_the_first_host_is_pinned_and_no_other_gets_a_token(
+    store: ProjectStore, table: ProjectTable, until: Until
+) -> None:
+    assert store.pinned_host is None
+    mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
+    assert store.settle()
+    assert store.pinned_host == table.changes().pinned_host == HOST
+    trusted, other = store.connection(mine), store.connection(theirs)
+    assert (trusted.base_url, trusted.token, trusted.trusted) == (HOST, TOKEN, True)
+    assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, None, False)
+    table.pin_host(OTHER_HOST)
+    until(lambda: store.pinned_host == OTHER_HOST)
+    assert not store.connection(mine).trusted
+    assert store.connection(theirs).token == TOKEN
+    setup(store)
+    assert store.settle()
+    assert table.changes().pinned_host == OTHER_HOST
+
+
+def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
+    assert table.pin_host(HOST, only_if_none=True) == HOST
+    before = table.changes().change
+    assert table.pin_host(OTHER_HOST, only_if_none=True) == HOST
+    assert table.pin_host(HOST) == HOST
+    assert table.changes().change == before
+
+
+def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> None:
+    settings = load_settings(
+        data_dir=tmp_path, label_studio_url="http://label-studio:8080/", label_studio_api_key="own"
+    )
+    with ProjectStore.open(settings) as store:
+        connection = store.connection(setup(store, hostname=OTHER_HOST))
+        assert (connection.base_url, connection.token, connection.trusted) == ("http://label-studio:8080", "own", True)
+        assert store.settle()
+        assert store.pinned_host is None
+    with ProjectStore.open(load_settings(data_dir=tmp_path, label_studio_api_key="own")) as store:
+        theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
+        assert (store.connection(theirs).token, store.connection(mine).token) == ("own", None)
+
+
+def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
+    monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
+    settings = load_settings(data_dir=tmp_path)
+    with ProjectStore.open(settings) as store:
+        setup(store)
+        assert store.settle()
+        locker = sqlite3.connect(tmp_path / "ram_backend.sqlite3", isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        assert setup(store, extra_params={"threshold": 0.3}).revision == 2
+        setup(store, "2.5")
+        until(lambda: not store.health.ok)
+        assert "locked" in store.health.detail
+        assert store.health.pending == 2
+        assert [project.key.id for project in store.projects()] == [1, 2]
+        with ProjectStore.open(settings) as late:
+            assert [project.key.id for project in late.projects()] == [1], "what is there can be read"
+        locker.close()
+        assert store.settle(30)
+        until(lambda: store.health.ok)
+        stored = {project.key.id: project for project in open_table(settings).changes().projects}
+        assert stored[1].extra_params == ProjectOptions(threshold=0.3)
+        assert stored[1].revision == 2
+        assert 2 in stored
+
+
+def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
+    folder = tmp_path / "data"
+    folder.write_text("in the way")
+    settings = load_settings(data_dir=folder)
+    with ProjectStore.open(settings) as store:
+        assert "RAM_DATA_DIR" in store.health.detail
+        project = setup(store)
+        assert store.get(KEY) == project
+        assert not store.connection(project).trusted, "another host may be pinned there"
+        folder.unlink()
+        assert store.settle(30)
+        until(lambda: store.health.ok)
+        assert store.connection(project).trusted
+        assert open_table(settings).changes().projects == (project,)
+
+
+def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    open_table(settings).pin_host(HOST)
+    store = ProjectStore(open_database(settings))  # not started: it has not read the pin
+    project = setup(store, hostname=OTHER_HOST)
+    assert not store.connection(project).trusted
+    store.start()
+    assert store.settle()
+    assert not store.connection(project).trusted
+    assert store.pinned_host == HOST
+    store.close()
+
+
+def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    table = open_table(settings)
+    store = ProjectStore(open_database(settings))  # no thread: each exchange is ours
+    setup(store)
+    store._exchange()
+    table.set_options(KEY, options(0.2))
+    read = ProjectTable.changes
+
+    def read_and_be_interrupted(self: ProjectTable, since: int = -1) -> object:
+        changes = read(self, since)
+        setup(store, label_config="<View/>")
+        return changes
+
+    monkeypatch.setattr(ProjectTable, "changes", read_and_be_interrupted)
+    store._exchange()
+    (project,) = store.projects()
+    assert (project.label_config, project.set_options) == ("<View/>", ProjectOptions(threshold=0.2))
+    assert store.health.pending == 1
+    store.close()
+
+
+def test_a_database_put_back_from_an_older_copy(tmp_path: Path, until: Until) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    with ProjectStore.open(settings) as store:
+        setup(store)
+        setup(store, "2.5")
+        assert store.settle()
+        database = open_database(settings)
+        with database.writing() as session:
+            session.connection().exec_driver_sql("DELETE FROM projects WHERE project_id = 2")
+            session.connection().exec_driver_sql("UPDATE backend SET change = 1")
+        until(lambda: [project.key.id for project in store.projects()] == [1])
+        setup(store, "2.5")
+        assert store.settle()
+        assert len(open_table(settings).changes().projects) == 2
+
+
+@pytest.mark.service
+def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: Until) -> None:
+    settings = load_settings(data_dir=tmp_path, database_url=cluster.new_database())
+    with ProjectStore.open(settings) as store:
+        setup(store)
+        assert store.settle()
+        cluster.stop()
+        try:
+            until(lambda: not store.health.ok)
+            assert "RAM_DATABASE_URL" in store.health.detail
+            assert setup(store, label_config="<View/>").revision == 2
+            assert setup(store, "2.5").revision == 1
+            assert store.health.pending == 2
+            assert len(store.projects()) == 2
+            with ProjectStore.open(settings) as late:
+                assert not late.health.ok
+                assert late.projects() == []
+        finally:
+            cluster.start()
+        assert store.settle(30)
+        until(lambda: store.health.ok)
+        assert [project.label_config for project in open_table(settings).changes().projects] == ["<View/>", CONFIG]
+
+
+PROCESS = """
+import json, sys, time
+from pathlib import Path
+from ram_backend.projects import ProjectStore
+from ram_backend.settings import load_settings
+
+number, data_dir, url, ready, go = sys.argv[1:]
+settings = load_settings(data_dir=data_dir, database_url=url or None)
+Path(ready).touch()
+while not Path(go).exists():
+    time.sleep(0.001)
+store = ProjectStore.open(settings)
+assert store.health.ok, store.health
+for project in range(10):
+    for own in ("shared", f"own-{number}"):
+        host = "http://" + own
+        store.upsert(f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
+assert store.settle(60)
+while len(store.projects()) < 50:
+    time.sleep(0.01)
+print(json.dumps([store.pinned_host, sorted((str(each.key), each.revision) for each in store.projects())]))
+store.close()
+"""
+
+
+def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings, tmp_path: Path, until: Until) -> None:
+    go = tmp_path / "go"
+    waiting = [tmp_path / f"ready-{number}" for number in range(4)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(number), settings.data_dir, settings.database_url or "", ready, go],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, ready in enumerate(waiting)
+    ]
+    try:
+        until(lambda: all(ready.exists() for ready in waiting) or any(each.poll() is not None for each in processes))
+        go.touch()
+        outcomes = [each.communicate(timeout=120) for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+    assert [each.returncode for each in processes] == [0] * 4, outcomes
+    answers = [json.loads(stdout) for stdout, _ in outcomes]
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0][0] == "http://shared"
+    assert len(answers[0][1]) == 50
+    assert {revision for _, revision in answers[0][1]} == {1}
+    changes = open_table(settings).changes()
+    assert len(changes.projects) == 50
+    assert changes.change == 50 + 1, "one write for each project, one for the pin"
+
+
+def test_tokens_are_neither_shown_nor_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with ProjectStore.open(settings) as store:
+        project = setup(store)
+        assert store.settle()
+        shown = [repr(project), repr(store.connection(project)), repr(store.health), repr(store._pending)]
+        with pytest.raises(ProjectOptionsError) as caught:
+            setup(store, extra_params={"threshold": 3}, access_token=TOKEN[::-1])
+        monkeypatch.setattr(ProjectTable, "apply", lambda *_: 1 / 0)
+        setup(store, label_config="<View/>")
+        store.settle(1)
+        assert "ZeroDivisionError" in store.health.detail
+    everything = " ".join([*shown, str(caught.value), caplog.text, store.health.detail])
+    assert "ZeroDivisionError" in caplog.text
+    assert TOKEN not in everything
+    assert TOKEN[::-1] not in everything

@@ -1,0 +1,60 @@
+"""A server with the tiny network, and a Label Studio for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
+
+from ram_backend.server import create_app, embedding
+from ram_backend.settings import Settings, load_settings
+
+PAYLOADS = Path(__file__).resolve().parent.parent / "contract" / "payloads"
+
+
+@pytest.fixture
+def payloads() -> Path:
+    return PAYLOADS
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(batch_size=4, fetch_threads=4, predict_seconds=30, drain_seconds=5)
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
+    encoder = ColourWords()
+    encoder.go_on.set()
+    monkeypatch.setattr(embedding, "open_text_encoder", lambda name, settings: encoder)
+    return encoder
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    there = FakeLabelStudio()
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., httpx.Client]]:
+    """Starts servers; settings and parts of the app by name."""
+    with ExitStack() as stack:
+
+        def begin(*, network: Any = None, sink: Any = None, loaded: bool = True, **changes: Any) -> httpx.Client:
+            own = settings.model_copy(update=changes)
+            given = {"network": network or ColourNetwork()} if loaded else {}
+            return stack.enter_context(serving(create_app(own, sink=sink, identity=identity(), **given)))
+
+        yield begin
+
+
+@pytest.fixture
+def client(start: Callable[..., httpx.Client]) -> httpx.Client:
+    return start()

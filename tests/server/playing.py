@@ -1,0 +1,228 @@
+"""Stand-ins: a network that can be computed by hand, a Label Studio that has files, a running server."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from ram_backend.models import Bundle, Calibration, Preprocessing
+from ram_backend.server import ModelIdentity, bind
+from ram_backend.vocabulary import Tag, Vocabulary
+
+LABELS = np.eye(3, dtype=np.float32)
+TOKEN = "legacy-token-of-the-test"
+NEW = {"turquoise": (0, 0.9, 0.9), "pink": (0.9, 0.3, 0.3)}
+"""Words that the text encoder knows."""
+
+
+def tiny_bundle(name: str = "colours") -> Bundle:
+    """Tags red (on above 0.6), green (0.5), blue (0.7)."""
+    return cast(
+        Bundle,
+        SimpleNamespace(
+            name=name,
+            digest="d" * 64,
+            vocabulary=Vocabulary(
+                [Tag("red", synonyms=("crimson",), threshold=0.6), Tag("green"), Tag("blue", threshold=0.7)]
+            ),
+            preprocessing=Preprocessing(size=4, mean=(0, 0, 0), std=(1, 1, 1)),
+            calibration=Calibration(
+                slope=np.full(3, 4, dtype=np.float32),
+                offset=np.full(3, -2, dtype=np.float32),
+                new_slope=4,
+                new_offset=-2,
+            ),
+            text_encoder="colour-words",
+            new_tag_threshold=0.5,
+            manifest={},
+        ),
+    )
+
+
+class ColourNetwork:
+    """One token, the mean colour; a tag's logit is its dot product with the tag's row. Notes its batches."""
+
+    encoder_id = "mean-colour"
+    token_shape = (1, 3)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.batches: list[int] = []
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self.batches.append(len(pixels))
+        time.sleep(self.seconds)
+        return pixels.mean(axis=(2, 3))[:, None, :]
+
+    def select(self, tags: Sequence[int | np.ndarray]) -> np.ndarray:
+        return np.stack([LABELS[tag] if isinstance(tag, int) else tag.mean(axis=0) for tag in tags])
+
+    def logits(self, tokens: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        return tokens[:, 0] @ queries.T
+
+
+@dataclass
+class ColourWords:
+    """A text encoder, which can be made to wait."""
+
+    id: str = "colour-words"
+    dim: int = 3
+    go_on: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        assert self.go_on.wait(30)
+        self.asked.extend(texts)
+        return np.array([NEW.get(text, (0, 0, 0)) for text in texts], dtype=np.float32)
+
+    def embed_sentences(self, sentences: Sequence[str]) -> np.ndarray:
+        return self.embed(sentences)
+
+
+def identity(bundle: Bundle | None = None) -> ModelIdentity:
+    return ModelIdentity(bundle or tiny_bundle(), ColourNetwork.encoder_id)
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), format: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, colour).save(data, format)
+    return data.getvalue()
+
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+class FakeLabelStudio:
+    """Serves files as Label Studio does: uploads and local files, with a login."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.status: int | None = None
+        self.delay_s = 0.0
+        self.asked: list[str] = []
+        studio = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                studio.asked.append(self.path)
+                time.sleep(studio.delay_s)
+                parts = urlsplit(self.path)
+                name = parse_qs(parts.query)["d"][0] if parts.path == "/data/local-files/" else parts.path
+                status, body = studio.answer(name, self.headers.get("Authorization"))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def answer(self, name: str, authorization: str | None) -> tuple[int, bytes]:
+        if self.status is not None:
+            return self.status, b"out of order"
+        if authorization != f"Token {TOKEN}":
+            return 401, b"login"
+        return (200, self.files[name]) if name in self.files else (404, b"there is none")
+
+    def upload(self, name: str, data: bytes) -> str:
+        path = f"/data/upload/1/{name}"
+        self.files[path] = data
+        return path
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
+    listening = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60, trust_env=False
+        ) as client:
+            wait_until(lambda: server.started or not thread.is_alive())
+            assert server.started
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def choices_config(*tags: str, attributes: str = "", more: str = "", kind: str = "Choices") -> str:
+    entries = "".join(f'<Choice value="{tag}"/>' for tag in tags)
+    return (
+        f'<View><Image name="image" value="$image"/><{kind} name="tags" toName="image" choice="multiple" {attributes}>'
+        f"{entries}</{kind}>{more}</View>"
+    )
+
+
+def setup_body(
+    config: str, studio: FakeLabelStudio, project: str = "1.1795452148", extra_params: object = None
+) -> dict[str, Any]:
+    return {
+        "project": project,
+        "schema": config,
+        "hostname": studio.url,
+        "access_token": TOKEN,
+        "extra_params": extra_params,
+    }
+
+
+def predict_body(config: str, images: Sequence[object], project: str = "1.1795452148") -> dict[str, Any]:
+    tasks = [
+        {"id": number, "data": {"image": image}, "annotations": []} for number, image in enumerate(images, start=1)
+    ]
+    params = {"login": None, "password": None, "context": None}
+    return {"tasks": tasks, "project": project, "label_config": config, "params": params}
+
+
+def tags_of(result: dict[str, Any], control: str = "tags") -> list[Any]:
+    """What a prediction ticks."""
+    for item in result["result"]:
+        if item["from_name"] == control:
+            return list(next(iter(item["value"].values())))
+    return []
+
+
+def body_of(payloads: Any, name: str) -> dict[str, Any]:
+    """Body of a recorded request."""
+    body: dict[str, Any] = json.loads((payloads / f"{name}.json").read_text())["body"]
+    return body

@@ -1,0 +1,124 @@
+"""Logins, secrets, limits, and what is never told."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+
+import httpx
+import pytest
+from server.playing import TOKEN, ColourNetwork, FakeLabelStudio, choices_config, picture, predict_body, setup_body
+
+from ram_backend.errors import SettingsError
+from ram_backend.server import create_app
+from ram_backend.server.access import Access
+from ram_backend.settings import Settings, load_settings
+
+Start = Callable[..., httpx.Client]
+LOGIN = {"basic_auth_user": "studio", "basic_auth_pass": "pass:wörd"}
+AUTH = httpx.BasicAuth(b"studio", "pass:wörd".encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/ready"), ("POST", "/setup"), ("POST", "/predict"), ("POST", "/webhook"),
+     ("GET", "/versions"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere")],
+)  # fmt: skip
+def test_all_but_health_want_the_login(start: Start, method: str, path: str) -> None:
+    client = start(**LOGIN)
+    refused = client.request(method, path, json={})
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Basic")
+    assert client.request(method, path, json={}, auth=("studio", "wrong")).status_code == 401
+    assert client.request(method, path, json={}, auth=AUTH).status_code != 401
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer c3R1ZGlvOnBhc3M=", "Basic c3R1ZGlv"])
+def test_odd_logins(start: Start, header: str) -> None:
+    assert start(**LOGIN).get("/ready", headers={"Authorization": header}).status_code == 401
+
+
+def test_a_webhook_brings_the_secret_or_the_login(start: Start) -> None:
+    client = start(**LOGIN, webhook_secret="s3cret")
+    event = {"action": "ANNOTATION_CREATED"}
+    assert client.post("/webhook", json=event).status_code == 401
+    assert client.post("/webhook?secret=wrong", json=event).status_code == 401
+    assert client.post("/webhook?secret=s3cret", json=event).status_code == 200
+    assert client.post("/webhook", json=event, headers={"X-RAM-Webhook-Secret": "s3cret"}).status_code == 200
+    assert client.post("/webhook", json=event, auth=AUTH).status_code == 200, "the connector's START_TRAINING"
+    assert client.post("/setup?secret=s3cret", json={}).status_code == 401, "the secret opens /webhook only"
+
+
+def test_a_secret_without_a_login_guards_webhooks_alone(start: Start) -> None:
+    client = start(webhook_secret="s3cret")
+    assert client.post("/webhook", json={}).status_code == 401
+    assert client.post("/webhook", json={}, headers={"X-RAM-Webhook-Secret": "s3cret"}).status_code == 200
+    assert client.get("/versions").status_code == 200
+
+
+def test_half_a_login_is_a_mistake(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="BASIC_AUTH_PASS"):
+        create_app(settings.model_copy(update={"basic_auth_user": "studio"}))
+
+
+def test_the_usual_names_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "a")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "b")
+    assert Access.of(load_settings()) == Access("a", "b")
+    assert "'b'" not in repr(load_settings()) + repr(Access("a", "b"))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_bodies_have_a_limit(start: Start, announced: bool) -> None:
+    client = start(max_body_bytes=1000)
+    content = b" " * 2000
+    answer = client.post("/webhook", content=content if announced else iter([content[:900], content[900:]]))
+    assert answer.status_code == 413
+    assert "RAM_MAX_BODY_BYTES" in answer.json()["error"]
+    assert client.post("/webhook", content=b"{}" + b" " * 900).status_code == 200
+
+
+def test_a_body_of_425_kb_is_taken(client: httpx.Client) -> None:
+    assert (
+        client.post("/webhook", json={"action": "X", "project": {"id": 1, "label_config": "x" * 600_000}}).status_code
+        == 200
+    )
+
+
+def test_an_unexpected_error_tells_no_details(
+    start: Start, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ColourNetwork):
+        def logits(self, tokens: object, queries: object) -> None:  # type: ignore[override]
+            raise RuntimeError("/secret/path")
+
+    client = start(network=Broken())
+    config = choices_config("red")
+    client.post("/setup", json=setup_body(config, studio))
+    with caplog.at_level(logging.INFO, logger="ram_backend"):
+        answer = client.post("/predict", json=predict_body(config, [studio.upload("a.png", picture((9, 9, 9)))]))
+    assert answer.status_code == 500
+    assert "/secret/path" not in answer.text
+    assert answer.json()["request_id"] in answer.json()["error"]
+    assert "/secret/path" in caplog.text
+    assert client.get("/health").status_code == 200
+
+
+def test_secrets_are_not_logged(start: Start, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        client = start(**LOGIN, webhook_secret="s3cret")
+        config = choices_config("red")
+        client.post("/setup", json=setup_body(config, studio), auth=AUTH)
+        images = [
+            "/data/upload/1/none.png?token=inUrl",
+            "http://user:inAuthority@127.0.0.1:1/a.png?X-Signature=inQuery",
+        ]
+        client.post("/predict", json=predict_body(config, images), auth=AUTH)
+        client.post("/webhook?secret=s3cret", json={})
+    logged = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("ram_backend"))
+    assert "/webhook" in logged
+    encoded = base64.b64encode("studio:pass:wörd".encode()).decode()
+    for secret in ("s3cret", "pass:wörd", encoded, TOKEN, "inUrl", "inAuthority", "inQuery"):
+        assert secret not in logged

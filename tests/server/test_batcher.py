@@ -1,0 +1,123 @@
+"""Batches by size, deadline and encoder; jobs first; nobody works for those who are gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+
+from ram_backend.errors import NotAvailable
+from ram_backend.server.batcher import Batcher
+from ram_backend.server.metrics import ServerMetrics
+
+
+class Gated:
+    """Encodes when it is let; a token is the first pixel."""
+
+    token_shape = (1, 1)
+
+    def __init__(self, encoder_id: str = "one") -> None:
+        self.encoder_id = encoder_id
+        self.batches: list[list[float]] = []
+        self.entered = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self.batches.append(pixels[:, 0, 0, 0].tolist())
+        self.entered.release()
+        assert self.go_on.acquire(timeout=30)
+        return pixels[:, 0, :1, :1]
+
+
+def image(number: float) -> np.ndarray:
+    return np.full((3, 2, 2), number, dtype=np.float32)
+
+
+@pytest.fixture
+def batcher() -> Iterator[Batcher]:
+    made = Batcher(3, 0.0, ServerMetrics())
+    yield made
+    made.close()
+
+
+def test_what_waits_is_merged_up_to_the_size(batcher: Batcher) -> None:
+    network = Gated()
+    first = batcher.encode(network, image(0))  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    others = [batcher.encode(network, image(number)) for number in range(1, 6)]  # type: ignore[arg-type]
+    for _ in range(3):
+        network.go_on.release()
+    assert [future.result(30).item() for future in (first, *others)] == [0, 1, 2, 3, 4, 5]
+    assert network.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+def test_encoders_are_not_mixed_and_keep_their_order(batcher: Batcher) -> None:
+    one, two = Gated("one"), Gated("two")
+    head = batcher.encode(one, image(0))  # type: ignore[arg-type]
+    assert one.entered.acquire(timeout=30)
+    futures = [batcher.encode(network, image(number)) for number, network in enumerate([two, one, two, one], start=1)]  # type: ignore[arg-type]
+    for network in (one, two):
+        for _ in range(2):
+            network.go_on.release()
+    assert [future.result(30).item() for future in (head, *futures)] == [0, 1, 2, 3, 4]
+    assert (one.batches, two.batches) == ([[0], [2, 4]], [[1, 3]])
+
+
+def test_jobs_go_before_the_next_batch(batcher: Batcher) -> None:
+    network = Gated()
+    batcher.encode(network, image(0))  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    waiting = batcher.encode(network, image(1))  # type: ignore[arg-type]
+    seen = batcher.run(lambda: len(network.batches))
+    network.go_on.release()
+    assert seen.result(30) == 1
+    network.go_on.release()
+    waiting.result(30)
+
+
+def test_cancelled_images_are_left_out(batcher: Batcher) -> None:
+    network = Gated()
+    batcher.encode(network, image(0))  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    futures = [batcher.encode(network, image(number)) for number in (1, 2, 3)]  # type: ignore[arg-type]
+    assert futures[0].cancel()
+    assert futures[2].cancel()
+    for _ in range(2):
+        network.go_on.release()
+    futures[1].result(30)
+    assert network.batches == [[0], [2]]
+
+
+def test_an_error_reaches_those_whom_it_concerns(batcher: Batcher) -> None:
+    class Failing(Gated):
+        def encode(self, pixels: np.ndarray) -> np.ndarray:
+            raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        batcher.encode(Failing(), image(1)).result(30)  # type: ignore[arg-type]
+
+    def fail() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        batcher.run(fail).result(30)
+    assert batcher.run(lambda: 7).result(30) == 7
+
+
+def test_closing_gives_up_what_waits() -> None:
+    batcher, network = Batcher(1, 0.0, ServerMetrics()), Gated()
+    running = batcher.encode(network, image(0))  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    waiting = batcher.encode(network, image(1))  # type: ignore[arg-type]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        waiting.result(30)
+    network.go_on.release()
+    closing.join(30)
+    assert running.result(0).item() == 0
+    with pytest.raises(NotAvailable):
+        batcher.run(lambda: 1)

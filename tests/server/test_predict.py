@@ -1,0 +1,293 @@
+"""`/predict` over a real connection: one prediction per task, in order, whatever the tasks are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+from collections.abc import Callable
+
+import httpx
+import pytest
+from PIL import Image
+from server.playing import (
+    BLUE,
+    GREEN,
+    RED,
+    ColourNetwork,
+    FakeLabelStudio,
+    choices_config,
+    picture,
+    predict_body,
+    setup_body,
+    tags_of,
+    wait_until,
+)
+
+CONFIG = choices_config("red", "green", "blue")
+Start = Callable[..., httpx.Client]
+
+
+def connect(client: httpx.Client, studio: FakeLabelStudio, config: str = CONFIG, **options: object) -> str:
+    answer = client.post("/setup", json=setup_body(config, studio, **options))  # type: ignore[arg-type]
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["model_version"])
+
+
+def test_tags_of_uploaded_images(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    version = connect(client, studio)
+    images = [studio.upload(f"{name}.png", picture(colour)) for name, colour in [("a", RED), ("b", BLUE), ("c", GREEN)]]
+    answer = client.post("/predict", json=predict_body(CONFIG, images)).json()
+    assert [tags_of(result) for result in answer["results"]] == [["red"], ["blue"], ["green"]]
+    assert {result["model_version"] for result in answer["results"]} == {version}
+    assert all(0 <= result["score"] <= 1 for result in answer["results"])
+
+
+def test_no_tasks_no_results(client: httpx.Client) -> None:
+    assert client.post("/predict", json=predict_body(CONFIG, [])).json()["results"] == []
+
+
+def test_confidence_beside_the_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config(
+        "red", "blue", more='<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0"/>'
+    )
+    connect(client, studio, config)
+    answer = client.post("/predict", json=predict_body(config, [studio.upload("a.png", picture(RED))])).json()
+    assert tags_of(answer["results"][0], "confidence") == ["red  88%"]  # sigmoid(4 * 1 - 2)
+
+
+def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio) -> None:
+    """A broken image, a missing one, a huge photo, a GIF, one over the limit, a text: 200 results, order kept."""
+    client = start(max_image_bytes=300_000, network=(network := ColourNetwork()))
+    version = connect(client, studio)
+    chance = random.Random(7)
+    colours = {"red": RED, "green": GREEN, "blue": BLUE}
+    names = [chance.choice(list(colours)) for _ in range(200)]
+    images = [studio.upload(f"{place}.png", picture(colours[name])) for place, name in enumerate(names)]
+    whole = picture(RED, (900, 700), "JPEG")
+    broken = {10: studio.upload("cut.jpg", whole[: len(whole) // 2]), 20: "/data/upload/1/none.jpg"}
+    broken[30] = studio.upload("over.png", picture(RED) + bytes(400_000))
+    broken[40] = studio.upload("text.jpg", b"this is a text\n" * 50)
+    large = io.BytesIO()
+    Image.new("RGB", (10_000, 6_000), BLUE).save(large, "PNG")
+    good = {50: ("blue", studio.upload("large.png", large.getvalue()))}
+    good[60] = ("green", studio.upload("some.gif", picture(GREEN, format="GIF")))
+    for place, reference in broken.items():
+        images[place] = reference
+    for place, (name, reference) in good.items():
+        names[place], images[place] = name, reference
+    answer = client.post("/predict", json=predict_body(CONFIG, images))
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert len(results) == 200
+    for place, result in enumerate(results):
+        if place in broken:
+            assert result == {"model_version": version, "score": 1.0, "result": []}
+        else:
+            assert tags_of(result) == [names[place]], place
+    assert max(network.batches) <= 4, "never more at once than the size that was set"
+    metrics = client.get("/metrics").text
+    assert 'ram_tasks_total{outcome="broken"} 4.0' in metrics
+    assert 'ram_tasks_total{outcome="tagged"} 196.0' in metrics
+    assert 'ram_images_total{outcome="ImageTooLarge"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("image", [None, "", 7, "ftp://example.com/a.jpg", "http://127.0.0.1:1/a.jpg", "data:,nothing"])
+def test_one_broken_image_costs_one_empty_prediction(
+    client: httpx.Client, studio: FakeLabelStudio, image: object
+) -> None:
+    connect(client, studio)
+    good = studio.upload("a.png", picture(RED))
+    results = client.post("/predict", json=predict_body(CONFIG, [good, image, good])).json()["results"]
+    assert [tags_of(result) for result in results] == [["red"], [], ["red"]]
+    assert (results[1]["score"], results[1]["result"]) == (1.0, [])
+
+
+def test_a_task_without_the_images_key(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    connect(client, studio)
+    body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
+    body["tasks"].append({"id": 2, "data": {"photo": "/data/upload/1/a.png"}})
+    assert [tags_of(result) for result in client.post("/predict", json=body).json()["results"]] == [["red"], []]
+
+
+def test_data_uris_and_local_files(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    connect(client, studio)
+    studio.files["photos/a.png"] = picture(GREEN)
+    uri = "data:image/png;base64," + base64.b64encode(picture(BLUE)).decode()
+    images = [uri, f"{studio.url}/data/local-files/?d=photos/a.png"]
+    results = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
+    assert [tags_of(result) for result in results] == [["blue"], ["green"]]
+
+
+@pytest.mark.parametrize("status", [500, 503, 401])
+def test_label_studio_out_of_order_fails_the_whole_request(
+    client: httpx.Client, studio: FakeLabelStudio, status: int
+) -> None:
+    connect(client, studio)
+    image = studio.upload("a.png", picture(RED))
+    studio.status = status
+    answer = client.post("/predict", json=predict_body(CONFIG, [image] * 3))
+    assert answer.status_code == 503
+    assert "Label Studio" in answer.json()["error"]
+    assert TOKEN_IS_NOT_IN(answer.text)
+    studio.status = None
+    assert tags_of(client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]) == ["red"]
+
+
+def TOKEN_IS_NOT_IN(text: str) -> bool:  # noqa: N802
+    return "legacy-token" not in text
+
+
+def test_asking_twice_gives_the_same_and_encodes_once(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(network=(network := ColourNetwork()))
+    connect(client, studio)
+    images = [studio.upload(f"{place}.png", picture((place * 20, 255 - place * 9, place))) for place in range(12)]
+    first = client.post("/predict", json=predict_body(CONFIG, images)).json()
+    encoded = sum(network.batches)
+    assert encoded == 12
+    assert client.post("/predict", json=predict_body(CONFIG, images)).json() == first
+    assert sum(network.batches) == encoded
+    others = choices_config("blue", "red")
+    connect(client, studio, others, project="2.5")
+    client.post("/predict", json=predict_body(others, images, "2.5"))
+    assert sum(network.batches) == encoded, "another project pays for the head alone"
+
+
+def test_projects_never_see_each_others_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    first, second = choices_config("red", "green"), choices_config("crimson", "blue")
+    versions = {connect(client, studio, first), connect(client, studio, second, project="1.99")}
+    assert len(versions) == 2
+    image = studio.upload("a.png", picture(RED))
+    results = [
+        client.post("/predict", json=predict_body(config, [image], project)).json()["results"][0]
+        for config, project in [(first, "1.1795452148"), (second, "1.99")]
+    ]
+    assert [tags_of(result) for result in results] == [["red"], ["crimson"]]
+    assert {result["model_version"] for result in results} == versions
+
+
+def test_a_changed_label_config_holds_at_once(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    before = connect(client, studio)
+    changed = choices_config("green", "blue")
+    result = client.post("/predict", json=predict_body(changed, [studio.upload("a.png", picture(BLUE))])).json()[
+        "results"
+    ][0]
+    assert tags_of(result) == ["blue"]
+    assert result["model_version"] != before
+    assert connect(client, studio, changed) == result["model_version"]
+
+
+def test_what_only_looks_different_keeps_its_version(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    assert connect(client, studio) == connect(client, studio, CONFIG.replace("><", ">\n  <"))
+
+
+def test_new_tags_are_scored_from_their_text(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config("turquoise", "red")
+    connect(client, studio, config)
+    results = client.post(
+        "/predict", json=predict_body(config, [studio.upload("a.png", picture((0, 255, 255)))])
+    ).json()
+    assert tags_of(results["results"][0]) == ["turquoise"]
+
+
+def test_dynamic_choices_come_with_the_task(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config(attributes='value="$options"')
+    connect(client, studio, config)
+    image = studio.upload("a.png", picture(RED))
+    body = predict_body(config, [image, image, image])
+    options = ([{"value": "red"}, {"value": "blue"}], [{"value": "crimson"}], [])
+    for task, own in zip(body["tasks"], options, strict=True):
+        task["data"]["options"] = own
+    assert [tags_of(result) for result in client.post("/predict", json=body).json()["results"]] == [
+        ["red"],
+        ["crimson"],
+        [],
+    ]
+
+
+def test_several_controls_and_images(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = (
+        '<View><Image name="one" value="$one"/><Image name="two" value="$two"/>'
+        '<Choices name="left" toName="one"><Choice value="red"/><Choice value="blue"/></Choices>'
+        '<Taxonomy name="right" toName="two"><Choice value="colour"><Choice value="green"/></Choice></Taxonomy></View>'
+    )
+    connect(client, studio, config)
+    red, green = studio.upload("a.png", picture(RED)), studio.upload("b.png", picture(GREEN))
+    body = predict_body(config, [])
+    body["tasks"] = [
+        {"id": 1, "data": {"one": red, "two": green}},
+        {"id": 2, "data": {"one": red, "two": "/data/upload/1/none.png"}},
+        {"id": 3, "data": {}},
+    ]
+    results = client.post("/predict", json=body).json()["results"]
+    assert [tags_of(result, "left") for result in results] == [["red"], ["red"], []]
+    assert [tags_of(result, "right") for result in results] == [[["colour", "green"]], [], []]
+    assert results[2]["score"] == 1.0
+
+
+def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(picture(RED)).decode()
+    body = predict_body(CONFIG, [uri], "77.1")
+    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    del body["project"]
+    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+
+
+def test_concurrent_requests_share_batches(start: Start, studio: FakeLabelStudio) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    network = ColourNetwork(seconds=0.02)
+    client = start(network=network, batch_size=8, fetch_threads=8)
+    connect(client, studio)
+    images = [studio.upload(f"{place}.png", picture((place, 0, 255 - place))) for place in range(24)]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda image: client.post("/predict", json=predict_body(CONFIG, [image])).json(), images))
+    assert all(len(each["results"]) == 1 for each in found)
+    assert sum(network.batches) == 24
+    assert len(network.batches) < 24, "one-image requests were merged"
+
+
+def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStudio) -> None:
+    network = ColourNetwork(seconds=0.05)
+    client = start(network=network, batch_size=1)
+    connect(client, studio)
+    images = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(100)]
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/predict", json=predict_body(CONFIG, images), timeout=0.4)
+    wait_until(lambda: "ram_predictions_in_progress 0.0" in client.get("/metrics").text)
+    assert sum(network.batches) < 60
+    assert (
+        'route="/predict",status="gone"' in client.get("/metrics").text or 'status="499"' in client.get("/metrics").text
+    )
+
+
+def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> None:
+    network = ColourNetwork(seconds=0.1)
+    client = start(network=network, batch_size=1, predict_seconds=0.5)
+    connect(client, studio)
+    images = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(12)]
+    answer = client.post("/predict", json=predict_body(CONFIG, images))
+    assert answer.status_code == 503
+    assert "fewer tasks at a time" in answer.json()["error"]
+    network.seconds = 0
+    assert len(client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]) == 12
+    assert sum(network.batches) < 24, "what was done is remembered"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "body"),
+        (b"{", "body"),
+        (b"[]", "body"),
+        (b'{"project": "1.1"}', "tasks"),
+        (json.dumps(predict_body("<View/>", ["/a.png"])).encode(), "nothing to tag"),
+        (json.dumps(predict_body("<View", ["/a.png"])).encode(), "label config"),
+    ],
+)
+def test_requests_that_cannot_be_answered(client: httpx.Client, body: bytes, said: str) -> None:
+    answer = client.post("/predict", content=body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+    assert set(answer.json()) == {"error", "type", "request_id"}

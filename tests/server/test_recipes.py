@@ -1,0 +1,133 @@
+"""What is asked, and the name of it: pure."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from server.playing import choices_config, identity, tiny_bundle
+
+from ram_backend.errors import LabelConfigError
+from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
+from ram_backend.projects import Project, ProjectKey, ProjectOptions, parse_options
+from ram_backend.server.recipes import Recipe, make_recipe
+from ram_backend.server.scoring import scored_choices
+
+CONFIG = choices_config("red", "green", "blue")
+
+
+def recipe(config: str = CONFIG, extra: object = None, own: object = None) -> Recipe:
+    project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra), set_options=parse_options(own))
+    return make_recipe(identity(), parse_label_config(config), project)
+
+
+def test_the_version_names_the_behaviour() -> None:
+    assert recipe().model_version == recipe(CONFIG.replace("><", "> <")).model_version
+    assert recipe(extra={"threshold": 0.5}).model_version == recipe(own={"threshold": 0.5}).model_version
+    others = [
+        recipe(choices_config("red", "green")),
+        recipe(choices_config("red", "blue", "green")),
+        recipe(extra={"threshold": 0.5}),
+        recipe(extra={"threshold": 0.5001}),
+        recipe(extra={"per_tag": {"red": 0.5}}),
+        recipe(extra={"top_k": 1}),
+        recipe(extra={"tags": ["red", "green"]}),
+        recipe(CONFIG.replace('name="tags"', 'name="other"')),
+        recipe(CONFIG.replace("$image", "$photo")),
+    ]
+    assert len({recipe().model_version, *(each.model_version for each in others)}) == len(others) + 1
+
+
+def test_the_version_depends_on_bundle_and_engine() -> None:
+    plan, project = parse_label_config(CONFIG), Project(ProjectKey("", 1, 2))
+    bundle = tiny_bundle()
+    other = tiny_bundle()
+    other.digest = "e" * 64  # type: ignore[misc]
+    kinds = [identity(bundle), identity(other), replace(identity(bundle), encoder_id="mean-colour-bf16")]
+    assert len({make_recipe(each, plan, project).model_version for each in kinds}) == 3
+
+
+def test_a_threshold_for_a_tag_that_is_not_there_changes_nothing() -> None:
+    assert recipe(extra={"per_tag": {"rose": 0.5}}).model_version == recipe().model_version
+
+
+def test_force() -> None:
+    config = choices_config("red", "green", "blue", attributes='model_score_threshold="0.3"')
+    found = recipe(config, extra={"per_tag": {"blue": 0.9}}, own={"threshold": 0.7, "per_tag": {"green": 0.8}})
+    assert found.asked["tags"].thresholds == (0.3, 0.8, 0.9)
+    assert recipe(config, extra={"threshold": 0.1}).asked["tags"].thresholds == (0.1, 0.1, 0.1)
+    assert recipe(own={"threshold": 0.7}).asked["tags"].thresholds == (0.7, 0.7, 0.7)
+    assert recipe().asked["tags"].thresholds == (None, None, None)
+
+
+def test_admins_may_call_a_choice_by_its_alias_its_text_or_its_path() -> None:
+    config = (
+        '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image">'
+        '<Choice value="animal"><Choice value="cat" alias="c1"/><Choice value="dog"/></Choice></Taxonomy></View>'
+    )
+    for name in ("c1", "CAT", "animal / c1"):
+        kept = recipe(config, extra={"tags": [name]}).asked["tags"].choices
+        assert [choice.path[-1] for choice in kept] == ["c1"], name
+
+
+def test_tags_that_leave_nothing() -> None:
+    with pytest.raises(LabelConfigError, match=r"'rose'.*such as 'red'"):
+        recipe(extra={"tags": ["rose"]})
+
+
+def test_the_score_of_a_choice_is_that_of_its_best_text() -> None:
+    config = choices_config("warm", "blue").replace('value="warm"', 'value="warm" predicted_values="red,pink"')
+    asked = recipe(config).asked["tags"]
+    assert asked.texts == ("red", "pink", "blue")
+    scores = np.array([[0.2, 0.7, 0.9], [0.65, 0.1, 0.1]], dtype=np.float32)
+    found = scored_choices(asked, scores, np.array([0.6, 0.5, 0.7], dtype=np.float32))
+    by_name = [{one.choice.value: (round(one.score, 3), round(one.threshold, 3)) for one in row} for row in found]
+    assert by_name == [{"warm": (0.7, 0.5), "blue": (0.9, 0.7)}, {"warm": (0.65, 0.6), "blue": (0.1, 0.7)}]
+
+
+@given(
+    scores=st.lists(st.floats(0, 1, width=32), min_size=12, max_size=12),
+    thresholds=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=12, max_size=12),
+    single=st.booleans(),
+    required=st.booleans(),
+    top_k=st.sampled_from([None, 1, 3]),
+)
+def test_what_is_left_out_changes_no_prediction(
+    scores: list[float], thresholds: list[float], single: bool, required: bool, top_k: int | None
+) -> None:
+    names = [f"tag {number}" for number in range(12)]
+    config = choices_config(*names, attributes='required="true"' if required else "")
+    if single:
+        config = config.replace('choice="multiple"', 'choice="single"')
+    made = recipe(config, extra={"top_k": top_k} if top_k else None)
+    asked = made.asked["tags"]
+    few = scored_choices(asked, np.array([scores], dtype=np.float32), np.array(thresholds, dtype=np.float32))[0]
+    every = [
+        ScoredChoice(choice, score, threshold)
+        for choice, score, threshold in zip(asked.choices, scores, thresholds, strict=True)
+    ]
+    results = [
+        prediction(made.plan, {"tags": choices}, model_version="v", top_k={"tags": made.options["tags"].top_k})
+        for choices in (few, every)
+    ]
+    assert results[0] == results[1]
+
+
+def test_many_choices_are_cut_to_few() -> None:
+    names = [f"tag {number}" for number in range(5000)]
+    asked = recipe(choices_config(*names)).asked["tags"]
+    scores = np.linspace(0, 0.4, 5000, dtype=np.float32)[None]
+    found = scored_choices(asked, scores, np.full(5000, 0.5, dtype=np.float32))[0]
+    assert len(found) <= 3
+    assert max(one.score for one in found) == pytest.approx(0.4)
+
+
+def test_options_are_read_field_by_field() -> None:
+    combos = itertools.product([None, {"threshold": 0.2}], [None, {"top_k": 2}])
+    for extra, own in combos:
+        options = recipe(extra=extra, own=own).options["tags"]
+        assert options == ProjectOptions(threshold=0.2 if extra else None, top_k=2 if own else None)

@@ -1,0 +1,294 @@
+"""The rows of the protocol's tables that need HTTP: health, setup, versions, webhook, metrics, docs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server.playing import (
+    BLUE,
+    RED,
+    ColourNetwork,
+    ColourWords,
+    FakeLabelStudio,
+    body_of,
+    choices_config,
+    picture,
+    predict_body,
+    setup_body,
+    tags_of,
+    wait_until,
+)
+
+from ram_backend.server import Event, model
+
+Start = Callable[..., httpx.Client]
+CONFIG = choices_config("red", "green", "blue")
+
+
+class Sink:
+    """Remembers events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def accept(self, event: Event) -> Mapping[str, Any] | None:
+        self.events.append(event)
+        return {"job": "7"} if event.action == "START_TRAINING" else None
+
+
+@pytest.mark.parametrize("path", ["/health", "/"])
+def test_health(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "UP"
+    assert answer.json()["model"] == "ready"
+
+
+@pytest.mark.parametrize("name", ["null", "string"])
+def test_recorded_setups(client: httpx.Client, payloads: Path, name: str) -> None:
+    answer = client.post("/setup", json=body_of(payloads, f"setup-extra-params-{name}"))
+    assert answer.status_code == 200, answer.text
+    version = answer.json()["model_version"]
+    assert version.startswith("colours-")
+    assert client.get("/versions").json() == {"versions": [version]}
+
+
+def test_extra_params_mean_the_same_as_object_and_as_string(client: httpx.Client, payloads: Path) -> None:
+    """The recorded object has a key that means nothing: that is told where the admin sees it."""
+    body = body_of(payloads, "setup-extra-params-object")
+    refused = client.post("/setup", json=body)
+    assert refused.status_code == 400
+    assert "there is no such key" in refused.json()["error"]
+    answers = [
+        client.post("/setup", json={**body, "extra_params": given}).json()
+        for given in ({"threshold": 0.5}, '{"threshold": 0.5}', {"threshold": 0.6})
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_setup_again_and_again_answers_the_same(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    versions = {client.post("/setup", json=setup_body(CONFIG, studio)).json()["model_version"] for _ in range(5)}
+    assert len(versions) == 1
+
+
+def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    image = studio.upload("a.png", picture(RED))
+
+    def found(extra_params: object) -> tuple[str, list[Any]]:
+        answer = client.post("/setup", json=setup_body(CONFIG, studio, extra_params=extra_params))
+        assert answer.status_code == 200, answer.text
+        result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
+        assert result["model_version"] == answer.json()["model_version"]
+        return result["model_version"], tags_of(result)
+
+    kinds = [None, {"threshold": 0.05}, '{"threshold": 0.95}', {"threshold": 0.05, "top_k": 2}]
+    kinds += [{"threshold": 0.05, "tags": ["blue", "red"]}, {"per_tag": {"blue": 0.1}}]
+    versions, tags = zip(*[found(each) for each in kinds], strict=True)
+    assert len(set(versions)) == len(kinds)
+    assert list(tags) == [["red"], ["red", "green", "blue"], [], ["red", "green"], ["red", "blue"], ["red", "blue"]]
+    assert found(None) == (versions[0], tags[0])
+
+
+def test_order_of_force(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config("red", "green", "blue", attributes='model_score_threshold="0.05"')
+    image = studio.upload("a.png", picture(RED))
+    client.post("/setup", json=setup_body(config, studio))
+    assert len(tags_of(client.post("/predict", json=predict_body(config, [image])).json()["results"][0])) == 3
+    client.post("/setup", json=setup_body(config, studio, extra_params={"threshold": 0.5}))
+    assert tags_of(client.post("/predict", json=predict_body(config, [image])).json()["results"][0]) == ["red"]
+
+
+def test_bad_extra_params_are_told_and_the_last_good_ones_stay(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    image = studio.upload("a.png", picture(RED))
+    good = client.post(
+        "/setup", json=setup_body(CONFIG, studio, extra_params={"tags": ["red"], "threshold": 0.01})
+    ).json()
+    bad = client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 7}))
+    assert bad.status_code == 400
+    assert "threshold=7" in bad.json()["error"]
+    result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
+    assert (result["model_version"], tags_of(result)) == (good["model_version"], ["red"])
+
+
+def test_tags_that_no_choice_has(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    answer = client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"tags": ["rose"]}))
+    assert answer.status_code == 400
+    assert "'rose'" in answer.json()["error"]
+
+
+def test_a_config_with_nothing_to_tag(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    answer = client.post("/setup", json=setup_body('<View><Text name="t" value="$t"/></View>', studio))
+    assert answer.status_code == 400
+    assert "Choices" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("project", ["", "x", "1.2.3"])
+def test_setup_of_no_project(client: httpx.Client, studio: FakeLabelStudio, project: str) -> None:
+    answer = client.post("/setup", json=setup_body(CONFIG, studio, project=project))
+    assert answer.status_code == 400
+    assert "expected NUMBER.CREATED" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "name", ["many-upload-with-annotations", "many-upload-with-predictions", "many-upload", "one-upload", "one-http"]
+)
+def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, payloads: Path, name: str) -> None:
+    """One result each; their images are not there, so the results are empty."""
+    body = body_of(payloads, f"predict-{name}")
+    for task in body["tasks"]:
+        task["data"]["image"] = "data:image/png;base64,AAAA"
+    version = client.post("/setup", json=setup_body(body["label_config"], studio, project=body["project"])).json()
+    results = client.post("/predict", json=body).json()["results"]
+    assert results == [{**version, "score": 1.0, "result": []}] * len(body["tasks"])
+
+
+def test_every_recorded_event_is_acknowledged(start: Start, payloads: Path) -> None:
+    sink = Sink()
+    client = start(sink=sink)
+    names = sorted(path.stem for path in payloads.glob("webhook-*.json"))
+    for name in names:
+        answer = client.post("/webhook", json=body_of(payloads, name))
+        assert answer.status_code == 200, name
+        assert answer.json()["status"] == "ok"
+    assert len(sink.events) == len(names) >= 20
+    assert all(event.project is not None for event in sink.events)
+    assert any(len(json.dumps(event.request.project)) > 300_000 for event in sink.events)
+
+
+@pytest.mark.parametrize(
+    "body", [{"action": "LABEL_LINK_CREATED"}, {"action": "NEVER_HEARD\nOF"}, {}, {"project": "x"}]
+)
+def test_unknown_events_are_acknowledged(client: httpx.Client, body: dict[str, Any]) -> None:
+    assert client.post("/webhook", json=body).json() == {"status": "ok"}
+
+
+def test_start_training_says_what_the_sink_says(start: Start, client: httpx.Client, payloads: Path) -> None:
+    body = body_of(payloads, "webhook-start-training")
+    assert "doesn't train yet" in client.post("/webhook", json=body).json()["message"]
+    assert start(sink=Sink()).post("/webhook", json=body).json()["job"] == "7"
+
+
+def test_events_are_counted_with_few_labels(client: httpx.Client) -> None:
+    for action in ("ANNOTATION_CREATED", "SOMETHING", "OTHER THING"):
+        client.post("/webhook", json={"action": action})
+    text = client.get("/metrics").text
+    assert 'ram_events_total{action="ANNOTATION_CREATED"} 1.0' in text
+    assert 'ram_events_total{action="other"} 2.0' in text
+
+
+def test_metrics_and_docs(client: httpx.Client) -> None:
+    client.get("/nowhere/else")
+    text = client.get("/metrics").text
+    assert "ram_model_ready 1.0" in text
+    assert 'route="other"' in text
+    assert client.get("/docs").status_code == 200
+    assert "/predict" in client.get("/openapi.json").json()["paths"]
+
+
+def test_versions_of_one_project(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    other = choices_config("blue")
+    first = client.post("/setup", json=setup_body(CONFIG, studio)).json()["model_version"]
+    second = client.post("/setup", json=setup_body(other, studio, project="2.3")).json()["model_version"]
+    assert client.get("/versions").json()["versions"] == sorted([first, second])
+    assert client.get("/versions", params={"project": "2.3"}).json()["versions"] == [second]
+    assert client.get("/versions", params={"project": "1"}).json()["versions"] == [first]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/predict", 405), ("POST", "/train", 404), ("GET", "/x", 404)]
+)
+def test_what_there_is_not_is_json_too(client: httpx.Client, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_everything_but_predict_answers_while_the_model_loads(
+    start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def load(*args: object, **options: object) -> ColourNetwork:
+        assert go_on.wait(30)
+        return ColourNetwork()
+
+    monkeypatch.setattr(model, "load_network", load)
+    client = start(loaded=False, predict_seconds=0.2)
+    assert client.get("/health").json()["model"] == "loading"
+    assert client.get("/ready").status_code == 503
+    version = client.post("/setup", json=setup_body(CONFIG, studio)).json()["model_version"]
+    assert client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
+    body = predict_body(CONFIG, [studio.upload("a.png", picture(BLUE))])
+    early = client.post("/predict", json=body)
+    assert early.status_code == 503
+    assert "still being loaded" in early.json()["error"]
+    go_on.set()
+    wait_until(lambda: client.get("/ready").status_code == 200)
+    result = client.post("/predict", json=body).json()["results"][0]
+    assert (result["model_version"], tags_of(result)) == (version, ["blue"])
+
+
+def test_a_model_that_cannot_be_loaded(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> ColourNetwork:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(model, "load_network", load)
+    client = start(loaded=False)
+    wait_until(lambda: client.get("/ready").json()["status"] == "failed")
+    assert client.get("/health").json() | {"model": "failed"} == client.get("/health").json()
+    answer = client.post("/predict", json=predict_body(CONFIG, ["data:,x"]))
+    assert answer.status_code == 503
+    assert "secret" not in answer.text + client.get("/ready").text
+
+
+def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, words: ColourWords) -> None:
+    words.go_on.clear()
+    client = start(predict_seconds=0.3)
+    many = choices_config("turquoise", *[f"word {place}" for place in range(200)])
+    version = client.post("/setup", json=setup_body(many, studio)).json()["model_version"]
+    body = predict_body(many, [studio.upload("a.png", picture((0, 255, 255)))])
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 503
+    assert "still being embedded" in answer.json()["error"]
+    assert client.get("/health").status_code == 200
+    words.go_on.set()
+    wait_until(lambda: client.post("/predict", json=body).status_code == 200)
+    result = client.post("/predict", json=body).json()["results"][0]
+    assert (result["model_version"], tags_of(result)) == (version, ["turquoise"])
+    assert len(words.asked) == 201, "each word is embedded once"
+
+
+def test_snapshots_are_bounded_and_made_again(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(max_snapshots=2)
+    image = studio.upload("a.png", picture(RED))
+    configs = [
+        choices_config("red", *["blue", "green"][:more], attributes=f'model_top_k="{top}"')
+        for more in range(3)
+        for top in (1, 2)
+    ]
+    for _ in range(2):
+        for config in configs:
+            client.post("/setup", json=setup_body(config, studio))
+            assert tags_of(client.post("/predict", json=predict_body(config, [image])).json()["results"][0]) == ["red"]
+    assert "ram_snapshots 2.0" in client.get("/metrics").text
+
+
+def test_projects_are_known_again_after_a_restart(start: Start, studio: FakeLabelStudio) -> None:
+    first = start()
+    before = first.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01})).json()[
+        "model_version"
+    ]
+    second = start()
+    body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
+
+    def known() -> bool:
+        return bool(second.post("/predict", json=body).json().get("model_version") == before)
+
+    wait_until(known)
+    assert len(tags_of(second.post("/predict", json=body).json()["results"][0])) == 3

@@ -1,0 +1,103 @@
+"""The server with the starter bundle and the bundled photos: the tags of `ram-backend tag`, for Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from server.playing import FakeLabelStudio, choices_config, predict_body, serving, setup_body, tags_of, wait_until
+
+from ram_backend.demo import photo_paths
+from ram_backend.models import Bundle, Network, find_bundle, load_network
+from ram_backend.server import ModelIdentity, create_app
+from ram_backend.settings import load_settings
+from ram_backend.tagging import Tagger, resolve_subset
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
+
+TAGS = ["cat", "dog", "giraffe", "horse", "kingfisher", "rocket", "cup", "mountain", "flower"]
+Started = Callable[[], httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def bundle(starter_data: Path) -> Bundle:
+    return find_bundle("starter", starter_data / "bundles")
+
+
+@pytest.fixture(scope="module")
+def network(bundle: Bundle) -> Network:
+    return load_network(bundle, threads=1)
+
+
+@pytest.fixture
+def client(bundle: Bundle, network: Network) -> Iterator[httpx.Client]:
+    identity = ModelIdentity(bundle, network.encoder_id)
+    with serving(create_app(load_settings(batch_size=5), identity=identity, network=network)) as made:
+        yield made
+
+
+def test_scores_are_those_of_the_tagger(
+    client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle, network: Network
+) -> None:
+    config = choices_config(*TAGS, attributes='model_score_threshold="0.0"').replace(
+        "</View>",
+        '<RectangleLabels name="confidence" toName="image" opacity="0">'
+        + "".join(f'<Label value="{tag}"/>' for tag in TAGS)
+        + "</RectangleLabels></View>",
+    )
+    assert client.post("/setup", json=setup_body(config, studio)).status_code == 200
+    images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()]
+    answer = client.post("/predict", json=predict_body(config, images)).json()
+    tagger = Tagger(bundle, network, resolve_subset(bundle, TAGS), token_dtype=TOKEN_DTYPE)
+    expected = tagger.tag([Image.open(path).convert("RGB") for path in photo_paths()]).scores
+    for path, result, row in zip(photo_paths(), answer["results"], expected, strict=True):
+        items = [item for item in result["result"] if item["from_name"] == "confidence"]
+        found = {item["value"]["rectanglelabels"][0]: item["score"] for item in items}
+        assert [found[tag] for tag in TAGS] == pytest.approx(row.tolist(), abs=1e-4), path.name
+        with Image.open(path) as image:
+            assert {(item["original_width"], item["original_height"]) for item in items} == {image.size}
+    again = client.post("/predict", json=predict_body(config, images)).json()
+    assert again == answer
+
+
+def test_plain_tags_of_the_photos(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config(*TAGS)
+    client.post("/setup", json=setup_body(config, studio))
+    wanted = {"chelsea_cat": "cat", "german_shepherd_dog": "dog"}
+    paths = [path for path in photo_paths() if path.stem in wanted]
+    images = [studio.upload(path.name, path.read_bytes()) for path in paths]
+    results = client.post("/predict", json=predict_body(config, images)).json()["results"]
+    for path, result in zip(paths, results, strict=True):
+        assert tags_of(result)[0] == wanted[path.stem], path.stem
+
+
+def test_the_whole_vocabulary_as_a_taxonomy(client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle) -> None:
+    names = [name.replace("&", "&amp;").replace('"', "&quot;") for name in bundle.vocabulary.names]
+    config = choices_config(*names, kind="Taxonomy")
+    version = client.post("/setup", json=setup_body(config, studio)).json()["model_version"]
+    images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()[:6]]
+    results = client.post("/predict", json=predict_body(config, images)).json()["results"]
+    known = {(name,) for name in bundle.vocabulary.names}
+    for result in results:
+        assert result["model_version"] == version
+        assert {tuple(path) for path in tags_of(result)} <= known
+    assert np.mean([len(tags_of(result)) for result in results]) > 1
+
+
+@pytest.mark.slow
+def test_new_words_are_embedded_by_the_real_encoder(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config("striped tomcat", "red fire hydrant")
+    client.post("/setup", json=setup_body(config, studio, extra_params={"threshold": 0.0}))
+    image = studio.upload("a.jpg", next(path for path in photo_paths() if path.stem == "chelsea_cat").read_bytes())
+    found: list[object] = []
+
+    def answered() -> bool:
+        answer = client.post("/predict", json=predict_body(config, [image]))
+        found[:] = tags_of(answer.json()["results"][0]) if answer.status_code == 200 else []
+        return answer.status_code == 200
+
+    wait_until(answered, 300)
+    assert found[0] == "striped tomcat"

@@ -1,0 +1,45 @@
+"""The photos that come with the package: small, decodable, of known origin; and what a person sees on them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from ram_backend import images
+from ram_backend.demo import photo_paths
+
+TAGS = Path(__file__).parent / "data" / "demo_photo_tags.json"
+
+
+def test_photos_are_small_and_decodable() -> None:
+    paths = photo_paths()
+    assert len(paths) >= 10
+    assert paths == sorted(paths)
+    assert paths == images.find_images([paths[0].parent])
+    assert sum(path.stat().st_size for path in paths) < 1_000_000
+    for path in paths:
+        image = images.decode(path, exif_orientation=True, alpha="white", max_pixels=640 * 640, max_bytes=120_000)
+        assert max(image.size) <= 640, path.name
+        assert len(image.getcolors(640 * 640) or []) > 100, path.name  # a photo, not a blank
+
+
+def test_every_photo_has_its_origin_and_licence_named() -> None:
+    text = (photo_paths()[0].parent / "PROVENANCE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+\.jpg)` \|(.+)$", text, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == [path.name for path in photo_paths()]
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    for name, row in rows:
+        section = next(part for part in sections if f"`{name}`" in part)
+        stated = row if "licence as stated |" in section else section.partition("|")[0]
+        assert re.search(r"CC0|public domain", stated, re.IGNORECASE), name
+
+
+def test_human_tags_cover_every_photo_and_do_not_contradict_themselves() -> None:
+    tags = json.loads(TAGS.read_text(encoding="utf-8"))
+    assert sorted(tags) == [path.name for path in photo_paths()]
+    for name, lists in tags.items():
+        right, wrong = lists["right"], lists["wrong"]
+        assert len(right) >= 15, name
+        assert wrong, name
+        assert len({*right, *wrong}) == len(right) + len(wrong), name

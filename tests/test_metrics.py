@@ -1,0 +1,210 @@
+"""Metrics against numbers worked out by hand, and against what must hold for any data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ram_backend import metrics
+from ram_backend.errors import InputError
+
+# One tag each: relevant at ranks 1 and 3 of 4; relevant at rank 2 only; never relevant.
+SCORES = np.array([[0.9, 0.9, 0.9], [0.8, 0.8, 0.1], [0.7, 0.7, 0.1], [0.6, 0.6, 0.1]])
+LABELS = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    """Scores on a coarse grid (so that ties happen), labels, known."""
+    shape = (draw(st.integers(1, 8)), draw(st.integers(1, 5)))
+    scores = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 10))) / 10
+    return scores, draw(hnp.arrays(bool, shape)), draw(hnp.arrays(bool, shape))
+
+
+def test_average_precision_by_hand() -> None:
+    result = metrics.average_precision_per_tag(SCORES, LABELS)
+    assert result[0] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert result[1] == pytest.approx(1 / 2)
+    assert math.isnan(result[2])
+
+
+def test_average_precision_of_ties_does_not_depend_on_the_order_of_images() -> None:
+    scores = np.full((4, 1), 0.5)
+    first = metrics.average_precision_per_tag(scores, [[1], [0], [0], [0]])
+    last = metrics.average_precision_per_tag(scores, [[0], [0], [0], [1]])
+    assert first[0] == last[0] == pytest.approx(0.25)
+
+
+def test_average_precision_leaves_unknown_pairs_out() -> None:
+    known = np.ones_like(LABELS)
+    known[1, 0] = False  # the one wrong image that stood between the right ones
+    assert metrics.average_precision_per_tag(SCORES, LABELS, known)[0] == pytest.approx(1.0)
+    known[:, 1] = [True, False, True, True]  # the only right one
+    assert math.isnan(metrics.average_precision_per_tag(SCORES, LABELS, known)[1])
+
+
+def test_mean_average_precision_counts_tags_with_enough_known_positives() -> None:
+    assert metrics.mean_average_precision(SCORES, LABELS, min_positives=1) == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert metrics.mean_average_precision(SCORES, LABELS, min_positives=2) == pytest.approx(5 / 6)
+    assert math.isnan(metrics.mean_average_precision(SCORES, LABELS))  # by default three are needed
+    known = np.ones_like(LABELS)
+    known[2, 0] = False
+    assert metrics.mean_average_precision(SCORES, LABELS, known, min_positives=1) == pytest.approx((1 + 1 / 2) / 2)
+    assert math.isnan(metrics.mean_average_precision(SCORES, LABELS, known, min_positives=2))
+
+
+def test_f1_by_hand() -> None:
+    thresholds = [0.65, 0.75, 0.95]
+    # tag 0: on for 3 images, 2 right; tag 1: on for 2, 1 right; tag 2: never on, never right
+    assert metrics.f1_per_tag(SCORES, LABELS, thresholds) == pytest.approx([4 / 5, 2 / 3, math.nan], nan_ok=True)
+    assert metrics.f1(SCORES, LABELS, thresholds) == pytest.approx(2 * 3 / (2 * 3 + 2 + 0))
+    assert metrics.f1(SCORES, LABELS, thresholds, average="macro") == pytest.approx((4 / 5 + 2 / 3) / 2)
+
+
+def test_f1_score_at_the_threshold_is_off() -> None:
+    assert metrics.f1([[0.5], [0.6]], [[1], [1]], 0.5) == pytest.approx(2 / 3)
+
+
+def test_f1_of_one_tag_is_not_the_accuracy() -> None:
+    assert metrics.f1([[0.9], [0.1], [0.1], [0.9]], [[1], [0], [0], [0]], 0.5) == pytest.approx(2 / 3)
+
+
+def test_f1_takes_decisions() -> None:
+    decisions = SCORES > 0.65
+    assert metrics.f1(decisions, LABELS, 0.5) == metrics.f1(SCORES, LABELS, 0.65)
+
+
+def test_f1_without_known_positives() -> None:
+    nothing = np.zeros((3, 2), dtype=bool)
+    assert math.isnan(metrics.f1(np.zeros((3, 2)), nothing, 0.5))
+    assert metrics.f1(np.ones((3, 2)), nothing, 0.5) == 0.0
+    assert math.isnan(metrics.f1(np.ones((3, 2)), nothing, 0.5, average="macro"))
+
+
+@given(samples())
+def test_f1_agrees_with_scikit_learn(sample: Sample) -> None:
+    from sklearn.metrics import f1_score
+
+    scores, labels, known = sample
+    expected = f1_score(labels[known], scores[known] > 0.45, zero_division=np.nan) if known.any() else np.nan
+    assert metrics.f1(scores, labels, 0.45, known) == pytest.approx(expected, nan_ok=True)
+
+
+def test_precision_at_k_by_hand() -> None:
+    scores = [[0.9, 0.8, 0.1], [0.1, 0.9, 0.8]]
+    labels = [[1, 0, 1], [0, 1, 1]]
+    assert metrics.precision_at_k(scores, labels, None, 1) == pytest.approx(1.0)
+    assert metrics.precision_at_k(scores, labels, None, 2) == pytest.approx((1 / 2 + 2 / 2) / 2)
+    assert metrics.precision_at_k(scores, labels, None, 99) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    known = [[0, 1, 1], [0, 0, 0]]  # the second image is left out
+    assert metrics.precision_at_k(scores, labels, known, 1) == pytest.approx(0.0)
+    assert math.isnan(metrics.precision_at_k(scores, labels, np.zeros((2, 3), dtype=bool), 1))
+
+
+def test_precision_at_k_shares_tied_places() -> None:
+    assert metrics.precision_at_k([[0.9, 0.5, 0.5, 0.5]], [[1, 1, 0, 0]], None, 2) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_calibration_error_by_hand() -> None:
+    scores = np.array([[0.90, 0.92], [0.30, 0.32], [0.04, 0.05]])  # the last row is not above the floor
+    labels = np.array([[1, 0], [0, 0], [1, 1]])
+    # bin [.8667, .9333): mean score .91, half right; bin [.2667, .3333): mean .31, none right
+    expected = (2 * abs(0.91 - 0.5) + 2 * 0.31) / 4
+    assert metrics.calibration_error(scores, labels) == pytest.approx(expected)
+    known = np.array([[1, 1], [0, 0], [1, 1]])
+    assert metrics.calibration_error(scores, labels, known) == pytest.approx(0.41)
+    assert metrics.calibration_error(scores, labels, floor=-1, bins=1) == pytest.approx(abs(scores.mean() - 0.5))
+
+
+def test_calibration_error_of_a_calibrated_score_is_zero() -> None:
+    scores = np.full((10, 1), 0.3)
+    labels = np.arange(10)[:, None] < 3
+    assert metrics.calibration_error(scores, labels) == pytest.approx(0.0)
+
+
+def test_calibration_error_without_pairs_above_the_floor() -> None:
+    assert math.isnan(metrics.calibration_error([[0.01, 0.05]], [[0, 1]]))
+
+
+def test_reliability_curve() -> None:
+    curve = metrics.reliability_curve([[0.2, 0.5, 0.9, 1.0]], [[0, 1, 0, 1]], bins=2)
+    assert curve.edges.tolist() == [0.0, 0.5, 1.0]
+    assert curve.count.tolist() == [1, 3]  # a bin holds its lower bound, the last one also 1
+    assert curve.score == pytest.approx([0.2, 0.8])
+    assert curve.frequency == pytest.approx([0.0, 2 / 3])
+    empty = metrics.reliability_curve([[0.9]], [[1]], bins=2)
+    assert math.isnan(empty.score[0])
+    assert math.isnan(empty.frequency[0])
+    assert empty.count.tolist() == [0, 1]
+
+
+@given(samples(), st.randoms(use_true_random=False))
+def test_order_of_images_and_tags_plays_no_part(sample: Sample, random: object) -> None:
+    scores, labels, known = sample
+    generator = np.random.default_rng(random.randrange(2**32))  # type: ignore[attr-defined]
+    pick = np.ix_(generator.permutation(scores.shape[0]), generator.permutation(scores.shape[1]))
+    for measure in (
+        lambda s, y, m: metrics.mean_average_precision(s, y, m, min_positives=1),
+        lambda s, y, m: metrics.f1(s, y, 0.45, m, average="micro"),
+        lambda s, y, m: metrics.f1(s, y, 0.45, m, average="macro"),
+        lambda s, y, m: metrics.precision_at_k(s, y, m, 2),
+        metrics.calibration_error,
+    ):
+        before, after = measure(scores, labels, known), measure(scores[pick], labels[pick], known[pick])
+        assert after == pytest.approx(before, nan_ok=True)
+        assert math.isnan(before) or 0 <= before <= 1
+
+
+@given(samples())
+def test_average_precision_sees_only_the_order_of_scores(sample: Sample) -> None:
+    scores, labels, known = sample
+    expected = metrics.average_precision_per_tag(scores, labels, known)
+    rising = np.exp(3 * scores) - 7
+    assert metrics.average_precision_per_tag(rising, labels, known) == pytest.approx(expected, nan_ok=True)
+
+
+@given(samples())
+def test_perfect_ranking_has_average_precision_one(sample: Sample) -> None:
+    _, labels, known = sample
+    result = metrics.average_precision_per_tag(np.where(labels, 0.9, 0.1), labels, known)
+    has_positive = (labels & known).any(axis=0)
+    assert (result[has_positive] == 1).all()
+    assert np.isnan(result[~has_positive]).all()
+
+
+@given(samples())
+def test_unknown_pairs_change_nothing(sample: Sample) -> None:
+    scores, labels, known = sample
+    other_scores, other_labels = np.where(known, scores, np.nan), np.where(known, labels, ~labels)
+    assert metrics.average_precision_per_tag(other_scores, other_labels, known) == pytest.approx(
+        metrics.average_precision_per_tag(scores, labels, known), nan_ok=True
+    )
+    for measure in (metrics.calibration_error, lambda s, y, m: metrics.f1(s, y, 0.45, m)):
+        assert measure(other_scores, other_labels, known) == pytest.approx(measure(scores, labels, known), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.average_precision_per_tag([[0.1]], [[1, 0]]), "share one shape"),
+        (lambda: metrics.average_precision_per_tag([0.1], [1]), "share one shape"),
+        (lambda: metrics.average_precision_per_tag([[math.nan]], [[1]]), "nan"),
+        (lambda: metrics.average_precision_per_tag([[0.1]], [[-1]]), "`known`"),
+        (lambda: metrics.f1([[0.1, 0.2]], [[1, 0]], [0.5, 0.5, 0.5]), "thresholds"),
+        (lambda: metrics.f1([[0.1]], [[1]], 0.5, average="weighted"), "weighted"),  # type: ignore[arg-type]
+        (lambda: metrics.precision_at_k([[0.1]], [[1]], None, 0), "k is 0"),
+        (lambda: metrics.mean_average_precision([[0.1]], [[1]], min_positives=0), "min_positives"),
+        (lambda: metrics.calibration_error([[4.2]], [[1]]), "logits"),
+        (lambda: metrics.calibration_error([[0.2]], [[1]], bins=0), "bins"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(call: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()  # type: ignore[operator]

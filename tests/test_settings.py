@@ -1,0 +1,46 @@
+"""Settings come from the environment, once, with errors that name the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ram_backend.errors import SettingsError
+from ram_backend.settings import load_settings
+
+
+def test_defaults_need_no_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAM_DATA_DIR")
+    settings = load_settings()
+    assert settings.bundle == "starter"
+    assert settings.data_dir.name == "ram_backend"
+    assert settings.bundles_dir == settings.data_dir / "bundles"
+    assert settings.cpu_threads() >= 1
+
+
+def test_environment_and_overrides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAM_BUNDLE", "ram")
+    monkeypatch.setenv("RAM_THREADS", "3")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://localhost:8080")
+    settings = load_settings(device="cpu", precision=None)
+    assert (settings.bundle, settings.threads, settings.cpu_threads()) == ("ram", 3, 3)
+    assert (settings.device, settings.precision) == ("cpu", "auto")
+    assert settings.label_studio_url == "http://localhost:8080"
+    assert load_settings(bundle="tag2text").bundle == "tag2text"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RAM_DEVICE", "gpu"), ("RAM_THREADS", "0"), ("RAM_MAX_IMAGE_PIXELS", "many")]
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"{name}='{value}'"):
+        load_settings()
+
+
+def test_the_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "secret-token")
+    settings = load_settings()
+    assert settings.label_studio_api_key == "secret-token"
+    assert "secret-token" not in repr(settings)

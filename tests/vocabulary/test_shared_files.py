@@ -1,0 +1,58 @@
+"""RAM's own files, where they lie beside the repository; their small siblings always run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ram_backend.errors import VocabularyError
+from ram_backend.vocabulary import Vocabulary, load_descriptions, load_label_system
+
+pytestmark = pytest.mark.shared
+
+
+def test_rams_list_has_4585_tags_and_thresholds_in_order(shared: Path) -> None:
+    folder = shared / "ram-files"
+    vocabulary = Vocabulary.from_files(
+        folder / "ram_tag_list.txt", folder / "ram_tag_list_threshold.txt", expected=4585
+    )
+    lines = (folder / "ram_tag_list.txt").read_text().split("\n")
+    assert list(vocabulary.names) == lines
+    counts = Counter(np.round(vocabulary.thresholds.astype(float), 3).tolist())
+    assert (counts[0.65], counts[0.8], counts[0.9]) == (3414, 735, 119)
+    assert vocabulary.resolve(vocabulary.names) == list(range(4585))
+
+
+def test_rams_chinese_list_loses_its_trailing_blanks(shared: Path) -> None:
+    vocabulary = Vocabulary.from_files(shared / "ram-files" / "ram_tag_list_chinese.txt", expected=4585)
+    assert all(name == name.rstrip() for name in vocabulary.names)
+
+
+def test_tag2texts_duplicates_are_told_apart_by_index(shared: Path) -> None:
+    vocabulary = Vocabulary.from_files(shared / "ram-files" / "tag2text_ori_tag_list.txt", expected=3429)
+    assert len(set(vocabulary.names)) == 3313
+    assert vocabulary.resolve(vocabulary.names) == list(range(3429))
+    assert [vocabulary[index].name for index in (2701, 2828, 1167)] == ["person", "man", "woman"]
+
+
+def test_the_wrong_list_is_refused_with_both_numbers(shared: Path) -> None:
+    folder = shared / "ram-files"
+    with pytest.raises(VocabularyError, match=r"4585 thresholds.*3429 tags"):
+        Vocabulary.from_files(folder / "tag2text_ori_tag_list.txt", folder / "ram_tag_list_threshold.txt")
+
+
+def test_200_tags_have_51_descriptions_each(shared: Path) -> None:
+    descriptions = load_descriptions(shared / "ram-files" / "openimages_rare_200_llm_tag_descriptions.json")
+    assert len(descriptions) == 200
+    assert {len(sentences) for sentences in descriptions.values()} == {51}
+    assert next(iter(descriptions.items()))[1][0] == "a photo of a aerial photography."
+
+
+def test_the_label_system_finds_the_tags_of_the_shared_sets(shared: Path) -> None:
+    vocabulary = load_label_system()
+    names = (shared / "data" / "flickr8k_tags" / "tags.txt").read_text().splitlines()
+    assert len(names) == 160
+    assert [name for name in names if vocabulary.find(name) is None] == []

@@ -1,0 +1,100 @@
+"""Real HTTP servers on loopback addresses, that remember what they were asked."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Asked:
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    connection: tuple[str, int]
+
+
+@dataclass
+class Reply:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    raw: Callable[[BaseHTTPRequestHandler], None] | None = None
+    """Writes the whole response itself."""
+
+
+Route = Reply | Callable[[Asked], Reply]
+
+
+class Web:
+    """One server; `routes` maps paths (without query) to replies."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self.routes: dict[str, Route] = {}
+        self.asked: list[Asked] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                asked = Asked(self.command, self.path, dict(self.headers), body, self.client_address[:2])
+                web.asked.append(asked)
+                route = web.routes.get(self.path.partition("?")[0], Reply(404, b"not here"))
+                reply = route(asked) if callable(route) else route
+                if reply.raw is not None:
+                    self.close_connection = True
+                    with contextlib.suppress(OSError):  # the client has gone
+                        reply.raw(self)
+                    return
+                self.send_response(reply.status)
+                for name, value in ({"Content-Length": str(len(reply.body))} | reply.headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(reply.body)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def handle_error(self, *_: Any) -> None:
+                pass
+
+        self.server = Server((host, port), Handler)
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.host, self.port = host, self.server.server_address[1]
+        self.url = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def __enter__(self) -> Web:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def targets(self) -> list[str]:
+        return [asked.target for asked in self.asked]
+
+
+def redirect(to: str, status: int = 302) -> Reply:
+    return Reply(status, headers={"Location": to})
