@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -51,6 +52,8 @@ def _root(
 
 def main() -> None:
     """Runs the command; an error on purpose becomes one line on standard error and exit status 1."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them
     try:
         app()
     except RamError as error:

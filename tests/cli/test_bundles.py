@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -100,3 +102,32 @@ def test_build_starter_hands_its_options_on(tmp_path: Path, monkeypatch: pytest.
     assert result.exit_code == 0, result.output
     assert (asked["leave_out_sets"], asked["leave_out_tags"], asked["seed"]) == (("ade",), ("dog",), 3)
     assert (asked["data"], asked["out"]) == (tmp_path, tmp_path / "out")
+
+
+def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+
+    class RunsCode:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (trace,)
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": RunsCode()}))
+    (tmp_path / "tags.txt").write_text("cat\ndog\n")
+    command = [
+        sys.executable,
+        "-m",
+        "ram_backend",
+        "bundles",
+        "import",
+        "evil.pth",
+        "--tags",
+        "tags.txt",
+        "--name",
+        "x",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert not trace.exists()
+    (line,) = done.stderr.splitlines()
+    assert "evil.pth" in line
+    assert "refused" in line

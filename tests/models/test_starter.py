@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleDamaged, NotAvailable, SettingsError, VocabularyError
@@ -62,6 +63,29 @@ def test_scores_are_the_same_alone_in_a_batch_and_in_any_subset(
     some = Tagger(bundle, network, resolve_subset(bundle, [bundle.vocabulary.names[row] for row in rows]))
     np.testing.assert_allclose(some.tag(images).scores, together.scores[:, rows], atol=1e-5)
     assert whole.tag([]).scores.shape == (0, len(bundle.vocabulary))
+
+
+def test_exported_files_compute_what_the_torch_modules_do(
+    bundle: Bundle, network: StarterNetwork, images: list
+) -> None:  # type: ignore[type-arg]
+    import torch
+
+    from ram_backend.models.head import HeadConfig
+    from ram_backend.models.starter_export import encoder_weights_path, load_encoder, load_head
+
+    pixels = np.stack([bundle.preprocessing(image) for image in images])
+    tokens = network.encode(pixels)
+    encoder, _, _ = load_encoder(encoder_weights_path())
+    config = HeadConfig.from_json(bundle.manifest["architecture"]["head"])
+    head = load_head(config, load_file(PACKAGED / "head.safetensors"))
+    rows = list(range(0, len(bundle.vocabulary), 97))
+    labels = load_file(PACKAGED / "label_embeddings.safetensors")["rows"][rows].astype(np.float32)
+    labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+    with torch.inference_mode():
+        # the spread of a flat area's colours is a small root of a difference: 5e-3 of it is rounding
+        np.testing.assert_allclose(tokens, encoder(torch.from_numpy(pixels)).numpy(), atol=5e-3)
+        logits = head(torch.from_numpy(tokens), head.queries(torch.from_numpy(labels))).numpy()
+    np.testing.assert_allclose(network.readings(tokens, network.select(rows))[0], logits, atol=1e-3)
 
 
 def test_it_sees_what_is_on_the_demo_photos(bundle: Bundle, network: StarterNetwork) -> None:
