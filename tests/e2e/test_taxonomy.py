@@ -36,11 +36,16 @@ def test_every_photo_has_paths_from_the_root_and_a_confidence_each(
     known = {choice.path for choice in control.choices}
     found = api.tasks(connected)
     assert sorted(photo(task) for task in found) == [path.name for path in photo_paths()]
+    tagged = 0
     for task in found:
         (prediction,) = task["predictions"]
+        if not prediction["result"]:
+            continue  # no tag is above its threshold
         paths = items(prediction)["tags"]["value"]["taxonomy"]
         assert {tuple(path) for path in paths} <= known
         assert len(confidences(prediction)) == len(paths) > 0
+        tagged += 1
+    assert tagged >= len(found) * 3 / 4
 
 
 def test_people_agree_with_most_tags(api: StudioApi, connected: int) -> None:
