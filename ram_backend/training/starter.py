@@ -6,13 +6,10 @@ photos + label system ── features, prior ──▶ out-of-fold models ──
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +18,10 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
 from ram_backend.models.bundle import file_sha256
-from ram_backend.models.imagenet_classes import FILE as CLASSES_FILE
 from ram_backend.models.imagenet_classes import classes_of_tags, imagenet_classes
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter import DESCRIPTION, HEAD_WEIGHTS
 from ram_backend.models.starter_layout import IMAGE_SIZE
 from ram_backend.models.starter_prior import Classifier, Reference, prior_tags
-from ram_backend.training.starter_card import model_card
 from ram_backend.training.starter_data import (
     PRESENT,
     TRAINING_SETS,
@@ -38,7 +32,8 @@ from ram_backend.training.starter_data import (
     set_tags,
 )
 from ram_backend.training.starter_features import FeatureStore
-from ram_backend.training.starter_fitting import HEAD_POSITIVES, Fitted, TrainingMaterial
+from ram_backend.training.starter_files import write_source
+from ram_backend.training.starter_fitting import HEAD_POSITIVES, TrainingMaterial
 from ram_backend.training.starter_head import HeadRecipe
 from ram_backend.training.starter_mixing import (
     OutOfFold,
@@ -88,6 +83,7 @@ class Workshop:
     listed: dict[str, NDArray[np.int64]]
     encoder_digest: str
     text_encoder_id: str
+    preprocessing: Preprocessing
 
 
 def build_starter(
@@ -155,7 +151,7 @@ def build_starter(
     everyone = np.arange(len(workshop.photos))
     fitted = material.fit(everyone, workshop.allowed, recipe=recipe, seed=seed, progress=say)
     mixing = shared.weights(counts[fitted.probe_rows])
-    _write(out, workshop, fitted, mixing, unseen, curves, seed)
+    write_source(out, workshop, fitted, mixing, unseen, curves, seed)
     say(f"written: {out}")
     return out
 
@@ -210,7 +206,7 @@ def _prepare(
     }
     return Workshop(
         vocabulary, photos, TrainingMaterial(views, states, embeddings, classifier, prior), classes, class_embeddings,
-        reference, allowed, listed, digest, text.id,
+        reference, allowed, listed, digest, text.id, PREPROCESSING,
     )  # fmt: skip
 
 
@@ -271,81 +267,6 @@ def _out_of_fold(workshop: Workshop, seed: int, say: Progress, recipe: HeadRecip
             for name, listed in workshop.listed.items()
         },
     )
-
-
-def _write(
-    out: Path, workshop: Workshop, fitted: Fitted, mixing: NDArray[np.float32], unseen: NDArray[np.float32],
-    curves: TagCurves | None, seed: int,
-) -> None:  # fmt: skip
-    """Writes the folder file by file; starter.json, which names the others, comes last."""
-    from safetensors.numpy import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    count = len(workshop.vocabulary)
-    save_file(
-        {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in fitted.head.items()}, out / HEAD_WEIGHTS
-    )
-    save_file(
-        {"rows": workshop.material.embeddings.astype(np.float16), "counts": np.ones(count, dtype=np.int32)},
-        out / "label_embeddings.safetensors",
-    )
-    save_file(
-        {
-            "class_embeddings": workshop.class_embeddings.astype(np.float16),
-            "reference_classes": workshop.reference.classes,
-            "reference_values": workshop.reference.values,
-            "classes": np.array([number for numbers in workshop.classes for number in numbers], dtype=np.int32),
-            "class_counts": np.array([len(numbers) for numbers in workshop.classes], dtype=np.int32),
-        },
-        out / "prior.safetensors",
-    )
-    save_file(
-        {
-            "weight": np.ascontiguousarray(fitted.probes.weight, dtype=np.float16),
-            "bias": fitted.probes.bias,
-            "rows": fitted.probe_rows.astype(np.int32),
-            "counts": fitted.probes.counts,
-            "mixing": mixing,
-        },
-        out / "probes.safetensors",
-    )
-    ones, zeros = np.ones(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
-    slope, offset = (curves.slope, curves.offset) if curves else (ones, zeros)
-    save_file({"slope": slope, "offset": offset}, out / "calibration.safetensors")
-    thresholds = curves.threshold if curves else np.full(count, 0.5)
-    Vocabulary(
-        replace(tag, threshold=round(float(threshold), 4))
-        for tag, threshold in zip(workshop.vocabulary, thresholds, strict=True)
-    ).save(out / "vocabulary.json")
-    sums = sorted({photo.sha256() for photo in workshop.photos})
-    (out / "training_images.txt").write_text("\n".join(sums) + "\n", encoding="utf-8")
-    if CLASSES_FILE.parent != out:
-        shutil.copyfile(CLASSES_FILE, out / CLASSES_FILE.name)
-    description = {
-        "format": 1,
-        "architecture": {
-            "encoder": workshop.encoder_digest,
-            "head": fitted.config.to_json(),
-            "mixing": {"unseen": dict(zip(("head", "probe", "prior"), map(float, unseen), strict=True))},
-            "classes": file_sha256(CLASSES_FILE),
-        },
-        "preprocessing": PREPROCESSING.to_json(),
-        "text_encoder_id": workshop.text_encoder_id,
-        "new_tag_threshold": curves.new_threshold if curves else 0.5,
-        "new_tag_calibration": {"slope": curves.new.slope, "offset": curves.new.offset} if curves else {},
-        "licence": "Apache-2.0; trained on photos under other terms, see MODEL_CARD.md",
-        "provenance": {
-            "sets": {name: sum(photo.set_name == name for photo in workshop.photos) for name in TRAINING_SETS},
-            "training_images": hashlib.sha256("\n".join(sums).encode()).hexdigest(),
-            "left_out_tags": [
-                tag.name for tag, kept in zip(workshop.vocabulary, workshop.allowed, strict=True) if not kept
-            ],
-            "seed": seed,
-            "calibrated": curves is not None,
-        },
-    }
-    (out / "MODEL_CARD.md").write_text(model_card(description, out), encoding="utf-8")
-    (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def _rounded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
