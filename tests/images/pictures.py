@@ -1,0 +1,91 @@
+"""Pictures made with Pillow for the tests of decoding, with pixels that can be told apart."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+images = importlib.import_module("ram_backend.images.decode")  # the module: its namesake in the package is the function
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+ORIENTATION = 0x0112
+
+
+def decode(data: bytes | Path, **changes: Any) -> Image.Image:
+    options: dict[str, Any] = {
+        "exif_orientation": True,
+        "alpha": "white",
+        "max_pixels": 100_000_000,
+        "max_bytes": 100_000_000,
+    }
+    return images.decode(data, **(options | changes))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def corners(image: Image.Image) -> list[Any]:
+    """Top left, top right, bottom left, bottom right."""
+    right, bottom = image.width - 1, image.height - 1
+    return [image.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))]
+
+
+def four_colours(width: int = 4, height: int = 2) -> Image.Image:
+    """Red, green / blue, white, one quarter each."""
+    image = Image.new("RGB", (2, 2))
+    for place, colour in zip(((0, 0), (1, 0), (0, 1), (1, 1)), (RED, GREEN, BLUE, WHITE), strict=True):
+        image.putpixel(place, colour)
+    return image.resize((width, height), Image.Resampling.NEAREST)
+
+
+def turned(orientation: int) -> Image.Image:
+    """The stored pixels for which this orientation gives `four_colours()` upright."""
+    upright = four_colours()
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.rotate(180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.rotate(90, expand=True),  # the camera was turned: the file has to be turned clockwise
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.rotate(-90, expand=True),
+    }
+    return stored[orientation]
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def flat_png(width: int, height: int, *, body: bool = True) -> bytes:
+    """A grey PNG whose header names the size; without a body it can't be decoded."""
+
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(b"\0" + b"\x50" * width) for _ in range(height)) if body else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows + packer.flush()) + chunk(b"IEND", b"")
+
+
+def tiff(order: str, *, width: int, height: int, bits: int, sample_format: int, pixels: bytes) -> bytes:
+    """An uncompressed one-channel TIFF, written by hand."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    tags += [(279, len(pixels)), (339, sample_format)]
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}H", len(tags))
+    directory += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags) + b"\0" * 4
+    return mark + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory

@@ -1,0 +1,285 @@
+"""Decoding: limits, drafts, what is no image, damage, threads, and finding image files."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images.pictures import (
+    BLUE,
+    GREEN,
+    RED,
+    WHITE,
+    corners,
+    decode,
+    encoded,
+    exif_of,
+    flat_png,
+    four_colours,
+    images,
+    tiff,
+)
+from PIL import Image
+
+from ram_backend.errors import ImageError, ImageTooLarge, ImageUnreadable
+
+# Limits
+
+
+def test_60_megapixel_png() -> None:
+    result = decode(flat_png(10_000, 6_000))
+    assert result.size == (10_000, 6_000)
+    assert result.getpixel((9_999, 5_999)) == (80, 80, 80)
+
+
+def test_60_megapixel_jpeg() -> None:
+    data = encoded(Image.new("L", (10_000, 6_000), 80), "JPEG")
+    result = decode(data)
+    assert result.size == (10_000, 6_000)
+    assert result.getpixel((9_999, 5_999)) == (80, 80, 80)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
+def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageTooLarge, match=r"RAM_MAX_IMAGE_PIXELS") as caught:
+            decode(flat_png(width, height, body=False), name="huge.png")
+    assert str(caught.value).startswith(f"huge.png: {width} x {height} are ")
+    assert "100,000,000" in str(caught.value)
+
+
+def test_limit_is_inclusive() -> None:
+    assert decode(flat_png(20, 10), max_pixels=200).size == (20, 10)
+    with pytest.raises(ImageTooLarge):
+        decode(flat_png(20, 10), max_pixels=199)
+
+
+def test_huge_header_of_other_formats_is_refused(tmp_path: Path) -> None:
+    gif = b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + b"\x21\xf9\x04\x08\0\0\0\0"
+    gif += b"," + struct.pack("<HHHH", 0, 0, 65_535, 65_535) + b"\0\x02\x02\x44\x01\0;"
+    bmp = encoded(Image.new("RGB", (1, 1)), "BMP")
+    bmp = bmp[:18] + struct.pack("<ii", 60_000, 60_000) + bmp[26:]
+    webp = encoded(Image.new("RGBA", (2, 2), (1, 2, 3, 4)), "WEBP", save_all=True, append_images=[four_colours(2, 2)])
+    canvas = webp.index(b"VP8X") + 12
+    webp = webp[:canvas] + (16_000).to_bytes(3, "little") * 2 + webp[canvas + 6 :]
+    raw = tiff("<", width=60_000, height=60_000, bits=8, sample_format=1, pixels=b"\0" * 16)
+    for data in (gif, bmp, webp, raw):
+        with pytest.raises(ImageTooLarge, match="RAM_MAX_IMAGE_PIXELS"):
+            decode(data)
+
+
+def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starve(image: Image.Image, alpha: str) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_to_rgb", starve)
+    with pytest.raises(ImageTooLarge, match="not enough memory"):
+        decode(flat_png(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["tiff", "png"])
+def test_pillow_s_own_limit_does_not_fire_below_ours(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    pixels = bytes(range(200))
+    data = (
+        tiff("<", width=20, height=10, bits=8, sample_format=1, pixels=pixels) if kind == "tiff" else flat_png(20, 10)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(data, max_pixels=200).size == (20, 10)
+
+
+def test_pillow_s_limit_is_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
+    decode(flat_png(2, 2), max_pixels=10)
+    assert Image.MAX_IMAGE_PIXELS == 5_000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    decode(flat_png(2, 2), max_pixels=10)
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
+def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
+    data = encoded(four_colours(), "PNG")
+    path = tmp_path / "big.png"
+    path.write_bytes(data)
+    for source in (data, path):
+        assert decode(source, max_bytes=len(data)).size == (4, 2)
+        with pytest.raises(ImageTooLarge, match="RAM_MAX_IMAGE_BYTES"):
+            decode(source, max_bytes=len(data) - 1)
+
+
+def test_large_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # a hole: nothing on disk, but nobody could read it
+    with pytest.raises(ImageTooLarge, match="1,000,000,000,000 bytes"):
+        decode(path)
+
+
+# Draft
+
+
+def test_draft_decodes_a_big_jpeg_smaller_but_not_below_twice_the_size() -> None:
+    data = encoded(four_colours(2000, 1000), "JPEG", quality=95)
+    assert decode(data, draft_size=100).size == (500, 250)  # 1/4; 1/8 would be 125 high
+    assert decode(data, draft_size=60).size == (250, 125)
+    assert decode(data, draft_size=400).size == (2000, 1000)
+    assert decode(data).size == (2000, 1000)
+    assert np.abs(np.array(corners(decode(data, draft_size=60)), int) - [RED, GREEN, BLUE, WHITE]).max() < 12
+
+
+def test_draft_turns_upright_too() -> None:
+    data = encoded(four_colours(800, 400), "JPEG", exif=exif_of(6))
+    assert decode(data, draft_size=50).size == (100, 200)
+
+
+def test_draft_leaves_other_formats_alone() -> None:
+    assert decode(encoded(four_colours(800, 400), "PNG"), draft_size=10).size == (800, 400)
+
+
+# What is no image
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"hello, I am a text file\n", "not an image in a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "SVG"),
+        (b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg></svg>", "SVG"),
+        (b"\n<!DOCTYPE html><html><body>Log in</body></html>", "web page"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "PostScript"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (bytes(1000), "not an image in a known format"),
+        (b"\x80\x04cos\nsystem\n", "not an image in a known format"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (b"GIF89a", "GIF"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "WEBP"),
+        (b"II*\0\x08\0\0\0", "TIFF"),
+        (flat_png(0, 5, body=False), "no pixels|damaged"),
+        (flat_png(5, 5, body=False), "damaged or cut off"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(ImageUnreadable, match=message) as caught:
+        decode(data, name="upload 7")
+    assert str(caught.value).startswith("upload 7: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"])
+def test_truncated_files_are_refused(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    for share in (0.1, 0.5, 0.9):
+        with pytest.raises(ImageUnreadable) as caught:
+            decode(data[: int(len(data) * share)], name=f"cut.{kind}")
+        assert str(caught.value).startswith(f"cut.{kind}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_formats_that_start_programs_are_not_read() -> None:
+    assert not {"EPS", "PS", "WMF", "GRIB", "HDF5", "BUFR"} & set(images.FORMATS)
+    assert "EPS" not in images._formats()
+
+
+@given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000"]))
+@settings(max_examples=150, deadline=None)
+def test_flipped_bytes_give_an_image_or_an_image_error(data: st.DataObject, kind: str) -> None:
+    content = bytearray(encoded(four_colours(16, 16), kind))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            outcome = decode(bytes(content), max_pixels=10_000).mode
+        except ImageError as error:
+            outcome = str(error)
+    assert "\n" not in outcome
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreadable, match="no such file"):
+        decode(tmp_path / "missing.jpg")
+    with pytest.raises(ImageUnreadable, match="folder"):
+        decode(tmp_path)
+    with pytest.raises(ImageUnreadable, match="regular file"):
+        decode(Path("/dev/null"))
+    with pytest.raises(ImageUnreadable, match="can't be read"):
+        decode(Path("nul\0.jpg"))
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("not a photo")
+    with pytest.raises(ImageUnreadable) as caught:
+        decode(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_the_suffix_plays_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded(four_colours(), "PNG"))
+    assert corners(decode(path)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_result_is_loaded_and_the_file_closed(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(four_colours(), "PNG", exif=exif_of(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        result = decode(path)
+    path.unlink()
+    assert type(result) is Image.Image
+    assert corners(result) == [RED, GREEN, BLUE, WHITE]
+    assert result.info == {}
+
+
+def test_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    images._formats.cache_clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    together = threading.Barrier(8)
+    sources = [encoded(four_colours(64, 32), kind) for kind in ("PNG", "GIF", "TIFF", "BMP")]
+
+    def work(number: int) -> bool:
+        together.wait()
+        pixels = [np.asarray(decode(source, max_pixels=4_000 + number)) for source in sources * 5]
+        return all(np.array_equal(result, np.asarray(four_colours(64, 32))) for result in pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+    assert Image.MAX_IMAGE_PIXELS == 4_007
+
+
+# Finding
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg", "sub/c.webp", "sub/deep/d.tif", ".cache/e.jpg", "odd"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    photos = tmp_path / "photos"
+    inside = [photos / name for name in ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif")]
+    assert images.find_images([photos]) == inside
+    named = [photos / "odd", photos / ".hidden.jpg", tmp_path / "missing.jpg"]
+    assert images.find_images([*named, photos, photos / "a.png"]) == [*named, *inside]
+    assert images.find_images([]) == []
+
+
+def test_find_images_does_not_run_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert images.find_images([tmp_path]) == [tmp_path / "a.png"]
