@@ -11,14 +11,23 @@
     │   ├── ProjectOptionsError    an admin's setting for a project can't be used (HTTP 400)
     │   ├── ProjectNotFound        no project of that number (HTTP 404)
     │   ├── ProjectAmbiguous       several projects have that number (HTTP 409)
+    │   ├── VersionNotFound        a project has no version of that name (HTTP 404)
+    │   ├── VersionRefused         that version may not be served: rejected by the gate, damaged, removed (HTTP 409)
+    │   ├── ProjectPinned          what the project is served was pinned by hand (HTTP 409)
+    │   ├── VersionConflict        another version is served than the one it was compared with (HTTP 409)
     │   ├── LabelConfigError       a label config can't be read, or has nothing to tag (HTTP 400)
+    │   ├── LabelStudioRefused     Label Studio answers that it won't: no such project, a wrong value (HTTP 400)
     │   └── RequestError           a request's body is not what Label Studio sends (HTTP 400)
     ├── NotAvailable               something that has to be there is not (HTTP 503, exit status 1)
     │   ├── BundleNotFound         no bundle of that name
     │   ├── BundleDamaged          a bundle directory lacks a file or a checksum differs
+    │   ├── VersionDamaged         a project's version lacks a file, differs from what was written, or can't be right
     │   ├── TextEncoderUnavailable new tags need a text encoder, and there is none at hand
     │   ├── DownloadError          a file could not be fetched
     │   ├── DatabaseUnavailable    the database can't be reached, written or migrated
+    │   ├── VersionsUnavailable    the folder of versions can't be written
+    │   ├── ValkeyUnavailable      the queue of jobs can't be reached or started
+    │   ├── JobLost                the claim on a job has passed to another worker
     │   └── ImageUnreachable       where the image is doesn't answer now; asking again later may help
     │       └── LabelStudioUnreachable      that is Label Studio, or its address is not known
     │           └── LabelStudioUnauthorized  it answers, but takes no token that we have
@@ -70,6 +79,10 @@ class BundleDamaged(NotAvailable):
     """A bundle directory lacks a file, or a file is not the one that was written."""
 
 
+class VersionDamaged(NotAvailable):
+    """A project's version lacks a file, is not the one that was written, or holds numbers that can't be right."""
+
+
 class TextEncoderUnavailable(NotAvailable):
     """A tag outside the vocabulary needs a text encoder, and there is none at hand."""
 
@@ -94,6 +107,26 @@ class ProjectAmbiguous(InputError):
     """Several projects have that number; the message names each so that it can be told apart."""
 
 
+class VersionNotFound(InputError):
+    """A project has no version of that name; the message names those that there are."""
+
+
+class VersionRefused(InputError):
+    """A version may not be served: the gate didn't accept it, it is quarantined, or its directory was removed."""
+
+
+class ProjectPinned(InputError):
+    """What a project is served was pinned by hand: nothing is published over it until it is unpinned."""
+
+
+class VersionConflict(InputError):
+    """What is served has changed since it was compared with, or a version's number is taken: look again."""
+
+
+class VersionsUnavailable(NotAvailable):
+    """The folder of versions can't be written."""
+
+
 class DatabaseUnavailable(NotAvailable):
     """The database can't be reached, written or migrated."""
 
@@ -106,12 +139,24 @@ class ImageUnreachable(NotAvailable):
     """Where the image is doesn't answer now: connection, timeout, HTTP 5xx. It may be there later."""
 
 
+class ValkeyUnavailable(NotAvailable):
+    """The queue of jobs can't be reached, or the embedded one can't be started. Jobs wait in the database meanwhile."""
+
+
+class JobLost(NotAvailable):
+    """The claim on a job has passed to another worker, or has ended: whoever held it may publish nothing."""
+
+
 class LabelStudioUnreachable(ImageUnreachable):
     """Label Studio doesn't answer now, or its address is not known."""
 
 
 class LabelStudioUnauthorized(LabelStudioUnreachable):
     """Label Studio answers, but takes no token that we have."""
+
+
+class LabelStudioRefused(InputError):
+    """Label Studio answers a request of ours with HTTP 4xx: there is no such thing, or it doesn't take the value."""
 
 
 class LabelConfigError(InputError):

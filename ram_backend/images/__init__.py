@@ -3,6 +3,7 @@
 from ram_backend.images.decode import FORMATS, SUFFIXES, Alpha, decode, find_images
 from ram_backend.images.fetch import Fetcher, FetchLimits
 from ram_backend.images.guard import AddressGuard, Origin, redacted
+from ram_backend.images.hashing import perceptual_hash
 
 __all__ = [
     "FORMATS",
@@ -14,5 +15,6 @@ __all__ = [
     "Origin",
     "decode",
     "find_images",
+    "perceptual_hash",
     "redacted",
 ]

@@ -2,6 +2,7 @@
 
 from ram_backend.models.bundle import Bundle, file_sha256, open_bundle, verify
 from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta, feature_width, features_of
 from ram_backend.models.network import Network, Queries, encoder_id_of, load_network
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.store import STARTER, BundleEntry, find_bundle, list_bundles
@@ -11,10 +12,13 @@ __all__ = [
     "Bundle",
     "BundleEntry",
     "Calibration",
+    "Delta",
     "Network",
     "Preprocessing",
     "Queries",
     "encoder_id_of",
+    "feature_width",
+    "features_of",
     "file_sha256",
     "find_bundle",
     "list_bundles",

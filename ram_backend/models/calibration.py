@@ -54,9 +54,14 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.slope)
 
+    def log_odds(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turns logits (..., L) into calibrated log-odds of the same shape, float32: the sigmoid of them are scores."""
+        raised: NDArray[np.float32] = np.asarray(logits, dtype=np.float32) * self.slope + self.offset
+        return raised
+
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns logits (..., L) into scores in [0, 1] of the same shape, float32."""
-        raised = np.asarray(logits, dtype=np.float32) * self.slope + self.offset
+        raised = self.log_odds(logits)
         small = np.exp(-np.abs(raised))  # never overflows
         scores: NDArray[np.float32] = np.where(raised >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
         return scores

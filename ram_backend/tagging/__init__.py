@@ -1,6 +1,7 @@
 """Tagging: images and a subset of tags in, scores out. Pure but for the token cache: no files, network, settings."""
 
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
+from ram_backend.tagging.tag_embeddings import tag_embeddings
 from ram_backend.tagging.tagger import Tagger, TagScores, TokenDtype
 from ram_backend.tagging.token_cache import TOKEN_DTYPE, TokenCache, token_key
 
@@ -12,6 +13,7 @@ __all__ = [
     "TokenCache",
     "TokenDtype",
     "resolve_subset",
+    "tag_embeddings",
     "token_key",
     "whole_vocabulary",
 ]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.models import Bundle, Network
+from ram_backend.errors import VersionDamaged
+from ram_backend.models import Bundle, Calibration, Delta, Network, Queries, feature_width, features_of
 from ram_backend.tagging.subset import Subset
 
 TokenDtype = Literal["float16"]
@@ -43,32 +44,69 @@ class Tagger:
     unrounded tokens by the rounding, so `token_dtype` is part of `model_version`: same string, same scores. Where
     nothing is cached, as in `ram-backend tag`, nothing is rounded, and the logits are those of the authors' code.
 
+    A project's version is a delta: tags that it names get its logits, calibration and thresholds, all others stay what
+    they are without it, bit by bit.
+
     Args:
         bundle: whose network it is.
         network: loaded from the bundle.
         subset: the tags to score.
         token_dtype: precision of the cache in use; None: there is none.
+        delta: what a version changes; None: nothing.
+        version: digest of that version, part of `model_version`; None: the bundle's own behaviour, or a delta that is
+            only measured and never served.
+        queries: what this network has precomputed for this subset; None: it does so now.
+
+    Raises:
+        VersionDamaged: the delta was made for features of another width, so for another bundle.
     """
 
     def __init__(
-        self, bundle: Bundle, network: Network, subset: Subset, *, token_dtype: TokenDtype | None = None
+        self,
+        bundle: Bundle,
+        network: Network,
+        subset: Subset,
+        *,
+        token_dtype: TokenDtype | None = None,
+        delta: Delta | None = None,
+        version: str | None = None,
+        queries: Queries | None = None,
     ) -> None:
         self.bundle = bundle
         self.network = network
         self.subset = subset
         self.token_dtype: TokenDtype | None = token_dtype
-        self.model_version = _model_version(bundle, network, subset, token_dtype)
-        self._queries = network.select(subset.entries)
+        self.version = version
+        self._change = None if delta is None else _Change.of(delta, subset, network)
+        self.thresholds: NDArray[np.float32] = subset.thresholds if self._change is None else self._change.thresholds
+        """(L,) float32: a tag is on where its score is strictly above."""
+        self.model_version = _model_version(bundle, network, subset, token_dtype, self.thresholds, version)
+        self._queries = network.select(subset.entries) if queries is None else queries
+
+    def under(self, delta: Delta, version: str) -> Tagger:
+        """The same tags under a project's version; shares what was precomputed for them, so it is made at once.
+
+        Args:
+            delta: what the version changes about the bundle.
+            version: its digest.
+
+        Raises:
+            VersionDamaged: the delta was made for features of another width, so for another bundle.
+        """
+        return Tagger(
+            self.bundle,
+            self.network,
+            self.subset,
+            token_dtype=self.token_dtype,
+            delta=delta,
+            version=version,
+            queries=self._queries,
+        )
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The tags asked, one a column of the scores."""
         return self.subset.names
-
-    @property
-    def thresholds(self) -> NDArray[np.float32]:
-        """(L,) float32: a tag is on where its score is strictly above."""
-        return self.subset.thresholds
 
     def tag(self, images: Sequence[Image.Image]) -> TagScores:
         """Scores decoded images.
@@ -94,7 +132,70 @@ class Tagger:
             nothing = np.empty((0, len(self.tags)), dtype=np.float32)
             return TagScores(logits=nothing, scores=nothing)
         logits = self.network.logits(tokens, self._queries)
-        return TagScores(logits=logits, scores=self.subset.calibration.scores(logits))
+        if self._change is None:
+            return TagScores(logits=logits, scores=self.subset.calibration.scores(logits))
+        logits = self._change.logits(logits, features_of(tokens))
+        return TagScores(logits=logits, scores=self._change.calibration.scores(logits))
+
+    def log_odds(self, found: TagScores) -> NDArray[np.float32]:
+        """Calibrated log-odds (N, L) of what `score` found; the sigmoid of them are the scores."""
+        calibration = self.subset.calibration if self._change is None else self._change.calibration
+        return calibration.log_odds(found.logits)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A delta, laid out for one subset.
+
+    Attributes:
+        columns: (C,) columns of the subset that the delta names, a tag as often as the subset asks it.
+        trust: (C,) of those columns, as in `Delta`.
+        weight: (C, F).
+        bias: (C,).
+        before: calibration of those columns without the delta.
+        calibration: of all L columns, with the delta.
+        thresholds: (L,) with the delta.
+    """
+
+    columns: NDArray[np.int64]
+    trust: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    before: Calibration
+    calibration: Calibration
+    thresholds: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, delta: Delta, subset: Subset, network: Network) -> _Change:
+        width = feature_width(network.token_shape)
+        if delta.width != width:
+            raise VersionDamaged(
+                f"A version's delta is for images with {delta.width} features, this bundle's have {width}: it was made"
+                " for another bundle. Train again, or roll back to another version."
+            )
+        row_of = {tag: row for row, tag in enumerate(delta.tags)}
+        columns = [column for column, name in enumerate(subset.names) if name in row_of]
+        rows = [row_of[subset.names[column]] for column in columns]
+        slope, offset = subset.calibration.slope.copy(), subset.calibration.offset.copy()
+        slope[columns], offset[columns] = delta.calibration.slope[rows], delta.calibration.offset[rows]
+        thresholds = subset.thresholds.copy()
+        thresholds[columns] = delta.thresholds[rows]
+        return cls(
+            columns=np.array(columns, dtype=np.int64),
+            trust=delta.trust[rows],
+            weight=delta.weight[rows],
+            bias=delta.bias[rows],
+            before=subset.calibration.take(columns),
+            calibration=Calibration(slope, offset),
+            thresholds=thresholds,
+        )
+
+    def logits(self, logits: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The bundle's logits (N, L) with the delta's columns replaced; see `Delta.logits`."""
+        changed = logits.copy()
+        z = self.before.log_odds(logits[:, self.columns])
+        changed[:, self.columns] = z * self.trust + features @ self.weight.T + self.bias
+        return changed
 
 
 def rounded(tokens: NDArray[np.float32], dtype: TokenDtype) -> NDArray[np.float32]:
@@ -103,15 +204,24 @@ def rounded(tokens: NDArray[np.float32], dtype: TokenDtype) -> NDArray[np.float3
     return np.clip(tokens, -largest, largest).astype(dtype).astype(np.float32)
 
 
-def _model_version(bundle: Bundle, network: Network, subset: Subset, token_dtype: TokenDtype | None) -> str:
+def _model_version(
+    bundle: Bundle,
+    network: Network,
+    subset: Subset,
+    token_dtype: TokenDtype | None,
+    thresholds: NDArray[np.float32],
+    version: str | None,
+) -> str:
     """A name for the behaviour: same string, same scores. Made of identities only, never of computed numbers."""
-    identity = {
+    identity: dict[str, object] = {
         "bundle": bundle.digest,
         "engine": network.encoder_id,
         "tags": subset.names,
-        "thresholds": [float(f"{threshold:.6g}") for threshold in subset.thresholds],
+        "thresholds": [float(f"{threshold:.6g}") for threshold in thresholds],
         "text": subset.text_identity,
         "token_dtype": token_dtype,
     }
+    if version is not None:
+        identity["version"] = version
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{bundle.name}-{digest[:12]}"

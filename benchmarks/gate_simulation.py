@@ -1,0 +1,250 @@
+"""What the gate lets through: honest, half shuffled and shuffled corrections, and rounds on top of a served version.
+
+    python benchmarks/gate_simulation.py --data DIR --base DIR [--seeds 20] [--splits val] [--json out.json]
+
+A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
+that was built without that set. Then comes the product's own round: split, fit, choose, judge. "Shuffled" swaps the
+labels of all corrected photos among them, "half shuffled" those of half of the photos. Served or not, each candidate is
+measured on photos that nobody trained or gated on; the gate doesn't see these figures.
+
+The first table starts from the bundle. The second one goes on: 100 honest corrections, then the next ones up to 300 and
+up to 1,000 as the column says, each round against what is served by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from annotated_photos import AnnotatedPhotos, annotated, open_base
+from numpy.typing import NDArray
+
+from ram_backend.metrics import mean_average_precision
+from ram_backend.settings import load_settings
+from ram_backend.training.candidates import Candidate, fit_candidate
+from ram_backend.training.gate import UNRELATED, Verdict, judge_candidate, refuse_early
+from ram_backend.training.material import Material
+from ram_backend.training.split import split
+
+SET = "flickr8k_tags"
+COUNTS = (100, 300, 1000)
+SHUFFLED = {"honest": 0.0, "half shuffled": 0.5, "shuffled": 1.0}
+"""Share of the photos whose labels are swapped."""
+LEAST_SERVED = {100: 10, 300: 18, 1000: 20}
+"""Of 20 honest rounds."""
+HARM = -0.01
+"""Change of mAP on unseen photos below which a version is clearly worse than its predecessor."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of learning and what became of it.
+
+    Attributes:
+        start: corrections that the served version was made from; 0: the bundle is served.
+        corrections: photos corrected by now.
+        labels: which of `SHUFFLED`.
+        seed: of the photos, the shuffling and the round.
+        outcome: of the verdict.
+        unrelated: it says that labels look unrelated to the images.
+        probability: of ranking better, as the gate sees it; nan where it was not asked.
+        change: candidate minus incumbent, mAP on unseen photos; nan where nothing was fitted.
+        reason: of the verdict.
+    """
+
+    start: int
+    corrections: int
+    labels: str
+    seed: int
+    outcome: str
+    unrelated: bool
+    probability: float
+    change: float
+    reason: str
+
+    @property
+    def served(self) -> bool:
+        """The gate accepts."""
+        return self.outcome == "accept"
+
+
+class Project:
+    """Photos in the order in which they are corrected, and what is served."""
+
+    def __init__(self, photos: AnnotatedPhotos, unseen: Rows, seed: int) -> None:
+        self.photos, self.unseen, self.seed = photos, unseen, seed
+        self.random = np.random.default_rng(seed)
+        self.order = self.random.permutation(photos.rows("train"))
+        self.said = self.order.copy()  # whose labels each corrected photo got
+        self.served: Candidate | None = None
+        self.served_from = 0
+        self.share: float | None = None
+
+    def correct(self, first: int, last: int, shuffled: float) -> None:
+        """Corrections `first` to `last` come in; a share of them gets each other's labels."""
+        places = self.random.permutation(np.arange(first, last))[: round(shuffled * (last - first))]
+        self.said[places] = self.order[self.random.permutation(places)]
+
+    def learn(self, corrections: int, labels: str) -> Round:
+        """One round, from the first corrections on; what is accepted is served from now on."""
+        material = self._material(corrections)
+        parts = split(material, at_most=self.share)
+        verdict, change, candidate = refuse_early(material, parts, self.seed), float("nan"), None
+        if verdict is None:
+            candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=self.seed)
+            side = material.take(parts.gate)
+            judged = candidate.logits(side.base, side.features)
+            verdict = judge_candidate(material, parts, judged, seed=self.seed)
+            change = self._quality(candidate) - self._quality(self.served)
+        found = self._round(corrections, labels, verdict, change)
+        if verdict.accepted:
+            self.served, self.served_from, self.share = candidate, corrections, parts.share
+        return found
+
+    def _material(self, corrections: int) -> Material:
+        whole = replace(self.photos.material, tokens=None)
+        rows, said = self.order[:corrections], self.said[:corrections]
+        material = replace(whole.take(rows), labels=whole.labels[said], weights=whole.weights[said])
+        if self.served is None:
+            return replace(material, incumbent=material.base)
+        return replace(material, incumbent=self.served.logits(material.base, material.features))
+
+    def _quality(self, candidate: Candidate | None) -> float:
+        whole, rows = self.photos.material, self.unseen
+        base = whole.base[rows]
+        scores = base if candidate is None else candidate.logits(base, whole.features[rows])
+        return mean_average_precision(scores, self.photos.labels[rows], self.photos.known[rows])
+
+    def _round(self, corrections: int, labels: str, verdict: Verdict, change: float) -> Round:
+        return Round(
+            start=self.served_from,
+            corrections=corrections,
+            labels=labels,
+            seed=self.seed,
+            outcome=verdict.outcome,
+            unrelated=UNRELATED in verdict.reason,
+            probability=verdict.figures.get("probability", float("nan")),
+            change=change,
+            reason=verdict.reason,
+        )
+
+
+def first_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int) -> list[Round]:
+    """From the bundle, at each number of corrections and with each kind of labels."""
+    found = []
+    for corrections in COUNTS:
+        for labels, shuffled in SHUFFLED.items():
+            for seed in range(seeds):
+                project = Project(photos, unseen, seed)
+                project.correct(0, corrections, shuffled)
+                found.append(project.learn(corrections, labels))
+    return found
+
+
+def later_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int) -> list[Round]:
+    """After a first honest round, against what it left behind."""
+    found = []
+    for labels, shuffled in SHUFFLED.items():
+        for seed in range(seeds):
+            project = Project(photos, unseen, seed)
+            project.learn(COUNTS[0], "honest")
+            for before, now in itertools.pairwise(COUNTS):
+                project.correct(before, now, shuffled)
+                found.append(project.learn(now, labels))
+    return found
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """Markdown, a row for each number of corrections and kind of labels."""
+    lines = [
+        "| corrections | labels | served | unrelated | needs data | change, all candidates (worst) |"
+        " change, served (worst) | served though worse |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for corrections in COUNTS:
+        for labels in SHUFFLED:
+            some = [one for one in rounds if (one.corrections, one.labels) == (corrections, labels)]
+            if some:
+                lines.append(_row(corrections, labels, some))
+    return "\n".join(lines)
+
+
+def _row(corrections: int, labels: str, rounds: Sequence[Round]) -> str:
+    def count(chosen: Callable[[Round], bool]) -> int:
+        return sum(chosen(one) for one in rounds)
+
+    cells = [
+        f"{corrections:,}",
+        labels,
+        f"{count(lambda one: one.served)} of {len(rounds)}",
+        f"{count(lambda one: one.unrelated)}",
+        f"{count(lambda one: one.outcome == 'needs_data')}",
+        _changes([one.change for one in rounds]),
+        _changes([one.change for one in rounds if one.served]),
+        f"{count(lambda one: one.served and one.change < 0)}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _changes(values: Sequence[float]) -> str:
+    measured = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(measured):+.3f} ({min(measured):+.3f})" if measured else "none"
+
+
+def promises(first: Sequence[Round], later: Sequence[Round], seeds: int) -> list[tuple[str, bool]]:
+    """What has to hold, and whether it does."""
+
+    def served(labels: str, corrections: int) -> int:
+        return sum(one.served for one in first if (one.labels, one.corrections) == (labels, corrections))
+
+    rounds = [*first, *later]
+    honest = [served("honest", corrections) for corrections in COUNTS]
+    wanted = [LEAST_SERVED[corrections] * seeds / 20 for corrections in COUNTS]
+    shuffled = sum(served("shuffled", corrections) for corrections in COUNTS)
+    worse = [one for one in rounds if one.labels == "half shuffled" and one.served and one.change < 0]
+    harmful = [one for one in rounds if one.served and one.change < HARM]
+    kept = all(count >= least for count, least in zip(honest, wanted, strict=True))
+    return [
+        (
+            f"shuffled labels: {shuffled} served at {', '.join(f'{count:,}' for count in COUNTS)} corrections",
+            not shuffled,
+        ),
+        (f"half shuffled labels: {len(worse)} served though worse", not worse),
+        (f"honest labels: {' / '.join(map(str, honest))} served", kept),
+        (f"all {len(rounds)} rounds: {len(harmful)} served that are worse by more than {-HARM}", not harmful),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
+    parser.add_argument("--base", type=Path, required=True, help=f"starter built without {SET}, or a bundle")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--splits", nargs="+", default=["val"], choices=("val", "test"), help="of the unseen photos")
+    parser.add_argument("--json", type=Path, help="write every round there")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    settings = load_settings()
+    bundle = open_base(chosen.base, settings, name="gate-simulation")
+    photos = annotated(chosen.data, SET, bundle, settings, threads=chosen.threads)
+    unseen = photos.rows(*chosen.splits)
+    first = first_rounds(photos, unseen, chosen.seeds)
+    print(f"## From the bundle, {chosen.seeds} seeds\n\n{table(first)}\n", flush=True)
+    later = later_rounds(photos, unseen, chosen.seeds)
+    print(f"## Against a served version, after 100 honest corrections\n\n{table(later)}\n")
+    held = promises(first, later, chosen.seeds)
+    print("\n".join(f"- {'holds' if kept else 'BROKEN'}: {sentence}" for sentence, kept in held))
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([asdict(one) for one in (*first, *later)], indent=1))
+    raise SystemExit(0 if all(kept for _, kept in held) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The gate: no version is served because it is newer.
+
+One candidate, chosen without looking here, is compared with what is served now on images that nothing was fitted or
+chosen on. It passes only with evidence that it ranks them better: mean average precision, by paired bootstrap over
+groups of look-alikes. Better thresholds or calibration alone don't count, and nothing may be harmed beside: neither
+rare tags of the project nor tags outside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import InputError
+from ram_backend.training.evidence import RankingChange, Relation, compare_rankings, permutation_test
+from ram_backend.training.guard import Guard, check_guard
+from ram_backend.training.material import Material
+from ram_backend.training.split import Split, gate_share
+from ram_backend.training.verdict import UNRELATED, Verdict, compared, count, harmed, too_little, unrelated
+
+__all__ = ["UNRELATED", "Verdict", "judge", "judge_candidate", "looks_unrelated", "refuse_early"]
+
+ACCEPTED_FROM = 0.975
+"""Share of the resamples in which the candidate has to rank better. A candidate that is as good as the incumbent
+reaches it in 1 of 40 rounds. Honest corrections hardly lose by it (with 100 photos 18 of 20 rounds are served, at .95
+it would be 19), and a project is judged again and again."""
+UNRELATED_FROM = 0.01
+"""Labels are unrelated where more than this share of permutations is ranked as well as they are."""
+FEWEST_IMAGES, FEWEST_POSITIVES = 15, 10
+"""Of the gate: groups of look-alikes, and pairs that are right under tags that also have wrong ones. Below, a single
+image decides; from here on the bootstrap keeps its level (measured with 12 images and 6 positives)."""
+WORTH_WAITING = 4.0
+"""Where a gate so many times as large would make the gain certain, the verdict is `needs_data`; beyond, `reject`."""
+
+Floats = NDArray[np.floating]
+
+
+def judge(
+    *,
+    tags: Sequence[str],
+    labels: NDArray[np.bool_],
+    weights: Floats,
+    incumbent: Floats,
+    candidate: Floats,
+    groups: NDArray[np.int64],
+    guard: Guard | None = None,
+    relation: Relation | None = None,
+    share: float | None = None,
+    cross_validated: Mapping[str, Mapping[str, float]] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Compares a candidate with the incumbent on the gate's images.
+
+    Args:
+        tags: L texts.
+        labels: (N, L) of the gate's images.
+        weights: (N, L) in [0, 1]; 0: nobody said.
+        incumbent: (N, L) scores or log-odds of what is served now; only the order within a tag matters.
+        candidate: (N, L).
+        groups: (N,) numbers of look-alikes.
+        guard: scores of tags outside the subset; None: the candidate can't change them.
+        relation: of the incumbent to *all* corrections (`looks_unrelated`); None: measured on the gate's images.
+        share: the gate's share of the corrections, to say how many more are needed; None: the usual one.
+        cross_validated: figures of the recipes inside the fitted images, kept among the verdict's; they decide nothing.
+        seed: of resamples and permutations.
+
+    Returns:
+        The verdict. Figures: `images` (groups), `tags`, `positives`, `map_incumbent`, `map_candidate`, `map_change`,
+        `change_low`, `change_high` (95 % interval), `probability` of being better (for the mAP that these are of see
+        `RankingChange`), `needed_probability`, `macro_incumbent`, `macro_candidate`, `macro_change`, `place`,
+        `place_by_chance`, `p_unrelated`, with a guard `guard_move`, `guard_relative_move`, `guard_agreement`, and with
+        the outcome `needs_data` `more_corrections`.
+
+    Raises:
+        InputError: shapes that don't fit each other.
+    """
+    shape = (len(groups), len(tags))
+    for name, array in (("labels", labels), ("weights", weights), ("incumbent", incumbent), ("candidate", candidate)):
+        if array.shape != shape:
+            raise InputError(f"The gate has {name} {array.shape} instead of {shape}.")
+    figures: dict[str, float] = {"images": float(len(np.unique(groups))), "needed_probability": ACCEPTED_FROM}
+    for recipe, found in (cross_validated or {}).items():
+        figures |= {f"cross_validated.{recipe}.{name}": value for name, value in found.items()}
+    guarded = None if guard is None else check_guard(guard)
+    if guarded is not None:
+        figures |= {
+            "guard_move": guarded.move,
+            "guard_relative_move": guarded.relative_move,
+            "guard_agreement": guarded.agreement,
+        }
+    if not np.isfinite(candidate).all():
+        return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
+    part = gate_share(len(np.unique(groups))) if share is None else share
+    refusal = _too_little(labels, weights, groups, part, figures)
+    if refusal is not None:
+        return refusal
+    change = compare_rankings(incumbent, candidate, labels, weights, groups, seed)
+    relation = permutation_test(incumbent, labels, weights, groups, seed) if relation is None else relation
+    figures |= _figures_of(change) | _relation_figures(relation)
+    if relation.p_value > UNRELATED_FROM:
+        return Verdict("reject", unrelated(relation), figures)
+    if guarded is not None and not guarded.harmless:
+        return Verdict("reject", harmed(guarded), figures)
+    return _by_evidence(change, part, figures)
+
+
+def looks_unrelated(
+    incumbent: Floats,
+    labels: NDArray[np.bool_],
+    weights: Floats,
+    groups: NDArray[np.int64],
+    seed: int = 0,
+) -> Relation:
+    """Whether the incumbent ranks the corrections better than permuted ones: all of them, fit and gate, tags pooled.
+
+    Args:
+        incumbent: (N, L) scores or log-odds of what is served now.
+        labels: (N, L).
+        weights: (N, L) in [0, 1].
+        groups: (N,).
+        seed: of the permutations.
+
+    Returns:
+        The relation; `judge` refuses where its p-value is above `UNRELATED_FROM`.
+    """
+    return permutation_test(incumbent, labels, weights, groups, seed)
+
+
+def refuse_early(material: Material, parts: Split, seed: int = 0) -> Verdict | None:
+    """What can be said before anything is fitted: too little to judge by, or labels unrelated to the images.
+
+    Args:
+        material: all corrections.
+        parts: its split.
+        seed: of the permutations.
+
+    Returns:
+        `needs_data` or `reject`; None where fitting is worth while.
+    """
+    gate, fit = parts.gate, parts.fit
+    figures = {"images": float(len(np.unique(parts.groups[gate])))}
+    refusal = _too_little(material.labels[gate], material.weights[gate], parts.groups[gate], parts.share, figures)
+    if refusal is not None:
+        return refusal
+    if not _telling(material.labels[fit], material.weights[fit]).any():
+        reason = "No tag has both right and wrong images to learn from yet: correct more images."
+        return Verdict("needs_data", reason, figures)
+    relation = looks_unrelated(material.incumbent, material.labels, material.weights, parts.groups, seed)
+    if relation.p_value > UNRELATED_FROM:
+        return Verdict("reject", unrelated(relation), figures | _relation_figures(relation))
+    return None
+
+
+def judge_candidate(
+    material: Material,
+    parts: Split,
+    candidate: Floats,
+    *,
+    guard: Guard | None = None,
+    cross_validated: Mapping[str, Mapping[str, float]] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """`judge` on the gate's part of the material, with the relation measured on all of it.
+
+    Args:
+        material: all corrections.
+        parts: the split whose `fit` the candidate comes from.
+        candidate: (len(parts.gate), L) log-odds of the candidate on the gate's images.
+        guard: see `judge`.
+        cross_validated: see `judge`.
+        seed: of resamples and permutations.
+
+    Returns:
+        The verdict.
+    """
+    return judge(
+        tags=material.tags,
+        labels=material.labels[parts.gate],
+        weights=material.weights[parts.gate],
+        incumbent=material.incumbent[parts.gate],
+        candidate=candidate,
+        groups=parts.groups[parts.gate],
+        guard=guard,
+        relation=looks_unrelated(material.incumbent, material.labels, material.weights, parts.groups, seed),
+        share=parts.share,
+        cross_validated=cross_validated,
+        seed=seed,
+    )
+
+
+def _too_little(
+    labels: NDArray[np.bool_], weights: Floats, groups: NDArray[np.int64], share: float, figures: dict[str, float]
+) -> Verdict | None:
+    images, positives = len(np.unique(groups)), int((labels & (weights > 0))[:, _telling(labels, weights)].sum())
+    missing = float(max(FEWEST_IMAGES - images, 0))
+    if positives < FEWEST_POSITIVES:
+        per_image = max(positives, 1) / max(images, 1)
+        missing = max(missing, (FEWEST_POSITIVES - positives) / per_image)
+    if not missing:
+        return None
+    more = math.ceil(missing / share)
+    reason = too_little(images, positives, (FEWEST_IMAGES, FEWEST_POSITIVES), more)
+    return Verdict("needs_data", reason, figures | {"positives": positives, "more_corrections": more})
+
+
+def _telling(labels: NDArray[np.bool_], weights: Floats) -> NDArray[np.bool_]:
+    """(L,): tags with images that they are right for and images that they are wrong for."""
+    known = weights > 0
+    return np.logical_and((labels & known).any(axis=0), (~labels & known).any(axis=0))
+
+
+def _by_evidence(change: RankingChange, share: float, figures: dict[str, float]) -> Verdict:
+    images = int(figures["images"])
+    found = compared(change, images)
+    if change.probability >= ACCEPTED_FROM and change.macro_change >= 0:
+        return Verdict("accept", f"The candidate ranks better: {found}.", figures)
+    if change.probability >= ACCEPTED_FROM:
+        sentence = (
+            f"The candidate ranks frequent tags better and the others worse: {found}; with each tag counted the same"
+            f" {change.macro_change:+.3f}."
+        )
+        return Verdict("reject", sentence, figures)
+    times = _times_the_gate(change)
+    if times <= WORTH_WAITING:
+        more = max(1, math.ceil((times - 1) * images / share))
+        sentence = (
+            f"The candidate may rank better, but the gate can't tell yet: {found}, {ACCEPTED_FROM:.1%} are needed;"
+            f" about {count(more, 'more corrected image')} would settle it."
+        )
+        return Verdict("needs_data", sentence, figures | {"more_corrections": more})
+    if not change.low and not change.high and not change.change:
+        return Verdict("reject", f"The candidate ranks exactly as what is served now: {found}.", figures)
+    sentence = f"The candidate doesn't rank better: {found}, {ACCEPTED_FROM:.1%} are needed."
+    return Verdict("reject", sentence, figures)
+
+
+def _times_the_gate(change: RankingChange) -> float:
+    """How many times as large the gate would have to be for the seen change to be certain enough; inf for no gain."""
+    if change.change <= 0 or change.spread <= 0:
+        return float("inf")
+    return (NormalDist().inv_cdf(ACCEPTED_FROM) * change.spread / change.change) ** 2
+
+
+def _figures_of(change: RankingChange) -> dict[str, float]:
+    return {
+        "tags": change.tags,
+        "positives": change.positives,
+        "map_incumbent": change.before,
+        "map_candidate": change.after,
+        "map_change": change.change,
+        "change_low": change.low,
+        "change_high": change.high,
+        "probability": change.probability,
+        "macro_incumbent": change.macro_before,
+        "macro_candidate": change.macro_after,
+        "macro_change": change.macro_change,
+    }
+
+
+def _relation_figures(relation: Relation) -> dict[str, float]:
+    return {"place": relation.place, "place_by_chance": relation.chance, "p_unrelated": relation.p_value}

@@ -1,0 +1,69 @@
+"""Perceptual hashes: what keeps them, what changes them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from ram_backend.images import perceptual_hash
+
+
+def scene(seed: int, side: int = 240) -> Image.Image:
+    """A colour picture with coarse and fine structure, as unlike others as photos are."""
+    values = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def differing(one: Image.Image, other: Image.Image) -> int:
+    return (perceptual_hash(one) ^ perceptual_hash(other)).bit_count()
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_size_compression_and_light_leave_the_hash_nearly_alone(seed: int) -> None:
+    photo = scene(seed)
+    margin = photo.width // 50
+    for other in (
+        photo.resize((97, 61)),
+        as_jpeg(photo, 30),
+        ImageEnhance.Brightness(photo).enhance(0.8),
+        ImageEnhance.Contrast(photo).enhance(0.7),
+        photo.convert("RGBA"),
+        photo.crop((margin, margin, photo.width - margin, photo.height - margin)),
+    ):
+        assert differing(photo, other) <= 8
+
+
+def test_different_pictures_differ_in_many_bits() -> None:
+    photos = [scene(seed) for seed in range(25)]
+    bits = [differing(one, other) for one, other in itertools.combinations(photos, 2)]
+    assert min(bits) > 8
+    assert 28 < np.mean(bits) < 36
+    assert differing(photos[0], photos[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 8
+
+
+def test_hash_has_64_bits_about_half_of_them_set() -> None:
+    hashes = [perceptual_hash(scene(seed)) for seed in range(25)]
+    assert all(0 <= value < 2**64 for value in hashes)
+    assert all(value.bit_count() == 32 for value in hashes)
+    assert max(hashes) >= 2**63  # the highest bit is used
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "#7f7f7f"])
+def test_flat_picture_has_no_bits(colour: str) -> None:
+    assert perceptual_hash(Image.new("RGB", (50, 20), colour)) == 0
+
+
+def test_hash_is_the_same_in_every_release() -> None:
+    """Stored hashes are compared with new ones: a change of the method would part look-alikes."""
+    assert perceptual_hash(scene(0)) == 14527529716068912310
+    assert perceptual_hash(scene(1)) == 1064412993749654870

@@ -1,0 +1,110 @@
+"""What a version changes about a bundle: a linear delta per tag, taken apart and put together again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ram_backend.errors import VersionDamaged
+from ram_backend.models import Calibration, Delta, feature_width, features_of
+from ram_backend.models.delta import TENSORS
+
+
+def delta(**changes: Any) -> Delta:
+    parts: dict[str, Any] = {
+        "tags": ("cat", "dog"),
+        "trust": np.array([0.5, 2], dtype=np.float32),
+        "weight": np.array([[1, 0, -1], [0, 3, 0]], dtype=np.float32),
+        "bias": np.array([0.25, -1], dtype=np.float32),
+        "calibration": Calibration(np.array([2, 1], dtype=np.float32), np.array([0, -0.5], dtype=np.float32)),
+        "thresholds": np.array([0.3, 0.6], dtype=np.float32),
+    }
+    return Delta(**(parts | changes))
+
+
+def test_logits_are_trusted_log_odds_plus_a_linear_reading_of_the_image() -> None:
+    z = np.array([[4, -1], [0, 0]], dtype=np.float32)
+    features = np.array([[1, 2, 3], [0, 1, 0]], dtype=np.float32)
+    by_hand = np.array([[0.5 * 4 + 1 - 3 + 0.25, 2 * -1 + 6 - 1], [0.25, 3 - 1]])
+    assert delta().logits(z, features) == pytest.approx(by_hand)
+    assert delta().log_odds(z, features) == pytest.approx(by_hand * [2, 1] + [0, -0.5])
+
+
+def test_the_identity_changes_nothing() -> None:
+    thresholds = np.array([0.2, 0.7], dtype=np.float32)
+    same = Delta.identity(["cat", "dog"], thresholds, 3)
+    z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    features = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    assert np.array_equal(same.log_odds(z, features), z)
+    assert np.array_equal(same.thresholds, thresholds)
+    assert same.width == 3
+    assert len(same) == 2
+
+
+def test_features_are_the_global_token() -> None:
+    tokens = np.arange(2 * 3 * 4, dtype=np.float16).reshape(2, 3, 4)
+    found = features_of(tokens)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]
+    assert feature_width((3, 4)) == found.shape[1]
+
+
+def test_tensors_carry_everything_but_the_tags() -> None:
+    tensors = delta().to_tensors()
+    assert set(tensors) == set(TENSORS)
+    again = Delta.from_tensors(("cat", "dog"), tensors)
+    z, features = np.ones((1, 2), dtype=np.float32), np.ones((1, 3), dtype=np.float32)
+    assert again.log_odds(z, features).tobytes() == delta().log_odds(z, features).tobytes()
+    assert np.array_equal(again.thresholds, delta().thresholds)
+
+
+def test_a_selection_keeps_each_tag_with_its_numbers() -> None:
+    one = delta().take([1])
+    assert one.tags == ("dog",)
+    z, features = np.array([[3.0, 5.0]], dtype=np.float32), np.ones((1, 3), dtype=np.float32)
+    assert one.log_odds(z[:, 1:], features) == pytest.approx(delta().log_odds(z, features)[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tags": ("cat", "cat")}, "names a tag twice"),
+        ({"tags": ("cat", "")}, "an empty one"),
+        ({"tags": ("cat", "dog", "cow")}, "is for 3 tags"),
+        ({"trust": np.array([0.0, 1.0])}, "trust that is not above 0"),
+        ({"trust": np.array([1.0])}, r"has trust \(1,\)"),
+        ({"bias": np.array([np.nan, 0])}, "bias that are not finite"),
+        ({"weight": np.full((2, 3), np.inf)}, "weight that are not finite"),
+        ({"thresholds": np.array([0.5, 1.0])}, r"outside \[0, 1\)"),
+        ({"thresholds": np.array([-0.1, 0.5])}, r"outside \[0, 1\)"),
+        ({"calibration": Calibration.identity(3)}, "is for 2 tags"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(VersionDamaged, match=said):
+        delta(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("slope", np.array([1, -1], dtype=np.float32), "calibration"),
+        ("offset", np.array([0, np.nan], dtype=np.float32), "calibration"),
+        ("offset", np.zeros(3, dtype=np.float32), "calibration"),
+        ("weight", np.zeros((2, 3)), "float64 instead of float32"),
+        ("weight", np.zeros(2, dtype=np.float32), "weights"),
+        ("extra", np.zeros(1, dtype=np.float32), "extra"),
+    ],
+)
+def test_damaged_tensors_are_refused(name: str, value: np.ndarray, said: str) -> None:
+    with pytest.raises(VersionDamaged, match=said):
+        Delta.from_tensors(("cat", "dog"), delta().to_tensors() | {name: value})
+
+
+def test_a_missing_tensor_is_named() -> None:
+    tensors = delta().to_tensors()
+    del tensors["bias"]
+    with pytest.raises(VersionDamaged, match="bias"):
+        Delta.from_tensors(("cat", "dog"), tensors)

@@ -1,0 +1,311 @@
+"""The gate: what it lets through, what it refuses, and how it says so.
+
+The projects are made up: images are random features, the truth is linear in them, the bundle knows it in part. The same
+simulation on real photos is `benchmarks/gate_simulation.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ram_backend.errors import InputError
+from ram_backend.training import gate
+from ram_backend.training.candidates import fit_candidate
+from ram_backend.training.evidence import Relation
+from ram_backend.training.gate import UNRELATED, Verdict, judge, judge_candidate, looks_unrelated, refuse_early
+from ram_backend.training.guard import Guard
+from ram_backend.training.material import Material
+from ram_backend.training.split import Split, split
+
+TAGS, WIDTH = 20, 24
+Array = NDArray[Any]
+Labels = NDArray[np.bool_]
+
+
+def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS) -> Material:
+    """Honest corrections, or those of somebody who labelled other images."""
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(images, WIDTH))
+    truth = features @ random.normal(size=(WIDTH, tags)) / np.sqrt(WIDTH)
+    labels = truth + 0.2 * random.normal(size=truth.shape) > 1.2
+    base = 1.5 * truth + 2.0 * features @ random.normal(size=(WIDTH, tags)) / np.sqrt(WIDTH) - 2.0
+    if shuffled:
+        labels = labels[random.permutation(images)]
+    log_odds = base.astype(np.float32)
+    return Material(
+        tags=tuple(f"tag {number}" for number in range(tags)),
+        features=features.astype(np.float32),
+        tokens=None,
+        base=log_odds,
+        incumbent=log_odds,
+        labels=labels,
+        weights=np.where(labels, 1.0, 0.5).astype(np.float32),
+        content=tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
+        phash=random.integers(0, 2**64, images, dtype=np.uint64),
+        ground_truth=np.zeros(images, dtype=np.bool_),
+        known_tags=np.ones(tags, dtype=np.bool_),
+        base_thresholds=np.full(tags, 0.5, dtype=np.float32),
+    )
+
+
+def learned(material: Material, seed: int = 0) -> tuple[Split, Verdict]:
+    """A round from corrections to verdict, with the default recipe."""
+    parts = split(material)
+    refusal = refuse_early(material, parts, seed)
+    if refusal is not None:
+        return parts, refusal
+    candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
+    side = material.take(parts.gate)
+    return parts, judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+
+
+def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Labels]:
+    random = np.random.default_rng(seed)
+    labels = random.random((images, tags)) < 0.2
+    return random.normal(size=labels.shape) + labels, labels
+
+
+def judged(incumbent: Array, candidate: Array, labels: Labels, **options: Any) -> Verdict:
+    inputs: dict[str, Any] = {
+        "tags": [f"tag {number}" for number in range(labels.shape[1])],
+        "weights": np.ones(labels.shape),
+        "groups": np.arange(len(labels)),
+    }
+    return judge(incumbent=incumbent, candidate=candidate, labels=labels, **(inputs | options))
+
+
+def test_honest_corrections_are_served() -> None:
+    outcomes = [learned(project(seed, 200), seed)[1] for seed in range(6)]
+    assert [verdict.outcome for verdict in outcomes].count("accept") >= 5
+    served = next(verdict for verdict in outcomes if verdict.accepted)
+    assert served.figures["map_change"] > 0
+    assert served.figures["change_low"] > 0
+    assert served.reason.startswith("The candidate ranks better: mAP 0.")
+
+
+def test_labels_of_other_images_are_refused_and_the_reason_says_so() -> None:
+    outcomes = [learned(project(seed, 200, shuffled=True), seed)[1] for seed in range(6)]
+    assert not any(verdict.accepted for verdict in outcomes)
+    reasons = [verdict.reason for verdict in outcomes if verdict.outcome == "reject"]
+    assert sum(UNRELATED in reason for reason in reasons) >= 5
+    assert all("\n" not in reason and reason.endswith(".") for reason in reasons)
+
+
+def test_shuffled_labels_are_refused_by_the_comparison_too() -> None:
+    """Without the test of the relation: what is learned from other images' labels is no better."""
+    accepted = []
+    for seed in range(10):
+        material = project(seed, 200, shuffled=True)
+        parts = split(material)
+        candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
+        side = material.take(parts.gate)
+        verdict = judged(
+            side.incumbent,
+            candidate.logits(side.base, side.features),
+            side.labels,
+            weights=side.weights,
+            relation=Relation(0.9, 0.55, 0.001),
+            seed=seed,
+        )
+        assert UNRELATED not in verdict.reason
+        accepted.append(verdict.accepted)
+    assert sum(accepted) <= 2
+
+
+def test_few_corrections_need_more_and_the_verdict_says_how_many() -> None:
+    parts, verdict = learned(project(0, 25))
+    assert verdict.outcome == "needs_data"
+    missing = gate.FEWEST_IMAGES - len(parts.gate)
+    assert missing > 0
+    assert verdict.figures["more_corrections"] >= missing / parts.share
+    assert f"about {verdict.figures['more_corrections']:.0f} more corrected images" in verdict.reason
+
+
+def test_images_without_right_tags_need_more() -> None:
+    scores, labels = scored(images=100)
+    labels[:, :] = False
+    labels[:5, 0] = True
+    verdict = judged(scores, scores + labels, labels, share=0.25)
+    assert verdict.outcome == "needs_data"
+    assert "5 right tags" in verdict.reason
+    assert verdict.figures["more_corrections"] == 400  # 5 more, of which 100 images give 5, and a quarter is set aside
+
+
+def test_tags_that_are_always_right_tell_nothing() -> None:
+    scores, labels = scored(tags=2)
+    assert judged(scores, scores, np.ones_like(labels)).outcome == "needs_data"
+
+
+def test_nothing_to_learn_from_is_said_before_fitting() -> None:
+    material = project(0, 200)
+    parts = split(material)
+    assert refuse_early(material, parts) is None
+    labels = material.labels.copy()
+    labels[parts.fit] = False
+    verdict = refuse_early(dataclasses.replace(material, labels=labels), parts)
+    assert verdict is not None
+    assert verdict.outcome == "needs_data"
+    assert "to learn from" in verdict.reason
+
+
+def test_better_ranking_is_accepted() -> None:
+    scores, labels = scored()
+    verdict = judged(scores, scores + 1.5 * labels, labels)
+    assert verdict.accepted
+    assert verdict.figures["probability"] >= gate.ACCEPTED_FROM
+    assert "60 images that nothing was fitted on" in verdict.reason
+
+
+def test_worse_ranking_is_rejected() -> None:
+    scores, labels = scored()
+    verdict = judged(scores + 1.5 * labels, scores, labels)
+    assert verdict.outcome == "reject"
+    assert verdict.figures["map_change"] < 0
+    assert "doesn't rank better" in verdict.reason
+
+
+def test_better_calibration_alone_is_rejected() -> None:
+    scores, labels = scored()
+    verdict = judged(scores, 3 * scores - 2, labels)
+    assert verdict.outcome == "reject"
+    assert "ranks exactly as" in verdict.reason
+
+
+def test_a_hint_of_a_gain_needs_data() -> None:
+    scores, labels = scored(images=40)
+    random = np.random.default_rng(3)
+    hints = [
+        judged(scores, scores + gain * labels + 0.4 * random.normal(size=scores.shape), labels)
+        for gain in np.linspace(0.2, 0.5, 12)
+    ]
+    hint = next(verdict for verdict in hints if verdict.outcome == "needs_data")
+    assert hint.figures["map_change"] > 0
+    assert hint.figures["more_corrections"] >= 1
+    assert "can't tell yet" in hint.reason
+
+
+def test_gain_of_frequent_tags_at_the_cost_of_the_others_is_rejected() -> None:
+    random = np.random.default_rng(0)
+    rates = np.array([0.5] * 4 + [0.02] * 12)
+    labels = random.random((300, 16)) < rates
+    scores = random.normal(size=labels.shape) + labels
+    harmed = scores.copy()
+    harmed[:, :4] += 2 * labels[:, :4]
+    harmed[:, 4:] -= 0.7 * labels[:, 4:]
+    verdict = judged(scores, harmed, labels)
+    assert verdict.figures["probability"] > gate.ACCEPTED_FROM
+    assert verdict.figures["macro_change"] < 0
+    assert verdict.outcome == "reject"
+    assert "the others worse" in verdict.reason
+
+
+def test_harm_to_tags_outside_is_rejected_however_good_the_ranking() -> None:
+    scores, labels = scored()
+    before = np.full((50, 30), 0.02)
+    better = scores + 1.5 * labels
+    assert judged(scores, better, labels, guard=Guard(before, before, np.full(30, 0.5))).accepted
+    verdict = judged(scores, better, labels, guard=Guard(before, before + 0.02, np.full(30, 0.5)))
+    assert verdict.outcome == "reject"
+    assert "tags outside the project" in verdict.reason
+    assert verdict.figures["guard_move"] == pytest.approx(0.02)
+    assert verdict.figures["probability"] >= gate.ACCEPTED_FROM  # the comparison is told as well
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_diverged_candidate_is_rejected(value: float) -> None:
+    scores, labels = scored()
+    broken = scores + 1.5 * labels
+    broken[3, 3] = value
+    verdict = judged(scores, broken, labels)
+    assert verdict.outcome == "reject"
+    assert "not finite" in verdict.reason
+
+
+def test_unrelated_labels_are_refused_however_good_the_ranking() -> None:
+    scores, labels = scored()
+    relation = Relation(place=0.503, chance=0.52, p_value=0.4)
+    verdict = judged(scores, scores + 1.5 * labels, labels, relation=relation)
+    assert verdict.outcome == "reject"
+    assert UNRELATED in verdict.reason
+    assert verdict.figures["p_unrelated"] == 0.4
+
+
+def test_the_gates_own_images_tell_where_nothing_else_is_known() -> None:
+    scores, labels = scored(images=150)
+    permuted = labels[np.random.default_rng(0).permutation(150)]
+    assert UNRELATED in judged(scores, scores + 1.5 * permuted, permuted).reason
+
+
+def test_unknown_pairs_play_no_part() -> None:
+    scores, labels = scored()
+    better = scores + 1.5 * labels
+    weights = np.ones(labels.shape)
+    weights[:, 4:] = 0
+    changed = better.copy()
+    changed[:, 4:] = -scores[:, 4:]
+    relation = Relation(0.9, 0.5, 0.001)
+    one = judged(scores, better, labels, weights=weights, relation=relation)
+    other = judged(scores, changed, labels, weights=weights, relation=relation)
+    assert one.figures == other.figures
+    assert one.figures["tags"] == 4
+
+
+def test_all_corrections_tell_whether_labels_are_related() -> None:
+    scores, labels = scored(images=300)
+    honest = looks_unrelated(scores, labels, np.ones(labels.shape), np.arange(300))
+    assert honest.p_value <= 0.01
+    assert honest.place > honest.chance
+    permuted = labels[np.random.default_rng(0).permutation(300)]
+    assert looks_unrelated(scores, permuted, np.ones(labels.shape), np.arange(300)).p_value > 0.01
+
+
+def test_new_tags_that_start_near_chance_are_not_taken_for_unrelated() -> None:
+    """Forty new tags, a bundle that hardly knows them, 100 honest corrections."""
+    random = np.random.default_rng(4)
+    labels = random.random((100, 40)) < 0.05
+    scores = random.normal(size=labels.shape) + 0.5 * labels
+    assert looks_unrelated(scores, labels, np.ones(labels.shape), np.arange(100)).p_value <= 0.01
+
+
+def test_same_seed_gives_the_same_verdict() -> None:
+    scores, labels = scored()
+    better = scores + 0.5 * labels
+    assert judged(scores, better, labels, seed=3) == judged(scores, better, labels, seed=3)
+
+
+def test_verdict_survives_json() -> None:
+    scores, labels = scored()
+    validated = {"residual": {"map": 0.31, "nothing": math.nan}}
+    verdict = judged(scores, scores + 1.5 * labels, labels, cross_validated=validated)
+    assert verdict.figures["cross_validated.residual.map"] == 0.31
+    assert all(math.isfinite(value) for value in verdict.figures.values())
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"outcome": "maybe", "reason": "", "figures": {}},
+        {"outcome": "accept", "reason": None, "figures": {}},
+        {"outcome": "accept", "reason": "", "figures": [1]},
+        {"outcome": "accept", "reason": "", "figures": {"map_change": "much"}},
+    ],
+)
+def test_broken_verdict_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="verdict"):
+        Verdict.from_json(values)
+
+
+def test_shapes_have_to_fit() -> None:
+    scores, labels = scored()
+    with pytest.raises(InputError, match=r"candidate \(60, 7\) instead of \(60, 8\)"):
+        judged(scores, scores[:, :7], labels)
