@@ -32,9 +32,9 @@ $(STUDIO_STAMP):
 	$(RAM_STUDIO_VENV)/bin/pip install --disable-pip-version-check label-studio==$(STUDIO_VERSION)
 	@touch $@
 
-# Tags the photos that come with the project, then serves until Ctrl-C.
+# Tags the photos that come with the project, then serves, with a worker beside that learns, until Ctrl-C.
 run: demo
-	@$(BIN)/ram-backend serve
+	@$(BIN)/ram-backend serve --with-worker
 
 # Tags those photos, and that is all.
 demo: install

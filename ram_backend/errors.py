@@ -28,6 +28,7 @@
     │   ├── VersionsUnavailable    the folder of versions can't be written
     │   ├── ValkeyUnavailable      the queue of jobs can't be reached or started
     │   ├── JobLost                the claim on a job has passed to another worker
+    │   ├── PredictionsLate        a request's predictions are not done within the time that its caller waits
     │   └── ImageUnreachable       where the image is doesn't answer now; asking again later may help
     │       └── LabelStudioUnreachable      that is Label Studio, or its address is not known
     │           └── LabelStudioUnauthorized  it answers, but takes no token that we have
@@ -145,6 +146,10 @@ class ValkeyUnavailable(NotAvailable):
 
 class JobLost(NotAvailable):
     """The claim on a job has passed to another worker, or has ended: whoever held it may publish nothing."""
+
+
+class PredictionsLate(NotAvailable):
+    """The predictions of a request are not done within the time that its caller waits; what is done is remembered."""
 
 
 class LabelStudioUnreachable(ImageUnreachable):

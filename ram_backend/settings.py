@@ -14,6 +14,7 @@ from ram_backend.errors import SettingsError
 
 Device = Literal["cpu", "cuda", "auto"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Tuning = Literal["auto", "off", "whole", "low-rank"]
 
 
 class Settings(BaseSettings):
@@ -23,7 +24,19 @@ class Settings(BaseSettings):
     inference may use (None: all cores that the process may run on). Of one image, `fetch_seconds` is the time from its
     address to its last byte; `fetch_threads` are fetched at a time. Images are not fetched from internal addresses but
     Label Studio's and those of `allowed_image_hosts`: hosts, hosts with ports and networks, separated by commas.
-    `token_cache_bytes` = 0 turns the cache of image tokens off.
+    `token_cache_bytes` = 0 turns the cache of image tokens off. Of each project the latest `keep_versions` versions
+    stay on disk, and whatever is served.
+
+    What an annotator left unticked is believed with `untouched_weight` (0 to 1) where the list was on screen, that is a
+    `Choices` of at most `listed_tags` choices, and with `untouched_hidden_weight` in longer lists and in a `Taxonomy`.
+
+    Of jobs: `worker` makes `serve` start a worker beside. A project is trained anew when `train_after` of its
+    corrections have changed since the last attempt (0: only when asked), counted `train_debounce_seconds` after one has
+    come in. A job may take `job_timeout_seconds`, is tried `job_attempts` times, and is taken over when its worker has
+    given no sign of life for `claim_seconds`. `tuning` says whether a project may get a tagging head of its own beside
+    what is learned on top of the bundle's ("auto": where there is a GPU and enough corrections). After a swap up to
+    `refresh_tasks` unlabelled tasks get new predictions, `refresh_portion` of them in one request (Label Studio waits
+    100 s for it).
     """
 
     model_config = SettingsConfigDict(env_prefix="RAM_", extra="ignore", frozen=True, populate_by_name=True)
@@ -64,12 +77,30 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=95, ge=0)
     batch_wait_seconds: float = Field(default=0.005, ge=0, le=1)
     max_snapshots: int = Field(default=32, ge=1)
+    untouched_weight: float = Field(default=0.5, ge=0, le=1)
+    untouched_hidden_weight: float = Field(default=0.05, ge=0, le=1)
+    listed_tags: int = Field(default=200, ge=0)
+    keep_versions: int = Field(default=20, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    worker: bool = False
+    train_after: int = Field(default=100, ge=0)
+    train_debounce_seconds: float = Field(default=5, ge=0)
+    job_timeout_seconds: int = Field(default=21_600, ge=1)
+    job_attempts: int = Field(default=3, ge=1)
+    claim_seconds: float = Field(default=15, gt=0)
+    tuning: Tuning = "auto"
+    refresh_tasks: int = Field(default=2000, ge=0)
+    refresh_portion: int = Field(default=50, ge=1, le=1000)
 
     @property
     def bundles_dir(self) -> Path:
         """Where bundles live: one directory each."""
         return self.data_dir / "bundles"
+
+    @property
+    def versions_dir(self) -> Path:
+        """Where what was learned from corrections lives: one directory per project, in it one per version."""
+        return self.data_dir / "versions"
 
     @property
     def cache_dir(self) -> Path:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from ram_backend.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from postgres import Cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_SHARED = "the folder of reference data is not beside the repository"
@@ -56,3 +64,39 @@ def with_starter(starter_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment of somebody who has used the starter bundle before."""
     monkeypatch.setenv("RAM_DATA_DIR", str(starter_data))
     return starter_data
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of our own; each `new_database()` is the address of an empty database."""
+    from postgres import Cluster, find_programs
+
+    made = Cluster(find_programs())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop(for_good=True)
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings with an empty database of either kind."""
+    if request.param == "sqlite":
+        return load_settings(data_dir=tmp_path / "data")
+    return load_settings(data_dir=tmp_path / "data", database_url=request.getfixturevalue("cluster").new_database())
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Waits until something is so, and fails where it never is."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail("it never came about")
+            time.sleep(0.01)
+
+    return wait

@@ -9,13 +9,18 @@ import typer
 
 from ram_backend import __version__
 from ram_backend.cli.bundles import app as bundles_app
+from ram_backend.cli.corrections import app as corrections_app
 from ram_backend.cli.demo import demo
 from ram_backend.cli.doctor import doctor
+from ram_backend.cli.jobs import jobs
 from ram_backend.cli.project import app as project_app
 from ram_backend.cli.serve import serve
 from ram_backend.cli.studio import studio
 from ram_backend.cli.tag import tag
+from ram_backend.cli.train import train
+from ram_backend.cli.versions import app as versions_app
 from ram_backend.cli.vocabulary import app as vocabulary_app
+from ram_backend.cli.worker import worker
 from ram_backend.errors import RamError
 
 app = typer.Typer(
@@ -28,11 +33,16 @@ app = typer.Typer(
 app.command()(tag)
 app.command()(demo)
 app.command()(serve)
+app.command()(worker)
+app.command()(train)
+app.command()(jobs)
 app.command()(studio)
 app.command()(doctor)
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(vocabulary_app, name="vocabulary")
 app.add_typer(project_app, name="project")
+app.add_typer(corrections_app, name="corrections")
+app.add_typer(versions_app, name="versions")
 
 
 def _version(asked: bool) -> None:

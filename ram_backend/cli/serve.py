@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ram_backend.cli.opening import notes
+from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
 from ram_backend.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from ram_backend.jobs.desk import Desk
 
 
 def serve(
@@ -17,17 +23,23 @@ def serve(
         typer.Option(min=0, max=65535, help="Port (default: RAM_PORT, else 9090); if taken, the next free one."),
     ] = None,
     bundle: Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")] = None,
+    with_worker: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-worker/--without-worker",
+            help="Also start a worker, which learns from corrections (default: RAM_WORKER, else none).",
+        ),
+    ] = None,
 ) -> None:
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
     from ram_backend.server import bind, configure_logging, create_app, identify, prepare, run
 
-    settings = load_settings(host=host, port=port, bundle=bundle)
+    settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
     configure_logging(settings.log_level)
     listening = bind(settings.host, settings.port)
     with notes.status("Opening the bundle") as status:
         prepare(settings, status.update)
         identity = identify(settings)
-    app = create_app(settings, identity=identity)
     port_taken = listening.getsockname()[1]
     if settings.port not in (0, port_taken):
         typer.echo(f"Port {settings.port} is taken: using {port_taken} instead.")
@@ -35,8 +47,33 @@ def serve(
     vocabulary = len(identity.bundle.vocabulary)
     typer.echo(f"ram-backend serves {url} with the bundle {identity.bundle.name} ({vocabulary:,} tags).")
     typer.echo(_next_step(url, settings))
-    run(app, settings, listening)
+    with _jobs(settings) as (desk, own):
+        run(create_app(own, identity=identity, desk=desk), own, listening)
     typer.echo("Stopped.")
+
+
+@contextmanager
+def _jobs(settings: Settings) -> Iterator[tuple[Desk, Settings]]:
+    """Where training is asked for, and settings that name the queue; without a queue the server serves all the same."""
+    from ram_backend.database import open_database, upgrade
+    from ram_backend.jobs.beside import WorkerBeside
+    from ram_backend.jobs.desk import Desk
+    from ram_backend.jobs.valkey import Valkey
+
+    with ExitStack() as stack:
+        database = open_database(settings)
+        stack.callback(database.close)
+        with suppress(DatabaseUnavailable):  # the server says so itself, and tries again
+            upgrade(database)
+        valkey: Valkey | None = None
+        try:
+            valkey = stack.enter_context(Valkey(settings))
+        except ValkeyUnavailable as error:
+            notes.print(str(error), markup=False)
+        if settings.worker:
+            stack.enter_context(WorkerBeside(settings))
+        desk = stack.enter_context(Desk(settings, database, valkey))
+        yield desk, settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
 
 
 def _shown_host(host: str) -> str:

@@ -167,10 +167,13 @@ def _sqlite(file: Path) -> Database:
 def _make_private(file: Path) -> None:
     """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
 
-    SQLite gives its `-wal` and `-shm` files the mode of the database file.
+    SQLite gives its `-wal` and `-shm` files the mode of the database file. A file that is there is never opened here:
+    a process that closes any handle of its own on it loses the locks that SQLite holds for its other connections, and
+    then another process may remove the log that these still write to.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
     if file.stat().st_mode & 0o077:
         with suppress(PermissionError):
             file.chmod(_OWNER_ONLY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from ram_backend.errors import (
     ImageTooLarge,
     ImageUnreachable,
     ImageUnreadable,
+    LabelStudioRefused,
     LabelStudioUnauthorized,
     LabelStudioUnreachable,
     SettingsError,
@@ -20,6 +21,7 @@ from ram_backend.errors import (
 from ram_backend.images.connections import Deadline
 from ram_backend.images.fetch import Answer, Fetcher, FetchLimits, body_of
 from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
+from ram_backend.labelstudio.answers import refuses_address, said_in
 from ram_backend.labelstudio.tokens import Login
 
 _FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
@@ -137,6 +139,48 @@ class LabelStudio:
                 f"{self.origin}{redacted(path)}: answered something that is no JSON. Check that it is a Label Studio."
             ) from None
 
+    def send_json(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
+        """Asks the API for something, or to do something; follows no redirect.
+
+        Args:
+            method: "GET", "POST", "PATCH", ...
+            path: of the API, with its query.
+            body: sent as JSON; None: nothing is sent.
+            seconds: that it may take; by default those of the limits.
+
+        Returns:
+            The decoded answer; None where it is empty.
+
+        Raises:
+            LabelStudioUnreachable: it doesn't answer, answers 5xx, or something that is no JSON.
+            LabelStudioUnauthorized: it takes no token that we have, or its user may not do that.
+            LabelStudioRefused: it answers any other 4xx.
+        """
+        address = Address.of(f"{self.base_url}{path}")
+        sent = {} if body is None else {"body": json.dumps(body).encode()}
+        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
+        asked = f"Label Studio: {method} {address}"
+        with Deadline(seconds or self.fetcher.limits.seconds) as deadline:
+            try:
+                answer = self._ask(method, address, deadline, headers=headers, **sent)
+            except ImageTooLarge:
+                limit = self.fetcher.limits.max_bytes
+                raise LabelStudioRefused(f"{asked}: answered with more than {limit:,} bytes.") from None
+        if answer.status == 401 or (answer.status == 403 and not refuses_address(answer.body)):
+            raise self._unauthorized()
+        if answer.status >= 500 or answer.status in (408, 429) or answer.location is not None:
+            raise LabelStudioUnreachable(
+                f"{asked}: answered HTTP {answer.status}. Look at its log, or try again later."
+            )
+        if not 200 <= answer.status < 300:
+            raise LabelStudioRefused(f"{asked}: answered HTTP {answer.status}{said_in(answer.body)}")
+        if not answer.body.strip():
+            return None
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise LabelStudioUnreachable(f"{asked}: answered no JSON. Check that it is a Label Studio.") from None
+
     def version(self) -> str:
         """Release of Label Studio, e.g. "1.23.2"; needs no login."""
         answer = self.get_json("/api/version")
@@ -173,14 +217,18 @@ class LabelStudio:
         """Whether an address on another origin is that of a file here, under another name of this Label Studio."""
         return address.origin in self._known_as and self._stripped(address.target).startswith("/data/")
 
-    def _ask(self, method: str, address: Address, deadline: Deadline) -> Answer:
+    def _ask(
+        self, method: str, address: Address, deadline: Deadline, headers: Mapping[str, str] | None = None, **sent: bytes
+    ) -> Answer:
         """Asks Label Studio itself, with the login where the path is one that needs it."""
+        usual = dict(headers or {})
         if not self._login or not address.target.startswith(self._with_login):
-            return self._exchange(method, address, deadline)
+            return self._exchange(method, address, deadline, headers=usual, **sent)
         header = self._login.header()
-        answer = self._exchange(method, address, deadline, headers={"Authorization": header})
+        answer = self._exchange(method, address, deadline, headers={**usual, "Authorization": header}, **sent)
         if answer.status == 401 and self._login.renew(header):
-            answer = self._exchange(method, address, deadline, headers={"Authorization": self._login.header()})
+            renewed = {**usual, "Authorization": self._login.header()}
+            answer = self._exchange(method, address, deadline, headers=renewed, **sent)
         return answer
 
     def _exchange(self, method: str, address: Address, deadline: Deadline, **options: Any) -> Answer:

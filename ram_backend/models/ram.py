@@ -105,6 +105,24 @@ class TaggingNetwork(nn.Module):
         network.load_state_dict(dict(weights), strict=True, assign=True)
         return network.eval()
 
+    def head_of(self, tensors: Mapping[str, Tensor]) -> TaggingHead:
+        """A head like this network's around other tensors, without copying them, in evaluation mode.
+
+        Raises:
+            RuntimeError: the tensors are not exactly those of the architecture.
+        """
+        with torch.device("meta"):
+            head = TaggingHead(self.architecture.head)
+        head.load_state_dict(dict(tensors), strict=True, assign=True)
+        return head.eval()
+
+    def with_head(self, head: TaggingHead) -> TaggingNetwork:
+        """A network with another head that shares encoder and mixing scale with this one; no labels are attached."""
+        with torch.device("meta"):
+            network = type(self)(self.architecture)
+        network.encoder, network.head, network.reweight_scale = self.encoder, head, self.reweight_scale
+        return network.eval()
+
     def attach_labels(
         self, embeddings: Sequence[Tensor], *, tags: Sequence[int] | None = None, learned: bool = False
     ) -> None:
@@ -137,11 +155,7 @@ class TaggingNetwork(nn.Module):
             (B, L, d): sums of a tag's embeddings weighted by the softmax of their scaled likeness to the image.
         """
         assert self.reweight_scale is not None
-        image = functional.normalize(tokens[:, 0], dim=-1)
-        likeness = self.reweight_scale.exp() * torch.einsum("bd,lkd->lbk", image, descriptions.rows)
-        if descriptions.absent is not None:
-            likeness = likeness.masked_fill(descriptions.absent[:, None, :], float("-inf"))
-        return torch.bmm(likeness.softmax(dim=-1), descriptions.rows).transpose(0, 1)
+        return mixed(tokens, descriptions, self.reweight_scale)
 
     def queries(self, tokens: Tensor) -> TagQueries:
         """Queries for the attached tags; they depend on the tokens (B, T, D) in RAM++ only."""
@@ -157,3 +171,18 @@ class TaggingNetwork(nn.Module):
         tokens = self.encoder(images)
         logits: Tensor = self.head(tokens, self.queries(tokens))
         return logits
+
+
+def mixed(tokens: Tensor, descriptions: Descriptions, scale: Tensor) -> Tensor:
+    """Each tag's embeddings, mixed for each image: (B, L, d); see `TaggingNetwork.reweighted`.
+
+    Args:
+        tokens: (B, T, d).
+        descriptions: of L tags.
+        scale: logarithm of the factor on the likeness of image and embedding.
+    """
+    image = functional.normalize(tokens[:, 0], dim=-1)
+    likeness = scale.exp() * torch.einsum("bd,lkd->lbk", image, descriptions.rows)
+    if descriptions.absent is not None:
+        likeness = likeness.masked_fill(descriptions.absent[:, None, :], float("-inf"))
+    return torch.bmm(likeness.softmax(dim=-1), descriptions.rows).transpose(0, 1)

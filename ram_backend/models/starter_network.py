@@ -11,6 +11,7 @@ with mixing weights of its own for a tag that training saw, and common ones for 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ class StarterNetwork:
         Raises:
             BundleDamaged: a file is missing or malformed.
         """
+        self.directory = directory
+        self._threads = threads
         try:
             self.encoder_id = encoder_id(architecture)
             unseen = architecture["mixing"]["unseen"]
@@ -110,6 +113,20 @@ class StarterNetwork:
             raise BundleDamaged(
                 f"Starter bundle {directory} can't be loaded ({error}). Remove that directory: it is made again."
             ) from None
+
+    def with_head(self, files: Mapping[str, bytes]) -> StarterNetwork:
+        """A network with another head that shares everything else with this one.
+
+        Args:
+            files: contents of `HEAD_QUERIES` and `HEAD`.
+
+        Raises:
+            BundleDamaged: a file is no ONNX file.
+        """
+        network = copy.copy(self)
+        network._head_queries = _session(files[HEAD_QUERIES], self._threads)
+        network._head = _session(files[HEAD], self._threads)
+        return network
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """(B, 3, 260, 260) to tokens (B, 26, 1454), float32."""
@@ -199,14 +216,18 @@ def load_starter_network(bundle: Bundle, *, threads: int | None = None) -> Start
     return StarterNetwork(bundle.path, dict(bundle.manifest["architecture"]), threads=threads)
 
 
-def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _session(source: Path | bytes, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
+    model = source if isinstance(source, bytes) else str(source)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own
+        what = str(error).splitlines()[0][:160]
+        if isinstance(source, bytes):
+            raise BundleDamaged(f"A tagging head that was tuned is no head for onnxruntime ({what}).") from None
         raise BundleDamaged(
-            f"{path} is damaged ({str(error).splitlines()[0][:160]}): remove {path.parent}, it installs itself again."
+            f"{source} is damaged ({what}): remove {source.parent}, it installs itself again."
         ) from None

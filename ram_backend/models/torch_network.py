@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
 from ram_backend.models.bundle import NETWORK, Bundle
-from ram_backend.models.head import KeysValues, TagQueries
+from ram_backend.models.head import KeysValues, TaggingHead, TagQueries
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import Queries
 from ram_backend.models.ram import Architecture, Descriptions, TaggingNetwork
@@ -88,6 +89,24 @@ class TorchNetwork:
         self._new_tags = new_tags
         self.token_shape = module.architecture.encoder.token_shape
         self.encoder_id = _encoder_id(identity, device, precision)
+
+    def head_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of the head's tensors by their names in the state dict of a `TaggingHead`, as float32."""
+        state = self._module.head.state_dict()
+        return {name: np.array(tensor.float().cpu().numpy()) for name, tensor in state.items()}
+
+    def with_head(self, tensors: Mapping[str, NDArray[np.float32]]) -> TorchNetwork:
+        """A network with another head that shares encoder and label embeddings with this one.
+
+        Args:
+            tensors: float32, in the names and shapes of `head_tensors`; copied.
+        """
+        head = self._module.head_of({name: torch.tensor(array) for name, array in tensors.items()})
+        if self._half is not None:
+            _halve_products(head, head, self._half)
+        network = copy.copy(self)
+        network._module = self._module.with_head(head.to(self._device).requires_grad_(False))
+        return network
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -261,9 +280,12 @@ def _precision(name: str, device: torch.device) -> FixedPrecision:
 
 def _halve(module: TaggingNetwork, half: torch.dtype) -> None:
     """Stores the weights of large products in half precision; what is small or feeds the logits stays."""
-    head = module.head
+    _halve_products(module, module.head, half)
+    module.encoder.keep_residuals_in_float32()
+
+
+def _halve_products(module: nn.Module, head: TaggingHead, half: torch.dtype) -> None:
     kept = {head.projection, head.classifier, head.layers[0].query}
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d) and part not in kept:
             part.to(half)
-    module.encoder.keep_residuals_in_float32()

@@ -2,15 +2,19 @@
 
 from ram_backend.server.app import create_app
 from ram_backend.server.events import Event, EventSink, LoggingEventSink
+from ram_backend.server.ledger_sink import LedgerSink
 from ram_backend.server.logs import configure_logging
 from ram_backend.server.model import ModelIdentity, identify
 from ram_backend.server.running import bind, prepare, run
+from ram_backend.server.training_desk import TrainingDesk
 
 __all__ = [
     "Event",
     "EventSink",
+    "LedgerSink",
     "LoggingEventSink",
     "ModelIdentity",
+    "TrainingDesk",
     "bind",
     "configure_logging",
     "create_app",

@@ -14,12 +14,13 @@ from ram_backend import __version__
 from ram_backend.labelstudio import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.models import Network
 from ram_backend.server.access import Access
-from ram_backend.server.events import EventSink, LoggingEventSink
+from ram_backend.server.events import EventSink
 from ram_backend.server.gate import Gate
 from ram_backend.server.metrics import CONTENT_TYPE, ServerMetrics
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.problems import add_problem_handlers
 from ram_backend.server.services import Services
+from ram_backend.server.training_desk import TrainingDesk
 from ram_backend.server.waiting import unless_gone
 from ram_backend.settings import Settings
 
@@ -33,6 +34,7 @@ def create_app(
     settings: Settings,
     *,
     sink: EventSink | None = None,
+    desk: TrainingDesk | None = None,
     identity: ModelIdentity | None = None,
     network: Network | None = None,
 ) -> FastAPI:
@@ -40,7 +42,9 @@ def create_app(
 
     Args:
         settings: all of the server's settings.
-        sink: takes the events of webhooks; None: they are noted in the log only.
+        sink: takes the events of webhooks; None: the ledger of the settings' database does.
+        desk: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
+            Training says so.
         identity: the bundle, where it is open already; None: it is opened in the background.
         network: the bundle's network, where it is loaded already; None: it is loaded in the background.
 
@@ -51,7 +55,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services(settings, metrics, sink or LoggingEventSink(), identity=identity, network=network)
+        services = Services(settings, metrics, sink, desk=desk, identity=identity, network=network)
         app.state.services = services
         services.start()
         try:
@@ -97,9 +101,17 @@ async def health(request: Request) -> JSONResponse:
 
 @routes.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 when the model is loaded, 503 while it isn't, and why."""
-    model = _services(request).model
-    content = {"status": model.state, "error": model.problem}
+    """200 when the model is loaded, 503 while it isn't, and why; and which projects aren't served their version."""
+    services = _services(request)
+    model = services.model
+    content = {
+        "status": model.state,
+        "error": model.problem,
+        "quarantined": [
+            {"project": str(each.key), "version": each.version, "serving": each.serving, "reason": each.reason}
+            for each in services.served.troubles
+        ],
+    }
     return JSONResponse(content, status_code=200 if model.state == "ready" else 503)
 
 
@@ -128,7 +140,13 @@ async def webhook(request: Request) -> JSONResponse:
 @routes.get("/versions")
 async def versions(request: Request, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project or of all."""
-    return JSONResponse({"versions": _services(request).versions(project)})
+    return JSONResponse({"versions": _services(request).book.versions(project)})
+
+
+@routes.get("/jobs")
+async def jobs(request: Request, project: str | None = None) -> JSONResponse:
+    """Training and what follows it: what is asked for, running and done, of one project or of all."""
+    return JSONResponse(await _services(request).jobs(project))
 
 
 @routes.get("/metrics")

@@ -18,6 +18,9 @@ from ram_backend.errors import NotAvailable
 from ram_backend.models import Network
 from ram_backend.server.metrics import ServerMetrics
 
+PATIENCE_S = 0.1
+"""An image that has waited so long goes before jobs that have not waited for one: a stream of them keeps none out."""
+
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
 
@@ -46,7 +49,8 @@ class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time; in the order in which they came.
 
     A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
-    next batch: they finish requests. Whatever nobody waits for any more is left out: cancel its future.
+    next batch, for they finish requests; where its first image has waited too long, only those that a batch has kept
+    waiting before. Whatever nobody waits for any more is left out: cancel its future.
 
     Args:
         size: images in a batch, at most.
@@ -60,6 +64,7 @@ class Batcher:
         self._metrics = metrics
         self._items: deque[_Item] = deque()
         self._jobs: deque[_Job] = deque()
+        self._owed = 0  # jobs that have waited for a batch already, and won't for another one
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -109,14 +114,16 @@ class Batcher:
                     _settle(work.future, work.work)
             else:
                 self._encode(work)
+                self._owed = len(self._jobs)
 
     def _next(self) -> _Job | list[_Item] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
             while not self._stopping:
-                if self._jobs:
-                    return self._jobs.popleft()
                 self._drop_cancelled()
+                if self._jobs and (self._owed > 0 or not self._is_late()):
+                    self._owed -= 1
+                    return self._jobs.popleft()
                 if self._items:
                     left = self._items[0].arrived + self._wait_s - time.monotonic()
                     if len(self._items) >= self._size or left <= 0:
@@ -125,6 +132,9 @@ class Batcher:
                 else:
                     self._changed.wait()
             return None
+
+    def _is_late(self) -> bool:
+        return bool(self._items) and time.monotonic() - self._items[0].arrived > PATIENCE_S
 
     def _drop_cancelled(self) -> None:
         while self._items and self._items[0].future.cancelled():

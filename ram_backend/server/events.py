@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ram_backend.labelstudio import ProjectRef, WebhookRequest
+from ram_backend.server.training_desk import NO_WORKER
 
 START_TRAINING = "START_TRAINING"
 
@@ -51,5 +52,5 @@ class LoggingEventSink:
         """See `EventSink`."""
         _log.info("event %s of project %s", repr(event.action[:60]), event.project)
         if event.action == START_TRAINING:
-            return {"message": "This version serves predictions only: it doesn't train yet, and nothing was started."}
+            return {"message": NO_WORKER}
         return None

@@ -7,7 +7,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from ram_backend.errors import ImageError, ImageUnreachable
 
 ROUTES = frozenset(
-    {"/", "/health", "/ready", "/setup", "/predict", "/webhook", "/versions", "/metrics", "/docs", "/openapi.json"}
+    {
+        "/",
+        "/health",
+        "/ready",
+        "/setup",
+        "/predict",
+        "/webhook",
+        "/versions",
+        "/jobs",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+    }
 )
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -52,6 +64,30 @@ class ServerMetrics:
         self._batches = Histogram(
             "ram_batch_images", "Images encoded at once.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
+        self._ledger = Counter(
+            "ram_ledger_events", "What became of events that the ledger keeps.", ["outcome"], registry=registry
+        )
+        self._shown = Counter(
+            "ram_shown", "Predictions whose record was written, or lost.", ["outcome"], registry=registry
+        )
+        self._swaps = Counter(
+            "ram_version_swaps",
+            "Changes of what projects are served, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._swap_seconds = Histogram(
+            "ram_version_swap_seconds",
+            "Time from noticing another version to serving it.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.versions_served = Gauge(
+            "ram_versions_served", "Projects that are served a version, not the bundle's base.", registry=registry
+        )
+        self.quarantined = Gauge(
+            "ram_versions_quarantined", "Projects whose version can't be served.", registry=registry
+        )
         self.queued = Gauge("ram_queued_images", "Images that wait for the encoder.", registry=registry)
         self.predicting = Gauge(
             "ram_predictions_in_progress", "Requests to /predict being answered.", registry=registry
@@ -85,6 +121,25 @@ class ServerMetrics:
     def event(self, action: str) -> None:
         """Counts an event; actions that nobody has heard of count as one."""
         self._events.labels(action if action in _ACTIONS else "other").inc()
+
+    def ledger(self, *, new: int = 0, known: int = 0, failed: int = 0) -> None:
+        """Counts events that were written, that were there already, and that could not be written."""
+        for outcome, count in (("new", new), ("known", known), ("failed", failed)):
+            self._ledger.labels(outcome).inc(count)
+
+    def shown(self, *, written: int = 0, lost: int = 0) -> None:
+        """Counts records of what was shown."""
+        for outcome, count in (("written", written), ("lost", lost)):
+            self._shown.labels(outcome).inc(count)
+
+    def swapped(self, seconds: float) -> None:
+        """Counts a swap, and how long it took."""
+        self._swaps.labels("swapped").inc()
+        self._swap_seconds.observe(seconds)
+
+    def not_swapped(self) -> None:
+        """Counts a version that could not be served."""
+        self._swaps.labels("quarantined").inc()
 
     def exposed(self) -> bytes:
         """All of it in Prometheus' text format."""

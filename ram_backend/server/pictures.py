@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from ram_backend.errors import ImageUnreadable
-from ram_backend.images import FORMATS, decode
+from ram_backend.images import FORMATS, decode, perceptual_hash
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity
@@ -27,6 +28,9 @@ FloatArray = NDArray[np.float32]
 LARGE_PIXELS = 24_000_000
 """Images from this size on (up to some 300 MB each while they are decoded) are decoded one at a time."""
 
+KEPT_HASHES = 50_000
+"""Perceptual hashes in memory: images whose tokens are cached aren't decoded again."""
+
 _TURNED = frozenset({5, 6, 7, 8})
 _log = logging.getLogger(__name__)
 
@@ -37,12 +41,16 @@ class Picture:
 
     Attributes:
         key: of its tokens in the cache.
+        content: sha256 of its bytes, in hex.
+        phash: perceptual hash; None where it wasn't decoded now, nor lately.
         size: (width, height) as people see it.
         tokens: (T, D) float32.
         pixels: (3, S, S) float32.
     """
 
     key: str
+    content: str
+    phash: int | None
     size: tuple[int, int]
     tokens: FloatArray | None
     pixels: FloatArray | None
@@ -61,6 +69,8 @@ class PictureDesk:
         self._settings = settings
         self._cache = cache
         self._metrics = metrics
+        self._hashes: OrderedDict[str, int] = OrderedDict()
+        self._hashing = threading.Lock()
         self._decoders = threading.Semaphore(max(1, settings.cpu_threads()))
         self._large = threading.Lock()
 
@@ -73,12 +83,13 @@ class PictureDesk:
         """
         data = source.fetch(reference)
         preprocessing = model.bundle.preprocessing
-        key = token_key(hashlib.sha256(data).hexdigest(), preprocessing.id, model.encoder_id)
+        content = hashlib.sha256(data).hexdigest()
+        key = token_key(content, preprocessing.id, model.encoder_id)
         size = _size(data)
         tokens = self._cache.get(key) if size is not None else None
         self._metrics.token_lookup(hit=tokens is not None)
         if tokens is not None and size is not None:
-            return Picture(key, size, tokens, None)
+            return Picture(key, content, self._hashes.get(content), size, tokens, None)
         with self._turn(size):
             try:
                 image = decode(
@@ -90,13 +101,21 @@ class PictureDesk:
                     name=f"image of task {reference.task}",
                 )
                 pixels = preprocessing(image)
+                phash = self._remember(content, perceptual_hash(image))
             except MemoryError:
                 raise ImageUnreadable(f"Image of task {reference.task}: not enough memory for it. Shrink it.") from None
-        return Picture(key, size or image.size, None, pixels)
+        return Picture(key, content, phash, size or image.size, None, pixels)
 
     def keep(self, picture: Picture, tokens: FloatArray) -> FloatArray:
         """Stores new tokens; returns those to score, rounded as they are stored."""
         return self._cache.put(picture.key, tokens)
+
+    def _remember(self, content: str, phash: int) -> int:
+        with self._hashing:
+            self._hashes[content] = phash
+            while len(self._hashes) > KEPT_HASHES:
+                self._hashes.popitem(last=False)
+        return phash
 
     @contextmanager
     def _turn(self, size: tuple[int, int] | None) -> Iterator[None]:

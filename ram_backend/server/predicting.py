@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, NotAvailable
+from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
+from ram_backend.feedback import Shown, ShownImage
 from ram_backend.labelstudio import LabelPlan, ScoredChoice, TagControl, Task, choices_for, empty_prediction, prediction
 from ram_backend.labelstudio.label_config import look_up
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.models import Network
+from ram_backend.projects import ProjectKey
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.pictures import Picture, PictureDesk
 from ram_backend.server.recipes import Recipe
 from ram_backend.server.scoring import scored_choices
+from ram_backend.server.showing import ShownRecorder, now, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotShelf
 from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings
@@ -40,17 +43,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Seen:
-    """What became of one image: its tokens, or why there are none."""
+    """What became of one image: its tokens and what the ledger keeps of it, or why there are none."""
 
     size: tuple[int, int]
     tokens: FloatArray | None
     trouble: Trouble | None = None
+    shown: ShownImage | None = None
 
 
 @dataclass(frozen=True)
 class _Workplace:
     """What is the same for all tasks of a request."""
 
+    key: ProjectKey
     snapshot: Snapshot
     source: TaskImages
     network: Network
@@ -72,6 +77,7 @@ class Predictor:
         fetchers: threads that wait for images.
         keepers: threads that store tokens and put predictions together.
         metrics: told of images and tasks.
+        recorder: told what is shown.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Predictor:
         fetchers: Executor,
         keepers: Executor,
         metrics: ServerMetrics,
+        recorder: ShownRecorder,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -94,14 +101,19 @@ class Predictor:
         self._fetchers = fetchers
         self._keepers = keepers
         self._metrics = metrics
+        self._recorder = recorder
 
-    async def predict(self, tasks: Sequence[Task], recipe: Recipe, source: TaskImages) -> list[dict[str, Any]]:
+    async def predict(
+        self, key: ProjectKey, tasks: Sequence[Task], recipe: Recipe, source: TaskImages
+    ) -> list[dict[str, Any]]:
         """One prediction per task, in order; those of images that can't be tagged are empty.
 
-        Cancelling stops the work that has not begun.
+        All of them are the work of one snapshot. Cancelling stops the work that has not begun.
 
         Raises:
-            NotAvailable: the snapshot or the predictions are not done in time, or can't be made.
+            VersionDamaged: the project's version can't be served; nothing was answered.
+            PredictionsLate: the snapshot or the predictions are not done in time.
+            NotAvailable: they can't be made.
             LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
             ImageUnreachable: none of the images could be had, and later some may.
         """
@@ -110,9 +122,9 @@ class Predictor:
             async with asyncio.timeout(self._settings.predict_seconds):
                 snapshot = await shared(self._shelf.get(recipe))
                 network = await shared(self._model.network)
-                await self._groups(tasks, _Workplace(snapshot, source, network), done)
+                await self._groups(tasks, _Workplace(key, snapshot, source, network), done)
         except TimeoutError:
-            raise NotAvailable(self._too_late(recipe, len(tasks))) from None
+            raise PredictionsLate(self._too_late(recipe, len(tasks))) from None
         troubles = [each for each in done if not isinstance(each, dict)]
         if troubles and len(troubles) == len(done) and all(isinstance(each, ImageUnreachable) for each in troubles):
             raise troubles[0]
@@ -164,6 +176,7 @@ class Predictor:
             for task, choices in zip(there, found, strict=True):
                 scored[task][control.name] = choices
         results: list[dict[str, Any] | Trouble] = []
+        shown: list[Shown] = []
         for number, choices_by_control in enumerate(scored):
             images = [seen[number, to_name] for to_name in place.plan.images]
             trouble = next((image.trouble for image in images if image.trouble is not None), None)
@@ -171,7 +184,11 @@ class Predictor:
                 results.append(trouble)
                 continue
             sizes = {to_name: seen[number, to_name].size for to_name in place.plan.images}
-            results.append(self._prediction(place.snapshot, choices_by_control, sizes))
+            made = self._prediction(place.snapshot, choices_by_control, sizes)
+            results.append(made)
+            shown.extend(_shown(place, tasks[number], made, choices_by_control, images))
+        if shown:
+            self._recorder.note(place.key, shown)
         return results
 
     def _prediction(
@@ -199,7 +216,10 @@ class Predictor:
             _log.exception("task %s: preparing its image failed unexpectedly", task.id)
             return self._broken(task, ImageUnreadable("The image could not be prepared; the log tells why."))
         self._metrics.image(None)
-        return _Seen(picture.size, await self._tokens(picture, place.network))
+        shown = None
+        if picture.phash is not None and isinstance(reference.value, str):
+            shown = ShownImage(to_name, reference.value, picture.content, picture.phash)
+        return _Seen(picture.size, await self._tokens(picture, place.network), shown=shown)
 
     def _broken(self, task: Task, error: Trouble) -> _Seen:
         self._metrics.image(error)
@@ -232,7 +252,7 @@ class Predictor:
             if not asked.texts:
                 found.append([])
                 continue
-            tagger = await shared(self._shelf.tagger(asked.texts))
+            tagger = (await shared(self._shelf.tagger(asked.texts, recipe.version))).tagger
             scores = await self._scores(tagger, one[None])
             found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds))
         return found
@@ -242,3 +262,19 @@ class Predictor:
             return tagger.score(tokens)
 
         return (await asyncio.wrap_future(self._batcher.run(work))).scores
+
+
+def _shown(
+    place: _Workplace,
+    task: Task,
+    prediction: dict[str, Any],
+    scored: dict[str, list[ScoredChoice]],
+    images: Sequence[_Seen],
+) -> list[Shown]:
+    """What the ledger keeps of one prediction; nothing where Label Studio names no task or project."""
+    if not isinstance(task.id, int) or task.id <= 0 or place.key.id <= 0:
+        return []
+    version = place.snapshot.recipe.version
+    seen = [image.shown for image in images if image.shown is not None]
+    name = None if version is None else version.name
+    return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=now())]

@@ -15,7 +15,11 @@ from ram_backend.errors import (
     NotAvailable,
     ProjectAmbiguous,
     ProjectNotFound,
+    ProjectPinned,
     RamError,
+    VersionConflict,
+    VersionNotFound,
+    VersionRefused,
 )
 from ram_backend.server.reasons import HEADER as REASON_HEADER
 from ram_backend.server.reasons import as_reason
@@ -24,7 +28,11 @@ _log = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[RamError], int], ...] = (
     (ProjectNotFound, 404),
+    (VersionNotFound, 404),
     (ProjectAmbiguous, 409),
+    (VersionRefused, 409),
+    (ProjectPinned, 409),
+    (VersionConflict, 409),
     (ImageTooLarge, 413),
     (InputError, 400),
     (NotAvailable, 503),

@@ -11,6 +11,7 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.choices import Choice
 from ram_backend.labelstudio.label_config import LabelPlan, TagControl
 from ram_backend.projects import Project, ProjectOptions
+from ram_backend.server.live import LiveVersion
 from ram_backend.server.model import ModelIdentity
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
@@ -43,27 +44,30 @@ class Recipe:
         plan: of the label config.
         options: per control what admins settled.
         asked: per control with fixed choices what is scored; controls with dynamic ones are missing.
-        model_version: names the behaviour: made of identities (bundle, encoder, label config, tags, thresholds), never
-            of computed numbers.
+        model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
+            thresholds), never of computed numbers.
+        version: what the project has learned; None: the bundle's base.
     """
 
     plan: LabelPlan
     options: Mapping[str, ProjectOptions]
     asked: Mapping[str, Asked]
     model_version: str
+    version: LiveVersion | None = None
 
     def ask(self, control: TagControl, choices: Sequence[Choice]) -> Asked:
         """What is scored of a dynamic control, given its choices for one task."""
         return asked(control, choices, self.options[control.name])
 
 
-def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project) -> Recipe:
-    """Merges what the label config, its admin and the bundle say.
+def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version: LiveVersion | None = None) -> Recipe:
+    """Merges what the label config, its admin, the bundle and the project's version say.
 
     Args:
         model: bundle and encoder.
         plan: of the label config, which need not be the project's stored one.
         project: whose options hold.
+        version: what the project has learned, which need not be read yet; None: the bundle's base.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
@@ -79,7 +83,7 @@ def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project) -> Reci
     }
     if fixed and len(fixed) == len(plan.tag_controls) and not any(each.choices for each in fixed.values()):
         raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
-    return Recipe(plan, options, fixed, _model_version(model, plan, options, fixed))
+    return Recipe(plan, options, fixed, _model_version(model, plan, options, fixed, version), version)
 
 
 def asked(control: TagControl, choices: Sequence[Choice], options: ProjectOptions) -> Asked:
@@ -114,7 +118,11 @@ def _threshold(choice: Choice, options: ProjectOptions) -> float | None:
 
 
 def _model_version(
-    model: ModelIdentity, plan: LabelPlan, options: Mapping[str, ProjectOptions], fixed: Mapping[str, Asked]
+    model: ModelIdentity,
+    plan: LabelPlan,
+    options: Mapping[str, ProjectOptions],
+    fixed: Mapping[str, Asked],
+    version: LiveVersion | None,
 ) -> str:
     """As `Tagger.model_version`, for a whole label config."""
 
@@ -127,7 +135,7 @@ def _model_version(
         return [kept, thresholds, own.top_k]
 
     bundle = model.bundle
-    identity = {
+    identity: dict[str, object] = {
         "format": RECIPE_FORMAT,
         "bundle": bundle.digest,
         "engine": model.encoder_id,
@@ -136,8 +144,11 @@ def _model_version(
         "plan": plan.digest,
         "settled": [settled(control) for control in plan.tag_controls],
     }
+    if version is not None:
+        identity["version"] = version.digest
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{bundle.name}-{digest[:12]}"
+    name = bundle.name if version is None else f"{bundle.name}-{version.name}"
+    return f"{name}-{digest[:12]}"
 
 
 def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.errors import InputError, NotAvailable, RamError
-from ram_backend.labelstudio import PredictRequest, SetupRequest, WebhookRequest, parse_label_config
+from ram_backend.database import open_database
+from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, VersionDamaged
+from ram_backend.feedback import Ledger
+from ram_backend.labelstudio import PredictRequest, ProjectRef, SetupRequest, Task, WebhookRequest
 from ram_backend.models import Network
-from ram_backend.projects import Project, ProjectKey, ProjectOptions, ProjectStore
+from ram_backend.projects import Project, ProjectKey, ProjectStore
 from ram_backend.server.batcher import Batcher
+from ram_backend.server.canary import Canary
 from ram_backend.server.embedding import SharedTextEncoder
 from ram_backend.server.events import Event, EventSink
+from ram_backend.server.ledger_sink import LedgerSink
+from ram_backend.server.live import LiveVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.server.pictures import PictureDesk
 from ram_backend.server.predicting import Predictor
-from ram_backend.server.recipes import Recipe, make_recipe
-from ram_backend.server.snapshots import SnapshotShelf
+from ram_backend.server.recipe_book import RecipeBook
+from ram_backend.server.recipes import Recipe
+from ram_backend.server.served import ServedVersions
+from ram_backend.server.showing import ShownRecorder
+from ram_backend.server.snapshots import Snapshot, SnapshotShelf
 from ram_backend.server.sources import ImageSources
+from ram_backend.server.training_desk import NO_WORKER, TrainingDesk
 from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings
 from ram_backend.tagging.token_cache import TokenCache
+from ram_backend.versions import VersionTable
 
 IDENTITY_WAIT_S = 2.0
 """`/setup` waits so long for the bundle to be opened: Label Studio gives up after 3 s."""
 
-KEPT_RECIPES = 128
-KEPT_VERSIONS = 1000
-_log = logging.getLogger(__name__)
+HAND_OVER_S = 5.0
+"""So long a request that is late waits for the database: with `predict_seconds` it stays below Label Studio's 100 s."""
 
-_RecipeKey = tuple[str, ProjectOptions, ProjectOptions]
+TRIES = 3
+"""A prediction whose version turns out to be damaged is made again with what is served instead, so often."""
+
+_log = logging.getLogger(__name__)
 
 
 class Services:
@@ -44,7 +56,8 @@ class Services:
     Args:
         settings: of the server.
         metrics: of this app.
-        sink: takes events.
+        sink: takes events; None: the ledger does.
+        desk: where training is asked for; None: no worker is connected.
         identity, network: where they are loaded already (see `Model`).
     """
 
@@ -52,8 +65,9 @@ class Services:
         self,
         settings: Settings,
         metrics: ServerMetrics,
-        sink: EventSink,
+        sink: EventSink | None = None,
         *,
+        desk: TrainingDesk | None = None,
         identity: ModelIdentity | None = None,
         network: Network | None = None,
     ) -> None:
@@ -61,17 +75,33 @@ class Services:
         self.metrics = metrics
         self.model = Model(settings, metrics, identity=identity, network=network)
         self.store = ProjectStore.open(settings)
-        self._sink = sink
+        self._database = open_database(settings)
+        self._desk = desk
+        ledger = Ledger(self._database)
+        self._sink = sink or LedgerSink(ledger, self._key, metrics, desk)
+        self._recorder = ShownRecorder(ledger, metrics)
         self._fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self._keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._events = ThreadPoolExecutor(1, thread_name_prefix="events")
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics)
         self._text_encoder = SharedTextEncoder(self.model, settings)
         self._sources = ImageSources(self.store, settings)
-        self._recipes: OrderedDict[_RecipeKey, Recipe] = OrderedDict()
-        self._versions: OrderedDict[ProjectKey, str] = OrderedDict()
-        self.shelf = SnapshotShelf(self.model, self._text_encoder, self._builders, settings.max_snapshots, metrics)
+        self.book = RecipeBook()
+        canary = Canary(self.model, self._batcher)
+        self.shelf = SnapshotShelf(
+            self.model, self._text_encoder, self._builders, settings.max_snapshots, metrics, canary
+        )
+        self.served = ServedVersions(
+            settings,
+            VersionTable(self._database),
+            model=self.model,
+            metrics=metrics,
+            check=canary.check,
+            warmth=self,
+            desk=desk,
+        )
         self._predictor = Predictor(
             settings,
             model=self.model,
@@ -81,22 +111,28 @@ class Services:
             fetchers=self._fetchers,
             keepers=self._keepers,
             metrics=metrics,
+            recorder=self._recorder,
         )
 
     def start(self) -> None:
-        """Begins to load the model, and to build the snapshots of the projects that are known."""
+        """Begins to load the model, to watch what is served, and to build the snapshots of the projects known."""
         self.model.start()
+        self.served.start(look=self.store.health.ok)
+        self._recorder.start()
         self._builders.submit(self._build_known)
 
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self._text_encoder.close()
-        for pool in (self._fetchers, self._builders, self._keepers):
+        for pool in (self._fetchers, self._builders, self._keepers, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._events.shutdown(wait=True)
+        self.served.close()
         self._batcher.close()
+        self._recorder.close()
         self.store.close()
+        self._database.close()
 
     async def setup(self, request: SetupRequest) -> str:
         """Takes in what `/setup` brings; returns the model version that predictions will have.
@@ -113,49 +149,104 @@ class Services:
             extra_params=request.extra_params,
         )
         recipe = await self._recipe(project, request.label_config)
-        self._note(project, recipe)
+        self._note(project.key, recipe)
         failed = self.shelf.failure(recipe)
         self.shelf.get(recipe)
-        if isinstance(failed, RamError):
+        if isinstance(failed, RamError) and not isinstance(failed, VersionDamaged):
             raise failed
         return recipe.model_version
 
     async def predict(self, request: PredictRequest) -> dict[str, Any]:
-        """Answers `/predict`: {"results": [...], "model_version": "..."}.
+        """Answers `/predict`: {"results": [...], "model_version": "..."}, all of it by one snapshot.
 
         Raises:
             InputError: the label config can't be used.
-            NotAvailable: see `Predictor.predict`.
+            NotAvailable: see `Predictor.predict`. Where many tasks were not done in time, a job does them.
         """
         if not request.tasks:
             return {"results": []}
-        project = self._project(request)
-        recipe = await self._recipe(project, request.label_config or project.label_config)
-        self._note(project, recipe)
+        project = self._project(request.project_ref)
+        source = self._sources.of(project)
         with self.metrics.predicting.track_inprogress():
-            results = await self._predictor.predict(request.tasks, recipe, self._sources.of(project))
+            for left in reversed(range(TRIES)):
+                recipe = await self._recipe(project, request.label_config or project.label_config)
+                self._note(project.key, recipe)
+                try:
+                    results = await self._predictor.predict(project.key, request.tasks, recipe, source)
+                    break
+                except VersionDamaged:
+                    if not left:
+                        raise
+                except PredictionsLate as late:
+                    raise await self._handed_over(late, project.key, request.tasks) from None
         return {"results": results, "model_version": recipe.model_version}
 
     async def event(self, request: WebhookRequest) -> dict[str, Any]:
-        """Hands an event to the sink; returns the answer of `/webhook`."""
+        """Hands an event to the sink; returns the answer of `/webhook`.
+
+        Raises:
+            DatabaseUnavailable: the event could not be kept.
+        """
         event = Event(request.action, request.project_ref, datetime.now(UTC), request)
         self.metrics.event(event.action)
         said = await asyncio.get_running_loop().run_in_executor(self._events, self._sink.accept, event)
         return {"status": "ok", **(said or {})}
 
-    def versions(self, project: str | None = None) -> list[str]:
-        """The current model version of a project ("1.1795452148", or its number), or of all that were asked about."""
-        asked = None if project is None else project.split(".")
-        found = [
-            version
-            for key, version in list(self._versions.items())
-            if asked is None or [str(key.id), str(key.created)][: len(asked)] == asked
-        ]
-        return sorted(set(found))
+    async def jobs(self, project: str | None = None) -> dict[str, Any]:
+        """Answers `/jobs`: how far training is, of one project ("1.1795452148", or its number) or of all.
 
-    def _project(self, request: PredictRequest) -> Project:
+        Raises:
+            NotAvailable: the database can't be asked.
+        """
+        if self._desk is None:
+            return {"jobs": [], "message": NO_WORKER}
+        ref = None if project is None else ProjectRef.parse(project)
+        if project is not None and ref is None:
+            raise InputError(f"project={project[:60]!r} names no project: give its number, such as 1 or 1.1795452148.")
+        key = None if ref is None else self._project(ref).key
+        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._desk.jobs, key)
+        return {"jobs": jobs}
+
+    def warm(self, key: ProjectKey, version: LiveVersion | None) -> Iterable[Future[Snapshot]]:
+        """See `Warmth`: the snapshots of the label configs that the project was asked for with."""
+        project, identity = self.store.get(key), self.model.identity.result()
+        building: list[Future[Snapshot]] = []
+        if project is None:
+            return building
+        for label_config in self.book.label_configs(project):
+            with suppress(InputError):  # it is no fault of the version's
+                building.append(self.shelf.get(self.book.make(identity, project, label_config, version)))
+        return building
+
+    def forget(self, version: LiveVersion) -> None:
+        """See `Warmth`."""
+        self.book.forget(version)
+        self.shelf.forget(version)
+
+    def swapped(self, key: ProjectKey) -> None:
+        """See `Warmth`: `/versions` says so at once."""
+        project, identity = self.store.get(key), self.model.identity.result()
+        if project is not None and project.label_config:
+            with suppress(InputError):
+                version = self.served.live(key, identity)
+                self._note(key, self.book.make(identity, project, project.label_config, version))
+
+    async def _handed_over(self, late: PredictionsLate, key: ProjectKey, tasks: Sequence[Task]) -> NotAvailable:
+        """What a request of many tasks answers that is late, after it has asked for a job to do them; else `late`."""
+        numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
+        if self._desk is None or len(numbers) < 2 or key.id <= 0:
+            return late
+        reason = f"{len(numbers)} tasks were not done within a request"
+        asking = asyncio.get_running_loop().run_in_executor(self._readers, self._desk.prelabel, key, numbers, reason)
+        try:
+            said = await asyncio.wait_for(asyncio.shield(asking), HAND_OVER_S)
+        except (TimeoutError, RamError) as error:
+            _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
+            return late
+        return PredictionsLate(f"{late} {said['message']}" if "job" not in said else str(said["message"]))
+
+    def _project(self, ref: ProjectRef | None) -> Project:
         """The project of a request; one that no `/setup` has named has no options and no Label Studio of its own."""
-        ref = request.project_ref
         if ref is None:
             return Project(ProjectKey("", 0, 0))
         known = self.store.find(ref.id, ref.created)
@@ -164,27 +255,18 @@ class Services:
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", ref.id, ref.created))
 
+    def _key(self, ref: ProjectRef) -> ProjectKey:
+        return self._project(ref).key
+
     async def _recipe(self, project: Project, label_config: str) -> Recipe:
-        """The recipe of a project with that label config: from memory, where it was asked for before."""
+        """The recipe of a project with that label config, and with the version that is served now."""
         identity = await self._identity()
-        key = (label_config, project.extra_params, project.set_options)
-        recipe = self._recipes.get(key)
+        version = self.served.live(project.key, identity)
+        recipe = self.book.find(project, label_config, version)
         if recipe is None:
             loop = asyncio.get_running_loop()
-            recipe = await loop.run_in_executor(self._keepers, self._make, identity, project, label_config)
-            self._recipes[key] = recipe
-            while len(self._recipes) > KEPT_RECIPES:
-                self._recipes.popitem(last=False)
-        else:
-            self._recipes.move_to_end(key)
-        return recipe
-
-    @staticmethod
-    def _make(identity: ModelIdentity, project: Project, label_config: str) -> Recipe:
-        plan = parse_label_config(label_config)
-        recipe = make_recipe(identity, plan, project)
-        for note in plan.notes:
-            _log.info("project %s: %s", project.key, note)
+            make = self.book.make
+            recipe = await loop.run_in_executor(self._keepers, make, identity, project, label_config, version)
         return recipe
 
     async def _identity(self) -> ModelIdentity:
@@ -193,13 +275,10 @@ class Services:
                 await asyncio.wait_for(shared(self.model.identity), IDENTITY_WAIT_S)
         return self.model.known()
 
-    def _note(self, project: Project, recipe: Recipe) -> None:
-        if self._versions.get(project.key) != recipe.model_version:
-            self._versions[project.key] = recipe.model_version
-            _log.info("project %s is served as %s", project.key, recipe.model_version)
-            self.metrics.projects.set(len(self._versions))
-            while len(self._versions) > KEPT_VERSIONS:
-                self._versions.popitem(last=False)
+    def _note(self, key: ProjectKey, recipe: Recipe) -> None:
+        count = self.book.note(key, recipe)
+        if count is not None:
+            self.metrics.projects.set(count)
 
     def _build_known(self) -> None:
         """Builds what the projects will ask for, latest first, so that the first tasks after a start needn't wait."""
@@ -210,7 +289,8 @@ class Services:
         known = sorted(self.store.projects(), key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
         for project in known[-self.settings.max_snapshots // 2 :]:
             try:
-                self.shelf.get(self._make(identity, project, project.label_config))
+                version = self.served.live(project.key, identity)
+                self.shelf.get(self.book.make(identity, project, project.label_config, version))
             except (InputError, NotAvailable) as error:
                 _log.info("project %s: %s", project.key, error)
             except RuntimeError:

@@ -11,9 +11,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar, cast
+from weakref import WeakValueDictionary
 
-from ram_backend.errors import InputError, NotAvailable
+from ram_backend.errors import InputError, NotAvailable, VersionDamaged
+from ram_backend.models import Network
+from ram_backend.server.canary import Canary
 from ram_backend.server.embedding import SharedTextEncoder
+from ram_backend.server.live import LiveVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.recipes import Recipe
@@ -23,6 +27,7 @@ from ram_backend.vocabulary import TextEncoder
 
 K = TypeVar("K")
 V = TypeVar("V")
+_Key = tuple[str, str | None]
 
 RETRY_S = 10.0
 """A build that failed for want of something is tried again after so many seconds."""
@@ -38,15 +43,26 @@ class Snapshot:
     Attributes:
         recipe: says what to do, and names it (`model_version`).
         taggers: by control; those with dynamic choices are missing, and those without choices.
+        plain: the same tags without the project's version: what is precomputed for them stays as long as a snapshot
+            needs it, so that the next version's snapshot needn't do it again.
     """
 
     recipe: Recipe
     taggers: Mapping[str, Tagger]
+    plain: tuple[Tagger, ...] = ()
 
     @property
     def model_version(self) -> str:
         """What `/setup` answers and what `/predict` puts on its predictions."""
         return self.recipe.model_version
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A tagger, and the one without a version that it shares what is precomputed with."""
+
+    tagger: Tagger
+    plain: Tagger
 
 
 class SnapshotShelf:
@@ -60,54 +76,94 @@ class SnapshotShelf:
         builders: threads that build.
         limit: how many are kept.
         metrics: told how many there are.
+        canary: what taggers of versions have to score.
     """
 
     def __init__(
-        self, model: Model, text_encoder: SharedTextEncoder, builders: Executor, limit: int, metrics: ServerMetrics
+        self,
+        model: Model,
+        text_encoder: SharedTextEncoder,
+        builders: Executor,
+        limit: int,
+        metrics: ServerMetrics,
+        canary: Canary,
     ) -> None:
         self._model = model
         self._text_encoder = text_encoder
         self._builders = builders
-        self._snapshots: _Latest[str, Snapshot] = _Latest(limit)
-        self._dynamic: _Latest[tuple[str, ...], Tagger] = _Latest(_DYNAMIC_TAGGERS)
+        self._snapshots: _Latest[_Key, Snapshot] = _Latest(limit)
+        self._dynamic: _Latest[tuple[tuple[str, ...], str | None], _Pair] = _Latest(_DYNAMIC_TAGGERS)
+        self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
         self._metrics = metrics
+        self._canary = canary
 
     def get(self, recipe: Recipe) -> Future[Snapshot]:
         """The snapshot of a recipe, being built where it is not there: at once, the future says when."""
-        future = self._snapshots.get(recipe.model_version, partial(self._start, partial(self._build, recipe)))
+        build = partial(self._builders.submit, partial(self._build, recipe))
+        future = self._snapshots.get((recipe.model_version, _digest(recipe.version)), build, _keeps(recipe.version))
         self._metrics.snapshots.set(len(self._snapshots))
         return future
 
-    def tagger(self, texts: tuple[str, ...]) -> Future[Tagger]:
-        """A tagger for the dynamic choices of a task."""
-        return self._dynamic.get(texts, partial(self._start, partial(self._tagger, texts)))
+    def tagger(self, texts: tuple[str, ...], version: LiveVersion | None) -> Future[_Pair]:
+        """A tagger for the dynamic choices of a task, in `tagger` of the result."""
+        build = partial(self._builders.submit, partial(self._pair, texts, version))
+        return self._dynamic.get((texts, _digest(version)), build, _keeps(version))
 
     def failure(self, recipe: Recipe) -> BaseException | None:
         """Why the last build of a recipe failed; None: it didn't."""
-        return self._snapshots.failure(recipe.model_version)
+        return self._snapshots.failure((recipe.model_version, _digest(recipe.version)))
 
-    def _start(self, build: Callable[[], V]) -> Future[V]:
-        return self._builders.submit(build)
+    def forget(self, version: LiveVersion) -> None:
+        """Lets go of everything that was built of a version; who works with it keeps it until he is done."""
+        self._snapshots.drop(lambda key: key[1] == version.digest)
+        self._dynamic.drop(lambda key: key[1] == version.digest)
+        self._metrics.snapshots.set(len(self._snapshots))
 
     def _build(self, recipe: Recipe) -> Snapshot:
         started = time.monotonic()
-        taggers: dict[str, Tagger] = {}
-        shared: dict[tuple[str, ...], Tagger] = {}
-        for name, asked in recipe.asked.items():
-            if asked.texts:
-                taggers[name] = shared.get(asked.texts) or self._tagger(asked.texts)
-                shared[asked.texts] = taggers[name]
-        new = sum(len(tagger.subset.new_tags) for tagger in shared.values())
-        texts = sum(len(tagger.tags) for tagger in shared.values())
+        pairs: dict[tuple[str, ...], _Pair] = {}
+        for asked in recipe.asked.values():
+            if asked.texts and asked.texts not in pairs:
+                pairs[asked.texts] = self._pair(asked.texts, recipe.version)
+        new = sum(len(pair.plain.subset.new_tags) for pair in pairs.values())
+        texts = sum(len(pair.plain.tags) for pair in pairs.values())
         seconds = time.monotonic() - started
         _log.info("snapshot %s ready: %d tags, %d of them new, %.1f s", recipe.model_version, texts, new, seconds)
-        return Snapshot(recipe, taggers)
+        taggers = {name: pairs[asked.texts].tagger for name, asked in recipe.asked.items() if asked.texts}
+        return Snapshot(recipe, taggers, tuple(pair.plain for pair in pairs.values()))
 
-    def _tagger(self, texts: Sequence[str]) -> Tagger:
-        bundle = self._model.identity.result().bundle
-        encoder = cast(TextEncoder, self._text_encoder) if bundle.text_encoder is not None else None
-        subset = resolve_subset(bundle, texts, encoder)
-        return Tagger(bundle, self._model.network.result(), subset, token_dtype=TOKEN_DTYPE)
+    def _pair(self, texts: tuple[str, ...], version: LiveVersion | None) -> _Pair:
+        network = self._model.network.result()
+        if version is None:
+            plain = self._without_version(texts, network)
+            return _Pair(plain, plain)
+        learned = version.learned(network)
+        plain = self._without_version(texts, learned.network)
+        try:
+            tagger = plain.under(learned.delta, version.digest)
+            self._canary.check_tagger(tagger)
+        except VersionDamaged as error:
+            version.condemn(error)
+            raise
+        return _Pair(tagger, plain)
+
+    def _without_version(self, texts: Sequence[str], network: Network) -> Tagger:
+        key = (tuple(texts), id(network))  # a tagger keeps its network, so the number is not given to another one
+        plain = self._plain.get(key)
+        if plain is None:
+            bundle = self._model.identity.result().bundle
+            encoder = cast(TextEncoder, self._text_encoder) if bundle.text_encoder is not None else None
+            subset = resolve_subset(bundle, texts, encoder)
+            plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
+        return plain
+
+
+def _digest(version: LiveVersion | None) -> str | None:
+    return None if version is None else version.digest
+
+
+def _keeps(version: LiveVersion | None) -> bool:
+    return version is None or not version.retired
 
 
 class _Latest(Generic[K, V]):
@@ -121,15 +177,23 @@ class _Latest(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, start: Callable[[], Future[V]]) -> Future[V]:
+    def get(self, key: K, start: Callable[[], Future[V]], keep: bool = True) -> Future[V]:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or _worth_another_try(*entry):
-                entry = self._entries[key] = (start(), time.monotonic())
+                entry = (start(), time.monotonic())
+                if not keep:
+                    return entry[0]
+                self._entries[key] = entry
             self._entries.move_to_end(key)
             while len(self._entries) > self._limit:
                 self._entries.popitem(last=False)
             return entry[0]
+
+    def drop(self, chosen: Callable[[K], bool]) -> None:
+        with self._lock:
+            for key in [key for key in self._entries if chosen(key)]:
+                del self._entries[key]
 
     def failure(self, key: K) -> BaseException | None:
         entry = self._entries.get(key)

@@ -17,16 +17,17 @@ def asymmetric_loss(
     Args:
         logits: (B, L).
         labels: (B, L), 1 = right, 0 = wrong; anything where unknown.
-        known: (B, L), 0 = unknown: no loss and no gradient.
+        known: (B, L), 0 = unknown: no loss and no gradient; 1 = known; in between, the pair counts that much.
         focus: how fast negatives lose weight as they get easy, at least 0.
         margin: probability below which a negative counts nothing, in [0, 1).
 
     Returns:
-        The sum over all known pairs divided by B: a scalar, at least 0.
+        The weighted sum over all known pairs divided by B: a scalar, at least 0.
     """
     probability = torch.sigmoid(logits)
     positive = torch.nn.functional.softplus(-logits)
     shifted = (probability - margin).clamp_min(0) if margin else probability
     negative = -torch.log1p(-shifted.clamp_max(1 - 1e-06)) if margin else torch.nn.functional.softplus(logits)
     pairs = torch.where(labels > 0, positive, negative * shifted**focus if focus else negative)
-    return torch.where(known > 0, pairs, torch.zeros_like(pairs)).sum() / logits.shape[0]
+    weighted = torch.where(known > 0, pairs, torch.zeros_like(pairs)) * known.to(pairs.dtype)
+    return weighted.sum() / logits.shape[0]

@@ -63,6 +63,11 @@ class StudioPage:
             self.page.get_by_role("button", name="Label All Tasks").click()
         return self._read(int(served.value.json()["id"]))
 
+    def tick(self, tag: str) -> None:
+        """Clicks a choice: ticks it, or takes its tick away."""
+        whole = re.compile(rf"^\s*{re.escape(tag)}\s*(\[.\])?\s*$")
+        self.page.locator("label", has_text=whole).first.click()
+
     def submit(self) -> None:
         """Presses Submit; Label Studio has stored the annotation, and told its webhooks, when this returns."""
         with self.page.expect_response(_is_submit, timeout=PATIENCE_MS) as stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta, timezone
@@ -33,6 +34,14 @@ def row(**fields: object) -> ProjectRow:
     return ProjectRow(**{**values, **rest, **fields})
 
 
+@pytest.fixture
+def all_rows() -> None:
+    """Every table that a room keeps is known."""
+    for room in ("projects", "feedback", "versions", "jobs"):
+        importlib.import_module(f"ram_backend.{room}.rows")
+
+
+@pytest.mark.usefixtures("all_rows")
 def test_migrations_make_exactly_the_tables_of_the_rows(settings: Settings) -> None:
     database = open_database(settings)
     upgrade(database)

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from server.house import House
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
 
-from ram_backend.server import create_app, embedding
+from ram_backend.server import create_app, embedding, following, troubles
 from ram_backend.settings import Settings, load_settings
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "contract" / "payloads"
@@ -58,3 +59,33 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
 @pytest.fixture
 def client(start: Callable[..., httpx.Client]) -> httpx.Client:
     return start()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the database often, and tries again soon."""
+    monkeypatch.setattr(following, "POLL_S", 0.02)
+    monkeypatch.setattr(troubles, "RETRY_S", (0.05, 0.05))
+
+
+@pytest.fixture
+def house(
+    settings: Settings, studio: FakeLabelStudio, words: ColourWords, hasty: None
+) -> Iterator[Callable[..., House]]:
+    """Builds servers, each on the database and the versions of the one before."""
+    with ExitStack() as stack:
+        built: list[House] = []
+
+        def build(network: Any = None, **changes: Any) -> House:
+            """Another server on the same database and versions each time."""
+            mine = House(settings.model_copy(update=changes), studio)
+            given = {"identity": identity(), "network": network or ColourNetwork()}
+            mine.app = create_app(mine.settings, desk=mine.desk, **given)
+            mine.client = stack.enter_context(serving(mine.app))
+            if not built:
+                mine.setup()
+                assert mine.services.store.settle()
+            built.append(mine)
+            return mine
+
+        yield build

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import NotAvailable
+from ram_backend.server import batcher as batcher_module
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 
@@ -121,3 +122,41 @@ def test_closing_gives_up_what_waits() -> None:
     assert running.result(0).item() == 0
     with pytest.raises(NotAvailable):
         batcher.run(lambda: 1)
+
+
+def test_a_stream_of_jobs_keeps_no_image_out(batcher: Batcher) -> None:
+    """There is always another job waiting, and the image is encoded all the same."""
+    network = Gated()
+    network.go_on.release()
+    done = 0
+    stop = threading.Event()
+
+    def again() -> None:
+        nonlocal done
+        done += 1
+        if not stop.is_set():
+            batcher.run(again)
+
+    for _ in range(4):
+        batcher.run(again)
+    try:
+        assert batcher.encode(network, image(7)).result(30).item() == 7  # type: ignore[arg-type]
+    finally:
+        stop.set()
+    assert done > 4
+
+
+def test_jobs_wait_for_one_late_batch_at_most(batcher: Batcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where images never stop coming, what finishes requests still gets its turn after each batch."""
+    monkeypatch.setattr(batcher_module, "PATIENCE_S", -1.0)
+    network = Gated()
+    order: list[str] = []
+    batcher.encode(network, image(0))  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    last = [batcher.encode(network, image(number)) for number in range(1, 10)][-1]  # type: ignore[arg-type]
+    jobs = [batcher.run(lambda: order.append(f"job after {len(network.batches)}")) for _ in range(3)]
+    for _ in range(4):
+        network.go_on.release()
+    last.result(30)
+    assert [each.result(30) for each in jobs] == [None] * 3
+    assert order == ["job after 1"] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from server.playing import choices_config, identity, tiny_bundle
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
 from ram_backend.projects import Project, ProjectKey, ProjectOptions, parse_options
+from ram_backend.server.live import LiveVersion
 from ram_backend.server.recipes import Recipe, make_recipe
 from ram_backend.server.scoring import scored_choices
 
@@ -49,6 +51,33 @@ def test_the_version_depends_on_bundle_and_engine() -> None:
     other.digest = "e" * 64  # type: ignore[misc]
     kinds = [identity(bundle), identity(other), replace(identity(bundle), encoder_id="mean-colour-bf16")]
     assert len({make_recipe(each, plan, project).model_version for each in kinds}) == 3
+
+
+def test_the_base_keeps_the_name_that_it_has_always_had() -> None:
+    """Label Studio asks anew for every task where the string changes: raise `RECIPE_FORMAT` on purpose only."""
+    assert recipe().model_version == "colours-97e7c33f5c9b"
+    assert recipe(choices_config("red", "green"), extra={"threshold": 0.3}).model_version == "colours-afb147322c18"
+
+
+def test_a_projects_version_is_part_of_the_name(tmp_path: Path) -> None:
+    plan, project = parse_label_config(CONFIG), Project(ProjectKey("", 1, 2))
+
+    def named(name: str, digest: str) -> str:
+        version = LiveVersion(
+            tmp_path,
+            project.key,
+            name,
+            digest,
+            bundle=tiny_bundle(),
+            check=lambda delta, network: None,
+            on_damage=lambda version, error: None,
+        )
+        return make_recipe(identity(), plan, project, version).model_version
+
+    names = {named("v0001", "1" * 64), named("v0001", "2" * 64), recipe().model_version}
+    assert len(names) == 3, "the digest counts, and nothing of it was read"
+    assert named("v0001", "1" * 64) == named("v0001", "1" * 64)
+    assert named("v0012", "1" * 64).startswith("colours-v0012-")
 
 
 def test_a_threshold_for_a_tag_that_is_not_there_changes_nothing() -> None:

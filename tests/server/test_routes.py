@@ -170,7 +170,7 @@ def test_unknown_events_are_acknowledged(client: httpx.Client, body: dict[str, A
 
 def test_start_training_says_what_the_sink_says(start: Start, client: httpx.Client, payloads: Path) -> None:
     body = body_of(payloads, "webhook-start-training")
-    assert "doesn't train yet" in client.post("/webhook", json=body).json()["message"]
+    assert "No worker is connected" in client.post("/webhook", json=body).json()["message"]
     assert start(sink=Sink()).post("/webhook", json=body).json()["job"] == "7"
 
 

@@ -63,8 +63,13 @@ def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
         wait_until(lambda: any("Next:" in line for line in lines) or process.poll() is not None, 60)
         yield process, lines
     finally:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            process.terminate()  # killed, it would leave its queue running
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         reader.join(5)
 
 

@@ -1,4 +1,4 @@
-"""Databases to test with: a SQLite file, and a PostgreSQL of our own that is thrown away."""
+"""A PostgreSQL server of our own, thrown away after the tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-
-from ram_backend.settings import Settings, load_settings
 
 NO_POSTGRESQL = "no PostgreSQL server on this machine (initdb, postgres): apt-get install postgresql"
 
@@ -67,10 +64,11 @@ class Cluster:
                     pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
                 time.sleep(0.05)
 
-    def stop(self) -> None:
+    def stop(self, *, for_good: bool = False) -> None:
+        """Ends connections, then the server; for good: without putting its files in order."""
         if self._server is None:
             return
-        self._server.send_signal(signal.SIGINT)  # ends connections, then itself
+        self._server.send_signal(signal.SIGQUIT if for_good else signal.SIGINT)
         try:
             self._server.wait(30)
         except subprocess.TimeoutExpired:
@@ -89,8 +87,8 @@ class Cluster:
         return self.address(name)
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def find_programs() -> Path:
+    """Folder of initdb and postgres; skips the test where there is none."""
     found = shutil.which("initdb")
     places = (
         [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -98,32 +96,4 @@ def cluster() -> Iterator[Cluster]:
     programs = next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
     if programs is None:
         pytest.skip(NO_POSTGRESQL)
-    made = Cluster(programs)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
-        shutil.rmtree(made.folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Settings with an empty database of either kind."""
-    if request.param == "sqlite":
-        return load_settings(data_dir=tmp_path / "data")
-    return load_settings(data_dir=tmp_path / "data", database_url=request.getfixturevalue("cluster").new_database())
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Waits until something is so, and fails where it never is."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail("it never came about")
-            time.sleep(0.01)
-
-    return wait
+    return programs

@@ -1,0 +1,257 @@
+"""From annotations, and from what was shown, to what they say about each tag of each image: pure.
+
+A tag is named by its text, the string that is scored: two choices with one text are one tag, which is on where either
+is ticked. What a chosen entry of a nested list says of the entries above it is left open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from ram_backend.feedback.labels import UNKNOWN, Asked, State, TagLabel, TaskLabels, agreed, stronger
+from ram_backend.feedback.offered import Offered
+from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.view import CurrentAnnotation
+from ram_backend.feedback.weights import Weights
+from ram_backend.labelstudio import Choice, LabelPlan, TagControl, choices_for, image_reference
+from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation
+
+CLOCKS_APART = timedelta(seconds=60)
+"""Label Studio's clock and ours may differ by so much."""
+
+_Choices = Mapping[ChoiceId, Choice]
+_Shown = Mapping[int, Sequence[Shown]]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What one annotation says about the tags of one image.
+
+    Attributes:
+        annotation_id: which annotation.
+        task_id: of which task.
+        to_name: name of the image in the label config.
+        annotator: number of the user; None: not said.
+        stated_at: when, by Label Studio's clock; None: not said.
+        ground_truth: the project's owner vouches for it.
+        model_version: of the prediction that the annotator started from; None: from none, or not known.
+        version: the project's version that made it; None: the bundle's base, or not known.
+        asked: what there was to choose from.
+        said: what was said of tags, other than leaving them off.
+    """
+
+    annotation_id: int
+    task_id: int
+    to_name: str
+    annotator: int | None
+    stated_at: datetime | None
+    ground_truth: bool
+    model_version: str | None
+    version: str | None
+    asked: Asked
+    said: Mapping[str, TagLabel]
+
+    def label(self, tag: str) -> TagLabel:
+        """What it says about a tag; of tags that could not be chosen: nothing."""
+        return self.said.get(tag) or self.asked.label(tag)
+
+    def tags(self, state: State) -> tuple[str, ...]:
+        """The tags in a state other than untouched, in order of their names."""
+        return tuple(sorted(tag for tag, label in self.said.items() if label.state == state))
+
+
+def corrections_of(
+    plan: LabelPlan, annotations: Iterable[CurrentAnnotation], shown: _Shown, weights: Weights
+) -> list[Correction]:
+    """What each annotation says, one for each image that tags are asked for; those that can't be used are left out.
+
+    An annotation that started from a prediction confirms, adds, removes or leaves alone against what that one showed.
+    Of one that started from none, or from one that nobody knows, what is ticked is added.
+
+    Args:
+        plan: of the project's label config.
+        annotations: the current truth.
+        shown: what annotators were shown, by task.
+        weights: how much each kind of statement is believed.
+    """
+    reader = _Reader(plan, weights)
+    usable = [annotation for annotation in annotations if annotation.usable]
+    return [each for annotation in usable for each in reader.read(annotation, annotation.task_data, shown)]
+
+
+def gather(
+    plan: LabelPlan,
+    annotations: Iterable[CurrentAnnotation],
+    shown: _Shown,
+    weights: Weights,
+    *,
+    task_data: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[TaskLabels]:
+    """What is known about each image, by task and image name.
+
+    Where a task has ground truth, that alone counts. Of several annotations each has its say (`agreed`).
+
+    Args:
+        plan: of the project's label config.
+        annotations: the current truth; those that can't be used are left out.
+        shown: what annotators were shown, by task.
+        weights: how much each kind of statement is believed.
+        task_data: newer data of tasks than the events', e.g. from a listing.
+    """
+    by_task: dict[int, list[CurrentAnnotation]] = {}
+    for annotation in annotations:
+        if annotation.usable:
+            by_task.setdefault(annotation.stated.task, []).append(annotation)
+    newer = task_data or {}
+    reader = _Reader(plan, weights)
+    result: list[TaskLabels] = []
+    for task in sorted(by_task):
+        data = newer.get(task) or _latest_data(by_task[task])
+        by_image: dict[str, list[Correction]] = {}
+        for annotation in by_task[task]:
+            for correction in reader.read(annotation, data, shown):
+                by_image.setdefault(correction.to_name, []).append(correction)
+        result.extend(_together(plan, data, by_image[to_name]) for to_name in sorted(by_image))
+    return result
+
+
+def shown_to(stated: StatedAnnotation, shown: Sequence[Shown]) -> Shown | None:
+    """The prediction that an annotation started from: by its number, else the last one served before it was made.
+
+    None where it started from none, or nobody knows from which.
+    """
+    if stated.parent_prediction is None:
+        return None
+    for each in shown:
+        if each.prediction_id == stated.parent_prediction:
+            return each
+    others = [each for each in shown if each.prediction_id is None]
+    if stated.created_at is not None:
+        latest = stated.created_at + CLOCKS_APART
+        others = [each for each in others if each.shown_at <= latest]
+    return max(others, key=lambda each: each.shown_at, default=None)
+
+
+class _Reader:
+    """Reads annotations with one plan; what is the same for all tasks is made once."""
+
+    def __init__(self, plan: LabelPlan, weights: Weights) -> None:
+        self._weights = weights
+        self._controls = {
+            to_name: [control for control in plan.tag_controls if control.to_name == to_name] for to_name in plan.images
+        }
+        self._fixed: dict[str, _Choices] = {control.name: _by_path(control.choices) for control in plan.tag_controls}
+        self._asked: dict[str, Asked] = {}
+        self._unoffered: dict[tuple[str, str], list[Choice]] = {}
+
+    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any], shown: _Shown) -> Iterator[Correction]:
+        stated = annotation.stated
+        started_from = shown_to(stated, shown.get(stated.task, ()))
+        for to_name, controls in self._controls.items():
+            choices = [self._choices(control, data) for control in controls]
+            said: dict[str, TagLabel] = {}
+            for control, known in zip(controls, choices, strict=True):
+                for choice, label in self._said(control, known, annotation, started_from):
+                    for tag in choice.texts:
+                        said[tag] = stronger(said.get(tag), label)
+            yield Correction(
+                annotation_id=stated.id,
+                task_id=stated.task,
+                to_name=to_name,
+                annotator=stated.completed_by,
+                stated_at=stated.updated_at or stated.created_at,
+                ground_truth=stated.ground_truth,
+                model_version=started_from.model_version if started_from else None,
+                version=started_from.version if started_from else None,
+                asked=self._asked_for(to_name, controls, choices),
+                said=said,
+            )
+
+    def _choices(self, control: TagControl, data: Mapping[str, Any]) -> _Choices:
+        return self._fixed[control.name] if control.dynamic is None else _by_path(choices_for(control, data))
+
+    def _asked_for(self, to_name: str, controls: Sequence[TagControl], choices: Sequence[_Choices]) -> Asked:
+        fixed = all(control.dynamic is None for control in controls)
+        found = self._asked.get(to_name) if fixed else None
+        if found is None:
+            untouched: dict[str, float] = {}
+            for control, known in zip(controls, choices, strict=True):
+                weight = self._weights.untouched(control, len(known))
+                for choice in known.values():
+                    for tag in choice.texts:
+                        untouched[tag] = max(untouched.get(tag, 0.0), weight)
+            found = Asked(tuple(untouched), np.array(list(untouched.values()), dtype=np.float32))
+            if fixed:
+                self._asked[to_name] = found
+        return found
+
+    def _said(
+        self, control: TagControl, choices: _Choices, annotation: CurrentAnnotation, started_from: Shown | None
+    ) -> Iterator[tuple[Choice, TagLabel]]:
+        """What is said of choices, other than leaving them off.
+
+        A choice of several texts says that one of them is there, not which: each gets its share of the weight.
+        """
+        items = [item for item in annotation.stated.items if item.from_name == control.name]
+        on = {path for item in items for path in item.values} & choices.keys()
+        there = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
+        shown_on = {each.path for each in there if each.ticked} & choices.keys()
+        scores = {each.path: each.score for each in there}
+        for path in on & shown_on:
+            share = self._weights.confirmed / len(choices[path].texts)
+            yield choices[path], TagLabel(True, share, "confirmed", scores.get(path))
+        for path in on - shown_on:
+            share = self._weights.added / len(choices[path].texts)
+            yield choices[path], TagLabel(True, share, "added", scores.get(path))
+        for path in shown_on - on:
+            yield choices[path], TagLabel(False, self._weights.removed, "removed", scores.get(path))
+        above = {path[:steps] for path in on for steps in range(1, len(path))} & choices.keys()
+        for path in above - on - shown_on:
+            yield choices[path], UNKNOWN
+        if annotation.offered is not None:
+            for choice in self._not_offered(control, annotation.offered):
+                if choice.path not in on | shown_on:
+                    yield choice, UNKNOWN
+
+    def _not_offered(self, control: TagControl, offered: Offered) -> list[Choice]:
+        """Choices that came into the label config later: who could not tick them has said nothing."""
+        key = (offered.digest, control.name)
+        if key not in self._unoffered:
+            self._unoffered[key] = [choice for choice in control.choices if not offered.has(control.name, choice.path)]
+        return self._unoffered[key]
+
+
+def _by_path(choices: Iterable[Choice]) -> _Choices:
+    return {choice.path: choice for choice in choices}
+
+
+def _together(plan: LabelPlan, data: Mapping[str, Any], corrections: Sequence[Correction]) -> TaskLabels:
+    vouched = [each for each in corrections if each.ground_truth]
+    counted = vouched or list(corrections)
+    first = counted[0]
+    said = first.said
+    if len(counted) > 1:
+        tags = dict.fromkeys(tag for each in counted for tag in each.said)
+        said = {tag: agreed([each.label(tag) for each in counted]) for tag in tags}
+    control = next(control for control in plan.tag_controls if control.to_name == first.to_name)
+    return TaskLabels(
+        task_id=first.task_id,
+        to_name=first.to_name,
+        reference=image_reference(control, data),
+        data=data,
+        asked=first.asked,
+        said=said,
+        ground_truth=bool(vouched),
+        annotation_ids=tuple(sorted(each.annotation_id for each in counted)),
+        model_versions=tuple(sorted({each.model_version for each in counted if each.model_version is not None})),
+    )
+
+
+def _latest_data(annotations: Sequence[CurrentAnnotation]) -> Mapping[str, Any]:
+    known = [each for each in annotations if each.task_data]
+    return max(known, key=lambda each: each.event_id).task_data if known else {}

@@ -1,0 +1,147 @@
+"""Events of the ledger: what Label Studio's webhooks and listings say, trimmed, each with an identity of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from ram_backend.feedback.offered import Offered, offered_by
+from ram_backend.labelstudio import WebhookRequest
+from ram_backend.labelstudio.annotations import (
+    StatedAnnotation,
+    content_of,
+    number_of,
+    read_annotation,
+    trimmed_task_data,
+)
+
+Kind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
+"""`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio said so, for good, for it
+gives no number twice. `annotation_missing`: a complete listing lacked the annotation; holds until a later listing has
+it again (`annotation_found`)."""
+
+Source = Literal["webhook", "listing"]
+
+STATING = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_UPDATED"})
+DELETING = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})
+DELETING_TASKS = frozenset({"TASK_DELETED", "TASKS_DELETED"})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeedbackEvent:
+    """One event. Its identity within a project: kind, numbers, `updated_us` and `content`.
+
+    Attributes:
+        kind: see `Kind`.
+        annotation_id: 0 where a task is deleted.
+        task_id: 0 where the event doesn't say.
+        updated_us: of a statement Label Studio's `updated_at`, of `annotation_missing` and `annotation_found` when the
+            listing began: microseconds since 1970, UTC; else 0.
+        statement: canonical JSON of what was stated; "" for all other kinds.
+        content: sha256 of it; "" for all other kinds.
+        usable: whether the statement may be learned from.
+        received_at: when it came here.
+        source: how it came here.
+        task_data: JSON of the task's data, trimmed; None: not known.
+        offered: the tags that there were to choose from; None: not known.
+    """
+
+    kind: Kind
+    annotation_id: int
+    task_id: int
+    received_at: datetime
+    updated_us: int = 0
+    statement: str = field(default="", repr=False)
+    content: str = ""
+    usable: bool = False
+    source: Source = "webhook"
+    task_data: str | None = field(default=None, repr=False)
+    offered: Offered | None = field(default=None, repr=False)
+
+
+def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
+    """The events in one webhook call (protocol section 7), whatever its action; most have none.
+
+    What can't be kept (no number, wrong types, huge) is left out and counted in the log; it never raises.
+
+    Args:
+        request: the call.
+        received_at: when it came.
+    """
+    if request.action in STATING:
+        return _statements(request, received_at)
+    if request.action in DELETING:
+        numbers = _numbers(request.annotation_objects, request.action)
+        return [FeedbackEvent("annotation_deleted", number, 0, received_at) for number in numbers]
+    if request.action in DELETING_TASKS:
+        numbers = _numbers(request.task_objects, request.action)
+        return [FeedbackEvent("task_deleted", 0, number, received_at) for number in numbers]
+    return []
+
+
+def statement_event(
+    stated: StatedAnnotation,
+    received_at: datetime,
+    *,
+    task_data: object = None,
+    offered: Offered | None = None,
+    source: Source = "webhook",
+) -> FeedbackEvent:
+    """The event of one statement.
+
+    Args:
+        stated: what was said.
+        received_at: when that came here.
+        task_data: the task's data as it came.
+        offered: the tags that there were to choose from.
+        source: how it came here.
+    """
+    statement = stated.canonical()
+    return FeedbackEvent(
+        kind="stated",
+        annotation_id=stated.id,
+        task_id=stated.task,
+        received_at=received_at,
+        updated_us=stated.updated_us,
+        statement=statement,
+        content=content_of(statement),
+        usable=stated.usable,
+        source=source,
+        task_data=trimmed_task_data(task_data),
+        offered=offered,
+    )
+
+
+def _statements(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
+    tasks = {number_of(task): task.get("data") for task in request.task_objects}
+    only_task = next(iter(tasks)) if len(tasks) == 1 else None
+    project: Mapping[str, Any] = request.project if isinstance(request.project, Mapping) else {}
+    offered = offered_by(project.get("label_config"))
+    events: list[FeedbackEvent] = []
+    given = request.annotation_objects
+    for annotation in given:
+        stated = read_annotation(annotation, task=only_task)
+        if stated is not None:
+            data = tasks.get(stated.task)
+            events.append(statement_event(stated, received_at, task_data=data, offered=offered))
+    _note_left_out(request.action, len(given) - len(events), len(given))
+    return events
+
+
+def _numbers(objects: Iterable[Mapping[str, Any]], action: str) -> list[int]:
+    given = [number_of(each) for each in objects]
+    found = [number for number in given if number is not None]
+    _note_left_out(action, len(given) - len(found), len(given))
+    return list(dict.fromkeys(found))
+
+
+def _note_left_out(action: str, count: int, of: int) -> None:
+    if count:
+        _log.warning(
+            "%d of %d entries of an event %s can't be kept: no number, wrong types, or huge", count, of, action
+        )

@@ -1,0 +1,241 @@
+"""The ledger: events are written once and stay, and the current truth is read out of them.
+
+Everything here waits for the database. Rows of a project that no `/setup` had named yet (instance "") are read along
+with those of the project of the same number and creation time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.feedback import view
+from ram_backend.feedback.events import FeedbackEvent
+from ram_backend.feedback.offered import Offered
+from ram_backend.feedback.rows import FeedbackEventRow, OfferedRow, insert_into, key_columns, of_project
+from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
+from ram_backend.feedback.shown_rows import images_of, put_images, put_shown, shown_of
+from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
+from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.projects import ProjectKey
+from ram_backend.settings import Settings
+
+_ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
+_AT_ONCE = 400
+_EVENT_COLUMNS = (
+    FeedbackEventRow.event_id,
+    FeedbackEventRow.kind,
+    FeedbackEventRow.annotation_id,
+    FeedbackEventRow.task_id,
+    FeedbackEventRow.updated_us,
+    FeedbackEventRow.content,
+    FeedbackEventRow.usable,
+)
+T = TypeVar("T")
+
+
+class Ledger:
+    """The ledger of all projects in one database, whose migrations have run (`open_ledger` sees to that)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def close(self) -> None:
+        """Closes the connections that nobody uses now; a later call opens new ones."""
+        self._database.close()
+
+    def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
+        """Writes events, all or none; they are durable when it returns. Those that are there already change nothing.
+
+        Events get their numbers one transaction after another: who has seen number n has seen all before it.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            DatabaseUnavailable: nothing was written.
+        """
+        if not events:
+            return 0
+        offered = {event.offered.digest: event.offered for event in events if event.offered is not None}
+        with self._database.writing() as session:
+            if self._database.file is None:
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+            self._add_offered(session, key, offered)
+            insert = (
+                insert_into(session, FeedbackEventRow).on_conflict_do_nothing().returning(FeedbackEventRow.event_id)
+            )
+            new = 0
+            for some in _portions(events, _AT_ONCE):
+                new += len(session.execute(insert, [_event_row(key, event) for event in some]).all())
+            return new
+
+    def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
+        """The current truth: what each annotation that is still there says, by number; also what can't be used.
+
+        Args:
+            key: the project.
+            up_to: the truth as it was when this event was the last one; None: now.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        with self._database.reading() as session:
+            truth = view.current(self._lines(session, key, up_to))
+            bodies = self._bodies(session, key, [line.event_id for line in truth.values()])
+            offered = self._offered(session, key)
+        return [_annotation(line, bodies[line.event_id], offered) for line in truth.values()]
+
+    def lines(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventLine]:
+        """All events of a project without what was stated, in the order of their numbers."""
+        with self._database.reading() as session:
+            return self._lines(session, key, up_to)
+
+    def last_event(self, key: ProjectKey) -> int:
+        """Number of a project's last event; 0: there is none."""
+        last = select(FeedbackEventRow.event_id).where(of_project(FeedbackEventRow, key))
+        with self._database.reading() as session:
+            return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
+
+    def changes_since(self, key: ProjectKey, event_id: int) -> Changes:
+        """What became of the corrections that may be learned from since an event was the last one."""
+        lines = self.lines(key)
+        before = view.current(line for line in lines if line.event_id <= event_id)
+        return view.changes(before, view.current(lines))
+
+    def changed_since(self, key: ProjectKey, event_id: int) -> int:
+        """Number of annotations whose usable statement is another one since an event was the last one, or gone."""
+        return self.changes_since(key, event_id).total
+
+    def fingerprint(self, key: ProjectKey, *, up_to: int | None = None) -> Fingerprint:
+        """Which corrections there are to learn from; see `annotations` for `up_to`."""
+        return view.fingerprint(view.current(self.lines(key, up_to=up_to)))
+
+    def keys(self) -> list[ProjectKey]:
+        """All projects that there are events of."""
+        columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
+        with self._database.reading() as session:
+            return sorted(ProjectKey(*row) for row in session.execute(select(*columns).distinct()))
+
+    def record_shown(self, key: ProjectKey, shown: Sequence[Shown]) -> None:
+        """Writes what annotators were shown, and what the images were.
+
+        Of one task and `model_version` there is one row: the last that was served. What a listing has is taken where
+        nothing was served; of what was served it adds Label Studio's number.
+
+        Raises:
+            DatabaseUnavailable: nothing was written.
+        """
+        if not shown:
+            return
+        with self._database.writing() as session:
+            put_shown(session, key, shown)
+            images = [
+                TaskImage(each.task_id, image.reference, image.sha256, image.phash)
+                for each in shown
+                for image in each.images
+            ]
+            put_images(session, key, images)
+
+    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[Shown]]:
+        """What annotators were shown, by task, oldest first.
+
+        Args:
+            key: the project.
+            annotated: only of tasks that somebody has annotated: most are not, in a large project.
+        """
+        with self._database.reading() as session:
+            return shown_of(session, key, annotated=annotated)
+
+    def record_images(self, key: ProjectKey, images: Sequence[TaskImage]) -> None:
+        """Writes what images of tasks are, over what they were."""
+        if images:
+            with self._database.writing() as session:
+                put_images(session, key, images)
+
+    def images(self, key: ProjectKey) -> KnownImages:
+        """What the images of the project's tasks were when they were last seen."""
+        with self._database.reading() as session:
+            return images_of(session, key)
+
+    def _lines(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventLine]:
+        query = select(*_EVENT_COLUMNS).where(of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+        if up_to is not None:
+            query = query.where(FeedbackEventRow.event_id <= up_to)
+        return [EventLine(*row) for row in session.execute(query)]
+
+    def _bodies(self, session: Session, key: ProjectKey, events: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        columns = (
+            *(FeedbackEventRow.event_id, FeedbackEventRow.statement, FeedbackEventRow.task_data),
+            *(FeedbackEventRow.offered, FeedbackEventRow.received_at),
+        )
+        query = select(*columns).where(of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+        wanted = set(events)
+        return {row[0]: tuple(row[1:]) for row in session.execute(query) if row[0] in wanted}
+
+    def _offered(self, session: Session, key: ProjectKey) -> dict[str, Offered]:
+        rows = session.execute(select(OfferedRow.digest, OfferedRow.tags).where(of_project(OfferedRow, key)))
+        return {digest: Offered.from_json(tags, digest) for digest, tags in rows}
+
+    def _add_offered(self, session: Session, key: ProjectKey, offered: Mapping[str, Offered]) -> None:
+        there = select(OfferedRow.digest).where(of_project(OfferedRow, key), OfferedRow.digest.in_(list(offered)))
+        new = offered.keys() - set(session.scalars(there)) if offered else set()
+        for digest in sorted(new):
+            session.add(
+                OfferedRow(
+                    **key_columns(key), digest=digest, tags=offered[digest].to_json(), first_seen_at=datetime.now(UTC)
+                )
+            )
+        session.flush()
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger in the settings' database, which is made or migrated where needed.
+
+    Raises:
+        SettingsError, DatabaseUnavailable: see the message.
+    """
+    database = open_database(settings)
+    upgrade(database)
+    return Ledger(database)
+
+
+def _event_row(key: ProjectKey, event: FeedbackEvent) -> dict[str, Any]:
+    return {
+        **key_columns(key),
+        "kind": event.kind,
+        "annotation_id": event.annotation_id,
+        "task_id": event.task_id,
+        "updated_us": event.updated_us,
+        "content": event.content,
+        "usable": event.usable,
+        "statement": event.statement,
+        "task_data": event.task_data,
+        "offered": event.offered.digest if event.offered is not None else "",
+        "source": event.source,
+        "received_at": event.received_at,
+    }
+
+
+def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, Offered]) -> CurrentAnnotation:
+    statement, task_data, digest, received_at = body
+    return CurrentAnnotation(
+        event_id=line.event_id,
+        stated=StatedAnnotation.from_canonical(statement, updated_us=line.updated_us),
+        task_data=json.loads(task_data) if task_data else {},
+        offered=offered.get(digest),
+        received_at=received_at,
+    )
+
+
+def _portions(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    waiting = iter(items)
+    while some := list(islice(waiting, size)):
+        yield some

@@ -1,0 +1,186 @@
+"""The ledger brought in step with Label Studio, which is the truth: webhooks come late, twice and not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ram_backend.errors import LabelStudioRefused
+from ram_backend.feedback import view
+from ram_backend.feedback.events import FeedbackEvent, statement_event
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import Shown, ShownChoice
+from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation, read_item
+from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
+from ram_backend.projects import ProjectKey
+
+SETTLED = timedelta(seconds=60)
+"""What came in so shortly before the listing began is not taken for gone where the listing lacks it: a webhook is sent
+before Label Studio has committed the annotation that it is about."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What came of it.
+
+    Attributes:
+        listed: annotations that Label Studio has.
+        added: statements that the ledger lacked.
+        gone: annotations that Label Studio has no more.
+        returned: annotations that an earlier listing had lacked.
+        shown: predictions that annotators started from, and that nobody had recorded.
+        left_out: annotations that nothing can be made of.
+        task_data: data of the tasks that were listed.
+    """
+
+    listed: int
+    added: int
+    gone: int
+    returned: int
+    shown: int
+    left_out: int
+    task_data: Mapping[int, Mapping[str, Any]] = field(repr=False)
+
+
+def reconcile(
+    ledger: Ledger,
+    key: ProjectKey,
+    api: ProjectApi,
+    *,
+    began: datetime | None = None,
+    settled: timedelta = SETTLED,
+    progress: Callable[[int], None] | None = None,
+) -> Reconciled:
+    """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
+
+    Statements that webhooks have brought are the same events, and are not added again. An annotation that the ledger
+    has and the listing lacks is looked up once more by its task before it counts as gone, and not at all where it came
+    in after, or shortly before, the listing began.
+
+    Args:
+        ledger: where events are kept.
+        key: the project.
+        api: of the project's Label Studio.
+        began: when the listing begins; by default now.
+        settled: how long before that an annotation must have come in to be taken for gone.
+        progress: told of the number of tasks read so far.
+
+    Raises:
+        LabelStudioUnreachable, LabelStudioUnauthorized: nothing was written.
+        LabelStudioRefused: the project is not there, or another one has its number; nothing was written.
+        DatabaseUnavailable: see the message.
+    """
+    began = began or datetime.now(UTC)
+    _same_project(key, api)
+    mark = ledger.last_event(key)
+    known = {annotation.stated.id: annotation for annotation in ledger.annotations(key, up_to=mark)}
+    lines = ledger.lines(key, up_to=mark)
+    listing = _Listing(began)
+    for count, task in enumerate(api.annotated_tasks(), 1):
+        listing.take(task)
+        if progress is not None and count % 100 == 0:
+            progress(count)
+    unseen = sorted({known[number].stated.task for number in known.keys() - listing.stated.keys()})
+    for task in api.tasks(unseen):
+        listing.take(task)
+    there = {(line.annotation_id, line.task_id, line.updated_us, line.content) for line in lines}
+    events = [
+        event
+        for event in listing.statements
+        if (event.annotation_id, event.task_id, event.updated_us, event.content) not in there
+    ]
+    gone = [
+        annotation.stated
+        for number, annotation in known.items()
+        if number not in listing.stated and annotation.received_at <= began - settled
+    ]
+    returned = [listing.stated[number] for number in view.missing(lines) & listing.stated.keys()]
+    moment = (began - _EPOCH) // timedelta(microseconds=1)
+    added = ledger.record(key, events)
+    ledger.record(
+        key,
+        [
+            *(_listed_event("annotation_missing", each, moment, began) for each in gone),
+            *(_listed_event("annotation_found", each, moment, began) for each in returned),
+        ],
+    )
+    shown = _not_recorded(listing.shown.values(), ledger.shown(key))
+    ledger.record_shown(key, shown)
+    result = Reconciled(
+        listed=len(listing.stated),
+        added=added,
+        gone=len(gone),
+        returned=len(returned),
+        shown=len(shown),
+        left_out=listing.left_out,
+        task_data=listing.task_data,
+    )
+    _log.info("reconciled %s: %s", key, result)
+    return result
+
+
+class _Listing:
+    """What Label Studio has, as it is read page by page."""
+
+    def __init__(self, began: datetime) -> None:
+        self._began = began
+        self.stated: dict[int, StatedAnnotation] = {}
+        self.statements: list[FeedbackEvent] = []
+        self.shown: dict[int, Shown] = {}
+        self.task_data: dict[int, Mapping[str, Any]] = {}
+        self.left_out = 0
+
+    def take(self, task: ListedTask) -> None:
+        if task.id in self.task_data:
+            return
+        self.task_data[task.id] = task.data
+        predictions = {number_of(prediction): prediction for prediction in task.predictions}
+        for annotation in task.annotations:
+            stated = read_annotation(annotation, task=task.id)
+            if stated is None:
+                self.left_out += 1
+                continue
+            self.stated[stated.id] = stated
+            event = statement_event(stated, self._began, task_data=task.data, source="listing")
+            self.statements.append(event)
+            started_from = predictions.get(stated.parent_prediction) if stated.parent_prediction else None
+            if started_from is not None and stated.parent_prediction is not None:
+                self.shown[stated.parent_prediction] = _shown(task.id, stated, started_from)
+
+
+def _same_project(key: ProjectKey, api: ProjectApi) -> None:
+    created = api.state().created
+    if key.created and created and key.created != created:
+        raise LabelStudioRefused(
+            f"Project {key.id} in the Label Studio at {api.label_studio.origin} was made at another time than {key}:"
+            " it is another project. Check LABEL_STUDIO_URL, or connect this backend there."
+        )
+
+
+def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> Shown:
+    number, version, result = stated.parent_prediction, prediction.get("model_version"), prediction.get("result")
+    items = [item for each in (result if isinstance(result, list) else []) if (item := read_item(each)) is not None]
+    return Shown(
+        task_id=task,
+        model_version=version if isinstance(version, str) and version else f"prediction {number}",
+        shown_at=stated.created_at or _EPOCH,
+        choices=tuple(ShownChoice(item.from_name, path, None, True) for item in items for path in item.values),
+        prediction_id=number,
+        source="listing",
+    )
+
+
+def _not_recorded(listed: Iterable[Shown], known: Mapping[int, list[Shown]]) -> list[Shown]:
+    """Those whose number is not known yet, though what they show may be."""
+    numbers = {each.prediction_id for rows in known.values() for each in rows}
+    return [each for each in listed if each.prediction_id not in numbers]
+
+
+def _listed_event(kind: Any, stated: StatedAnnotation, moment: int, began: datetime) -> FeedbackEvent:
+    return FeedbackEvent(kind, stated.id, stated.task, began, updated_us=moment, source="listing")

@@ -1,0 +1,125 @@
+"""The tables of this room."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueConstraint, and_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from ram_backend.database import Base, BigId, UtcDateTime
+from ram_backend.projects import ProjectKey
+
+
+class _OfProject:
+    """The project that a row is about, as `ProjectKey` says; `instance` is "" where no `/setup` has named one."""
+
+    instance: Mapped[str] = mapped_column(Text)
+    project_id: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[int] = mapped_column(BigInteger)
+
+
+class FeedbackEventRow(_OfProject, Base):
+    """One event, never changed and never deleted: what somebody stated, or that it is gone.
+
+    `statement` is canonical JSON in ASCII and `content` its sha256; both "" for deletions. `updated_us` is Label
+    Studio's `updated_at` in microseconds since 1970, UTC; 0 for what has none. `annotation_id` and `task_id` are 0
+    where the event names none. What stands after `statement` is not part of the event's identity.
+    """
+
+    __tablename__ = "feedback_events"
+    __table_args__ = (
+        UniqueConstraint(
+            "instance",
+            "project_id",
+            "created",
+            "kind",
+            "annotation_id",
+            "task_id",
+            "updated_us",
+            "content",
+            name="uq_feedback_events_identity",
+        ),
+        Index("ix_feedback_events_order", "project_id", "created", "event_id"),
+    )
+
+    event_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(Text)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    updated_us: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[str] = mapped_column(Text)
+    usable: Mapped[bool] = mapped_column(Boolean)
+    statement: Mapped[str] = mapped_column(Text)
+    task_data: Mapped[str | None] = mapped_column(Text)
+    offered: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class OfferedRow(_OfProject, Base):
+    """The tags that a label config offered, by the digest that events name; `tags` is JSON."""
+
+    __tablename__ = "offered_tags"
+    __table_args__ = (UniqueConstraint("instance", "project_id", "created", "digest", name="uq_offered_tags_identity"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    digest: Mapped[str] = mapped_column(Text)
+    tags: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ShownRow(_OfProject, Base):
+    """What annotators were shown for a task by one model version; `choices` and `images` are JSON.
+
+    `prediction_id` is Label Studio's number of it, where reconciling has brought it.
+    """
+
+    __tablename__ = "shown"
+    __table_args__ = (
+        UniqueConstraint("instance", "project_id", "created", "task_id", "model_version", name="uq_shown_identity"),
+    )
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    model_version: Mapped[str] = mapped_column(Text)
+    version: Mapped[str | None] = mapped_column(Text)
+    prediction_id: Mapped[int | None] = mapped_column(BigInteger)
+    shown_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    source: Mapped[str] = mapped_column(Text)
+    choices: Mapped[str] = mapped_column(Text)
+    images: Mapped[str] = mapped_column(Text)
+
+
+class TaskImageRow(_OfProject, Base):
+    """What an image of a task was when it was last seen; `reference` is the sha256 of what the task says."""
+
+    __tablename__ = "task_images"
+    __table_args__ = (
+        UniqueConstraint("instance", "project_id", "created", "task_id", "reference", name="uq_task_images_identity"),
+    )
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    reference: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(Text)
+    phash: Mapped[str] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def of_project(table: type[_OfProject], key: ProjectKey) -> ColumnElement[bool]:
+    """A project's rows, with those of the same project that came before any `/setup` had named it."""
+    return and_(table.project_id == key.id, table.created == key.created, table.instance.in_({key.instance, ""}))
+
+
+def key_columns(key: ProjectKey) -> dict[str, Any]:
+    """The columns that name a project."""
+    return {"instance": key.instance, "project_id": key.id, "created": key.created}
+
+
+def insert_into(session: Session, table: type[Base]) -> Any:
+    """An INSERT that can say what to do on conflict: SQLite and PostgreSQL each have their own."""
+    dialect = session.get_bind().dialect.name
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table.__table__)

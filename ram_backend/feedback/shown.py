@@ -1,0 +1,134 @@
+"""What annotators were shown for a task, and what its images were: as the ledger keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Literal
+
+from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
+
+
+@dataclass(frozen=True)
+class ShownChoice:
+    """One choice of a prediction.
+
+    Attributes:
+        control: name of its control.
+        path: of the choice; of a flat one (its value,).
+        score: calibrated probability in [0, 1]; None: not known.
+        ticked: whether the prediction ticked it.
+    """
+
+    control: str
+    path: ChoiceId
+    score: float | None
+    ticked: bool
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """One image of a task, as it was when it was tagged.
+
+    Attributes:
+        to_name: name of the image in the label config.
+        reference: what the task's data says about where it is.
+        sha256: of its bytes, in hex.
+        phash: perceptual hash, 64 bits.
+    """
+
+    to_name: str
+    reference: str
+    sha256: str
+    phash: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One prediction for one task.
+
+    Attributes:
+        task_id: number of the task.
+        model_version: of the prediction.
+        shown_at: when it was served, or made.
+        choices: those that were ticked, and others whose scores are known.
+        images: that were tagged.
+        version: the project's version that was served; None: the bundle's base, or not known.
+        prediction_id: Label Studio's number of it; None: not known.
+        source: "served" by us, or found in a "listing" of Label Studio's.
+    """
+
+    task_id: int
+    model_version: str
+    shown_at: datetime
+    choices: tuple[ShownChoice, ...] = ()
+    images: tuple[ShownImage, ...] = ()
+    version: str | None = None
+    prediction_id: int | None = None
+    source: Literal["served", "listing"] = "served"
+
+    def choices_json(self) -> str:
+        """Control name -> [[path, score, ticked], ...]."""
+        said: dict[str, list[list[object]]] = {}
+        for each in self.choices:
+            score = None if each.score is None else round(float(each.score), 6)
+            said.setdefault(each.control, []).append([list(each.path), score, int(each.ticked)])
+        return canonical_json(said)
+
+    def images_json(self) -> str:
+        """[[name, reference, sha256, perceptual hash], ...]; references that are images themselves are left out."""
+        rows = [[each.to_name, _short(each.reference), each.sha256, f"{each.phash:016x}"] for each in self.images]
+        return canonical_json(rows)
+
+
+@dataclass(frozen=True)
+class TaskImage:
+    """What an image of a task was when it was last seen; see `ShownImage`."""
+
+    task_id: int
+    reference: str
+    sha256: str
+    phash: int
+
+
+class KnownImages:
+    """Images of tasks, by task and reference."""
+
+    def __init__(self, by_digest: Mapping[tuple[int, str], tuple[str, int]]) -> None:
+        self._by_digest = by_digest
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def get(self, task_id: int, reference: str) -> TaskImage | None:
+        """What was last seen there; None: nothing yet."""
+        found = self._by_digest.get((task_id, reference_digest(reference)))
+        return None if found is None else TaskImage(task_id, reference, *found)
+
+
+def reference_digest(reference: str) -> str:
+    """sha256 of a reference, which may be a whole image as a data URI."""
+    return sha256(reference.encode("utf-8", "replace")).hexdigest()
+
+
+def read_choices(text: str) -> tuple[ShownChoice, ...]:
+    """What `choices_json` wrote."""
+    return tuple(
+        ShownChoice(control, tuple(path), score, bool(ticked))
+        for control, rows in json.loads(text).items()
+        for path, score, ticked in rows
+    )
+
+
+def read_images(text: str) -> tuple[ShownImage, ...]:
+    """What `images_json` wrote."""
+    return tuple(
+        ShownImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
+    )
+
+
+def _short(reference: str) -> str:
+    return reference if len(reference) <= 2000 else ""

@@ -1,0 +1,93 @@
+"""A worker beside a server: `ram-backend serve --with-worker`, for one machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+
+from ram_backend.settings import Settings
+
+PAUSES_S = (1.0, 60.0)
+"""How long a worker that has ended by itself stays away: at first, and at most."""
+
+STEADY_S = 60.0
+"""A worker that has run for so long begins anew with the first pause."""
+
+PATIENCE_S = 3.0
+"""A job may take so long to end when the server stops; then the next worker begins it anew."""
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerBeside:
+    """A worker process that is there while this is open; started again where it ends.
+
+    Args:
+        settings: of the server: its bundle, its data folder.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent", "--bundle", settings.bundle]
+        self._environment = {**os.environ, "RAM_DATA_DIR": str(settings.data_dir)}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker-beside", daemon=True)
+
+    def __enter__(self) -> WorkerBeside:
+        self._start()  # in this thread, which lives as long as the process
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self._end()
+
+    @property
+    def pid(self) -> int | None:
+        """Number of its process; None: there is none now."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _run(self) -> None:
+        pause, began = PAUSES_S[0], time.monotonic()
+        while not self._stop.wait(0.2):
+            if self._process is None or self._process.poll() is None:
+                continue
+            pause = PAUSES_S[0] if time.monotonic() - began > STEADY_S else pause
+            _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
+            if self._stop.wait(pause):
+                return
+            pause, began = min(2 * pause, PAUSES_S[1]), time.monotonic()
+            self._start()
+
+    def _end(self) -> None:
+        """Asks it to end, then to end at once, then ends it; a job that is cut short is begun anew by the next one."""
+        process = self._process
+        if process is None:
+            return
+        for end in (process.terminate, process.terminate, process.kill):
+            if process.poll() is not None:
+                return
+            end()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                continue
+        process.wait()

@@ -1,0 +1,24 @@
+"""The process that does one job: started by a worker, ended with the job.
+
+It is told its settings through standard input, so that no password stands on its command line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ram_backend.jobs.logs import configure_logging
+from ram_backend.jobs.orders import Orders, accept
+from ram_backend.jobs.worker import do_job
+
+
+def main() -> None:
+    """Reads the orders and does the job, as RQ wants it done."""
+    orders = Orders.from_json(sys.stdin.read())
+    configure_logging(orders.settings.log_level)
+    accept(orders)
+    do_job(orders)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""From corrected images to their tokens: from the cache where they were seen before, else fetched and encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import ImageError, LabelStudioUnreachable
+from ram_backend.feedback import Ledger, TaskImage, TaskLabels
+from ram_backend.images import AddressGuard, FetchLimits, decode, perceptual_hash
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
+from ram_backend.models import Bundle, Network
+from ram_backend.projects import ProjectKey
+from ram_backend.settings import Settings
+from ram_backend.tagging import TokenCache, token_key
+
+FloatArray = NDArray[np.float32]
+
+MOST_MISSING = 0.5
+"""Where more than this share of the images can't be had now, a training waits for a better time."""
+
+LARGEST_IN_MEMORY = 500_000_000
+"""Bytes of tokens; above, they are kept in a file."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """N corrected images, in order of their tasks.
+
+    Attributes:
+        labels: what was said about each.
+        content: sha256 of each one's bytes, in hex.
+        phash: (N,) uint64 perceptual hashes.
+        tokens: (N, T, D) float16, as they are cached; a file that has no name any more where they are large.
+    """
+
+    labels: Sequence[TaskLabels]
+    content: tuple[str, ...]
+    phash: NDArray[np.uint64]
+    tokens: NDArray[np.float16] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One image: what it is, and which row its tokens have."""
+
+    labels: TaskLabels
+    content: str
+    phash: int
+    row: int
+
+
+@dataclass
+class Missing:
+    """Images that were left out.
+
+    Attributes:
+        unreadable: of these there is no image, and asking again won't help.
+        unreachable: these can't be had now.
+        first: why the first of them could not be had.
+    """
+
+    unreadable: int = 0
+    unreachable: int = 0
+    first: str = ""
+
+    def add(self, error: Exception, *, for_good: bool) -> None:
+        """Counts one."""
+        self.first = self.first or str(error)
+        if for_good:
+            self.unreadable += 1
+        else:
+            self.unreachable += 1
+
+    @property
+    def note(self) -> str | None:
+        """One sentence for people; None: nothing is missing."""
+        count = self.unreadable + self.unreachable
+        return f"{count} images were left out; the first of them: {self.first}" if count else None
+
+
+class Pictures:
+    """Finds the tokens of corrected images, and notes in the ledger what the images were.
+
+    Args:
+        settings: limits and batch size.
+        ledger: knows what images were when they were last seen.
+        bundle: says how images are prepared.
+        network: encodes images that are new.
+        label_studio: where images come from; None: nobody has named it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        bundle: Bundle,
+        network: Network,
+        label_studio: LabelStudio | None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._bundle = bundle
+        self._network = network
+        self._label_studio = label_studio
+        self._cache = TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes)
+        self.missing = Missing()
+
+    def of(self, key: ProjectKey, labels: Sequence[TaskLabels], progress: Callable[[str, int, int], None]) -> Seen:
+        """The images that can be had, in order of their tasks.
+
+        Args:
+            key: of which project.
+            labels: with references.
+            progress: told of stage, step and steps.
+
+        Raises:
+            LabelStudioUnreachable: too many of them can't be had now.
+        """
+        tokens = _room(len(labels), self._network.token_shape, self._settings.cache_dir)
+        known = self._ledger.images(key)
+        found: list[_Picture] = []
+        new: list[int] = []
+        for place, each in enumerate(labels):
+            progress("cached images", place, len(labels))
+            image = known.get(each.task_id, each.reference or "")
+            cached = None if image is None else self._cache.get(self._key(image.sha256))
+            if image is None or cached is None:
+                new.append(place)
+            else:
+                tokens[place] = cached
+                found.append(_Picture(each, image.sha256, image.phash, place))
+        if new:
+            fetched = self._fetched(labels, new, tokens, progress)
+            self._ledger.record_images(
+                key,
+                [TaskImage(one.labels.task_id, one.labels.reference or "", one.content, one.phash) for one in fetched],
+            )
+            found = sorted([*found, *fetched], key=lambda one: one.row)
+        for row, one in enumerate(found):  # rows rise, so none is written over before it has moved
+            if row != one.row:
+                tokens[row] = tokens[one.row]
+        return Seen(
+            labels=[one.labels for one in found],
+            content=tuple(one.content for one in found),
+            phash=np.array([one.phash for one in found], dtype=np.uint64),
+            tokens=tokens[: len(found)],
+        )
+
+    def _fetched(
+        self,
+        labels: Sequence[TaskLabels],
+        places: Sequence[int],
+        tokens: NDArray[np.float16],
+        progress: Callable[[str, int, int], None],
+    ) -> list[_Picture]:
+        """The images at these places, as far as they can be had; writes their tokens."""
+        found: list[_Picture] = []
+        waiting: list[tuple[_Picture, FloatArray]] = []
+        for count, (place, outcome) in enumerate(self._outcomes(labels, places)):
+            progress("new images", count, len(places))
+            if not isinstance(outcome, bytes):
+                self.missing.add(outcome, for_good=isinstance(outcome, ImageError))
+                continue
+            try:
+                content, phash, ready = self._prepared(outcome, labels[place].task_id)
+            except ImageError as error:
+                self.missing.add(error, for_good=True)
+                continue
+            found.append(_Picture(labels[place], content, phash, place))
+            if ready.ndim == 2:
+                tokens[place] = ready
+            else:
+                waiting.append((found[-1], ready))
+            if len(waiting) == self._settings.batch_size:
+                self._encode(waiting, tokens)
+                waiting = []
+        self._encode(waiting, tokens)
+        if self.missing.unreachable > MOST_MISSING * len(labels):
+            raise LabelStudioUnreachable(
+                f"{self.missing.unreachable} of {len(labels)} corrected images can't be had now; the first of them:"
+                f" {self.missing.first}"
+            )
+        return found
+
+    def _outcomes(self, labels: Sequence[TaskLabels], places: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+        """Bytes of images as they come, in order; from where Label Studio fails on, all that are left have failed."""
+        limits = FetchLimits(
+            max_bytes=self._settings.max_image_bytes,
+            seconds=self._settings.fetch_seconds,
+            connections=self._settings.fetch_threads,
+        )
+        guard = AddressGuard.parse(self._settings.allowed_image_hosts)
+        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self._settings.fetch_threads)
+        done = 0
+        try:
+            references = [ImageReference(labels[place].task_id, labels[place].reference) for place in places]
+            for outcome in source.fetch_all(references):
+                yield places[done], outcome
+                done += 1
+        except LabelStudioUnreachable as error:
+            for place in places[done:]:
+                yield place, error
+        finally:
+            source.close()
+
+    def _prepared(self, data: bytes, task: int) -> tuple[str, int, FloatArray]:
+        """Content hash, perceptual hash, and tokens (T, D) or else pixels (3, S, S)."""
+        preprocessing = self._bundle.preprocessing
+        image = decode(
+            data,
+            exif_orientation=preprocessing.exif_orientation,
+            alpha=preprocessing.alpha,
+            max_pixels=self._settings.max_image_pixels,
+            max_bytes=self._settings.max_image_bytes,
+            name=f"image of task {task}",
+        )
+        content = hashlib.sha256(data).hexdigest()
+        tokens = self._cache.get(self._key(content))
+        return content, perceptual_hash(image), preprocessing(image) if tokens is None else tokens
+
+    def _encode(self, waiting: Sequence[tuple[_Picture, FloatArray]], tokens: NDArray[np.float16]) -> None:
+        if waiting:
+            encoded = self._network.encode(np.stack([pixels for _, pixels in waiting]))
+            for (picture, _), own in zip(waiting, encoded, strict=True):
+                tokens[picture.row] = self._cache.put(self._key(picture.content), own)
+
+    def _key(self, content: str) -> str:
+        return token_key(content, self._bundle.preprocessing.id, self._network.encoder_id)
+
+
+def _room(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
+    """Room for tokens (images, T, D): in memory, or in a file that vanishes with the process where that is too much."""
+    shape = (images, *token_shape)
+    if 2 * images * token_shape[0] * token_shape[1] <= LARGEST_IN_MEMORY:
+        return np.zeros(shape, dtype=np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)

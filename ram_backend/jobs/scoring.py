@@ -1,0 +1,168 @@
+"""Scores of corrected images under the bundle and under what is served: what training material is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.demo import photo_paths
+from ram_backend.errors import ImageError
+from ram_backend.feedback import to_matrix
+from ram_backend.images import decode
+from ram_backend.jobs.picturing import Seen
+from ram_backend.models import Bundle, Network, features_of
+from ram_backend.settings import Settings
+from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
+from ram_backend.training.material import Material
+from ram_backend.versions import Version
+
+FloatArray = NDArray[np.float32]
+
+AT_ONCE = 64
+"""Images that are scored at a time."""
+
+_log = logging.getLogger(__name__)
+
+
+class Scorer:
+    """Scores tags of one bundle.
+
+    Args:
+        bundle: the base model.
+        network: loaded from it.
+        tags: L distinct texts.
+        settings: for the text encoder, which is opened only where a tag is not in the vocabulary.
+
+    Raises:
+        TextEncoderUnavailable: a tag is not in the vocabulary, and the bundle has no text encoder at hand.
+    """
+
+    def __init__(self, bundle: Bundle, network: Network, tags: Sequence[str], settings: Settings) -> None:
+        self.bundle = bundle
+        self.network = network
+        self._settings = settings
+        self.subset = _subset(bundle, tags, settings)
+        self._base = Tagger(bundle, network, self.subset, token_dtype=TOKEN_DTYPE)
+
+    def base(self, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> tuple[FloatArray, FloatArray]:
+        """Features (N, F) and the bundle's calibrated log-odds (N, L) of images with these tokens (N, T, D)."""
+        features = [features_of(some) for some in _portions(tokens)]
+        width = self.network.token_shape[1]
+        stacked = np.concatenate(features) if features else np.empty((0, width), dtype=np.float32)
+        return stacked, self._log_odds(self._base, tokens, progress)
+
+    def under(self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> FloatArray:
+        """Calibrated log-odds (N, L) under a version.
+
+        Raises:
+            VersionDamaged: it was made for another bundle.
+        """
+        from ram_backend.models.tuned import has_tuned_head, tuned_network
+
+        if has_tuned_head(version.files):
+            network = tuned_network(self.network, version.files)
+            tagger = Tagger(
+                self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=version.delta, version=version.digest
+            )
+        else:
+            tagger = self._base.under(version.delta, version.digest)
+        return self._log_odds(tagger, tokens, progress)
+
+    def with_head(
+        self, files: Mapping[str, bytes], tokens: NDArray[np.float16], progress: Callable[[int, int], None]
+    ) -> FloatArray:
+        """The bundle's calibrated log-odds (N, L), were its head the one in these files of a version.
+
+        Raises:
+            VersionDamaged: they are of no such head.
+        """
+        from ram_backend.models.tuned import tuned_network
+
+        network = tuned_network(self.network, files)
+        return self._log_odds(Tagger(self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE), tokens, progress)
+
+    @cached_property
+    def photo_tokens(self) -> NDArray[np.float16]:
+        """Tokens (P, T, D) of the photos that come with the package; those that can't be read are missing."""
+        preprocessing = self.bundle.preprocessing
+        tokens: list[NDArray[np.float16]] = []
+        for path in photo_paths():
+            try:
+                image = decode(
+                    path,
+                    exif_orientation=preprocessing.exif_orientation,
+                    alpha=preprocessing.alpha,
+                    max_pixels=self._settings.max_image_pixels,
+                    max_bytes=self._settings.max_image_bytes,
+                )
+            except ImageError as error:
+                _log.warning("%s", error)
+                continue
+            tokens.append(self.network.encode(preprocessing(image)[None])[0].astype(np.float16))
+        return np.stack(tokens) if tokens else np.empty((0, *self.network.token_shape), dtype=np.float16)
+
+    @staticmethod
+    def _log_odds(tagger: Tagger, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> FloatArray:
+        rows = np.empty((len(tokens), len(tagger.tags)), dtype=np.float32)
+        for start, some in zip(range(0, len(tokens), AT_ONCE), _portions(tokens), strict=True):
+            progress(start, len(tokens))
+            rows[start : start + AT_ONCE] = tagger.log_odds(tagger.score(some))
+        return rows
+
+
+def material_of(
+    seen: Seen, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
+) -> Material:
+    """What training learns from.
+
+    Args:
+        seen: N images with what was said about them.
+        scorer: of L tags.
+        incumbent: what is served; None: the bundle itself.
+        progress: told of stage, step and steps.
+
+    Raises:
+        VersionDamaged: the incumbent was made for another bundle.
+    """
+    features, base = scorer.base(seen.tokens, lambda step, steps: progress("scores", step, steps))
+    served = base
+    if incumbent is not None:
+        served = scorer.under(
+            incumbent, seen.tokens, lambda step, steps: progress("scores of the version", step, steps)
+        )
+    labels, weights = to_matrix(seen.labels, scorer.subset.names)
+    new = set(scorer.subset.new_tags)
+    return Material(
+        tags=scorer.subset.names,
+        features=features,
+        tokens=seen.tokens,
+        base=base,
+        incumbent=served,
+        labels=labels,
+        weights=weights,
+        content=seen.content,
+        phash=seen.phash,
+        ground_truth=np.array([each.ground_truth for each in seen.labels], dtype=np.bool_),
+        known_tags=np.array([tag not in new for tag in scorer.subset.names], dtype=np.bool_),
+        base_thresholds=scorer.subset.thresholds,
+        embeddings=tag_embeddings(scorer.bundle, scorer.subset),
+    )
+
+
+def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:
+    needed = bundle.text_encoder is not None and any(row is None for row in bundle.vocabulary.resolve(tags))
+    if not needed or bundle.text_encoder is None:
+        return resolve_subset(bundle, tags)
+    from ram_backend.vocabulary import open_text_encoder
+
+    return resolve_subset(bundle, tags, open_text_encoder(bundle.text_encoder, settings))
+
+
+def _portions(tokens: NDArray[np.float16]) -> Iterator[FloatArray]:
+    """Tokens in portions of `AT_ONCE`, float32."""
+    for start in range(0, len(tokens), AT_ONCE):
+        yield tokens[start : start + AT_ONCE].astype(np.float32)

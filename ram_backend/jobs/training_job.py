@@ -1,0 +1,285 @@
+"""Learning from a project's corrections: from what people said to a version that is served, or a reason why none is.
+
+    reconcile -> gather -> images -> scores -> split -> fit -> gate -> write -> publish -> ask for a refresh
+
+Publishing, noting the version and ending the job are one transaction, which goes through only while the job is this
+process's and what is served is what the gate compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from ram_backend import __version__
+from ram_backend.errors import ProjectPinned, RamError, VersionConflict
+from ram_backend.feedback import Weights
+from ram_backend.jobs.carrying_out import Task
+from ram_backend.jobs.competing import guard_of_candidate, log_odds_of, recipes_for
+from ram_backend.jobs.gathering import Gathered, Place, gather_corrections, open_place
+from ram_backend.jobs.job import Outcome
+from ram_backend.jobs.picturing import Pictures, Seen
+from ram_backend.jobs.scoring import Scorer, material_of
+from ram_backend.jobs.transactions import finish_in
+from ram_backend.models import find_bundle, load_network
+from ram_backend.settings import Settings
+from ram_backend.training.candidates import Candidate, fit_candidate
+from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
+from ram_backend.training.material import Material
+from ram_backend.training.split import Split, split
+from ram_backend.versions import (
+    CorrectionsUsed,
+    Incumbent,
+    Lineage,
+    StoredVersion,
+    announce,
+    folder_of,
+    incumbent_of,
+    prune,
+    write_version,
+)
+from ram_backend.versions.directory import remove_version
+
+CONFLICTS = 3
+"""So often the gate compares again where something else was published meanwhile."""
+
+NOTHING = "There are no corrections yet: label some tasks, then train."
+SAME = "Nothing has changed since the last attempt. "
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one comparison is made with.
+
+    Attributes:
+        incumbent: what is served.
+        material: scores of the incumbent included.
+        parts: fit and gate.
+        seed: of random numbers: the same corrections give the same candidate.
+    """
+
+    incumbent: Incumbent
+    material: Material
+    parts: Split
+    seed: int
+
+
+def train(task: Task) -> Outcome | None:
+    """Does a training job.
+
+    Raises:
+        JobLost: it is another worker's by now.
+        InputError, SettingsError: it can't succeed as things are set.
+        NotAvailable: something is missing that may be there later.
+    """
+    settings, ledger, pulse = task.settings, task.triggers.ledger, task.pulse
+    _sweep(task)
+    place = open_place(settings, task.database, task.claim.key)
+    gathered = gather_corrections(settings, ledger, place, pulse)
+    task.triggers.jobs.note_seen(task.claim, gathered.last_event)
+    if not gathered.labels:
+        return _without_version(gathered, Verdict("needs_data", NOTHING), "")
+    pulse("load the model")
+    bundle = find_bundle(settings.bundle, settings.bundles_dir)
+    network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
+    pictures = Pictures(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
+    seen = pictures.of(task.claim.key, gathered.labels, pulse)
+    if pictures.missing.note:
+        gathered = replace(gathered, notes=(*gathered.notes, pictures.missing.note))
+    scorer = Scorer(bundle, network, gathered.tags, settings)
+    for _ in range(CONFLICTS):
+        try:
+            return _round(task, place, gathered, seen, scorer)
+        except VersionConflict as error:
+            _log.info("%s", error)
+    raise VersionConflict(
+        f"Project {task.claim.key} was served something else each of {CONFLICTS} times that the gate compared: train"
+        " again."
+    )
+
+
+def _round(task: Task, place: Place, gathered: Gathered, seen: Seen, scorer: Scorer) -> Outcome | None:
+    """One comparison with what is served now.
+
+    Raises:
+        VersionConflict: something else was published meanwhile.
+    """
+    pulse, seed = task.pulse, int(gathered.fingerprint.hash[:8], 16)
+    incumbent = incumbent_of(task.triggers.versions, task.settings.versions_dir, task.claim.key, scorer.bundle)
+    basis = _basis(task.settings, gathered, seen, scorer, incumbent)
+    earlier = _same_before(task, basis)
+    if earlier is not None:
+        return _without_version(gathered, earlier, basis)
+    material = material_of(seen, scorer, incumbent.version, pulse)
+    pulse("split")
+    parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
+    refusal = refuse_early(material, parts, seed)
+    if refusal is not None:
+        return _without_version(gathered, refusal, basis)
+    pulse("fit")
+    fit = material.take(parts.fit)
+    recipes = recipes_for(task.settings, task.claim.key, scorer, fit, seed)
+    fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=pulse)
+    pulse("gate")
+    verdict = judge_candidate(
+        material,
+        parts,
+        log_odds_of(fitted, scorer, material, parts, lambda step, steps: pulse("gate", step, steps)),
+        guard=guard_of_candidate(fitted, scorer, material, seed),
+        cross_validated=fitted.cross_validated,
+        seed=seed,
+    )
+    pulse("write")
+    this = Round(incumbent, material, parts, seed)
+    stored = _write(task, gathered, scorer, this, fitted, verdict)
+    pulse("publish")
+    return _settle(task, gathered, this, stored, verdict, basis)
+
+
+def _write(
+    task: Task, gathered: Gathered, scorer: Scorer, this: Round, fitted: Candidate, verdict: Verdict
+) -> StoredVersion:
+    key, versions = task.claim.key, task.triggers.versions
+    used = gathered.fingerprint
+    parent = this.incumbent.version
+    since = parent.lineage.corrections.last_event if parent else 0
+    changes = task.triggers.ledger.changes_since(key, since)
+    figures = verdict.figures
+    lineage = Lineage(
+        parent=parent.name if parent else None,
+        bundle=scorer.bundle.name,
+        bundle_digest=scorer.bundle.digest,
+        encoder_id=scorer.network.encoder_id,
+        corrections=CorrectionsUsed(
+            count=len(this.material),
+            first_event=used.first_event,
+            last_event=used.last_event,
+            hash=used.hash,
+            withdrawn=(changes.edited + changes.withdrawn) if parent else 0,
+            added=changes.added,
+        ),
+        recipe=fitted.recipe,
+        params=fitted.params,
+        seed=this.seed,
+        metrics_before={"mAP": figures["map_incumbent"]} if "map_incumbent" in figures else {},
+        metrics_after={"mAP": figures["map_candidate"]} if "map_candidate" in figures else {},
+        gate_share=this.parts.share,
+        code_version=__version__,
+        created_at=datetime.now(UTC),
+    )
+    return write_version(
+        task.settings.versions_dir,
+        key,
+        fitted.delta,
+        fitted.files,
+        lineage,
+        verdict.to_json(),
+        first_number=versions.next_number(key),
+    )
+
+
+def _settle(
+    task: Task, gathered: Gathered, this: Round, stored: StoredVersion, verdict: Verdict, basis: str
+) -> Outcome | None:
+    """Records the version and ends the job, and has the version served where the gate accepted it: all or nothing."""
+    versions, claim = task.triggers.versions, task.claim
+    served = replace(
+        _outcome(gathered, f"{stored.name} is served. {verdict.reason}", verdict, basis, stored.name),
+        refresh=f"{stored.name} is served",
+    )
+    kept = _outcome(gathered, f"{stored.name} is kept and not served. {verdict.reason}", verdict, basis, stored.name)
+
+    def record_and_end(outcome: Outcome, session: Session) -> None:
+        versions.record(stored, session=session)
+        seconds = {**outcome.result, "seconds": task.pulse.seconds}
+        finish_in(session, claim, replace(outcome, result=seconds))
+
+    if verdict.accepted:
+        try:
+            versions.publish(
+                claim.key,
+                stored.name,
+                expected=this.incumbent.served.version,
+                guard=lambda session: record_and_end(served, session),
+            )
+        except ProjectPinned as error:
+            kept = replace(kept, message=f"{error} {verdict.reason}")
+        else:
+            announce(task.settings.redis_url)
+            _prune(task)
+            return None
+    with task.database.writing() as session:
+        record_and_end(kept, session)
+    _prune(task)
+    return None
+
+
+def _prune(task: Task) -> None:
+    try:
+        prune(task.triggers.versions, task.settings.versions_dir, task.claim.key, task.settings.keep_versions)
+    except RamError as error:  # the job is done: what is left over goes with the next one
+        _log.warning("Old versions were not removed: %s", error)
+
+
+def _sweep(task: Task) -> None:
+    """Removes directories of versions that nobody knows: attempts that were killed between writing and publishing.
+
+    Only who holds the claim writes versions of a project, and directories that an orphan still writes are no loss.
+    """
+    key, folder = task.claim.key, task.settings.versions_dir
+    known = {record.name for record in task.triggers.versions.list(key)}
+    for path in (folder / folder_of(key)).glob("v*"):
+        if path.name not in known:
+            try:
+                remove_version(folder, key, path.name)
+            except RamError as error:
+                _log.warning("%s", error)
+
+
+def _without_version(gathered: Gathered, verdict: Verdict, basis: str) -> Outcome:
+    return _outcome(gathered, verdict.reason, verdict, basis, None)
+
+
+def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, version: str | None) -> Outcome:
+    result = {
+        "verdict": verdict.to_json(),
+        "version": version,
+        "corrections": len(gathered.labels),
+        "basis": basis,
+        "notes": list(gathered.notes),
+    }
+    return Outcome(" ".join([message, *gathered.notes]), result, gathered.last_event)
+
+
+def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, incumbent: Incumbent) -> str:
+    """Names everything that the outcome follows from: the same basis, the same verdict."""
+    version = incumbent.version
+    identity = [
+        gathered.fingerprint.hash,
+        asdict(Weights.of(settings)),
+        settings.tuning,
+        [*seen.content],
+        list(gathered.tags),
+        scorer.bundle.digest,
+        scorer.network.encoder_id,
+        None if version is None else version.digest,
+        __version__,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _same_before(task: Task, basis: str) -> Verdict | None:
+    """The verdict of an earlier job that had the very same to go by; None: there was none."""
+    for job in task.triggers.jobs.jobs(task.claim.key, kind="train", limit=10):
+        result = job.result or {}
+        if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
+            verdict = Verdict.from_json(result["verdict"])
+            return replace(verdict, reason=f"{SAME}{verdict.reason.removeprefix(SAME)}")
+    return None

@@ -1,0 +1,78 @@
+"""From webhook to ledger: what annotators said is on disk before Label Studio is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ram_backend.errors import DatabaseUnavailable
+from ram_backend.feedback import Ledger, events_of
+from ram_backend.labelstudio import ProjectRef
+from ram_backend.projects import ProjectKey
+from ram_backend.server.events import START_TRAINING, Event
+from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.training_desk import NO_WORKER, TrainingDesk
+
+WITHOUT_PROJECT = "The request names no project, so nothing was started."
+
+KeyOf = Callable[[ProjectRef], ProjectKey]
+_log = logging.getLogger(__name__)
+
+
+class LedgerSink:
+    """Writes corrections to the ledger, and takes Start Training to the training desk. Implements `EventSink`.
+
+    Where the database is away the event is not taken in: the answer is an error, which Label Studio doesn't look at.
+    The ledger gets it from Label Studio itself, when it is next compared with it.
+
+    Args:
+        ledger: of the server's database.
+        key_of: the project that a webhook means, which names no Label Studio.
+        metrics: told what became of events.
+        desk: where training is asked for; None: there is none.
+    """
+
+    def __init__(self, ledger: Ledger, key_of: KeyOf, metrics: ServerMetrics, desk: TrainingDesk | None = None) -> None:
+        self._ledger = ledger
+        self._key_of = key_of
+        self._metrics = metrics
+        self._desk = desk
+
+    def accept(self, event: Event) -> Mapping[str, Any] | None:
+        """See `EventSink`.
+
+        Raises:
+            DatabaseUnavailable: the event was not written.
+        """
+        if event.action == START_TRAINING:
+            return self._start_training(event)
+        if event.project is None:
+            return None
+        events = events_of(event.request, event.received_at)
+        if not events:
+            return None
+        key = self._key_of(event.project)
+        try:
+            new = self._ledger.record(key, events)
+        except DatabaseUnavailable:
+            self._metrics.ledger(failed=len(events))
+            _log.error("project %s: %d events of %s are not in the ledger", key, len(events), event.action[:60])
+            raise
+        except Exception:
+            self._metrics.ledger(failed=len(events))
+            raise
+        self._metrics.ledger(new=new, known=len(events) - new)
+        if new and self._desk is not None:
+            self._desk.corrections_changed(key)
+        return None
+
+    def _start_training(self, event: Event) -> Mapping[str, Any]:
+        if self._desk is None:
+            return {"message": NO_WORKER}
+        if event.project is None:
+            return {"message": WITHOUT_PROJECT}
+        key = self._key_of(event.project)
+        said = self._desk.request(key, "Start Training was pressed")
+        _log.info("project %s: Start Training: %s", key, said.get("message"))
+        return said

@@ -1,0 +1,201 @@
+"""`ram-backend train`, `jobs` and `worker`: what people are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from ram_backend.cli import app
+from ram_backend.cli.jobs import progress_of
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned
+from ram_backend.jobs.job import Outcome, Progress
+from ram_backend.jobs.processes import Worker
+from ram_backend.jobs.table import JobTable
+from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.project import Setup
+from ram_backend.settings import load_settings
+from ram_backend.versions import VersionTable
+
+KEY = ProjectKey("http://localhost:8080", 7, 70)
+OTHER = ProjectKey("http://localhost:8080", 8, 80)
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def database() -> Database:
+    there = open_database(load_settings())
+    upgrade(there)
+    for key in (KEY, OTHER):
+        ProjectTable(there).apply(Setup.read(key, label_config="<View/>", access_token=None, extra_params=None))
+    return there
+
+
+@pytest.fixture
+def table(database: Database) -> JobTable:
+    return JobTable(database)
+
+
+def work(table: JobTable, outcome: Outcome | None, message: str = "") -> None:
+    """Does the next job, as soon as there is one."""
+    while not (due := table.due()):
+        time.sleep(0.01)
+    claim = table.claim(due[0].job_id, Worker.of(os.getpid()))
+    assert claim is not None
+    if outcome is None:
+        table.fail(claim, message, retry=False)
+    else:
+        table.finish(claim, outcome)
+
+
+def test_train_asks_once(table: JobTable) -> None:
+    first, second = run("train", 7), run("train", 7, "--reason", "again")
+    (job,) = table.jobs()
+    assert f"is queued as job {job.id}" in first
+    assert f"was requested already as job {job.id}" in second
+    assert (job.key, job.reason) == (KEY, "asked for on the command line")
+
+
+def test_train_waits_and_says_what_came_of_it(table: JobTable) -> None:
+    worker = threading.Thread(target=work, args=(table, Outcome("v0001 is served. It ranks better.")))
+    worker.start()
+    assert "v0001 is served. It ranks better." in run("train", 7, "--wait")
+    worker.join()
+
+
+def test_train_that_fails_is_an_error(table: JobTable) -> None:
+    worker = threading.Thread(target=work, args=(table, None, "Nothing to tag."))
+    worker.start()
+    with pytest.raises(NotAvailable, match="failed: Nothing to tag"):
+        run("train", 7, "--wait")
+    worker.join()
+
+
+def test_train_of_a_pinned_project_is_refused(database: Database, table: JobTable) -> None:
+    VersionTable(database).pin(KEY)
+    with pytest.raises(ProjectPinned, match="unpin 7"):
+        run("train", 7)
+    assert table.jobs() == []
+
+
+def test_train_of_no_project_is_refused(table: JobTable) -> None:
+    with pytest.raises(ProjectNotFound):
+        run("train", 9)
+
+
+def test_jobs_lists_none(database: Database) -> None:
+    assert "No jobs yet" in run("jobs")
+
+
+def test_jobs_as_json(table: JobTable) -> None:
+    job = table.request(KEY, "train", "Start Training was pressed").job
+    table.request(OTHER, "refresh", "v0003 is served")
+    claim = table.claim(job.id, Worker.of(os.getpid()))
+    assert claim is not None
+    table.beat(claim, Progress("fit", 3, 12, 42.0))
+    rows = [json.loads(line) for line in run("jobs", "--json").splitlines()]
+    assert {row["kind"] for row in rows} == {"train", "refresh"}
+    (row,) = [json.loads(line) for line in run("jobs", "--project", 7, "--json").splitlines()]
+    assert (row["state"], row["stage"], row["step"], row["steps"], row["eta_s"]) == ("running", "fit", 3, 12, 42.0)
+    assert progress_of(row) == "fit 3/12, about 42 s left"
+    assert row["verdict"] is None
+
+
+def test_jobs_as_a_table(table: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    table.request(KEY, "train", "Start Training was pressed")
+    work(table, Outcome("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
+    text = run("jobs")
+    assert "done: needs data" in text
+    assert "v0001 is kept." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"state": "requested"}, "waiting for a worker"),
+        ({"state": "requested", "attempt": 2}, "waiting after attempt 2"),
+        ({"state": "running"}, "beginning"),
+        ({"state": "running", "stage": "fit", "eta_s": 5400.0}, "fit, about 1.5 h left"),
+        ({"state": "running", "stage": "fit", "eta_s": 0.01}, "fit, about 1 s left"),
+        ({"state": "running", "stage": "fit", "eta_s": 300.0}, "fit, about 5 min left"),
+        ({"state": "failed"}, "failed"),
+        ({"state": "done", "verdict": "accept"}, "done: accept"),
+    ],
+)
+def test_progress_in_words(changes: dict[str, object], said: str) -> None:
+    job = {"state": "", "attempt": 0, "stage": None, "step": 0, "steps": 0, "eta_s": None, "verdict": None, **changes}
+    assert progress_of(job) == said
+
+
+@pytest.mark.service
+def test_worker_starts_and_stops(database: Database) -> None:
+    command = [sys.executable, "-m", "ram_backend", "worker"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "waits for jobs" in process.stdout.readline()
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Worker stopped." in said
+
+
+@pytest.mark.service
+def test_serve_with_a_worker_beside(with_starter: object, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """Both end together; a worker that is killed is started again."""
+    command = [sys.executable, "-m", "ram_backend", "serve", "--port", "0", "--with-worker"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        assert re.search(r"serves http://\S+", process.stdout.readline())
+        first = _child(process.pid)
+        os.kill(first, signal.SIGKILL)
+        second = first
+        deadline = time.monotonic() + 60
+        while second == first and time.monotonic() < deadline:
+            second = _child(process.pid, but=first)
+        assert second != first
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    deadline = time.monotonic() + 10
+    while _lives(second):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _child(parent: int, but: int | None = None) -> int:
+    """The worker that a server has started."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        asked = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid=,args="], capture_output=True, text=True)  # noqa: PLW1510
+        for line in asked.stdout.splitlines():
+            pid, _, words = line.strip().partition(" ")
+            if "ram_backend worker" in words and int(pid) != but:
+                return int(pid)
+        time.sleep(0.05)
+    raise AssertionError("there is no worker")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

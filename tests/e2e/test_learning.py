@@ -1,0 +1,272 @@
+"""From corrections to a better version and back: Label Studio, browser, server, worker and Valkey, each a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from e2e.browser import StudioPage, agrees
+from e2e.conftest import Start, unset
+from e2e.reading import confidences, photo, tags
+
+from ram_backend.cli.studio.api import StudioApi
+from ram_backend.cli.studio.process import Service
+from ram_backend.cli.studio.servers import Account, Server, start_backend
+
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
+
+SCENES = ("street", "bedroom", "living room", "bathroom", "kitchen", "dining room")
+CLICKED, LEFT, NONSENSE = 3, 40, 150
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="tags" toName="image" choice="multiple" showInline="true">{}</Choices>
+<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/></View>"""
+TRAINED_S = 180
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Photos that people labelled: file name -> its tags, and where the files are."""
+
+    tags: Mapping[str, list[str]]
+    paths: Mapping[str, Path]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        return sorted({tag for own in self.tags.values() for tag in own})
+
+    def config(self) -> str:
+        return CONFIG.format("".join(f'<Choice value="{tag}"/>' for tag in self.vocabulary))
+
+
+@pytest.fixture(scope="module")
+def truth(shared: Path) -> Truth:
+    """Clothes and rooms, in an order that is the same everywhere: what the starter was not trained on."""
+    found: dict[str, list[str]] = {}
+    paths: dict[str, Path] = {}
+    for name in ("clothing_cc0", "ade_scenes"):
+        for line in (shared / "data" / name / "labels.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if name == "clothing_cc0" or row["tags"][0] in SCENES:
+                found[row["file"]] = row["tags"]
+                paths[row["file"]] = shared / "data" / name / "images" / row["file"]
+    order = np.random.default_rng(5).permutation(sorted(found))
+    return Truth({str(file): found[str(file)] for file in order}, paths)
+
+
+class Backend:
+    """Server, worker and commands that share a data folder."""
+
+    def __init__(self, start: Start, folder: Path, label_studio: Server, account: Account) -> None:
+        known = {"RAM_LABEL_STUDIO_URL": label_studio.url, "RAM_LABEL_STUDIO_API_KEY": account.token}
+        self._environment = {"RAM_DATA_DIR": str(folder), "RAM_TRAIN_AFTER": "0", **known}
+        self.server = start(
+            "learning-backend",
+            lambda: start_backend(folder / "s.log", 19_490, label_studio.url, account.token, self._environment),
+        )
+        with unset():
+            environment = os.environ | self._environment
+        command = [sys.executable, "-m", "ram_backend", "worker"]
+        self.worker = Service("The worker", command, folder / "worker.log", environment)
+
+    def run(self, *arguments: str) -> str:
+        """What a command prints."""
+        with unset():
+            environment = os.environ | self._environment
+        command = [sys.executable, "-m", "ram_backend", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def rows(self, *arguments: str) -> list[dict[str, Any]]:
+        """What a command prints with --json: one object a line."""
+        return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
+
+    def trained(self, project: int, known: Sequence[str]) -> dict[str, Any]:
+        """The training job that is not among the known ones, when it has ended."""
+        end = time.monotonic() + TRAINED_S
+        while True:
+            jobs = self.rows("jobs", "--project", str(project))
+            new = [job for job in jobs if job["kind"] == "train" and job["job"] not in known]
+            if new and new[0]["state"] in {"done", "failed"}:
+                assert new[0]["state"] == "done", new[0]
+                return new[0]
+            assert time.monotonic() < end, (jobs, self.worker.printed()[-3000:])
+            self.worker.check()
+            time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def backend(
+    start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account
+) -> Iterator[Backend]:
+    running = Backend(start, backend_data("learning"), label_studio, account)
+    yield running
+    running.worker.stop()
+
+
+class Annotated:
+    """A project of Label Studio with photos whose truth is known."""
+
+    def __init__(self, api: StudioApi, title: str, truth: Truth, files: Sequence[str], backend: Backend) -> None:
+        self.api, self.truth = api, truth
+        self.id = int(api.create_project(title, truth.config())["id"])
+        api.upload(self.id, [truth.paths[file] for file in files])
+        api.connect(self.id, backend.server.url)
+        api.retrieve(self.id)
+        self.tasks = api.tasks(self.id)
+
+    @property
+    def version(self) -> str:
+        """What the backend answers to `/setup`."""
+        (record,) = self.api.backends(self.id)
+        assert record.model_version
+        return record.model_version
+
+    def correct(self, tasks: Sequence[dict[str, Any]], said: Mapping[int, list[str]]) -> None:
+        """An annotation for each task, through the API, as the page would send it."""
+
+        def send(task: dict[str, Any]) -> None:
+            item = {"from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": said[task["id"]]}}
+            body = {
+                "result": [item | {"id": "tags"}] if said[task["id"]] else [],
+                "parent_prediction": task["predictions"][0]["id"],
+                "lead_time": 2.5,
+            }
+            self.api.call("POST", f"/api/tasks/{task['id']}/annotations", json=body)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(send, tasks))
+
+    def right(self, task: dict[str, Any]) -> list[str]:
+        return self.truth.tags[photo(task)]
+
+    def start_training(self) -> None:
+        """What the button in Settings > Model sends."""
+        (record,) = self.api.backends(self.id)
+        self.api.call("POST", f"/api/ml/{record.id}/train", json={})
+
+    def predictions(self, task: int) -> dict[str, dict[str, Any]]:
+        """Model version -> prediction that is stored for a task."""
+        return {each["model_version"]: each for each in self.api.call("GET", f"/api/tasks/{task}")["predictions"]}
+
+
+def hits(project: Annotated, tasks: Sequence[dict[str, Any]], version: str) -> float:
+    """F1 of the ticked tags of a version's stored predictions against the truth."""
+    found = wanted = both = 0
+    for task in tasks:
+        own, right = set(tags(project.predictions(task["id"])[version])), set(project.right(task))
+        found, wanted, both = found + len(own), wanted + len(right), both + len(own & right)
+    return 2 * both / (found + wanted)
+
+
+def click_what_is_right(page: StudioPage, project: Annotated, task: dict[str, Any]) -> None:
+    seen = page.open_task(project.id, task["id"])
+    for tag in sorted(set(seen.tags) ^ set(project.right(task))):
+        page.tick(tag)
+    page.submit()
+    (annotation,) = project.api.call("GET", f"/api/tasks/{task['id']}")["annotations"]
+    assert sorted(tags(annotation)) == sorted(project.right(task))
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.5)
+
+
+def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
+    api: StudioApi, backend: Backend, truth: Truth, studio_page: StudioPage, artefacts: Path
+) -> None:
+    project = Annotated(api, "Learning", truth, list(truth.tags), backend)
+    corrected, left = project.tasks[:-LEFT], project.tasks[-LEFT:]
+    assert len(corrected) >= 300
+    first = project.version
+    assert all([one["model_version"] for one in task["predictions"]] == [first] for task in project.tasks)
+
+    for task in corrected[:CLICKED]:
+        click_what_is_right(studio_page, project, task)
+    project.correct(corrected[CLICKED:], {task["id"]: project.right(task) for task in corrected})
+    for _ in range(3):
+        project.start_training()
+    job = backend.trained(project.id, [])
+    assert job["verdict"] == "accept", job
+    assert len([job for job in backend.rows("jobs", "--project", str(project.id)) if job["kind"] == "train"]) == 1
+
+    wait_until(lambda: project.version != first, "the new version is served")
+    second = project.version
+    wait_until(
+        lambda: all(second in project.predictions(task["id"]) for task in left), "unlabelled tasks are predicted anew"
+    )
+    before, after = hits(project, left, first), hits(project, left, second)
+    assert after > before + 0.1, (before, after)
+
+    # The next task that the label stream serves shows the new version's tags; the uncertainty order works.
+    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, "the order is known")
+    seen = studio_page.open_stream(project.id)
+    studio_page.screenshot(artefacts / "label-stream-second-version.png")
+    stored = api.call("GET", f"/api/tasks/{seen.task}")
+    newest = max(stored["predictions"], key=lambda each: each["id"])
+    assert newest["model_version"] == second
+    agrees(seen, stored)
+
+    # Back to the first version: the very same name, the very same scores; later corrections don't undo it.
+    backend.run("versions", "rollback", str(project.id), "base")
+    wait_until(lambda: project.version == first, "the first version is served again")
+    stored = project.predictions(left[0]["id"])[first]
+    again = asked_anew(api, project, left[0]["id"])
+    assert again["model_version"] == first
+    assert again["score"] == pytest.approx(stored["score"], abs=1e-5)
+    assert tags(again) == tags(stored)
+    assert confidences(again) == confidences(stored)
+
+    more = left[1:21]
+    project.correct(more, {task["id"]: project.right(task) for task in more})
+    project.start_training()
+    time.sleep(10)
+    assert project.version == first
+    known = [job["job"] for job in backend.rows("jobs", "--project", str(project.id))]
+    backend.run("versions", "unpin", str(project.id))
+    project.start_training()
+    job = backend.trained(project.id, known)
+    assert job["verdict"] == "accept", job
+    wait_until(lambda: project.version not in {first, second}, "a third version is served")
+
+
+def asked_anew(api: StudioApi, project: Annotated, task: int) -> dict[str, Any]:
+    """What the backend says about a task now, all that was stored for it forgotten."""
+    chosen = {"id": "delete_tasks_predictions", "project": project.id}
+    api.call("POST", "/api/dm/actions", params=chosen, json={"selectedItems": {"all": False, "included": [task]}})
+    api.retrieve(project.id, [task])
+    (now,) = project.predictions(task).values()
+    return now
+
+
+def test_random_corrections_are_refused_and_the_reason_can_be_read(
+    api: StudioApi, backend: Backend, truth: Truth
+) -> None:
+    files = list(truth.tags)[:NONSENSE]
+    project = Annotated(api, "Nonsense", truth, files, backend)
+    first = project.version
+    shuffled = np.random.default_rng(3).permutation(len(project.tasks))
+    said = {
+        task["id"]: project.right(project.tasks[int(other)])
+        for task, other in zip(project.tasks, shuffled, strict=True)
+    }
+    project.correct(project.tasks, said)
+    project.start_training()
+    job = backend.trained(project.id, [])
+    assert job["verdict"] == "reject"
+    assert "unrelated to the images" in job["message"]
+    assert "unrelated to the images" in backend.run("jobs", "--project", str(project.id))
+    assert project.version == first

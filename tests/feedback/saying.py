@@ -1,0 +1,80 @@
+"""Annotations and events to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ram_backend.feedback import FeedbackEvent, Shown, ShownChoice, statement_event
+from ram_backend.feedback.view import CurrentAnnotation
+from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
+from ram_backend.projects import ProjectKey
+
+KEY = ProjectKey("http://localhost:8080", 3, 1795452259)
+NOBODYS = ProjectKey("", 3, 1795452259)
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
+    '<Choice value="cat"/><Choice value="dog"/><Choice value="tree"/></Choices></View>'
+)
+
+
+def microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def said(number: int, *tags: str, task: int | None = None, at: int = 0, **changes: Any) -> StatedAnnotation:
+    """Annotation `number` of a task of the same number, stated `at` minutes after `NOW`."""
+    item = StatedItem("tags", "image", "choices", tuple((tag,) for tag in tags))
+    fields: dict[str, Any] = {
+        "completed_by": 1,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "parent_prediction": None,
+        "unseen": False,
+        "items": (item,) if tags else (),
+        "created_us": microseconds(NOW),
+        **changes,
+    }
+    return StatedAnnotation(id=number, task=task or number, updated_us=microseconds(NOW + at * MINUTE), **fields)
+
+
+def event(number: int, *tags: str, received: datetime = NOW, **changes: Any) -> FeedbackEvent:
+    stated = said(number, *tags, **changes)
+    return statement_event(stated, received, task_data={"image": f"/data/{stated.task}.jpg"})
+
+
+def deleted(number: int) -> FeedbackEvent:
+    return FeedbackEvent("annotation_deleted", number, 0, NOW)
+
+
+def task_deleted(number: int) -> FeedbackEvent:
+    return FeedbackEvent("task_deleted", 0, number, NOW)
+
+
+def missing(number: int, minute: int) -> FeedbackEvent:
+    return FeedbackEvent("annotation_missing", number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
+
+
+def found(number: int, minute: int) -> FeedbackEvent:
+    return FeedbackEvent("annotation_found", number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
+
+
+def current(stated: StatedAnnotation, **changes: Any) -> CurrentAnnotation:
+    fields: dict[str, Any] = {
+        "event_id": stated.id,
+        "task_data": {"image": f"/data/{stated.task}.jpg"},
+        "offered": None,
+        "received_at": NOW,
+        **changes,
+    }
+    return CurrentAnnotation(stated=stated, **fields)
+
+
+def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **changes: Any) -> Shown:
+    choices = [ShownChoice("tags", (tag,), 0.9, True) for tag in ticked]
+    choices += [ShownChoice("tags", (tag,), 0.2, False) for tag in off]
+    fields: dict[str, Any] = {"model_version": "starter-1", "shown_at": NOW - MINUTE, **changes}
+    return Shown(task_id=task, choices=tuple(choices), **fields)

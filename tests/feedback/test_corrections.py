@@ -1,0 +1,272 @@
+"""What annotations mean: each way in which people say something about tags, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
+
+from ram_backend.feedback import (
+    Correction,
+    Shown,
+    State,
+    TagLabel,
+    TaskLabels,
+    Weights,
+    corrections_of,
+    gather,
+    to_matrix,
+)
+from ram_backend.feedback.corrections import shown_to
+from ram_backend.feedback.offered import Offered
+from ram_backend.feedback.view import CurrentAnnotation
+from ram_backend.labelstudio import parse_label_config
+from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
+from ram_backend.settings import load_settings
+
+WEIGHTS = Weights(untouched_listed=0.5, untouched_hidden=0.05, listed_tags=40)
+PLAN = parse_label_config(CONFIG)
+TREE = parse_label_config(
+    '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="animal">'
+    '<Choice value="cat"/><Choice value="dog"/></Choice><Choice value="plant"/></Taxonomy></View>'
+)
+
+
+def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: Shown, plan: Any = PLAN) -> Correction:
+    given = current(annotation) if isinstance(annotation, StatedAnnotation) else annotation
+    (correction,) = corrections_of(plan, [given], {given.stated.task: showings}, WEIGHTS)
+    return correction
+
+
+def states(said: Correction | TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[State, float]]:
+    return [(said.label(tag).state, round(said.label(tag).weight, 6)) for tag in tags]
+
+
+def together(*annotations: StatedAnnotation, plan: Any = PLAN, **options: Any) -> list[TaskLabels]:
+    return gather(plan, [current(each) for each in annotations], {}, WEIGHTS, **options)
+
+
+def paths(*values: tuple[str, ...], kind: str = "taxonomy", name: str = "tags") -> tuple[StatedItem, ...]:
+    return (StatedItem(name, "image", kind, values),)
+
+
+# One annotation
+
+
+def test_against_what_was_shown() -> None:
+    served = shown(1, ["cat", "dog"], ["tree"], prediction_id=9, version="v0002")
+    correction = only(said(1, "cat", "tree", parent_prediction=9, completed_by=4), served)
+    assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
+    assert [correction.label(tag).label for tag in ("cat", "dog", "tree")] == [True, False, True]
+    assert [correction.label(tag).score for tag in ("cat", "dog", "tree")] == [0.9, 0.9, 0.2]
+    assert (correction.model_version, correction.version, correction.annotator) == ("starter-1", "v0002", 4)
+    assert correction.tags("removed") == ("dog",)
+
+
+def test_without_a_prediction_what_is_ticked_was_added() -> None:
+    correction = only(said(1, "cat"), shown(1, ["cat", "dog"]))
+    assert states(correction) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
+    assert correction.model_version is None
+
+
+def test_with_a_prediction_that_nobody_knows_it_is_the_same() -> None:
+    assert states(only(said(1, "cat", parent_prediction=9)))[:2] == [("added", 1), ("untouched", 0.5)]
+
+
+def test_no_tag_at_all_is_an_answer() -> None:
+    assert states(only(said(1))) == [("untouched", 0.5)] * 3
+    assert states(only(said(1, parent_prediction=9), shown(1, ["cat"]))) == [
+        ("removed", 1),
+        ("untouched", 0.5),
+        ("untouched", 0.5),
+    ]
+
+
+@pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"unseen": True, "parent_prediction": 9}])
+def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
+    annotation = current(said(1, "cat", **unusable))
+    assert corrections_of(PLAN, [annotation], {}, WEIGHTS) == gather(PLAN, [annotation], {}, WEIGHTS) == []
+
+
+def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
+    correction = only(said(1, "bus", "cat", parent_prediction=9), shown(1, ["bus", "train"]))
+    assert set(correction.said) == {"cat"}
+    assert states(correction, ["bus", "train"]) == [("unknown", 0), ("unknown", 0)]
+
+
+def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
+    earlier = Offered.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
+    annotation = current(said(1, "cat"), offered=earlier)
+    assert states(only(annotation)) == [("added", 1), ("untouched", 0.5), ("unknown", 0)]
+    (labels,) = gather(PLAN, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
+    assert states(labels)[2] == ("untouched", 0.5)  # the other annotator could have ticked it
+
+
+# Which prediction was shown
+
+
+def test_the_prediction_is_found_by_its_number() -> None:
+    rows = [shown(1, ["cat"], prediction_id=8), shown(1, ["dog"], prediction_id=9), shown(1, ["tree"], shown_at=NOW)]
+    assert shown_to(said(1, parent_prediction=9), rows) is rows[1]
+
+
+def test_else_it_is_the_last_that_was_served_before() -> None:
+    first, second, later = (shown(1, shown_at=NOW + minutes * MINUTE) for minutes in (-9, -5, 5))
+    other = shown(1, prediction_id=3, shown_at=NOW)
+    stated = said(1, parent_prediction=9, created_us=microseconds(NOW))
+    assert shown_to(stated, [second, first, later, other]) is second
+    assert shown_to(stated, [later, other]) is None
+    assert shown_to(replace(stated, created_us=0), [first, later]) is later
+    assert shown_to(replace(stated, parent_prediction=None), [first]) is None
+
+
+def test_clocks_need_not_agree() -> None:
+    early = shown(1, shown_at=NOW + MINUTE / 2)
+    assert shown_to(said(1, parent_prediction=9, created_us=microseconds(NOW)), [early]) is early
+
+
+# Lists and trees
+
+
+def test_what_was_not_on_screen_is_believed_less() -> None:
+    more = "".join(f'<Choice value="t{number}"/>' for number in range(38))
+    long = parse_label_config(CONFIG.replace("</Choices>", f"{more}</Choices>"))
+    assert states(only(said(1, "cat"), plan=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
+    assert Weights(listed_tags=41).untouched(long.tag_controls[0], 41) == 0.5
+
+
+def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:
+    stated = said(1, items=paths(("animal", "cat")))
+    names = ("animal", "cat", "dog", "plant")
+    expected = [("unknown", 0), ("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
+    assert states(only(stated, plan=TREE), names) == expected
+    both = said(1, items=paths(("animal", "cat"), ("animal",)))
+    assert states(only(both, plan=TREE), names)[0] == ("added", 1)
+
+
+def test_an_entry_of_a_tree_that_was_shown_and_unticked_is_removed_though_one_below_is_chosen() -> None:
+    served = shown(1, prediction_id=9)
+    served = replace(served, choices=tuple(replace(shown(1, ["x"]).choices[0], path=path) for path in [("animal",)]))
+    stated = said(1, items=paths(("animal", "cat")), parent_prediction=9)
+    assert only(stated, served, plan=TREE).label("animal").state == "removed"
+
+
+def test_two_choices_of_one_text_are_one_tag() -> None:
+    plan = parse_label_config(
+        '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="pet">'
+        '<Choice value="cat"/></Choice><Choice value="wild"><Choice value="cat"/></Choice></Taxonomy></View>'
+    )
+    stated = said(1, items=paths(("pet", "cat")))
+    assert only(stated, plan=plan).label("cat") == TagLabel(True, 1, "added")
+
+
+def test_of_several_texts_nobody_knows_which() -> None:
+    plan = parse_label_config(
+        '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
+        '<Choice value="vehicle" predicted_values="car, bus, truck,tram"/><Choice value="car"/></Choices></View>'
+    )
+    assert states(only(said(1, "vehicle"), plan=plan), ["bus", "vehicle"]) == [("added", 0.25), ("unknown", 0)]
+    assert states(only(said(1, "vehicle", "car"), plan=plan), ["car", "bus"]) == [("added", 1), ("added", 0.25)]
+    assert states(only(said(1), plan=plan), ["car", "bus"]) == [("untouched", 0.5), ("untouched", 0.5)]
+
+
+def test_dynamic_choices_come_with_the_task() -> None:
+    plan = parse_label_config(
+        '<View><Image name="image" value="$image"/>'
+        '<Choices name="tags" toName="image" choice="multiple" value="$options"/></View>'
+    )
+    data = {"image": "/a.jpg", "options": ["bus", {"value": "A tram", "alias": "tram"}]}
+    correction = only(current(said(1, "tram"), task_data=data), plan=plan)
+    assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 0.5), ("added", 1), ("unknown", 0)]
+    other = current(said(2, "cat"), task_data={"image": "/b.jpg", "options": ["cat"]})
+    labels = gather(plan, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
+    on, weights = to_matrix(labels, ["bus", "A tram", "cat"])
+    assert on.tolist() == [[False, True, False], [False, False, True]]
+    assert weights.tolist() == [[0.5, 1, 0], [0, 0, 1]]
+
+
+def test_each_image_of_a_task_has_its_own_labels() -> None:
+    plan = parse_label_config(
+        '<View><Image name="left" value="$a"/><Image name="right" value="$b"/>'
+        '<Choices name="one" toName="left" choice="multiple"><Choice value="cat"/></Choices>'
+        '<Choices name="two" toName="right" choice="multiple"><Choice value="cat"/></Choices></View>'
+    )
+    annotation = current(
+        said(1, items=paths(("cat",), kind="choices", name="two")), task_data={"a": "/a.jpg", "b": "/b.jpg"}
+    )
+    left, right = gather(plan, [annotation], {}, WEIGHTS)
+    assert (left.to_name, left.reference, left.label("cat").label) == ("left", "/a.jpg", False)
+    assert (right.to_name, right.reference, right.label("cat").label) == ("right", "/b.jpg", True)
+
+
+# Several annotations of one task
+
+
+def test_annotators_who_agree_count_in_full() -> None:
+    (labels,) = together(said(1, "cat", task=5), said(2, "cat", task=5, completed_by=2))
+    assert states(labels) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
+    assert labels.annotation_ids == (1, 2)
+
+
+def test_who_left_a_tag_off_says_less_than_who_ticked_it() -> None:
+    (labels,) = together(said(1, "cat", task=5), said(2, task=5))
+    assert (labels.label("cat").label, states(labels)[0]) == (True, ("added", round(1 / 3, 6)))
+
+
+def test_a_tie_is_unknown() -> None:
+    served = {5: [shown(5, ["cat"], prediction_id=9)]}
+    one, other = said(1, "cat", task=5, parent_prediction=9), said(2, task=5, parent_prediction=9)
+    (labels,) = gather(PLAN, [current(one), current(other)], served, WEIGHTS)
+    assert states(labels)[0] == ("unknown", 0)
+    third = said(3, "cat", task=5, parent_prediction=9)
+    (labels,) = gather(PLAN, [current(one), current(other), current(third)], served, WEIGHTS)
+    assert (labels.label("cat").label, states(labels)[0]) == (True, ("confirmed", round(1 / 3, 6)))
+    (labels,) = gather(PLAN, [current(one), current(other), current(replace(other, id=4))], served, WEIGHTS)
+    assert (labels.label("cat").label, states(labels)[0]) == (False, ("removed", round(1 / 3, 6)))
+
+
+def test_ground_truth_wins_and_is_flagged() -> None:
+    (labels,) = together(said(1, "cat", task=5), said(2, "cat", task=5), said(3, "dog", task=5, ground_truth=True))
+    assert states(labels) == [("untouched", 0.5), ("added", 1), ("untouched", 0.5)]
+    assert labels.ground_truth
+    assert labels.annotation_ids == (3,)
+    assert not together(said(1, "cat"))[0].ground_truth
+
+
+def test_the_order_of_annotations_changes_nothing() -> None:
+    given = [said(number, *tags, task=5) for number, tags in enumerate([("cat",), ("dog", "cat"), (), ("tree",)], 1)]
+    assert states(together(*given)[0]) == states(together(*reversed(given))[0])
+
+
+def test_tasks_come_in_order_and_newer_data_win() -> None:
+    labels = together(said(1, "cat", task=9), said(2, "dog", task=3), task_data={3: {"image": "/new.jpg"}, 9: {}})
+    assert [(each.task_id, each.reference) for each in labels] == [(3, "/new.jpg"), (9, "/data/9.jpg")]
+
+
+def test_a_task_that_does_not_say_where_its_image_is() -> None:
+    (labels,) = gather(PLAN, [current(said(1, "cat"), task_data={})], {}, WEIGHTS)
+    assert labels.reference is None
+
+
+def test_a_matrix() -> None:
+    labels = together(said(1, "cat"), said(2))
+    on, weights = to_matrix(labels, ["tree", "cat", "elsewhere"])
+    assert (on.dtype, weights.dtype) == (np.bool_, np.float32)
+    assert on.tolist() == [[False, True, False], [False, False, False]]
+    assert weights.tolist() == [[0.5, 1, 0], [0.5, 0.5, 0]]
+    assert to_matrix([], ["cat"])[0].shape == (0, 1)
+
+
+def test_tags_of_all_tasks_are_kept_once() -> None:
+    one, other = together(said(1, "cat"), said(2))
+    assert one.asked is other.asked
+
+
+def test_weights_come_from_the_settings() -> None:
+    assert Weights.of(load_settings()) == Weights()
+    set_ = load_settings(untouched_weight=0.25, untouched_hidden_weight=0, listed_tags=3)
+    assert Weights.of(set_) == Weights(untouched_listed=0.25, untouched_hidden=0, listed_tags=3)

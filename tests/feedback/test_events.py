@@ -1,0 +1,126 @@
+"""From webhook calls to events: of each recorded action, and of those that nobody should send."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from contract.recorded import NAMES, body
+from feedback.saying import CONFIG, NOW
+
+from ram_backend.feedback import FeedbackEvent, events_of
+from ram_backend.feedback.offered import Offered, offered_by
+from ram_backend.labelstudio import WebhookRequest, parse_label_config
+
+
+def events(name: str) -> list[FeedbackEvent]:
+    return events_of(WebhookRequest.model_validate(body(f"webhook-{name}")), NOW)
+
+
+def sent(action: str, **fields: Any) -> list[FeedbackEvent]:
+    return events_of(WebhookRequest(action=action, **fields), NOW)
+
+
+def test_a_statement() -> None:
+    (event,) = events("annotation-created-choices-from-prediction-changed")
+    assert (event.kind, event.annotation_id, event.task_id, event.usable) == ("stated", 1, 1, True)
+    assert event.task_data == '{"image":"/data/upload/1/98d5a992-img_00.jpg"}'
+    assert event.received_at == NOW
+    assert event.offered is not None
+    assert event.offered.has("tags", ("dog",))
+    assert len(event.content) == 64
+
+
+def test_an_edit_is_another_event_of_the_same_annotation() -> None:
+    (before,) = events("annotation-created-empty")
+    (after,) = events("annotation-updated-empty")
+    assert before.annotation_id == after.annotation_id
+    assert before.updated_us < after.updated_us
+
+
+def test_a_skipped_task_is_kept_and_not_used() -> None:
+    for name in ("annotation-created-skipped", "annotation-created-skipped-from-prediction"):
+        (event,) = events(name)
+        assert not event.usable
+
+
+def test_a_list_made_of_predictions_is_kept_and_not_used() -> None:
+    made = events("annotations-created")
+    assert [(event.annotation_id, event.task_id, event.usable) for event in made] == [
+        (10, 7, False),
+        (11, 8, False),
+        (12, 9, False),
+    ]
+    assert all("/data/upload/3/" in (event.task_data or "") for event in made)
+
+
+def test_deletions() -> None:
+    assert [event.annotation_id for event in events("annotations-deleted")] == [3, 4, 5, 10, 6, 7, 8, 9, 11, 12]
+    assert {event.kind for event in events("annotations-deleted")} == {"annotation_deleted"}
+    (event,) = events("tasks-deleted")
+    assert (event.kind, event.annotation_id, event.task_id) == ("task_deleted", 0, 9)
+
+
+@pytest.mark.parametrize("name", ["project-updated", "start-training", "tasks-created"])
+def test_actions_that_say_nothing_about_tags(name: str) -> None:
+    assert events(name) == []
+
+
+@pytest.mark.parametrize("action", ["", "LABEL_LINK_CREATED", "annotation_created", "SOMETHING_NEW"])
+def test_actions_that_nobody_has_heard_of(action: str) -> None:
+    assert sent(action, annotation={"id": 1, "task": 2, "result": []}, annotations=[{"id": 3}], tasks=[{"id": 4}]) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("webhook-")])
+def test_no_event_holds_the_project(name: str) -> None:
+    for event in events_of(WebhookRequest.model_validate(body(name)), NOW):
+        kept = event.statement + (event.task_data or "")
+        assert len(kept) < 2000
+        assert "label_config" not in kept
+        assert "<View" not in kept
+
+
+def test_what_cannot_be_kept_is_counted_and_the_rest_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    good = {"id": 1, "task": 2, "result": []}
+    with caplog.at_level(logging.WARNING):
+        kept = sent("ANNOTATIONS_CREATED", annotation=[{"task": 2}, good, {"id": 3, "task": 2, "result": 5}, "x"])
+        assert [event.annotation_id for event in kept] == [1]
+        assert "2 of 3 entries of an event ANNOTATIONS_CREATED" in caplog.text
+        deleted = sent("ANNOTATIONS_DELETED", annotations=[{"id": "x"}, {"id": 5}, {"id": 5}, 6])
+        assert [event.annotation_id for event in deleted] == [5]
+    assert "1 of 3 entries of an event ANNOTATIONS_DELETED" in caplog.text
+
+
+@pytest.mark.parametrize("junk", [None, 7, "x", [], [[]], [None], {}, {"id": {}}, {"id": 1, "result": 5}])
+def test_junk_is_no_event(junk: object) -> None:
+    for action in ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "TASKS_DELETED"):
+        found = sent(action, annotation=junk, annotations=junk, task=junk, tasks=junk, project=junk)
+        assert all(event.kind != "stated" for event in found)
+
+
+def test_an_annotation_that_names_no_task_belongs_to_the_only_one() -> None:
+    (event,) = sent("ANNOTATION_CREATED", annotation={"id": 1, "result": []}, task={"id": 9, "data": {"image": "/a"}})
+    assert (event.task_id, event.task_data) == (9, '{"image":"/a"}')
+    two = [{"id": 8}, {"id": 9}]
+    assert sent("ANNOTATIONS_CREATED", annotation=[{"id": 1, "result": []}], task=two) == []
+
+
+@pytest.mark.parametrize("config", [None, "", "<View/>", "<View", 7, "no XML"])
+def test_a_label_config_that_cannot_be_read_offers_what_nobody_knows(config: object) -> None:
+    assert offered_by(config) is None
+    project = {"id": 1, "label_config": config}
+    (event,) = sent("ANNOTATION_CREATED", annotation={"id": 1, "task": 2, "result": []}, project=project)
+    assert event.offered is None
+
+
+def test_what_was_offered_is_named_by_all_of_it() -> None:
+    one, same = offered_by(CONFIG), offered_by(CONFIG.replace("<View>", '<View style="x">'))
+    other = offered_by(CONFIG.replace('"dog"', '"bus"'))
+    assert one is not None
+    assert other is not None
+    assert one == same != other
+    again = Offered.from_json(one.to_json(), one.digest)
+    assert again.choices == one.choices == Offered.of(parse_label_config(CONFIG)).choices
+    assert json.loads(one.to_json()) == {"tags": [["cat"], ["dog"], ["tree"]]}

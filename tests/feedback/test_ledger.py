@@ -1,0 +1,267 @@
+"""The ledger in a real database: durable, idempotent, the same for every reader."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from contract.recorded import NAMES, body
+from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, event, said, shown, task_deleted
+
+from ram_backend.database import open_database
+from ram_backend.errors import DatabaseUnavailable
+from ram_backend.feedback import Ledger, ShownImage, TaskImage, events_of, open_ledger
+from ram_backend.feedback.offered import offered_by
+from ram_backend.labelstudio import WebhookRequest
+from ram_backend.projects import ProjectKey
+from ram_backend.settings import Settings
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    opened = open_ledger(settings)
+    yield opened
+    opened.close()
+
+
+def tags(ledger: Ledger, key: ProjectKey = KEY) -> dict[int, set[str]]:
+    return {
+        each.stated.id: {path[0] for item in each.stated.items for path in item.values}
+        for each in ledger.annotations(key)
+    }
+
+
+def test_what_was_recorded_is_read_again(ledger: Ledger) -> None:
+    made = replace(event(1, "cat", "dog", completed_by=7, ground_truth=True), offered=offered_by(CONFIG))
+    assert ledger.record(KEY, [made]) == 1
+    (annotation,) = ledger.annotations(KEY)
+    assert annotation.stated == said(1, "cat", "dog", completed_by=7, ground_truth=True)
+    assert annotation.task_data == {"image": "/data/1.jpg"}
+    assert annotation.offered == offered_by(CONFIG)
+    assert annotation.offered is not None
+    assert annotation.offered.has("tags", ("tree",))
+    assert annotation.received_at == NOW
+    assert annotation.event_id == ledger.last_event(KEY)
+    assert annotation.usable
+
+
+def test_nothing_yet(ledger: Ledger) -> None:
+    assert ledger.annotations(KEY) == ledger.keys() == ledger.lines(KEY) == []
+    assert ledger.last_event(KEY) == ledger.changed_since(KEY, 0) == ledger.fingerprint(KEY).count == 0
+    assert ledger.shown(KEY) == {}
+    assert ledger.record(KEY, []) == 0
+
+
+def test_the_same_event_again_is_no_other_one(ledger: Ledger) -> None:
+    history = [event(1, "cat"), event(1, "cat", "dog", at=1), event(2), deleted(3), task_deleted(4)]
+    assert ledger.record(KEY, history) == 5
+    last = ledger.last_event(KEY)
+    assert ledger.record(KEY, history) == 0
+    assert ledger.record(KEY, [*history, *history, event(5)]) == 1
+    assert ledger.record(KEY, [replace(history[0], received_at=NOW + MINUTE)]) == 0
+    assert len(ledger.lines(KEY)) == 6
+    assert ledger.changed_since(KEY, last) == 1
+
+
+def test_all_recorded_webhooks_twice_and_in_any_order(ledger: Ledger, settings: Settings) -> None:
+    calls = [WebhookRequest.model_validate(body(name)) for name in NAMES if name.startswith("webhook-")]
+    keys = [ProjectKey(KEY.instance, call.project_ref.id, 0) for call in calls if call.project_ref]
+    for call, key in zip(calls, keys, strict=True):
+        ledger.record(key, events_of(call, NOW))
+    before = {key: ledger.fingerprint(key).hash for key in keys}
+    others = [ProjectKey("http://other", key.id, 0) for key in keys]
+    order = list(zip(calls, others, strict=True)) * 2
+    random.Random(0).shuffle(order)
+    for call, key in order:
+        ledger.record(key, events_of(call, NOW))
+    assert [ledger.fingerprint(key).hash for key in others] == [before[key] for key in keys]
+    assert sum(len(ledger.annotations(key)) for key in set(others)) == 11
+
+
+def test_edits_and_deletions(ledger: Ledger) -> None:
+    ledger.record(KEY, [event(1, "dog", at=2), event(1, "cat"), event(2, "cat"), event(3, "cat", task=9)])
+    assert tags(ledger) == {1: {"dog"}, 2: {"cat"}, 3: {"cat"}}
+    ledger.record(KEY, [deleted(2), task_deleted(9)])
+    assert tags(ledger) == {1: {"dog"}}
+    ledger.record(KEY, [event(2, "cat", at=9), event(3, at=9, task=9)])
+    assert tags(ledger) == {1: {"dog"}}
+
+
+def test_pending_is_what_changed_since_an_event(ledger: Ledger) -> None:
+    ledger.record(KEY, [event(1, "cat"), event(2, "cat"), event(3, "cat", was_cancelled=True)])
+    used = ledger.last_event(KEY)
+    assert (ledger.changed_since(KEY, 0), ledger.changed_since(KEY, used)) == (2, 0)
+    ledger.record(KEY, [event(1, "cat", at=1), event(4, unseen=True), event(5, was_cancelled=True)])
+    assert ledger.changed_since(KEY, used) == 0
+    ledger.record(KEY, [event(1, "dog", at=2), event(1, "tree", at=3), deleted(2), event(6, "cat")])
+    found = ledger.changes_since(KEY, used)
+    assert (found.added, found.edited, found.withdrawn, ledger.changed_since(KEY, used)) == (1, 1, 1, 3)
+
+
+def test_the_truth_of_an_earlier_moment_can_still_be_read(ledger: Ledger) -> None:
+    ledger.record(KEY, [event(1, "cat"), event(2, "cat")])
+    then = ledger.last_event(KEY)
+    before = ledger.fingerprint(KEY)
+    ledger.record(KEY, [event(1, "dog", at=1), deleted(2)])
+    assert ledger.fingerprint(KEY, up_to=then) == before != ledger.fingerprint(KEY)
+    assert [each.stated.id for each in ledger.annotations(KEY, up_to=then)] == [1, 2]
+    assert ledger.fingerprint(KEY).count == 1
+
+
+def test_events_that_came_before_the_project_was_known_are_its_own(ledger: Ledger) -> None:
+    ledger.record(NOBODYS, [event(1, "cat"), event(2, "cat")])
+    ledger.record(KEY, [event(1, "cat"), event(1, "dog", at=1)])
+    assert tags(ledger) == {1: {"dog"}, 2: {"cat"}}
+    assert tags(ledger, NOBODYS) == {1: {"cat"}, 2: {"cat"}}
+    assert ledger.keys() == [NOBODYS, KEY]
+    once = ledger.fingerprint(KEY).hash
+    ledger.record(KEY, [event(2, "cat")])
+    assert ledger.fingerprint(KEY).hash == once
+
+
+def test_projects_do_not_mix(ledger: Ledger) -> None:
+    ledger.record(KEY, [event(1, "cat")])
+    for other in (replace(KEY, instance="http://other"), replace(KEY, id=4), replace(KEY, created=5)):
+        assert ledger.annotations(other) == []
+        assert ledger.last_event(other) == 0
+        assert ledger.shown(other) == {}
+
+
+def test_another_process_sees_it_at_once(ledger: Ledger, settings: Settings) -> None:
+    program = (
+        "import os; from ram_backend.feedback import open_ledger; from ram_backend.settings import load_settings\n"
+        "from feedback.saying import KEY, event\n"
+        "ledger = open_ledger(load_settings())\n"
+        "ledger.record(KEY, [event(1, 'cat')]); os._exit(9)"  # nothing is closed in order
+    )
+    environment = {"RAM_DATA_DIR": str(settings.data_dir), "PYTHONPATH": ":".join(sys.path), "PATH": ""}
+    if settings.database_url:
+        environment["RAM_DATABASE_URL"] = settings.database_url
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 9
+    assert tags(ledger) == {1: {"cat"}}
+
+
+def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(ledger: Ledger, settings: Settings) -> None:
+    history = [event(number, "cat") for number in range(1, 41)]
+    seen: list[int] = []
+
+    def write(seed: int) -> None:
+        own = open_ledger(settings)
+        mixed = random.Random(seed).sample(history, len(history))
+        for start in range(0, len(mixed), 5):
+            seen.append(own.record(KEY, mixed[start : start + 5]))
+        own.close()
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(seen) == 40
+    assert len(ledger.lines(KEY)) == 40
+
+
+def test_a_reader_that_has_seen_an_event_has_seen_all_before_it(ledger: Ledger, settings: Settings) -> None:
+    """Numbers are given out one transaction after another: what is counted from a mark on is never too little."""
+
+    def write(first: int) -> None:
+        own = open_ledger(settings)
+        for number in range(first, first + 100):
+            own.record(KEY, [event(number, "cat")])
+        own.close()
+
+    threads = [threading.Thread(target=write, args=(1 + 1000 * number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    marks: list[tuple[int, int]] = []
+    while any(thread.is_alive() for thread in threads):
+        numbers = [line.event_id for line in ledger.lines(KEY)]
+        marks.append((max(numbers, default=0), len(numbers)))
+    numbers = [line.event_id for line in ledger.lines(KEY)]
+    for mark, count in marks:
+        assert sum(number <= mark for number in numbers) == count
+
+
+def test_an_unreachable_database_is_said_and_nothing_is_half_written(tmp_path, settings: Settings) -> None:
+    gone = Ledger(open_database(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/none/x.db"})))
+    (tmp_path / "none").write_text("a file")
+    with pytest.raises(DatabaseUnavailable):
+        gone.record(KEY, [event(1)])
+
+
+def test_what_no_database_keeps_does_no_harm(ledger: Ledger) -> None:
+    odd = event(1, "a\0b", "\ud800", "ü🐈")
+    ledger.record(KEY, [odd])
+    assert tags(ledger) == {1: {"a\0b", "?", "ü🐈"}}
+    ledger.record_shown(KEY, [shown(1, ["a\0b"], model_version="a\0\ud800")])
+    assert ledger.shown(KEY)[1][0].choices[0].path == ("a\0b",)
+
+
+def test_large_histories_are_read(ledger: Ledger) -> None:
+    history = [event(number, "cat") for number in range(1, 1501)]
+    assert ledger.record(KEY, history) == 1500
+    assert len(ledger.annotations(KEY)) == 1500
+
+
+# What was shown
+
+
+def test_what_was_shown_is_read_again(ledger: Ledger) -> None:
+    images = (ShownImage("image", "/data/1.jpg", "ab" * 32, 2**64 - 1),)
+    first = shown(1, ["cat"], ["dog"], images=images, version="v0003")
+    second = shown(1, ["dog"], model_version="starter-2", shown_at=NOW)
+    ledger.record_shown(KEY, [second, first, shown(2)])
+    assert ledger.shown(KEY) == {1: [first, second], 2: [shown(2)]}
+    image = ledger.images(KEY).get(1, "/data/1.jpg")
+    assert image == TaskImage(1, "/data/1.jpg", "ab" * 32, 2**64 - 1)
+    assert ledger.images(KEY).get(2, "/data/1.jpg") is ledger.images(KEY).get(1, "/other") is None
+
+
+def test_what_was_shown_of_annotated_tasks_only(ledger: Ledger) -> None:
+    ledger.record_shown(KEY, [shown(1), shown(2), shown(3)])
+    ledger.record(KEY, [event(7, "cat", task=2)])
+    ledger.record(NOBODYS, [event(8, task=3)])
+    assert set(ledger.shown(KEY, annotated=True)) == {2, 3}
+
+
+def test_the_same_version_again_is_the_last_that_was_served(ledger: Ledger) -> None:
+    ledger.record_shown(KEY, [shown(1, ["cat"])])
+    ledger.record_shown(KEY, [shown(1, ["cat", "dog"], shown_at=NOW)])
+    assert ledger.shown(KEY) == {1: [shown(1, ["cat", "dog"], shown_at=NOW)]}
+
+
+def test_a_listing_adds_the_number_to_what_was_served_and_no_more(ledger: Ledger) -> None:
+    listed = shown(1, ["tree"], prediction_id=17, source="listing", shown_at=NOW)
+    for one, other in ((listed, shown(1, ["cat"], ["dog"])), (shown(2, ["cat"], ["dog"]), replace(listed, task_id=2))):
+        ledger.record_shown(KEY, [one])
+        ledger.record_shown(KEY, [other])
+    for task in (1, 2):
+        assert ledger.shown(KEY)[task] == [shown(task, ["cat"], ["dog"], prediction_id=17)]
+
+
+def test_an_image_that_changed_is_what_it_was_last(ledger: Ledger) -> None:
+    reference = "data:image/png;base64," + "A" * 100_000
+    ledger.record_images(KEY, [TaskImage(1, reference, "aa", 1), TaskImage(2, reference, "cc", 3)])
+    ledger.record_images(KEY, [TaskImage(1, reference, "bb", 2)])
+    assert ledger.images(KEY).get(1, reference) == TaskImage(1, reference, "bb", 2)
+    assert len(ledger.images(KEY)) == 2
+    ledger.record_images(KEY, [])
+
+
+def test_scores_keep_six_digits(ledger: Ledger) -> None:
+    once = shown(1, ["cat"])
+    score = replace(once, choices=(replace(once.choices[0], score=1 / 3), replace(once.choices[0], score=None)))
+    ledger.record_shown(KEY, [score])
+    assert [each.score for each in ledger.shown(KEY)[1][0].choices] == [0.333333, None]
+
+
+def test_moments_are_kept_to_the_microsecond(ledger: Ledger) -> None:
+    moment = NOW + timedelta(microseconds=123_457)
+    ledger.record(KEY, [event(1, received=moment)])
+    assert ledger.annotations(KEY)[0].received_at == moment

@@ -1,0 +1,330 @@
+"""The ledger in step with Label Studio: gaps are filled, what is gone goes, and half a listing changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fake_label_studio import LEGACY
+from fake_project import CREATED_AT, StudioProject
+from feedback.saying import KEY, MINUTE, NOBODYS, NOW, deleted, shown, task_deleted
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from web import Reply
+
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
+from ram_backend.feedback import Ledger, Weights, corrections_of, events_of, open_ledger, open_project_api, reconcile
+from ram_backend.labelstudio import WebhookRequest, parse_label_config
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.projects import Project
+from ram_backend.settings import Settings, load_settings
+
+LATER = NOW + 30 * MINUTE
+
+
+@pytest.fixture
+def studio() -> Iterator[StudioProject]:
+    with StudioProject() as studio:
+        yield studio
+
+
+@pytest.fixture
+def api(studio: StudioProject) -> ProjectApi:
+    return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    opened = open_ledger(settings)
+    yield opened
+    opened.close()
+
+
+def webhook(studio: StudioProject, annotation: dict[str, Any], action: str = "ANNOTATION_CREATED") -> WebhookRequest:
+    """As Label Studio tells of an annotation."""
+    told = {**annotation, "completed_by": 1, "unique_id": "x", "prediction": {}, "result_count": 1}
+    task = {"id": annotation["task"], "data": studio.tasks[annotation["task"]]["data"]}
+    project = {"id": 3, "created_at": CREATED_AT, "label_config": "<View/>"}
+    return WebhookRequest(action=action, annotation=told, task=task, project=project)
+
+
+def tell(ledger: Ledger, studio: StudioProject, annotation: dict[str, Any]) -> None:
+    ledger.record(KEY, events_of(webhook(studio, annotation), NOW))
+
+
+def usable(ledger: Ledger) -> dict[int, set[str]]:
+    return {
+        each.stated.id: {path[0] for item in each.stated.items for path in item.values}
+        for each in ledger.annotations(KEY)
+        if each.usable
+    }
+
+
+def test_an_empty_ledger_gets_all(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    studio.page = 2
+    for number in range(1, 8):
+        studio.annotate(number, number, "cat")
+    found = reconcile(ledger, KEY, api, began=LATER)
+    assert (found.listed, found.added, found.gone, found.left_out) == (7, 7, 0, 0)
+    assert usable(ledger) == {number: {"cat"} for number in range(1, 8)}
+    assert found.task_data[3] == {"image": "/data/3.jpg"}
+    assert ledger.annotations(KEY)[0].task_data == {"image": "/data/1.jpg"}
+    again = reconcile(ledger, KEY, api, began=LATER)
+    assert (again.listed, again.added, again.gone) == (7, 0, 0)
+
+
+def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    for number in range(1, 4):
+        tell(ledger, studio, studio.annotate(number, number, "cat"))
+    before = ledger.last_event(KEY)
+    assert reconcile(ledger, KEY, api, began=LATER).added == 0
+    assert ledger.last_event(KEY) == before
+
+
+def test_nor_what_came_before_the_project_was_known(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    annotation = studio.annotate(1, 1, "cat")
+    ledger.record(NOBODYS, events_of(webhook(studio, annotation), NOW))
+    assert reconcile(ledger, KEY, api, began=LATER).added == 0
+    assert len(ledger.lines(KEY)) == 1
+
+
+def test_an_edit_that_no_webhook_told_of(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    studio.annotate(1, 1, "dog", minute=5)
+    assert reconcile(ledger, KEY, api, began=LATER).added == 1
+    assert usable(ledger) == {1: {"dog"}}
+
+
+def test_one_that_was_skipped_meanwhile_is_no_more_used(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    """Its task has no annotation that counts any more, and is not among the annotated ones."""
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    studio.annotate(1, 1, "cat", minute=5, was_cancelled=True)
+    found = reconcile(ledger, KEY, api, began=LATER)
+    assert (found.added, found.gone) == (1, 0)
+    assert usable(ledger) == {}
+
+
+def test_what_is_gone_there_goes_here(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    for number in range(1, 5):
+        tell(ledger, studio, studio.annotate(number, number, "cat"))
+    used = ledger.last_event(KEY)
+    studio.forget(2)
+    del studio.tasks[3]
+    assert reconcile(ledger, KEY, api, began=LATER).gone == 2
+    assert set(usable(ledger)) == {1, 4}
+    assert ledger.changes_since(KEY, used).withdrawn == 2
+    assert reconcile(ledger, KEY, api, began=LATER + MINUTE).gone == 0
+
+
+def test_what_came_in_just_now_is_not_gone(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    studio.forget(1)  # not committed yet
+    for began in (NOW - MINUTE, NOW, NOW + MINUTE / 2):
+        assert reconcile(ledger, KEY, api, began=began).gone == 0
+    assert reconcile(ledger, KEY, api, began=NOW + MINUTE / 2, settled=timedelta(0)).gone == 1
+
+
+def test_what_comes_in_while_it_lists_is_not_gone(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    studio.annotate(1, 1, "cat")
+    late = studio.annotate(9, 9, "dog")
+    studio.forget(9)
+    studio.before_page = lambda page: tell(ledger, studio, late)
+    assert reconcile(ledger, KEY, api, began=LATER, settled=timedelta(0)).gone == 0
+    assert set(usable(ledger)) == {1, 9}
+
+
+def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    task = studio.tasks.pop(1)
+    assert reconcile(ledger, KEY, api, began=LATER).gone == 1
+    assert usable(ledger) == {}
+    studio.tasks[1] = task
+    found = reconcile(ledger, KEY, api, began=LATER + MINUTE)
+    assert (found.added, found.returned) == (0, 1)
+    assert usable(ledger) == {1: {"cat"}}
+
+
+def test_what_label_studio_said_is_deleted_stays_so(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    for number in (1, 2):
+        tell(ledger, studio, studio.annotate(number, number, "cat"))
+    ledger.record(KEY, [deleted(1), task_deleted(2)])
+    found = reconcile(ledger, KEY, api, began=LATER)  # a listing that was slower than the webhook
+    assert (found.added, found.returned) == (0, 0)
+    assert usable(ledger) == {}
+
+
+@pytest.mark.parametrize("page", [1, 2, 4])
+def test_a_listing_that_breaks_off_changes_nothing(
+    ledger: Ledger, studio: StudioProject, api: ProjectApi, page: int
+) -> None:
+    studio.page = 2
+    tell(ledger, studio, studio.annotate(99, 99, "cat"))
+    studio.forget(99)
+    for number in range(1, 5):
+        studio.annotate(number, number, "cat")
+    before = ledger.lines(KEY)
+    listing = studio.routes["/api/tasks"]
+
+    def breaks(asked: Any) -> Reply:
+        return Reply(500) if studio.pages + 1 >= page else listing(asked)  # type: ignore[operator]
+
+    studio.routes["/api/tasks"] = breaks
+    with pytest.raises(LabelStudioUnreachable, match="HTTP 500"):
+        reconcile(ledger, KEY, api, began=LATER)
+    assert ledger.lines(KEY) == before
+    assert ledger.shown(KEY) == {}
+
+
+def test_a_label_studio_that_is_away_or_lets_us_not_in(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    before = ledger.lines(KEY)
+    studio.legacy = "another"
+    with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
+        reconcile(ledger, KEY, api, began=LATER)
+    with StudioProject() as gone:
+        pass
+    with pytest.raises(LabelStudioUnreachable):
+        reconcile(ledger, KEY, ProjectApi(LabelStudio(gone.url, LEGACY), 3), began=LATER)
+    assert ledger.lines(KEY) == before
+
+
+def test_another_project_of_that_number_is_none_of_ours(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    """A Label Studio that was set up anew: nothing of the old one may be taken for deleted."""
+    tell(ledger, studio, studio.annotate(1, 1, "cat"))
+    studio.record["created_at"] = "2027-01-01T00:00:00Z"
+    studio.tasks.clear()
+    with pytest.raises(LabelStudioRefused, match=r"another project.*LABEL_STUDIO_URL"):
+        reconcile(ledger, KEY, api, began=LATER)
+    assert usable(ledger) == {1: {"cat"}}
+    assert reconcile(ledger, replace(KEY, created=0), api, began=LATER).listed == 0
+
+
+def test_annotations_that_nothing_can_be_made_of(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    studio.annotate(1, 1, "cat")
+    studio.annotate(2, 1, "cat")["result"] = "broken"
+    found = reconcile(ledger, KEY, api, began=LATER)
+    assert (found.listed, found.added, found.left_out) == (1, 1, 1)
+
+
+def test_predictions_that_nobody_recorded(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    for number in (1, 2, 3):
+        studio.annotate(number, number, "cat", parent_prediction=10 + number)
+    studio.predict(11, 1, "cat", "dog")
+    studio.predict(5, 1, "tree", version="starter-0")
+    studio.predict(12, 2, "cat")
+    ledger.record_shown(KEY, [shown(2, ["cat", "tree"], ["dog"])])
+    assert reconcile(ledger, KEY, api, began=LATER).shown == 2
+    known = ledger.shown(KEY)
+    assert [(each.model_version, each.prediction_id, each.source) for each in known[1]] == [
+        ("starter-1", 11, "listing")
+    ]
+    assert known[2] == [shown(2, ["cat", "tree"], ["dog"], prediction_id=12)]
+    assert 3 not in known  # its prediction was deleted there
+    assert reconcile(ledger, KEY, api, began=LATER).shown == 0
+    plan = parse_label_config(
+        '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
+        '<Choice value="cat"/><Choice value="dog"/></Choices></View>'
+    )
+    (first, *_) = corrections_of(plan, ledger.annotations(KEY), known, Weights())
+    assert (first.tags("confirmed"), first.tags("removed")) == (("cat",), ("dog",))
+
+
+def test_a_prediction_without_a_version(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    studio.annotate(1, 1, "cat", parent_prediction=10)
+    studio.predict(10, 1, "cat", version=None)
+    reconcile(ledger, KEY, api, began=LATER)
+    assert [each.model_version for each in ledger.shown(KEY)[1]] == ["prediction 10"]
+
+
+def test_progress_is_told(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    for number in range(1, 251):
+        studio.annotate(number, number, "cat")
+    told: list[int] = []
+    reconcile(ledger, KEY, api, began=LATER, progress=told.append)
+    assert told == [100, 200]
+
+
+def test_the_api_of_a_project_row(studio: StudioProject) -> None:
+    project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
+    api = open_project_api(load_settings(), project, pinned_host=studio.url)
+    assert api.state().created == KEY.created
+    untrusted = open_project_api(load_settings(), project, pinned_host="http://other")
+    with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
+        untrusted.state()
+    with pytest.raises(LabelStudioUnreachable, match=r"Nobody has named.*LABEL_STUDIO_URL"):
+        open_project_api(load_settings(), Project(NOBODYS), pinned_host=None)
+
+
+# Any history
+
+
+deeds = st.lists(
+    st.tuples(
+        st.sampled_from(["say", "say", "say", "skip", "forget", "delete task"]),
+        st.integers(1, 4),
+        st.sampled_from([(), ("cat",), ("dog",), ("cat", "dog")]),
+    ),
+    max_size=12,
+)
+
+
+examples = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def any_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    opened = open_ledger(load_settings(data_dir=tmp_path_factory.mktemp("ledger")))
+    yield opened
+    opened.close()
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(deeds, st.lists(st.booleans(), min_size=30, max_size=30), st.randoms(use_true_random=False))
+def test_twice_shuffled_and_with_gaps_it_is_the_same_after_a_listing(
+    any_ledger: Ledger,
+    deeds: list[tuple[str, int, tuple[str, ...]]],
+    lost: list[bool],
+    shuffle: random.Random,
+) -> None:
+    """Of what was done in Label Studio one ledger hears all in order, one parts of it, twice and in any order."""
+    example = next(examples)
+    one, two = (replace(KEY, instance=f"http://{name}-{example}") for name in ("in-order", "other"))
+    with StudioProject() as studio:
+        calls: list[WebhookRequest] = []
+        gone_for_good: set[int] = set()
+        number = 0
+        for minute, (deed, task, tags) in enumerate(deeds):
+            ids = [each["id"] for each in studio.tasks.get(task, {}).get("annotations", [])]
+            if task in gone_for_good:
+                continue
+            if deed in ("say", "skip"):
+                number += 1
+                said = ids[0] if ids and minute % 2 else number
+                made = studio.annotate(said, task, *tags, minute=minute, was_cancelled=deed == "skip")
+                calls.append(copy.deepcopy(webhook(studio, made)))
+            elif deed == "forget" and ids:
+                studio.forget(ids[0])
+                calls.append(WebhookRequest(action="ANNOTATIONS_DELETED", annotations=[{"id": ids[0]}]))
+            elif deed == "delete task" and task in studio.tasks:
+                del studio.tasks[task]
+                gone_for_good.add(task)  # Label Studio gives no number twice
+                calls.append(WebhookRequest(action="TASKS_DELETED", tasks=[{"id": task}]))
+        for call in calls:
+            any_ledger.record(one, events_of(call, NOW))
+        heard = [call for call, gone in zip(calls, lost, strict=False) if not gone] * 2
+        shuffle.shuffle(heard)
+        for call in heard:
+            any_ledger.record(two, events_of(call, NOW))
+        api = ProjectApi(LabelStudio(studio.url, LEGACY), 3)
+        reconcile(any_ledger, two, api, began=LATER)
+        assert any_ledger.fingerprint(two).hash == any_ledger.fingerprint(one).hash
+        reconcile(any_ledger, one, api, began=LATER)
+        assert any_ledger.fingerprint(two).hash == any_ledger.fingerprint(one).hash

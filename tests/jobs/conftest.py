@@ -1,0 +1,26 @@
+"""Jobs in either kind of database, and projects to do them for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from jobs.making import KEY, connect
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.jobs.table import JobTable
+from ram_backend.settings import Settings
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    there = open_database(settings)
+    upgrade(there)
+    connect(there, KEY)
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def table(database: Database) -> JobTable:
+    return JobTable(database)

@@ -1,0 +1,116 @@
+"""Projects and corrections to make jobs of, and functions that do jobs in a moment."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from PIL import Image
+from sqlalchemy import update
+
+from ram_backend.database import Database
+from ram_backend.feedback import FeedbackEvent, Ledger
+from ram_backend.feedback.events import statement_event
+from ram_backend.jobs.processes import Worker
+from ram_backend.jobs.rows import JobRow
+from ram_backend.labelstudio.annotations import read_annotation
+from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.project import Setup
+
+KEY = ProjectKey("http://127.0.0.1:1", 7, 1_795_452_148)
+OTHER = ProjectKey("http://127.0.0.1:1", 8, 1_795_452_149)
+"""Nobody answers at that address."""
+CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
+<Choice value="red"/><Choice value="green"/><Choice value="blue"/></Choices></View>"""
+TESTS = Path(__file__).resolve().parent.parent
+
+
+def connect(database: Database, key: ProjectKey) -> None:
+    """What `/setup` does."""
+    ProjectTable(database).apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
+
+
+def statement(
+    number: int, tags: Sequence[str] = ("red",), *, second: int = 0, image: str | None = None
+) -> FeedbackEvent:
+    """Somebody has said these tags of task `number`."""
+    moment = f"2026-11-23T17:00:{second:02d}.000000Z"
+    item = {"id": "t", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}
+    stated = read_annotation(
+        {"id": number, "task": number, "result": [item], "created_at": moment, "updated_at": moment, "lead_time": 1.0}
+    )
+    assert stated is not None
+    data = {"image": image or picture_of(number)}
+    return statement_event(stated, datetime.now(UTC), task_data=data)
+
+
+def picture_of(number: int) -> str:
+    """A small picture in a task's data itself; another one for each number."""
+    data = io.BytesIO()
+    colour = (37 * number % 256, 101 * number % 256, 173 * number % 256)
+    Image.new("RGB", (12, 8), colour).save(data, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def correct(database: Database, *numbers: int, key: ProjectKey = KEY, second: int = 0) -> None:
+    Ledger(database).record(key, [statement(number, second=second) for number in numbers])
+
+
+def this_worker() -> Worker:
+    return Worker.of(os.getpid())
+
+
+def dead_worker() -> Worker:
+    """A process that has just ended."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    worker = Worker.of(process.pid)
+    process.kill()
+    process.wait()
+    return worker
+
+
+def make_old(database: Database, job_id: str, seconds: float) -> None:
+    """The job's heartbeat is that old."""
+    with database.writing() as session:
+        row = session.get_one(JobRow, job_id)
+        session.execute(
+            update(JobRow)
+            .where(JobRow.job_id == job_id)
+            .values(heartbeat_at=(row.heartbeat_at or row.requested_at) - timedelta(seconds=seconds))
+        )
+
+
+def make_due(database: Database, job_id: str) -> None:
+    """The job waits no longer."""
+    with database.writing() as session:
+        row = session.get_one(JobRow, job_id)
+        row.not_before = row.requested_at
+
+
+def processes(*words: str) -> list[int]:
+    """Processes with all these words on their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if all(word in line for word in words):
+                found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition: object, seconds: float = 60.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)

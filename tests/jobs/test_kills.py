@@ -1,0 +1,124 @@
+"""Workers and work horses killed at random moments while corrections stream in."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jobs.making import connect, correct, wait_until
+from jobs.working import RunningWorker, horses, kill, no_horse_is_left
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.feedback import Ledger
+from ram_backend.jobs.desk import Desk
+from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.triggers import Triggers
+from ram_backend.jobs.valkey import Valkey, running_url
+from ram_backend.projects import ProjectKey
+from ram_backend.settings import Settings, load_settings
+from ram_backend.versions import VersionTable, folder_of, open_version, version_path
+
+pytestmark = pytest.mark.service
+
+KILLS = 30
+KEY = ProjectKey("", 7, 1_795_452_148)
+
+
+class Annotators:
+    """Corrections that come without end, and are acknowledged: in the ledger, and counted."""
+
+    def __init__(self, database: Database, desk: Desk) -> None:
+        self.acknowledged: list[int] = []
+        self._database = database
+        self._desk = desk
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(0.1):
+            number += 1
+            correct(self._database, number, key=KEY)
+            self.acknowledged.append(number)
+            self._desk.corrections_changed(KEY)
+
+    def __enter__(self) -> Annotators:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(data_dir=tmp_path / "data", train_after=1, train_debounce_seconds=0.1, keep_versions=1000)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    there = open_database(settings)
+    upgrade(there)
+    connect(there, KEY)
+    yield there
+    there.close()
+
+
+def test_thirty_kills(settings: Settings, database: Database) -> None:
+    chance = random.Random(4)
+    table, versions, ledger = JobTable(database), VersionTable(database), Ledger(database)
+    triggers = Triggers(settings, database)
+    worker: RunningWorker | None = None
+    try:
+        with Valkey(settings) as valkey, Desk(settings, database, valkey) as desk:
+            with Annotators(database, desk) as annotators:
+                for number in range(KILLS):
+                    if worker is None or worker.process.poll() is not None:
+                        worker = RunningWorker(settings, "learn")
+                    victim = chance.choice(("worker", "horse", "both"))
+                    if number % 6:
+                        wait_until(lambda: horses(table))
+                        time.sleep(chance.uniform(0, 0.5))
+                    else:
+                        time.sleep(chance.uniform(0, 2))  # anywhere between two jobs, too
+                    if victim != "worker":
+                        for horse in horses(table):
+                            kill(horse)
+                    if victim != "horse":
+                        worker.kill()
+            if worker is not None and worker.process.poll() is not None:
+                worker = RunningWorker(settings, "learn")
+            began = time.monotonic()
+            wait_until(lambda: triggers.pending(KEY) == 0 and not any(job.is_open for job in table.jobs(KEY)), 90)
+            assert time.monotonic() - began < 90
+    finally:
+        if worker is not None:
+            worker.stop()
+    no_horse_is_left()
+    assert running_url(settings) is None
+
+    said = [annotation.stated.id for annotation in ledger.annotations(KEY)]
+    assert said == sorted(annotators.acknowledged)
+    assert len(ledger.lines(KEY)) == len(annotators.acknowledged)
+
+    jobs = table.jobs(KEY, kind="train", limit=1000)
+    published = {(job.result or {}).get("version"): job for job in jobs if job.state == "done"}
+    published.pop(None, None)  # nothing had changed since the last attempt
+    recorded = versions.list(KEY)
+    assert {record.name for record in recorded} == set(published)
+    folder = settings.versions_dir / folder_of(KEY)
+    for record in recorded:
+        version = open_version(version_path(settings.versions_dir, KEY, record.name), None, key=KEY)
+        assert version.digest == record.digest
+        assert version.lineage.corrections.last_event == published[record.name].last_event
+    served = versions.served(KEY)
+    latest = max(published.values(), key=lambda job: job.last_event or 0)
+    assert served.version == (latest.result or {})["version"]
+    assert latest.last_event == ledger.last_event(KEY)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {record.name for record in recorded}
+    assert sum(job.attempt > 1 for job in jobs) >= 5  # kills did hit jobs

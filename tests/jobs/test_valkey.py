@@ -1,0 +1,197 @@
+"""The data folder's own queue server: found, started, shared, stopped by the last one out, alive after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jobs.making import processes, wait_until
+from redis import Redis
+
+from ram_backend.errors import ValkeyUnavailable
+from ram_backend.jobs import valkey as valkey_module
+from ram_backend.jobs.valkey import LONGEST_SOCKET, Valkey, running_url
+from ram_backend.settings import Settings, load_settings
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Settings]:
+    """Settings with a data folder of our own; no server is left behind."""
+    settings = load_settings(data_dir=tmp_path / "data")
+    yield settings
+    left = running_url(settings)
+    if left is not None:
+        Redis.from_url(left).shutdown(nosave=True)
+        pytest.fail("a server was left running")
+
+
+def pid_of(url: str) -> int:
+    with Redis.from_url(url) as connection:
+        return int(connection.info("server")["process_id"])
+
+
+def servers(settings: Settings) -> list[int]:
+    socket = (settings.data_dir / "valkey" / "socket").read_text().strip()
+    return processes("valkey-server", socket)
+
+
+def user(settings: Settings, then: str = "sys.stdin.readline()") -> subprocess.Popen[str]:
+    """A process that uses the server, says its address, and does something then."""
+    program = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from ram_backend.jobs.valkey import Valkey
+        from ram_backend.settings import load_settings
+        with Valkey(load_settings(data_dir=Path(sys.argv[1]))) as valkey:
+            print(valkey.url, flush=True)
+            {then}
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(settings.data_dir)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_it_is_there_while_it_is_used(own: Settings) -> None:
+    assert running_url(own) is None
+    with Valkey(own) as valkey:
+        assert Redis.from_url(valkey.url).ping()
+        assert running_url(own) == valkey.url
+        folder = Path(valkey.url.removeprefix("unix://")).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert running_url(own) is None
+    assert not folder.exists()
+
+
+def test_an_external_one_is_neither_started_nor_stopped(own: Settings) -> None:
+    with Valkey(own) as valkey:
+        external = own.model_copy(update={"redis_url": valkey.url, "data_dir": own.data_dir / "other"})
+        with Valkey(external) as other:
+            assert other.url == valkey.url
+            assert other.revive()
+        assert Redis.from_url(valkey.url).ping()
+        assert not external.data_dir.exists()
+
+
+def test_an_external_one_that_is_away(own: Settings) -> None:
+    away = own.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    with Valkey(away) as valkey:
+        assert not valkey.revive()
+
+
+def test_the_last_one_out_stops_it(own: Settings) -> None:
+    first, second = user(own), user(own)
+    assert said(first) == said(second)
+    for process in (first, second):
+        assert len(servers(own)) == 1
+        process.communicate("go\n")
+    assert servers(own) == []
+
+
+def test_many_at_once_start_one(own: Settings) -> None:
+    users = [user(own) for _ in range(6)]
+    assert len({said(process) for process in users}) == 1
+    assert len(servers(own)) == 1
+    for process in users:
+        process.communicate("go\n")
+    assert servers(own) == []
+
+
+def test_it_survives_the_kill_of_its_starter_and_is_adopted(own: Settings) -> None:
+    starter = user(own)
+    url = said(starter)
+    pid = pid_of(url)
+    starter.kill()
+    starter.communicate()
+    with Valkey(own) as valkey:
+        assert (valkey.url, pid_of(valkey.url)) == (url, pid)
+    wait_until(lambda: servers(own) == [])
+
+
+def test_killed_while_it_starts_it(own: Settings) -> None:
+    """Whatever the moment: the next one finds or starts exactly one."""
+    address = own.data_dir / "valkey" / "socket"
+    for _ in range(4):
+        address.unlink(missing_ok=True)
+        process = user(own)
+        wait_until(address.exists)
+        process.kill()
+        process.communicate()
+        with Valkey(own) as valkey:
+            assert Redis.from_url(valkey.url).ping()
+            assert len(servers(own)) == 1
+        assert servers(own) == []
+
+
+def test_it_is_revived(own: Settings) -> None:
+    with Valkey(own) as valkey, Valkey(own) as other:
+        os.kill(pid_of(valkey.url), signal.SIGKILL)
+        assert other.revive()
+        assert valkey.revive()
+        assert len(servers(own)) == 1
+
+
+def test_stop_and_start_at_the_same_time(own: Settings) -> None:
+    failures: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(8):
+                with Valkey(own) as valkey:
+                    assert Redis.from_url(valkey.url).ping()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert servers(own) == []
+
+
+def test_long_names_of_folders(tmp_path: Path) -> None:
+    deep = load_settings(data_dir=tmp_path / ("deep" * 20) / ("deeper" * 20))
+    with Valkey(deep) as valkey:
+        assert len(valkey.url.removeprefix("unix://").encode()) <= LONGEST_SOCKET
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(
+    own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Path("/tmp") / f"ram-t-{os.getpid()}"
+    short.mkdir()
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+        with Valkey(own) as valkey:
+            place = Path(valkey.url.removeprefix("unix://")).parent
+        place.mkdir(mode=0o777)
+        place.chmod(0o777)
+        with pytest.raises(ValkeyUnavailable, match="not a folder of this user alone"):
+            Valkey(own).open()
+        place.rmdir()
+    finally:
+        short.rmdir()
+
+
+def test_one_that_does_not_start_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(valkey_module, "_OPTIONS", ("--no-such-option", "1"))
+    with pytest.raises(ValkeyUnavailable, match="did not start"):
+        Valkey(own).open()
+    monkeypatch.undo()
+    with Valkey(own) as valkey:  # and nothing stands in the way later
+        assert Redis.from_url(valkey.url).ping()

@@ -1,0 +1,259 @@
+"""What is read of annotations: of recorded ones, of the API's, and of those that nobody should send."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from contract.recorded import body
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ram_backend.labelstudio import parse_label_config
+from ram_backend.labelstudio.annotations import (
+    MAX_STATEMENT_CHARS,
+    StatedAnnotation,
+    canonical_json,
+    chosen,
+    content_of,
+    read_annotation,
+    trimmed_task_data,
+)
+
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
+    '<Choice value="cat"/><Choice value="dog"/><Choice value="A car" alias="car"/></Choices>'
+    '<Taxonomy name="tree" toName="image"><Choice value="animal"><Choice value="cat"/></Choice></Taxonomy></View>'
+)
+
+
+def recorded(name: str) -> StatedAnnotation:
+    stated = read_annotation(body(f"webhook-annotation-{name}")["annotation"])
+    assert stated is not None
+    return stated
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"id": 1, "task": 2, "result": [], **changes}
+
+
+def item(values: Any, kind: str = "choices", name: Any = "tags") -> dict[str, Any]:
+    return {"from_name": name, "to_name": "image", "type": kind, "value": {kind: values}}
+
+
+def values(*items: Any) -> list[tuple[Any, ...]]:
+    stated = read_annotation(annotation(result=list(items)))
+    assert stated is not None
+    return [each.values for each in stated.items]
+
+
+def test_an_edited_prediction() -> None:
+    stated = recorded("created-choices-textarea-from-prediction-changed")
+    assert (stated.id, stated.task, stated.completed_by, stated.parent_prediction) == (31, 58, 1, 108)
+    assert stated.updated_at == datetime(2026, 11, 23, 16, 55, 21, 213796, tzinfo=UTC)
+    assert stated.created_at == datetime(2026, 11, 23, 16, 55, 21, 213760, tzinfo=UTC)
+    assert [each.values for each in stated.items] == [(("cat",), ("tree",), ("sky",), ("water",))]
+    assert "93%" not in stated.canonical()  # the model's own words are not kept
+    assert stated.usable
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "usable"),
+    [
+        ("created-choices-rectanglelabels-from-prediction-changed", 1, True),
+        ("created-taxonomy", 1, True),
+        ("created-empty", 0, True),
+        ("updated-empty", 0, True),
+        ("created-textarea-from-prediction", 0, True),
+        ("created-skipped", 0, False),
+        ("created-skipped-from-prediction", 1, False),
+    ],
+)
+def test_recorded_ones(name: str, count: int, usable: bool) -> None:
+    stated = recorded(name)
+    assert (len(stated.items), stated.usable) == (count, usable)
+
+
+def test_made_from_predictions_in_bulk_nobody_has_looked() -> None:
+    given = body("webhook-annotations-created")["annotation"]
+    stated = [read_annotation(each) for each in given]
+    assert [each is not None and (each.unseen, each.usable) for each in stated] == [(True, False)] * 3
+    edited = read_annotation({**given[0], "updated_by": 1})
+    assert edited is not None
+    assert edited.usable
+    by_hand = read_annotation({**given[0], "parent_prediction": None})  # imported labels
+    assert by_hand is not None
+    assert by_hand.usable
+
+
+def test_the_api_and_a_webhook_say_the_same() -> None:
+    webhook = body("webhook-annotation-created-choices-from-prediction")["annotation"]
+    listed = {name: value for name, value in webhook.items() if name not in ("unique_id", "prediction", "result_count")}
+    listed |= {
+        "completed_by": {"id": 1, "email": "admin@example.com"},
+        "created_username": " admin@example.com, 1",
+        "created_ago": "0 minutes",
+    }
+    one, other = read_annotation(webhook), read_annotation(listed, task=123)
+    assert one == other is not None
+    assert content_of(one.canonical()) == content_of(other.canonical())
+
+
+def test_what_is_written_is_read_again() -> None:
+    stated = recorded("created-taxonomy")
+    again = StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us)
+    assert again == stated
+
+
+def test_the_same_statement_at_another_time_has_the_same_content() -> None:
+    one = read_annotation(annotation(updated_at="2026-11-23T16:55:21Z"))
+    other = read_annotation(annotation(updated_at="2026-11-23T17:55:21Z"))
+    assert one is not None
+    assert other is not None
+    assert one.canonical() == other.canonical()
+    assert one.updated_us < other.updated_us
+
+
+@pytest.mark.parametrize(
+    ("moment", "microseconds"),
+    [
+        ("1970-01-01T00:00:01.000002Z", 1_000_002),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T00:00:01", 1_000_000),
+        ("1969-12-31T00:00:00Z", 0),
+        ("yesterday", 0),
+        ("0001-01-01T00:00:00+23:59", 0),
+        (None, 0),
+        (17, 0),
+    ],
+)
+def test_times(moment: object, microseconds: int) -> None:
+    stated = read_annotation(annotation(updated_at=moment))
+    assert stated is not None
+    assert stated.updated_us == microseconds
+    assert (stated.updated_at is None) == (microseconds == 0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"id": None},
+        {"id": "one"},
+        {"id": True},
+        {"id": 0},
+        {"id": -1},
+        {"id": 2**63},
+        {"id": 1.5},
+        {"task": None},
+        {"task": []},
+        {"result": "cat"},
+        {"result": {"0": 1}},
+    ],
+)
+def test_nothing_can_be_made_of(broken: dict[str, Any]) -> None:
+    assert read_annotation(annotation(**broken) if broken else {}) is None
+
+
+def test_numbers_may_be_digits_or_objects() -> None:
+    stated = read_annotation(annotation(id="7", task={"id": 9}, completed_by={"id": "3"}))
+    assert stated is not None
+    assert (stated.id, stated.task, stated.completed_by) == (7, 9, 3)
+
+
+def test_the_task_may_be_known_otherwise() -> None:
+    stated = read_annotation({"id": 1, "result": None}, task=5)
+    assert stated is not None
+    assert (stated.task, stated.items) == (5, ())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        "cat",
+        {},
+        {"type": "choices"},
+        item(None),
+        item({"a": 1}),
+        item(["cat"], name=None),
+        item(["cat"], kind="rectanglelabels"),
+        {**item(["cat"]), "value": ["cat"]},
+        {**item(["cat"]), "type": ["choices"]},
+    ],
+)
+def test_broken_items_are_left_out_and_others_kept(broken: object) -> None:
+    assert values(broken, item(["cat"])) == [(("cat",),)]
+
+
+def test_values() -> None:
+    assert values(item("cat")) == [(("cat",),)]
+    assert values(item(["cat", "cat", 7, None, {"x": 1}, ["a", "b"], []])) == [(("cat",), ("7",), ("a", "b"))]
+    assert values(item([["animal", "cat"], ["dog"]], "taxonomy")) == [(("animal", "cat"), ("dog",))]
+    assert values(item(["\ud800x"])) == [(("?x",),)]
+
+
+def test_a_huge_one_is_left_out() -> None:
+    assert read_annotation(annotation(result=[item(["x" * MAX_STATEMENT_CHARS])])) is None
+    many = [f"tag {number}" for number in range(4585)]
+    assert values(item(many)) == [tuple((name,) for name in many)]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("choices"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("id", "task", "result", "updated_at", "created_at", "completed_by", "parent_prediction", "was_cancelled")
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, anything)), st.booleans())
+def test_whatever_comes_it_never_raises(fields: dict[str, Any], good: bool) -> None:
+    stated = read_annotation(annotation(**fields) if good else fields)
+    if stated is not None:
+        assert StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us) == stated
+
+
+def test_choices_of_a_plan() -> None:
+    plan = parse_label_config(CONFIG)
+    given = [item(["dog", "car", "gone"]), item([["animal", "cat"]], "taxonomy", "tree"), item(["x"], name="other")]
+    stated = read_annotation(annotation(result=given))
+    assert stated is not None
+    assert chosen(plan, stated, {}) == {"tags": (("dog",), ("car",)), "tree": (("animal", "cat"),)}
+    empty = read_annotation(annotation())
+    assert empty is not None
+    assert chosen(plan, empty, {}) == {"tags": (), "tree": ()}
+
+
+def test_dynamic_choices_of_a_plan() -> None:
+    plan = parse_label_config(CONFIG.replace('choice="multiple"', 'value="$options"'))
+    stated = read_annotation(annotation(result=[item(["bus", "cat"])]))
+    assert stated is not None
+    assert chosen(plan, stated, {"options": ["bus"]})["tags"] == (("bus",), ("cat",))
+    assert chosen(plan, stated, {})["tags"] == (("cat",),)
+
+
+def test_task_data() -> None:
+    assert trimmed_task_data({"image": "/a.jpg", "n": 1}) == '{"image":"/a.jpg","n":1}'
+    assert trimmed_task_data({}) is trimmed_task_data(None) is trimmed_task_data([1]) is None
+    assert trimmed_task_data({"image": {1, 2}}) is None
+
+
+def test_of_long_task_data_the_longest_values_go() -> None:
+    text = trimmed_task_data({"image": "/a.jpg", "photo": "data:" + "x" * 5000, "about": "y" * 50}, 100)
+    assert text is not None
+    assert json.loads(text) == {"image": "/a.jpg", "about": "y" * 50}
+    assert trimmed_task_data({"photo": "x" * 5000}, 100) == "{}"
+
+
+@given(st.dictionaries(st.text(), anything), st.integers(10, 200))
+def test_task_data_keeps_to_its_limit(data: dict[str, Any], limit: int) -> None:
+    text = trimmed_task_data(data, limit)
+    assert text is None or len(text) <= limit
+
+
+def test_canonical_json_is_what_every_database_keeps() -> None:
+    text = canonical_json({"b": "\0", "a": "\ud800"})
+    assert text == '{"a":"?","b":"\\u0000"}'

@@ -1,0 +1,205 @@
+"""One project in Label Studio's API: listed without gaps, changed by name, and told apart from what is no API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from fake_label_studio import LEGACY, PERSONAL, Studio
+from fake_project import CREATED, StudioProject
+from web import Reply, Web, redirect
+
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
+from ram_backend.images import FetchLimits
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
+
+
+@pytest.fixture
+def studio() -> Iterator[StudioProject]:
+    with StudioProject() as studio:
+        yield studio
+
+
+@pytest.fixture
+def api(studio: StudioProject) -> ProjectApi:
+    return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
+
+
+# Asking and sending
+
+
+@pytest.fixture
+def plain() -> Iterator[Studio]:
+    with Studio() as plain:
+        plain.file("/api/thing", b'{"a": 1}')
+        yield plain
+
+
+@pytest.mark.parametrize("token", [LEGACY, PERSONAL])
+def test_json_is_sent_with_the_login(plain: Studio, token: str) -> None:
+    client = LabelStudio(plain.url, token)
+    assert client.send_json("PATCH", "/api/thing?x=1", {"ü": [1, None]}) == {"a": 1}
+    asked = plain.asked[-1]
+    assert (asked.method, asked.target) == ("PATCH", "/api/thing?x=1")
+    assert json.loads(asked.body) == {"ü": [1, None]}
+    assert asked.headers["Content-Type"] == "application/json"
+    assert client.send_json("GET", "/api/thing") == {"a": 1}
+    assert plain.asked[-1].body == b""
+
+
+def test_an_access_token_that_is_refused_is_renewed_and_the_body_sent_again(plain: Studio) -> None:
+    client = LabelStudio(plain.url, PERSONAL)
+    client.send_json("POST", "/api/thing", {"a": 1})
+    plain.revoke_access()
+    assert client.send_json("POST", "/api/thing", {"a": 2}) == {"a": 1}
+    assert json.loads(plain.asked[-1].body) == {"a": 2}
+    assert plain.refreshed == 2
+
+
+def test_nothing_is_an_answer(plain: Studio) -> None:
+    plain.file("/api/thing", Reply(204))
+    assert LabelStudio(plain.url, LEGACY).send_json("DELETE", "/api/thing") is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "said"),
+    [
+        (Reply(401), LabelStudioUnauthorized, "LABEL_STUDIO_API_KEY"),
+        (Reply(403, b'{"detail": "no"}'), LabelStudioUnauthorized, "LABEL_STUDIO_API_KEY"),
+        (
+            Reply(404, b'{"detail": "No Project matches\\n the given query."}'),
+            LabelStudioRefused,
+            "No Project matches the",
+        ),
+        (Reply(400, b"<html>"), LabelStudioRefused, r"HTTP 400\.$"),
+        (Reply(400, b'{"detail": 5}'), LabelStudioRefused, r"HTTP 400\.$"),
+        (Reply(500), LabelStudioUnreachable, "HTTP 500"),
+        (Reply(429), LabelStudioUnreachable, "HTTP 429"),
+        (redirect("/user/login/"), LabelStudioUnreachable, "HTTP 302"),
+        (Reply(200, b"<html>"), LabelStudioUnreachable, "no JSON"),
+        (Reply(200, b"[" * 100_000), LabelStudioUnreachable, "no JSON"),
+    ],
+)
+def test_what_is_no_answer(plain: Studio, reply: Reply, error: type[Exception], said: str) -> None:
+    plain.file("/api/thing", reply)
+    with pytest.raises(error, match=said) as caught:
+        LabelStudio(plain.url, LEGACY).send_json("POST", "/api/thing?secret=1", {"secret": 1})
+    assert "secret" not in str(caught.value)
+    assert LEGACY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_is_too_large_or_too_late(plain: Studio) -> None:
+    plain.file("/api/thing", b"1" * 2000)
+    limits = FetchLimits(max_bytes=1000)
+    with pytest.raises(LabelStudioRefused, match="1,000 bytes"):
+        LabelStudio(plain.url, LEGACY, limits=limits).send_json("GET", "/api/thing")
+    with Web() as gone:
+        pass
+    with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
+        LabelStudio(gone.url, LEGACY).send_json("POST", "/api/thing", {}, seconds=5)
+
+
+# Tasks
+
+
+def test_the_project(api: ProjectApi, studio: StudioProject) -> None:
+    studio.record["model_version"] = "RAM"
+    state = api.state()
+    assert (state.created, state.model_version, state.label_config) == (CREATED, "RAM", "<View/>")
+    studio.record = {"id": 3, "model_version": None, "created_at": "soon"}
+    assert (api.state().created, api.state().model_version) == (0, "")
+
+
+def test_annotated_tasks_come_page_by_page(api: ProjectApi, studio: StudioProject) -> None:
+    studio.page = 3
+    for number in range(1, 12):
+        studio.annotate(number, 2 * number, "cat", was_cancelled=number == 5)
+        studio.task(2 * number + 1)
+    listed = list(api.annotated_tasks())
+    assert [task.id for task in listed] == [2, 4, 6, 8, 12, 14, 16, 18, 20, 22]
+    assert listed[0].data == {"image": "/data/2.jpg"}
+    assert listed[0].annotations[0]["result"][0]["value"] == {"choices": ["cat"]}
+    assert studio.pages == 5
+
+
+def test_no_task_is_missed_where_others_go_meanwhile(api: ProjectApi, studio: StudioProject) -> None:
+    studio.page = 2
+    for number in range(1, 9):
+        studio.annotate(number, number, "cat")
+    studio.before_page = lambda page: studio.tasks.pop(page - 1, None)
+    assert [task.id for task in api.annotated_tasks()] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_tasks_by_number(api: ProjectApi, studio: StudioProject) -> None:
+    for number in range(1, 251):
+        studio.task(number)
+    wanted = [*range(1, 251, 2), 999]
+    assert [task.id for task in api.tasks(wanted)] == list(range(1, 251, 2))
+    assert studio.pages == 2
+    assert list(api.tasks([])) == []
+
+
+def test_unlabelled_tasks(api: ProjectApi, studio: StudioProject) -> None:
+    studio.page = 2
+    for number in range(1, 8):
+        studio.task(number)
+    studio.annotate(1, 3, "cat")
+    studio.annotate(2, 4, was_cancelled=True)
+    assert list(api.unlabelled()) == [1, 2, 4, 5, 6, 7]
+
+
+def test_odd_tasks_are_left_out(api: ProjectApi, studio: StudioProject) -> None:
+    studio.annotate(1, 1, "cat")
+    studio.routes["/api/tasks"] = Reply(
+        body=json.dumps(
+            {"tasks": [None, {"id": "x"}, {"id": 5, "data": [], "annotations": [1, {"id": 2}], "predictions": None}]}
+        ).encode()
+    )
+    (task,) = api.tasks([1])
+    assert (task.id, task.data, task.annotations, task.predictions) == (5, {}, ({"id": 2},), ())
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"tasks": None}, "x", None, {"tasks": [{"id": 2}, {"id": 1}]}])
+def test_what_is_no_list_of_tasks(api: ProjectApi, studio: StudioProject, answer: object) -> None:
+    studio.routes["/api/tasks"] = Reply(body=json.dumps(answer).encode())
+    with pytest.raises(LabelStudioUnreachable, match=r"project 3.*Check that"):
+        list(api.annotated_tasks())
+
+
+def test_a_list_that_does_not_go_on_is_not_asked_for_ever(api: ProjectApi, studio: StudioProject) -> None:
+    studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 1}]}')
+    with pytest.raises(LabelStudioUnreachable, match="another order"):
+        list(api.annotated_tasks())
+
+
+# Backends and predictions
+
+
+def test_backends(api: ProjectApi, studio: StudioProject) -> None:
+    assert api.backends() == []
+    studio.connect(7)
+    studio.connected += [{"id": None}, {"id": 8, "title": None, "model_version": 5}]
+    first, second = api.backends()
+    assert first == ConnectedBackend(7, "http://backend:9090", "RAM", "starter-1")
+    assert second == ConnectedBackend(8, "", "", None)
+    api.set_backend_title(first, "starter-2")
+    assert studio.patched == [("/api/ml/7", {"project": 3, "url": "http://backend:9090", "title": "starter-2"})]
+    assert api.backends()[0].title == "starter-2"
+
+
+def test_the_version_that_annotators_see(api: ProjectApi, studio: StudioProject) -> None:
+    api.set_project_version("starter-2")
+    assert studio.patched == [("/api/projects/3/", {"model_version": "starter-2"})]
+    assert api.state().model_version == "starter-2"
+
+
+def test_predictions(api: ProjectApi, studio: StudioProject) -> None:
+    studio.predict(4, 1, "cat")
+    assert api.prediction(4)["model_version"] == "starter-1"
+    with pytest.raises(LabelStudioRefused):
+        api.prediction(5)
+    api.retrieve([3, 1])
+    assert studio.retrieved == [[3, 1]]

@@ -1,0 +1,302 @@
+"""Tuned heads: the network that a version's file makes of the bundle's, and what is never served."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import reference, tiny
+from safetensors.numpy import load, save
+
+from ram_backend.errors import BundleDamaged, VersionDamaged
+from ram_backend.models import Bundle, load_network, open_bundle, verify
+from ram_backend.models.head_source import HeadSource, open_head
+from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.onnx_head import OnnxHead
+from ram_backend.models.starter_network import StarterNetwork
+from ram_backend.models.torch_network import TorchNetwork, load_module
+from ram_backend.models.tuned import (
+    HEAD_FILE,
+    LOW_RANK_FILE,
+    LowRank,
+    has_tuned_head,
+    head_files,
+    low_rank_files,
+    tuned_network,
+    tuned_tensors,
+)
+from ram_backend.training.tuning_data import TagTexts, head_logits
+from ram_backend.training.tuning_run import plain_head
+
+TinyBundle = Callable[[str], Bundle]
+CPU = torch.device("cpu")
+L = len(tiny.TAGS)
+
+
+@pytest.fixture(scope="module")
+def starter(starter_data: Path) -> Bundle:
+    return open_bundle(starter_data / "bundles" / "starter")
+
+
+@pytest.fixture(scope="module")
+def starter_network(starter: Bundle) -> StarterNetwork:
+    loaded = load_network(starter, threads=1)
+    assert isinstance(loaded, StarterNetwork)
+    return loaded
+
+
+def open_source(bundle: Bundle, entries: list[int | np.ndarray]) -> HeadSource:
+    rows = [None if isinstance(entry, np.ndarray) else entry for entry in entries]
+    return open_head(bundle, entries, bundle.calibration.take(rows).slope)
+
+
+def changed(source: HeadSource, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: (array + 0.2 * np.abs(array).mean() * rng.normal(size=array.shape)).astype(np.float32)
+        for name, array in source.tensors.items()
+    }
+
+
+def factors(source: HeadSource, seed: int = 0) -> dict[str, LowRank]:
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name in ("layers.0.key.weight", "layers.0.down.weight"):
+        out, fan = source.tensors[name].shape
+        found[name] = LowRank(
+            (0.3 * rng.normal(size=(2, fan)) / fan**0.5).astype(np.float32),
+            rng.normal(size=(out, 2)).astype(np.float32),
+        )
+    return found
+
+
+def tokens_of(shape: tuple[int, int], count: int = 5) -> np.ndarray:
+    return np.random.default_rng(1).random((count, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_head_is_read_without_its_encoder_and_scores_as_the_network_does(tiny_bundle: TinyBundle, kind: str) -> None:
+    bundle = tiny_bundle(kind)
+    network = load_network(bundle, device="cpu", precision="fp32")
+    entries: list[int | np.ndarray] = [3, 0, 5]
+    if kind != "tag2text":
+        entries.append(reference.draw("new", (2, tiny.WIDTH), 0, 1))
+    source = open_source(bundle, entries)
+    assert source.outside.tolist() == [1, 2, 4, 6]
+    tokens = tokens_of(network.token_shape)
+    texts = TagTexts(source, (*source.entries, 1, 6), CPU)
+    found = head_logits(plain_head(source), texts, tokens)
+    np.testing.assert_allclose(found, network.logits(tokens, network.select([*entries, 1, 6])), atol=1e-5, rtol=0)
+
+
+def test_the_starter_s_head_is_read_from_its_onnx_files(starter: Bundle, starter_network: StarterNetwork) -> None:
+    new = np.random.default_rng(0).normal(size=(3, 384)).astype(np.float32)
+    entries: list[int | np.ndarray] = [0, 17, 4000, new]
+    source = open_source(starter, entries)
+    tokens = tokens_of(starter_network.token_shape)
+    found = head_logits(plain_head(source), TagTexts(source, source.entries, CPU), tokens)
+    queries = starter_network.select(entries)
+    np.testing.assert_allclose(found, starter_network.readings(tokens, queries)[0], atol=1e-4)
+    slope = starter.calibration.take([0, 17, 4000, None]).slope
+    np.testing.assert_allclose(source.scale, slope * queries.mixing[:, 0], rtol=1e-6)
+    assert len(source.outside) == len(source.outside_scale) == len(starter.vocabulary) - 3
+    some = starter_network.select(source.outside[:50].tolist())
+    wanted = starter.calibration.slope[source.outside[:50]] * some.mixing[:, 0]
+    np.testing.assert_allclose(source.outside_scale[:50], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_the_tuned_starter_computes_what_the_torch_module_does(
+    starter: Bundle, starter_network: StarterNetwork, low_rank: bool
+) -> None:
+    entries: list[int | np.ndarray] = [3, 500, 9]
+    source = open_source(starter, entries)
+    files = low_rank_files(factors(source)) if low_rank else head_files(changed(source))
+    tokens = tokens_of(starter_network.token_shape)
+    before = starter_network.logits(tokens, starter_network.select(entries))
+    tuned = tuned_network(starter_network, files)
+    assert isinstance(tuned, StarterNetwork)
+    head = plain_head(replace(source, tensors=tuned_tensors(source.tensors, files)))
+    wanted = head_logits(head, TagTexts(source, source.entries, CPU), tokens)
+    queries = tuned.select(entries)
+    found = tuned.readings(tokens, queries)
+    np.testing.assert_allclose(found[0], wanted, atol=1e-5 * max(1, float(np.abs(wanted).max())))
+    old = starter_network.readings(tokens, starter_network.select(entries))
+    assert np.abs(found[0] - old[0]).max() > 0.01
+    np.testing.assert_array_equal(found[1:], old[1:])
+    slope, offset = starter.calibration.slope[entries], starter.calibration.offset[entries]
+    own = head_logits(plain_head(source), TagTexts(source, source.entries, CPU), tokens)
+    np.testing.assert_allclose(
+        tuned.logits(tokens, queries) * slope + offset,
+        before * slope + offset + source.scale * (wanted - own),
+        atol=1e-4,
+    )
+    np.testing.assert_array_equal(starter_network.logits(tokens, starter_network.select(entries)), before)
+    assert tuned.encoder_id == starter_network.encoder_id
+    assert tuned._encoder is starter_network._encoder
+    assert tuned._labels is starter_network._labels
+    verify(starter)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_tuned_torch_network_computes_what_the_module_does(
+    tiny_bundle: TinyBundle, kind: str, low_rank: bool
+) -> None:
+    bundle = tiny_bundle(kind)
+    network = load_network(bundle, device="cpu", precision="fp32")
+    assert isinstance(network, TorchNetwork)
+    source = open_source(bundle, [0])
+    files = low_rank_files(factors(source)) if low_rank else head_files(changed(source))
+    pixels = tiny.images(3)
+    before = network.logits(network.encode(pixels.numpy()), network.select(range(L)))
+    tuned = tuned_network(network, files)
+    assert isinstance(tuned, TorchNetwork)
+    module = load_module(bundle)
+    tensors = tuned_tensors(source.tensors, files)
+    module.head.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+    labels = LabelEmbeddings.open(bundle.path)
+    module.attach_labels([torch.from_numpy(labels.of(tag)) for tag in range(L)])
+    with torch.inference_mode():
+        wanted = module(pixels).numpy()
+    tokens = tuned.encode(pixels.numpy())
+    np.testing.assert_array_equal(tokens, network.encode(pixels.numpy()))
+    found = tuned.logits(tokens, tuned.select(range(L)))
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    assert np.abs(found - before).max() > 1e-3
+    np.testing.assert_array_equal(network.logits(tokens, network.select(range(L))), before)
+    assert tuned.encoder_id == network.encoder_id
+    own, shared = dict(tuned._module.named_parameters()), dict(network._module.named_parameters())
+    assert all((own[name] is shared[name]) != name.startswith("head.") for name in own)
+    assert tuned._labels is network._labels
+    verify(bundle)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_in_half_precision_a_tuned_network_is_close_to_the_exact_one(tiny_bundle: TinyBundle, kind: str) -> None:
+    bundle = tiny_bundle(kind)
+    files = head_files(changed(open_source(bundle, [0])))
+    exact = load_network(bundle, device="cpu", precision="fp32")
+    half = load_network(bundle, device="cpu", precision="bf16")
+    tokens = exact.encode(tiny.images(3).numpy())
+    tuned = tuned_network(half, files)
+    assert isinstance(tuned, TorchNetwork)
+    assert isinstance(half, TorchNetwork)
+    wanted = tuned_network(exact, files)
+    error = np.abs(tuned.logits(tokens, tuned.select(range(L))) - wanted.logits(tokens, wanted.select(range(L)))).max()
+    assert 1e-6 < error < 0.15
+    types = {name: part.dtype for name, part in half._module.head.named_parameters()}
+    assert types == {name: part.dtype for name, part in tuned._module.head.named_parameters()}
+
+
+def test_serving_a_tuned_starter_loads_no_torch(starter: Bundle, tmp_path: Path) -> None:
+    (tmp_path / HEAD_FILE).write_bytes(head_files(OnnxHead(starter.path).tensors())[HEAD_FILE])
+    code = (
+        "import sys, numpy; from pathlib import Path; from ram_backend.models import open_bundle, load_network;"
+        "from ram_backend.models.tuned import tuned_network;"
+        f"network = load_network(open_bundle(Path({str(starter.path)!r})), threads=1);"
+        f"tuned = tuned_network(network, {{'head.safetensors': Path({str(tmp_path / HEAD_FILE)!r}).read_bytes()}});"
+        "tokens = numpy.ones((1, *network.token_shape), numpy.float32);"
+        "same = numpy.allclose(tuned.logits(tokens, tuned.select([1])), network.logits(tokens, network.select([1])));"
+        "sys.exit(0 if same and not {'torch', 'transformers', 'timm'} & set(sys.modules) else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def spoil(files: dict[str, bytes], how: str) -> dict[str, bytes]:
+    """One way in which a version's file can be wrong."""
+    ((name, content),) = files.items()
+    tensors = load(content)
+    first = sorted(tensors)[0]
+    match how:
+        case "nan":
+            tensors[first] = np.full_like(tensors[first], np.nan)
+        case "infinite":
+            tensors[first].flat[0] = np.inf
+        case "shape":
+            tensors[first] = np.zeros((3, *tensors[first].shape), dtype=np.float32)
+        case "wider":
+            tensors[first] = np.concatenate([tensors[first], tensors[first]])
+        case "missing":
+            del tensors[first]
+        case "superfluous":
+            tensors["layers.7.key.weight"] = np.zeros((2, 2), dtype=np.float32)
+        case "type":
+            tensors[first] = tensors[first].astype(np.float64)
+        case "truncated":
+            return {name: content[: len(content) // 2]}
+        case "empty":
+            return {name: b""}
+        case "both":
+            return {HEAD_FILE: content, LOW_RANK_FILE: content}
+        case "none":
+            return {"delta.safetensors": content}
+    return {name: save(tensors)}
+
+
+WAYS = ("nan", "infinite", "shape", "wider", "missing", "superfluous", "type", "truncated", "empty", "both", "none")
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_damaged_or_foreign_head_is_refused(tiny_bundle: TinyBundle, how: str, low_rank: bool) -> None:
+    bundle = tiny_bundle("ram")
+    source = open_source(bundle, [0])
+    files = low_rank_files(factors(source)) if low_rank else head_files(changed(source))
+    network = load_network(bundle, device="cpu")
+    tuned_network(network, files)
+    with pytest.raises(VersionDamaged, match="isn't served") as raised:
+        tuned_network(network, spoil(files, how))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("how", ["nan", "shape", "missing"])
+def test_the_starter_refuses_them_too(starter_network: StarterNetwork, how: str) -> None:
+    files = head_files(OnnxHead(starter_network.directory).tensors())
+    with pytest.raises(VersionDamaged, match="isn't served"):
+        tuned_network(starter_network, spoil(files, how))
+
+
+def test_the_head_of_another_bundle_is_refused(tiny_bundle: TinyBundle, starter_network: StarterNetwork) -> None:
+    files = head_files(changed(open_source(tiny_bundle("ram"), [0])))
+    with pytest.raises(VersionDamaged, match="another head"):
+        tuned_network(starter_network, files)
+    with pytest.raises(VersionDamaged, match="another head"):
+        tuned_network(load_network(tiny_bundle("tag2text"), device="cpu"), files)
+
+
+def test_finite_weights_whose_logits_are_not_are_refused(tiny_bundle: TinyBundle) -> None:
+    source = open_source(tiny_bundle("ram"), [0])
+    huge = {**source.tensors, "classifier.weight": np.full_like(source.tensors["classifier.weight"], 3e38)}
+    huge["classifier.weight"][0, ::2] = -3e38
+    network = load_network(tiny_bundle("ram"), device="cpu")
+    with pytest.raises(VersionDamaged, match="not finite"):
+        tuned_network(
+            network,
+            head_files({**huge, "layers.1.output_norm.weight": source.tensors["layers.1.output_norm.weight"] * 1e3}),
+        )
+
+
+def test_a_network_that_takes_no_head_says_so(tiny_bundle: TinyBundle) -> None:
+    class Other:
+        token_shape = (2, 3)
+
+    with pytest.raises(VersionDamaged, match="Other takes none"):
+        tuned_network(Other(), head_files(dict(open_source(tiny_bundle("ram"), [0]).tensors)))  # type: ignore[arg-type]
+
+
+def test_a_bundle_without_readable_files_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(BundleDamaged, match=r"head\.onnx"):
+        OnnxHead(tmp_path)
+
+
+def test_which_files_bring_a_head() -> None:
+    assert has_tuned_head({HEAD_FILE: b""})
+    assert has_tuned_head({"delta.safetensors": b"", LOW_RANK_FILE: b""})
+    assert not has_tuned_head({"delta.safetensors": b""})

@@ -1,0 +1,115 @@
+"""A server with the tiny network, its database and its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
+from versions.making import lineage
+
+from ram_backend.models import Calibration, Delta
+from ram_backend.projects import ProjectKey
+from ram_backend.settings import Settings
+from ram_backend.versions import StoredVersion, open_version_table, write_version
+
+CONFIG = choices_config("red", "green", "blue")
+PROJECT = "1.1795452148"
+
+
+class Desk:
+    """A training desk that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[ProjectKey, str]] = []
+        self.changed: list[ProjectKey] = []
+        self.late: list[tuple[ProjectKey, list[int], str]] = []
+
+    def request(self, key: ProjectKey, reason: str) -> dict[str, Any]:
+        self.asked.append((key, reason))
+        return {"job": "j1", "message": "queued"}
+
+    def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
+        self.late.append((key, list(tasks), reason))
+        return {"job": "j2", "message": f"job j2 goes on with {len(tasks)} tasks"}
+
+    def corrections_changed(self, key: ProjectKey) -> None:
+        self.changed.append(key)
+
+    def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
+        return [{"id": "j1", "project": None if key is None else str(key)}]
+
+
+class House:
+    """A server with the tiny network, its database and its versions; the app's insides for what isn't on the wire."""
+
+    def __init__(self, settings: Settings, studio: FakeLabelStudio) -> None:
+        self.settings = settings
+        self.table = open_version_table(settings)
+        self.key = ProjectKey(studio.url, 1, 1_795_452_148)
+        self.studio = studio
+        self.red = studio.upload("red.png", picture(RED))
+        self.desk = Desk()
+        self.app: FastAPI | None = None
+        self.client: httpx.Client | None = None
+
+    @property
+    def services(self) -> Any:
+        assert self.app is not None
+        return self.app.state.services
+
+    def make(self, bias: float, *, bundle: str = "d" * 64, key: ProjectKey | None = None, **more: Any) -> StoredVersion:
+        """A version that raises or lowers red, and nothing else."""
+        verdict = more.pop("verdict", {"outcome": "accept", "reason": "better", "figures": {}})
+        stored = write_version(
+            self.settings.versions_dir,
+            key or self.key,
+            colours(bias),
+            more.pop("files", {}),
+            lineage(bundle_digest=bundle),
+            verdict,
+            first_number=self.table.next_number(key or self.key),
+        )
+        self.table.record(stored)
+        return stored
+
+    def publish(self, stored: StoredVersion) -> None:
+        self.table.publish(stored.key, stored.name, expected=self.table.served(stored.key).version)
+
+    def setup(self, config: str = CONFIG) -> str:
+        assert self.client is not None
+        answer = self.client.post("/setup", json=setup_body(config, self.studio))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["model_version"])
+
+    def predict(self, config: str = CONFIG) -> dict[str, Any]:
+        assert self.client is not None
+        answer = self.client.post("/predict", json=predict_body(config, [self.red], PROJECT))
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        assert {each["model_version"] for each in body["results"]} == {body["model_version"]}
+        return body
+
+    def scores(self, config: str = CONFIG) -> tuple[str, list[str], float]:
+        """(version, tags, score) of the red picture."""
+        body = self.predict(config)
+        return body["model_version"], tags_of(body["results"][0]), body["results"][0]["score"]
+
+    def is_served(self, name: str) -> bool:
+        """Whether a version (or "base") is live."""
+        version = self.services.served.live(self.key, identity())
+        return (version.name if version is not None else "base") == name
+
+
+def colours(bias: float) -> Delta:
+    return Delta(
+        tags=("red", "turquoise"),
+        trust=np.ones(2, dtype=np.float32),
+        weight=np.zeros((2, 3), dtype=np.float32),
+        bias=np.array([bias, bias], dtype=np.float32),
+        calibration=Calibration.identity(2),
+        thresholds=np.full(2, 0.5, dtype=np.float32),
+    )

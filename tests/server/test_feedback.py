@@ -1,0 +1,309 @@
+"""What people say and what they were shown: in the ledger before Label Studio is answered, or said not to be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from server.house import Desk
+from server.playing import (
+    BLUE,
+    RED,
+    ColourNetwork,
+    ColourWords,
+    FakeLabelStudio,
+    choices_config,
+    identity,
+    picture,
+    predict_body,
+    serving,
+    setup_body,
+    wait_until,
+)
+
+from ram_backend.errors import DatabaseUnavailable
+from ram_backend.feedback import Ledger, Shown, open_ledger
+from ram_backend.images import decode, perceptual_hash
+from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
+from ram_backend.projects import ProjectKey
+from ram_backend.server import create_app
+from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.showing import LIMIT, ShownRecorder, shown_of
+from ram_backend.settings import Settings
+
+CONFIG = choices_config("red", "green", "blue")
+CREATED = "2026-11-22T12:30:48.123456Z"
+STAMP = int(datetime.fromisoformat(CREATED).timestamp())
+
+
+def event(action: str = "ANNOTATION_CREATED", number: int = 1, tags: tuple[str, ...] = ("red",)) -> dict[str, Any]:
+    result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}]
+    annotation = {
+        "id": number,
+        "task": 10 + number,
+        "completed_by": 1,
+        "created_at": CREATED,
+        "updated_at": CREATED,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "result": result,
+    }
+    return {
+        "action": action,
+        "project": {"id": 1, "created_at": CREATED, "label_config": CONFIG},
+        "task": {"id": 10 + number, "data": {"image": "/data/upload/1/a.png"}},
+        "annotation": annotation,
+    }
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def served(settings: Settings, words: ColourWords, desk: Desk) -> Iterator[Callable[..., httpx.Client]]:
+    with ExitStack() as stack:
+
+        def begin(desk: Desk | None = desk, **changes: Any) -> httpx.Client:
+            own = settings.model_copy(update=changes)
+            app = create_app(own, desk=desk, identity=identity(), network=ColourNetwork())
+            client = stack.enter_context(serving(app))
+            client.app = app  # type: ignore[attr-defined]
+            return client
+
+        yield begin
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Ledger:
+    return open_ledger(settings)
+
+
+def test_a_correction_is_in_the_ledger_when_it_is_answered(
+    served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk, studio: FakeLabelStudio
+) -> None:
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    key = ProjectKey(studio.url, 1, STAMP)
+    assert client.post("/webhook", json=event()).json() == {"status": "ok"}
+    (kept,) = ledger.annotations(key)
+    assert (kept.stated.id, kept.stated.task) == (1, 11)
+    assert desk.changed == [key], "under the project that `/setup` has named"
+    client.post("/webhook", json=event())
+    assert len(ledger.annotations(key)) == 1
+    assert desk.changed == [key], "nothing has changed by hearing it again"
+    client.post("/webhook", json={**event("ANNOTATIONS_DELETED"), "annotation": None, "annotations": [{"id": 1}]})
+    assert ledger.annotations(key) == []
+    text = client.get("/metrics").text
+    assert 'ram_ledger_events_total{outcome="new"} 2.0' in text
+    assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
+
+
+def test_a_project_that_no_setup_has_named(served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk) -> None:
+    client = served()
+    client.post("/webhook", json=event())
+    assert desk.changed == [ProjectKey("", 1, STAMP)]
+    assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
+
+
+def test_what_the_ledger_does_not_keep_asks_for_nothing(served: Callable[..., httpx.Client], desk: Desk) -> None:
+    client = served()
+    for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, {}, event("x")):
+        assert client.post("/webhook", json=body).json() == {"status": "ok"}
+    without = event()
+    del without["project"]
+    assert client.post("/webhook", json=without).status_code == 200
+    assert desk.changed == []
+    assert desk.asked == []
+
+
+def test_nothing_pretends_to_be_kept(
+    served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = served()
+
+    def away(self: Ledger, *args: object) -> int:
+        raise DatabaseUnavailable("The database is away.")
+
+    monkeypatch.setattr(Ledger, "record", away)
+    answer = client.post("/webhook", json=event())
+    assert answer.status_code == 503
+    assert answer.json()["error"] == "The database is away."
+    assert desk.changed == []
+    assert 'ram_ledger_events_total{outcome="failed"} 1.0' in client.get("/metrics").text
+    monkeypatch.undo()
+    assert client.post("/webhook", json=event()).status_code == 200
+    assert len(ledger.annotations(ProjectKey("", 1, STAMP))) == 1
+
+
+def test_corrections_from_many_at_once(served: Callable[..., httpx.Client], ledger: Ledger) -> None:
+    client = served()
+    statuses: list[int] = []
+
+    def say(first: int) -> None:
+        with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as own:
+            statuses.extend(own.post("/webhook", json=event(number=first + n)).status_code for n in range(10))
+
+    threads = [threading.Thread(target=say, args=(1 + 10 * each,)) for each in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert statuses == [200] * 40
+    assert [each.stated.id for each in ledger.annotations(ProjectKey("", 1, STAMP))] == list(range(1, 41))
+
+
+def test_start_training(served: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio) -> None:
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
+    assert client.post("/webhook", json=pressed).json() == {
+        "status": "ok",
+        "job": "j1",
+        "message": "queued",
+    }
+    assert desk.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
+    assert "names no project" in client.post("/webhook", json={"action": "START_TRAINING"}).json()["message"]
+    assert "No worker is connected" in served(desk=None).post("/webhook", json=pressed).json()["message"]
+
+
+def test_jobs(served: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
+    assert client.get("/jobs").json() == {"jobs": [{"id": "j1", "project": None}]}
+    assert client.get("/jobs", params={"project": "1"}).json()["jobs"][0]["project"] == f"1.5@{studio.url}"
+    assert client.get("/jobs", params={"project": "x"}).status_code == 400
+    assert "No worker" in served(desk=None).get("/jobs").json()["message"]
+
+
+def test_what_was_shown_is_recorded(
+    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    client = served()
+    version = client.post("/setup", json=setup_body(CONFIG, studio, project="1.5")).json()["model_version"]
+    red, blue = studio.upload("red.png", picture(RED)), studio.upload("blue.png", picture(BLUE))
+    client.post("/predict", json=predict_body(CONFIG, [red, blue, "/data/upload/1/none.png"], "1.5"))
+    key = ProjectKey(studio.url, 1, 5)
+    wait_until(lambda: len(ledger.shown(key)) == 2)
+    ((shown,), (other,)) = ledger.shown(key).values()
+    assert (shown.task_id, shown.model_version, shown.version, shown.source) == (1, version, None, "served")
+    assert {each.path[0]: each.ticked for each in shown.choices}["red"] is True
+    assert all(each.score is not None and 0 <= each.score <= 1 for each in shown.choices)
+    assert any(not each.ticked for each in shown.choices)
+    (image,) = shown.images
+    data = studio.files[red]
+    decoded = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6)
+    assert (image.to_name, image.reference) == ("image", red)
+    assert image.phash == perceptual_hash(decoded)
+    assert len(image.sha256) == 64
+    assert other.task_id == 2
+    assert ledger.images(key).get(1, red) is not None
+    client.post("/predict", json=predict_body(CONFIG, [red], "1.5"))
+    wait_until(lambda: 'ram_shown_total{outcome="written"} 3.0' in client.get("/metrics").text)
+    (again,) = ledger.shown(key)[1]
+    assert again.images == shown.images, "tokens come from the cache, and the hash is still known"
+
+
+def test_without_task_or_project_nothing_is_recorded(
+    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
+    red = studio.upload("red.png", picture(RED))
+    body = predict_body(CONFIG, [red], "1.5")
+    body["tasks"][0]["id"] = None
+    assert client.post("/predict", json=body).status_code == 200
+    assert client.post("/predict", json=predict_body(CONFIG, [red], "1.5")).status_code == 200
+    wait_until(lambda: ledger.shown(ProjectKey(studio.url, 1, 5)))
+    assert list(ledger.shown(ProjectKey(studio.url, 1, 5))) == [1]
+
+
+def test_predictions_do_not_depend_on_the_record(
+    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database is away predictions are answered, and what was shown is written afterwards."""
+    real = Ledger.record_shown
+    tries: list[int] = []
+
+    def away(self: Ledger, key: ProjectKey, shown: Any) -> None:
+        tries.append(len(shown))
+        raise DatabaseUnavailable("The database is away.")
+
+    monkeypatch.setattr(Ledger, "record_shown", away)
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
+    red = studio.upload("red.png", picture(RED))
+    assert client.post("/predict", json=predict_body(CONFIG, [red], "1.5")).status_code == 200
+    wait_until(lambda: len(tries) > 1)
+    monkeypatch.setattr(Ledger, "record_shown", real)
+    wait_until(lambda: ledger.shown(ProjectKey(studio.url, 1, 5)))
+
+
+def test_what_was_shown_of_every_kind_of_control() -> None:
+    config = (
+        '<View><Image name="image" value="$image"/>'
+        '<Choices name="flat" toName="image" choice="multiple"><Choice value="a"/><Choice value="b"/></Choices>'
+        '<Taxonomy name="tree" toName="image"><Choice value="x"><Choice value="y"/></Choice></Taxonomy></View>'
+    )
+    plan = parse_label_config(config)
+    scored = {
+        control.name: [
+            ScoredChoice(choice, score, 0.5) for choice, score in zip(control.choices, (0.2, 0.9), strict=True)
+        ]
+        for control in plan.tag_controls
+    }
+    made = prediction(plan, scored, model_version="v", image_sizes={})
+    shown = shown_of(plan, 3, made, scored, [], version="v0001", now=datetime.now(UTC))
+    assert [(each.control, each.path, each.ticked) for each in shown.choices] == [
+        ("flat", ("a",), False),
+        ("flat", ("b",), True),
+        ("tree", ("x",), False),
+        ("tree", ("x", "y"), True),
+    ]
+    assert (shown.version, shown.model_version) == ("v0001", "v")
+
+
+class Slow:
+    """A ledger that is away at first; notes what is written."""
+
+    def __init__(self, *, away: bool) -> None:
+        self.away = away
+        self.written: list[int] = []
+
+    def record_shown(self, key: ProjectKey, shown: Any) -> None:
+        if self.away:
+            raise DatabaseUnavailable("away")
+        self.written.extend(each.task_id for each in shown)
+
+
+def record(task: int) -> Shown:
+    return Shown(task_id=task, model_version="v", shown_at=datetime.now(UTC))
+
+
+def test_closing_writes_what_waits() -> None:
+    ledger = Slow(away=False)
+    recorder = ShownRecorder(ledger, ServerMetrics())  # type: ignore[arg-type]
+    recorder.start()
+    for project in range(3):
+        recorder.note(ProjectKey("", project, 0), [record(1000 * project + task) for task in range(700)])
+    recorder.close()
+    assert sorted(ledger.written) == [1000 * project + task for project in range(3) for task in range(700)]
+
+
+def test_a_database_that_stays_away_costs_the_oldest_records_and_no_memory() -> None:
+    metrics = ServerMetrics()
+    recorder = ShownRecorder(Slow(away=True), metrics)  # type: ignore[arg-type]
+    for task in range(LIMIT // 100 + 3):
+        recorder.note(ProjectKey("", 1, 0), [record(100 * task + each) for each in range(100)])
+    assert sum(len(each) for each in recorder._waiting.values()) == LIMIT
+    assert recorder._waiting[ProjectKey("", 1, 0)][0].task_id == 300
+    recorder.start()
+    recorder.close()
+    text = metrics.exposed().decode()
+    assert f'ram_shown_total{{outcome="lost"}} {LIMIT + 300}.0' in text

@@ -1,0 +1,159 @@
+"""Versions that are damaged, foreign, rejected or impossible: never served, and said to be there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from server.house import House, colours
+from server.playing import ColourNetwork, wait_until
+from versions.making import REJECT, lineage
+
+from ram_backend.projects import ProjectKey
+from ram_backend.versions import write_version
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "gone": lambda path: path.rename(path.parent / "elsewhere"),
+    "truncated": lambda path: os.truncate(path / "delta.safetensors", 64),
+    "a byte": lambda path: _flip(path / "delta.safetensors"),
+    "manifest": lambda path: (path / "manifest.json").write_text("{}"),
+}
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_version_is_quarantined_and_the_old_one_stays(house: Callable[..., House], kind: str) -> None:
+    there = house()
+    good, bad = there.make(-5.0), there.make(5.0)
+    there.publish(good)
+    wait_until(lambda: there.is_served("v0001"))
+    before = there.scores()
+    DAMAGE[kind](bad.path)
+    there.publish(bad)
+    assert there.client is not None
+    wait_until(lambda: there.client.get("/ready").json()["quarantined"])  # type: ignore[union-attr]
+    ready = there.client.get("/ready")
+    assert ready.status_code == 200, "what was served still is"
+    (told,) = ready.json()["quarantined"]
+    assert (told["version"], told["serving"], told["project"]) == ("v0002", "v0001", str(there.key))
+    assert there.scores() == before
+    assert there.setup() == before[0]
+    wait_until(lambda: there.table.get(there.key, "v0002").quarantined is not None)
+    assert "v0002" in str(there.table.get(there.key, "v0002").quarantined)
+    text = there.client.get("/metrics").text
+    assert "ram_versions_quarantined 1.0" in text
+    there.publish(there.make(6.0))
+    wait_until(lambda: there.is_served("v0003"))
+    assert there.client.get("/ready").json()["quarantined"] == []
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_version_at_the_start_leaves_the_base(house: Callable[..., House], kind: str) -> None:
+    first = house()
+    base = first.scores()
+    stored = first.make(-5.0)
+    first.publish(stored)
+    wait_until(lambda: first.is_served("v0001"))
+    DAMAGE[kind](stored.path)
+    second = house()
+    assert second.scores() == base, "the very first answer is the base's"
+    assert second.setup() == base[0]
+    assert second.client is not None
+    (told,) = second.client.get("/ready").json()["quarantined"]
+    assert (told["version"], told["serving"]) == ("v0001", "base")
+    third = house()
+    assert third.setup() == base[0], "known to be damaged: not even named"
+
+
+def test_a_version_that_was_restored_is_served_again(house: Callable[..., House]) -> None:
+    there = house()
+    there.setup()
+    stored = there.make(-5.0)
+    hidden = stored.path.rename(stored.path.parent / "hidden")
+    there.publish(stored)
+    wait_until(lambda: there.table.get(there.key, "v0001").quarantined is not None)
+    hidden.rename(stored.path)
+    wait_until(lambda: there.is_served("v0001"))
+    wait_until(lambda: there.table.get(there.key, "v0001").quarantined is None)
+    assert there.scores()[1] == []
+
+
+def test_foreign_rejected_and_impossible_versions_are_never_served(house: Callable[..., House]) -> None:
+    there = house()
+    before = there.scores()
+    there.setup()
+    other = ProjectKey("http://elsewhere", 1, 1_795_452_148)
+    foreign = there.make(9.0, key=other)
+    copied = there.make(-5.0)
+    for name in ("delta.safetensors", "manifest.json"):
+        (copied.path / name).write_bytes((foreign.path / name).read_bytes())
+    exchanged, instead = there.make(-4.0), there.make(-3.0)
+    for name in ("delta.safetensors", "manifest.json"):
+        (exchanged.path / name).write_bytes((instead.path / name).read_bytes())
+    rejected = there.make(-2.0, verdict={"outcome": "accept"})
+    real = write_version(
+        there.settings.versions_dir.parent / "other", there.key, colours(-2.0), {}, lineage(), REJECT, first_number=5
+    )
+    (rejected.path / "manifest.json").write_bytes((real.path / "manifest.json").read_bytes())
+    huge = there.make(3e38)
+    assert there.client is not None
+    for stored in (copied, exchanged, rejected, huge):
+        there.publish(stored)
+        name = stored.name
+
+        def told(name: str = name) -> bool:
+            said = there.client.get("/ready").json()["quarantined"]  # type: ignore[union-attr]
+            return [each["version"] for each in said] == [name]
+
+        wait_until(told)
+        assert there.scores() == before, stored.name
+
+
+def test_scores_that_are_no_numbers_condemn_a_version(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a version computes: where the photo's score is none, it isn't served."""
+
+    class Broken(ColourNetwork):
+        broken = False
+
+        def logits(self, tokens: np.ndarray, queries: np.ndarray) -> np.ndarray:
+            found = super().logits(tokens, queries)
+            return found * np.nan if self.broken else found
+
+    network = Broken()
+    there = house(network=network)
+    before = there.scores()
+    there.setup()
+    network.broken = True
+    there.publish(there.make(1.0))
+    wait_until(lambda: there.services.served.troubles)
+    network.broken = False
+    assert there.scores()[0] == before[0]
+    assert "no number between 0 and 1" in there.services.served.troubles[0].reason
+
+
+def test_another_bundle(house: Callable[..., House]) -> None:
+    """A version of another bundle isn't served; at the start somebody is asked to learn anew."""
+    there = house()
+    before = there.scores()
+    there.publish(there.make(-5.0, bundle="e" * 64))
+    assert there.client is not None
+    wait_until(lambda: there.client.get("/ready").json()["quarantined"])  # type: ignore[union-attr]
+    assert "another bundle" in there.client.get("/ready").json()["quarantined"][0]["reason"]
+    assert there.scores() == before
+    assert there.desk.asked == [], "another server may have that bundle"
+    second = house()
+    assert second.scores() == before
+    wait_until(lambda: second.desk.asked)
+    assert second.desk.asked == [(there.key, "the bundle has changed")]
+    second.publish(second.make(-5.0))
+    wait_until(lambda: second.is_served("v0002"))

@@ -1,0 +1,324 @@
+"""Versions in the server: swapped in one piece, each answer by one of them, gone from memory afterwards."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from server.house import CONFIG, PROJECT, House
+from server.playing import (
+    GREEN,
+    RED,
+    ColourNetwork,
+    choices_config,
+    identity,
+    picture,
+    predict_body,
+    setup_body,
+    tags_of,
+    wait_until,
+)
+
+from ram_backend.database import open_database
+from ram_backend.server import following, live
+from ram_backend.versions import VersionTable, announce, version_path
+
+
+def test_a_published_version_is_served_and_rolled_back(house: Callable[..., House]) -> None:
+    there = house()
+    base = there.scores()
+    assert base[0] == there.setup()
+    assert base[1] == ["red"]
+    first, second = there.make(-5.0), there.make(3.0)
+    there.publish(first)
+    wait_until(lambda: there.is_served("v0001"))
+    lowered = there.scores()
+    assert lowered[0] == there.setup()
+    assert lowered[0].startswith("colours-v0001-")
+    assert lowered[1] == []
+    there.publish(second)
+    wait_until(lambda: there.is_served("v0002"))
+    assert there.scores()[1] == ["red"]
+    there.table.roll_back(there.key, "v0001")
+    wait_until(lambda: there.is_served("v0001"))
+    assert there.scores() == lowered, "the same version and the same scores as before"
+    there.table.roll_back(there.key, None)
+    wait_until(lambda: there.is_served("base"))
+    assert there.scores() == base, "the very string that the base had before there were versions"
+    text = there.client.get("/metrics").text  # type: ignore[union-attr]
+    assert 'ram_version_swaps_total{outcome="swapped"} 4.0' in text
+    assert "ram_versions_served 0.0" in text
+    assert "ram_version_swap_seconds_count 4.0" in text
+
+
+def test_the_routes_say_the_new_version_at_once(house: Callable[..., House]) -> None:
+    there = house()
+    before = there.setup()
+    assert there.client is not None
+    there.publish(there.make(1.0))
+    wait_until(lambda: there.client.get("/versions").json()["versions"] != [before])  # type: ignore[union-attr]
+    assert there.client.get("/versions").json()["versions"] == [there.setup()]
+
+
+def test_other_projects_and_other_tags_stay_what_they_are(house: Callable[..., House]) -> None:
+    there = house()
+    config = choices_config("green", "blue")
+    untouched = there.scores(config)
+    other = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()  # type: ignore[union-attr]
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    version, tags, score = there.scores(config)
+    assert (tags, score) == untouched[1:]
+    assert version != untouched[0]
+    again = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()  # type: ignore[union-attr]
+    assert again == other
+
+
+def test_new_and_dynamic_tags_have_their_version_too(house: Callable[..., House]) -> None:
+    there = house()
+    config = choices_config("turquoise", "blue")
+    dynamic = choices_config(attributes='value="$options"')
+    assert there.client is not None
+    body = predict_body(dynamic, [there.red], PROJECT)
+    body["tasks"][0]["data"]["options"] = [{"value": "red"}, {"value": "green"}]
+    there.setup(config)
+    assert there.scores(config)[1] == []
+    assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == []
+    there.publish(there.make(5.0))
+    wait_until(lambda: there.is_served("v0002"))
+    assert there.scores(config)[1] == ["turquoise"]
+    assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
+
+
+def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = house()
+    first.publish(first.make(-5.0))
+    wait_until(lambda: first.is_served("v0001"))
+    there = first.scores()
+    go_on = threading.Event()
+    real = live.open_version
+
+    def slow(*args: Any, **options: Any) -> Any:
+        assert go_on.wait(30)
+        return real(*args, **options)
+
+    monkeypatch.setattr(live, "open_version", slow)
+    second = house()
+    assert second.setup() == there[0], "its name is known before its files are read"
+    assert second.client is not None
+    assert second.client.get("/health").status_code == 200
+    assert second.client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(second.scores()))
+    asking.start()
+    go_on.set()
+    asking.join(30)
+    assert answers == [there], "the first prediction waits for it"
+
+
+def test_the_database_may_be_away(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is served stays, and what happened meanwhile is found out afterwards."""
+    from ram_backend.errors import DatabaseUnavailable
+
+    there = house()
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    before = there.scores()
+    real = VersionTable.changes
+    tries: list[int] = []
+
+    def away(self: VersionTable, since: int = -1) -> Any:
+        tries.append(since)
+        raise DatabaseUnavailable("The database is away.")
+
+    monkeypatch.setattr(VersionTable, "changes", away)
+    wait_until(lambda: len(tries) > 1)
+    there.publish(there.make(5.0))
+    assert there.scores() == before
+    monkeypatch.setattr(VersionTable, "changes", real)
+    wait_until(lambda: there.is_served("v0002"))
+
+
+def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
+    there = house()
+    there.setup()
+    base = there.scores()
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    from sqlalchemy import text
+
+    database = open_database(there.settings)
+    with database.writing() as session:
+        session.execute(text("DELETE FROM served"))
+        session.execute(text("UPDATE backend SET change = 0"))
+    database.close()
+    wait_until(lambda: there.is_served("base"))
+    assert there.scores() == base
+
+
+def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
+    there = house()
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    there.scores()
+    old = there.services.served.live(there.key, identity())
+    held = [weakref.ref(old), weakref.ref(old.learned(None).delta)]
+    del old
+    there.publish(there.make(5.0))
+    wait_until(lambda: there.is_served("v0002"))
+    there.scores()
+
+    def gone() -> bool:
+        gc.collect()
+        return all(each() is None for each in held)
+
+    wait_until(gone)
+    assert "ram_snapshots 2.0" in there.client.get("/metrics").text  # type: ignore[union-attr]
+
+
+def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) -> None:
+    """A request that has begun is answered by the version that it began with, all of it."""
+    go_on = threading.Event()
+
+    class Slow(ColourNetwork):
+        def encode(self, pixels: np.ndarray) -> np.ndarray:
+            if len(pixels) == 3:
+                assert go_on.wait(30)
+            return super().encode(pixels)
+
+    there = house(network=Slow(), batch_size=3)
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    lowered = there.scores()
+    images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(3)]
+    answers: list[Any] = []
+    assert there.client is not None
+    body = predict_body(CONFIG, images, PROJECT)
+    asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
+    asking.start()
+    wait_until(
+        lambda: not there.services._batcher._items and there.client.get("/metrics").text.count("in_progress 1.0")
+    )  # type: ignore[union-attr]
+    stored = there.make(5.0)
+    there.publish(stored)
+    go_on.set()
+    wait_until(lambda: there.is_served("v0002"))
+    asking.join(30)
+    (answer,) = answers
+    versions = {result["model_version"] for result in answer["results"]} | {answer["model_version"]}
+    assert versions == {lowered[0]}
+    assert [tags_of(result) for result in answer["results"]] == [[], [], []]
+    assert there.scores()[1] == ["red"]
+
+
+def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., House]) -> None:
+    """Many clients, many versions: each answer's scores are those of the version that it names."""
+    there = house()
+    there.setup()
+    green = there.studio.upload("green.png", picture(GREEN))
+    stored = [there.make(bias) for bias in (-5.0, -0.5, 0.4, 5.0, -1.0, 2.0)]
+    body = predict_body(CONFIG, [there.red, green, there.red], PROJECT)
+    assert there.client is not None
+    expected: dict[str, Any] = {}
+    for each in stored:  # what each of them answers when nothing else happens
+        there.table.roll_back(there.key, each.name)
+        wait_until(lambda name=each.name: there.is_served(name))
+        answer = there.client.post("/predict", json=body).json()
+        expected[answer["model_version"]] = answer["results"]
+    assert len(expected) == len(stored)
+    assert len({str(each) for each in expected.values()}) == len(stored), "they can be told apart by their scores"
+    there.table.unpin(there.key)
+    wrong: list[str] = []
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=there.client.base_url, timeout=60, trust_env=False) as own:  # type: ignore[union-attr]
+            while not stop.is_set():
+                answer = own.post("/predict", json=body)
+                if answer.status_code != 200:
+                    wrong.append(answer.text)
+                elif answer.json()["results"] != expected.get(answer.json()["model_version"]):
+                    wrong.append(f"mixed: {answer.text}")
+                else:
+                    seen.add(answer.json()["model_version"])
+
+    clients = [threading.Thread(target=ask) for _ in range(6)]
+    for each in clients:
+        each.start()
+    try:
+        for _ in range(2):
+            for version in stored:
+                there.publish(version)
+                wait_until(lambda name=version.name: there.is_served(name) or wrong)
+    finally:
+        stop.set()
+        for each in clients:
+            each.join(30)
+    assert wrong == []
+    assert len(seen) >= 3
+
+
+def test_versions_of_many_at_once(house: Callable[..., House]) -> None:
+    """Overtaken while it is prepared: what the database says last is what is served."""
+    there = house()
+    there.setup()
+    stored = [there.make(float(number)) for number in range(8)]
+    for each in stored:
+        there.publish(each)
+    wait_until(lambda: there.is_served("v0008"))
+    assert version_path(there.settings.versions_dir, there.key, "v0008").is_dir()
+    assert there.scores()[0].startswith("colours-v0008-")
+
+
+def test_a_version_with_a_head_of_its_own(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tokens are the bundle's, its logits those of its own network."""
+
+    class Tuned(ColourNetwork):
+        def logits(self, tokens: np.ndarray, queries: np.ndarray) -> np.ndarray:
+            return -super().logits(tokens, queries)
+
+    asked: list[object] = []
+
+    def tuned(base: object, files: object) -> Tuned:
+        asked.append(files)
+        return Tuned()
+
+    monkeypatch.setattr(live, "tuned_network", tuned)
+    network = ColourNetwork()
+    there = house(network=network)
+    before = there.scores()
+    there.publish(there.make(0.0, files={"head.safetensors": b"a head"}))
+    wait_until(lambda: there.is_served("v0001"))
+    assert asked == [{"head.safetensors": b"a head"}]
+    assert there.scores()[1] == [], "red's logit has changed its sign"
+    there.table.roll_back(there.key, None)
+    wait_until(lambda: there.is_served("base"))
+    assert there.scores() == before
+
+
+@pytest.mark.service
+def test_a_notice_is_quicker_than_looking(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ram_backend.jobs.valkey import Valkey
+
+    monkeypatch.setattr(following, "POLL_S", 3600.0)
+    first = house()
+    with Valkey(first.settings) as valkey:
+        there = house(redis_url=valkey.url)
+        wait_until(there.services.served._follower._listener._thread.is_alive)
+        there.publish(there.make(-5.0))
+
+        def heard() -> bool:
+            announce(valkey.url)
+            return there.is_served("v0001")
+
+        wait_until(heard)

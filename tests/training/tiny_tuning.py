@@ -1,0 +1,78 @@
+"""A small head, a small project: images whose tokens say which tags they have, in a way that the head doesn't know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ram_backend.models.head import HeadConfig, TaggingHead
+from ram_backend.models.head_source import HeadSource
+from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.training.material import Material
+from ram_backend.training.tuning_options import TuningOptions
+
+TAGS, OUTSIDE, IMAGES = 5, 12, 64
+TOKENS, WIDTH, TEXT = 4, 16, 10
+QUICK: dict[str, Any] = {
+    "epochs": 6, "batch": 8, "learning_rate": 1e-2, "replay_tags": 6, "dropout": 0.0, "validation": 0.25,
+    "device": "cpu", "focus": 0.0, "margin": 0.0,
+}  # fmt: skip
+
+
+def options(**changed: Any) -> TuningOptions:
+    return TuningOptions(**{**QUICK, **changed})
+
+
+def source(seed: int = 0, **config: Any) -> HeadSource:
+    """A head with drawn weights over a vocabulary of `TAGS + OUTSIDE` tags, of which the first are the project's."""
+    torch.manual_seed(seed)
+    numbers = HeadConfig(
+        **{
+            "token_width": WIDTH, "hidden": 16, "heads": 2, "layers": 2, "intermediate": 24, "label_width": TEXT,
+            "layer_norm_eps": 1e-6, **config,
+        }
+    )  # fmt: skip
+    head = TaggingHead(numbers)
+    tensors = {name: tensor.detach().numpy().copy() for name, tensor in head.state_dict().items()}
+    rng = np.random.default_rng(seed)
+    width = numbers.query_input_width
+    rows = rng.normal(size=(TAGS + OUTSIDE, width)).astype(np.float32)
+    return HeadSource(
+        config=numbers,
+        tensors=tensors,
+        entries=tuple(range(TAGS)),
+        scale=np.linspace(0.5, 1.5, TAGS).astype(np.float32),
+        outside=np.arange(TAGS, TAGS + OUTSIDE),
+        outside_scale=np.ones(OUTSIDE, dtype=np.float32),
+        labels=LabelEmbeddings(rows, np.ones(len(rows), dtype=np.int32)),
+    )
+
+
+def material(seed: int = 1, images: int = IMAGES) -> Material:
+    rng = np.random.default_rng(seed)
+    labels = rng.random((images, TAGS)) < 0.4
+    directions = np.random.default_rng(99).normal(size=(TAGS, WIDTH))
+    tokens = rng.normal(size=(images, TOKENS, WIDTH)) * 0.3 + (labels @ directions)[:, None, :]
+    tokens = tokens.astype(np.float16)
+    base = (0.3 * rng.normal(size=(images, TAGS))).astype(np.float32)
+    return Material(
+        tags=tuple(f"tag {number}" for number in range(TAGS)),
+        features=tokens[:, 0].astype(np.float32),
+        tokens=tokens,
+        base=base,
+        incumbent=base,
+        labels=labels,
+        weights=np.ones(labels.shape, dtype=np.float32),
+        content=tuple(f"{seed}-{number}" for number in range(images)),
+        phash=np.arange(images, dtype=np.uint64),
+        ground_truth=np.zeros(images, dtype=bool),
+        known_tags=np.ones(TAGS, dtype=bool),
+        base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
+    )
+
+
+def groups(images: int = IMAGES) -> np.ndarray:
+    """Pairs of look-alikes."""
+    return np.arange(images) // 2

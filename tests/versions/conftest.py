@@ -1,0 +1,24 @@
+"""A table of versions, in either kind of database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.settings import Settings
+from ram_backend.versions import VersionTable
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    there = open_database(settings)
+    upgrade(there)
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def table(database: Database) -> VersionTable:
+    return VersionTable(database)
