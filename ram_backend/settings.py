@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     inference may use (None: all cores that the process may run on). Of one image, `fetch_seconds` is the time from its
     address to its last byte; `fetch_threads` are fetched at a time. Images are not fetched from internal addresses but
     Label Studio's and those of `allowed_image_hosts`: hosts, hosts with ports and networks, separated by commas.
+    A request's head and its body must each have come within `request_seconds`; where more than
+    `max_waiting_connections` have no request to answer, the one that has waited longest is closed.
     `token_cache_bytes` = 0 turns the cache of image tokens off. Of each project the latest `keep_versions` versions
     stay on disk, and whatever is served.
 
@@ -73,6 +75,8 @@ class Settings(BaseSettings):
     )
     webhook_secret: str | None = Field(default=None, repr=False)
     max_body_bytes: int = Field(default=64_000_000, ge=1)
+    request_seconds: float = Field(default=60, gt=0)
+    max_waiting_connections: int = Field(default=500, ge=1)
     predict_seconds: float = Field(default=90, gt=0)
     drain_seconds: float = Field(default=95, ge=0)
     batch_wait_seconds: float = Field(default=0.005, ge=0, le=1)
@@ -82,6 +86,7 @@ class Settings(BaseSettings):
     listed_tags: int = Field(default=200, ge=0)
     keep_versions: int = Field(default=20, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     worker: bool = False
     train_after: int = Field(default=100, ge=0)
     train_debounce_seconds: float = Field(default=5, ge=0)
@@ -106,6 +111,11 @@ class Settings(BaseSettings):
     def cache_dir(self) -> Path:
         """What can be recomputed: text embeddings, image tokens."""
         return self.data_dir / "cache"
+
+    def basic_auth(self) -> tuple[str, str] | None:
+        """User and password that the server asks for; None: it asks for none."""
+        user, password = self.basic_auth_user, self.basic_auth_pass
+        return (user, password) if user and password else None
 
     def cpu_threads(self) -> int:
         """Number of CPU threads for inference: the setting, or the cores that this process may use."""

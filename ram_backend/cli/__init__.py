@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -9,10 +10,12 @@ import typer
 
 from ram_backend import __version__
 from ram_backend.cli.bundles import app as bundles_app
+from ram_backend.cli.connect import connect
 from ram_backend.cli.corrections import app as corrections_app
 from ram_backend.cli.demo import demo
 from ram_backend.cli.doctor import doctor
 from ram_backend.cli.jobs import jobs
+from ram_backend.cli.prelabel import prelabel
 from ram_backend.cli.project import app as project_app
 from ram_backend.cli.serve import serve
 from ram_backend.cli.studio import studio
@@ -34,6 +37,8 @@ app.command()(tag)
 app.command()(demo)
 app.command()(serve)
 app.command()(worker)
+app.command()(connect)
+app.command()(prelabel)
 app.command()(train)
 app.command()(jobs)
 app.command()(studio)
@@ -62,6 +67,7 @@ def _root(
 
 def main() -> None:
     """Runs the command; an error on purpose becomes one line on standard error and exit status 1."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.29 and later report home unless told not to
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them
     try:

@@ -6,47 +6,30 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from urllib.parse import urlsplit, urlunsplit
 
-import requests
 import typer
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ram_backend import __version__
+from ram_backend.cli.checks.finding import TIMEOUT_S, Finding, State, without_password
+from ram_backend.cli.checks.house import check_database, check_workers
+from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.errors import RamError
 from ram_backend.models import find_bundle, list_bundles
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary import open_text_encoder
 
 LOW_DISK = 5_000_000_000
-TIMEOUT_S = 3.0
-
-
-class State(StrEnum):
-    """How a check went."""
-
-    ok = "ok"
-    note = "note"
-    bad = "bad"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked at, how it is, and what to do where it is not well."""
-
-    what: str
-    state: State
-    found: str
-    remedy: str = ""
 
 
 def doctor() -> None:
-    """Say what is there (bundles, device, threads, disk, Redis, Label Studio) and what to do about what is missing.
+    """Say what is there (bundles, device, disk, database, workers, Label Studio) and what to do about what is missing.
+
+    Each step between Label Studio and this backend is looked at from both sides.
 
     Exit status 1 where something is set up but does not work.
     """
@@ -55,7 +38,7 @@ def doctor() -> None:
     colours = {State.ok: "green", State.note: "yellow", State.bad: "red"}
     for finding in findings:
         found = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
-        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, found)
+        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.what), escape(found))
     Console(highlight=False).print(table)
     if any(finding.state is State.bad for finding in findings):
         raise typer.Exit(1)
@@ -64,13 +47,14 @@ def doctor() -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, each on its own: one that fails keeps none of the others from being made."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _python, _data_folder, _bundles, _served_bundle, _device, _redis, _label_studio,
+        _python, _data_folder, _bundles, _served_bundle, _device,
+        _redis, check_database, check_workers, check_label_studio, check_projects,
     )  # fmt: skip
     for check in checks:
         try:
             yield from check(settings)
         except RamError as error:
-            yield Finding(check.__name__.strip("_").replace("_", " "), State.bad, str(error))
+            yield Finding(check.__name__.removeprefix("check").strip("_").replace("_", " "), State.bad, str(error))
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -134,37 +118,10 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
         return
-    shown = _without_password(settings.redis_url)
+    shown = without_password(settings.redis_url)
     try:
         with Redis.from_url(settings.redis_url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S) as client:
             version = client.info("server").get("redis_version", "?")
         yield Finding("Redis", State.ok, f"{shown} answers, version {version}")
     except (RedisError, ValueError, OSError) as error:
         yield Finding("Redis", State.bad, f"{shown}: {error}", "start it, or correct or unset RAM_REDIS_URL")
-
-
-def _label_studio(settings: Settings) -> Iterator[Finding]:
-    if settings.label_studio_url is None:
-        yield Finding("Label Studio", State.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
-        return
-    base = settings.label_studio_url.rstrip("/")
-    try:
-        answer = requests.get(f"{base}/api/version", timeout=TIMEOUT_S)
-        answer.raise_for_status()
-        release = answer.json().get("release", "?")
-    except (requests.RequestException, ValueError, AttributeError) as error:
-        reason = type(error).__name__ if isinstance(error, requests.ConnectionError) else str(error)
-        remedy = "start it, or correct LABEL_STUDIO_URL: the address as this machine sees it"
-        yield Finding("Label Studio", State.bad, f"{_without_password(base)}: {reason}", remedy)
-        return
-    yield Finding("Label Studio", State.ok, f"{_without_password(base)} answers, version {release}")
-    if settings.label_studio_api_key is None:
-        remedy = "copy it from Account & Settings in Label Studio"
-        yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", remedy)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None and parts.username is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))

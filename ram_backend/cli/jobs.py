@@ -16,7 +16,7 @@ def jobs(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List trainings and what follows them: open ones first, then the latest."""
+    """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
     from ram_backend.database import open_database, upgrade
     from ram_backend.jobs.table import JobTable
     from ram_backend.projects import ProjectTable, select

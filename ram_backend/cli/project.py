@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.errors import InputError
+from ram_backend.errors import InputError, RamError
 from ram_backend.projects import (
     Project,
     ProjectOptions,
@@ -44,14 +44,23 @@ def set_(
     threshold: Annotated[float | None, typer.Option(help="Of all tags: 0 to 1.")] = None,
     per_tag: Annotated[list[str] | None, typer.Option(help="Of one tag: NAME=0.4; may be repeated.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Show at most this many tags.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="In place of a threshold: tick where so many of the ticks are right: 0 to 1.")
+    ] = None,
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.
 
     Stronger than this are the extra params of the connection in Label Studio, then attributes in the label config.
     """
-    given = {"tags": _tags(tags, tags_file), "threshold": threshold, "per_tag": _per_tag(per_tag), "top_k": top_k}
+    given = {
+        "tags": _tags(tags, tags_file),
+        "threshold": threshold,
+        "per_tag": _per_tag(per_tag),
+        "top_k": top_k,
+        "precision": precision,
+    }
     if all(value is None for value in given.values()):
-        raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag or --top-k.")
+        raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag, --top-k or --precision.")
     new = parse_options(given, source="ram-backend project set")
     table = open_table(load_settings())
     _say_what_holds(table.set_options(_find(table, project).key, lambda old: merge(new, old)))
@@ -66,12 +75,13 @@ def unset(
         list[str] | None, typer.Option(help="No own threshold for the tag NAME; may be repeated.")
     ] = None,
     top_k: Annotated[bool, typer.Option("--top-k", help="Any number of tags again.")] = False,
+    precision: Annotated[bool, typer.Option("--precision", help="The bundle's thresholds again.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="All that was set.")] = False,
 ) -> None:
     """Take back what `set` has set."""
     names = set(per_tag or ())
-    if not (tags or threshold or names or top_k or everything):
-        raise InputError("Nothing to unset: give --tags, --threshold, --per-tag NAME, --top-k or --all.")
+    if not (tags or threshold or names or top_k or precision or everything):
+        raise InputError("Nothing to unset: give --tags, --threshold, --per-tag NAME, --top-k, --precision or --all.")
 
     def without(old: ProjectOptions) -> ProjectOptions:
         unknown = sorted(names - set(old.per_tag))
@@ -81,7 +91,7 @@ def unset(
         if everything:
             return ProjectOptions()
         kept = {name: value for name, value in old.per_tag.items() if name not in names}
-        taken = _named(tags=tags, threshold=threshold, top_k=top_k)
+        taken = _named(tags=tags, threshold=threshold, top_k=top_k, precision=precision)
         left = {key: value for key, value in old.to_json().items() if key not in taken}
         return parse_options({**left, "per_tag": kept}, source="ram-backend project unset")
 
@@ -96,6 +106,9 @@ def show(project: Id, as_json: AsJson = False) -> None:
     table = open_table(settings)
     found = _find(table, project)
     facts = _facts(found, table.changes().pinned_host, settings)
+    promises = _promises(found, settings)
+    if promises:
+        facts["precision"] = promises
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
         return
@@ -209,8 +222,29 @@ def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dic
     }
 
 
+def _promises(project: Project, settings: Settings) -> list[str]:
+    """For which tags the precision that was asked for can be promised; nothing where none was asked for."""
+    from ram_backend.labelstudio import parse_label_config
+    from ram_backend.models import find_bundle
+    from ram_backend.server.model import ModelIdentity
+    from ram_backend.server.recipes import make_recipe
+
+    if not project.label_config:
+        return []
+    if project.options().precision is None and "model_min_precision" not in project.label_config.lower():
+        return []
+    try:
+        plan = parse_label_config(project.label_config)
+        identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
+        return list(make_recipe(identity, plan, project).notes[len(plan.notes) :])
+    except RamError as error:
+        return [f"not known: {error}"]
+
+
 def _text(value: object) -> str:
-    """A fact on one line; long lists of tags are cut."""
+    """A fact on one line, or on several; long lists of tags are cut."""
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
     if value is None or value == {}:
         return "nothing"
     if not isinstance(value, Mapping):

@@ -35,7 +35,7 @@ def serve(
     from ram_backend.server import bind, configure_logging, create_app, identify, prepare, run
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     listening = bind(settings.host, settings.port)
     with notes.status("Opening the bundle") as status:
         prepare(settings, status.update)

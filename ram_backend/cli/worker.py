@@ -26,7 +26,7 @@ def worker(
     from ram_backend.jobs.worker import work
 
     settings = load_settings(bundle=bundle, device=device)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     typer.echo(f"ram-backend worker waits for jobs (data folder {settings.data_dir}). Ctrl-C stops.")
     work(settings, with_parent=with_parent)
     typer.echo("Worker stopped.")

@@ -19,7 +19,9 @@ from ram_backend.feedback.shown import Shown
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio import Choice, LabelPlan, TagControl, choices_for, image_reference
-from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation
+from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.labelstudio.choices import free_choice
+from ram_backend.labelstudio.stated_items import ChoiceId, said_in
 
 CLOCKS_APART = timedelta(seconds=60)
 """Label Studio's clock and ours may differ by so much."""
@@ -79,8 +81,8 @@ def corrections_of(
         shown: what annotators were shown, by task.
         weights: how much each kind of statement is believed.
     """
-    reader = _Reader(plan, weights)
     usable = [annotation for annotation in annotations if annotation.usable]
+    reader = _Reader(plan, weights, usable, shown)
     return [each for annotation in usable for each in reader.read(annotation, annotation.task_data, shown)]
 
 
@@ -108,7 +110,7 @@ def gather(
         if annotation.usable:
             by_task.setdefault(annotation.stated.task, []).append(annotation)
     newer = task_data or {}
-    reader = _Reader(plan, weights)
+    reader = _Reader(plan, weights, [each for row in by_task.values() for each in row], shown)
     result: list[TaskLabels] = []
     for task in sorted(by_task):
         data = newer.get(task) or _latest_data(by_task[task])
@@ -138,14 +140,25 @@ def shown_to(stated: StatedAnnotation, shown: Sequence[Shown]) -> Shown | None:
 
 
 class _Reader:
-    """Reads annotations with one plan; what is the same for all tasks is made once."""
+    """Reads annotations with one plan; what is the same for all tasks is made once.
 
-    def __init__(self, plan: LabelPlan, weights: Weights) -> None:
+    A control that lists no tags has those that any of the annotations says, or that were shown for any of their tasks,
+    however they are written: who left one off has not thought of it, so that counts as for a list that nobody reads.
+    """
+
+    def __init__(
+        self, plan: LabelPlan, weights: Weights, annotations: Sequence[CurrentAnnotation], shown: _Shown
+    ) -> None:
         self._weights = weights
         self._controls = {
             to_name: [control for control in plan.tag_controls if control.to_name == to_name] for to_name in plan.images
         }
         self._fixed: dict[str, _Choices] = {control.name: _by_path(control.choices) for control in plan.tag_controls}
+        self._spelled = {
+            control.name: _spellings(control, annotations, shown) for control in plan.tag_controls if control.free
+        }
+        for name, spelled in self._spelled.items():
+            self._fixed[name] = _by_path(free_choice(text) for text in dict.fromkeys(spelled.values()))
         self._asked: dict[str, Asked] = {}
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
@@ -197,11 +210,10 @@ class _Reader:
 
         A choice of several texts says that one of them is there, not which: each gets its share of the weight.
         """
-        items = [item for item in annotation.stated.items if item.from_name == control.name]
-        on = {path for item in items for path in item.values} & choices.keys()
+        on = {self._path(control, path) for path in said_in(control, annotation.stated.items)} & choices.keys()
         there = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
-        shown_on = {each.path for each in there if each.ticked} & choices.keys()
-        scores = {each.path: each.score for each in there}
+        shown_on = {self._path(control, each.path) for each in there if each.ticked} & choices.keys()
+        scores = {self._path(control, each.path): each.score for each in there}
         for path in on & shown_on:
             share = self._weights.confirmed / len(choices[path].texts)
             yield choices[path], TagLabel(True, share, "confirmed", scores.get(path))
@@ -218,6 +230,11 @@ class _Reader:
                 if choice.path not in on | shown_on:
                     yield choice, UNKNOWN
 
+    def _path(self, control: TagControl, path: ChoiceId) -> ChoiceId:
+        """Of free tags the one way in which they are written here."""
+        spelled = self._spelled.get(control.name)
+        return path if spelled is None else (spelled.get(path[0].casefold(), path[0]),)
+
     def _not_offered(self, control: TagControl, offered: Offered) -> list[Choice]:
         """Choices that came into the label config later: who could not tick them has said nothing."""
         key = (offered.digest, control.name)
@@ -228,6 +245,19 @@ class _Reader:
 
 def _by_path(choices: Iterable[Choice]) -> _Choices:
     return {choice.path: choice for choice in choices}
+
+
+def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:
+    """Free tags, folded -> as the model writes them, else as the first person wrote them; in order of the former."""
+    found: dict[str, str] = {}
+    tasks = sorted({annotation.stated.task for annotation in annotations})
+    for each in (each for task in tasks for row in shown.get(task, ()) for each in row.choices):
+        if each.control == control.name:
+            found.setdefault(each.path[0].casefold(), each.path[0])
+    for annotation in annotations:
+        for path in said_in(control, annotation.stated.items):
+            found.setdefault(path[0].casefold(), path[0])
+    return dict(sorted(found.items()))
 
 
 def _together(plan: LabelPlan, data: Mapping[str, Any], corrections: Sequence[Correction]) -> TaskLabels:

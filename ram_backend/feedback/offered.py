@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio import LabelPlan, parse_label_config
-from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
+from ram_backend.labelstudio.annotations import canonical_json
+from ram_backend.labelstudio.stated_items import ChoiceId
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import Shown, ShownChoice
-from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation, read_item
+from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
 from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
+from ram_backend.labelstudio.stated_items import read_items
 from ram_backend.projects import ProjectKey
 
 SETTLED = timedelta(seconds=60)
@@ -165,7 +166,7 @@ def _same_project(key: ProjectKey, api: ProjectApi) -> None:
 
 def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> Shown:
     number, version, result = stated.parent_prediction, prediction.get("model_version"), prediction.get("result")
-    items = [item for each in (result if isinstance(result, list) else []) if (item := read_item(each)) is not None]
+    items = read_items(result if isinstance(result, list) else ())
     return Shown(
         task_id=task,
         model_version=version if isinstance(version, str) and version else f"prediction {number}",

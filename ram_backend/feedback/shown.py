@@ -9,7 +9,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Literal
 
-from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
+from ram_backend.labelstudio.annotations import canonical_json
+from ram_backend.labelstudio.stated_items import ChoiceId
 
 
 @dataclass(frozen=True)

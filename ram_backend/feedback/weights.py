@@ -16,11 +16,11 @@ class Weights:
         confirmed: of a tag that was shown as on and was left on.
         added: of a tag that a person ticked.
         removed: of a tag that was shown as on and that a person unticked.
-        untouched_listed: of a tag that stayed off in a `Choices` list that was on screen as a whole: who looked at the
-            photo most likely saw it.
-        untouched_hidden: of a tag that stayed off in a longer list, or in a `Taxonomy`, which is closed until somebody
-            opens it: most of its tags nobody thought of.
-        listed_tags: `Choices` lists of at most so many choices count as on screen.
+        untouched_listed: of a tag that stayed off in a list of `Choices` or labels that was on screen as a whole: who
+            looked at the photo most likely saw it.
+        untouched_hidden: of a tag that stayed off in a longer list, in a `Taxonomy`, which is closed until somebody
+            opens it, or in a `TextArea`, which lists none: most of its tags nobody thought of.
+        listed_tags: lists of at most so many choices or labels count as on screen.
     """
 
     confirmed: float = 1.0
@@ -41,5 +41,5 @@ class Weights:
 
     def untouched(self, control: TagControl, choices: int) -> float:
         """Of a tag that stayed off in a control with so many choices."""
-        listed = control.kind == "choices" and choices <= self.listed_tags
+        listed = (control.kind == "choices" or control.regions) and choices <= self.listed_tags
         return self.untouched_listed if listed else self.untouched_hidden

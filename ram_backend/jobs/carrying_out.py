@@ -12,6 +12,7 @@ from ram_backend.jobs.job import Claim, Kind, Outcome
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.pulse import Pulse
 from ram_backend.jobs.triggers import Triggers
+from ram_backend.logs import in_the_name_of
 from ram_backend.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -76,33 +77,53 @@ def carry_out(
     triggers = Triggers(settings, database)
     claim = triggers.jobs.claim(job_id, worker)
     if claim is None:
-        return f"job {job_id} is done, taken, or not due"
-    _log.info("%s of project %s begins: %s (job %s)", claim.job.kind, claim.key, claim.job.reason, job_id)
-    usual = _usual_seconds(triggers, claim)
-    try:
-        with Pulse(triggers.jobs, claim, is_orphan=is_orphan, on_lost=on_lost, usual_s=usual) as pulse:
-            outcome = functions[claim.job.kind](Task(settings, database, triggers, claim, pulse))
-            if outcome is not None:
-                result = {**outcome.result, "seconds": pulse.seconds}
-                triggers.jobs.finish(claim, Outcome(outcome.message, result, outcome.last_event, outcome.refresh))
-        job = triggers.jobs.get(job_id)
-        said = f"job {job_id}: {job.message if job else 'gone'}"
-    except JobLost as error:
-        return str(error)
-    except out_of_time:
-        said = _fail(triggers, claim, f"It took longer than {settings.job_timeout_seconds} s.", retry=False)
-    except (InputError, SettingsError) as error:
-        said = _fail(triggers, claim, str(error), retry=False)
-    except NotAvailable as error:
-        said = _fail(triggers, claim, str(error), retry=True)
-    except Exception as error:
-        _log.exception("job %s failed", job_id)
-        message = str(error) if isinstance(error, RamError) else f"{type(error).__name__}: {error}"[:500]
-        said = _fail(triggers, claim, f"It failed unexpectedly ({message}); the worker's log tells where.", retry=False)
+        said = f"job {job_id} is done, taken, or not due"
+        _log.info("%s", said)
+        return said
+    with in_the_name_of(claim.job.request):
+        try:
+            pulse = Pulse(
+                triggers.jobs, claim, is_orphan=is_orphan, on_lost=on_lost, usual_s=_usual_seconds(triggers, claim)
+            )
+            said = _do(Task(settings, database, triggers, claim, pulse), functions, out_of_time)
+        except JobLost as error:
+            _log.info("%s", error)
+            return str(error)
+        _log.info("%s", said, extra={"fields": {"job": job_id, "kind": claim.job.kind, "project": str(claim.key)}})
     triggers.follow_up()
     if claim.job.kind == "train":
         triggers.check(claim.key)
     return said
+
+
+def _do(task: Task, functions: Mapping[Kind, Function], out_of_time: type[Exception]) -> str:
+    """Does a claimed job; what came of it.
+
+    Raises:
+        JobLost: the claim is good no more.
+    """
+    settings, triggers, claim, job = task.settings, task.triggers, task.claim, task.claim.job
+    _log.info("%s of project %s begins: %s (job %s)", job.kind, claim.key, job.reason, job.id)
+    try:
+        with task.pulse:
+            outcome = functions[job.kind](task)
+            if outcome is not None:
+                result = {**outcome.result, "seconds": task.pulse.seconds}
+                triggers.jobs.finish(claim, Outcome(outcome.message, result, outcome.last_event, outcome.refresh))
+        ended = triggers.jobs.get(job.id)
+        return f"job {job.id}: {ended.message if ended else 'gone'}"
+    except JobLost:
+        raise
+    except out_of_time:
+        return _fail(triggers, claim, f"It took longer than {settings.job_timeout_seconds} s.", retry=False)
+    except (InputError, SettingsError) as error:
+        return _fail(triggers, claim, str(error), retry=False)
+    except NotAvailable as error:
+        return _fail(triggers, claim, str(error), retry=True)
+    except Exception as error:
+        _log.exception("job %s failed", job.id)
+        message = str(error) if isinstance(error, RamError) else f"{type(error).__name__}: {error}"[:500]
+        return _fail(triggers, claim, f"It failed unexpectedly ({message}); the worker's log tells where.", retry=False)
 
 
 def _fail(triggers: Triggers, claim: Claim, message: str, *, retry: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -135,6 +135,23 @@ class Desk:
             if key not in self._changed:
                 self._changed[key] = time.monotonic() + self._settings.train_debounce_seconds
                 self._wake.notify()
+
+    def open_jobs(self) -> Mapping[tuple[str, str], int]:
+        """How many jobs of all projects wait or run, by kind and state.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        return self._triggers.jobs.open_jobs()
+
+    def pending(self) -> int:
+        """Corrections of all projects that have changed since the last attempt to learn from them.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        known = self._triggers.ledger.keys()
+        return sum(map(self._triggers.pending, known))
 
     def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
         """Open jobs first, then the latest, as `GET /jobs` shows them.

@@ -15,7 +15,7 @@ from ram_backend.jobs.worker import do_job
 def main() -> None:
     """Reads the orders and does the job, as RQ wants it done."""
     orders = Orders.from_json(sys.stdin.read())
-    configure_logging(orders.settings.log_level)
+    configure_logging(orders.settings.log_level, orders.settings.log_format)
     accept(orders)
     do_job(orders)
 

@@ -36,6 +36,7 @@ class Job:
         last_event: number of the last event in the ledger that it has seen; None: it has seen none.
         options: what exactly is wanted, as the kind says; None: there is only one thing to want.
         kept: what an attempt left for the next one, as the kind says; None: nothing.
+        request: id of the HTTP request that asked for it first, as the server's log has it; None: none did.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Job:
     last_event: int | None
     options: Mapping[str, Any] | None = field(default=None, repr=False)
     kept: Mapping[str, Any] | None = field(default=None, repr=False)
+    request: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -85,6 +87,7 @@ class Job:
             "project": str(self.key),
             "state": self.state,
             "reason": self.reason,
+            "request": self.request,
             "requested_at": moment(self.requested_at),
             "started_at": moment(self.started_at),
             "finished_at": moment(self.finished_at),

@@ -1,28 +1,19 @@
-"""Log lines of workers and of the processes that do their jobs."""
+"""Log lines of workers and of the processes that do their jobs: each with the request that asked for the job."""
 
 from __future__ import annotations
 
 import logging
-import sys
+
+from ram_backend.logs import LogFormat, configure
 
 
-class _Line(logging.Formatter):
-    """Keeps each message on one line; only tracebacks have more."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in record.message)
-        return super().formatMessage(record)
-
-
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     """Sends log lines to standard error.
 
     Args:
         level: "debug", "info", "warning" or "error"; libraries say warnings and errors only.
+        log_format: "text" for people, "json" for programs.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line("%(asctime)s %(levelname)s [worker %(process)d] %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("ram_backend").setLevel(level.upper())
+    configure(level, log_format, who="worker %(process)d %(request_id)s")
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.WARNING)

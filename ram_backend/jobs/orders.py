@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -24,7 +23,6 @@ FUNCTIONS: dict[Kind, str] = {
 """Per kind of job where the function is that does it: imported in the process that does one, by nobody else."""
 
 _ORPHANED = 70
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,6 @@ def run(job_id: str) -> str:
             on_lost=lambda reason: os._exit(_ORPHANED),
             out_of_time=JobTimeoutException,
         )
-        _log.info("%s", said)
         put_all_due(JobTable(database), Post(settings.redis_url or "", settings.job_timeout_seconds))
         return said
     finally:

@@ -21,17 +21,19 @@ class Pace:
         self._per_second = per_second
         if per_second is not None:
             self._largest = max(1, min(largest, int(per_second * AIM_S)))
+        self._fitting = self._largest
         self.size = min(FIRST, self._largest)
         self._asked = 0
 
     def succeeded(self, tasks: int, took_s: float) -> None:
         """A portion of so many tasks has its predictions."""
-        fitting = int(AIM_S * tasks / max(took_s, 0.001))
-        self.size = max(1, min(self._largest, 2 * max(tasks, self.size), fitting))
+        self._fitting = min(self._largest, self._fitting + 1)
+        in_time = int(AIM_S * tasks / max(took_s, 0.001))
+        self.size = max(1, min(self._fitting, 2 * max(tasks, self.size), in_time))
 
     def failed(self, tasks: int) -> None:
-        """A portion of so many tasks has not got its predictions."""
-        self.size = max(1, tasks // 2)
+        """A portion of so many tasks has not got its predictions: as many are not asked for again soon."""
+        self.size = self._fitting = max(1, tasks // 2)
 
     def wait_s(self, tasks: int, elapsed_s: float) -> float:
         """How long to wait before the next portion is asked for, and notes that it is.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ram_backend.errors import LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.carrying_out import Task
 from ram_backend.jobs.gathering import open_place
 from ram_backend.jobs.job import Outcome
@@ -16,6 +16,7 @@ from ram_backend.jobs.pace import Pace
 from ram_backend.jobs.prelabelling import Asked, Prelabelled, Prelabelling, Surroundings
 from ram_backend.jobs.wanted import Wanted
 from ram_backend.labelstudio.prelabel_api import PrelabelApi
+from ram_backend.labelstudio.showing import LIVE, show_version, static
 
 SLICE_S = 60.0
 """So long a worker asks for predictions before it lets another job go first that waits for one."""
@@ -51,8 +52,9 @@ def prelabel(task: Task, *, gives_way: bool = True, told: Told = lambda stage, s
         )
     wanted = Wanted.of(task.claim.job.options)
     turn = _Turn(task, gives_way, told)
+    api = PrelabelApi(place.label_studio, task.claim.key.id)
     work = Prelabelling(
-        PrelabelApi(place.label_studio, task.claim.key.id),
+        api,
         wanted,
         Pace(task.settings.refresh_portion, wanted.per_second),
         Surroundings(turn.progress, turn.note, turn.may_go_on),
@@ -64,7 +66,8 @@ def prelabel(task: Task, *, gives_way: bool = True, told: Told = lambda stage, s
     if not done:
         lay_aside(task.database, task.claim, "Another job goes first; this one goes on then.")
         return None
-    return Outcome(_message(work.result), _figures(work.result))
+    task.pulse("tell Label Studio")
+    return Outcome(f"{_message(work.result)} {_shown(api, work.result.version, task)}", _figures(work.result))
 
 
 @dataclass
@@ -101,6 +104,18 @@ def _asked_before(task: Task) -> Asked | None:
         return None
     ago = task.claim.job.started_at - datetime.fromisoformat(kept["at"])
     return Asked(str(kept["version"]), tuple(kept["portion"]), max(0.0, ago.total_seconds()))
+
+
+def _shown(api: PrelabelApi, version: str, task: Task) -> str:
+    """Has the project show these predictions; what people are told about it."""
+    backend = next(iter(api.backends()), None)
+    if backend is None or backend.model_version != version:
+        return "Another version is served by now."
+    try:
+        shown = show_version(api, backend, version, login=task.settings.basic_auth())
+    except LabelStudioRefused as error:
+        return f"Predictions stay live, and the order by uncertainty is random: {error}"
+    return LIVE if shown is None else static(shown)
 
 
 def _message(done: Prelabelled) -> str:

@@ -21,12 +21,12 @@ from ram_backend.jobs.carrying_out import Task
 from ram_backend.jobs.gathering import open_place
 from ram_backend.jobs.job import Outcome
 from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
+from ram_backend.labelstudio.showing import LIVE, show_version, static
 
 SWAP_S = 60.0
 """A server has so long to serve the new version."""
 
 LOOK_S = 0.5
-_LIVE = "Label Studio shows these, the most uncertain first where the project orders its tasks so."
 _VERSION = re.compile(r"-(v\d{4,9})-[0-9a-f]{12}$")
 _log = logging.getLogger(__name__)
 
@@ -77,14 +77,10 @@ def _refresh(task: Task, api: ProjectApi) -> Outcome:
     version = backend.model_version
     done = _retrieve(task, api, version)
     task.pulse("tell Label Studio")
-    shown = api.state().model_version
-    if shown not in (backend.title, version, ""):
-        return Outcome(f"{_message(done)} {_static(shown)}", {**_figures(done), "order": "as set"})
-    if backend.title != version:
-        api.set_backend_title(backend, version)
-    if api.state().model_version != version:
-        api.set_project_version(version)
-    return Outcome(f"{_message(done)} {_LIVE}", {**_figures(done), "order": "by uncertainty"})
+    shown = show_version(api, backend, version, login=task.settings.basic_auth())
+    if shown is not None:
+        return Outcome(f"{_message(done)} {static(shown)}", {**_figures(done), "order": "as set"})
+    return Outcome(f"{_message(done)} {LIVE}", {**_figures(done), "order": "by uncertainty"})
 
 
 def _swapped(task: Task, api: ProjectApi, served: str | None) -> ConnectedBackend | None:
@@ -144,13 +140,6 @@ def _message(done: Refreshed) -> str:
     if done.failed:
         said += f" {done.failed} portions failed: their tasks get theirs when they are opened."
     return said
-
-
-def _static(shown: str) -> str:
-    return (
-        f"The project goes on showing those of {shown!r}, as somebody has set: choose the backend in its Settings >"
-        " Annotation to see these."
-    )
 
 
 def _figures(done: Refreshed) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class JobRow(Base):
         queued_at, queued_as: when it was last put into the queue, and under which number there.
         options: what exactly is wanted, as the kind says; None: there is only one thing to want.
         kept: what an attempt left for the next one, as the kind says.
+        request: id of the HTTP request that asked for it first; None: none did.
     """
 
     __tablename__ = "jobs"
@@ -68,3 +69,4 @@ class JobRow(Base):
     last_event: Mapped[int | None] = mapped_column(BigInteger)
     options: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     kept: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    request: Mapped[str | None] = mapped_column(Text)

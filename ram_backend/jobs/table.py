@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -104,6 +104,15 @@ class JobTable:
             question = question.where(JobRow.kind == kind)
         with self._database.reading() as session:
             return [job_of(row) for row in session.scalars(question.limit(limit))]
+
+    def open_jobs(self) -> dict[tuple[str, str], int]:
+        """How many jobs of all projects wait or run: every kind with every such state, also where there are none."""
+        question = select(JobRow.kind, JobRow.state, func.count()).where(JobRow.state.in_(OPEN))
+        counts = {(kind, state): 0 for kind in get_args(Kind) for state in OPEN}
+        with self._database.reading() as session:
+            for kind, state, count in session.execute(question.group_by(JobRow.kind, JobRow.state)):
+                counts[kind, state] = count
+        return counts
 
     def last_attempt(self, key: ProjectKey) -> int:
         """Number of the last event that a finished training of the project has seen; 0: there was none."""

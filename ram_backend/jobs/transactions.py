@@ -18,6 +18,7 @@ from ram_backend.errors import JobLost
 from ram_backend.jobs.job import Claim, Job, Kind, Outcome, State
 from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.wanted import Wanted
+from ram_backend.logs import asked_by
 from ram_backend.projects import ProjectKey
 
 OPEN = ("requested", "running")
@@ -71,6 +72,7 @@ def request_in(
             steps=0,
             message="",
             options=None if options is None else dict(options),
+            request=asked_by(),
         )
         session.add(row)
         session.flush()
@@ -230,4 +232,5 @@ def job_of(row: JobRow) -> Job:
         last_event=row.last_event,
         options=row.options,
         kept=row.kept,
+        request=row.request,
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.labelstudio.plan import LabelPlan, choices_for
+from ram_backend.labelstudio.stated_items import ChoiceId, StatedItem, read_items, said_in
 
 MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
@@ -21,30 +22,9 @@ MAX_STATEMENT_CHARS = 1_000_000
 MAX_TASK_DATA_CHARS = 100_000
 """Longest JSON of a task's data that is kept; of longer ones the longest values are left out."""
 
-_KINDS = ("choices", "taxonomy")
 _LARGEST_ID = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-ChoiceId = tuple[str, ...]
-"""What tells one choice of a control from the others: its path; of a flat list (its value,)."""
-
-
-@dataclass(frozen=True)
-class StatedItem:
-    """What one tag control says.
-
-    Attributes:
-        from_name: the control's name.
-        to_name: its image's name.
-        kind: "choices" or "taxonomy".
-        values: paths of what is ticked, as the result says them; of flat choices paths of one step.
-    """
-
-    from_name: str
-    to_name: str
-    kind: str
-    values: tuple[ChoiceId, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,7 @@ class StatedAnnotation:
             `lead_time` and `updated_by` null beside a `parent_prediction` (protocol section 7: `ANNOTATIONS_CREATED`;
             `bulk_created` stays false there). Who submits or edits one is named in `updated_by`, so that an edited one
             is not unseen any more.
-        items: of tag controls alone. None at all is a statement, too: no tags.
+        items: of what may be tag controls. None at all is a statement, too: no tags.
     """
 
     id: int
@@ -143,23 +123,9 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
         ground_truth=annotation.get("ground_truth") is True,
         parent_prediction=parent,
         unseen=parent is not None and untouched and not cancelled,
-        items=tuple(item for each in result or [] if (item := read_item(each)) is not None),
+        items=read_items(result or ()),
     )
     return stated if len(stated.canonical()) <= MAX_STATEMENT_CHARS else None
-
-
-def read_item(item: object) -> StatedItem | None:
-    """What a tag control says in one item of a result; None where the item is no tag control's."""
-    if not isinstance(item, Mapping) or item.get("type") not in _KINDS:
-        return None
-    kind, names = str(item["type"]), (item.get("from_name"), item.get("to_name"))
-    value = item.get("value")
-    said = value.get(kind) if isinstance(value, Mapping) else None
-    if not isinstance(names[0], str) or not isinstance(names[1], str) or not isinstance(said, list | str):
-        return None
-    paths = [_path(entry) for entry in ([said] if isinstance(said, str) else said)]
-    values = tuple(dict.fromkeys(path for path in paths if path))
-    return StatedItem(from_name=_storable(names[0]), to_name=_storable(names[1]), kind=kind, values=values)
 
 
 def chosen(plan: LabelPlan, stated: StatedAnnotation, task_data: Mapping[str, Any]) -> dict[str, tuple[ChoiceId, ...]]:
@@ -184,8 +150,8 @@ def ticked(
     """As `chosen`, of the items of any result: a prediction's, too."""
     found: dict[str, tuple[ChoiceId, ...]] = {}
     for control in plan.tag_controls:
-        said = {path for item in items if item.from_name == control.name for path in item.values}
-        known = [choice.path for choice in choices_for(control, task_data)] if said else []
+        said = said_in(control, items)
+        known = said if control.free else [choice.path for choice in choices_for(control, task_data)] if said else []
         found[control.name] = tuple(path for path in known if path in said)
     return found
 
@@ -232,22 +198,6 @@ def trimmed_task_data(data: object, limit: int = MAX_TASK_DATA_CHARS) -> str | N
             break
         kept[key] = data.get(key)
     return canonical_json(kept)
-
-
-def _path(entry: object) -> ChoiceId:
-    steps = entry if isinstance(entry, list) else [entry]
-    texts = [_text(step) for step in steps]
-    return tuple(text for text in texts if text is not None) if None not in texts else ()
-
-
-def _text(step: object) -> str | None:
-    if isinstance(step, str):
-        return _storable(step)
-    return str(step) if isinstance(step, int | float) and not isinstance(step, bool) else None
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _microseconds(value: object) -> int:

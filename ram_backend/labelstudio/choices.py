@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from ram_backend.labelstudio.markup import Node
@@ -12,6 +13,9 @@ Nesting = Literal["flat", "nodes", "leaves"]
 """What can be ticked: `flat` the top level (`Choices`), `nodes` all (`Taxonomy`), `leaves` what has nothing below."""
 
 MAX_OPTION_DEPTH = 100
+MAX_OPTIONS = 50_000
+MAX_TEXTS = 1000
+"""Of a choice's `predicted_values` the first so many are read."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,24 @@ class Choice:
     label: str
 
 
-def static_choices(control: Node, nesting: Nesting) -> tuple[Choice, ...]:
-    """The choices that stand in the label config, in order, each once."""
-    return _unique(_from_nodes(_choice_nodes(control), (), nesting), nesting)
+def static_choices(control: Node, nesting: Nesting, entry: str = "choice") -> tuple[Choice, ...]:
+    """The choices that stand in the label config, in order, each once.
+
+    Args:
+        control: the element that they are in.
+        nesting: which of them can be ticked.
+        entry: name of their elements, in lower case.
+    """
+    return _unique(_from_nodes(_choice_nodes(control, entry), (), nesting), nesting)
 
 
 def dynamic_choices(options: object, nesting: Nesting) -> tuple[Choice, ...]:
     """The choices of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`.
 
-    `html`, `hint` and the like are only for the page. Entries that are neither are left out.
+    `html`, `hint` and the like are only for the page. Entries that are neither are left out, and those after the first
+    `MAX_OPTIONS`.
     """
-    return _unique(_from_options(options, (), nesting), nesting)
+    return _unique(islice(_from_options(options, (), nesting), MAX_OPTIONS), nesting)
 
 
 def joined(first: tuple[Choice, ...], then: tuple[Choice, ...], nesting: Nesting) -> tuple[Choice, ...]:
@@ -51,13 +62,18 @@ def joined(first: tuple[Choice, ...], then: tuple[Choice, ...], nesting: Nesting
     return _unique([*first, *then], nesting)
 
 
-def _choice_nodes(parent: Node) -> Iterable[Node]:
-    """`Choice` elements below, through layout elements such as `View`, but not through another `Choice`."""
+def free_choice(text: str) -> Choice:
+    """A tag that no label config lists."""
+    return Choice(value=text, text=text, path=(text,), texts=(text,), label=text)
+
+
+def _choice_nodes(parent: Node, entry: str = "choice") -> Iterable[Node]:
+    """`Choice` (or `Label`) elements below, through layout elements such as `View`, but not through another one."""
     for child in parent.children:
-        if child.name == "choice":
+        if child.name == entry:
             yield child
         else:
-            yield from _choice_nodes(child)
+            yield from _choice_nodes(child, entry)
 
 
 def _from_nodes(nodes: Iterable[Node], above: tuple[str, ...], nesting: Nesting) -> Iterable[Choice]:
@@ -92,7 +108,8 @@ def _from_options(options: object, above: tuple[str, ...], nesting: Nesting) -> 
 def _choice(value: str, alias: str, predicted_values: str, above: tuple[str, ...]) -> Choice:
     said = alias if alias.strip() else value
     shown = value if value.strip() else alias
-    texts = tuple(dict.fromkeys(text.strip() for text in predicted_values.split(",") if text.strip()))
+    named = predicted_values.split(",", MAX_TEXTS)[:MAX_TEXTS]
+    texts = tuple(dict.fromkeys(text.strip() for text in named if text.strip()))
     texts = texts or (shown.strip(),)
     return Choice(value=said, text=texts[0], path=(*above, said), texts=texts, label=shown.strip())
 

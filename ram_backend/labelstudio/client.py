@@ -98,6 +98,14 @@ class LabelStudio:
                 return None
         return f"{self.origin}{self._prefix}{self._stripped(path)}"
 
+    def is_api(self, url: str) -> bool:
+        """Whether an address from `own_url` is one of the API, which a task must not make us ask.
+
+        Raises:
+            ImageRefused: it is no address.
+        """
+        return Address.of(url).target.startswith(f"{self._prefix}/api/")
+
     def get(self, url: str) -> bytes:
         """A file of this Label Studio.
 

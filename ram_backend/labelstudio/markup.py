@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 
 from ram_backend.errors import LabelConfigError
 
-MAX_CHARACTERS = 20_000_000
+MAX_CHARACTERS = 5_000_000
 MAX_DEPTH = 100
+MAX_ELEMENTS = 100_000
 
 _WHOLE = "Paste a complete config from Settings > Labeling Interface > Code"
 
@@ -51,7 +52,7 @@ def read_markup(text: str) -> Node:
     """The root element of a label config.
 
     Raises:
-        LabelConfigError: no XML, beyond `MAX_CHARACTERS` or `MAX_DEPTH`, or a document type (entities).
+        LabelConfigError: no XML, beyond `MAX_CHARACTERS`, `MAX_DEPTH` or `MAX_ELEMENTS`, or a document type (entities).
     """
     if len(text) > MAX_CHARACTERS:
         raise LabelConfigError(f"The label config has {len(text)} characters; at most {MAX_CHARACTERS} can be read.")
@@ -77,10 +78,14 @@ class _Builder:
     def __init__(self) -> None:
         self.root: Node | None = None
         self._open: list[Node] = []
+        self._elements = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._open) >= MAX_DEPTH:
             raise LabelConfigError(f"The label config nests deeper than {MAX_DEPTH} elements. Make it flatter.")
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise LabelConfigError(f"The label config has more than {MAX_ELEMENTS:,} elements. Offer fewer choices.")
         node = Node(name.lower(), {key.lower(): value for key, value in attributes.items()})
         node.conditional = node.get("visiblewhen").lower() not in {"", "no-region-selected"}
         if self._open:

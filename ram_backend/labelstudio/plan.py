@@ -9,12 +9,26 @@ from typing import Any, Literal
 
 from ram_backend.labelstudio.choices import Choice, Nesting, dynamic_choices, joined
 
+Kind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "textarea"]
+
+VALUE_KEYS: Mapping[Kind, str] = {
+    "choices": "choices",
+    "taxonomy": "taxonomy",
+    "labels": "labels",
+    "rectanglelabels": "rectanglelabels",
+    "textarea": "text",
+}
+"""Where the `value` of an item says its tags, by the control's kind."""
+
 _STEP = re.compile(r"[^.\[\]]+")
 
 
 @dataclass(frozen=True)
 class TagControl:
-    """A `Choices` or `Taxonomy` on an image, to be filled with tags.
+    """A control on an image, to be filled with tags.
+
+    `Choices` and `Taxonomy` tick them, `Labels` and `RectangleLabels` have a region over the whole image for each, and
+    a `TextArea` has a line for each: of the whole vocabulary, for it lists none.
 
     Attributes:
         name: the control's name, `from_name` of a result.
@@ -29,11 +43,13 @@ class TagControl:
         required: the annotator has to choose.
         max_usages: Label Studio takes at most so many; None: any number.
         nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
+        precision: `model_min_precision`, in [0, 1]: tick only what is right so often; None: not given.
+        tool: of `Labels` the `Rectangle` control that says where their regions are; None for all others.
     """
 
     name: str
     to_name: str
-    kind: Literal["choices", "taxonomy"]
+    kind: Kind
     single: bool
     choices: tuple[Choice, ...]
     dynamic: str | None
@@ -43,6 +59,18 @@ class TagControl:
     required: bool = False
     max_usages: int | None = None
     nesting: Nesting = "flat"
+    precision: float | None = None
+    tool: str | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether any tag can be said, for nothing lists them."""
+        return self.kind == "textarea"
+
+    @property
+    def regions(self) -> bool:
+        """Whether each tag has an item of its own, over the whole image."""
+        return self.kind in ("labels", "rectanglelabels")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Scores -> Label Studio's prediction object, in the shapes of protocol section 5.
 
-One item per tag control with all ticked values (of several items Label Studio keeps only the last), and confidences
-only where the config has a control for them. Pure: the same input gives the same output.
+One item per tag control with all ticked values (of several items Label Studio keeps only the last), but of labels one
+region per value; and confidences only where the config has a control for them. Pure: the same input gives the same
+output.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ram_backend.labelstudio.choices import Choice
-from ram_backend.labelstudio.plan import ConfidenceControl, LabelPlan, TagControl
+from ram_backend.labelstudio.plan import VALUE_KEYS, ConfidenceControl, LabelPlan, TagControl
 
 Item = dict[str, Any]
 
@@ -60,8 +61,8 @@ def prediction(
         plan: of the project's label config.
         scored: control name -> its choices; a control that is left out (its image is broken) gets no item.
         model_version: the very one that `/setup` answers.
-        image_sizes: image name -> (width, height) in pixels; needed for confidences as invisible rectangles, which are
-            left out for an image without.
+        image_sizes: image name -> (width, height) in pixels; named by regions, and needed for confidences as invisible
+            rectangles, which are left out for an image without.
         top_k: control name -> limit; wins over the config's `model_top_k` where it says a number.
     """
     limits = top_k or {}
@@ -70,9 +71,10 @@ def prediction(
         for control in plan.tag_controls
         if scored.get(control.name)
     ]
-    result = [_tag_item(each) for each in ticked if each.kept]
     taken = {control.name for control in plan.tag_controls}
     taken.update(control.name for row in plan.confidence_controls.values() for control in row)
+    sizes = image_sizes or {}
+    result = [item for each in ticked if each.kept for item in _tag_items(each, sizes, taken)]
     for to_name, row in plan.confidence_controls.items():
         shown = _best_first([one for each in ticked if each.control.to_name == to_name for one in each.kept])
         for confidence in row if shown else ():
@@ -135,6 +137,37 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
     return sorted(scored, key=lambda one: -one.score)
 
 
+def _tag_items(ticked: _Ticked, sizes: Mapping[str, tuple[int, int]], taken: set[str]) -> list[Item]:
+    control = ticked.control
+    if not control.regions:
+        return [_tag_item(ticked)]
+    items: list[Item] = []
+    for number, one in enumerate(ticked.kept, start=1):
+        region = _whole_image(control, one, sizes.get(control.to_name))
+        region["id"] = _new_id(f"{control.name}-{number}", taken)
+        if control.tool is not None:
+            place = {name: value for name, value in region["value"].items() if name != control.kind}
+            items.append(region | {"from_name": control.tool, "type": "rectangle", "value": place})
+        items.append(region)
+    return items
+
+
+def _whole_image(control: TagControl | ConfidenceControl, one: ScoredChoice, size: tuple[int, int] | None) -> Item:
+    """A region over the whole image, still without an id."""
+    item: Item = {
+        "id": "",
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": control.kind,
+        "score": round(_unit(one.score), 6),
+        "image_rotation": 0,
+        "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, control.kind: [one.choice.value]},
+    }
+    if size is not None:
+        item |= {"original_width": int(size[0]), "original_height": int(size[1])}
+    return item
+
+
 def _tag_item(ticked: _Ticked) -> Item:
     control = ticked.control
     if control.nesting == "flat":
@@ -147,7 +180,7 @@ def _tag_item(ticked: _Ticked) -> Item:
         "to_name": control.to_name,
         "type": control.kind,
         "score": round(ticked.confidence, 6),
-        "value": {control.kind: values},
+        "value": {VALUE_KEYS[control.kind]: values},
     }
 
 
@@ -179,20 +212,10 @@ def _rectangle_items(
         if label is None or label in named:
             continue
         named.add(label)
-        items.append(
-            {
-                "id": _new_id(f"{control.name}-{len(items) + 1}", taken),
-                "from_name": control.name,
-                "to_name": control.to_name,
-                "type": "rectanglelabels",
-                "score": round(_unit(one.score), 6),
-                "readonly": True,
-                "original_width": int(size[0]),
-                "original_height": int(size[1]),
-                "image_rotation": 0,
-                "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelabels": [label]},
-            }
-        )
+        item = _whole_image(control, one, size) | {"readonly": True}
+        item["id"] = _new_id(f"{control.name}-{len(items) + 1}", taken)
+        item["value"]["rectanglelabels"] = [label]
+        items.append(item)
     return items
 
 

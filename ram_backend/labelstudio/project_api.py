@@ -54,6 +54,7 @@ class ConnectedBackend:
             predicting.
         error: what it said last where it is in error.
         login: user of its basic auth; None: it has none.
+        extra_params: as they were stored.
     """
 
     id: int
@@ -63,6 +64,7 @@ class ConnectedBackend:
     state: str = "CO"
     error: str | None = None
     login: str | None = None
+    extra_params: Any = None
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,28 @@ class ProjectApi:
                 state=str(row.get("state") or "CO"),
                 error=_line(row.get("error_message")),
                 login=_line(row.get("basic_auth_user")) if row.get("auth_method") == "BASIC_AUTH" else None,
+                extra_params=row.get("extra_params"),
             )
             for row in rows
             if (number := number_of(row.get("id"))) is not None
         ]
 
-    def set_backend_title(self, backend: ConnectedBackend, title: str) -> None:
-        """Renames a backend; Label Studio asks its `/health` and `/setup` first (protocol section 9)."""
-        body = {"project": self.project_id, "url": backend.url, "title": title}
+    def set_backend_title(self, backend: ConnectedBackend, title: str, login: tuple[str, str] | None = None) -> None:
+        """Renames a backend; Label Studio asks its `/health` and `/setup` first (protocol section 9).
+
+        It asks with what this request brings: so a backend with basic auth needs user and password once more, and the
+        extra params go along, without which that `/setup` would take them back.
+
+        Args:
+            backend: as it is on record.
+            title: the new one.
+            login: user and password of the backend's basic auth, where it has one.
+        """
+        body: dict[str, Any] = {"project": self.project_id, "url": backend.url, "title": title}
+        if backend.extra_params is not None:
+            body["extra_params"] = backend.extra_params
+        if backend.login is not None and login is not None:
+            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": login[0], "basic_auth_pass": login[1]}
         self.label_studio.send_json("PATCH", f"/api/ml/{backend.id}", body)
 
     def set_project_version(self, version: str) -> None:

@@ -10,13 +10,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ram_backend.errors import RequestError
+from ram_backend.labelstudio.markup import MAX_CHARACTERS
+
+MAX_TASKS = 100_000
+MAX_CONTAINERS = 1_000_000
+MAX_VALUES = 8_000_000
+"""A body of more tasks, of more lists and objects, or of more values would take many times its size in memory."""
 
 _PROJECT = re.compile(r"(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
+_LARGEST = 2**63 - 1
+"""Of the numbers that a database can keep."""
+
 _Text = str | None
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -74,7 +83,9 @@ class SetupRequest(_OfProject):
         extra_params: as it was stored: an object, a JSON text or None (`parse_options` reads all three).
     """
 
-    label_config: str = Field(default="", validation_alias=AliasChoices("schema", "label_config"))
+    label_config: str = Field(
+        default="", max_length=MAX_CHARACTERS, validation_alias=AliasChoices("schema", "label_config")
+    )
     hostname: _Text = None
     access_token: _Text = Field(default=None, repr=False)
     extra_params: Any = None
@@ -112,8 +123,8 @@ class PredictRequest(_OfProject):
         label_config: XML; None where the request has none (then that of the last `/setup` holds).
     """
 
-    tasks: list[Task]
-    label_config: _Text = None
+    tasks: Annotated[list[Task], Field(max_length=MAX_TASKS, fail_fast=True)]
+    label_config: _Text = Field(default=None, max_length=MAX_CHARACTERS)
     params: PredictParams = Field(default_factory=PredictParams)
 
     @field_validator("params", mode="before")
@@ -150,7 +161,7 @@ class WebhookRequest(_Lenient):
         """The project, named as `/setup` names it; None where the body has no number."""
         project = self.project if isinstance(self.project, Mapping) else {"id": self.project}
         number = project.get("id")
-        if not isinstance(number, int) or isinstance(number, bool):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
             return None
         return ProjectRef(number, _unix_seconds(project.get("created_at")))
 
@@ -169,15 +180,28 @@ def read_request(model: type[Body], body: bytes | str) -> Body:
     """A request's body.
 
     Raises:
-        RequestError: no JSON, no object, or a field that can't be used; names it, and never what was in it (a body
-            has tokens and people's work).
+        RequestError: no JSON, no object, too many values, or a field that can't be used; names it, and never what was
+            in it (a body has tokens and people's work).
     """
+    _check_size(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the body"
         raise RequestError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
+
+
+def _check_size(body: bytes) -> None:
+    """Refuses small bodies that would become large objects; brackets and commas inside texts count, too."""
+    if len(body) <= MAX_CONTAINERS:
+        return
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
+        raise RequestError(
+            f"the body: holds more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values."
+            " Send fewer tasks at a time."
+        )
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from urllib.parse import unquote
 
 from ram_backend.errors import (
     ImageError,
@@ -17,6 +19,9 @@ from ram_backend.errors import (
 )
 from ram_backend.images import AddressGuard, Fetcher, FetchLimits, redacted
 from ram_backend.labelstudio.client import LabelStudio
+
+_UP = re.compile(r"(?:^|[/\\?&=])\.\.(?:$|[/\\?&#])")
+_DECODINGS = 3
 
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 
@@ -76,7 +81,11 @@ class TaskImages:
         value = value.strip()
         own = self._own_url(value)
         if own is not None:
-            return self._label_studio(value).get(own)
+            _check_path(value)
+            studio = self._label_studio(value)
+            if studio.is_api(own):
+                raise ImageRefused(f"{redacted(value)}: is of Label Studio's API, and no image. Check the task's data.")
+            return studio.get(own)
         scheme = value.partition(":")[0].lower()
         if value.lower().startswith(_CLOUD):
             return self._label_studio(value).resolve(reference.task, value)
@@ -134,3 +143,16 @@ class TaskImages:
                 f"{redacted(value)}: is in Label Studio, whose address is not known. Set LABEL_STUDIO_URL."
             )
         return self.label_studio
+
+
+def _check_path(value: str) -> None:
+    """A file of Label Studio lies below a folder: no step up leads out of it, however often it is encoded.
+
+    Raises:
+        ImageRefused: the path, or that of a local file in the query, has a step up.
+    """
+    path = value
+    for _ in range(_DECODINGS):
+        if _UP.search(path):
+            raise ImageRefused(f"{redacted(value)}: has a step up (..) in its path. Write the path without.")
+        path = unquote(path)

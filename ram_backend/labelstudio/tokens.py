@@ -46,7 +46,7 @@ class Login:
         self._renew_at = 0.0
         self._attempts = 0  # that have ended
         self._failure: RamError | None = None
-        self.is_personal = _claims(token) is not None
+        self.is_personal = is_personal(token)
 
     def __bool__(self) -> bool:
         return bool(self._token)
@@ -112,3 +112,8 @@ def _lifetime(access: str) -> float:
     except (KeyError, TypeError, ValueError):
         return _USUAL_LIFETIME
     return seconds if 0 < seconds < 86_400 else _USUAL_LIFETIME
+
+
+def is_personal(token: str) -> bool:
+    """Whether a token is a personal access token, and not a legacy one."""
+    return _claims(token) is not None

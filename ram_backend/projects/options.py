@@ -23,13 +23,14 @@ _ALIASES = {
     "threshold": ("threshold", "model_score_threshold", "score_threshold", "confidence_threshold"),
     "per_tag": ("per_tag", "per_tag_threshold", "per_tag_thresholds", "tag_thresholds", "thresholds"),
     "top_k": ("top_k", "topk", "model_top_k"),
+    "precision": ("precision", "min_precision", "model_min_precision"),
 }
 _FIELDS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 _ALLOWED_TAGS = 'a list of tags, such as ["cat", "dog"], or one text with commas between them'
 _ALLOWED_THRESHOLD = "a number from 0 to 1"
 _ALLOWED_PER_TAG = 'an object with a number from 0 to 1 per tag, such as {"cat": 0.4}'
 _ALLOWED_TOP_K = f"a whole number from 1 to {MAX_TOP_K}"
-_ALLOWED_KEYS = "tags, threshold, per_tag, top_k"
+_ALLOWED_KEYS = "tags, threshold, per_tag, top_k, precision"
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 T = TypeVar("T")
@@ -44,15 +45,18 @@ class ProjectOptions:
         threshold: for all tags; in [0, 1]. A tag is on where its score is strictly above.
         per_tag: threshold of single tags, by name; each in [0, 1].
         top_k: at most this many tags are shown, the best ones; >= 1.
+        precision: tick a tag only where at least this share of such ticks is right, by the calibration; in [0, 1]. In
+            place of `threshold`: one source says at most one of the two.
     """
 
     tags: tuple[str, ...] | None = None
     threshold: float | None = None
     per_tag: Mapping[str, float] = field(default_factory=lambda: _NOTHING, hash=False)
     top_k: int | None = None
+    precision: float | None = None
 
     def __bool__(self) -> bool:
-        return self.tags is not None or self.threshold is not None or bool(self.per_tag) or self.top_k is not None
+        return bool(self.to_json())
 
     def threshold_of(self, tag: str, default: float) -> float:
         """The threshold of one tag: its own where there is one, else that for all, else the default."""
@@ -65,6 +69,7 @@ class ProjectOptions:
             "threshold": self.threshold,
             "per_tag": dict(self.per_tag) or None,
             "top_k": self.top_k,
+            "precision": self.precision,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -73,15 +78,18 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
     """One from several, strongest first: field by field the first that says something; `per_tag` tag by tag.
 
     A threshold of a single tag is more special than one for all: it holds also where that is from a stronger source.
+    Threshold and precision say the same thing in two ways: of both the strongest source's one holds alone.
     """
     per_tag: dict[str, float] = {}
     for weaker in reversed(options):
         per_tag.update(weaker.per_tag)
+    how = next((each for each in options if each.threshold is not None or each.precision is not None), None)
     return ProjectOptions(
         tags=_first([each.tags for each in options]),
-        threshold=_first([each.threshold for each in options]),
+        threshold=None if how is None else how.threshold,
         per_tag=MappingProxyType(per_tag),
         top_k=_first([each.top_k for each in options]),
+        precision=None if how is None else how.precision,
     )
 
 
@@ -111,6 +119,12 @@ def parse_options(value: object, *, source: str = "Extra params of the connectio
             raise ProjectOptionsError(f"{source}: {other!r} and {key!r} mean the same and differ; give one of them.")
         found[name] = (str(key).strip(), entry)
 
+    if "threshold" in found and "precision" in found:
+        raise ProjectOptionsError(
+            f"{source}: {found['threshold'][0]!r} and {found['precision'][0]!r} both say where tags are ticked; give"
+            " one of them."
+        )
+
     def read(name: str, reader: Callable[[object], T | None], allowed: str) -> T | None:
         if name not in found:
             return None
@@ -125,6 +139,7 @@ def parse_options(value: object, *, source: str = "Extra params of the connectio
         threshold=read("threshold", _threshold, _ALLOWED_THRESHOLD),
         per_tag=_per_tag(found["per_tag"], source) if "per_tag" in found else _NOTHING,
         top_k=read("top_k", _top_k, _ALLOWED_TOP_K),
+        precision=read("precision", _threshold, _ALLOWED_THRESHOLD),
     )
 
 

@@ -71,7 +71,13 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(routes)
-    app.add_middleware(Gate, access=Access.of(settings), max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    app.add_middleware(
+        Gate,
+        access=Access.of(settings),
+        max_body_bytes=settings.max_body_bytes,
+        body_seconds=settings.request_seconds,
+        metrics=metrics,
+    )
     add_problem_handlers(app)
     return app
 
@@ -140,7 +146,7 @@ async def webhook(request: Request) -> JSONResponse:
 @routes.get("/versions")
 async def versions(request: Request, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project or of all."""
-    return JSONResponse({"versions": _services(request).book.versions(project)})
+    return JSONResponse({"versions": await _services(request).versions(project)})
 
 
 @routes.get("/jobs")
@@ -152,5 +158,6 @@ async def jobs(request: Request, project: str | None = None) -> JSONResponse:
 @routes.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
+    _services(request).counting.look()
     content: Any = _services(request).metrics.exposed()
     return Response(content, media_type=CONTENT_TYPE)

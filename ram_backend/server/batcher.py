@@ -111,7 +111,8 @@ class Batcher:
                 return
             if isinstance(work, _Job):
                 if work.future.set_running_or_notify_cancel():
-                    _settle(work.future, work.work)
+                    with self._metrics.stage("score"):
+                        _settle(work.future, work.work)
             else:
                 self._encode(work)
                 self._owed = len(self._jobs)
@@ -160,7 +161,8 @@ class Batcher:
             return
         self._metrics.batch(len(batch))
         try:
-            tokens = batch[0].network.encode(np.stack([item.pixels for item in batch]))
+            with self._metrics.stage("encode"):
+                tokens = batch[0].network.encode(np.stack([item.pixels for item in batch]))
         except Exception as error:
             _log.exception("Encoding %d images failed", len(batch))
             for item in batch:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ram_backend.errors import ImageError, ImageUnreachable
@@ -21,6 +25,8 @@ ROUTES = frozenset(
         "/openapi.json",
     }
 )
+Stage = Literal["fetch", "decode", "encode", "score"]
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _METHODS = frozenset({"GET", "HEAD", "POST"})
@@ -64,6 +70,13 @@ class ServerMetrics:
         self._batches = Histogram(
             "ram_batch_images", "Images encoded at once.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
+        self._stages = Histogram(
+            "ram_stage_seconds",
+            "Time of one step of a prediction: fetch or decode one image, encode a batch, score with a head.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._ledger = Counter(
             "ram_ledger_events", "What became of events that the ledger keeps.", ["outcome"], registry=registry
         )
@@ -87,6 +100,14 @@ class ServerMetrics:
         )
         self.quarantined = Gauge(
             "ram_versions_quarantined", "Projects whose version can't be served.", registry=registry
+        )
+        self._open_jobs = Gauge(
+            "ram_jobs_open", "Jobs of all projects that wait or run.", ["kind", "state"], registry=registry
+        )
+        self.pending = Gauge(
+            "ram_corrections_pending",
+            "Corrections of all projects that have changed since the last attempt to learn from them.",
+            registry=registry,
         )
         self.queued = Gauge("ram_queued_images", "Images that wait for the encoder.", registry=registry)
         self.predicting = Gauge(
@@ -117,6 +138,16 @@ class ServerMetrics:
     def batch(self, images: int) -> None:
         """Counts a batch of the encoder."""
         self._batches.observe(images)
+
+    def stage(self, name: Stage) -> AbstractContextManager[Any]:
+        """Times one step of a prediction, from entering to leaving."""
+        return self._stages.labels(name).time()
+
+    def open_jobs(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Takes in how many jobs there are of each kind and state; of all others there are none."""
+        self._open_jobs.clear()
+        for (kind, state), count in counts.items():
+            self._open_jobs.labels(kind, state).set(count)
 
     def event(self, action: str) -> None:
         """Counts an event; actions that nobody has heard of count as one."""

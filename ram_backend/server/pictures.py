@@ -81,7 +81,8 @@ class PictureDesk:
             ImageError: it can't be tagged; asking again won't help.
             ImageUnreachable: asking again later may help.
         """
-        data = source.fetch(reference)
+        with self._metrics.stage("fetch"):
+            data = source.fetch(reference)
         preprocessing = model.bundle.preprocessing
         content = hashlib.sha256(data).hexdigest()
         key = token_key(content, preprocessing.id, model.encoder_id)
@@ -90,7 +91,7 @@ class PictureDesk:
         self._metrics.token_lookup(hit=tokens is not None)
         if tokens is not None and size is not None:
             return Picture(key, content, self._hashes.get(content), size, tokens, None)
-        with self._turn(size):
+        with self._turn(size), self._metrics.stage("decode"):
             try:
                 image = decode(
                     data,

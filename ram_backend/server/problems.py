@@ -38,6 +38,7 @@ _STATUS: tuple[tuple[type[RamError], int], ...] = (
     (NotAvailable, 503),
 )
 RETRY_AFTER_S = 5
+LONGEST_MESSAGE = 1500
 
 
 def status_of(error: RamError) -> int:
@@ -54,6 +55,7 @@ def problem(status: int, message: str, request_id: str, *, kind: str) -> JSONRes
         request_id: under which the log tells more.
         kind: name of the error class.
     """
+    message = message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 3]}..."
     headers = {REASON_HEADER: as_reason(message)}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -14,6 +14,9 @@ from ram_backend.server.model import ModelIdentity
 from ram_backend.server.recipes import Recipe, make_recipe
 
 KEPT_RECIPES = 128
+KEPT_CHARACTERS = 20_000_000
+"""Of the label configs of the recipes that are kept."""
+
 KEPT_PROJECTS = 1000
 KEPT_CONFIGS = 4
 """Label configs remembered per project: its own, and those that other clients ask with."""
@@ -37,10 +40,10 @@ class RecipeBook:
         """The recipe, where it was made before."""
         key = _key(project, label_config, version)
         with self._lock:
-            self._remember(project.key, label_config)
             recipe = self._recipes.get(key)
             if recipe is None or recipe.version is not version:
                 return None
+            self._remember(project.key, label_config)
             self._recipes.move_to_end(key)
             return recipe
 
@@ -55,11 +58,14 @@ class RecipeBook:
             return there
         plan = parse_label_config(label_config)
         recipe = make_recipe(identity, plan, project, version)
-        for note in plan.notes:
+        for note in recipe.notes:
             _log.info("project %s: %s", project.key, note)
         with self._lock:
+            self._remember(project.key, label_config)
             if version is None or not version.retired:
                 _put(self._recipes, _key(project, label_config, version), recipe, KEPT_RECIPES)
+                while len(self._recipes) > 1 and sum(len(key[0]) for key in self._recipes) > KEPT_CHARACTERS:
+                    self._recipes.popitem(last=False)
         return recipe
 
     def label_configs(self, project: Project) -> list[str]:
@@ -83,6 +89,11 @@ class RecipeBook:
             count = len(self._versions)
         _log.info("project %s is served as %s", key, recipe.model_version)
         return count
+
+    def has(self, key: ProjectKey) -> bool:
+        """Whether anybody has asked what a project is served as."""
+        with self._lock:
+            return key in self._versions
 
     def versions(self, project: str | None = None) -> list[str]:
         """The current model version of a project ("1.1795452148", or its number), or of all that were asked about."""

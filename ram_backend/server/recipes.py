@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.choices import Choice
+from ram_backend.labelstudio.choices import Choice, free_choice
 from ram_backend.labelstudio.label_config import LabelPlan, TagControl
+from ram_backend.labelstudio.stated_items import as_line
 from ram_backend.projects import Project, ProjectOptions
+from ram_backend.server.certainty import Certainty, of_dynamic
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.model import ModelIdentity
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
@@ -47,6 +49,8 @@ class Recipe:
         model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
             thresholds), never of computed numbers.
         version: what the project has learned; None: the bundle's base.
+        certainty: says where "precision at least p" puts thresholds; None: nobody asks for that.
+        notes: what people should know, one sentence each: the plan's, and where a precision can't be promised.
     """
 
     plan: LabelPlan
@@ -54,10 +58,12 @@ class Recipe:
     asked: Mapping[str, Asked]
     model_version: str
     version: LiveVersion | None = None
+    certainty: Certainty | None = None
+    notes: tuple[str, ...] = ()
 
     def ask(self, control: TagControl, choices: Sequence[Choice]) -> Asked:
         """What is scored of a dynamic control, given its choices for one task."""
-        return asked(control, choices, self.options[control.name])
+        return asked(control, choices, self.options[control.name], self.certainty)
 
 
 def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version: LiveVersion | None = None) -> Recipe:
@@ -72,22 +78,40 @@ def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
-    options = {
-        control.name: project.options(ProjectOptions(threshold=control.threshold, top_k=control.top_k))
-        for control in plan.tag_controls
-    }
+    options = {control.name: project.options(_attributes(control)) for control in plan.tag_controls}
+    certain = any(each.precision is not None for each in options.values())
+    certainty = Certainty(model.bundle) if certain else None
     fixed = {
-        control.name: asked(control, control.choices, options[control.name])
+        control.name: asked(
+            control,
+            _free_choices(model, plan, control, options[control.name]) if control.free else control.choices,
+            options[control.name],
+            certainty,
+        )
         for control in plan.tag_controls
         if control.dynamic is None
     }
     if fixed and len(fixed) == len(plan.tag_controls) and not any(each.choices for each in fixed.values()):
         raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
-    return Recipe(plan, options, fixed, _model_version(model, plan, options, fixed, version), version)
+    name = _model_version(model, plan, options, fixed, version)
+    promises = _promises(plan, options, fixed, certainty)
+    if promises and version is not None:
+        promises.append(f"Tags that {version.name} has learned have its calibration: on photos like the project's own.")
+    notes = (*plan.notes, *promises)
+    return Recipe(plan, options, fixed, name, version, certainty, notes)
 
 
-def asked(control: TagControl, choices: Sequence[Choice], options: ProjectOptions) -> Asked:
-    """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set."""
+def asked(
+    control: TagControl, choices: Sequence[Choice], options: ProjectOptions, certainty: Certainty | None = None
+) -> Asked:
+    """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set.
+
+    Args:
+        control: whose choices they are.
+        choices: all of them.
+        options: that hold for the control.
+        certainty: needed where the options name a precision.
+    """
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
     kept: dict[object, Choice] = {}
     for choice in choices:
@@ -103,8 +127,46 @@ def asked(control: TagControl, choices: Sequence[Choice], options: ProjectOption
         choices=tuple(kept.values()),
         texts=tuple(texts),
         columns=tuple(columns),
-        thresholds=tuple(_threshold(choice, options) for choice in kept.values()),
+        thresholds=tuple(_threshold(choice, options, certainty) for choice in kept.values()),
     )
+
+
+def _attributes(control: TagControl) -> ProjectOptions:
+    """What the label config says about a control."""
+    return ProjectOptions(threshold=control.threshold, precision=control.precision, top_k=control.top_k)
+
+
+def _free_choices(
+    model: ModelIdentity, plan: LabelPlan, control: TagControl, options: ProjectOptions
+) -> tuple[Choice, ...]:
+    """The admin's tags, or else all of the vocabulary, less what other controls of the same image offer."""
+    others = [each for each in plan.tag_controls if each.to_name == control.to_name and not each.free]
+    taken = {name.casefold() for each in others for choice in each.choices for name in _names(choice)}
+    names = model.bundle.vocabulary.names if options.tags is None else options.tags
+    lines = dict.fromkeys(as_line(name) for name in names)
+    return tuple(free_choice(line) for line in lines if line is not None and line.casefold() not in taken)
+
+
+def _promises(
+    plan: LabelPlan, options: Mapping[str, ProjectOptions], fixed: Mapping[str, Asked], certainty: Certainty | None
+) -> list[str]:
+    """Where precisions that were asked for can be promised."""
+    said: list[str] = []
+    for control in plan.tag_controls:
+        own = options[control.name]
+        if own.precision is None or certainty is None:
+            continue
+        if control.name not in fixed:
+            said.append(of_dynamic(control.name, own.precision))
+            continue
+        choices = fixed[control.name].choices
+        texts: dict[str, None] = {}
+        named: dict[str, None] = {}
+        for choice in choices:
+            special = any(name in own.per_tag for name in _names(choice))
+            (named if special else texts).update(dict.fromkeys(choice.texts))
+        said += certainty.notes(control.name, own.precision, tuple(texts), tuple(named))
+    return said
 
 
 def _names(choice: Choice) -> tuple[str, ...]:
@@ -112,9 +174,13 @@ def _names(choice: Choice) -> tuple[str, ...]:
     return tuple(dict.fromkeys([" / ".join(choice.path), choice.value, choice.label, *choice.texts, choice.path[-1]]))
 
 
-def _threshold(choice: Choice, options: ProjectOptions) -> float | None:
+def _threshold(choice: Choice, options: ProjectOptions, certainty: Certainty | None) -> float | None:
     name = next((name for name in _names(choice) if name in options.per_tag), None)
-    return options.threshold if name is None else options.per_tag[name]
+    if name is not None:
+        return options.per_tag[name]
+    if options.precision is not None and certainty is not None:
+        return certainty.threshold(choice.texts, options.precision)
+    return options.threshold
 
 
 def _model_version(

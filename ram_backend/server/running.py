@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from ram_backend.errors import NotAvailable, SettingsError
 from ram_backend.models import STARTER, find_bundle
 from ram_backend.server.model import network_threads
-from ram_backend.server.reasons import TellingProtocol
+from ram_backend.server.patience import Patience, PatientProtocol
 from ram_backend.settings import Settings
 from ram_backend.vocabulary import open_text_encoder
 
@@ -92,19 +93,25 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
-    config = uvicorn.Config(
+    server = _Server(server_config(app, settings))
+    asyncio.run(server.serve(sockets=[listening]))
+    if not server.started:
+        raise NotAvailable("The server could not start; the lines above tell why.")
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to serve the app: how long it waits for clients, and how errors are told."""
+    patience = Patience(seconds=settings.request_seconds, connections=settings.max_waiting_connections)
+    return uvicorn.Config(
         app,
-        http=TellingProtocol,
+        http=partial(PatientProtocol, patience=patience),  # type: ignore[arg-type]
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_seconds),
         timeout_keep_alive=30,
     )
-    server = _Server(config)
-    asyncio.run(server.serve(sockets=[listening]))
-    if not server.started:
-        raise NotAvailable("The server could not start; the lines above tell why.")
 
 
 class _Server(uvicorn.Server):

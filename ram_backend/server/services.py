@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from ram_backend.models import Network
 from ram_backend.projects import Project, ProjectKey, ProjectStore
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.canary import Canary
+from ram_backend.server.counting import Counting
 from ram_backend.server.embedding import SharedTextEncoder
 from ram_backend.server.events import Event, EventSink
 from ram_backend.server.ledger_sink import LedgerSink
@@ -77,6 +79,7 @@ class Services:
         self.store = ProjectStore.open(settings)
         self._database = open_database(settings)
         self._desk = desk
+        self.counting = Counting(desk, metrics)
         ledger = Ledger(self._database)
         self._sink = sink or LedgerSink(ledger, self._key, metrics, desk)
         self._recorder = ShownRecorder(ledger, metrics)
@@ -128,6 +131,7 @@ class Services:
         for pool in (self._fetchers, self._builders, self._keepers, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._events.shutdown(wait=True)
+        self.counting.close()
         self.served.close()
         self._batcher.close()
         self._recorder.close()
@@ -189,8 +193,21 @@ class Services:
         """
         event = Event(request.action, request.project_ref, datetime.now(UTC), request)
         self.metrics.event(event.action)
-        said = await asyncio.get_running_loop().run_in_executor(self._events, self._sink.accept, event)
+        within = copy_context().run  # what is asked for, and what is logged, names this request
+        said = await asyncio.get_running_loop().run_in_executor(self._events, within, self._sink.accept, event)
         return {"status": "ok", **(said or {})}
+
+    async def versions(self, project: str | None = None) -> list[str]:
+        """The model version that a project ("1.1795452148", or its number) is served, or those of all.
+
+        Projects that only another server on this database was asked about are among them.
+        """
+        for known in self.store.projects():
+            named = project is not None and project in (str(known.key.id), f"{known.key.id}.{known.key.created}")
+            if known.label_config and (named or (project is None and not self.book.has(known.key))):
+                with suppress(InputError, NotAvailable):  # its own request says so
+                    self._note(known.key, await self._recipe(known, known.label_config))
+        return self.book.versions(project)
 
     async def jobs(self, project: str | None = None) -> dict[str, Any]:
         """Answers `/jobs`: how far training is, of one project ("1.1795452148", or its number) or of all.
@@ -237,7 +254,8 @@ class Services:
         if self._desk is None or len(numbers) < 2 or key.id <= 0:
             return late
         reason = f"{len(numbers)} tasks were not done within a request"
-        asking = asyncio.get_running_loop().run_in_executor(self._readers, self._desk.prelabel, key, numbers, reason)
+        ask, within = self._desk.prelabel, copy_context().run
+        asking = asyncio.get_running_loop().run_in_executor(self._readers, within, ask, key, numbers, reason)
         try:
             said = await asyncio.wait_for(asyncio.shield(asking), HAND_OVER_S)
         except (TimeoutError, RamError) as error:

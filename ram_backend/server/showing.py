@@ -10,7 +10,8 @@ from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback import Ledger, Shown, ShownChoice, ShownImage
-from ram_backend.labelstudio import LabelPlan, ScoredChoice, TagControl
+from ram_backend.labelstudio import LabelPlan, ScoredChoice
+from ram_backend.labelstudio.stated_items import read_items, said_in
 from ram_backend.projects import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
@@ -47,8 +48,9 @@ def shown_of(
         now: when it was answered.
     """
     choices: list[ShownChoice] = []
+    items = read_items(prediction["result"])
     for control in plan.tag_controls:
-        ticked = _ticked(control, prediction["result"])
+        ticked = said_in(control, items)
         for one in scored.get(control.name, ()):
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
             choices.append(ShownChoice(control.name, path, one.score, path in ticked))
@@ -60,13 +62,6 @@ def shown_of(
         images=tuple(images),
         version=version,
     )
-
-
-def _ticked(control: TagControl, result: Sequence[Mapping[str, Any]]) -> set[tuple[str, ...]]:
-    """Paths of the choices that a prediction ticks in one control."""
-    mine = (item for item in result if (item["from_name"], item["type"]) == (control.name, control.kind))
-    values: Sequence[Any] = next((item["value"][control.kind] for item in mine), ())
-    return {(value,) if isinstance(value, str) else tuple(value) for value in values}
 
 
 class ShownRecorder:

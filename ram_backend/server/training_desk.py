@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ram_backend.projects import ProjectKey
@@ -46,6 +46,22 @@ class TrainingDesk(Protocol):
 
     def corrections_changed(self, key: ProjectKey) -> None:
         """Says that a correction has come, changed or gone. Waits for nothing."""
+        ...
+
+    def open_jobs(self) -> Mapping[tuple[str, str], int]:
+        """How many jobs of all projects wait or run, by kind and state; every kind with every such state is named.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        ...
+
+    def pending(self) -> int:
+        """Corrections of all projects that have changed since the last attempt to learn from them.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
         ...
 
     def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:

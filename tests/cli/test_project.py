@@ -197,3 +197,29 @@ def test_what_is_set_is_what_the_server_reads(table: ProjectTable) -> None:
     run("set", 7, "--tags", "cat", "--per-tag", "cat=1")
     (project,) = (each for each in table.changes().projects if each.key.id == 7)
     assert project.options() == ProjectOptions(tags=("cat",), per_tag={"cat": 1.0})
+
+
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple" {}>'
+    '<Choice value="cat"/><Choice value="dog"/><Choice value="frobnicator of the north"/></Choices></View>'
+)
+
+
+def test_a_precision_and_for_which_tags_it_is_promised(table: ProjectTable, starter_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "bundles").symlink_to(starter_data / "bundles")
+    key = ProjectKey(HOST, 7, 70)
+    table.apply(Setup.read(key, label_config=CONFIG.format(""), access_token=None, extra_params=None))
+    assert "precision" not in shown(7)
+    run("set", 7, "--threshold", 0.4)
+    run("set", 7, "--precision", 0.9)
+    assert shown(7)["holds"] == {"precision": 0.9}
+    first, other = shown(7)["precision"]
+    assert "90%" in first
+    assert "2 of 3 tags" in first
+    assert "'frobnicator of the north'" in other
+    assert "2 of 3 tags" in run("show", 7)
+    run("unset", 7, "--precision")
+    assert shown(7)["holds"] == {}
+    attribute = CONFIG.format('model_min_precision="0.8"')
+    table.apply(Setup.read(key, label_config=attribute, access_token=None, extra_params=None))
+    assert "80%" in shown(7)["precision"][0]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
-_WRAPPED = {"choices": "choices", "taxonomy": "taxonomy", "textarea": "text", "rectanglelabels": "rectanglelabels"}
+_WRAPPED = {
+    "choices": "choices",
+    "taxonomy": "taxonomy",
+    "textarea": "text",
+    "rectanglelabels": "rectanglelabels",
+    "labels": "labels",
+}
+_REGIONS = {"rectanglelabels", "labels", "rectangle"}
+_PLACE = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
 
 
 def problems(config: str, prediction: dict[str, Any]) -> list[str]:
@@ -20,10 +28,13 @@ def problems(config: str, prediction: dict[str, Any]) -> list[str]:
         found.append("no model version")
     if not isinstance(prediction["score"], float) or not 0 <= prediction["score"] <= 1:
         found.append(f"score {prediction['score']!r}")
-    ids = [item.get("id") for item in prediction["result"]]
+    ids = [item.get("id") for item in prediction["result"] if item["type"] != "rectangle"]
+    pairs = [item.get("id") for item in prediction["result"] if item["type"] == "rectangle"]
+    if len(set(pairs)) != len(pairs) or not set(pairs) <= set(ids):
+        found.append(f"rectangles {pairs} without labels")
     if len(set(ids)) != len(ids) or not all(ids):
         found.append(f"ids {ids}")
-    alone = [item["from_name"] for item in prediction["result"] if item["type"] != "rectanglelabels"]
+    alone = [item["from_name"] for item in prediction["result"] if item["type"] not in _REGIONS]
     if len(set(alone)) != len(alone):
         found.append(f"several items of one control: {alone}")
     for item in prediction["result"]:
@@ -40,6 +51,10 @@ def _of_item(item: dict[str, Any], controls: dict[str | None, Any], objects: set
         found.append(f"to_name {item['to_name']!r}")
     if item["type"] != control.tag.lower():
         found.append(f"type {item['type']!r}")
+    if item["type"] in _REGIONS and {key: item["value"].get(key) for key in _PLACE} != _PLACE:
+        found.append(f"place {item['value']!r}")
+    if item["type"] == "rectangle":
+        return found
     said = item["value"].get(_WRAPPED[item["type"]])
     if not isinstance(said, list) or not said:
         return [*found, f"value {item['value']!r}"]

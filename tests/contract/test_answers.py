@@ -12,6 +12,7 @@ from contract.recorded import body
 from contract.strict_mode import problems
 
 from ram_backend.labelstudio import ScoredChoice, choices_for, empty_prediction, parse_label_config, prediction
+from ram_backend.labelstudio.choices import free_choice
 
 READY = Path(__file__).resolve().parents[2] / "label_configs"
 IMAGE = '<Image name="image" value="$image"/>'
@@ -37,6 +38,12 @@ CONFIGS = {
     "two images": '<View><Image name="a" value="$image1"/><Image name="b" value="$image2"/>'
     f'<Choices name="x" toName="a">{PLAIN}</Choices>'
     f'<Choices name="y" toName="b" choice="multiple">{PLAIN}</Choices></View>',
+    "regions": f'<View>{IMAGE}<RectangleLabels name="tags" toName="image"><Label value="cat"/>'
+    f'<Label value="Dog" alias="d"/></RectangleLabels>{AREA}</View>',
+    "labels and rectangle": f'<View>{IMAGE}<Labels name="tags" toName="image"><Label value="cat"/><Label value="dog"/>'
+    '</Labels><Rectangle name="where" toName="image"/></View>',
+    "dynamic labels": f'<View>{IMAGE}<RectangleLabels name="tags" toName="image" value="$options"/></View>',
+    "free tags": f'<View>{IMAGE}<TextArea name="tags" toName="image" editable="true"/>{AREA}</View>',
     "recorded": body("webhook-annotation-created-choices-textarea-from-prediction")["project"]["label_config"],
     "recorded rectangles": body("webhook-annotation-created-choices-rectanglelabels-from-prediction")["project"][
         "label_config"
@@ -45,6 +52,7 @@ CONFIGS = {
     **{path.name: path.read_text(encoding="utf-8") for path in sorted(READY.glob("*.xml"))},
 }
 LEVELS = {"all": 0.9, "none": 0.1, "every other": None}
+FREE = ("sofa", "red chair", "lamp")
 TASK = {"image": "x.jpg", "options": ["cat", {"value": "dog", "alias": "D"}]}
 
 STUDIO_PYTHON = Path(os.environ.get("RAM_STUDIO_VENV", Path(__file__).parents[2] / ".venv-studio"), "bin", "python")
@@ -55,7 +63,7 @@ def answer(config: str, level: float | None) -> dict[str, object]:
     scored = {
         control.name: [
             ScoredChoice(choice, level if level is not None else (0.6 + number % 7 / 20 if number % 2 else 0.3), 0.5)
-            for number, choice in enumerate(choices_for(control, TASK))
+            for number, choice in enumerate(map(free_choice, FREE) if control.free else choices_for(control, TASK))
         ]
         for control in plan.tag_controls
     }
@@ -68,7 +76,8 @@ def answer(config: str, level: float | None) -> dict[str, object]:
 def test_every_answer_is_valid_in_strict_mode(config, level):
     given = answer(config, level)
     assert problems(config, given) == []
-    assert bool(given["result"]) == (level != 0.1)
+    always = any(control.required and control.single for control in parse_label_config(config).tag_controls)
+    assert bool(given["result"]) == (level != 0.1 or always)
     assert json.loads(json.dumps(given, allow_nan=False)) == given
 
 

@@ -270,3 +270,51 @@ def test_weights_come_from_the_settings() -> None:
     assert Weights.of(load_settings()) == Weights()
     set_ = load_settings(untouched_weight=0.25, untouched_hidden_weight=0, listed_tags=3)
     assert Weights.of(set_) == Weights(untouched_listed=0.25, untouched_hidden=0, listed_tags=3)
+
+
+# Regions and free tags
+
+BOXES = parse_label_config(
+    '<View><Image name="image" value="$image"/><RectangleLabels name="tags" toName="image"><Label value="cat"/>'
+    '<Label value="dog"/><Label value="tree"/></RectangleLabels></View>'
+)
+WORDS = parse_label_config(
+    '<View><Image name="image" value="$image"/><TextArea name="tags" toName="image" editable="true"/></View>'
+)
+
+
+def stating(number: int, *tags: str, kind: Any = "rectanglelabels", **more: Any) -> StatedAnnotation:
+    return replace(said(number, **more), items=paths(*((tag,) for tag in tags), kind=kind) if tags else ())
+
+
+def test_a_region_that_was_deleted_removes_a_tag_and_a_drawn_one_adds_one() -> None:
+    correction = only(
+        stating(1, "cat", "tree", parent_prediction=9), shown(1, ["cat", "dog"], ["tree"], prediction_id=9), plan=BOXES
+    )
+    assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
+    assert states(only(stating(1), plan=BOXES)) == [("untouched", 0.5)] * 3
+
+
+def test_an_item_of_another_kind_is_of_another_control() -> None:
+    assert states(only(stating(1, "cat", kind="choices"), plan=BOXES))[0] == ("untouched", 0.5)
+
+
+def test_lines_are_tags_in_anybodys_words() -> None:
+    served = shown(1, ["cat", "dog"], ["tree"], prediction_id=9)
+    correction = only(stating(1, "Cat", "red chair", kind="textarea", parent_prediction=9), served, plan=WORDS)
+    assert correction.tags("confirmed") == ("cat",)
+    assert correction.tags("removed") == ("dog",)
+    assert correction.tags("added") == ("red chair",)
+    assert states(correction, ["tree", "sofa"]) == [("untouched", 0.05), ("unknown", 0)]
+
+
+def test_a_word_that_others_thought_of_counts_a_little_where_nobody_did() -> None:
+    one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), plan=WORDS)
+    assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 0.05)]
+    assert states(other, ["Sofa", "lamp"]) == [("untouched", 0.05), ("added", 1)]
+    assert one.asked is other.asked
+
+
+def test_without_any_word_there_is_no_tag() -> None:
+    correction = only(stating(1), plan=WORDS)
+    assert (correction.said, correction.asked.tags) == ({}, ())

@@ -62,7 +62,7 @@ class Api:
         self.done.append(("project", version))
         self.project = version
 
-    def set_backend_title(self, backend: ConnectedBackend, title: str) -> None:
+    def set_backend_title(self, backend: ConnectedBackend, title: str, login: object = None) -> None:
         """A project that names the title goes along with it."""
         self.done.append(("title", title))
         if self.project == backend.title:

@@ -23,7 +23,8 @@ from ram_backend.jobs.worker import work
 from ram_backend.settings import Settings
 settings = Settings.model_validate_json(sys.argv[1])
 configure_logging("info")
-work(settings, functions={"train": sys.argv[2], "refresh": "jobs.quick:sleep"}, with_parent=True)
+functions = {"train": sys.argv[2], "refresh": "jobs.quick:sleep", "prelabel": "ram_backend.jobs.prelabel_job:prelabel"}
+work(settings, functions=functions, with_parent=True)
 """
 
 

@@ -179,7 +179,11 @@ def test_the_task_may_be_known_otherwise() -> None:
         item(None),
         item({"a": 1}),
         item(["cat"], name=None),
-        item(["cat"], kind="rectanglelabels"),
+        item(["cat"], kind="polygonlabels"),
+        {**item(["cat"], kind="rectanglelabels"), "readonly": True},
+        {**item(["cat"]), "type": "textarea", "value": {"text": ["cat  93%", "red chair  7%"]}},
+        {**item(["cat"]), "type": "textarea", "value": {"text": ["cat"], "x": 1, "width": 5}},
+        {**item(["cat"]), "type": "textarea", "value": {"text": ["x" * 101, " "]}},
         {**item(["cat"]), "value": ["cat"]},
         {**item(["cat"]), "type": ["choices"]},
     ],
@@ -193,6 +197,32 @@ def test_values() -> None:
     assert values(item(["cat", "cat", 7, None, {"x": 1}, ["a", "b"], []])) == [(("cat",), ("7",), ("a", "b"))]
     assert values(item([["animal", "cat"], ["dog"]], "taxonomy")) == [(("animal", "cat"), ("dog",))]
     assert values(item(["\ud800x"])) == [(("?x",),)]
+
+
+def region(label: str, name: str = "boxes", kind: str = "rectanglelabels") -> dict[str, Any]:
+    place = {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 0}
+    return {"from_name": name, "to_name": "image", "type": kind, "id": label, "value": place | {kind: [label]}}
+
+
+def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> None:
+    tool = {"from_name": "where", "to_name": "image", "type": "rectangle", "value": {"x": 0, "y": 0}}
+    said = [region("cat"), region("dog"), tool, region("cat"), region("cow", "more", "labels"), item(["sky"])]
+    stated = read_annotation(annotation(result=said))
+    assert stated is not None
+    assert [(each.from_name, each.kind, each.values) for each in stated.items] == [
+        ("boxes", "rectanglelabels", (("cat",), ("dog",))),
+        ("more", "labels", (("cow",),)),
+        ("tags", "choices", (("sky",),)),
+    ]
+    assert "width" not in stated.canonical()
+
+
+def test_lines_are_kept_without_blanks_around_them() -> None:
+    lines = {"from_name": "words", "to_name": "image", "type": "textarea"}
+    assert values({**lines, "value": {"text": [" red  chair ", "cat", "cat", "", "y" * 101]}}) == [
+        (("red chair",), ("cat",))
+    ]
+    assert values({**lines, "value": {"text": "cat"}}) == [(("cat",),)]
 
 
 def test_a_huge_one_is_left_out() -> None:
@@ -225,6 +255,18 @@ def test_choices_of_a_plan() -> None:
     empty = read_annotation(annotation())
     assert empty is not None
     assert chosen(plan, empty, {}) == {"tags": (), "tree": ()}
+
+
+def test_regions_and_free_tags_of_a_plan() -> None:
+    plan = parse_label_config(
+        '<View><Image name="image" value="$image"/><RectangleLabels name="boxes" toName="image" model_tags="1">'
+        '<Label value="cat"/><Label value="A dog" alias="dog"/></RectangleLabels>'
+        '<TextArea name="words" toName="image" model_tags="true"/></View>'
+    )
+    lines = {"from_name": "words", "to_name": "image", "type": "textarea", "value": {"text": ["sofa", "cat"]}}
+    stated = read_annotation(annotation(result=[region("dog"), region("cow"), lines, {**lines, "from_name": "note"}]))
+    assert stated is not None
+    assert chosen(plan, stated, {}) == {"boxes": (("dog",),), "words": (("sofa",), ("cat",))}
 
 
 def test_dynamic_choices_of_a_plan() -> None:

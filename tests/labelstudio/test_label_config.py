@@ -202,7 +202,7 @@ def test_visible_while_no_region_is_selected_is_for_the_whole_image():
 
 
 def test_nothing_to_tag_lists_what_was_found_and_what_is_needed():
-    message = refusal(IMAGE, '<RectangleLabels name="boxes" toName="image"><Label value="cat"/></RectangleLabels>')
+    message = refusal(IMAGE, '<PolygonLabels name="boxes" toName="image"><Label value="cat"/></PolygonLabels>')
     assert "Image 'image' ($image)" in message
     assert "<Choices" in message
     assert "<Taxonomy" in message
@@ -345,3 +345,87 @@ def test_plans_are_remembered_and_no_more_than_so_many():
     again = plan(IMAGE, choices(), "<!-- remembered -->")
     assert again is not first
     assert again == first
+
+
+ENTRIES = '<Label value="cat"/><Label value="Dog" alias="d"/>'
+BOXES = '<RectangleLabels name="boxes" toName="image" {}>' + ENTRIES + "</RectangleLabels>"
+LABELS = '<Labels name="labels" toName="image"><Label value="cat" predicted_values="kitten,tiger"/></Labels>'
+TOOL = '<Rectangle name="where" toName="image"/>'
+AREA = '<TextArea name="{}" toName="image" {}/>'
+
+
+def test_without_choices_and_taxonomy_rectangle_labels_are_filled():
+    found = control(BOXES.format('maxUsages="1" required="true" model_min_precision="0.9"'))
+    assert (found.kind, found.regions, found.free, found.single) == ("rectanglelabels", True, False, False)
+    assert [(each.value, each.text, each.label) for each in found.choices] == [
+        ("cat", "cat", "cat"),
+        ("d", "Dog", "Dog"),
+    ]
+    assert (found.max_usages, found.required, found.precision) == (None, False, 0.9)
+    assert choices_for(control(BOXES.format('value="$labels"')), {"labels": ["cow"]})[0].value == "cow"
+
+
+def test_labels_are_filled_where_a_rectangle_says_where_their_regions_are():
+    found = control(LABELS, TOOL)
+    assert (found.kind, found.regions, found.tool) == ("labels", True, "where")
+    assert found.choices[0].texts == ("kitten", "tiger")
+    assert "no <Rectangle>" in refusal(IMAGE, LABELS)
+    assert "no <Rectangle>" in refusal(IMAGE, LABELS, '<Rectangle name="where" toName="other"/>')
+
+
+def test_a_text_area_alone_is_for_any_tag():
+    found = control(AREA.format("words", 'maxSubmissions="4"'))
+    assert (found.kind, found.free, found.choices, found.max_usages) == ("textarea", True, (), 4)
+    assert "'a', 'b'" in refusal(IMAGE, AREA.format("a", ""), AREA.format("b", ""))
+    assert [each.name for each in plan(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        AREA.format("confidence", ""),
+        AREA.format("t", 'maxSubmissions="0"'),
+        AREA.format("t", 'readonly="true"'),
+        AREA.format("t", 'perRegion="true"'),
+        BOXES.format('model_tags="false"'),
+        BOXES.format('perRegion="true"'),
+        f'{BOXES.format("")}<Choices name="kind" toName="image" perRegion="true"><Choice value="x"/></Choices>',
+    ],
+)
+def test_controls_that_somebody_else_fills_are_not_ours(inside):
+    assert refusal(IMAGE, inside)
+
+
+def test_who_names_a_control_gets_it_filled_besides():
+    more = 'model_tags="true"'
+    found = plan(IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", ""))
+    assert [each.name for each in found.tag_controls] == ["tags", "boxes", "more"]
+    assert found.confidence_controls == {}
+    without = plan(IMAGE, choices(attributes='model_tags="no"'), BOXES.format(more))
+    assert [each.name for each in without.tag_controls] == ["boxes"]
+    assert any("model_tags" in note for note in without.notes)
+    assert "model_tags" in refusal(IMAGE, choices(attributes='model_tags="perhaps"'))
+
+
+def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled():
+    hidden = BOXES.format('opacity="0"')
+    for other in (choices(), BOXES.replace("boxes", "tags").format("")):
+        found = plan(IMAGE, hidden, other)
+        assert [each.name for each in found.tag_controls] == ["tags"]
+        assert [each.name for each in found.confidence_controls["image"]] == ["boxes"]
+    assert control(hidden).name == "boxes"
+
+
+def test_precision():
+    assert control(choices(attributes='model_min_precision="0.9"')).precision == 0.9
+    assert "model_min_precision" in refusal(IMAGE, choices(attributes='model_min_precision="90"'))
+    both = 'model_min_precision="0.9" model_score_threshold="0.4"'
+    assert "give one of them" in refusal(IMAGE, choices(attributes=both))
+    first = plan(IMAGE, choices(attributes='model_min_precision="0.9"')).digest
+    assert first != plan(IMAGE, choices(attributes='model_min_precision="0.8"')).digest
+    assert first != plan(IMAGE, choices()).digest
+
+
+def test_label_configs_that_say_nothing_new_keep_their_digest():
+    """It is part of the model version: another one makes Label Studio ask anew for every task."""
+    assert plan(IMAGE, choices()).digest.startswith("8583528cad21ae8a")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.labelstudio import ScoredChoice, empty_prediction, parse_label_config, prediction
+from ram_backend.labelstudio.choices import free_choice
 from ram_backend.labelstudio.predictions import control_confidence
 
 IMAGE = '<Image name="image" value="$image"/>'
@@ -232,3 +233,57 @@ def test_numbers_of_numpy_become_plain_ones():
         dict(zip(("cat", "dog", "tree", "sky"), np.float32([0.9, 0.6, 0.1, 0]), strict=True)),
     )
     assert json.loads(json.dumps(answer)) == answer
+
+
+REGIONS = (
+    '<RectangleLabels name="tags" toName="image"><Label value="cat"/><Label value="Dog" alias="d"/></RectangleLabels>'
+)
+
+
+def test_labels_are_regions_over_the_whole_image_with_a_score_each():
+    xml, scores = f"{IMAGE}{REGIONS}{AREA}", {"cat": 0.61, "d": 0.93}
+    first, second, lines = predict(xml, scores, image_sizes={"image": (640, 480)})["result"]
+    assert first == {
+        "id": "tags-1",
+        "from_name": "tags",
+        "to_name": "image",
+        "type": "rectanglelabels",
+        "score": 0.93,
+        "original_width": 640,
+        "original_height": 480,
+        "image_rotation": 0,
+        "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelabels": ["d"]},
+    }
+    assert (second["id"], second["score"], second["value"]["rectanglelabels"]) == ("tags-2", 0.61, ["cat"])
+    assert lines["value"]["text"] == ["Dog  93%", "cat  61%"]
+
+
+def test_labels_with_a_rectangle_are_pairs_of_one_id():
+    xml = (
+        f'{IMAGE}<Labels name="tags" toName="image"><Label value="cat"/><Label value="dog"/></Labels>'
+        '<Rectangle name="where" toName="image"/>'
+    )
+    result = predict(xml, {"cat": 0.9, "dog": 0.8}, image_sizes={"image": (4, 3)})["result"]
+    assert [(item["id"], item["from_name"], item["type"]) for item in result] == [
+        ("tags-1", "where", "rectangle"),
+        ("tags-1", "tags", "labels"),
+        ("tags-2", "where", "rectangle"),
+        ("tags-2", "tags", "labels"),
+    ]
+    place = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
+    assert result[0]["value"] == place
+    assert result[1]["value"] == place | {"labels": ["cat"]}
+
+
+def test_regions_are_not_lost_where_nobody_knows_the_size():
+    (item, _) = predict(f"{IMAGE}{REGIONS}", {"cat": 0.61, "d": 0.93})["result"]
+    assert "original_width" not in item
+
+
+def test_free_tags_are_lines_best_first_and_no_more_than_asked():
+    xml = f'{IMAGE}<TextArea name="tags" toName="image" maxSubmissions="2"/>'
+    plan = parse_label_config(f"<View>{xml}</View>")
+    scores = {"cat": 0.6, "red chair": 0.9, "sofa": 0.8, "lamp": 0.2}
+    scored = {"tags": [ScoredChoice(free_choice(name), score, 0.5) for name, score in scores.items()]}
+    (item,) = prediction(plan, scored, model_version="v")["result"]
+    assert (item["type"], item["value"]) == ("textarea", {"text": ["red chair", "sofa"]})

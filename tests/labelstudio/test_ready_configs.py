@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from e2e.round_trips import ROUND_TRIPS
 from typer.testing import CliRunner
 
 from ram_backend.cli import app
@@ -33,20 +35,49 @@ def test_choices_are_one_list():
     assert not control.single
 
 
-@pytest.mark.parametrize("name", ["choices.xml", "choices_with_confidence.xml", "taxonomy.xml"])
+READY = sorted(path.stem for path in FOLDER.glob("*.xml"))
+
+
+@pytest.mark.parametrize("name", READY)
 def test_each_ready_config_can_be_served_and_says_when_to_use_it(name):
-    text = (FOLDER / name).read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.xml").read_text(encoding="utf-8")
     plan = parse_label_config(text)
-    (control,) = plan.tag_controls
-    assert plan.notes == ()
-    assert plan.images == {"image": "image"}
-    assert not control.single
-    assert (name == "choices.xml") == (plan.confidence_controls == {})
+    left_alone = ['model_tags="false"'] if name == "all_options" else []
+    assert len(plan.notes) == len(left_alone)
+    assert all(why in note for why, note in zip(left_alone, plan.notes, strict=True))
     assert "Use it" in text.split("-->")[0]
+    assert "\t" not in text
 
 
-def test_there_is_no_further_ready_config():
-    assert {path.name for path in FOLDER.iterdir()} == {"choices.xml", "choices_with_confidence.xml", "taxonomy.xml"}
+def test_the_ready_configs_show_every_way_of_working():
+    plans = {name: parse_label_config((FOLDER / f"{name}.xml").read_text(encoding="utf-8")) for name in READY}
+    controls = [control for plan in plans.values() for control in plan.tag_controls]
+    assert {control.kind for control in controls} == {"choices", "taxonomy", "labels", "rectanglelabels", "textarea"}
+    assert any(control.single for control in controls)
+    assert any(control.dynamic for control in controls)
+    assert any(len(plan.images) > 1 for plan in plans.values())
+    everything = plans["all_options"]
+    assert {each.kind for each in everything.confidence_controls["image"]} == {"textarea", "rectanglelabels"}
+    assert any(control.precision is not None for control in everything.tag_controls)
+    words = set(re.findall(r"[a-z_]+", (FOLDER / "all_options.xml").read_text(encoding="utf-8")))
+    assert {"model_score_threshold", "model_top_k", "alias", "predicted_values"} <= words
+
+
+def test_each_ready_config_has_a_round_trip_in_a_real_label_studio():
+    """Whoever adds a file writes down how it is corrected: tests/e2e/test_label_configs.py does it in a browser."""
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.xml" for name in ROUND_TRIPS}
+
+
+def test_each_round_trip_is_about_controls_that_are_there():
+    for name, trip in ROUND_TRIPS.items():
+        controls = {
+            control.name: control
+            for control in parse_label_config((FOLDER / f"{name}.xml").read_text(encoding="utf-8")).tag_controls
+        }
+        assert trip.remove in controls
+        assert trip.add is None or trip.add[0] in controls
+        if controls[trip.remove].single:
+            assert trip.add is not None, "a single choice is only taken away by another one"
 
 
 def test_the_taxonomy_has_the_whole_vocabulary_of_today():

@@ -27,7 +27,7 @@ OPTIONS = st.builds(
     threshold=st.none() | SCORES,
     per_tag=st.dictionaries(TAGS, SCORES, max_size=4),
     top_k=st.none() | st.integers(1, 1000),
-)
+) | st.builds(ProjectOptions, precision=SCORES, top_k=st.none() | st.integers(1, 1000))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,8 @@ OPTIONS = st.builds(
         ({"model_score_threshold": 0.3}, ProjectOptions(threshold=0.3)),
         ({"Score-Threshold": 0.3, "Top_K": 2}, ProjectOptions(threshold=0.3, top_k=2)),
         ({"threshold": 0.3, "score_threshold": 0.3}, ProjectOptions(threshold=0.3)),
+        ({"precision": 0.9}, ProjectOptions(precision=0.9)),
+        ({"Min-Precision": 1, "threshold": None}, ProjectOptions(precision=1.0)),
     ],
 )
 def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
@@ -57,6 +59,8 @@ def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
     ("value", "said"),
     [
         ({"a": 1}, ["'a'=1", "tags, threshold, per_tag, top_k"]),
+        ({"precision": 90}, ["precision=90", "a number from 0 to 1"]),
+        ({"threshold": 0.5, "min_precision": 0.9}, ["'threshold' and 'min_precision'", "give one of them"]),
         ({"treshold": 0.5}, ["'treshold'=0.5", "did you mean threshold?"]),
         ({"threshold": 1.5}, ["threshold=1.5", "a number from 0 to 1"]),
         ({"threshold": -0.1}, ["threshold=-0.1"]),
@@ -146,3 +150,11 @@ def test_recorded_extra_params(shared: Path, kind: str, expected: ProjectOptions
             parse_options(recorded["body"]["extra_params"])
     else:
         assert parse_options(recorded["body"]["extra_params"]) == expected
+
+
+def test_threshold_and_precision_are_one_thing_said_in_two_ways() -> None:
+    exact, loose = ProjectOptions(precision=0.9), ProjectOptions(threshold=0.3, top_k=2)
+    assert merge(exact, loose) == ProjectOptions(precision=0.9, top_k=2)
+    assert merge(loose, exact) == loose
+    assert merge(ProjectOptions(top_k=1), exact, loose) == ProjectOptions(precision=0.9, top_k=1)
+    assert merge(exact, ProjectOptions(per_tag={"cat": 0.2})).per_tag == {"cat": 0.2}

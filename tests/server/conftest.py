@@ -24,8 +24,15 @@ def payloads() -> Path:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return load_settings(batch_size=4, fetch_threads=4, predict_seconds=30, drain_seconds=5)
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """SQLite in the data folder; where `pytestmark = ON_BOTH_DATABASES` stands, an empty PostgreSQL database, too."""
+    kind = getattr(request, "param", "sqlite")
+    return request.getfixturevalue("cluster").new_database() if kind == "postgresql" else None
+
+
+@pytest.fixture
+def settings(database_url: str | None) -> Settings:
+    return load_settings(batch_size=4, fetch_threads=4, predict_seconds=30, drain_seconds=5, database_url=database_url)
 
 
 @pytest.fixture

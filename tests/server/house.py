@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from fastapi import FastAPI
 from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
 from versions.making import lineage
@@ -18,6 +19,13 @@ from ram_backend.versions import StoredVersion, open_version_table, write_versio
 
 CONFIG = choices_config("red", "green", "blue")
 PROJECT = "1.1795452148"
+ON_BOTH_DATABASES = [
+    pytest.mark.usefixtures("database_url"),
+    pytest.mark.parametrize(
+        "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)], indirect=True
+    ),
+]
+"""For `pytestmark`: every test of the module runs on SQLite and on PostgreSQL."""
 
 
 class Desk:
@@ -38,6 +46,12 @@ class Desk:
 
     def corrections_changed(self, key: ProjectKey) -> None:
         self.changed.append(key)
+
+    def open_jobs(self) -> dict[tuple[str, str], int]:
+        return {("train", "requested"): len(self.asked), ("train", "running"): 0}
+
+    def pending(self) -> int:
+        return len(self.changed)
 
     def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
         return [{"id": "j1", "project": None if key is None else str(key)}]

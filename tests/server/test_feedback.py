@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from server.house import Desk
+from server.house import ON_BOTH_DATABASES, Desk
 from server.playing import (
     BLUE,
     RED,
@@ -30,11 +30,14 @@ from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback import Ledger, Shown, open_ledger
 from ram_backend.images import decode, perceptual_hash
 from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
+from ram_backend.labelstudio.choices import free_choice
 from ram_backend.projects import ProjectKey
 from ram_backend.server import create_app
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.showing import LIMIT, ShownRecorder, shown_of
 from ram_backend.settings import Settings
+
+pytestmark = ON_BOTH_DATABASES
 
 CONFIG = choices_config("red", "green", "blue")
 CREATED = "2026-11-22T12:30:48.123456Z"
@@ -249,12 +252,15 @@ def test_what_was_shown_of_every_kind_of_control() -> None:
     config = (
         '<View><Image name="image" value="$image"/>'
         '<Choices name="flat" toName="image" choice="multiple"><Choice value="a"/><Choice value="b"/></Choices>'
-        '<Taxonomy name="tree" toName="image"><Choice value="x"><Choice value="y"/></Choice></Taxonomy></View>'
+        '<Taxonomy name="tree" toName="image"><Choice value="x"><Choice value="y"/></Choice></Taxonomy>'
+        '<RectangleLabels name="boxes" toName="image" model_tags="true"><Label value="p"/><Label value="q" alias="r"/>'
+        '</RectangleLabels><TextArea name="words" toName="image" model_tags="true"/></View>'
     )
     plan = parse_label_config(config)
+    free = (free_choice("m"), free_choice("red chair"))
     scored = {
         control.name: [
-            ScoredChoice(choice, score, 0.5) for choice, score in zip(control.choices, (0.2, 0.9), strict=True)
+            ScoredChoice(choice, score, 0.5) for choice, score in zip(control.choices or free, (0.2, 0.9), strict=True)
         ]
         for control in plan.tag_controls
     }
@@ -265,6 +271,10 @@ def test_what_was_shown_of_every_kind_of_control() -> None:
         ("flat", ("b",), True),
         ("tree", ("x",), False),
         ("tree", ("x", "y"), True),
+        ("boxes", ("p",), False),
+        ("boxes", ("r",), True),
+        ("words", ("m",), False),
+        ("words", ("red chair",), True),
     ]
     assert (shown.version, shown.model_version) == ("v0001", "v")
 

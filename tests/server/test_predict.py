@@ -57,6 +57,31 @@ def test_confidence_beside_the_tags(client: httpx.Client, studio: FakeLabelStudi
     assert tags_of(answer["results"][0], "confidence") == ["red  88%"]  # sigmoid(4 * 1 - 2)
 
 
+def test_labels_are_regions_with_the_size_of_the_image(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    labels = "".join(f'<Label value="{tag}"/>' for tag in ("red", "green", "blue"))
+    config = (
+        '<View><Image name="image" value="$image"/><RectangleLabels name="tags" toName="image">'
+        f"{labels}</RectangleLabels></View>"
+    )
+    connect(client, studio, config)
+    answer = client.post("/predict", json=predict_body(config, [studio.upload("a.png", picture(RED))])).json()
+    (item,) = answer["results"][0]["result"]
+    assert (item["original_width"], item["original_height"]) == (40, 30)
+    assert item["value"]["rectanglelabels"] == ["red"]
+    assert item["score"] == pytest.approx(0.880797)
+
+
+def test_free_tags_are_the_best_of_the_vocabulary_or_of_the_admins(
+    client: httpx.Client, studio: FakeLabelStudio
+) -> None:
+    config = '<View><Image name="image" value="$image"/><TextArea name="tags" toName="image"/></View>'
+    connect(client, studio, config)
+    body = predict_body(config, [studio.upload("a.png", picture(RED))])
+    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    connect(client, studio, config, extra_params={"tags": ["blue", "pink", "red"], "precision": 0.8})
+    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red", "pink"]
+
+
 def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio) -> None:
     """A broken image, a missing one, a huge photo, a GIF, one over the limit, a text: 200 results, order kept."""
     client = start(max_image_bytes=300_000, network=(network := ColourNetwork()))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server.house import House, colours
+from server.house import ON_BOTH_DATABASES, House, colours
 from server.playing import ColourNetwork, wait_until
 from versions.making import REJECT, lineage
 
 from ram_backend.projects import ProjectKey
 from ram_backend.versions import write_version
+
+pytestmark = ON_BOTH_DATABASES
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "gone": lambda path: path.rename(path.parent / "elsewhere"),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from server.playing import choices_config, identity, tiny_bundle
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
+from ram_backend.labelstudio import ScoredChoice, choices_for, parse_label_config, prediction
+from ram_backend.models import Bundle, Calibration
 from ram_backend.projects import Project, ProjectKey, ProjectOptions, parse_options
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.recipes import Recipe, make_recipe
@@ -160,3 +161,93 @@ def test_options_are_read_field_by_field() -> None:
     for extra, own in combos:
         options = recipe(extra=extra, own=own).options["tags"]
         assert options == ProjectOptions(threshold=0.2 if extra else None, top_k=2 if own else None)
+
+
+FREE = '<View><Image name="image" value="$image"/>{}<TextArea name="words" toName="image" model_tags="true"/></View>'
+
+
+def test_free_tags_are_those_of_the_vocabulary_or_the_admins() -> None:
+    assert recipe(FREE.format("")).asked["words"].texts == ("red", "green", "blue")
+    assert recipe(FREE.format(""), extra={"tags": ["pink", "red"]}).asked["words"].texts == ("pink", "red")
+    names = {recipe(FREE.format(""), extra=extra).model_version for extra in (None, {"tags": ["pink"]}, {"top_k": 3})}
+    assert len(names) == 3
+
+
+def test_free_tags_leave_out_what_other_controls_of_the_image_offer() -> None:
+    other = '<Choices name="tags" toName="image"><Choice value="Warm" predicted_values="RED,pink"/></Choices>'
+    assert recipe(FREE.format(other)).asked["words"].texts == ("green", "blue")
+    found = recipe(FREE.format(other), extra={"tags": ["pink", "turquoise"]}).asked
+    assert (found["tags"].texts, found["words"].texts) == (("RED", "pink"), ("turquoise",))
+
+
+def calibrated() -> Bundle:
+    """Red has a curve of its own; green and blue share one."""
+    bundle = tiny_bundle()
+    curves = np.array([3, 4, 4], dtype=np.float32), np.full(3, -2, dtype=np.float32)
+    bundle.calibration = Calibration(*curves, new_slope=4, new_offset=-2)  # type: ignore[misc]
+    return bundle
+
+
+def precise(precision: float, bundle: Bundle, *tags: str, **more: object) -> Recipe:
+    project = Project(ProjectKey("", 1, 2), extra_params=parse_options({"precision": precision, **more}))
+    return make_recipe(identity(bundle), parse_label_config(choices_config(*tags)), project)
+
+
+def test_a_precision_is_the_threshold_where_the_calibration_promises_it() -> None:
+    found = precise(0.55, calibrated(), "red", "green", "blue", "turquoise")
+    assert found.asked["tags"].thresholds == (0.55, 0.55, 0.7, 0.55)
+    high = precise(0.9, calibrated(), "red", "green", "blue", "turquoise")
+    assert high.asked["tags"].thresholds == (0.9,) * 4
+    assert high.model_version != found.model_version
+    assert high.model_version == recipe_of(calibrated(), {"threshold": 0.9}, "red", "green", "blue", "turquoise")
+
+
+def recipe_of(bundle: Bundle, extra: object, *tags: str) -> str:
+    project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra))
+    return make_recipe(identity(bundle), parse_label_config(choices_config(*tags)), project).model_version
+
+
+def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
+    first, *others = precise(0.9, calibrated(), "red", "green", "blue", "turquoise", per_tag={"green": 0.2}).notes
+    assert "90%" in first
+    assert "1 of 4 tags" in first
+    assert [note.split(":")[1].strip() for note in others] == [
+        "not promised for 'blue'",
+        "not promised for 'turquoise'",
+        "not promised for 'green'",
+    ]
+    for note, why in zip(
+        others, ("no calibration of their own", "text alone", "a threshold of their own"), strict=True
+    ):
+        assert why in note
+    assert recipe().notes == ()
+
+
+def test_a_bundle_without_calibration_promises_nothing() -> None:
+    bundle = calibrated()
+    bundle.calibration = Calibration.identity(3)  # type: ignore[misc]
+    first, other = precise(0.6, bundle, "red", "green", "blue").notes
+    assert "0 of 3 tags" in first
+    assert "'red', 'green', 'blue'" in other
+    assert "not calibrated" in other
+
+
+def test_a_precision_for_choices_that_come_with_each_task() -> None:
+    plan = parse_label_config(choices_config(attributes='value="$options" model_min_precision="0.65"'))
+    made = make_recipe(identity(calibrated()), plan, Project(ProjectKey("", 1, 2)))
+    (control,) = plan.tag_controls
+    offered = choices_for(control, {"options": ["red", "blue", "pink"]})
+    assert made.ask(control, offered).thresholds == (0.65, 0.7, 0.65)
+    assert "come with each task" in made.notes[0]
+
+
+def test_what_lies_above_is_right_so_often_whatever_the_scores_are() -> None:
+    """With scores that are calibrated, for spreads of any kind."""
+    random = np.random.default_rng(0)
+    for a, b in ((0.5, 1.0), (1.0, 1.0), (5.0, 2.0)):
+        scores = random.beta(a, b, 200_000)
+        right = random.random(len(scores)) < scores
+        for precision in (0.6, 0.8, 0.9):
+            threshold = precise(precision, calibrated(), "red").asked["tags"].thresholds[0]
+            assert threshold is not None
+            assert right[scores > threshold].mean() >= precision

@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from server.playing import FakeLabelStudio, choices_config, picture, predict_body, setup_body, wait_until
+from server.processes import served, url_in
 
 from ram_backend.errors import SettingsError
 from ram_backend.server import bind, configure_logging
 from ram_backend.server.gate import request_id
-
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-from server.playing import ColourNetwork, identity
-from ram_backend.cli import serve as command
-from ram_backend import server
-from ram_backend.server import model
-
-class Slow(ColourNetwork):
-    def __init__(self):
-        super().__init__(seconds=0.7)
-
-model.load_network = lambda *args, **options: Slow()
-server.prepare = lambda settings, say: None
-server.identify = lambda settings: identity()
-import ram_backend.cli
-sys.argv = ["ram-backend", "serve", *sys.argv[1:]]
-ram_backend.cli.main()
-"""
-
-
-@contextmanager
-def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`ram-backend serve` with the tiny network; the process, and its output as it comes."""
-    program = PROGRAM.format(tests=str(Path(__file__).resolve().parent.parent))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    lines: list[str] = []
-
-    def follow() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-
-    reader = threading.Thread(target=follow, daemon=True)
-    reader.start()
-    try:
-        wait_until(lambda: any("Next:" in line for line in lines) or process.poll() is not None, 60)
-        yield process, lines
-    finally:
-        if process.poll() is None:
-            process.terminate()  # killed, it would leave its queue running
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        reader.join(5)
-
-
-def url_in(lines: list[str]) -> str:
-    return next(word for line in lines if "serves" in line for word in line.split() if word.startswith("http://"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -117,6 +59,20 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
 def test_hosts_that_cannot_be_listened_at() -> None:
     with pytest.raises(SettingsError, match=r"203\.0\.113\.7"):
         bind("203.0.113.7", 0)
+
+
+def test_json_lines_name_the_request(studio: FakeLabelStudio) -> None:
+    with served("--port", "0", environment={"RAM_LOG_FORMAT": "json"}) as (_, lines):
+        answer = httpx.post(f"{url_in(lines)}/setup", json=setup_body(choices_config("red"), studio), trust_env=False)
+
+        def told() -> list[dict[str, Any]]:
+            said = [json.loads(line) for line in lines if line.startswith("{")]
+            return [each for each in said if each.get("request") == answer.headers["x-request-id"]]
+
+        wait_until(lambda: any(each.get("route") == "/setup" for each in told()))
+        (line,) = [each for each in told() if "route" in each]
+    assert (line["method"], line["status"], line["level"]) == ("POST", 200, "info")
+    assert line["ms"] > 0
 
 
 def test_log_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:

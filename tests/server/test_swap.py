@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from server.house import CONFIG, PROJECT, House
+from server.house import CONFIG, ON_BOTH_DATABASES, PROJECT, House
 from server.playing import (
     GREEN,
     RED,
@@ -28,6 +28,8 @@ from server.playing import (
 from ram_backend.database import open_database
 from ram_backend.server import following, live
 from ram_backend.versions import VersionTable, announce, version_path
+
+pytestmark = ON_BOTH_DATABASES
 
 
 def test_a_published_version_is_served_and_rolled_back(house: Callable[..., House]) -> None:
@@ -123,6 +125,17 @@ def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], m
     go_on.set()
     asking.join(30)
     assert answers == [there], "the first prediction waits for it"
+
+
+def test_a_server_names_versions_that_nobody_asked_it_about(house: Callable[..., House]) -> None:
+    """Behind a round-robin it may be another one that Label Studio has connected."""
+    first, second = house(), house()
+    assert second.client is not None
+    assert second.client.get("/versions").json()["versions"] == [first.setup()]
+    third = house()
+    assert third.client is not None
+    assert third.client.get("/versions", params={"project": PROJECT}).json()["versions"] == [first.setup()]
+    assert third.client.get("/versions", params={"project": "7"}).json()["versions"] == []
 
 
 def test_the_database_may_be_away(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""What `ram-backend doctor` looks at, by where it is."""

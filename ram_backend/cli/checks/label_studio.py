@@ -1,0 +1,128 @@
+"""What `ram-backend doctor` looks at in Label Studio: whether we reach it, and whether it reaches us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import requests
+
+from ram_backend.cli.checks.finding import TIMEOUT_S, Finding, State, without_password
+from ram_backend.cli.checks.house import opened
+from ram_backend.cli.connect import secret_headers
+from ram_backend.errors import (
+    DatabaseUnavailable,
+    LabelStudioRefused,
+    LabelStudioUnauthorized,
+    LabelStudioUnreachable,
+    RamError,
+)
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.connection_api import ConnectionApi
+from ram_backend.labelstudio.connection_findings import is_loopback, look_at
+from ram_backend.labelstudio.tokens import is_personal
+from ram_backend.projects import Project, ProjectTable, connection_of
+from ram_backend.settings import Settings
+
+TOKEN = "make a personal access token (Account & Settings in Label Studio), and set LABEL_STUDIO_API_KEY to it"
+AT_MOST = 20
+"""Projects that are looked at, the latest first."""
+
+
+def check_label_studio(settings: Settings) -> Iterator[Finding]:
+    """The Label Studio of the settings: address, then token."""
+    if settings.label_studio_url is None:
+        yield Finding("Label Studio", State.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
+        return
+    base = settings.label_studio_url.rstrip("/")
+    try:
+        answer = requests.get(f"{base}/api/version", timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        release = answer.json().get("release", "?")
+    except (requests.RequestException, ValueError, AttributeError) as error:
+        reason = type(error).__name__ if isinstance(error, requests.ConnectionError) else str(error)
+        yield Finding("Label Studio", State.bad, f"{without_password(base)}: {reason}", _remedy(base))
+        return
+    yield Finding("Label Studio", State.ok, f"{without_password(base)} answers, version {release}")
+    if settings.label_studio_api_key is None:
+        yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", TOKEN)
+        return
+    yield _token(LabelStudio(base, settings.label_studio_api_key), settings.label_studio_api_key)
+
+
+def check_projects(settings: Settings) -> Iterator[Finding]:
+    """Each project that Label Studio has connected: the way there, and the way back."""
+    try:
+        database = opened(settings)
+    except DatabaseUnavailable:
+        return  # said already
+    changes = None if database is None else ProjectTable(database).changes()
+    if changes is None or not changes.projects:
+        remedy = "ram-backend connect --project NUMBER --url BACKEND, or Settings > Model in Label Studio"
+        yield Finding("projects", State.note, "none has been connected yet", remedy)
+        return
+    latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
+    for project in latest[: -AT_MOST - 1 : -1]:
+        for finding in _project(settings, project, changes.pinned_host):
+            yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
+
+
+def _project(settings: Settings, project: Project, pinned_host: str | None) -> Iterator[Finding]:
+    connection = connection_of(
+        project, pinned_host=pinned_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
+    )
+    if project.extra_params_error is not None:
+        yield Finding("extra params", State.bad, project.extra_params_error, "correct them in Settings > Model")
+    if connection.base_url is None:
+        yield Finding("Label Studio", State.bad, "nobody has named its address", "set LABEL_STUDIO_URL")
+        return
+    if not connection.trusted:
+        said = f"{connection.base_url} is not the pinned one ({pinned_host}): it is sent no token"
+        yield Finding("Label Studio", State.note, said, f"ram-backend project pin-host {connection.base_url}")
+        return
+    label_studio = LabelStudio(connection.base_url, connection.token, known_as=[project.hostname])
+    try:
+        label_studio.version()
+    except RamError as error:
+        yield Finding("Label Studio", State.bad, str(error), _remedy(connection.base_url))
+        return
+    if settings.label_studio_api_key is None:
+        yield _token(label_studio, connection.token or "", of_setup=True)
+    api = ConnectionApi(label_studio, project.key.id)
+    try:
+        switches, backends, webhooks = api.switches(), api.backends(), api.webhooks()
+    except LabelStudioUnauthorized:
+        yield Finding("connection", State.note, "not looked at: Label Studio takes no token that we have", TOKEN)
+        return
+    except LabelStudioRefused as error:
+        yield Finding("connection", State.note, f"{error}", "was it deleted? Then nothing is to be done")
+        return
+    except LabelStudioUnreachable as error:
+        yield Finding("connection", State.bad, str(error), "look at Label Studio's log")
+        return
+    for found in look_at(project.key.id, switches, backends, webhooks, secret_headers(settings)):
+        yield Finding(found.what, State(found.how), found.said, found.remedy)
+
+
+def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:
+    kind = "a personal access token" if is_personal(token) else "a legacy token"
+    source = "of /setup" if of_setup else "LABEL_STUDIO_API_KEY"
+    what = "token" if of_setup else "Label Studio token"
+    try:
+        user = label_studio.whoami().get("email", "?")
+    except LabelStudioUnauthorized as error:
+        if is_personal(token):
+            return Finding(what, State.bad, f"{source}: {kind} that Label Studio takes no more", TOKEN)
+        remedy = f"legacy tokens are off by default: {TOKEN}"
+        return Finding(what, State.note if of_setup else State.bad, str(error), remedy)
+    except RamError as error:
+        return Finding(what, State.bad, str(error), TOKEN)
+    return Finding(what, State.ok, f"{source}: {kind}, of {user}")
+
+
+def _remedy(base: str) -> str:
+    own = (
+        "; `localhost` is this machine, or this container: use the name of Label Studio's host or service"
+        if is_loopback(base)
+        else ""
+    )
+    return f"start it, or set LABEL_STUDIO_URL to its address as this machine sees it{own}"

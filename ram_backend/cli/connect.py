@@ -1,0 +1,145 @@
+"""`ram-backend connect`: sets a project of Label Studio up in one command."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ram_backend.errors import InputError, SettingsError
+from ram_backend.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from ram_backend.labelstudio.client import LabelStudio
+    from ram_backend.labelstudio.connecting import Step
+
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def connect(
+    project: Annotated[int, typer.Option("--project", min=1, help="Number of the project in Label Studio.")],
+    url: Annotated[
+        str | None, typer.Option("--url", help="Backend, as Label Studio sees it (default: this host's).")
+    ] = None,
+    label_config: Annotated[
+        Path | None,
+        typer.Option(help="XML file (default: the project's own; one without anything to tag gets all tags)."),
+    ] = None,
+    extra_params: Annotated[str | None, typer.Option(help="JSON object, such as '{\"threshold\": 0.4}'.")] = None,
+    uncertain_first: Annotated[
+        bool, typer.Option("--uncertain-first", help="Serve the tasks first that the model is least sure of.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete the project's other backends, and webhooks that such ones left.")
+    ] = False,
+) -> None:
+    """Connect a project with a running `ram-backend serve`: label config, backend, webhook with its secret, live order.
+
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the
+    server has them. Asking again changes nothing that is right already.
+    """
+    from ram_backend.labelstudio.connecting import Connecting, Wish
+    from ram_backend.labelstudio.connection_api import ConnectionApi
+
+    settings = load_settings()
+    wish = Wish(
+        url=_backend_url(url, settings),
+        label_config=None if label_config is None else _text_of(label_config),
+        fallback=lambda: _all_tags(settings),
+        login=settings.basic_auth(),
+        secret=secret_headers(settings),
+        extra_params=_extra_params(extra_params),
+        by_uncertainty=uncertain_first,
+        alone=replace,
+    )
+    label_studio = _label_studio(settings)
+    Connecting(ConnectionApi(label_studio, project), wish, _say).run()
+    _out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
+    _out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
+
+
+def secret_headers(settings: Settings) -> dict[str, str]:
+    """What a webhook has to send so that the server lets its events in; Label Studio sends no login (protocol 1)."""
+    if settings.webhook_secret:
+        return {"X-RAM-Webhook-Secret": settings.webhook_secret}
+    login = settings.basic_auth()
+    if login is None:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"}
+
+
+def _say(step: Step) -> None:
+    _out.print(f"{'changed' if step.changed else 'ok     '}  {step.what}: {step.said}", markup=False)
+
+
+def _label_studio(settings: Settings) -> LabelStudio:
+    from ram_backend.labelstudio.client import LabelStudio
+
+    missing = [
+        name
+        for name, value in (
+            ("LABEL_STUDIO_URL", settings.label_studio_url),
+            ("LABEL_STUDIO_API_KEY", settings.label_studio_api_key),
+        )
+        if not (value or "").strip()
+    ]
+    if missing:
+        raise SettingsError(
+            f"Set {' and '.join(missing)}: Label Studio's address as this machine sees it, and a personal access token"
+            " (Account & Settings in Label Studio)."
+        )
+    found = LabelStudio(settings.label_studio_url or "", (settings.label_studio_api_key or "").strip())
+    found.version()
+    found.whoami()
+    return found
+
+
+def _backend_url(url: str | None, settings: Settings) -> str:
+    from ram_backend.projects import instance_of
+
+    if url is None:
+        host = "localhost" if settings.host in ("0.0.0.0", "::", "") else settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{settings.port or 9090}"
+    try:
+        return instance_of(url)
+    except InputError:
+        raise InputError(f"--url {url[:80]!r} is no address: give http://HOST:PORT of `ram-backend serve`.") from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InputError(
+            f"--label-config {path}: {reason}. Give an XML file, such as those in label_configs/."
+        ) from None
+
+
+def _all_tags(settings: Settings) -> str:
+    from ram_backend.labelstudio.ready_configs import vocabulary_config
+    from ram_backend.models import find_bundle
+    from ram_backend.vocabulary import load_label_system
+
+    if settings.bundle == "starter":
+        return vocabulary_config(load_label_system())
+    return vocabulary_config(find_bundle(settings.bundle, settings.bundles_dir).vocabulary)
+
+
+def _extra_params(text: str | None) -> dict[str, Any] | None:
+    from ram_backend.projects import parse_options
+
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("--extra-params has to be a JSON object, such as '{\"threshold\": 0.4}'.")
+    parse_options(found, source="--extra-params")
+    return found

@@ -1,0 +1,101 @@
+"""Log lines of all our processes: one per event, as text or as JSON, with the id of the request that it belongs to.
+
+As JSON each line is one object: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process` (its number), `request`
+where there is one, `error` with the traceback where there is one, and what the line says in fields of its own
+(`extra={"fields": {...}}`), such as `route`, `status` and `ms` of a request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+NOBODY = "-"
+"""Stands for the id where no request is being answered."""
+
+request_id: ContextVar[str] = ContextVar("request_id", default=NOBODY)
+"""Id of the request that is being answered, or that asked for the job that is being done; log lines carry it."""
+
+_OWN = frozenset({"time", "level", "logger", "message", "process", "request", "error"})
+
+
+def asked_by() -> str | None:
+    """The id of the request in whose name something is done; None: nobody has asked over HTTP."""
+    current = request_id.get()
+    return None if current == NOBODY else current
+
+
+@contextmanager
+def in_the_name_of(request: str | None) -> Iterator[None]:
+    """Within this, log lines and what is asked for belong to that request; None: to none."""
+    token = request_id.set(request or NOBODY)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+class TextLine(logging.Formatter):
+    """Keeps each message on one line, whatever is in it; only tracebacks have more.
+
+    Args:
+        who: stands in brackets after the level, e.g. "%(request_id)s".
+    """
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s [{who}] %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line without its traceback."""
+        record.message = "".join(each if each.isprintable() else _escaped(each) for each in record.message)
+        record.request_id = request_id.get()
+        return super().formatMessage(record)
+
+
+class JsonLine(logging.Formatter):
+    """One JSON object a line; a traceback is a field of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if (request := asked_by()) is not None:
+            said["request"] = request
+        if record.exc_info:
+            said["error"] = self.formatException(record.exc_info)
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            said |= {str(name): value for name, value in fields.items() if name not in _OWN}
+        return json.dumps(said, default=str)
+
+
+def configure(level: str, log_format: LogFormat, *, who: str = "%(request_id)s") -> None:
+    """Sends log lines to standard error.
+
+    Args:
+        level: "debug", "info", "warning" or "error"; libraries say warnings and errors only.
+        log_format: "text" for people, "json" for programs.
+        who: what stands in brackets in text, in the words of `logging`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLine() if log_format == "json" else TextLine(who))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("ram_backend").setLevel(level.upper())
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

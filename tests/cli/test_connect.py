@@ -1,0 +1,85 @@
+"""`ram-backend connect`: what it needs, and what webhooks are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from fake_label_studio import LEGACY
+from labelstudio.test_connecting import CONFIG, OTHER, Connected
+from typer.testing import CliRunner
+
+from ram_backend.cli.connect import connect, secret_headers
+from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectOptionsError, RamError, SettingsError
+from ram_backend.settings import load_settings
+
+app = typer.Typer()
+app.command()(connect)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["--project", "3", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connected]:
+    with Connected() as there:
+        assert isinstance(there, Connected)
+        monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        yield there
+
+
+def test_connected_and_told(studio: Connected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAM_WEBHOOK_SECRET", "hush")
+    file = tmp_path / "config.xml"
+    file.write_text(OTHER)
+    said = run("--url", "http://backend:9090/", "--label-config", str(file), "--extra-params", '{"top_k": 3}')
+    assert "changed  backend: http://backend:9090 connected" in said
+    assert f"{studio.url}/projects/3/data" in said
+    assert "hush" not in said
+    assert studio.hooks[0]["headers"] == {"X-RAM-Webhook-Secret": "hush"}
+    assert (studio.record["label_config"], studio.connected[0]["extra_params"]) == (OTHER, {"top_k": 3})
+
+
+def test_a_project_without_anything_to_tag_gets_all_tags(studio: Connected) -> None:
+    studio.record["label_config"] = "<View></View>"
+    run()
+    assert studio.record["label_config"].count("<Choice ") > 4000
+    assert studio.connected[0]["url"] == "http://127.0.0.1:9090"
+
+
+def test_basic_auth_for_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert secret_headers(load_settings()) == {}
+    monkeypatch.setenv("BASIC_AUTH_USER", "me")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "hidden")
+    assert secret_headers(load_settings()) == {"Authorization": "Basic bWU6aGlkZGVu"}
+
+
+def test_address_and_token_are_needed(studio: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "c" * 40)
+    with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
+        run()
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY")
+    with pytest.raises(SettingsError, match="Set LABEL_STUDIO_API_KEY"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--url", "nonsense:9090:1"], InputError),
+        (["--label-config", "/nowhere.xml"], InputError),
+        (["--extra-params", "[1]"], InputError),
+        (["--extra-params", '{"threshold": 7}'], ProjectOptionsError),
+    ],
+)
+def test_what_can_not_be_used_changes_nothing(studio: Connected, arguments: list[str], error: type[RamError]) -> None:
+    with pytest.raises(error):
+        run(*arguments)
+    assert studio.connected == []
+    assert studio.record["label_config"] == CONFIG

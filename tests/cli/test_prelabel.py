@@ -1,0 +1,143 @@
+"""`ram-backend prelabel`: here, by a worker, stopped and gone on with."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import typer
+from fake_label_studio import LEGACY
+from jobs.making import CONFIG, dead_worker
+from jobs.predicting import VERSION, PredictingProject
+from typer.testing import CliRunner
+
+from ram_backend.cli.prelabel import prelabel
+from ram_backend.database import Database, open_database, upgrade
+from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
+from ram_backend.jobs import prelabelling
+from ram_backend.jobs.job import Outcome
+from ram_backend.jobs.processes import Worker
+from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.wanted import Wanted
+from ram_backend.projects import ProjectTable
+from ram_backend.projects.project import Setup
+from ram_backend.settings import load_settings
+
+app = typer.Typer()
+app.command()(prelabel)
+
+
+def run(*arguments: str, status: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictingProject]:
+    monkeypatch.setattr(prelabelling, "LOOK_S", 0.02)
+    with PredictingProject(tasks=30) as there:
+        assert isinstance(there, PredictingProject)
+        monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        yield there
+
+
+@pytest.fixture
+def database(studio: PredictingProject) -> Iterator[Database]:
+    there = open_database(load_settings())
+    upgrade(there)
+    ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def table(database: Database) -> JobTable:
+    return JobTable(database)
+
+
+def test_here(studio: PredictingProject, table: JobTable) -> None:
+    for number in range(1, 6):
+        studio.annotate(number, number, "red")
+    said = run("--project", "7")
+    assert f"25 tasks have got their prediction of {VERSION}" in said
+    assert "tasks a second" in said
+    assert studio.counts() == {0: 5, 1: 25}
+    assert "5 tasks have got" in run("--project", "7", "--all")
+    assert studio.counts() == {1: 30}
+    assert [job.state for job in table.jobs()] == ["done", "done"]
+
+
+def test_the_project_then_shows_them_live(studio: PredictingProject, table: JobTable) -> None:
+    run("--project", "7")
+    assert studio.connected[0]["title"] == VERSION == studio.record["model_version"]
+
+
+def test_by_a_worker(studio: PredictingProject, table: JobTable) -> None:
+    said = run("--project", "7", "--all", "--background", "--per-second", "3")
+    (job,) = table.jobs()
+    assert (job.state, Wanted.of(job.options)) == ("requested", Wanted(("all",), per_second=3.0))
+    assert job.id in said
+    assert "does this as well" in run("--project", "7", "--background", "--retry-failed")
+    assert Wanted.of(table.jobs()[0].options).which == ("all", "retry-failed")
+
+
+def test_a_worker_that_has_it_is_followed(studio: PredictingProject, table: JobTable) -> None:
+    run("--project", "7", "--background")
+    claim = table.claim(table.jobs()[0].id, Worker.of(os.getpid()))
+    assert claim is not None
+
+    def end() -> None:
+        time.sleep(0.5)
+        table.finish(claim, Outcome("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
+
+    threading.Thread(target=end).start()
+    assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run("--project", "7")
+
+
+def test_ctrl_c_and_again(studio: PredictingProject, table: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAM_REFRESH_PORTION", "5")
+    retrieve = prelabelling.PrelabelApi.retrieve
+    asked: list[object] = []
+
+    def interrupted(api: prelabelling.PrelabelApi, tasks: list[int]) -> None:
+        asked.append(tasks)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        retrieve(api, tasks)
+
+    monkeypatch.setattr(prelabelling.PrelabelApi, "retrieve", interrupted)
+    monkeypatch.setattr(prelabelling, "WAITING_S", 0.5)
+    assert CliRunner().invoke(app, ["--project", "7"]).exit_code == 130
+    (job,) = table.jobs()
+    assert (job.state, "Stopped by hand" in job.message) == ("failed", True)
+    assert studio.counts() == {0: 20, 1: 10}
+    run("--project", "7")
+    assert studio.counts() == {1: 30}
+
+
+def test_a_command_that_was_killed_is_taken_over(studio: PredictingProject, table: JobTable) -> None:
+    run("--project", "7", "--background")
+    assert table.claim(table.jobs()[0].id, dead_worker()) is not None
+    assert "30 tasks have got" in run("--project", "7")
+    assert len(table.jobs()) == 1
+
+
+def test_a_failure_is_an_error(studio: PredictingProject, table: JobTable) -> None:
+    studio.connected.clear()
+    with pytest.raises(NotAvailable, match="has no backend in Label Studio"):
+        run("--project", "7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["--project", "7", "--all", "--unlabelled"], InputError), (["--project", "99"], ProjectNotFound)],
+)
+def test_what_can_not_be_asked(table: JobTable, arguments: list[str], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run(*arguments)
+    assert table.jobs() == []

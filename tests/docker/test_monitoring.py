@@ -1,0 +1,112 @@
+"""The dashboard shows what the server says, and Prometheus asks where the server is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+from ram_backend.server.metrics import ROUTES, ServerMetrics
+
+DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"
+NAME = re.compile(r"\bram_[a-z_]+")
+VARIABLES = {"$__rate_interval", "$job", "$instance"}
+
+
+@pytest.fixture
+def dashboard() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/ram-backend.json").read_text())
+    return content
+
+
+@pytest.fixture
+def exposition() -> str:
+    """What /metrics says when every metric has been counted, some with real values of their labels."""
+    metrics = ServerMetrics()
+    for each in vars(metrics).values():
+        if isinstance(each, MetricWrapperBase) and each._labelnames:
+            each.labels(*["any"] * len(each._labelnames))
+    metrics.image(None)
+    metrics.task(tagged=False)
+    metrics.token_lookup(hit=True)
+    return metrics.exposed().decode()
+
+
+def expressions(dashboard: dict[str, Any]) -> list[str]:
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def test_every_metric_of_the_dashboard_exists(dashboard: dict[str, Any], exposition: str) -> None:
+    said = {re.split(r"[ {]", line)[0] for line in exposition.splitlines() if not line.startswith("#")}
+    variables = [each.get("definition", "") for each in dashboard["templating"]["list"]]
+    named = set(NAME.findall("\n".join([*expressions(dashboard), *variables])))
+    assert named
+    assert named - said == set()
+
+
+def test_every_metric_of_the_server_is_on_the_dashboard(dashboard: dict[str, Any], exposition: str) -> None:
+    families = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", exposition, re.MULTILINE))
+    families = {each for each in families if not each.endswith("_created")}
+    shown = set(NAME.findall("\n".join(expressions(dashboard))))
+    missing = [
+        each for each in sorted(families) if shown.isdisjoint({each, f"{each}_bucket", f"{each}_sum", f"{each}_count"})
+    ]
+    assert missing == [], "add a panel to docker/grafana/dashboards/ram-backend.json"
+
+
+def test_labels_and_their_values_are_the_server_s(dashboard: dict[str, Any], exposition: str) -> None:
+    text = "\n".join(expressions(dashboard))
+    own = set(re.findall(r"[{,](\w+)=\"", exposition)) | {"job", "instance"}
+    grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(",")}
+    selected = set(re.findall(r"[{ ,](\w+)[!=]=?~?\"", text))
+    assert grouped | selected <= own
+    routes = {route for group in re.findall(r'route=~?"([^"]*)"', text) for route in group.split("|")}
+    assert routes
+    assert routes <= ROUTES
+    outcomes = set(re.findall(r'outcome!?="([^"]*)"', text))
+    assert outcomes <= set(re.findall(r'outcome="([^"]*)"', exposition))
+
+
+def test_expressions_are_whole(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        bare = re.sub(r'"[^"]*"', "", expression)
+        for opening, closing in ("()", "{}", "[]"):
+            assert bare.count(opening) == bare.count(closing), expression
+        assert set(re.findall(r"\$\w+", expression)) <= VARIABLES
+
+
+def test_panels_are_told_apart_and_lie_side_by_side(dashboard: dict[str, Any]) -> None:
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for one, other in itertools.combinations([panel["gridPos"] for panel in panels], 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or below
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+    assert all(panel["description"] for panel in panels if panel["type"] != "row")
+
+
+def test_grafana_finds_dashboard_and_data(compose: Any, dashboard: dict[str, Any]) -> None:
+    grafana = compose.services["grafana"]
+    mounted = dict(mount.split(":")[:2] for mount in grafana["volumes"])
+    provider = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/ram-backend.yaml").read_text())["providers"][0]
+    assert mounted["./grafana/dashboards"] == provider["options"]["path"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/ram-backend.json"
+    (source,) = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "monitoring" in compose.services["prometheus"]["networks"]
+    assert dashboard["templating"]["list"][0]["query"] == source["type"]
+
+
+def test_prometheus_asks_the_backend(compose: Any) -> None:
+    (job,) = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    host, port = job["static_configs"][0]["targets"][0].split(":")
+    assert set(compose.services[host]["networks"]) & set(compose.services["prometheus"]["networks"])
+    assert port == compose.services[host]["ports"][0].rsplit(":", 1)[1]

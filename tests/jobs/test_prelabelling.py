@@ -1,0 +1,272 @@
+"""Each task ends with exactly one prediction, whatever happens on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+
+import pytest
+from fake_label_studio import LEGACY
+from jobs.making import wait_until
+from jobs.predicting import VERSION, PredictingProject
+
+from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
+from ram_backend.jobs import prelabelling
+from ram_backend.jobs.pace import Pace
+from ram_backend.jobs.prelabelling import Asked, Prelabelling, Surroundings
+from ram_backend.jobs.wanted import Wanted
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.prelabel_api import PrelabelApi
+
+ALL = Wanted(("all",))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prelabelling, "LOOK_S", 0.02)
+
+
+@pytest.fixture
+def studio() -> Iterator[PredictingProject]:
+    with PredictingProject(tasks=60) as there:
+        yield there  # type: ignore[misc]
+
+
+class Attempt:
+    """One attempt; `portions` are those that it has noted, `said` what it is doing."""
+
+    def __init__(self, studio: PredictingProject, wanted: Wanted = ALL, *, largest: int = 8) -> None:
+        api = PrelabelApi(LabelStudio(studio.url, LEGACY), studio.project)
+        self.portions: list[tuple[str, list[int], bool]] = []
+        self.said: list[tuple[str, int, int]] = []
+        self.studio, self.killed = studio, False
+        self._retrieve, api.retrieve = api.retrieve, self._retrieve_unless_killed  # type: ignore[method-assign]
+        around = Surroundings(self._progress, self._note, lambda: True)
+        self.work = Prelabelling(api, wanted, Pace(largest, wanted.per_second), around)
+
+    def _progress(self, stage: str, step: int, steps: int) -> None:
+        self.said.append((stage, step, steps))
+
+    def _note(self, version: str, portion: Sequence[int], progressed: bool) -> None:
+        self.portions.append((version, list(portion), progressed))
+
+    def _retrieve_unless_killed(self, tasks: Sequence[int]) -> None:
+        self._retrieve(tasks)
+        if self.killed:
+            raise JobLost("killed")
+
+    def killed_while_label_studio_waits(self, before: Asked | None) -> Asked:
+        """What is known of the last portion, which Label Studio will store."""
+
+        def until_killed() -> None:
+            with suppress(JobLost):
+                self.run(before)
+
+        threading.Thread(target=until_killed, daemon=True).start()
+        wait_until(lambda: len(self.portions) > 1 and self.studio.waiting)
+        self.killed = True
+        version, portion, _ = self.portions[-1]
+        return Asked(version, tuple(portion), 0.0)
+
+    def run(self, before: Asked | None = None) -> bool:
+        return self.work.run(before)
+
+
+def test_each_task_gets_one_in_portions_that_grow(studio: PredictingProject) -> None:
+    attempt = Attempt(studio, largest=20)
+    assert attempt.run()
+    assert studio.counts() == {1: 60}
+    assert [len(portion) for portion in studio.portions] == [8, 16, 20, 16]
+    assert (attempt.work.result.version, attempt.work.result.done) == (VERSION, 60)
+    assert ("predict", 8, 60) in attempt.said
+    assert attempt.said[-1] == ("predict", 60, 60)
+
+
+def test_what_has_one_is_not_asked_for(studio: PredictingProject) -> None:
+    for number in range(1, 51):
+        studio.store(number, VERSION)
+    studio.store(51, "starter-of-old")
+    attempt = Attempt(studio)
+    assert attempt.run()
+    assert sorted(chain.from_iterable(studio.portions)) == list(range(51, 61))
+    assert attempt.work.result.done == 10
+    again = Attempt(studio)
+    assert again.run()
+    assert again.work.result.done == 0
+    assert again.portions == []
+
+
+def test_only_unlabelled_ones_or_only_named_ones(studio: PredictingProject) -> None:
+    for number in range(1, 51):
+        studio.annotate(number, number, "red")
+    assert Attempt(studio, Wanted(("unlabelled",))).run()
+    assert {task for portion in studio.portions for task in portion} == set(range(51, 61))
+    assert Attempt(studio, Wanted(tasks=(3, 4, 55, 999))).run()
+    assert studio.portions[-1] == [3, 4]
+
+
+def test_killed_twice_while_label_studio_waits(studio: PredictingProject) -> None:
+    """The next attempt must not ask for a portion that Label Studio will store when the backend has answered."""
+    studio.seconds, studio.patience = 0.03, 5
+    before = None
+    for _ in range(2):
+        before = Attempt(studio).killed_while_label_studio_waits(before)
+    assert Attempt(studio).run(before)
+    assert studio.counts() == {1: 60}
+    asked = list(chain.from_iterable(studio.portions))
+    assert len(asked) == len(set(asked)), "nothing is computed twice"
+
+
+def test_without_waiting_there_would_be_two(studio: PredictingProject) -> None:
+    """The stand-in does what Label Studio does: it stores what it is brought, without looking again."""
+    studio.seconds = 0.05
+    attempts = [Attempt(studio, Wanted(tasks=(1, 2))) for _ in range(2)]
+    threads = [threading.Thread(target=each.work._api.retrieve, args=([1, 2],)) for each in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert studio.counts()[2] == 2
+
+
+def test_a_portion_that_never_came_is_given_up(studio: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prelabelling, "WAITING_S", 0.2)
+    assert Attempt(studio).run(Asked(VERSION, (1, 2), 0.1))
+    assert studio.counts() == {1: 60}
+
+
+def test_somebody_opens_a_task_meanwhile(studio: PredictingProject) -> None:
+    """What an annotation was made from stays."""
+    studio.seconds = 0.05
+    attempt = Attempt(studio)
+    thread = threading.Thread(target=attempt.run)
+    thread.start()
+    wait_until(lambda: studio.waiting)
+    for task in studio.portions[0][:2]:
+        parent = studio.store(task, VERSION)
+        studio.annotate(task, task, "red", parent_prediction=parent)
+    first = studio.portions[0][0]
+    parent = studio.tasks[first]["annotations"][0]["parent_prediction"]
+    thread.join(30)
+    assert studio.counts() == {1: 60}
+    assert [each["id"] for each in studio.tasks[first]["predictions"]] == [parent]
+    assert attempt.work.result.surplus == 2
+
+
+def test_a_backend_too_slow_for_portions_of_that_size(studio: PredictingProject) -> None:
+    """Twenty tasks in the time of five: portions shrink until they fit."""
+    studio.seconds, studio.patience = 0.02, 0.05
+    attempt = Attempt(studio, Wanted(tasks=tuple(range(1, 21))))
+    assert attempt.run()
+    assert studio.counts()[1] == 20
+    assert attempt.work.result.missing == []
+    assert max(map(len, studio.portions)) == 8
+
+
+def test_images_that_can_not_be_had(studio: PredictingProject) -> None:
+    studio.broken, studio.unreachable = {5}, {41}
+    first = Attempt(studio)
+    assert first.run()
+    assert studio.counts() == {1: 60}
+    assert sorted(first.work.result.empty) == [5, 41]
+    studio.unreachable = set()
+    studio.annotate(1, 41, "red")
+    again = Attempt(studio, Wanted(("retry-failed",)))
+    assert again.run()
+    assert studio.portions[-1] == [5, 41]
+    assert studio.counts() == {1: 60}
+    assert again.work.result.empty == [5]
+    assert studio.tasks[41]["predictions"][0]["result"]
+
+
+def test_nothing_but_unreachable_images(studio: PredictingProject) -> None:
+    """The backend answers 503, so that there is no prediction: they are named, and the others go on."""
+    studio.unreachable = {7, 8, 9}
+    attempt = Attempt(studio, Wanted(tasks=(7, 8, 9, 10)), largest=1)
+    assert attempt.run()
+    assert attempt.work.result.missing == [7, 8, 9]
+    assert studio.counts()[1] == 1
+    studio.unreachable = set()
+    assert Attempt(studio, Wanted(("retry-failed",))).run()
+    assert studio.counts() == {1: 60}
+
+
+def test_a_backend_that_brings_nothing_forth(studio: PredictingProject) -> None:
+    studio.seconds, studio.patience = 0.001, 0
+    with pytest.raises(NotAvailable, match="stores no predictions"):
+        Attempt(studio).run()
+    assert len(studio.portions) < 12
+
+
+def test_a_backend_that_goes_away(studio: PredictingProject) -> None:
+    studio.unreachable = set(range(1, 61))
+    studio.connected[0] |= {"state": "ER", "error_message": "No bundle."}
+    with pytest.raises(NotAvailable, match=r"can't reach the backend http://backend:9090 \(No bundle.\)"):
+        Attempt(studio).run()
+
+
+def test_another_version_is_served_meanwhile(studio: PredictingProject) -> None:
+    studio.seconds = 0.02
+    attempt = Attempt(studio)
+    thread = threading.Thread(target=attempt.run)
+    thread.start()
+    wait_until(lambda: len(studio.portions) > 1)
+    studio.connected[0]["model_version"] = "starter-v0002-aaaaaaaaaaaa"
+    thread.join(30)
+    assert studio.counts("starter-v0002-aaaaaaaaaaaa") == {1: 60}
+    assert attempt.work.result.version == "starter-v0002-aaaaaaaaaaaa"
+
+
+def test_tasks_that_are_deleted_meanwhile(studio: PredictingProject) -> None:
+    studio.seconds = 0.02
+    attempt = Attempt(studio)
+    thread = threading.Thread(target=attempt.run)
+    thread.start()
+    wait_until(lambda: studio.waiting)
+    for number in range(30, 61):
+        studio.tasks.pop(number)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert studio.counts() == {1: 29}
+
+
+def test_no_faster_than_wanted(studio: PredictingProject) -> None:
+    pace = Pace(50, per_second=2.0)
+    waits = [pace.wait_s(8, 0.0), pace.wait_s(8, 1.0), pace.wait_s(4, 10.0)]
+    assert waits == [0.0, 3.0, 0.0]
+    assert Pace(50, per_second=0.01).size == 1
+
+
+def test_pace_follows_what_requests_take() -> None:
+    pace = Pace(50)
+    pace.succeeded(8, 60.0)
+    assert pace.size == 2
+    pace.succeeded(2, 0.1)
+    assert pace.size == 4
+    pace.failed(4)
+    pace.failed(2)
+    pace.failed(1)
+    assert pace.size == 1
+
+
+def test_a_size_that_has_failed_is_not_tried_again_soon() -> None:
+    """A failure may cost as long as Label Studio waits."""
+    pace = Pace(50)
+    pace.failed(16)
+    sizes = []
+    for _ in range(4):
+        sizes.append(pace.size)
+        pace.succeeded(pace.size, 0.1)
+    assert sizes == [8, 9, 10, 11]
+
+
+def test_no_backend_and_no_token(studio: PredictingProject) -> None:
+    studio.legacy = "another"
+    with pytest.raises(LabelStudioUnauthorized):
+        Attempt(studio).run()
+    studio.legacy = LEGACY
+    studio.connected.clear()
+    with pytest.raises(LabelStudioRefused, match="no backend"):
+        Attempt(studio).run()

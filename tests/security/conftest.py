@@ -1,0 +1,54 @@
+"""The real app with the tiny network, hosted as the product hosts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from security.hosting import hosting
+from server.house import Desk
+from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity
+
+from ram_backend.server import create_app, embedding
+from ram_backend.settings import Settings, load_settings
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(batch_size=4, fetch_threads=4, predict_seconds=30, drain_seconds=5)
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
+    encoder = ColourWords()
+    encoder.go_on.set()
+    monkeypatch.setattr(embedding, "open_text_encoder", lambda name, settings: encoder)
+    return encoder
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    there = FakeLabelStudio()
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., httpx.Client]]:
+    """Starts servers; settings by name."""
+    with ExitStack() as stack:
+
+        def begin(**changes: Any) -> httpx.Client:
+            own = settings.model_copy(update=changes)
+            app = create_app(own, desk=Desk(), identity=identity(), network=ColourNetwork())
+            return stack.enter_context(hosting(app, own))
+
+        yield begin
+
+
+@pytest.fixture
+def client(start: Callable[..., httpx.Client]) -> httpx.Client:
+    return start()

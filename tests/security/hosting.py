@@ -1,0 +1,113 @@
+"""The app as `ram-backend serve` hosts it, and clients that write bytes of their own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from server.playing import wait_until
+
+from ram_backend.server import bind
+from ram_backend.server.running import server_config
+from ram_backend.settings import Settings
+
+
+@contextmanager
+def hosting(app: FastAPI, settings: Settings) -> Iterator[httpx.Client]:
+    """The app behind the product's own configuration of uvicorn, in a thread; a client that asks it."""
+    listening = bind("127.0.0.1", 0)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # of each connection: a slow reader is soon seen
+    server = uvicorn.Server(server_config(app, settings))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30, trust_env=False
+        ) as client:
+            wait_until(lambda: server.started or not thread.is_alive())
+            assert server.started
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+class Line:
+    """One TCP connection to a server, for bytes that no HTTP library would send."""
+
+    def __init__(self, client: httpx.Client, *, timeout: float = 20, receive_buffer: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        self.socket.connect((client.base_url.host, client.base_url.port))
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> bytes:
+        """All that comes until the server closes the connection; fails where it never does."""
+        data = bytearray()
+        try:
+            while chunk := self.socket.recv(65536):
+                data += chunk
+        except ConnectionError:
+            pass
+        return bytes(data)
+
+    def answer(self) -> tuple[int, bytes]:
+        """Status and body of one answer with a Content-Length; (0, b"") where the connection was closed instead."""
+        data = bytearray()
+        try:
+            while b"\r\n\r\n" not in data:
+                chunk = self.socket.recv(65536)
+                if not chunk:
+                    return 0, b""
+                data += chunk
+            head, _, body = bytes(data).partition(b"\r\n\r\n")
+            length = next(
+                (
+                    int(line.split(b":")[1])
+                    for line in head.lower().split(b"\r\n")
+                    if line.startswith(b"content-length:")
+                ),
+                0,
+            )
+            while len(body) < length and (chunk := self.socket.recv(65536)):
+                body += chunk
+        except ConnectionError:
+            return 0, b""
+        return int(head.split(b" ", 2)[1]), body
+
+    def is_closed_by_server(self, within: float) -> bool:
+        """Whether the server ends the connection in that time."""
+        end = time.monotonic() + within
+        while (left := end - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                if not self.socket.recv(65536):
+                    return True
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+        return False
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is its own."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))

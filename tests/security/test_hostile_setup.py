@@ -1,0 +1,390 @@
+"""`/setup` (and the label configs of `/predict`) from somebody who means harm."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from security.hosting import Line, resident_bytes
+from server.playing import RED, TOKEN, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
+from web import Reply, Web, redirect
+
+Start = Callable[..., httpx.Client]
+CONFIG = choices_config("red", "green")
+ELSEWHERE = "2.1795452148"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Web]:
+    """Another server, at an address inside the network."""
+    with Web("127.0.0.2") as web:
+        web.routes["/data/upload/1/a.png"] = Reply(body=picture(RED))
+        yield web
+
+
+def hostile(studio: FakeLabelStudio, **changes: Any) -> dict[str, Any]:
+    return setup_body(CONFIG, studio) | changes
+
+
+# The address
+
+
+def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabelStudio, elsewhere: Web) -> None:
+    """The first host is pinned; another is taken in, and neither asked inside the network nor sent a token."""
+    assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
+    changed = hostile(studio, hostname=elsewhere.url, project=ELSEWHERE)
+    assert client.post("/setup", json=changed).status_code == 200, "never refused: design decision 15"
+    for image in ("/data/upload/1/a.png", f"{elsewhere.url}/data/upload/1/a.png", "s3://bucket/a.png"):
+        answer = client.post("/predict", json=predict_body(CONFIG, [image], ELSEWHERE))
+        assert answer.status_code == 503 or answer.json()["results"][0]["result"] == []
+    assert elsewhere.asked == []
+
+
+@pytest.mark.parametrize("token", ["settings", "setup"])
+def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsewhere: Web, token: str) -> None:
+    """Not even where an admin allowed its address: that is for images."""
+    known = {"label_studio_api_key": TOKEN} if token == "settings" else {}
+    client = start(allowed_image_hosts="127.0.0.2", **known)
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    for number in range(3):
+        client.post("/setup", json=hostile(studio, hostname=elsewhere.url, project=ELSEWHERE))
+        body = predict_body(CONFIG, [f"/data/upload/1/a.png?{number}"], ELSEWHERE)
+        assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    assert len(elsewhere.asked) == 3
+    assert not any(name.lower() in ("authorization", "cookie") for each in elsewhere.asked for name in each.headers)
+
+
+def test_another_host_for_the_same_project_changes_nothing_for_it(
+    client: httpx.Client, studio: FakeLabelStudio, elsewhere: Web
+) -> None:
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    client.post("/setup", json=hostile(studio, hostname=elsewhere.url))
+    image = studio.upload("a.png", picture(RED))
+    result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
+    assert tags_of(result) == ["red"]
+    assert elsewhere.asked == []
+
+
+def test_label_studio_sends_elsewhere(start: Start, studio: FakeLabelStudio, elsewhere: Web) -> None:
+    """A redirect of Label Studio's leads inside the network: not followed; where allowed, without the token."""
+    with Web("127.0.0.1") as sly:
+        sly.routes["/data/upload/1/a.png"] = redirect(f"{elsewhere.url}/data/upload/1/a.png")
+        for allowed, asked in (("", 0), ("127.0.0.2", 1)):
+            client = start(allowed_image_hosts=allowed, label_studio_url=sly.url, label_studio_api_key=TOKEN)
+            client.post("/setup", json=hostile(studio, hostname=sly.url))
+            answer = client.post("/predict", json=predict_body(CONFIG, ["/data/upload/1/a.png"]))
+            assert (tags_of(answer.json()["results"][0]) == ["red"]) == bool(asked)
+            assert len(elsewhere.asked) == asked
+        assert all(each.headers["Authorization"] == f"Token {TOKEN}" for each in sly.asked)
+    assert not any("Authorization" in each.headers for each in elsewhere.asked)
+
+
+def test_passwords_in_the_address(start: Start, studio: FakeLabelStudio) -> None:
+    """Neither kept, nor sent, nor shown."""
+    client = start()
+    hostname = studio.url.replace("//", "//somebody:hunter2@")
+    assert client.post("/setup", json=hostile(studio, hostname=hostname)).status_code == 200
+    client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))]))
+    refused = client.post("/setup", json=hostile(studio, hostname="ftp://somebody:hunter2@h"))
+    shown = refused.text + str(refused.headers) + client.get("/versions").text + client.get("/metrics").text
+    assert refused.status_code == 400
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    "hostname",
+    [
+        "http://h\r\nSet-Cookie: a=b",
+        "http://h\r\n\r\n<script>",
+        "http://h\nX: y",
+        "http://h\x00",
+        "http://\u2028h",
+        "http://h h",
+        "http://h\\@i",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "http://[::1",
+        "http://h:99999",
+        "http://" + "a" * 3000,
+        "http://",
+    ],
+)
+def test_addresses_that_are_none(client: httpx.Client, studio: FakeLabelStudio, hostname: str) -> None:
+    """Refused, with an answer that is one: nothing of the address becomes a header."""
+    body = json.dumps(hostile(studio, hostname=hostname)).encode()
+    with Line(client) as line:
+        line.send(
+            b"POST /setup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        head, _, answer = line.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    names = {each.partition(b":")[0].lower() for each in head.split(b"\r\n")[1:]}
+    assert names <= {b"date", b"content-length", b"content-type", b"x-reason", b"x-request-id", b"connection"}
+    assert json.loads(answer)["type"] == "InputError"
+
+
+@pytest.mark.parametrize("key", ["threshold\r\nX-Evil: 1", "<script>\u2028\x00\x1b[31m", "é" * 5000])
+def test_messages_are_no_headers(client: httpx.Client, studio: FakeLabelStudio, key: str) -> None:
+    answer = client.post("/setup", json=hostile(studio, extra_params={key: 1}))
+    assert answer.status_code == 400
+    assert "x-evil" not in answer.headers
+    assert answer.headers["x-reason"].isprintable()
+    assert len(answer.headers["x-reason"]) <= 300
+
+
+# The paths of tasks
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "/data/local-files/?d=../../etc/passwd",
+        "/data/local-files/?d=a/../../b",
+        "/data/local-files/?d=%2e%2e%2fb",
+        "/data/local-files/?d=..%5cb",
+        "/data/local-files/?d=%252e%252e/b",
+        "/data/upload/../../api/token",
+        "/data/%2e%2e/logout",
+        "/data/upload/1/..",
+        "/data/local-files/?x=1&d=../b",
+        "/data/..\\b",
+        "{studio}/data/../api/current-user/token",
+    ],
+)
+def test_steps_up_are_refused(client: httpx.Client, studio: FakeLabelStudio, image: str) -> None:
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    answer = client.post("/predict", json=predict_body(CONFIG, [image.replace("{studio}", studio.url)]))
+    assert answer.json()["results"][0]["result"] == []
+    assert studio.asked == []
+    assert 'ram_images_total{outcome="ImageRefused"} 1.0' in client.get("/metrics").text
+
+
+def test_dots_in_names_are_no_steps(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    for name in ("a..b.png", "...png", "..a.png", "a...png"):
+        studio.files[f"/data/upload/1/{name}"] = studio.files[f"x/{name}"] = picture(RED)
+        images = [f"/data/upload/1/{name}", f"/data/local-files/?d=x/{name}"]
+        results = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
+        assert [tags_of(each) for each in results] == [["red"], ["red"]], name
+
+
+@pytest.mark.parametrize("image", ["/api/users/1/reset-token", "{studio}/api/projects/1/export"])
+def test_a_task_asks_no_api(client: httpx.Client, studio: FakeLabelStudio, image: str) -> None:
+    """With our token a task could do there what its author may not."""
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    answer = client.post("/predict", json=predict_body(CONFIG, [image.replace("{studio}", studio.url)]))
+    assert answer.json()["results"][0]["result"] == []
+    assert studio.asked == []
+
+
+# Bombs
+
+
+def _choices(inside: str, attributes: str = "", more: str = "") -> str:
+    image = '<Image name="image" value="$image"/>'
+    return f'<View>{image}<Choices name="tags" toName="image" {attributes}>{inside}</Choices>{more}</View>'
+
+
+ENTITIES = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+BOMBS = {
+    "billion laughs": f'<!DOCTYPE v [<!ENTITY e0 "ha">{ENTITIES}]><View><Text name="&e9;"/></View>',
+    "quadratic": f'<!DOCTYPE v [<!ENTITY a "{"a" * 50_000}">]><View>{"&a;" * 50_000}</View>',
+    "a file": '<!DOCTYPE v [<!ENTITY f SYSTEM "file:///etc/passwd">]><View>&f;</View>',
+    "many choices": _choices("".join(f'<Choice value="{n}"/>' for n in range(60_000))),
+    "ten megabytes": _choices("".join(f'<Choice value="choice {n:09}"/>' for n in range(300_000))),
+    "many elements": "<View>" + "<a/>" * 1_000_000 + "</View>",
+    "deep": "<View>" * 500_000,
+    "deep choices": _choices('<Choice value="a">' * 20_000 + "</Choice>" * 20_000).replace("Choices", "Taxonomy"),
+    "many texts": _choices(
+        "".join(f'<Choice value="{n}" predicted_values="{",".join(map(str, range(900)))}"/>' for n in range(100))
+    ),
+    "many names": _choices("", more="".join(f'<Choices name="c{n}" toName="image"/>' for n in range(90_000))),
+    "not a number": _choices('<Choice value="a"/>', attributes=f'model_top_k="{"9" * 1_000_000}"'),
+}
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_label_config_bombs(start: Start, studio: FakeLabelStudio, bomb: str, path: str) -> None:
+    client = start(predict_seconds=10)
+    body = {**setup_body(BOMBS[bomb], studio), **predict_body(BOMBS[bomb], ["data:,"])}
+    before = resident_bytes()
+    answer = client.post(path, json=body)
+    assert answer.status_code == 400, answer.text
+    assert len(answer.text) < 2000
+    assert resident_bytes() - before < 250_000_000
+    assert client.get("/health").status_code == 200
+
+
+def test_too_many_elements(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    answer = client.post("/setup", json=setup_body(BOMBS["many elements"], studio))
+    assert "more than 100,000 elements" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        _choices('<Choice value="red"/>', attributes=f'model_top_k="{"0" * 100_000}1" maxUsages="{"0" * 100_000}1"'),
+        _choices(
+            '<Choice value="red"/>',
+            more=f'<RectangleLabels name="r" toName="image" opacity="{"0" * 2_000_000}x"/>',
+        ),
+        _choices('<Choice value="red"/>', attributes=f'model_score_threshold="0.{"0" * 1_000_000}1"'),
+    ],
+    ids=["long numbers", "zeros without end", "a long fraction"],
+)
+def test_label_configs_that_are_odd_and_good(client: httpx.Client, studio: FakeLabelStudio, config: str) -> None:
+    """They cost what they are long, and no more: the zeros took hours."""
+    assert client.post("/setup", json=setup_body(config, studio)).status_code == 200
+
+
+def test_refused_label_configs_are_not_kept(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    def ask(number: int) -> None:
+        config = "<View>" + f"<!-- {number} -->" + " " * 4_000_000 + "</View>"
+        answer = client.post("/predict", json=predict_body(config, ["data:,"], f"{number}.{number}"))
+        assert answer.status_code == 400
+
+    for number in range(10):
+        ask(number)
+    before = resident_bytes()
+    for number in range(10, 60):
+        ask(number)
+    assert resident_bytes() - before < 100_000_000, "50 configs of 4 MB each"
+
+
+def test_good_label_configs_are_kept_within_bounds(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    def ask(number: int) -> None:
+        config = choices_config("red", attributes=f'model_top_k="{number}"', more=f"<!-- {'x' * 4_000_000} -->")
+        assert client.post("/predict", json=predict_body(config, ["data:,"], "1.1")).status_code == 200
+
+    for number in range(1, 11):
+        ask(number)
+    before = resident_bytes()
+    for number in range(11, 61):
+        ask(number)
+    assert resident_bytes() - before < 100_000_000, "50 configs of 4 MB each"
+
+
+def test_dynamic_choices_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    config = choices_config(attributes='value="$options"')
+    client.post("/setup", json=setup_body(config, studio))
+    body = predict_body(config, [studio.upload("a.png", picture(RED))])
+    body["tasks"][0]["data"]["options"] = ["red"] + [{"value": f"v{n}"} for n in range(400_000)]
+    assert client.post("/predict", json=body).status_code in (200, 503)
+    deep: list[Any] = []
+    for _ in range(150):
+        deep = [{"value": "a", "children": deep}]
+    body["tasks"][0]["data"]["options"] = deep
+    assert client.post("/predict", json=body).status_code in (200, 400)
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "[" * 1_000_000,
+        '{"a":' * 500_000,
+        '{"threshold": ' + "9" * 1_000_000 + "}",
+        '{"top_k": 1e999999999}',
+        '{"threshold": NaN}',
+        {"tags": [f"t{n}" for n in range(60_000)]},
+        {"tags": ["x" * 1_000_000]},
+        {"tags": "," * 1_000_000},
+        {"per_tag": {f"t{n}": 0.5 for n in range(60_000)}},
+        {"x" * 1_000_000: 1},
+        {f"k{n}": 1 for n in range(100_000)},
+        {"tags": ["\x00"]},
+        "{" + ",".join('"tags": 1' for _ in range(100_000)) + "}",
+        list(itertools.repeat([], 300_000)),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_extra_params_bombs(client: httpx.Client, studio: FakeLabelStudio, params: object) -> None:
+    """Refused in a short message; what was good before stays."""
+    good = client.post("/setup", json=hostile(studio, extra_params={"threshold": 0.01})).json()
+    answer = client.post("/setup", json=hostile(studio, extra_params=params))
+    assert answer.status_code == 400
+    assert len(answer.text) < 2000
+    result = client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))])).json()
+    assert result["model_version"] == good["model_version"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"project": "1", "tasks": [' + b"[]," * 5_000_000 + b"1]}",
+        b'{"project": "1", "tasks": [' + b"1," * 7_000_000 + b"1]}",
+        b'{"project": "1", "tasks": [' + b"{}," * 900_000 + b"{}]}",
+        b'{"project": ' + b'[{"":1},' * 1 + b'{"":[1]},' * 3_000_000 + b"1]}",
+        b'{"action": "a", "extra_params": [' + b"1," * 20_000_000 + b"1]}",
+    ],
+    ids=["lists", "wrong tasks", "empty tasks", "objects", "numbers"],
+)
+@pytest.mark.parametrize("path", ["/predict", "/webhook", "/setup"])
+def test_bodies_that_grow(client: httpx.Client, path: str, body: bytes) -> None:
+    """A body must not take many times its size: the wrong tasks took a minute and 6 GB."""
+    grown: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            grown.append(resident_bytes())
+
+    watching = threading.Thread(target=watch)
+    before = resident_bytes()
+    watching.start()
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    stop.set()
+    watching.join()
+    assert answer.status_code == 400 or path == "/webhook"
+    assert answer.status_code < 500
+    assert max(grown, default=before) - before < 700_000_000
+
+
+def test_too_many_tasks(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=b'{"project": "1", "tasks": [' + b"{}," * 100_000 + b"{}]}")
+    assert answer.status_code == 400
+    assert "at most 100000 items" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "uri", ["data:," + "%" * 8_000_000, "data:;base64," + "%" * 8_000_000, "data:;base64," + " " * 8_000_000]
+)
+def test_data_uris_that_grow(client: httpx.Client, uri: str) -> None:
+    before = resident_bytes()
+    grown: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            grown.append(resident_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    answer = client.post("/predict", json=predict_body(CONFIG, [uri]))
+    stop.set()
+    watching.join()
+    assert answer.json()["results"][0]["result"] == []
+    assert max(grown) - before < 300_000_000, "60 times its size where it is undone all at once"
+
+
+def test_addresses_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    long = "a" * 1_000_000
+    images = [
+        f"http://{long}",
+        f"http://h/{long}",
+        f"/data/upload/{long}",
+        f"s3://b/{long}",
+        f"http://h/?{long}",
+        "%" * 1_000_000,
+    ]
+    answer = client.post("/predict", json=predict_body(CONFIG, images))
+    assert [each["result"] for each in answer.json()["results"]] == [[]] * len(images)
+    assert f'outcome="ImageRefused"}} {len(images)}.0' in client.get("/metrics").text
+    assert studio.asked == []

@@ -1,0 +1,58 @@
+"""A `/predict` that can't be done in time becomes a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from server.house import CONFIG, ON_BOTH_DATABASES, PROJECT, House
+from server.playing import ColourNetwork, picture, predict_body
+
+from ram_backend.errors import DatabaseUnavailable
+
+pytestmark = ON_BOTH_DATABASES
+
+
+@pytest.fixture
+def late(house: Callable[..., House]) -> House:
+    return house(ColourNetwork(seconds=0.1), batch_size=1, predict_seconds=0.3)
+
+
+def ask(late: House, tasks: int, project: str = PROJECT) -> tuple[int, str]:
+    images = [late.studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(tasks)]
+    assert late.client is not None
+    answer = late.client.post("/predict", json=predict_body(CONFIG, images, project))
+    return answer.status_code, str(answer.json().get("error"))
+
+
+def test_many_tasks_become_a_job(late: House) -> None:
+    assert ask(late, 12) == (503, "job j2 goes on with 12 tasks")
+    assert late.desk.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
+
+
+def test_one_task_does_not(late: House) -> None:
+    late.services.model.network.result().seconds = 0.5
+    status, said = ask(late, 1)
+    assert (status, late.desk.late) == (503, [])
+    assert "not done within" in said
+
+
+def test_tasks_of_no_project_do_not(late: House) -> None:
+    assert ask(late, 12, project="")[0] in (400, 503)
+    assert late.desk.late == []
+
+
+def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise DatabaseUnavailable("It is away.")
+
+    monkeypatch.setattr(late.desk, "prelabel", refuse)
+    status, said = ask(late, 12)
+    assert status == 503
+    assert "fewer tasks at a time" in said
+
+
+def test_in_time_there_is_no_job(late: House) -> None:
+    late.services.model.network.result().seconds = 0.0
+    assert ask(late, 3)[0] == 200
+    assert late.desk.late == []

@@ -1,0 +1,374 @@
+"""`RAMBackend` in both lines of label-studio-ml: the predictions of our own server, from objects that cost nothing."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from server.hosts import First, FirstBase, Second, SecondBase, load_plugin
+from server.playing import (
+    BLUE,
+    GREEN,
+    RED,
+    TOKEN,
+    ColourNetwork,
+    ColourWords,
+    FakeLabelStudio,
+    choices_config,
+    identity,
+    picture,
+    predict_body,
+    serving,
+    setup_body,
+    tags_of,
+    wait_until,
+)
+from stock_host import needs_stock_host, stock_host
+
+from ram_backend.database import open_database
+from ram_backend.demo import photo_paths
+from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
+from ram_backend.models import find_bundle, load_network
+from ram_backend.projects.table import ProjectTable
+from ram_backend.server import ModelIdentity, create_app, in_process, model
+from ram_backend.server.in_process import InProcess
+from ram_backend.settings import Settings, load_settings
+
+CONFIG = choices_config("red", "green", "turquoise", "blue", more='<TextArea name="confidence" toName="image"/>')
+COLOURS = (RED, GREEN, BLUE, (200, 180, 0), (0, 220, 230))
+
+
+@pytest.fixture
+def hosted(settings: Settings, words: ColourWords) -> Iterator[InProcess]:
+    """The services in this process, with the tiny network, as both lines find them."""
+    services = InProcess(settings, identity=identity(), network=ColourNetwork())
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The plugin in 1.0.9."""
+    return load_plugin(FirstBase, monkeypatch)
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The plugin in 2.x."""
+    monkeypatch.setattr(SecondBase, "table", {})
+    return load_plugin(SecondBase, monkeypatch)
+
+
+@pytest.fixture
+def on_first(first: ModuleType, hosted: InProcess, monkeypatch: pytest.MonkeyPatch) -> First:
+    monkeypatch.setattr(first, "in_process", lambda: hosted)
+    return First(first.RAMBackend)
+
+
+@pytest.fixture
+def on_second(second: ModuleType, hosted: InProcess, monkeypatch: pytest.MonkeyPatch) -> Second:
+    monkeypatch.setattr(second, "in_process", lambda: hosted)
+    return Second(second.RAMBackend)
+
+
+def as_label_studio_sends_it(body: dict[str, Any]) -> dict[str, Any]:
+    """Each of its tasks names its project."""
+    number = int(body["project"].split(".")[0])
+    return body | {"tasks": [task | {"project": number} for task in body["tasks"]]}
+
+
+def asked(images: list[str], config: str = CONFIG) -> dict[str, Any]:
+    return as_label_studio_sends_it(predict_body(config, images))
+
+
+def uploaded(studio: FakeLabelStudio) -> list[str]:
+    return [studio.upload(f"{number}.png", picture(colour)) for number, colour in enumerate(COLOURS)]
+
+
+def inline(colour: tuple[int, int, int]) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture(colour)).decode()
+
+
+def best(results: list[dict[str, Any]]) -> list[str | None]:
+    """The first tag that each prediction ticks."""
+    return [next(iter(tags_of(result)), None) for result in results]
+
+
+def without_version(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in result.items() if key != "model_version"} for result in results]
+
+
+def test_the_first_line_gives_the_servers_result_and_score_and_no_version(
+    on_first: First, client: httpx.Client, studio: FakeLabelStudio
+) -> None:
+    body = asked(uploaded(studio))
+    assert on_first.setup(setup_body(CONFIG, studio)) == "INITIAL"
+    results = on_first.predict(body)
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    expected = client.post("/predict", json=body).json()["results"]
+    assert results == without_version(expected)
+    assert best(results[:3]) == ["red", "green", "blue"]
+    assert all(0 < result["score"] < 1 for result in results)
+
+
+def test_the_second_line_gives_the_servers_predictions_with_the_version_of_its_setup(
+    on_second: Second, client: httpx.Client
+) -> None:
+    body = asked([inline(colour) for colour in COLOURS])
+    there = {"project": "1.1795452148", "schema": CONFIG, "hostname": "http://127.0.0.1:1"}
+    version = on_second.setup(there)
+    assert client.post("/setup", json=there).json()["model_version"] == version
+    results = on_second.predict(body)
+    assert results == client.post("/predict", json=body).json()["results"]
+    assert {result["model_version"] for result in results} == {version}
+
+
+def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
+    second: ModuleType, settings: Settings, words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": TOKEN})
+    services = InProcess(known, identity=identity(), network=ColourNetwork())
+    monkeypatch.setattr(second, "in_process", lambda: services)
+    results = Second(second.RAMBackend).predict(asked(uploaded(studio)[:2]))
+    services.close()
+    assert best(results) == ["red", "green"]
+
+
+def test_a_broken_image_costs_one_empty_prediction(on_first: First, studio: FakeLabelStudio) -> None:
+    on_first.setup(setup_body(CONFIG, studio))
+    results = on_first.predict(asked([inline(RED), "data:image/png;base64,AAAA", inline(GREEN)]))
+    assert best(results) == ["red", None, "green"]
+    assert results[1] == {"result": [], "score": 1.0}
+
+
+def test_objects_of_the_first_line_start_nothing(first: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> InProcess:
+        pytest.fail("an object was made, and services were started")
+
+    monkeypatch.setattr(first, "in_process", never)
+    host = First(first.RAMBackend)
+    for _ in range(50):
+        host.setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
+        host.event("ANNOTATION_CREATED", {"project": {"label_config": CONFIG}})
+    first.RAMBackend()
+
+
+def test_objects_of_the_second_line_know_their_version_before_the_model_is_loaded(
+    second: ModuleType, settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def load(*args: object, **options: object) -> ColourNetwork:
+        assert go_on.wait(30)
+        return ColourNetwork()
+
+    monkeypatch.setattr(model, "load_network", load)
+    services = InProcess(settings, identity=identity())
+    monkeypatch.setattr(second, "in_process", lambda: services)
+    host = Second(second.RAMBackend)
+    body = {"project": "1.1795452148", "schema": CONFIG}
+    assert {host.setup(body) for _ in range(20)} == {SecondBase.table["1", "model_version"]}
+    assert SecondBase.table["1", "model_version"].startswith("colours-")
+    go_on.set()
+    assert best(host.predict(asked([inline(RED)]))) == ["red"]
+    services.close()
+
+
+def test_a_bundle_that_cannot_be_used_is_said_and_not_waited_for(
+    first: ModuleType, settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = InProcess(settings.model_copy(update={"bundle": "no-such-bundle"}))
+    monkeypatch.setattr(first, "in_process", lambda: services)
+    host = First(first.RAMBackend)
+    host.setup(setup_body(CONFIG, studio))
+    with pytest.raises(BundleNotFound, match="no-such-bundle"):
+        host.predict(asked([inline(RED)]))
+    services.close()
+
+
+def test_many_threads_share_one_model(
+    first: ModuleType, words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[ColourNetwork] = []
+
+    def load(*args: object, **options: object) -> ColourNetwork:
+        loaded.append(ColourNetwork())
+        return loaded[-1]
+
+    monkeypatch.setattr(model, "identify", lambda settings: identity())
+    monkeypatch.setattr(model, "load_network", load)
+    monkeypatch.setattr(in_process, "_of_process", {})
+    host = First(first.RAMBackend)
+    host.setup(setup_body(CONFIG, studio))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(host.predict, [asked([inline(RED), inline(BLUE)])] * 16))
+    assert [best(answer) for answer in answers] == [["red", "blue"]] * 16
+    assert len(loaded) == 1
+    found = in_process.in_process()
+    assert in_process.in_process() is found
+    found.close()
+
+
+def test_a_forked_process_opens_services_of_its_own(words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "identify", lambda settings: identity())
+    monkeypatch.setattr(model, "load_network", lambda *args, **options: ColourNetwork())
+    monkeypatch.setattr(in_process, "_of_process", {})
+    before = in_process.in_process()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    after = in_process.in_process()
+    assert after is not before
+    before.close()
+    after.close()
+    after.close()
+
+
+def test_options_of_the_start_settle_what_extra_params_do(
+    first: ModuleType, hosted: InProcess, client: httpx.Client, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first, "in_process", lambda: hosted)
+    options = {"threshold": 0.05, "top_k": 2, "tags": "red,green,blue"}
+    body = asked(uploaded(studio))
+    host = First(first.RAMBackend, **options)
+    host.setup(setup_body(CONFIG, studio))
+    client.post("/setup", json=setup_body(CONFIG, studio, extra_params=options))
+    results = host.predict(body)
+    assert results == without_version(client.post("/predict", json=body).json()["results"])
+    assert {len(tags_of(result)) for result in results} == {2}
+    with pytest.raises(ProjectOptionsError, match=r"--with.*treshold.*did you mean threshold"):
+        First(first.RAMBackend, treshold=0.5).setup(setup_body(CONFIG, studio))
+
+
+def test_what_is_known_of_the_project_holds(
+    start: Callable[..., httpx.Client],
+    first: ModuleType,
+    settings: Settings,
+    studio: FakeLabelStudio,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a data folder that our own server has used, the project is the one that it knows, with all its settings."""
+    client = start()
+    client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01}))
+    wait_until(lambda: ProjectTable(open_database(settings)).changes().projects)
+    services = InProcess(settings, identity=identity(), network=ColourNetwork())
+    monkeypatch.setattr(first, "in_process", lambda: services)
+    host = First(first.RAMBackend)
+    host.setup(setup_body(CONFIG, studio))
+    body = asked(uploaded(studio))
+    results = host.predict(body)
+    services.close()
+    assert results == without_version(client.post("/predict", json=body).json()["results"])
+    assert min(len(tags_of(result)) for result in results) == 4
+
+
+def test_extra_params_of_the_second_line(on_second: Second, hosted: InProcess) -> None:
+    def setup(extra_params: object) -> str:
+        return on_second.setup({"project": "1.1795452148", "schema": CONFIG, "extra_params": extra_params})
+
+    plain = setup(None)
+    few = setup({"threshold": 0.9, "tags": ["red", "blue"]})
+    assert few != plain
+    assert setup('{"threshold": 0.9, "tags": "red, blue"}') == few
+    results = on_second.predict(asked([inline(RED), inline(GREEN)]))
+    assert {result["model_version"] for result in results} == {few}
+    assert best(results) == [None, None]
+    with pytest.raises(ProjectOptionsError, match="threshold"):
+        setup({"threshold": 7})
+    assert on_second.setup({"project": "1.1795452148", "schema": CONFIG}) == few
+    assert setup("{}") == plain
+
+
+def test_nothing_is_learned_and_the_version_stays(on_first: First, on_second: Second, studio: FakeLabelStudio) -> None:
+    event = {"project": {"id": 1, "label_config": CONFIG}, "annotation": {"id": 3}}
+    for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "START_TRAINING", "PROJECT_UPDATED"):
+        on_first.event(action, event)
+        assert on_second.event(action, event) is None
+    assert on_first.setup(setup_body(CONFIG, studio)) == "INITIAL"
+
+
+def test_what_cannot_be_tagged_is_said(on_first: First, on_second: Second, studio: FakeLabelStudio) -> None:
+    nothing = "<View><Text name='text' value='$text'/></View>"
+    on_first.setup(setup_body(nothing, studio))
+    for predict in (on_first.predict, on_second.predict):
+        with pytest.raises(InputError, match="Choices"):
+            predict(asked([inline(RED)], nothing))
+    with pytest.raises(InputError):
+        on_second.predict(predict_body(CONFIG, []) | {"tasks": [7]})
+
+
+@pytest.mark.parametrize("project", ["", "None", "abc", "1" * 30])
+def test_tasks_of_no_project(on_second: Second, on_first: First, studio: FakeLabelStudio, project: str) -> None:
+    body = predict_body(CONFIG, [inline(RED)], project=project)
+    assert tags_of(on_second.predict(body)[0]) == ["red"]
+    on_first.setup(setup_body(CONFIG, studio))
+    assert tags_of(on_first.predict(body)[0]) == ["red"]
+    assert on_first.predict(body | {"tasks": []}) == []
+
+
+def test_our_own_server_needs_no_flask(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['flask'] = sys.modules['label_studio_ml'] = None\n"
+        "import ram_backend.cli, ram_backend.cli.serve, ram_backend.server, ram_backend.server.in_process\n"
+        "from ram_backend.settings import load_settings\n"
+        "ram_backend.server.create_app(load_settings())\n"
+        "assert not {'werkzeug', 'ram_backend.server.plugin'} & sys.modules.keys()"
+    )
+    environment = {**os.environ, "RAM_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_stock_host
+@pytest.mark.service
+def test_the_real_host_gives_the_servers_result_and_score(
+    starter_data: Path, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    """label-studio-ml 1.0.9 as a process, and our own server, asked the same."""
+    names = ["cat", "dog", "giraffe", "horse", "mountain", "coffee", "cup", "flower"]
+    config = choices_config(*names, more='<TextArea name="confidence" toName="image"/>')
+    images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()]
+    body, there = asked(images, config), setup_body(config, studio)
+    own = tmp_path / "stock"
+    own.mkdir()
+    (own / "bundles").symlink_to(starter_data / "bundles")
+    with stock_host(own, 19_390, {}) as host, requests.Session() as session:
+        session.trust_env = False
+
+        def post(path: str, sent: object) -> Any:
+            answer = session.post(f"{host.url}{path}", json=sent, timeout=100)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        assert post("/setup", there) == {"model_version": "INITIAL"}
+        answer = post("/predict", body)
+        for action in ("ANNOTATION_CREATED", "START_TRAINING"):
+            said = post("/webhook", {"action": action, "project": {"id": 1, "label_config": config}})
+        assert "nothing was started" in said["message"]
+        assert post("/setup", there) == {"model_version": "INITIAL"}
+        again = post("/predict", body)
+        assert list((own / "stock-host").iterdir()) == []  # no job of the host's own
+    bundle = find_bundle("starter", starter_data / "bundles")
+    network = load_network(bundle)
+    there_too = ModelIdentity(bundle, network.encoder_id)
+    app = create_app(load_settings(data_dir=tmp_path / "ours"), identity=there_too, network=network)
+    with serving(app) as client:
+        client.post("/setup", json=there)
+        expected = client.post("/predict", json=body).json()["results"]
+    assert answer["model_version"] == "INITIAL"
+    assert again == answer
+    for path, result, own_result in zip(photo_paths(), answer["results"], expected, strict=True):
+        assert "model_version" not in result
+        assert tags_of(result) == tags_of(own_result), path.name
+        assert result["result"] == own_result["result"], path.name
+        assert result["score"] == pytest.approx(own_result["score"], abs=1e-5)
+    assert sum(bool(tags_of(result)) for result in answer["results"]) > 2

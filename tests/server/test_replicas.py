@@ -1,0 +1,112 @@
+"""Two servers on one database and one data folder, asked in turns: nobody can tell which of them has answered."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from server.house import CONFIG, PROJECT, House
+from server.playing import GREEN, TOKEN, FakeLabelStudio, picture, predict_body, setup_body, tags_of, wait_until
+from server.processes import served, url_in
+from typer.testing import CliRunner
+
+from ram_backend.cli import app
+from ram_backend.settings import Settings, load_settings
+
+WITHIN_S = 5.0
+"""A version that is set must be served by all replicas after so many seconds (issue 5, line 6)."""
+
+pytestmark = pytest.mark.service
+
+
+class RoundRobin:
+    """Hands one request after another to the servers, in turns."""
+
+    def __init__(self, addresses: list[str], stack: ExitStack) -> None:
+        open_client = stack.enter_context
+        self.servers = [open_client(httpx.Client(base_url=each, timeout=60, trust_env=False)) for each in addresses]
+        self._turn = itertools.cycle(self.servers)
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        answer = next(self._turn).request(method, path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def of_all(self, method: str, path: str, body: object = None) -> list[Any]:
+        """What each of the servers answers, by way of the round-robin."""
+        return [self.ask(method, path, body) for _ in self.servers]
+
+
+@pytest.fixture
+def shared_settings(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """One PostgreSQL database and one data folder, as the environment of all processes."""
+    monkeypatch.setenv("RAM_DATABASE_URL", cluster.new_database())
+    monkeypatch.setenv("RAM_LABEL_STUDIO_API_KEY", TOKEN)
+    return load_settings()
+
+
+@pytest.fixture
+def replicas(shared_settings: Settings) -> Iterator[RoundRobin]:
+    with ExitStack() as stack:
+        running = [stack.enter_context(served("--port", "0", seconds=0.0)) for _ in range(2)]
+        there = RoundRobin([url_in(lines) for _, lines in running], stack)
+        for each in there.servers:
+            wait_until(lambda server=each: server.get("/ready").status_code == 200)
+        yield there
+
+
+@pytest.fixture
+def house(replicas: RoundRobin, shared_settings: Settings, studio: FakeLabelStudio) -> House:
+    """Versions of the project, which one of the servers has been told of and both know by now."""
+    made = House(shared_settings, studio)
+    replicas.ask("POST", "/setup", setup_body(CONFIG, studio))
+    wait_until(lambda: all(each["versions"] for each in replicas.of_all("GET", f"/versions?project={PROJECT}")))
+    return made
+
+
+def in_all(replicas: RoundRobin, body: dict[str, Any], tags: list[list[str]]) -> bool:
+    """Whether all servers tick these tags; of several that answer alike the answers are the same to the last digit."""
+    answers = replicas.of_all("POST", "/predict", body)
+    if [[tags_of(result) for result in each["results"]] for each in answers] != [tags] * len(answers):
+        return False
+    assert answers[0] == answers[1]
+    return True
+
+
+def test_answers_versions_and_settings_are_the_same(
+    replicas: RoundRobin, house: House, studio: FakeLabelStudio
+) -> None:
+    green = studio.upload("green.png", picture(GREEN))
+    body = predict_body(CONFIG, [house.red, green], PROJECT)
+    assert in_all(replicas, body, [["red"], ["green"]])
+
+    lowered = house.make(-5.0)
+    house.publish(lowered)
+    began = time.monotonic()
+    wait_until(lambda: in_all(replicas, body, [[], ["green"]]), WITHIN_S)
+    names = {each["model_version"] for each in replicas.of_all("POST", "/setup", setup_body(CONFIG, studio))}
+    assert time.monotonic() - began < WITHIN_S
+    assert len(names) == 1
+    assert f"-{lowered.name}-" in names.pop()
+
+    house.table.roll_back(house.key, None)
+    wait_until(lambda: in_all(replicas, body, [["red"], ["green"]]), WITHIN_S)
+
+    done = CliRunner().invoke(app, ["project", "set", str(house.key.id), "--per-tag", "green=0.99"])
+    assert done.exit_code == 0, done.output
+    wait_until(lambda: in_all(replicas, body, [["red"], []]), WITHIN_S)
+
+
+def test_what_one_takes_in_both_know(replicas: RoundRobin, house: House) -> None:
+    """Start Training pressed on each is one job, which both name, and it names the request that has asked."""
+    pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": "2026-11-23T16:42:28Z"}}
+    first, second = (each.post("/webhook", json=pressed) for each in replicas.servers)
+    assert first.json()["job"] == second.json()["job"], (first.text, second.text)
+    known = [each["jobs"] for each in replicas.of_all("GET", "/jobs")]
+    assert [[job["job"] for job in jobs] for jobs in known] == [[first.json()["job"]]] * 2
+    assert {job["request"] for jobs in known for job in jobs} == {first.headers["x-request-id"]}

@@ -1,0 +1,75 @@
+"""Log lines: one per event, as text or as JSON, with the request that they belong to."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ram_backend.jobs.logs import configure_logging as configure_jobs
+from ram_backend.logs import asked_by, in_the_name_of
+from ram_backend.server import configure_logging as configure_server
+
+log = logging.getLogger("ram_backend.test")
+Configure = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
+    logging.getLogger("ram_backend").setLevel(logging.NOTSET)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize("configure", [configure_server, configure_jobs])
+def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    with in_the_name_of("abc"):
+        log.info('%s "quoted"', "a\nb\u2028c", extra={"fields": {"route": "/predict", "ms": 1.5, "level": "forged"}})
+    log.warning("nobody asked")
+    log.debug("too quiet")
+    logging.getLogger("somebody.else").info("chatter")
+    first, second = said(capsys)
+    assert (first["message"], first["level"], first["logger"]) == ('a\nb\u2028c "quoted"', "info", "ram_backend.test")
+    assert (first["request"], first["route"], first["ms"]) == ("abc", "/predict", 1.5)
+    assert first["time"].endswith("+00:00")
+    assert "request" not in second
+
+
+def test_a_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_server("info", "json")
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        log.exception("it failed")
+    (line,) = said(capsys)
+    assert "KeyError: 'gone'" in line["error"]
+    assert line["message"] == "it failed"
+
+
+@pytest.mark.parametrize("configure", [configure_server, configure_jobs])
+def test_text_stays_one_line_and_names_the_request(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info")
+    with in_the_name_of("abc"):
+        log.info("event %s", "a\nINFO forged\x1b[0m\u2028end")
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 1
+    assert "abc] ram_backend.test: event a\\x0aINFO forged\\x1b[0m\\u2028end" in text
+
+
+def test_requests_end_where_they_end() -> None:
+    assert asked_by() is None
+    with in_the_name_of("abc"):
+        assert asked_by() == "abc"
+        with in_the_name_of(None):
+            assert asked_by() is None
+        assert asked_by() == "abc"
+    assert asked_by() is None
