@@ -34,7 +34,7 @@ from server.playing import (
     tags_of,
     wait_until,
 )
-from stock_host import needs_stock_host, stock_host
+from stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
 
 from ram_backend.database import open_database
 from ram_backend.demo import photo_paths
@@ -372,3 +372,32 @@ def test_the_real_host_gives_the_servers_result_and_score(
         assert result["result"] == own_result["result"], path.name
         assert result["score"] == pytest.approx(own_result["score"], abs=1e-5)
     assert sum(bool(tags_of(result)) for result in answer["results"]) > 2
+
+
+@needs_stock_host
+@pytest.mark.service
+@pytest.mark.parametrize(
+    ("variables", "options", "said"),
+    [
+        ({}, ["--with", "treshold=0.5"], "did you mean threshold"),
+        ({}, ["--with", "threshold"], "expected NAME=VALUE"),
+        ({"RAM_PORT": "high"}, [], "RAM_PORT='high'"),
+        (
+            {"RAM_BASIC_AUTH_USER": "me", "RAM_BASIC_AUTH_PASS": "secret"},
+            [],
+            "checks no webhook secret, and 1.0.9 no login",
+        ),
+        ({"RAM_WEBHOOK_SECRET": "secret"}, [], "checks no webhook secret"),
+    ],
+)
+def test_the_real_host_refuses_to_start_in_one_line(
+    variables: dict[str, str], options: list[str], said: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "RAM_DATA_DIR": str(tmp_path), **variables}
+    command = [PROGRAM.parent / "python", FOLDER / "_wsgi.py", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "secret'" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

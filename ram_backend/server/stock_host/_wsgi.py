@@ -15,12 +15,16 @@ from typing import Any
 from flask import Flask, jsonify, request  # type: ignore[import-not-found]
 from label_studio_ml.api import init_app  # type: ignore[import-not-found]
 
-from ram_backend.errors import RamError
+from ram_backend.errors import RamError, SettingsError
 from ram_backend.server.logs import configure_logging
 from ram_backend.server.plugin import REMEMBERS, RAMBackend
 from ram_backend.settings import Settings, load_settings
 
 _NOTHING_LEARNED = "The stock host serves predictions only: nothing was started. `ram-backend serve` learns."
+_UNPROTECTED = (
+    "The stock host checks no webhook secret, and 1.0.9 no login: unset RAM_WEBHOOK_SECRET, RAM_BASIC_AUTH_USER and"
+    " RAM_BASIC_AUTH_PASS and let it listen where only Label Studio reaches it, or use `ram-backend serve`."
+)
 _log = logging.getLogger("ram_backend.server.stock_host")  # also where it runs as a script
 
 
@@ -31,9 +35,15 @@ def make_app(settings: Settings, model_dir: str | None = None, options: dict[str
         settings: where the host may keep files of its own.
         model_dir: that folder, if not below the data folder.
         options: settle tags and thresholds, by the names of extra params (1.0.9; on 2.x extra params do).
+
+    Raises:
+        SettingsError: the settings ask for a protection that this host doesn't have.
     """
+    login = (settings.basic_auth_user, settings.basic_auth_pass)
+    if settings.webhook_secret or (any(login) and not REMEMBERS):
+        raise SettingsError(_UNPROTECTED)
     if REMEMBERS:
-        return init_app(model_class=RAMBackend)
+        return init_app(model_class=RAMBackend, basic_auth_user=login[0], basic_auth_pass=login[1])
     folder = model_dir or str(settings.data_dir / "stock-host")
     app = init_app(model_class=RAMBackend, model_dir=folder, **(options or {}))
     app.view_functions["webhook"] = acknowledge
@@ -50,11 +60,15 @@ def acknowledge() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped."""
-    settings = load_settings()
     parser = argparse.ArgumentParser(description="ram_backend in label-studio-ml's own host")
+    try:
+        settings = load_settings()
+    except RamError as error:
+        parser.error(str(error))
     parser.add_argument("-p", "--port", type=int, default=settings.port, help="port (default: RAM_PORT, else 9090)")
     parser.add_argument("--host", default=settings.host, help="address (default: RAM_HOST, else 127.0.0.1)")
-    parser.add_argument("--log-level", type=str.lower, default=settings.log_level, help="debug, info, warning, error")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", type=str.lower, default=settings.log_level, choices=levels)
     parser.add_argument("--model-dir", help="where the host keeps files of its own (default: in RAM_DATA_DIR)")
     parser.add_argument(
         "--with", "--kwargs", dest="options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
@@ -63,11 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     configure_logging(given.log_level)
     options = dict(given.options)
+    if REMEMBERS and options:
+        parser.error("--with is for 1.0.9: this host hands extra params on, set them in Label Studio.")
     try:
-        RAMBackend(**({} if REMEMBERS else options))
+        RAMBackend(**options)
+        app = make_app(settings, given.model_dir, options)
     except RamError as error:
         parser.error(str(error))
-    make_app(settings, given.model_dir, options).run(host=given.host, port=given.port)
+    app.run(host=given.host, port=given.port)
 
 
 def _option(text: str) -> tuple[str, Any]:
