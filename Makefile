@@ -40,7 +40,7 @@ $(STUDIO_STAMP):
 
 stock-host: $(STOCK_HOST_STAMP)
 
-$(STOCK_HOST_STAMP): $(STAMP)
+$(STOCK_HOST_STAMP): | $(STAMP)
 	@echo "Installing label-studio-ml $(STOCK_HOST_VERSION) into $(RAM_STOCK_HOST_VENV)/ (some seconds and 70 MB)"
 	test -x $(RAM_STOCK_HOST_VENV)/bin/python || $(BIN)/python -m venv $(RAM_STOCK_HOST_VENV)
 	$(RAM_STOCK_HOST_VENV)/bin/pip install --disable-pip-version-check label-studio-ml==$(STOCK_HOST_VERSION)
