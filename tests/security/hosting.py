@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
-from server.playing import wait_until
+from server.playing import serving
 
-from ram_backend.server import bind
 from ram_backend.server.running import server_config
 from ram_backend.settings import Settings
 
 
-@contextmanager
-def hosting(app: FastAPI, settings: Settings) -> Iterator[httpx.Client]:
-    """The app behind the product's own configuration of uvicorn, in a thread; a client that asks it."""
-    listening = bind("127.0.0.1", 0)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # of each connection: a slow reader is soon seen
-    server = uvicorn.Server(server_config(app, settings))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30, trust_env=False
-        ) as client:
-            wait_until(lambda: server.started or not thread.is_alive())
-            assert server.started
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(30)
+def hosting(app: FastAPI, settings: Settings) -> AbstractContextManager[httpx.Client]:
+    """The app behind the product's own configuration of uvicorn, which soon sees that a reader is slow."""
+    return serving(app, config=server_config(app, settings), send_buffer=65_536)
 
 
 class Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -161,10 +162,14 @@ class FakeLabelStudio:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
+def serving(
+    app: FastAPI, *, config: uvicorn.Config | None = None, send_buffer: int | None = None
+) -> Iterator[httpx.Client]:
     """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
     listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    if send_buffer is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # of each connection
+    server = uvicorn.Server(config or uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
