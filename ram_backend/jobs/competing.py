@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,16 @@ from ram_backend.training.split import Split
 
 FloatArray = NDArray[np.float32]
 Tokens = NDArray[np.float16]
+Teacher = Callable[[], "Mapping[str, FloatArray] | None"]
+"""Gives CLIP's image features (d,) by the sha256 of the image's bytes; None: there are none."""
 
 WATCHED = 200
 """Of the project's images at most so many are looked at for the guard."""
 
 
-def recipes_for(settings: Settings, key: ProjectKey, scorer: Scorer, fit: Material, seed: int) -> list[Recipe]:
+def recipes_for(
+    settings: Settings, key: ProjectKey, scorer: Scorer, fit: Material, seed: int, teacher: Teacher
+) -> list[Recipe]:
     """The residual, and where the settings and the machine allow it a tuned head.
 
     Args:
@@ -33,6 +37,7 @@ def recipes_for(settings: Settings, key: ProjectKey, scorer: Scorer, fit: Materi
         scorer: of the project's tags.
         fit: what may be learned from, with tokens.
         seed: of the tags that the guard watches.
+        teacher: asked only where a head is tuned.
 
     Raises:
         BundleDamaged: the bundle's head can't be read.
@@ -60,6 +65,7 @@ def recipes_for(settings: Settings, key: ProjectKey, scorer: Scorer, fit: Materi
             source,
             options=TuningOptions(rank=rank, device=settings.device),
             also_seen=scorer.photo_tokens,
+            teacher=teacher(),
             harmless=lambda files: check_guard(guard_of(scorer, files, tokens, seed)).harmless,
             checkpoint_dir=settings.cache_dir / "tuning" / folder,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ram_backend.errors import ImageError, LabelStudioUnreachable
 from ram_backend.feedback import Ledger, TaskImage, TaskLabels
@@ -109,9 +110,9 @@ class Pictures:
         network: Network,
         label_studio: LabelStudio | None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.bundle = bundle
         self._ledger = ledger
-        self._bundle = bundle
         self._network = network
         self._label_studio = label_studio
         self._cache = TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes)
@@ -128,7 +129,7 @@ class Pictures:
         Raises:
             LabelStudioUnreachable: too many of them can't be had now.
         """
-        tokens = _room(len(labels), self._network.token_shape, self._settings.cache_dir)
+        tokens = _room(len(labels), self._network.token_shape, self.settings.cache_dir)
         known = self._ledger.images(key)
         found: list[_Picture] = []
         new: list[int] = []
@@ -168,7 +169,7 @@ class Pictures:
         """The images at these places, as far as they can be had; writes their tokens."""
         found: list[_Picture] = []
         waiting: list[tuple[_Picture, FloatArray]] = []
-        for count, (place, outcome) in enumerate(self._outcomes(labels, places)):
+        for count, (place, outcome) in enumerate(self.fetch(labels, places)):
             progress("new images", count, len(places))
             if not isinstance(outcome, bytes):
                 self.missing.add(outcome, for_good=isinstance(outcome, ImageError))
@@ -183,7 +184,7 @@ class Pictures:
                 tokens[place] = ready
             else:
                 waiting.append((found[-1], ready))
-            if len(waiting) == self._settings.batch_size:
+            if len(waiting) == self.settings.batch_size:
                 self._encode(waiting, tokens)
                 waiting = []
         self._encode(waiting, tokens)
@@ -194,15 +195,23 @@ class Pictures:
             )
         return found
 
-    def _outcomes(self, labels: Sequence[TaskLabels], places: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
-        """Bytes of images as they come, in order; from where Label Studio fails on, all that are left have failed."""
+    def fetch(self, labels: Sequence[TaskLabels], places: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+        """Bytes of images as they come, in order; from where Label Studio fails on, all that are left have failed.
+
+        Args:
+            labels: with references.
+            places: which of them.
+
+        Yields:
+            The place, and the bytes or why there are none.
+        """
         limits = FetchLimits(
-            max_bytes=self._settings.max_image_bytes,
-            seconds=self._settings.fetch_seconds,
-            connections=self._settings.fetch_threads,
+            max_bytes=self.settings.max_image_bytes,
+            seconds=self.settings.fetch_seconds,
+            connections=self.settings.fetch_threads,
         )
-        guard = AddressGuard.parse(self._settings.allowed_image_hosts)
-        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self._settings.fetch_threads)
+        guard = AddressGuard.parse(self.settings.allowed_image_hosts)
+        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self.settings.fetch_threads)
         done = 0
         try:
             references = [ImageReference(labels[place].task_id, labels[place].reference) for place in places]
@@ -215,20 +224,27 @@ class Pictures:
         finally:
             source.close()
 
-    def _prepared(self, data: bytes, task: int) -> tuple[str, int, FloatArray]:
-        """Content hash, perceptual hash, and tokens (T, D) or else pixels (3, S, S)."""
-        preprocessing = self._bundle.preprocessing
+    def decoded(self, data: bytes, task: int) -> tuple[str, Image.Image]:
+        """Content hash (sha256, in hex) and image, as the bundle wants it turned and laid.
+
+        Raises:
+            ImageError: it is none, or too large.
+        """
         image = decode(
             data,
-            exif_orientation=preprocessing.exif_orientation,
-            alpha=preprocessing.alpha,
-            max_pixels=self._settings.max_image_pixels,
-            max_bytes=self._settings.max_image_bytes,
+            exif_orientation=self.bundle.preprocessing.exif_orientation,
+            alpha=self.bundle.preprocessing.alpha,
+            max_pixels=self.settings.max_image_pixels,
+            max_bytes=self.settings.max_image_bytes,
             name=f"image of task {task}",
         )
-        content = hashlib.sha256(data).hexdigest()
+        return hashlib.sha256(data).hexdigest(), image
+
+    def _prepared(self, data: bytes, task: int) -> tuple[str, int, FloatArray]:
+        """Content hash, perceptual hash, and tokens (T, D) or else pixels (3, S, S)."""
+        content, image = self.decoded(data, task)
         tokens = self._cache.get(self._key(content))
-        return content, perceptual_hash(image), preprocessing(image) if tokens is None else tokens
+        return content, perceptual_hash(image), self.bundle.preprocessing(image) if tokens is None else tokens
 
     def _encode(self, waiting: Sequence[tuple[_Picture, FloatArray]], tokens: NDArray[np.float16]) -> None:
         if waiting:
@@ -237,7 +253,7 @@ class Pictures:
                 tokens[picture.row] = self._cache.put(self._key(picture.content), own)
 
     def _key(self, content: str) -> str:
-        return token_key(content, self._bundle.preprocessing.id, self._network.encoder_id)
+        return token_key(content, self.bundle.preprocessing.id, self._network.encoder_id)
 
 
 def _room(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:

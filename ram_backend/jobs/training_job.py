@@ -22,10 +22,11 @@ from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback import Weights
 from ram_backend.jobs.carrying_out import Task
 from ram_backend.jobs.competing import guard_of_candidate, log_odds_of, recipes_for
-from ram_backend.jobs.gathering import Gathered, Place, gather_corrections, open_place
+from ram_backend.jobs.gathering import Gathered, gather_corrections, open_place
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.picturing import Pictures, Seen
 from ram_backend.jobs.scoring import Scorer, material_of
+from ram_backend.jobs.teaching import clip_features
 from ram_backend.jobs.transactions import finish_in
 from ram_backend.models import find_bundle, load_network
 from ram_backend.settings import Settings
@@ -96,7 +97,7 @@ def train(task: Task) -> Outcome | None:
     scorer = Scorer(bundle, network, gathered.tags, settings)
     for _ in range(CONFLICTS):
         try:
-            return _round(task, place, gathered, seen, scorer)
+            return _round(task, pictures, gathered, seen, scorer)
         except VersionConflict as error:
             _log.info("%s", error)
     raise VersionConflict(
@@ -105,7 +106,7 @@ def train(task: Task) -> Outcome | None:
     )
 
 
-def _round(task: Task, place: Place, gathered: Gathered, seen: Seen, scorer: Scorer) -> Outcome | None:
+def _round(task: Task, pictures: Pictures, gathered: Gathered, seen: Seen, scorer: Scorer) -> Outcome | None:
     """One comparison with what is served now.
 
     Raises:
@@ -125,7 +126,9 @@ def _round(task: Task, place: Place, gathered: Gathered, seen: Seen, scorer: Sco
         return _without_version(gathered, refusal, basis)
     pulse("fit")
     fit = material.take(parts.fit)
-    recipes = recipes_for(task.settings, task.claim.key, scorer, fit, seed)
+    recipes = recipes_for(
+        task.settings, task.claim.key, scorer, fit, seed, lambda: clip_features(pictures, seen, parts.fit, pulse)
+    )
     fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=pulse)
     pulse("gate")
     verdict = judge_candidate(

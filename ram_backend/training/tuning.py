@@ -6,9 +6,10 @@ What is minimised, over images of the project:
   + replay of the bundle's own behaviour: tags outside the project stay what the bundle says about them
   + CLIP distillation, where image features of CLIP are given
 
-Earlier corrections are replayed from a reservoir. An inner validation part of the images says when to stop; the best
-epoch is kept, and that may be none: then the head is the bundle's. Same seed, same head, also where training was
-interrupted and went on from its checkpoint.
+Each round starts from the bundle's head and learns from all corrections, so earlier ones are not forgotten and those
+that were withdrawn leave no trace. An inner validation part of the images says when to stop; the best epoch is kept,
+and that may be none: then the head is the bundle's. Same seed, same head, also where training was interrupted and
+went on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from ram_backend.training.tuning_data import (
     folds,
     head_logits,
     inner_validation,
-    reservoir,
 )
 from ram_backend.training.tuning_options import TuningOptions
 from ram_backend.training.tuning_run import TuningRun, device_of, plain_head, reproducible
@@ -86,7 +86,7 @@ def tune_head(
         source: the head to start from, see `open_head`.
         options: see there.
         seed: same seed, same head (on the same machine, device and thread count).
-        beside: earlier corrections, CLIP's image features, other photos.
+        beside: CLIP's image features, other photos.
         checkpoint_dir: where every epoch leaves what an interrupted run goes on from; removed at the end.
         progress: told after each epoch: "tuning the head", how many are done, of how many at most.
 
@@ -97,11 +97,7 @@ def tune_head(
     """
     _check(material, groups, source, beside)
     watched = inner_validation(groups, options.validation, seed)
-    rows = ~watched
-    if beside.earlier is not None:
-        rows &= ~beside.earlier
-        rows[reservoir(material.labels, material.weights, beside.earlier & ~watched, options.earlier, seed)] = True
-    chosen, judged = np.flatnonzero(rows & material.known.any(axis=1)), np.flatnonzero(watched)
+    chosen, judged = np.flatnonzero(~watched & material.known.any(axis=1)), np.flatnonzero(watched)
     if not len(chosen):
         return Tuned(files={}, log_odds=material.base, watched=watched, epoch=0, history=())
     checkpoint = None
@@ -255,8 +251,6 @@ def _check(material: Material, groups: NDArray[np.int64], source: HeadSource, be
         )
     if tokens.ndim != 3 or tokens.shape[2] != source.config.token_width:
         raise InputError(f"Tuning got tokens {tokens.shape}, and the head takes width {source.config.token_width}.")
-    for name, array in (("earlier", beside.earlier), ("teacher", beside.teacher)):
-        if array is not None and len(array) != images:
-            raise InputError(f"Tuning got {images} images and {len(array)} rows of {name}: one each is needed.")
-    if beside.teacher is not None and (beside.teacher.ndim != 2 or not np.isfinite(beside.teacher).all()):
-        raise InputError("CLIP features for tuning have to be (N, d) and finite.")
+    teacher = beside.teacher
+    if teacher is not None and (teacher.ndim != 2 or len(teacher) != images or not np.isfinite(teacher).all()):
+        raise InputError("CLIP features for tuning have to be (N, d), a row for each image, and finite.")

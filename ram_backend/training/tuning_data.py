@@ -59,22 +59,16 @@ class Beside:
     """What a head is held to besides the corrections of its project; None: not at all.
 
     Attributes:
-        earlier: (N,) bool, images that were learned from before: only a reservoir of them takes part.
         teacher: (N, d) float32 CLIP's image features, a row of zeros where there is none.
         also_seen: (M, T, D) tokens of other photos on which the bundle's behaviour is replayed, too.
     """
 
-    earlier: NDArray[np.bool_] | None = None
     teacher: FloatArray | None = field(default=None, repr=False)
     also_seen: NDArray[np.float16] | None = field(default=None, repr=False)
 
     def take(self, rows: NDArray[np.int64]) -> Beside:
         """The same for a selection of the images."""
-        return Beside(
-            None if self.earlier is None else self.earlier[rows],
-            None if self.teacher is None else self.teacher[rows],
-            self.also_seen,
-        )
+        return Beside(None if self.teacher is None else self.teacher[rows], self.also_seen)
 
 
 NOTHING_BESIDE = Beside()
@@ -166,29 +160,3 @@ def drawn_tags(
         there = rng.choice(there, most, replace=False)
     others = np.setdiff1d(asked, there)
     return np.sort(np.concatenate([there, rng.choice(others, count - len(there), replace=False)])).astype(np.int64)
-
-
-def reservoir(
-    labels: NDArray[np.bool_], weights: FloatArray, earlier: NDArray[np.bool_], size: int, seed: int
-) -> NDArray[np.int64]:
-    """Which earlier corrections are replayed: at most `size`, so that rare tags are not forgotten.
-
-    Drawn without replacement, an image with a rare tag more likely than one with common tags only.
-
-    Args:
-        labels: (N, L).
-        weights: (N, L), 0: unknown.
-        earlier: (N,) images that were learned from before.
-        size: at least 0.
-        seed: same seed, same choice.
-
-    Returns:
-        Rows, ascending.
-    """
-    rows = np.flatnonzero(earlier)
-    if len(rows) <= size:
-        return rows
-    present = labels[rows] & (weights[rows] > 0)
-    rarity = present @ (1 / np.maximum(present.sum(axis=0), 1)) + 1 / len(rows)
-    lot = -np.random.default_rng((seed, 2)).exponential(size=len(rows)) / rarity  # Efraimidis and Spirakis 2006
-    return np.sort(rows[np.argsort(lot)[len(rows) - size :]])

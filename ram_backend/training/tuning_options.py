@@ -26,7 +26,6 @@ class TuningOptions:
         margin: of the asymmetric loss.
         replay: weight of the bundle's own behaviour; 0: none.
         replay_tags: tags outside the project a step, drawn anew each time.
-        earlier: at most so many earlier corrections are replayed.
         distillation: weight of the CLIP distillation, where features are given.
         validation: share of the images that decide when to stop; 0: all epochs are run and the last one counts.
         patience: epochs without improvement after which it stops.
@@ -48,7 +47,6 @@ class TuningOptions:
     margin: float = 0.05
     replay: float = 2.0
     replay_tags: int = 64
-    earlier: int = 2000
     distillation: float = 1.0
     validation: float = 0.2
     patience: int = 4

@@ -35,8 +35,6 @@ class TuningRecipe:
         parts: of the images; each is judged by a head that was tuned on the others.
         also_seen: (M, T, D) tokens of photos on which the bundle's behaviour is replayed, too.
         teacher: CLIP's image features (d,) by the sha256 of the image's bytes; None: no distillation.
-        earlier: sha256 of images that were learned from before: only a reservoir of them is replayed. None: all are
-            learned from.
         harmless: says whether a head, given as files of a version, leaves other tags alone, see `tuning_guard.py`; one
             that doesn't is not proposed, so that a simpler recipe can win. None: nobody asks.
         checkpoint_dir: where an interrupted training goes on from.
@@ -47,7 +45,6 @@ class TuningRecipe:
     parts: int = 3
     also_seen: NDArray[np.float16] | None = field(default=None, repr=False)
     teacher: Mapping[str, FloatArray] | None = field(default=None, repr=False)
-    earlier: frozenset[str] | None = field(default=None, repr=False)
     harmless: Callable[[dict[str, bytes]], bool] | None = field(default=None, repr=False)
     checkpoint_dir: Path | None = None
 
@@ -94,11 +91,7 @@ class TuningRecipe:
         return replace(on_top, params=self._params(tuned, on_top), files=tuned.files)
 
     def _beside(self, material: Material) -> Beside:
-        return Beside(
-            earlier=None if self.earlier is None else np.array([each in self.earlier for each in material.content]),
-            teacher=self._features(material),
-            also_seen=self.also_seen,
-        )
+        return Beside(teacher=self._features(material), also_seen=self.also_seen)
 
     def _features(self, material: Material) -> FloatArray | None:
         """CLIP's features of the material's images; zeros where there are none."""

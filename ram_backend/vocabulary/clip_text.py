@@ -1,43 +1,23 @@
-"""CLIP's ViT-B/16 text tower with OpenAI's weights, as RAM and RAM++ embed their tags.
-
-OpenAI's networks use the quick GELU, x * sigmoid(1.702 x): open_clip's "ViT-B-16-quickgelu". Its plain "ViT-B-16"
-takes the same weights without complaint and gives other numbers.
-"""
+"""CLIP's ViT-B/16 text tower with OpenAI's weights, as RAM and RAM++ embed their tags."""
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ram_backend.errors import TextEncoderUnavailable
+from ram_backend.vocabulary.clip_weights import MODEL, chosen_device, digest_of, load_tower, read_tower
 from ram_backend.vocabulary.prompts import prompts, recipe_id
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
 
-MODEL = "ViT-B-16-quickgelu"
-PRETRAINED = "openai"
-ARCHIVE_SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
-"""OpenAI's TorchScript archive `ViT-B-16.pt`, as its address names it: the only archive that is opened."""
-
 _TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-_REMEDY = (
-    "put a state dict of open_clip's ViT-B-16 with OpenAI's weights (.safetensors or .pt) on this machine"
-    " and name it in RAM_CLIP_WEIGHTS"
-)
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_CONNECT_S = 5.0
 _BATCH = 256
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -63,7 +43,7 @@ class ClipTextEncoder:
         self._tokenizer = tokenizer
         self._device = device
         self.dim = int(tower.output_dim or tower.width)
-        self.id = f"clip-vit-b-16-{_digest(tower.state_dict())[:16]}-prompts-{recipe_id()}"
+        self.id = f"clip-vit-b-16-{digest_of(tower.state_dict())[:16]}-prompts-{recipe_id()}"
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags: (len(texts), dim) float32, rows of length 1."""
@@ -123,152 +103,24 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     """
     import open_clip
 
-    config = open_clip.get_model_config(MODEL)
-    state = read_text_weights(weights if weights is not None else _from_hub())
-    tower = build_text_tower(config)
-    where = str(weights) if weights is not None else "the hub's file"
-    _load(tower, state, where)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=chosen)
+    tower = build_text_tower(open_clip.get_model_config(MODEL))
+    load_tower(tower, weights, _text_key, "text")
+    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=chosen_device(device))
 
 
 def read_text_weights(path: Path) -> dict[str, Tensor]:
-    """The text tower's tensors of a weight file, float32; the image tower is not read where the format allows it.
+    """The text tower's tensors of a weight file, float32.
 
     Raises:
-        TextEncoderUnavailable: no such file, not readable without running code, or no text tower in it.
+        TextEncoderUnavailable: see `read_tower`.
     """
-    if not path.is_file():
-        raise TextEncoderUnavailable(f"CLIP's weights: {path} is no file; {_REMEDY}.")
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = _read_safetensors(path)
-        elif _is_torchscript(path):
-            state = _read_archive(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except TextEncoderUnavailable:
-        raise
-    except Exception as error:  # many libraries' own errors: one line is what a person needs
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TextEncoderUnavailable(f"CLIP's weights: {path} can't be read ({reason[:200]}); {_REMEDY}.") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    found = {_text_key(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
-    tensors = {key: value.float() for key, value in found.items() if key is not None and isinstance(value, Tensor)}
-    if not tensors:
-        raise TextEncoderUnavailable(f"CLIP's weights: {path} holds no text tower; {_REMEDY}.")
-    return tensors
+    return read_tower(path, _text_key, "text")
 
 
-def _text_key(key: object) -> str | None:
-    """Key in the text tower, or None: prefixes of data-parallel training and of open_clip's two-tower class go."""
-    if not isinstance(key, str):
-        return None
-    name = key.removeprefix("module.").removeprefix("text.")
+def _text_key(key: str) -> str | None:
+    """Key in the text tower, or None: the prefix of open_clip's two-tower class goes."""
+    name = key.removeprefix("text.")
     return name if name.startswith(_TEXT_PARTS) else None
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys() if _text_key(key) is not None}  # noqa: SIM118
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    """OpenAI's archive carries code, so only the one with the published checksum is opened."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != ARCHIVE_SHA256:
-        raise TextEncoderUnavailable(
-            f"CLIP's weights: {path} is a TorchScript archive, but not OpenAI's ViT-B-16.pt (sha256 {digest[:12]}..."
-            f" instead of {ARCHIVE_SHA256[:12]}...); {_REMEDY}."
-        )
-    return dict(torch.jit.load(str(path), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-
-
-def _load(tower: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Loads strictly: a silent partial load is the worst failure."""
-    own = tower.state_dict()
-    for key, value in own.items():
-        if key not in state:
-            raise TextEncoderUnavailable(f"CLIP's weights: {where} lacks {key!r}; {_REMEDY}.")
-        if state[key].shape != value.shape:
-            shapes = f"{tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            raise TextEncoderUnavailable(f"CLIP's weights: {where} has {key!r} of shape {shapes}; {_REMEDY}.")
-        if not torch.isfinite(state[key]).all():
-            raise TextEncoderUnavailable(
-                f"CLIP's weights: {where} has values in {key!r} that are no numbers; {_REMEDY}."
-            )
-    tower.load_state_dict({key: state[key] for key in own}, strict=True)
-
-
-def _from_hub() -> Path:
-    """Path of the weights: as fetched before, else fetched now by open_clip.
-
-    A machine that can't reach the hub learns it within seconds: the hub's library alone would try for a minute.
-    """
-    from open_clip import download_pretrained, get_pretrained_cfg
-
-    config = get_pretrained_cfg(MODEL, PRETRAINED)
-    cached = _cached(config["hf_hub"].rstrip("/"))
-    if cached is not None:
-        return cached
-    try:
-        _reach_hub()
-        return Path(download_pretrained(config))
-    except Exception as error:  # huggingface_hub, its HTTP library and the file system each have their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TextEncoderUnavailable(
-            f"CLIP's weights could not be fetched ({reason[:200]}): connect this machine to the internet, or {_REMEDY}."
-        ) from None
-
-
-def _cached(repository: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in _HUB_FILES:
-        path = try_to_load_from_cache(repository, name)
-        if isinstance(path, str):
-            return Path(path)
-    return None
-
-
-def _reach_hub() -> None:
-    """Connects to the hub once.
-
-    Raises:
-        OSError: it can't be reached. Not raised where a proxy stands between: then only the download can tell.
-    """
-    from huggingface_hub import constants
-
-    address = urlsplit(constants.ENDPOINT)
-    if address.scheme in getproxies():
-        return
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise OSError(f"{address.netloc} can't be reached: {error.strerror or error}") from None
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and float32 values: the same for every file format."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        values = state[key].detach().float().cpu().contiguous().numpy()
-        digest.update(f"{key}{values.shape}".encode())
-        digest.update(values.data)
-    return digest.hexdigest()
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -206,22 +206,6 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path) -> No
     assert again.files == other.files
 
 
-def test_only_a_reservoir_of_earlier_corrections_takes_part() -> None:
-    material = tiny.material()
-    earlier = np.arange(tiny.IMAGES) < 40
-    lies = material.labels.copy()
-    lies[earlier] = ~lies[earlier]
-    runs = [
-        tune_head(
-            replace(material, labels=labels), tiny.groups(), tiny.source(),
-            options=tiny.options(earlier=size, validation=0.0), beside=Beside(earlier=earlier),
-        )
-        for labels, size in ((material.labels, 0), (lies, 0), (lies, 4), (material.labels, 4))
-    ]  # fmt: skip
-    assert runs[0].files == runs[1].files
-    assert runs[2].files != runs[3].files
-
-
 def test_out_of_fold_log_odds_never_saw_the_image_s_own_labels() -> None:
     material, groups = tiny.material(), tiny.groups()
     options = tiny.options(epochs=2, validation=0.0)

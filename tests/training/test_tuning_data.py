@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.training.tuning_data import batches, drawn_tags, folds, inner_validation, reservoir
+from ram_backend.training.tuning_data import batches, drawn_tags, folds, inner_validation
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
@@ -52,18 +52,3 @@ def test_tags_of_a_batch_are_known_ones_and_first_those_that_are_there() -> None
     assert len(few) == len(set(few)) == 8
     assert {2, 5} <= set(few)
     assert few.max() < 20
-
-
-def test_the_reservoir_keeps_rare_tags() -> None:
-    labels = np.zeros((300, 2), dtype=bool)
-    labels[:, 0] = True
-    labels[:6, 1] = True
-    weights = np.ones(labels.shape, dtype=np.float32)
-    earlier = np.arange(300) < 250
-    kept = [reservoir(labels, weights, earlier, 30, seed) for seed in range(10)]
-    assert all(len(rows) == 30 and rows.max() < 250 for rows in kept)
-    assert np.mean([(rows < 6).sum() for rows in kept]) > 5
-    assert len({rows.tobytes() for rows in kept}) == 10
-    np.testing.assert_array_equal(kept[0], reservoir(labels, weights, earlier, 30, 0))
-    assert len(reservoir(labels, weights, earlier, 1000, 0)) == 250
-    assert len(reservoir(labels, weights, earlier, 0, 0)) == 0

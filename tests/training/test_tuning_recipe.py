@@ -111,15 +111,13 @@ def test_when_a_head_is_tuned(tuning: Tuning, images: int, on_gpu: bool, expecte
     assert tuning_rank(tuning, images=images, on_gpu=on_gpu) == expected
 
 
-def test_features_and_earlier_images_are_found_by_their_hash() -> None:
+def test_clip_s_features_are_found_by_their_image_s_hash() -> None:
     material, _ = blind(1)
     some = {material.content[3]: np.ones(4, dtype=np.float32), "another": np.ones(4, dtype=np.float32)}
-    told = replace(recipe(), teacher=some, earlier=frozenset(material.content[:2]))
+    told = replace(recipe(), teacher=some)
     beside = told._beside(material)
     assert beside.teacher is not None
-    assert beside.earlier is not None
     assert np.flatnonzero(beside.teacher.any(axis=1)).tolist() == [3]
-    assert np.flatnonzero(beside.earlier).tolist() == [0, 1]
     assert recipe()._beside(material).teacher is None
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import clip_text, open_text_encoder
+from ram_backend.vocabulary import clip_text, clip_weights, open_text_encoder
 from ram_backend.vocabulary.clip_text import (
     MODEL,
     ClipTextEncoder,
@@ -252,7 +252,7 @@ def test_only_the_published_archive_is_opened(tmp_path: Path, monkeypatch: pytes
     torch.jit.script(Scripted()).save(str(path))  # type: ignore[no-untyped-call]
     with pytest.raises(TextEncoderUnavailable, match="TorchScript archive, but not OpenAI's"):
         read_text_weights(path)
-    monkeypatch.setattr(clip_text, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(clip_weights, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     assert list(read_text_weights(path)) == ["text_projection"]
 
 
@@ -260,7 +260,7 @@ def test_only_the_published_archive_is_opened(tmp_path: Path, monkeypatch: pytes
 def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A hub cache without files, and no proxy."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(clip_text, "getproxies", dict)
+    monkeypatch.setattr(clip_weights, "getproxies", dict)
     return tmp_path / "hub"
 
 
