@@ -49,6 +49,12 @@ class Project:
         """sha256 of the label config, in hex."""
         return sha256(self.label_config.encode()).hexdigest()
 
+    @cached_property
+    def characters(self) -> int:
+        """How much room the texts take that `/setup` brought."""
+        tags = [*(self.extra_params.tags or ()), *self.extra_params.per_tag]
+        return len(self.label_config) + len(self.access_token or "") + sum(map(len, tags))
+
     def options(self, attributes: ProjectOptions = NO_OPTIONS) -> ProjectOptions:
         """What holds, by order of force: extra params, the label config's attributes, `project set`.
 

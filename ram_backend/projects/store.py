@@ -11,7 +11,7 @@ from types import TracebackType
 from sqlalchemy.exc import SQLAlchemyError
 
 from ram_backend.database import Database, open_database, upgrade
-from ram_backend.errors import DatabaseUnavailable, ProjectOptionsError
+from ram_backend.errors import DatabaseUnavailable, InputError, ProjectOptionsError
 from ram_backend.projects.connection import Connection, connection_of
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project, Setup
@@ -20,6 +20,9 @@ from ram_backend.settings import Settings
 
 POLL_S = 0.4
 """How often the counter is looked at: what another process writes is seen well within a second."""
+
+CHARACTERS_EACH = 100_000
+"""Room for label config, token and extra params of a project; one may take more where others take less."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class ProjectStore:
         database: not necessarily there yet.
         label_studio_url: Label Studio's address from the settings: where there is one, nothing is pinned.
         label_studio_api_key: the token from the settings: where there is one, it wins over that of `/setup`.
+        max_projects: `/setup` brings no more than so many, with `CHARACTERS_EACH` each on average.
         poll_s: seconds between two looks at the database.
     """
 
@@ -59,12 +63,14 @@ class ProjectStore:
         *,
         label_studio_url: str | None = None,
         label_studio_api_key: str | None = None,
+        max_projects: int = 1000,
         poll_s: float = POLL_S,
     ) -> None:
         self._database = database
         self._table = ProjectTable(database)
         self._url = (label_studio_url or "").strip() or None
         self._api_key = label_studio_api_key
+        self._max_projects = max_projects
         self._poll_s = poll_s
         self._lock = threading.Lock()  # around the fields below; never held while the database works
         self._view: dict[ProjectKey, Project] = {}
@@ -92,6 +98,7 @@ class ProjectStore:
             open_database(settings),
             label_studio_url=settings.label_studio_url,
             label_studio_api_key=settings.label_studio_api_key,
+            max_projects=settings.max_projects,
         )
         store.start()
         return store
@@ -149,7 +156,7 @@ class ProjectStore:
             The project as it is now.
 
         Raises:
-            InputError: `project` or `hostname` is malformed; nothing was taken in.
+            InputError: `project` or `hostname` is malformed, or there is no room; nothing was taken in.
             ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was taken in.
         """
         key = ProjectKey.parse(project, hostname)
@@ -157,6 +164,8 @@ class ProjectStore:
         with self._lock:
             before = self._view.get(key)
             after = setup.applied_to(before)
+            if after is not before:
+                self._check_room(before, after)
             self._latest[key.id, key.created] = key
             if after is not before:
                 pending = replace(setup, revision=after.revision).over(self._pending.get(key))
@@ -205,6 +214,23 @@ class ProjectStore:
         self._wake.set()
         with self._idle:
             return self._idle.wait_for(lambda: not self._pending and self._to_pin is None, timeout_s)
+
+    def _check_room(self, before: Project | None, after: Project) -> None:
+        """Anybody who may call `/setup` makes rows: they must not fill memory and disk without end.
+
+        Raises:
+            InputError: there are enough projects, or they are too large together.
+        """
+        if before is None and len(self._view) >= self._max_projects:
+            raise InputError(
+                f"There are {len(self._view)} projects, as many as RAM_MAX_PROJECTS allows: raise it if need be."
+            )
+        most = self._max_projects * CHARACTERS_EACH
+        held = sum(each.characters for each in self._view.values()) - (0 if before is None else before.characters)
+        if held + after.characters > most:
+            raise InputError(
+                f"All projects' label configs would have over {most} characters: raise RAM_MAX_PROJECTS if need be."
+            )
 
     def _run(self) -> None:
         pause = self._poll_s

@@ -347,6 +347,20 @@ REFUSALS = (
         "security/test_hostile_setup.py::test_good_label_configs_are_kept_within_bounds",
     ),
     Refusal(
+        "projects without end",
+        "projects/store.py",
+        "if before is None and len(self._view) >= self._max_projects:",
+        "if False:",
+        "security/test_hostile_setup.py::test_projects_without_end",
+    ),
+    Refusal(
+        "large projects without end",
+        "projects/store.py",
+        "if held + after.characters > most:",
+        "if False:",
+        "security/test_hostile_setup.py::test_large_projects_without_end",
+    ),
+    Refusal(
         "extra params with too many tags",
         "projects/options.py",
         "if not 1 <= len(parts) <= MAX_TAGS:",

@@ -270,6 +270,32 @@ def test_good_label_configs_are_kept_within_bounds(client: httpx.Client, studio:
     assert resident_bytes() - before < 100_000_000, "50 configs of 4 MB each"
 
 
+def test_projects_without_end(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(max_projects=3)
+    answers = [
+        client.post("/setup", json=hostile(studio, project=f"{number}.1795452148", hostname=f"http://a{number}.test"))
+        for number in range(1, 6)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 400, 400]
+    assert "RAM_MAX_PROJECTS" in answers[-1].text
+    again = hostile(studio, project="2.1795452148", hostname="http://a2.test", schema=choices_config("red"))
+    assert client.post("/setup", json=again).status_code == 200, "known ones may change"
+
+
+def test_large_projects_without_end(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(max_projects=50)
+
+    def ask(number: int, characters: int) -> httpx.Response:
+        config = choices_config("red", more=f"<!-- {'x' * characters} -->")
+        return client.post("/setup", json=hostile(studio, project=f"{number}.1795452148", schema=config))
+
+    assert [ask(number, 2_000_000).status_code for number in range(1, 5)] == [200, 200, 400, 400]
+    assert ask(1, 3_500_000).status_code == 400
+    assert ask(1, 100).status_code == 200
+    assert ask(3, 2_000_000).status_code == 200, "there is room again"
+    assert client.post("/setup", json=hostile(studio, access_token="t" * 3_000_000)).status_code == 400
+
+
 def test_dynamic_choices_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:
     config = choices_config(attributes='value="$options"')
     client.post("/setup", json=setup_body(config, studio))
