@@ -19,12 +19,13 @@ from ram_backend.database import Database, open_database, upgrade
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.offered import Offered
-from ram_backend.feedback.rows import FeedbackEventRow, OfferedRow, insert_into, key_columns, of_project
+from ram_backend.feedback.rows import FeedbackEventRow, OfferedRow, insert_into, of_project
 from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
 from ram_backend.feedback.shown_rows import images_of, put_images, put_shown, shown_of
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects import ProjectKey
+from ram_backend.projects.rows import key_columns
 from ram_backend.settings import Settings
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database

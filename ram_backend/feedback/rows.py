@@ -5,23 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueConstraint, and_
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueConstraint
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database import Base, BigId, UtcDateTime
 from ram_backend.projects import ProjectKey
+from ram_backend.projects import rows as projects_rows
+from ram_backend.projects.rows import OfProject
 
 
-class _OfProject:
-    """The project that a row is about, as `ProjectKey` says; `instance` is "" where no `/setup` has named one."""
-
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
-
-
-class FeedbackEventRow(_OfProject, Base):
+class FeedbackEventRow(OfProject, Base):
     """One event, never changed and never deleted: what somebody stated, or that it is gone.
 
     `statement` is canonical JSON in ASCII and `content` its sha256; both "" for deletions. `updated_us` is Label
@@ -59,7 +53,7 @@ class FeedbackEventRow(_OfProject, Base):
     received_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class OfferedRow(_OfProject, Base):
+class OfferedRow(OfProject, Base):
     """The tags that a label config offered, by the digest that events name; `tags` is JSON."""
 
     __tablename__ = "offered_tags"
@@ -71,7 +65,7 @@ class OfferedRow(_OfProject, Base):
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class ShownRow(_OfProject, Base):
+class ShownRow(OfProject, Base):
     """What annotators were shown for a task by one model version; `choices` and `images` are JSON.
 
     `prediction_id` is Label Studio's number of it, where reconciling has brought it.
@@ -93,7 +87,7 @@ class ShownRow(_OfProject, Base):
     images: Mapped[str] = mapped_column(Text)
 
 
-class TaskImageRow(_OfProject, Base):
+class TaskImageRow(OfProject, Base):
     """What an image of a task was when it was last seen; `reference` is the sha256 of what the task says."""
 
     __tablename__ = "task_images"
@@ -109,14 +103,9 @@ class TaskImageRow(_OfProject, Base):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-def of_project(table: type[_OfProject], key: ProjectKey) -> ColumnElement[bool]:
+def of_project(table: type[OfProject], key: ProjectKey) -> ColumnElement[bool]:
     """A project's rows, with those of the same project that came before any `/setup` had named it."""
-    return and_(table.project_id == key.id, table.created == key.created, table.instance.in_({key.instance, ""}))
-
-
-def key_columns(key: ProjectKey) -> dict[str, Any]:
-    """The columns that name a project."""
-    return {"instance": key.instance, "project_id": key.id, "created": key.created}
+    return projects_rows.of_project(table, key, unnamed=True)
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:

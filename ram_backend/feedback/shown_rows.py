@@ -14,11 +14,11 @@ from ram_backend.feedback.rows import (
     ShownRow,
     TaskImageRow,
     insert_into,
-    key_columns,
     of_project,
 )
 from ram_backend.feedback.shown import KnownImages, Shown, TaskImage, read_choices, read_images, reference_digest
 from ram_backend.projects import ProjectKey
+from ram_backend.projects.rows import key_columns
 
 
 def put_shown(session: Session, key: ProjectKey, shown: Sequence[Shown]) -> None:

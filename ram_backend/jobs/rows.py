@@ -9,11 +9,12 @@ from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, Index, Integer,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database import Base, UtcDateTime
+from ram_backend.projects.rows import OfProject
 
 _OPEN = text("state IN ('requested', 'running')")
 
 
-class JobRow(Base):
+class JobRow(OfProject, Base):
     """One job, as `Job` says.
 
     Attributes:
@@ -44,9 +45,6 @@ class JobRow(Base):
 
     job_id: Mapped[str] = mapped_column(Text, primary_key=True)
     kind: Mapped[str] = mapped_column(Text)
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     again: Mapped[str | None] = mapped_column(Text)

@@ -25,11 +25,11 @@ from ram_backend.jobs.transactions import (
     job_of,
     lost,
     moment,
-    of_project,
     request_in,
     rows_changed,
 )
 from ram_backend.projects import ProjectKey
+from ram_backend.projects.rows import of_project
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class JobTable:
         """
         question = select(JobRow).order_by(JobRow.state.in_(OPEN).desc(), JobRow.requested_at.desc(), JobRow.job_id)
         if key is not None:
-            question = question.where(*of_project(key))
+            question = question.where(of_project(JobRow, key, unnamed=True))
         if kind is not None:
             question = question.where(JobRow.kind == kind)
         with self._database.reading() as session:
@@ -117,7 +117,7 @@ class JobTable:
     def last_attempt(self, key: ProjectKey) -> int:
         """Number of the last event that a finished training of the project has seen; 0: there was none."""
         question = select(func.max(JobRow.last_event)).where(
-            *of_project(key), JobRow.kind == "train", JobRow.state.not_in(OPEN)
+            of_project(JobRow, key, unnamed=True), JobRow.kind == "train", JobRow.state.not_in(OPEN)
         )
         with self._database.reading() as session:
             return session.scalar(question) or 0

@@ -20,6 +20,7 @@ from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.wanted import Wanted
 from ram_backend.logs import asked_by
 from ram_backend.projects import ProjectKey
+from ram_backend.projects.rows import key_columns, of_project
 
 OPEN = ("requested", "running")
 
@@ -53,15 +54,13 @@ def request_in(
     """`JobTable.request` within a transaction."""
     now = moment(session)
     row = session.scalars(
-        select(JobRow).where(*is_of(key), JobRow.kind == kind, JobRow.state.in_(OPEN)).with_for_update()
+        select(JobRow).where(of_project(JobRow, key), JobRow.kind == kind, JobRow.state.in_(OPEN)).with_for_update()
     ).one_or_none()
     if row is None:
         row = JobRow(
             job_id=uuid.uuid4().hex,
             kind=kind,
-            instance=key.instance,
-            project_id=key.id,
-            created=key.created,
+            **key_columns(key),
             state="requested",
             reason=reason,
             requested_at=now,
@@ -145,7 +144,7 @@ def end_attempt(
         row.message = f"Given up after {row.attempt} attempts. The last one: {message}"
     row.state, row.finished_at = "failed", now
     if row.last_event is None and row.kind == "train":
-        row.last_event = seen(ProjectKey(row.instance, row.project_id, row.created)) if callable(seen) else seen
+        row.last_event = seen(row.key) if callable(seen) else seen
     return False
 
 
@@ -155,16 +154,6 @@ def moment(session: Session) -> datetime:
         said = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(said).replace(tzinfo=UTC)
     return cast(datetime, session.execute(select(func.clock_timestamp())).scalar_one()).astimezone(UTC)
-
-
-def is_of(key: ProjectKey) -> Sequence[Any]:
-    """Conditions that a job's row is of that project."""
-    return (JobRow.instance == key.instance, JobRow.project_id == key.id, JobRow.created == key.created)
-
-
-def of_project(key: ProjectKey) -> Sequence[Any]:
-    """The same, for rows that no Label Studio was named for, too."""
-    return (JobRow.instance.in_([key.instance, ""]), JobRow.project_id == key.id, JobRow.created == key.created)
 
 
 def change(session: Session, claim: Claim, changes: Mapping[str, Any]) -> None:
@@ -196,7 +185,7 @@ def _forget_old(session: Session, claim: Claim) -> None:
     rows = list(
         session.execute(
             select(JobRow.job_id, JobRow.last_event)
-            .where(*is_of(claim.key), JobRow.kind == claim.job.kind, JobRow.state.not_in(OPEN))
+            .where(of_project(JobRow, claim.key), JobRow.kind == claim.job.kind, JobRow.state.not_in(OPEN))
             .order_by(JobRow.requested_at.desc())
         )
     )
@@ -211,7 +200,7 @@ def job_of(row: JobRow) -> Job:
     return Job(
         id=row.job_id,
         kind=cast(Kind, row.kind),
-        key=ProjectKey(row.instance, row.project_id, row.created),
+        key=row.key,
         state=cast(State, row.state),
         reason=row.reason,
         again=row.again,

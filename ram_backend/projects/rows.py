@@ -1,26 +1,54 @@
-"""The tables of this room."""
+"""The tables of this room, and the columns by which rows of all rooms belong to a project."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ColumnElement, Index, Integer, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database import Base, BigId, UtcDateTime
+from ram_backend.projects.keys import ProjectKey
 
 
-class ProjectRow(Base):
+class OfProject:
+    """The project that a row is about, as `ProjectKey` says; `instance` is "" where no `/setup` has named one."""
+
+    instance: Mapped[str] = mapped_column(Text)
+    project_id: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def key(self) -> ProjectKey:
+        """Which project."""
+        return ProjectKey(self.instance, self.project_id, self.created)
+
+
+def of_project(table: type[OfProject], key: ProjectKey, *, unnamed: bool = False) -> ColumnElement[bool]:
+    """Condition that a row is of a project.
+
+    Args:
+        table: whose rows.
+        key: which project.
+        unnamed: those of the same project that came before any `/setup` had named its Label Studio are its own, too.
+    """
+    instances = (key.instance, "") if unnamed else (key.instance,)
+    return and_(table.project_id == key.id, table.created == key.created, table.instance.in_(instances))
+
+
+def key_columns(key: ProjectKey) -> dict[str, Any]:
+    """The columns that name a project."""
+    return {"instance": key.instance, "project_id": key.id, "created": key.created}
+
+
+class ProjectRow(OfProject, Base):
     """One project, as `Project` says; `change` is the backend's counter at the time when the row was last written."""
 
     __tablename__ = "projects"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
     label_config: Mapped[str] = mapped_column(Text)
     access_token: Mapped[str | None] = mapped_column(Text)
     extra_params: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -14,7 +14,7 @@ from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project, Setup, with_options
-from ram_backend.projects.rows import BackendRow, ProjectRow
+from ram_backend.projects.rows import BackendRow, ProjectRow, key_columns, of_project
 from ram_backend.settings import Settings
 
 
@@ -121,8 +121,7 @@ def _take_turn(session: Session) -> BackendRow:
 
 
 def _find(session: Session, key: ProjectKey) -> ProjectRow | None:
-    same = (ProjectRow.instance == key.instance, ProjectRow.project_id == key.id, ProjectRow.created == key.created)
-    return session.scalars(select(ProjectRow).where(*same)).one_or_none()
+    return session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()
 
 
 def _write(
@@ -133,8 +132,7 @@ def _write(
         return before
     now = datetime.now(UTC)
     if row is None:
-        key = after.key
-        row = ProjectRow(instance=key.instance, project_id=key.id, created=key.created, first_seen_at=now)
+        row = ProjectRow(**key_columns(after.key), first_seen_at=now)
         session.add(row)
     backend.change += 1
     row.label_config = after.label_config
@@ -151,7 +149,7 @@ def _write(
 
 def _project(row: ProjectRow) -> Project:
     return Project(
-        key=ProjectKey(row.instance, row.project_id, row.created),
+        key=row.key,
         label_config=row.label_config,
         access_token=row.access_token,
         extra_params=parse_options(row.extra_params, source="Stored extra params"),

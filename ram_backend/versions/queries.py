@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from ram_backend.errors import VersionDamaged, VersionNotFound, VersionRefused
 from ram_backend.projects import ProjectKey
-from ram_backend.projects.rows import BackendRow
+from ram_backend.projects.rows import BackendRow, key_columns, of_project
 from ram_backend.versions.directory import ACCEPTED
 from ram_backend.versions.lineage import Lineage
 from ram_backend.versions.names import BASE, name_of, number_of
 from ram_backend.versions.records import Served, VersionRecord
 from ram_backend.versions.rows import ServedRow, VersionRow
-
-
-def of_project(row: type[VersionRow] | type[ServedRow], key: ProjectKey) -> tuple[Any, ...]:
-    """The conditions that choose the rows of a project."""
-    columns: tuple[InstrumentedAttribute[Any], ...] = (row.instance, row.project_id, row.created)
-    return tuple(column == value for column, value in zip(columns, (key.instance, key.id, key.created), strict=True))
 
 
 def take_turn(session: Session) -> BackendRow:
@@ -36,13 +29,13 @@ def version_row(session: Session, key: ProjectKey, name: str) -> VersionRow | No
     if number is None:
         return None
     return session.scalars(
-        select(VersionRow).where(*of_project(VersionRow, key), VersionRow.number == number)
+        select(VersionRow).where(of_project(VersionRow, key), VersionRow.number == number)
     ).one_or_none()
 
 
 def served_row(session: Session, key: ProjectKey) -> ServedRow | None:
     """The row that says what a project is served; None: nothing was ever said."""
-    return session.scalars(select(ServedRow).where(*of_project(ServedRow, key))).one_or_none()
+    return session.scalars(select(ServedRow).where(of_project(ServedRow, key))).one_or_none()
 
 
 def known_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
@@ -54,7 +47,7 @@ def known_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
     row = version_row(session, key, name)
     if row is None:
         numbers = session.scalars(
-            select(VersionRow.number).where(*of_project(VersionRow, key)).order_by(VersionRow.number)
+            select(VersionRow.number).where(of_project(VersionRow, key)).order_by(VersionRow.number)
         )
         there = ", ".join([BASE, *map(name_of, numbers)][-20:])
         raise VersionNotFound(f"Project {key} has no version {name[:40]!r} (there: {there}).")
@@ -92,7 +85,7 @@ def serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | No
     """Has a version (None: the base) served from now on, as the counter's next change. The counter's row is held."""
     row = served_row(session, key)
     if row is None:
-        row = ServedRow(instance=key.instance, project_id=key.id, created=key.created)
+        row = ServedRow(**key_columns(key))
         session.add(row)
     counter.change += 1
     row.version, row.pinned = name, pinned
@@ -103,10 +96,9 @@ def serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | No
 
 def served_from(session: Session, row: ServedRow) -> Served:
     """What a row says, with what is known of the version that it names."""
-    key = ProjectKey(row.instance, row.project_id, row.created)
-    version = None if row.version is None else version_row(session, key, row.version)
+    version = None if row.version is None else version_row(session, row.key, row.version)
     return Served(
-        key=key,
+        key=row.key,
         version=row.version,
         pinned=row.pinned,
         change=row.change,
@@ -123,7 +115,7 @@ def record_from(row: VersionRow) -> VersionRecord:
     except VersionDamaged:
         lineage = None
     return VersionRecord(
-        key=ProjectKey(row.instance, row.project_id, row.created),
+        key=row.key,
         name=name_of(row.number),
         digest=row.digest,
         bundle_digest=row.bundle_digest,

@@ -9,9 +9,10 @@ from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database import Base, BigId, UtcDateTime
+from ram_backend.projects.rows import OfProject
 
 
-class VersionRow(Base):
+class VersionRow(OfProject, Base):
     """One version of a project, accepted or not.
 
     `quarantined` is why its directory can't be served; `removed` says that it was removed on purpose.
@@ -21,9 +22,6 @@ class VersionRow(Base):
     __table_args__ = (UniqueConstraint("instance", "project_id", "created", "number"),)
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
     number: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str] = mapped_column(Text)
     bundle_digest: Mapped[str] = mapped_column(Text)
@@ -35,7 +33,7 @@ class VersionRow(Base):
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class ServedRow(Base):
+class ServedRow(OfProject, Base):
     """What a project is served: a version's name, or NULL for the bundle's base; projects without a row have neither.
 
     `change` is the backend's counter (see `projects.rows`) at the time when the row was last written.
@@ -45,9 +43,6 @@ class ServedRow(Base):
     __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[str | None] = mapped_column(Text)
     pinned: Mapped[bool] = mapped_column(Boolean)
     change: Mapped[int] = mapped_column(BigInteger)

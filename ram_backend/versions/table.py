@@ -12,14 +12,13 @@ from sqlalchemy.orm import Session
 from ram_backend.database import Database, open_database, upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectPinned, VersionConflict
 from ram_backend.projects import ProjectKey
-from ram_backend.projects.rows import BackendRow
+from ram_backend.projects.rows import BackendRow, key_columns, of_project
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import StoredVersion
 from ram_backend.versions.names import BASE, name_of
 from ram_backend.versions.queries import (
     known_row,
     line_of,
-    of_project,
     record_from,
     servable_row,
     serve,
@@ -51,7 +50,7 @@ class VersionTable:
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            highest = session.scalar(select(func.max(VersionRow.number)).where(*of_project(VersionRow, key)))
+            highest = session.scalar(select(func.max(VersionRow.number)).where(of_project(VersionRow, key)))
             return (highest or 0) + 1
 
     def record(self, stored: StoredVersion, *, session: Session | None = None) -> VersionRecord:
@@ -70,9 +69,7 @@ class VersionTable:
             row = version_row(own, stored.key, stored.name)
             if row is None:
                 row = VersionRow(
-                    instance=stored.key.instance,
-                    project_id=stored.key.id,
-                    created=stored.key.created,
+                    **key_columns(stored.key),
                     number=stored.number,
                     digest=stored.digest,
                     bundle_digest=stored.bundle_digest,
@@ -98,7 +95,7 @@ class VersionTable:
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            rows = session.scalars(select(VersionRow).where(*of_project(VersionRow, key)).order_by(VersionRow.number))
+            rows = session.scalars(select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number))
             return [record_from(row) for row in rows]
 
     def get(self, key: ProjectKey, name: str) -> VersionRecord:
@@ -231,7 +228,7 @@ class VersionTable:
         with self._database.writing() as session:
             take_turn(session)
             found = session.scalars(
-                select(VersionRow).where(*of_project(VersionRow, key)).order_by(VersionRow.number)
+                select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number)
             ).all()
             rows = {name_of(row.number): row for row in found}
             needed = {*list(rows)[-keep:], *line_of(rows, self.served(key, session=session).version, keep)}
