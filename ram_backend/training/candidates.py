@@ -26,7 +26,14 @@ from ram_backend.training.recalibration import (
     fit_thresholds,
     sigmoid,
 )
-from ram_backend.training.residual import Ridge, Spectrum, sharing_matrix, standardised_targets
+from ram_backend.training.residual import (
+    Ridge,
+    Spectrum,
+    beyond_bundle,
+    shared_targets,
+    sharing_matrix,
+    standardised_targets,
+)
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -141,8 +148,10 @@ class ResidualRecipe:
         best = max(tried, key=_likelihood)
         if material.embeddings is not None and learned.sum() > 1:
             positives = (material.labels & material.known).sum(axis=0) * learned
-            shared = best.ridge.shared(sharing_matrix(material.embeddings, positives))
-            lending = _trial(material, counts, shared, learned, {**best.params, "sharing": True})
+            beyond = beyond_bundle(targets, material.base, material.weights)
+            mixed = shared_targets(targets, beyond, sharing_matrix(material.embeddings, positives))
+            ridge = spectrum.ridge(mixed, groups, best.params["strength"])
+            lending = _trial(material, counts, ridge, learned, {**best.params, "sharing": True})
             best = max((best, lending), key=_likelihood)
         mixture = fit_mixture(material.base, best.ridge.left_out, material.labels, counts, best.common)
         log_odds = mixture.log_odds(material.base, best.ridge.left_out)

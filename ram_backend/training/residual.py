@@ -117,10 +117,6 @@ class Ridge:
     bias: FloatArray
     left_out: FloatArray
 
-    def shared(self, sharing: FloatArray) -> Ridge:
-        """Each tag's scores mixed from those of all tags, by `sharing_matrix`."""
-        return Ridge(sharing.T @ self.weight, sharing.T @ self.bias, self.left_out @ sharing)
-
     def scaled(self, factor: FloatArray) -> Ridge:
         """Scores times a factor, one number or one per tag (L,)."""
         per_tag = np.broadcast_to(factor, self.bias.shape)
@@ -144,6 +140,43 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
     targets: FloatArray = believed * (labels - mean) / (np.sqrt(rate * (1 - rate)) + RATE_FLOOR)
     targets[:, (present <= 0) | (present >= total)] = 0
     return targets
+
+
+def beyond_bundle(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
+    """What is left of the targets after a regression on the bundle's scores, with one slope for all tags.
+
+    Args:
+        targets: (N, L) from `standardised_targets`.
+        scores: (N, L) the bundle's log-odds, brought to a spread of 1 per tag.
+        weights: (N, L) in [0, 1], how much each label is believed.
+
+    Returns:
+        (N, L), columns sum to 0; all 0 for a tag whose targets are.
+    """
+    believed = weights.astype(np.float64)
+    mean = (believed * scores).sum(axis=0) / np.maximum(believed.sum(axis=0), 1e-12)
+    explaining = believed * (scores - mean) * (targets != 0).any(axis=0)
+    explaining /= np.sqrt((explaining**2).mean(axis=0)) + SPREAD_FLOOR
+    slope = (targets * explaining).sum() / max(float((explaining**2).sum()), 1e-12)
+    return targets - slope * explaining
+
+
+def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray) -> FloatArray:
+    """Each tag's own targets and what the others lend it, by `sharing_matrix`.
+
+    Lent is only what is `beyond_bundle`: what the bundle makes of tags of like meaning is in its score of the
+    borrower, too, and would count twice. A ridge is linear in its targets, so mixing these mixes weights.
+
+    Args:
+        targets: (N, L).
+        beyond: (N, L).
+        sharing: (L, L).
+
+    Returns:
+        (N, L), columns sum to 0.
+    """
+    own = np.diagonal(sharing)
+    return targets * own + beyond @ (sharing - np.diag(own))
 
 
 def sharing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:

@@ -170,6 +170,32 @@ def test_new_tags_learn_from_tags_of_like_meaning() -> None:
     assert min(gains) > 0.05
 
 
+def test_new_tags_are_lent_what_the_bundle_does_not_know_yet() -> None:
+    """Each pair of tags follows two features, of which the bundle sees the first; the second of a pair is new."""
+    random = np.random.default_rng(0)
+    material = drawn(400)
+    pairs = np.arange(3).repeat(2)
+    known, missed = 2 * material.features[:, 2 * pairs], 2 * material.features[:, 2 * pairs + 1]
+    weights = np.ones((400, 6), dtype=np.float32)
+    weights[8:, 1::2] = 0
+    embeddings = np.eye(3)[pairs] + 0.1 * np.eye(6)[:, :3]
+    candidate = fit_candidate(
+        replace(
+            material,
+            labels=random.random((400, 6)) < sigmoid((known + missed - 2).astype(np.float64)),
+            weights=weights,
+            base=known,
+            incumbent=known,
+            embeddings=(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32),
+        ),
+        EACH(400),
+    )
+    assert candidate.params["sharing"]
+    for pair in range(3):
+        seen, unseen = candidate.delta.weight[2 * pair + 1, [2 * pair, 2 * pair + 1]]
+        assert abs(seen) < 0.6 * unseen
+
+
 def test_progress_is_told() -> None:
     told: list[tuple[str, int, int]] = []
     fit_candidate(drawn(30), EACH(30), progress=lambda *news: told.append(news))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.training.residual import SPREAD_FLOOR, Spectrum, sharing_matrix, standardised_targets
+from ram_backend.training.residual import (
+    SPREAD_FLOOR,
+    Spectrum,
+    beyond_bundle,
+    shared_targets,
+    sharing_matrix,
+    standardised_targets,
+)
 
 
 def drawn(images: int, width: int, tags: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,3 +117,50 @@ def test_rare_tags_borrow_from_frequent_ones_of_like_meaning() -> None:
     assert abs(sharing[2, 1]) < 0.1, "the other doesn't"
     assert np.all(sharing[1] == 0), "who was never seen has nothing to lend"
     assert sharing[0, 0] > 0.7 > sharing[3, 3], "frequent tags keep their own, rare ones are shrunk"
+
+
+def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
+    _, labels, weights = drawn(50, 4, seed=3)
+    labels[:, 2] = False
+    targets = standardised_targets(labels, weights)
+    scores = (3 * labels + np.random.default_rng(0).normal(size=labels.shape) * [1, 9, 1] + 5).astype(np.float32)
+    beyond = beyond_bundle(targets, scores, weights)
+    assert beyond.sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-9)
+    assert np.all(beyond[:, 2] == 0), "nobody has the tag: nothing to lend"
+    assert np.all(beyond[weights == 0] == 0), "unknown pairs still pull nowhere"
+    moved = weights * (scores.astype(np.float64) - np.average(scores.astype(np.float64), axis=0, weights=weights))
+    explaining = (moved / (np.sqrt(np.mean(moved**2, axis=0)) + SPREAD_FLOOR))[:, :2].ravel()
+    slope = explaining @ targets[:, :2].ravel() / (explaining @ explaining)
+    assert slope > 0.2, "the scores do explain the labels"
+    assert beyond[:, :2].ravel() == pytest.approx(targets[:, :2].ravel() - slope * explaining, abs=1e-9)
+    constant = np.full_like(scores, -7.0)
+    assert beyond_bundle(targets, constant, weights) == pytest.approx(targets), (
+        "scores that say nothing explain nothing"
+    )
+
+
+def test_shared_targets_share_weights() -> None:
+    features, labels, weights = drawn(30, 8, seed=4)
+    targets = standardised_targets(labels, weights)
+    sharing = np.random.default_rng(0).random((3, 3))
+    spectrum, groups = Spectrum.of(features), np.arange(30)
+    own, mixed = (spectrum.ridge(some, groups, 6.0) for some in (targets, shared_targets(targets, targets, sharing)))
+    assert mixed.weight == pytest.approx(sharing.T @ own.weight, abs=1e-9)
+    assert mixed.bias == pytest.approx(sharing.T @ own.bias, abs=1e-9)
+    assert mixed.left_out == pytest.approx(own.left_out @ sharing, abs=1e-9)
+
+
+def test_what_the_bundle_knows_is_kept_but_not_lent() -> None:
+    """The first feature is in the bundle's scores already, the second is not; the second tag only borrows."""
+    random = np.random.default_rng(5)
+    features = random.normal(size=(400, 6)).astype(np.float32)
+    labels = np.zeros((400, 2), dtype=np.bool_)
+    labels[:, 0] = features[:, 0] + features[:, 1] + 0.3 * random.normal(size=400) > 0
+    scores = np.repeat(features[:, :1], 2, axis=1)
+    weights = np.ones((400, 2), dtype=np.float32)
+    targets = standardised_targets(labels, weights)
+    sharing = np.array([[0.9, 0.8], [0.0, 0.0]])
+    mixed = shared_targets(targets, beyond_bundle(targets, scores, weights), sharing)
+    lender, borrower = Spectrum.of(features).ridge(mixed, np.arange(400), 0.1).weight
+    assert lender[0] == pytest.approx(lender[1], rel=0.2)
+    assert abs(borrower[0]) < 0.1 * borrower[1]
