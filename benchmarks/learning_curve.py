@@ -39,7 +39,7 @@ COUNTS = (50, 100, 200, 300, 500, 1000, 1900)
 FEW_COUNTS = (100, 300, 1000)
 """Of tags that no training saw."""
 WAYS = ("all fitted", "as served")
-SEEDS = 5
+SEEDS = 10
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 UNSEEN_TAGS, UNSEEN_SEED = 32, 2024
 FREQUENT_TRAIN, FREQUENT_TEST = 5, 3
