@@ -4,7 +4,8 @@
 
 Starts `ram-backend serve` with the settings of the environment and an empty token cache, a local server that plays
 Label Studio's file routes with the bundled photos, 16 clients that ask `/predict` for one task after another, and one
-that asks the other routes in turn. The webhook's body is as large as those of a project with 4,585 tags (415 kB).
+that asks the other routes in turn. The webhook brings an annotation that the ledger has to keep, another one each
+time, in a body as large as those of a project with 4,585 tags (415 kB).
 Phases: nobody else asks; new images; images seen before; new images while 4,000 new tags are embedded.
 """
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def predict_body(number: int) -> bytes:
     return json.dumps({"tasks": [task], "project": "1.1", "label_config": config(TAGS), "params": {}}).encode()
 
 
-def webhook_body() -> bytes:
-    """An event in a project with 4,585 tags, 415 kB: the label config, the parsed one, and a weight per tag."""
+def webhook_bodies() -> Iterator[bytes]:
+    """Events in a project with 4,585 tags, 415 kB each: the label config, the parsed one, and a weight per tag."""
     tags = [f"tag {number}" for number in range(4_585)]
     control = {"type": "Taxonomy", "labels": tags, "labels_attrs": {tag: {"value": tag} for tag in tags}}
     weights = {"overall": 1.0, "type": "Taxonomy", "labels": dict.fromkeys(tags, 1.0)}
@@ -105,7 +106,16 @@ def webhook_body() -> bytes:
         "id": 1, "created_at": "2026-11-23T16:44:19.098348Z", "label_config": config(tags),
         "parsed_label_config": {"tags": control}, "control_weights": {"tags": weights},
     }  # fmt: skip
-    return json.dumps({"action": "ANNOTATION_CREATED", "project": project, "annotation": {}, "task": {}}).encode()
+    now = "2026-11-23T16:55:21.213760Z"
+    choice = {"id": "t", "from_name": "tags", "to_name": "image", "type": "taxonomy", "value": {"taxonomy": [["cat"]]}}
+    parts = json.dumps({"action": "ANNOTATION_CREATED", "project": project})[:-1]
+    for number in itertools.count(time.monotonic_ns() // 1_000_000):  # other ones in each phase
+        annotation = {
+            "id": number, "task": number, "project": 1, "completed_by": 1, "result": [choice], "was_cancelled": False,
+            "ground_truth": False, "created_at": now, "updated_at": now,
+        }  # fmt: skip
+        task = {"id": number, "data": {"image": f"/data/upload/1/{number}.jpg"}, "project": 1}
+        yield f'{parts}, "annotation": {json.dumps(annotation)}, "task": {json.dumps(task)}}}'.encode()
 
 
 class Caller:
@@ -146,14 +156,16 @@ def saturate(port: int, numbers: Sequence[int], clients: int, done: Any, stop: A
 
 def probe(port: int, hostname: str, seconds: float, result: Any) -> None:
     """Asks the routes that must be quick in turn; puts milliseconds by route."""
-    caller, webhook, setup = Caller(port), webhook_body(), setup_body(hostname, config(TAGS))
-    asked: dict[str, tuple[str, bytes | None]] = {
-        "/health": ("GET", None), "/setup": ("POST", setup), "/webhook": ("POST", webhook), "/versions": ("GET", None),
+    caller, nothing, setup = Caller(port), itertools.repeat(None), setup_body(hostname, config(TAGS))
+    asked: dict[str, tuple[str, Iterator[bytes | None]]] = {
+        "/health": ("GET", nothing), "/setup": ("POST", itertools.repeat(setup)),
+        "/webhook": ("POST", webhook_bodies()), "/versions": ("GET", nothing),
     }  # fmt: skip
     times: dict[str, list[float]] = {path: [] for path in asked}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for path, (method, body) in asked.items():
+        for path, (method, bodies) in asked.items():
+            body = next(bodies)
             started = time.perf_counter()
             status, answer = caller.ask(method, path, body)
             times[path].append((time.perf_counter() - started) * 1000)
