@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
-    batch_size: int = Field(default=8, ge=1, le=1024)
+    batch_size: int = Field(default=4, ge=1, le=1024)
     max_image_pixels: int = Field(default=100_000_000, ge=1)
     max_image_bytes: int = Field(default=100_000_000, ge=1)
     text_cache_bytes: int = Field(default=512_000_000, ge=0)

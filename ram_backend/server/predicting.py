@@ -34,9 +34,9 @@ from ram_backend.tagging import Tagger, TagScores
 FloatArray = NDArray[np.float32]
 Trouble = ImageError | ImageUnreachable
 
-GROUPS_AT_ONCE = 3
-"""Groups of `batch_size` tasks that one request has in work: enough to keep fetching, decoding and the network busy,
-and few enough that a request of one task needn't wait long behind one of thousands."""
+GROUP, GROUPS_AT_ONCE = 8, 3
+"""Tasks in a group (a batch, where that is more), and groups that one request has in work: enough to keep fetching,
+decoding and the network busy, and few enough that a request of one task needn't wait long behind one of thousands."""
 
 _log = logging.getLogger(__name__)
 
@@ -149,10 +149,8 @@ class Predictor:
             async with at_once:
                 return await self._group(group, place)
 
-        groups = [
-            tasks[start : start + self._settings.batch_size]
-            for start in range(0, len(tasks), self._settings.batch_size)
-        ]
+        size = max(GROUP, self._settings.batch_size)
+        groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         work = [asyncio.create_task(limited(group)) for group in groups]
         try:
             for each in work:
