@@ -1,13 +1,16 @@
-"""One thread that does all the network's work: merges images of concurrent requests, and lets short jobs go first."""
+"""The threads that do all the network's work: images of concurrent requests are merged, and short jobs go first."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,6 +23,9 @@ from ram_backend.server.metrics import ServerMetrics
 
 PATIENCE_S = 0.1
 """An image that has waited so long goes before jobs that have not waited for one: a stream of them keeps none out."""
+
+SPARE_NICENESS = 5
+"""Of the spare lane's thread: a third of the share that threads which answer, fetch and decode get beside it."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -52,13 +58,17 @@ class Batcher:
     next batch, for they finish requests; where its first image has waited too long, only those that a batch has kept
     waiting before. Whatever nobody waits for any more is left out: cancel its future.
 
+    A spare lane is a second thread that does the same, at low priority, in the time that answering, fetching and
+    decoding leave of their core; images only of networks that gain by it (see `Network.side_by_side`).
+
     Args:
         size: images in a batch, at most.
         wait_s: seconds that an image waits for others at most.
         metrics: told of queue and batches.
+        spare_lane: whether there is one.
     """
 
-    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics) -> None:
+    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:
         self._size = size
         self._wait_s = wait_s
         self._metrics = metrics
@@ -67,8 +77,11 @@ class Batcher:
         self._owed = 0  # jobs that have waited for a batch already, and won't for another one
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
-        self._thread.start()
+        self._lanes = [threading.Thread(target=self._run, name="network", daemon=True)]
+        if spare_lane:
+            self._lanes.append(threading.Thread(target=self._run_spare, name="network-spare", daemon=True))
+        for lane in self._lanes:
+            lane.start()
 
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
         """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded."""
@@ -77,7 +90,7 @@ class Batcher:
             self._refuse_if_stopped()
             self._items.append(item)
             self._metrics.queued.set(len(self._items))
-            self._changed.notify()
+            self._changed.notify_all()
         return item.future
 
     def run(self, work: Callable[[], T]) -> Future[T]:
@@ -86,27 +99,34 @@ class Batcher:
         with self._changed:
             self._refuse_if_stopped()
             self._jobs.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
         return job.future  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Ends the thread after what it does now; what waits is cancelled."""
+        """Ends the threads after what they do now; what waits is cancelled."""
         with self._changed:
             self._stopping = True
             for item in self._items:
                 item.future.cancel()
             for job in self._jobs:
                 job.future.cancel()
-            self._changed.notify()
-        self._thread.join(timeout=30)
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join(timeout=30)
 
     def _refuse_if_stopped(self) -> None:
         if self._stopping:
             raise NotAvailable("The server is going down: ask again in a moment.")
 
-    def _run(self) -> None:
+    def _run_spare(self) -> None:
+        if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SPARE_NICENESS)
+        self._run(spare=True)
+
+    def _run(self, *, spare: bool = False) -> None:
         while True:
-            work = self._next()
+            work = self._next(spare=spare)
             if work is None:
                 return
             if isinstance(work, _Job):
@@ -115,17 +135,18 @@ class Batcher:
                         _settle(work.future, work.work)
             else:
                 self._encode(work)
-                self._owed = len(self._jobs)
+                with self._changed:
+                    self._owed = len(self._jobs)
 
-    def _next(self) -> _Job | list[_Item] | None:
+    def _next(self, *, spare: bool) -> _Job | list[_Item] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
             while not self._stopping:
                 self._drop_cancelled()
-                if self._jobs and (self._owed > 0 or not self._is_late()):
+                if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
                     self._owed -= 1
                     return self._jobs.popleft()
-                if self._items:
+                if self._items and (self._items[0].network.side_by_side or not spare):
                     left = self._items[0].arrived + self._wait_s - time.monotonic()
                     if len(self._items) >= self._size or left <= 0:
                         return self._take_batch()

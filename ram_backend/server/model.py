@@ -136,3 +136,8 @@ def identify(settings: Settings) -> ModelIdentity:
 def network_threads(settings: Settings) -> int:
     """CPU threads of the network: one core is left to answer requests, unless the settings name a number."""
     return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)
+
+
+def has_spare_lane(settings: Settings) -> bool:
+    """Whether the network may use what answering requests leaves of that one core."""
+    return settings.threads is None and settings.cpu_threads() > 1

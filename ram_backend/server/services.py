@@ -25,7 +25,7 @@ from ram_backend.server.events import Event, EventSink
 from ram_backend.server.ledger_sink import LedgerSink
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity
+from ram_backend.server.model import Model, ModelIdentity, has_spare_lane
 from ram_backend.server.pictures import PictureDesk
 from ram_backend.server.predicting import Predictor
 from ram_backend.server.recipe_book import RecipeBook
@@ -88,7 +88,9 @@ class Services:
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._events = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics)
+        self._batcher = Batcher(
+            settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
+        )
         self._text_encoder = SharedTextEncoder(self.model, settings)
         self._sources = ImageSources(self.store, settings)
         self.book = RecipeBook()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -18,6 +20,7 @@ from ram_backend.server.metrics import ServerMetrics
 class Gated:
     """Encodes when it is let; a token is the first pixel."""
 
+    side_by_side = True
     token_shape = (1, 1)
 
     def __init__(self, encoder_id: str = "one") -> None:
@@ -77,6 +80,49 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher) -> None:
     assert seen.result(30) == 1
     network.go_on.release()
     waiting.result(30)
+
+
+@pytest.fixture
+def with_spare() -> Iterator[Batcher]:
+    made = Batcher(1, 0.0, ServerMetrics(), spare_lane=True)
+    yield made
+    made.close()
+
+
+def test_a_spare_lane_works_beside_the_first(with_spare: Batcher) -> None:
+    network = Gated()
+    futures = [with_spare.encode(network, image(number)) for number in (0, 1, 2)]  # type: ignore[arg-type]
+    for _ in range(2):
+        assert network.entered.acquire(timeout=30)
+    assert with_spare.encode(network, image(3)).cancel()  # type: ignore[arg-type]
+    for _ in range(3):
+        network.go_on.release()
+    assert [future.result(30).item() for future in futures] == [0, 1, 2]
+    assert sorted(network.batches) == [[0], [1], [2]]
+
+
+def test_a_spare_lane_leaves_networks_alone_that_use_all_threads_for_each_call(with_spare: Batcher) -> None:
+    network = Gated()
+    network.side_by_side = False
+    futures = [with_spare.encode(network, image(number)) for number in (0, 1)]  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    assert with_spare.run(lambda: len(network.batches)).result(30) == 1  # jobs it does
+    assert not network.entered.acquire(timeout=0.2)
+    for _ in range(2):
+        network.go_on.release()
+    assert [future.result(30).item() for future in futures] == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
+    def niceness() -> int:
+        both.wait(30)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    both = threading.Barrier(2)
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found = {future.result(30) for future in [with_spare.run(niceness) for _ in range(2)]}
+    assert found == {here, here + batcher_module.SPARE_NICENESS}
 
 
 def test_cancelled_images_are_left_out(batcher: Batcher) -> None:
