@@ -27,8 +27,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-deps --wheel-dir /wheels . \
     && pip install --no-deps /wheels/*.whl \
     && pip check
-# The starter bundle is made now, so that no container has to: an empty volume at /data is filled from here.
-RUN RAM_DATA_DIR=/data ram-backend bundles show starter
+# The starter bundle and its text encoder are made now, so that no container has to: an empty volume at /data is filled
+# from here.
+RUN RAM_DATA_DIR=/data python -c "from ram_backend.server import prepare; from ram_backend.settings import load_settings; \
+    prepare(load_settings(), print)"
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="ram_backend" \

@@ -105,9 +105,15 @@ class Ledger:
         with self._database.reading() as session:
             return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
 
-    def changes_since(self, key: ProjectKey, event_id: int) -> Changes:
-        """What became of the corrections that may be learned from since an event was the last one."""
-        lines = self.lines(key)
+    def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> Changes:
+        """What became of the corrections that may be learned from since an event was the last one.
+
+        Args:
+            key: the project.
+            event_id: number of that event.
+            up_to: what became of them until this event was the last one; None: until now.
+        """
+        lines = self.lines(key, up_to=up_to)
         before = view.current(line for line in lines if line.event_id <= event_id)
         return view.changes(before, view.current(lines))
 

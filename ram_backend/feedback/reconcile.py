@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,9 @@ from ram_backend.errors import LabelStudioRefused
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.offered import Offered, offered_by
 from ram_backend.feedback.shown import Shown, ShownChoice
+from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
 from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
 from ram_backend.labelstudio.stated_items import read_items
@@ -60,9 +62,10 @@ def reconcile(
 ) -> Reconciled:
     """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
 
-    Statements that webhooks have brought are the same events, and are not added again. An annotation that the ledger
-    has and the listing lacks is looked up once more by its task before it counts as gone, and not at all where it came
-    in after, or shortly before, the listing began.
+    Statements that webhooks have brought are the same events, and are not added again; nor are those that lack only the
+    prediction which the annotator started from: Label Studio forgets it when it is deleted. An annotation that the
+    ledger has and the listing lacks is looked up once more by its task before it counts as gone, and not at all where
+    it came in after, or shortly before, the listing began.
 
     Args:
         ledger: where events are kept.
@@ -78,11 +81,11 @@ def reconcile(
         DatabaseUnavailable: see the message.
     """
     began = began or datetime.now(UTC)
-    _same_project(key, api)
+    offered = _same_project(key, api)
     mark = ledger.last_event(key)
     known = {annotation.stated.id: annotation for annotation in ledger.annotations(key, up_to=mark)}
     lines = ledger.lines(key, up_to=mark)
-    listing = _Listing(began)
+    listing = _Listing(began, offered)
     for count, task in enumerate(api.annotated_tasks(), 1):
         listing.take(task)
         if progress is not None and count % 100 == 0:
@@ -95,6 +98,7 @@ def reconcile(
         event
         for event in listing.statements
         if (event.annotation_id, event.task_id, event.updated_us, event.content) not in there
+        and not _is_forgetful(listing.stated[event.annotation_id], known.get(event.annotation_id))
     ]
     gone = [
         annotation.stated
@@ -111,7 +115,7 @@ def reconcile(
             *(_listed_event("annotation_found", each, moment, began) for each in returned),
         ],
     )
-    shown = _not_recorded(listing.shown.values(), ledger.shown(key))
+    shown = _not_recorded(listing.shown.values(), ledger.shown(key, annotated=True))
     ledger.record_shown(key, shown)
     result = Reconciled(
         listed=len(listing.stated),
@@ -129,8 +133,9 @@ def reconcile(
 class _Listing:
     """What Label Studio has, as it is read page by page."""
 
-    def __init__(self, began: datetime) -> None:
+    def __init__(self, began: datetime, offered: Offered | None) -> None:
         self._began = began
+        self._offered = offered
         self.stated: dict[int, StatedAnnotation] = {}
         self.statements: list[FeedbackEvent] = []
         self.shown: dict[int, Shown] = {}
@@ -148,20 +153,31 @@ class _Listing:
                 self.left_out += 1
                 continue
             self.stated[stated.id] = stated
-            event = statement_event(stated, self._began, task_data=task.data, source="listing")
+            event = statement_event(stated, self._began, task_data=task.data, offered=self._offered, source="listing")
             self.statements.append(event)
             started_from = predictions.get(stated.parent_prediction) if stated.parent_prediction else None
             if started_from is not None and stated.parent_prediction is not None:
                 self.shown[stated.parent_prediction] = _shown(task.id, stated, started_from)
 
 
-def _same_project(key: ProjectKey, api: ProjectApi) -> None:
-    created = api.state().created
+def _same_project(key: ProjectKey, api: ProjectApi) -> Offered | None:
+    """Checks that it is, and returns what its label config offers now."""
+    state = api.state()
+    created = state.created
     if key.created and created and key.created != created:
         raise LabelStudioRefused(
             f"Project {key.id} in the Label Studio at {api.label_studio.origin} was made at another time than {key}:"
             " it is another project. Check LABEL_STUDIO_URL, or connect this backend there."
         )
+    return offered_by(state.label_config)
+
+
+def _is_forgetful(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:
+    """Whether a listed statement is the known one, less the prediction that it started from."""
+    if known is None or listed.parent_prediction is not None:
+        return False
+    before = known.stated
+    return replace(listed, parent_prediction=before.parent_prediction, unseen=before.unseen) == before
 
 
 def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> Shown:

@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 
 from ram_backend.database import Database
-from ram_backend.errors import RamError
+from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.jobs.posting import TOO_LONG_S, Post
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey
@@ -43,6 +43,7 @@ class Caretaker:
         self._stop = threading.Event()
         self._counted = -COUNT_S
         self._first = True
+        self._away_until = 0.0  # when workers that live have had time to say so, after the database was away
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
 
@@ -63,7 +64,8 @@ class Caretaker:
             NotAvailable: database or queue don't answer.
         """
         triggers = self._triggers
-        for job in triggers.jobs.take_over(triggers.ledger.last_event):
+        silent_too = time.monotonic() >= self._away_until
+        for job in triggers.jobs.take_over(triggers.ledger.last_event, silent_too=silent_too):
             _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
         triggers.follow_up()
         if time.monotonic() - self._counted > COUNT_S:
@@ -82,6 +84,8 @@ class Caretaker:
                 self.look()
             except RamError as error:
                 problem = str(error)
+                if isinstance(error, DatabaseUnavailable):
+                    self._away_until = time.monotonic() + self._settings.claim_seconds
             except Exception as error:  # the thread goes on whatever happens
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self._problem:

@@ -66,12 +66,13 @@ class Desk:
     ) -> None:
         self.close()
 
-    def request(self, key: ProjectKey, reason: str) -> dict[str, Any]:
+    def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         """Asks for a training: durable when it returns. Asking five times leads to one job.
 
         Args:
             key: which project; its Label Studio may be left open ("").
             reason: in a few words.
+            debounced: begin a moment later: more requests are about to come.
 
         Returns:
             `message` for people, and `job` where there is one.
@@ -80,7 +81,7 @@ class Desk:
             DatabaseUnavailable: nothing was asked for.
         """
         try:
-            asked = self._triggers.train(key, reason)
+            asked = self._triggers.train(key, reason, debounced=debounced)
         except ProjectNotFound as error:
             return {"message": str(error)}
         if isinstance(asked, Pinned):

@@ -101,7 +101,7 @@ def gather_corrections(settings: Settings, ledger: Ledger, place: Place, pulse: 
     pulse("gather")
     last_event = ledger.last_event(key)
     annotations = ledger.annotations(key, up_to=last_event)
-    labels = gather(place.plan, annotations, ledger.shown(key), Weights.of(settings), task_data=newer)
+    labels = gather(place.plan, annotations, ledger.shown(key, annotated=True), Weights.of(settings), task_data=newer)
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")

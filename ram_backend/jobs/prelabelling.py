@@ -27,7 +27,10 @@ WAITING_S = 130.0
 
 LOOK_S = 1.0
 FRUITLESS = 4
-"""So many tasks one after the other without a prediction, each asked for on its own, end an attempt."""
+"""After so many tasks one after the other without a prediction, each asked for on its own, one goes on elsewhere."""
+
+DETOUR, LONGER = 8, 4
+"""So many tasks are passed over then, and come last; each time so many times as many, until it was tried everywhere."""
 
 SWAPS = 10
 """What is served may change so often while tasks are asked for."""
@@ -160,7 +163,8 @@ class Prelabelling:
         numbers = list(dict.fromkeys(chain((each.task for each in again), self._lacking(version))))
         failed = {each.task: each for each in again}
         left, total = deque(numbers), len(numbers)
-        began, fruitless, progressed = time.monotonic(), 0, False
+        began, fruitless, detour, progressed = time.monotonic(), 0, DETOUR, False
+        asked: set[int] = set()
         while left:
             self._around.progress("predict", total - len(left), total)
             if not self._around.may_go_on():
@@ -172,6 +176,7 @@ class Prelabelling:
             asked_at = time.monotonic()
             self._around.note(version, portion, progressed)
             self._api.retrieve(portion)
+            asked.update(portion)
             found = self._api.of_version(portion, version)
             missing = [each.task for each in found if each.kept is None]
             self._tidy(found)
@@ -180,7 +185,7 @@ class Prelabelling:
             self.result.empty += [each.task for each in found if each.failed]
             if not missing:
                 self._pace.succeeded(len(portion), time.monotonic() - asked_at)
-                fruitless = 0
+                fruitless, detour = 0, DETOUR
                 continue
             if self._served() != version:
                 return None
@@ -190,7 +195,15 @@ class Prelabelling:
                 continue
             self.result.missing += missing
             fruitless += 1
-            if fruitless >= FRUITLESS:
+            if fruitless < FRUITLESS:
+                continue
+            if detour <= total:
+                left.rotate(-detour)
+                fruitless, detour = 0, detour * LONGER
+            elif self.result.done and asked.issuperset(left):
+                self.result.missing += left
+                left.clear()
+            else:
                 raise NotAvailable(
                     f"Label Studio stores no predictions of {version} for the tasks that it was asked to retrieve: see"
                     " in the backend's log what it answers. What is done stays; ask again to go on."

@@ -119,12 +119,16 @@ class Pulse:
                 news, self._news = self._news, False
             if not news and time.monotonic() - written < BEAT_S:
                 continue
-            written = time.monotonic()
             try:
                 good = self._table.beat(self._claim, self.progress())
-            except DatabaseUnavailable as error:
-                _log.warning("job %s gives no sign of life: %s", self._claim.job.id, error)
+            except (
+                DatabaseUnavailable
+            ) as error:  # tried again at once: others wait for it before they take the job over
+                if written:
+                    _log.warning("job %s gives no sign of life: %s", self._claim.job.id, error)
+                written = 0.0
                 continue
+            written = time.monotonic()
             if not good and not self._stop.is_set():
                 self._end("another worker has taken it over")
                 return

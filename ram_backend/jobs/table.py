@@ -61,7 +61,15 @@ class JobTable:
         self._attempts = attempts
         self._claim_s = claim_s
 
-    def request(self, key: ProjectKey, kind: Kind, reason: str, options: Mapping[str, Any] | None = None) -> Requested:
+    def request(
+        self,
+        key: ProjectKey,
+        kind: Kind,
+        reason: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        delay_s: float = 0.0,
+    ) -> Requested:
         """Asks for a job. Of each kind a project has one open job at most, so asking five times gives one.
 
         Where it runs already, it is noted that it was asked for again (see `owed`). Where it waits after an attempt
@@ -72,16 +80,17 @@ class JobTable:
             kind: what is to be done.
             reason: in a few words.
             options: what exactly is wanted, where the kind leaves a choice; an open job does that as well, then.
+            delay_s: it begins no sooner; an open job doesn't wait longer for that.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         try:
             with self._database.writing() as session:
-                return request_in(session, key, kind, reason, options)
+                return request_in(session, key, kind, reason, options, delay_s=delay_s)
         except IntegrityError:  # another process has asked at this very moment (PostgreSQL)
             with self._database.writing() as session:
-                return request_in(session, key, kind, reason, options)
+                return request_in(session, key, kind, reason, options, delay_s=delay_s)
 
     def get(self, job_id: str) -> Job | None:
         """The job as it is now; None: there is none of that number."""
@@ -219,7 +228,7 @@ class JobTable:
                 raise lost(claim)
             return end_attempt(session, row, message, retry=retry, attempts=self._attempts, seen=seen)
 
-    def take_over(self, seen: Callable[[ProjectKey], int] = lambda key: 0) -> list[Job]:
+    def take_over(self, seen: Callable[[ProjectKey], int] = lambda key: 0, *, silent_too: bool = True) -> list[Job]:
         """Ends the attempts of workers that are dead, or have given no sign of life for long.
 
         Their jobs wait for a worker again, or have failed where they were tried often enough. What the former holder
@@ -227,6 +236,8 @@ class JobTable:
 
         Args:
             seen: number of the last event in the ledger of a project.
+            silent_too: False: only of workers that are dead for certain. For when the database was away: nobody could
+                give a sign of life.
 
         Returns:
             The jobs, as they are now.
@@ -234,7 +245,9 @@ class JobTable:
         with self._database.reading() as session:
             now = moment(session)
             running = list(session.scalars(select(JobRow).where(JobRow.state == "running")))
-            stale = [(row.job_id, row.fence, reason) for row in running if (reason := self._is_stale(row, now))]
+            stale = [
+                (row.job_id, row.fence, reason) for row in running if (reason := self._is_stale(row, now, silent_too))
+            ]
         taken: list[Job] = []
         for job_id, fence, reason in stale:
             with self._database.writing() as session:
@@ -261,18 +274,19 @@ class JobTable:
             rows = session.scalars(select(JobRow).where(JobRow.again.is_not(None), JobRow.state.not_in(OPEN)))
             return [job_of(row) for row in rows]
 
-    def settle_owed(self, job: Job, *, request: bool) -> Job | None:
-        """Answers what a finished job still owed: with another job, or with the fact that none is needed."""
+    def settle_owed(self, job: Job, *, request: bool, delay_s: float = 0.0) -> Job | None:
+        """Answers what a finished job still owed: with another one after a while, or by noting that none is needed."""
         with self._database.writing() as session:
             still = update(JobRow).where(JobRow.job_id == job.id, JobRow.again.is_not(None)).values(again=None)
             if rows_changed(session, still) and request:
-                return request_in(session, job.key, job.kind, job.again or job.reason, job.options).job
+                return request_in(session, job.key, job.kind, job.again or job.reason, job.options, delay_s=delay_s).job
         return None
 
-    def _is_stale(self, row: JobRow, now: datetime) -> str | None:
+    def _is_stale(self, row: JobRow, now: datetime, silent_too: bool) -> str | None:
         worker = Worker.parse(row.worker or "")
         if worker is not None and worker.is_known_dead:
             return "The worker's process has ended before the job did"
-        if row.heartbeat_at is None or now - row.heartbeat_at > timedelta(seconds=self._claim_s):
+        silent = row.heartbeat_at is None or now - row.heartbeat_at > timedelta(seconds=self._claim_s)
+        if silent and silent_too:
             return f"The worker has given no sign of life for {self._claim_s:g} s"
         return None

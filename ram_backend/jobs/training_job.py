@@ -152,8 +152,8 @@ def _write(
     key, versions = task.claim.key, task.triggers.versions
     used = gathered.fingerprint
     parent = this.incumbent.version
-    since = parent.lineage.corrections.last_event if parent else 0
-    changes = task.triggers.ledger.changes_since(key, since)
+    since = parent.lineage.corrections.seen if parent else 0
+    changes = task.triggers.ledger.changes_since(key, since, up_to=gathered.last_event)
     figures = verdict.figures
     lineage = Lineage(
         parent=parent.name if parent else None,
@@ -164,6 +164,7 @@ def _write(
             count=len(this.material),
             first_event=used.first_event,
             last_event=used.last_event,
+            seen=gathered.last_event,
             hash=used.hash,
             withdrawn=(changes.edited + changes.withdrawn) if parent else 0,
             added=changes.added,
@@ -279,10 +280,15 @@ def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, i
 
 
 def _same_before(task: Task, basis: str) -> Verdict | None:
-    """The verdict of an earlier job that had the very same to go by; None: there was none."""
+    """The verdict of an earlier job that had the very same to go by, and served nothing; None: there was none.
+
+    What was accepted is made again: it isn't served any more (damaged, rolled back), or never was (pinned meanwhile).
+    """
     for job in task.triggers.jobs.jobs(task.claim.key, kind="train", limit=10):
         result = job.result or {}
         if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
             verdict = Verdict.from_json(result["verdict"])
+            if verdict.accepted:
+                return None
             return replace(verdict, reason=f"{SAME}{verdict.reason.removeprefix(SAME)}")
     return None

@@ -49,10 +49,17 @@ class Requested:
 
 
 def request_in(
-    session: Session, key: ProjectKey, kind: Kind, reason: str, options: Mapping[str, Any] | None = None
+    session: Session,
+    key: ProjectKey,
+    kind: Kind,
+    reason: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    delay_s: float = 0.0,
 ) -> Requested:
     """`JobTable.request` within a transaction."""
     now = moment(session)
+    begin = now + timedelta(seconds=delay_s)
     row = session.scalars(
         select(JobRow).where(of_project(JobRow, key), JobRow.kind == kind, JobRow.state.in_(OPEN)).with_for_update()
     ).one_or_none()
@@ -64,7 +71,7 @@ def request_in(
             state="requested",
             reason=reason,
             requested_at=now,
-            not_before=now,
+            not_before=begin,
             fence=0,
             attempt=0,
             step=0,
@@ -80,8 +87,8 @@ def request_in(
         row.options = Wanted.of(row.options).also(Wanted.of(options)).to_json()
     if row.state == "running":
         row.again = reason
-    elif row.not_before > now:
-        row.not_before = now
+    elif row.not_before > begin:
+        row.not_before = begin
     session.flush()
     return Requested(job_of(row), False)
 

@@ -41,9 +41,10 @@ class Triggers:
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
         self._train_after = settings.train_after
+        self._debounce_s = settings.train_debounce_seconds
 
-    def train(self, key: ProjectKey, reason: str) -> Requested | Pinned:
-        """Asks for a training, unless the project is pinned.
+    def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested | Pinned:
+        """Asks for a training, unless the project is pinned; debounced, it begins a moment later.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
@@ -53,7 +54,7 @@ class Triggers:
         served = self.versions.served(key)
         if served.pinned:
             return Pinned(served.name)
-        return self.jobs.request(key, "train", reason)
+        return self.jobs.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
 
     def refresh(self, key: ProjectKey, reason: str) -> Requested:
         """Asks for fresh predictions of unlabelled tasks, after what is served has changed."""
@@ -129,7 +130,8 @@ class Triggers:
             needed = job.kind != "train" or (
                 not self.versions.served(job.key).pinned and self.ledger.changed_since(job.key, job.last_event or 0) > 0
             )
-            following = self.jobs.settle_owed(job, request=needed)
+            delay_s = self._debounce_s if job.kind == "train" else 0.0
+            following = self.jobs.settle_owed(job, request=needed, delay_s=delay_s)
             if following is not None:
                 asked.append(following)
         return asked

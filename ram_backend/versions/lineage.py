@@ -18,6 +18,7 @@ class CorrectionsUsed:
         count: number of images with corrections.
         first_event: smallest id of the ledger's events behind them; 0: none.
         last_event: largest one.
+        seen: the ledger's last event of any kind at that time.
         hash: hex digest of the corrections themselves.
         withdrawn: corrections that the parent had used and that were edited or withdrawn since.
         added: corrections that the parent had not used.
@@ -26,6 +27,7 @@ class CorrectionsUsed:
     count: int
     first_event: int
     last_event: int
+    seen: int
     hash: str
     withdrawn: int = 0
     added: int = 0
@@ -36,6 +38,7 @@ class CorrectionsUsed:
             "count": self.count,
             "first_event": self.first_event,
             "last_event": self.last_event,
+            "seen": self.seen,
             "hash": self.hash,
             "withdrawn": self.withdrawn,
             "added": self.added,
@@ -110,6 +113,7 @@ class Lineage:
                     count=int(used["count"]),
                     first_event=int(used["first_event"]),
                     last_event=int(used["last_event"]),
+                    seen=int(used["seen"]),
                     hash=str(used["hash"]),
                     withdrawn=int(used["withdrawn"]),
                     added=int(used["added"]),

@@ -89,6 +89,31 @@ def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: Studio
     assert ledger.last_event(KEY) == before
 
 
+def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    """Label Studio then lists the same annotations without the prediction that they were made from."""
+    for number in range(1, 21):
+        tell(ledger, studio, studio.annotate(number, number, "cat", parent_prediction=10 + number))
+        studio.annotate(number, number, "cat", parent_prediction=None)
+    assert reconcile(ledger, KEY, api, began=LATER).added == 0
+    assert [each.stated.parent_prediction for each in ledger.annotations(KEY)] == list(range(11, 31))
+    studio.annotate(1, 1, "dog", minute=5, parent_prediction=None)
+    assert reconcile(ledger, KEY, api, began=LATER).added == 1
+
+
+def test_a_listing_knows_what_there_was_to_choose_from(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+    """Who annotated before a tag was added has said nothing about it."""
+    config = (
+        '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">{}'
+        '<Choice value="cat"/></Choices></View>'
+    )
+    studio.record["label_config"] = config.format("")
+    studio.annotate(1, 1, "cat")
+    reconcile(ledger, KEY, api, began=LATER)
+    plan = parse_label_config(config.format('<Choice value="dog"/>'))
+    (correction,) = corrections_of(plan, ledger.annotations(KEY), ledger.shown(KEY), Weights())
+    assert (correction.label("cat").state, correction.label("dog").state) == ("added", "unknown")
+
+
 def test_nor_what_came_before_the_project_was_known(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
     annotation = studio.annotate(1, 1, "cat")
     ledger.record(NOBODYS, events_of(webhook(studio, annotation), NOW))

@@ -114,6 +114,17 @@ def test_a_request_while_it_runs_is_owed(table: JobTable) -> None:
     assert table.settle_owed(owed, request=True) is None
 
 
+def test_a_request_may_begin_later_but_makes_no_open_one_wait(table: JobTable) -> None:
+    later = table.request(KEY, "train", "submitted", delay_s=60).job
+    assert table.due() == []
+    table.request(KEY, "train", "submitted", delay_s=600)
+    found = table.get(later.id)
+    assert found is not None
+    assert found.not_before == later.not_before
+    table.request(KEY, "train", "pressed")
+    assert [due.job_id for due in table.due()] == [later.id]
+
+
 def test_what_is_owed_can_be_nothing(table: JobTable) -> None:
     claim = claimed(table)
     table.request(KEY, "train", "pressed again")
@@ -132,6 +143,14 @@ def test_old_heartbeats_are_taken_over(table: JobTable, database: Database) -> N
     (taken,) = table.take_over()
     assert (taken.state, taken.attempt, taken.fence) == ("requested", 1, 2)
     assert "no sign of life for 15 s" in taken.message
+
+
+def test_the_silent_are_spared_after_the_database_was_away(table: JobTable, database: Database) -> None:
+    silent = claimed(table, worker=ELSEWHERE)
+    make_old(database, silent.job.id, 60)
+    claimed(table, OTHER, worker=dead_worker())
+    assert [job.key for job in table.take_over(silent_too=False)] == [OTHER]
+    assert [job.key for job in table.take_over()] == [silent.job.key]
 
 
 def test_dead_processes_are_taken_over_at_once(table: JobTable) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def train(settings: Settings, database: Database, table: JobTable, network: Colo
 @pytest.fixture
 def versions(database: Database) -> VersionTable:
     return VersionTable(database)
+
+
+def gone(annotation: int) -> FeedbackEvent:
+    return FeedbackEvent("annotation_deleted", annotation, 0, datetime.now(UTC))
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -158,6 +163,51 @@ def test_pinned_meanwhile(train: Train, gate: Callable[..., None], database: Dat
     assert "pinned to base" in job.message
     assert versions.served(KEY).version is None
     assert [record.outcome for record in versions.list(KEY)] == ["accept"]
+
+
+def test_what_was_accepted_and_is_not_served_is_made_again(
+    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
+) -> None:
+    correct(database, *range(1, 13))
+
+    def pin() -> Verdict:
+        versions.pin(KEY)
+        return ACCEPT
+
+    gate(pin)
+    train()
+    versions.unpin(KEY)
+    gate(ACCEPT)
+    assert train().message.startswith("v0002 is served")
+    versions.roll_back(KEY, None)
+    versions.unpin(KEY)
+    assert train().message.startswith("v0003 is served")
+
+
+def test_lineage_tells_what_has_changed_up_to_what_was_learned_from(
+    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
+) -> None:
+    """Neither what the parent knew already, nor what came while the candidate was judged."""
+    correct(database, *range(1, 15))
+    ledger = Ledger(database)
+    ledger.record(KEY, [gone(number) for number in (1, 2)])
+    gate(ACCEPT)
+    train()
+
+    def meanwhile() -> Verdict:
+        ledger.record(KEY, [gone(3)])
+        correct(database, 16, 17)
+        return ACCEPT
+
+    correct(database, 15)
+    gate(meanwhile)
+    train()
+    gate(ACCEPT)
+    train()
+    lineages = [record.lineage for record in versions.list(KEY)]
+    assert [(each.corrections.added, each.corrections.withdrawn) for each in lineages if each is not None] == [
+        (12, 0), (1, 0), (2, 1),
+    ]  # fmt: skip
 
 
 def test_something_else_published_meanwhile(

@@ -40,7 +40,7 @@ def lineage(parent: str | None = None, **changes: Any) -> Lineage:
         "bundle": "colours",
         "bundle_digest": "d" * 64,
         "encoder_id": "mean-colour",
-        "corrections": CorrectionsUsed(100, 3, 250, "c" * 64, withdrawn=2, added=40),
+        "corrections": CorrectionsUsed(100, 3, 250, 260, "c" * 64, withdrawn=2, added=40),
         "recipe": "residual",
         "params": {"ridge": 1.5},
         "seed": 4,
