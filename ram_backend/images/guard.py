@@ -23,6 +23,13 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("168.63.129.16/32", "192.0.0.0/24"),  # what Azure and Oracle tell their machines
+        *("192.88.99.0/24", "3fff::/20"),  # 6to4 relays, documentation: older Pythons take them for public
+    )
+)
 _LONGEST_SHOWN = 200
 _LONGEST_URL = 20_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -172,7 +179,7 @@ def is_internal(ip: IPAddress) -> bool:
             return is_internal(wrapped)
         if ip.is_site_local:
             return True
-    return not ip.is_global or ip.is_multicast or ip.is_reserved
+    return not ip.is_global or ip.is_multicast or ip.is_reserved or any(ip in each for each in _NOT_PUBLIC)
 
 
 def redacted(url: str) -> str:

@@ -58,8 +58,8 @@ class Batcher:
     next batch, for they finish requests; where its first image has waited too long, only those that a batch has kept
     waiting before. Whatever nobody waits for any more is left out: cancel its future.
 
-    A spare lane is a second thread that does the same, at low priority, in the time that answering, fetching and
-    decoding leave of their core; images only of networks that gain by it (see `Network.side_by_side`).
+    A spare lane is a second thread that encodes, too, while the first one is busy: at low priority, in the time that
+    answering, fetching and decoding leave of their core; only for networks that gain by it (`Network.side_by_side`).
 
     Args:
         size: images in a batch, at most.
@@ -75,6 +75,7 @@ class Batcher:
         self._items: deque[_Item] = deque()
         self._jobs: deque[_Job] = deque()
         self._owed = 0  # jobs that have waited for a batch already, and won't for another one
+        self._busy = False  # the first lane
         self._changed = threading.Condition()
         self._stopping = False
         self._lanes = [threading.Thread(target=self._run, name="network", daemon=True)]
@@ -141,19 +142,29 @@ class Batcher:
     def _next(self, *, spare: bool) -> _Job | list[_Item] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
+            if not spare:
+                self._busy = False
             while not self._stopping:
                 self._drop_cancelled()
                 if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
                     self._owed -= 1
+                    self._set_busy()
                     return self._jobs.popleft()
-                if self._items and (self._items[0].network.side_by_side or not spare):
+                if self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
                     left = self._items[0].arrived + self._wait_s - time.monotonic()
                     if len(self._items) >= self._size or left <= 0:
-                        return self._take_batch()
+                        batch = self._take_batch()
+                        if not spare:
+                            self._set_busy()
+                        return batch
                     self._changed.wait(left)
                 else:
                     self._changed.wait()
             return None
+
+    def _set_busy(self) -> None:
+        self._busy = True
+        self._changed.notify_all()
 
     def _is_late(self) -> bool:
         return bool(self._items) and time.monotonic() - self._items[0].arrived > PATIENCE_S

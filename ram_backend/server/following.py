@@ -77,6 +77,11 @@ class Follower:
             self._listener.close()
 
     @property
+    def has_looked(self) -> bool:
+        """Whether the database has ever answered."""
+        return self._change >= 0
+
+    @property
     def stopped(self) -> bool:
         """Whether `close` was called."""
         return self._stop.is_set()

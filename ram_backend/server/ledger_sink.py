@@ -73,6 +73,16 @@ class LedgerSink:
         if event.project is None:
             return {"message": WITHOUT_PROJECT}
         key = self._key_of(event.project)
-        said = self._desk.request(key, "Start Training was pressed")
+        if _is_inside_a_submit(event):
+            said = self._desk.request(key, "an annotation was submitted", debounced=True)
+        else:
+            said = self._desk.request(key, "Start Training was pressed")
         _log.info("project %s: Start Training: %s", key, said.get("message"))
         return said
+
+
+def _is_inside_a_submit(event: Event) -> bool:
+    """Whether Label Studio may have said this before it sends the annotation that it is about (protocol section 8)."""
+    project = event.request.project
+    every = project.get("min_annotations_to_start_training") if isinstance(project, Mapping) else None
+    return isinstance(every, int) and every > 0

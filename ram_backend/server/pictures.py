@@ -132,7 +132,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
     """(width, height) upright, from the header; None where there is no header that can be read."""
     try:
         with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            exif = Image.Image.getexif(image)  # that of PNG files decodes them whole to look behind the pixels, too
+            turned = exif.get(ExifTags.Base.Orientation) in _TURNED
             return (image.height, image.width) if turned else image.size
     except Exception:  # hostile headers fail in too many ways to list them; `decode` says what is wrong
         return None

@@ -38,6 +38,9 @@ GROUP, GROUPS_AT_ONCE = 8, 3
 """Tasks in a group (a batch, where that is more), and groups that one request has in work: enough to keep fetching,
 decoding and the network busy, and few enough that a request of one task needn't wait long behind one of thousands."""
 
+FETCHING_SHARE = 0.75
+"""Of the threads that fetch, one request has at most so many: a slow host of images doesn't stop all projects."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +62,7 @@ class _Workplace:
     snapshot: Snapshot
     source: TaskImages
     network: Network
+    fetching: asyncio.Semaphore
 
     @property
     def plan(self) -> LabelPlan:
@@ -104,11 +108,18 @@ class Predictor:
         self._recorder = recorder
 
     async def predict(
-        self, key: ProjectKey, tasks: Sequence[Task], recipe: Recipe, source: TaskImages
+        self, key: ProjectKey, tasks: Sequence[Task], recipe: Recipe, source: TaskImages, deadline: float
     ) -> list[dict[str, Any]]:
         """One prediction per task, in order; those of images that can't be tagged are empty.
 
         All of them are the work of one snapshot. Cancelling stops the work that has not begun.
+
+        Args:
+            key: of the project.
+            tasks: whose images are tagged.
+            recipe: what to do.
+            source: of images.
+            deadline: on the event loop's clock.
 
         Raises:
             VersionDamaged: the project's version can't be served; nothing was answered.
@@ -119,10 +130,11 @@ class Predictor:
         """
         done: list[dict[str, Any] | Trouble] = []
         try:
-            async with asyncio.timeout(self._settings.predict_seconds):
+            async with asyncio.timeout_at(deadline):
                 snapshot = await shared(self._shelf.get(recipe))
                 network = await shared(self._model.network)
-                await self._groups(tasks, _Workplace(key, snapshot, source, network), done)
+                fetching = asyncio.Semaphore(max(1, int(self._settings.fetch_threads * FETCHING_SHARE)))
+                await self._groups(tasks, _Workplace(key, snapshot, source, network, fetching), done)
         except TimeoutError:
             raise PredictionsLate(self._too_late(recipe, len(tasks))) from None
         troubles = [each for each in done if not isinstance(each, dict)]
@@ -203,9 +215,10 @@ class Predictor:
         reference = ImageReference(number, look_up(task.data, place.plan.images[to_name]))
         loop = asyncio.get_running_loop()
         try:
-            picture = await loop.run_in_executor(
-                self._fetchers, self._desk.prepare, place.source, reference, self._model.identity.result()
-            )
+            async with place.fetching:
+                picture = await loop.run_in_executor(
+                    self._fetchers, self._desk.prepare, place.source, reference, self._model.identity.result()
+                )
         except LabelStudioUnreachable:
             raise
         except (ImageError, ImageUnreachable) as error:

@@ -80,6 +80,8 @@ class ServedVersions:
         self._troubles = Troubles()
         self._to_learn: list[ProjectKey] = []
         self._begun = False
+        self._began_blind = False  # the database was away: what should have been live at the start is seen later
+        self._asked_late: set[ProjectKey] = set()
         self._swappers = ThreadPoolExecutor(2, thread_name_prefix="swap")
         self._follower = Follower(table, settings.redis_url, self._take_in)
 
@@ -133,6 +135,7 @@ class ServedVersions:
                 elif version is not None:
                     live[key] = version
             self._live = live
+            self._began_blind = not self._follower.has_looked
             self._begun = True
             self._count()
 
@@ -269,6 +272,10 @@ class ServedVersions:
             return
         with self._lock:
             self._troubles.note(served, str(error), serving=self._name_of(served.key))
+            other_bundle = served.bundle_digest not in (None, self._model.identity.result().bundle.digest)
+            if other_bundle and self._began_blind and served.key not in self._asked_late:
+                self._asked_late.add(served.key)
+                self._to_learn.append(served.key)
             self._count()
         self._metrics.not_swapped()
 

@@ -173,12 +173,13 @@ class Services:
             return {"results": []}
         project = self._project(request.project_ref)
         source = self._sources.of(project)
+        deadline = asyncio.get_running_loop().time() + self.settings.predict_seconds
         with self.metrics.predicting.track_inprogress():
             for left in reversed(range(TRIES)):
                 recipe = await self._recipe(project, request.label_config or project.label_config)
                 self._note(project.key, recipe)
                 try:
-                    results = await self._predictor.predict(project.key, request.tasks, recipe, source)
+                    results = await self._predictor.predict(project.key, request.tasks, recipe, source, deadline)
                     break
                 except VersionDamaged:
                     if not left:

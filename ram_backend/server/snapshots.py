@@ -90,24 +90,22 @@ class SnapshotShelf:
     ) -> None:
         self._model = model
         self._text_encoder = text_encoder
-        self._builders = builders
-        self._snapshots: _Latest[_Key, Snapshot] = _Latest(limit)
-        self._dynamic: _Latest[tuple[tuple[str, ...], str | None], _Pair] = _Latest(_DYNAMIC_TAGGERS)
+        self._snapshots: _Latest[_Key, Snapshot] = _Latest(limit, builders)
+        self._dynamic: _Latest[tuple[tuple[str, ...], str | None], _Pair] = _Latest(_DYNAMIC_TAGGERS, builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
         self._metrics = metrics
         self._canary = canary
 
     def get(self, recipe: Recipe) -> Future[Snapshot]:
         """The snapshot of a recipe, being built where it is not there: at once, the future says when."""
-        build = partial(self._builders.submit, partial(self._build, recipe))
-        future = self._snapshots.get((recipe.model_version, _digest(recipe.version)), build, _keeps(recipe.version))
+        key, build = (recipe.model_version, _digest(recipe.version)), partial(self._build, recipe)
+        future = self._snapshots.get(key, build, _keeps(recipe.version))
         self._metrics.snapshots.set(len(self._snapshots))
         return future
 
     def tagger(self, texts: tuple[str, ...], version: LiveVersion | None) -> Future[_Pair]:
         """A tagger for the dynamic choices of a task, in `tagger` of the result."""
-        build = partial(self._builders.submit, partial(self._pair, texts, version))
-        return self._dynamic.get((texts, _digest(version)), build, _keeps(version))
+        return self._dynamic.get((texts, _digest(version)), partial(self._pair, texts, version), _keeps(version))
 
     def failure(self, recipe: Recipe) -> BaseException | None:
         """Why the last build of a recipe failed; None: it didn't."""
@@ -166,29 +164,44 @@ def _keeps(version: LiveVersion | None) -> bool:
     return version is None or not version.retired
 
 
-class _Latest(Generic[K, V]):
-    """Futures by key, the latest used are kept. What failed is tried again: at once, or for want of something later."""
+@dataclass(frozen=True)
+class _Entry(Generic[V]):
+    """A result, when its work was asked for, and that work until somebody begins it: nothing where it was given up."""
 
-    def __init__(self, limit: int) -> None:
+    future: Future[V]
+    asked_at: float
+    work: list[Callable[[], V]]
+
+
+class _Latest(Generic[K, V]):
+    """Results by key, the latest used are kept. What failed is tried again: at once, or for want of something later.
+
+    What is dropped to keep others is not worked for any more, unless that has begun already.
+    """
+
+    def __init__(self, limit: int, workers: Executor) -> None:
         self._limit = limit
-        self._entries: OrderedDict[K, tuple[Future[V], float]] = OrderedDict()
+        self._workers = workers
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, start: Callable[[], Future[V]], keep: bool = True) -> Future[V]:
+    def get(self, key: K, work: Callable[[], V], keep: bool = True) -> Future[V]:
         with self._lock:
             entry = self._entries.get(key)
-            if entry is None or _worth_another_try(*entry):
-                entry = (start(), time.monotonic())
+            if entry is None or _worth_another_try(entry.future, entry.asked_at):
+                held = [work]
+                entry = _Entry(self._workers.submit(_work, held), time.monotonic(), held)
                 if not keep:
-                    return entry[0]
+                    return entry.future
                 self._entries[key] = entry
             self._entries.move_to_end(key)
             while len(self._entries) > self._limit:
-                self._entries.popitem(last=False)
-            return entry[0]
+                _, oldest = self._entries.popitem(last=False)
+                oldest.work.clear()
+            return entry.future
 
     def drop(self, chosen: Callable[[K], bool]) -> None:
         with self._lock:
@@ -197,7 +210,16 @@ class _Latest(Generic[K, V]):
 
     def failure(self, key: K) -> BaseException | None:
         entry = self._entries.get(key)
-        return entry[0].exception() if entry is not None and entry[0].done() and not entry[0].cancelled() else None
+        future = None if entry is None else entry.future
+        return future.exception() if future is not None and future.done() and not future.cancelled() else None
+
+
+def _work(held: list[Callable[[], V]]) -> V:
+    try:
+        work = held.pop()
+    except IndexError:
+        raise NotAvailable("Too many other label configs have come meanwhile: try again in a moment.") from None
+    return work()
 
 
 def _worth_another_try(future: Future[V], started: float) -> bool:

@@ -13,12 +13,13 @@ NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend tr
 class TrainingDesk(Protocol):
     """Takes requests for jobs; safe for many threads."""
 
-    def request(self, key: ProjectKey, reason: str) -> dict[str, Any]:
+    def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         """Asks for a training; durable when it returns. Asking again while one is open asks for nothing more.
 
         Args:
             key: which project; its Label Studio may be left open ("").
             reason: in a few words.
+            debounced: begin a moment later: more requests are about to come.
 
         Returns:
             "message" for people, and "job", its id, where there is one.

@@ -33,11 +33,13 @@ class Desk:
 
     def __init__(self) -> None:
         self.asked: list[tuple[ProjectKey, str]] = []
+        self.debounced: list[bool] = []
         self.changed: list[ProjectKey] = []
         self.late: list[tuple[ProjectKey, list[int], str]] = []
 
-    def request(self, key: ProjectKey, reason: str) -> dict[str, Any]:
+    def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         self.asked.append((key, reason))
+        self.debounced.append(debounced)
         return {"job": "j1", "message": "queued"}
 
     def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:

@@ -109,6 +109,10 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), form
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
+_AT_ONCE = threading.Event()
+_AT_ONCE.set()
+
+
 class FakeLabelStudio:
     """Serves files as Label Studio does: uploads and local files, with a login."""
 
@@ -116,6 +120,8 @@ class FakeLabelStudio:
         self.files: dict[str, bytes] = {}
         self.status: int | None = None
         self.delay_s = 0.0
+        self.held: dict[str, threading.Event] = {}
+        """Files that are not sent before that."""
         self.asked: list[str] = []
         studio = self
 
@@ -127,6 +133,7 @@ class FakeLabelStudio:
                 time.sleep(studio.delay_s)
                 parts = urlsplit(self.path)
                 name = parse_qs(parts.query)["d"][0] if parts.path == "/data/local-files/" else parts.path
+                studio.held.get(name, _AT_ONCE).wait(30)
                 status, body = studio.answer(name, self.headers.get("Authorization"))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))

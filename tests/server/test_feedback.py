@@ -176,6 +176,17 @@ def test_start_training(served: Callable[..., httpx.Client], desk: Desk, studio:
     assert "No worker is connected" in served(desk=None).post("/webhook", json=pressed).json()["message"]
 
 
+def test_training_inside_a_submit_waits_for_the_annotation(
+    served: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio
+) -> None:
+    client = served()
+    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    for every in (1, 0):
+        project = {"id": 1, "created_at": CREATED, "min_annotations_to_start_training": every}
+        client.post("/webhook", json={"action": "START_TRAINING", "project": project})
+    assert desk.debounced == [True, False]
+
+
 def test_jobs(served: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
     client = served()
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -260,8 +262,6 @@ def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
 
 
 def test_concurrent_requests_share_batches(start: Start, studio: FakeLabelStudio) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     network = ColourNetwork(seconds=0.02)
     client = start(network=network, batch_size=8, fetch_threads=8)
     connect(client, studio)
@@ -285,6 +285,21 @@ def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStud
     assert (
         'route="/predict",status="gone"' in client.get("/metrics").text or 'status="499"' in client.get("/metrics").text
     )
+
+
+def test_images_that_do_not_come_hold_up_no_other_request(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(fetch_threads=4)
+    connect(client, studio)
+    slow = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(12)]
+    quick = studio.upload("quick.png", picture(GREEN))
+    studio.held = dict.fromkeys(slow, threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.post, "/predict", json=predict_body(CONFIG, slow))
+        wait_until(lambda: len(set(studio.asked) & set(slow)) == 3)
+        answer = client.post("/predict", json=predict_body(CONFIG, [quick]), timeout=10)
+        assert tags_of(answer.json()["results"][0]) == ["green"]
+        next(iter(studio.held.values())).set()
+        assert len(held.result(30).json()["results"]) == 12
 
 
 def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from server.house import ON_BOTH_DATABASES, House, colours
 from server.playing import ColourNetwork, wait_until
 from versions.making import REJECT, lineage
 
+from ram_backend.errors import DatabaseUnavailable
 from ram_backend.projects import ProjectKey
-from ram_backend.versions import write_version
+from ram_backend.versions import VersionTable, write_version
 
 pytestmark = ON_BOTH_DATABASES
 
@@ -141,6 +144,27 @@ def test_scores_that_are_no_numbers_condemn_a_version(
     network.broken = False
     assert there.scores()[0] == before[0]
     assert "no number between 0 and 1" in there.services.served.troubles[0].reason
+
+
+def test_another_bundle_that_is_seen_late(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database was away when the server started."""
+    first = house()
+    first.publish(first.make(-5.0, bundle="e" * 64))
+    look, away = VersionTable.changes, threading.Event()
+
+    def changes(self: VersionTable, since: int) -> Any:
+        if away.is_set():
+            raise DatabaseUnavailable("It is away.")
+        return look(self, since)
+
+    away.set()
+    monkeypatch.setattr(VersionTable, "changes", changes)
+    second = house()
+    second.scores()
+    away.clear()
+    wait_until(lambda: second.desk.asked)
+    assert second.desk.asked == [(second.key, "the bundle has changed")]
+    assert first.desk.asked == []
 
 
 def test_another_bundle(house: Callable[..., House]) -> None:
