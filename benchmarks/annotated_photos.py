@@ -1,18 +1,22 @@
-"""Labelled photos as training sees them: scored by a bundle, corrected by a simulated annotator.
+"""Labelled photos as training sees them: scored by a bundle, corrected by a simulated annotator, learned from.
 
-The annotator sees the tags that the bundle ticks, corrects them by the set's own labels, and leaves all other boxes of
-the list untouched; tags that nobody can be sure of are nobody's corrections. Weights are those of the product.
+The annotator sees the tags that are ticked, corrects them by the set's own labels, and leaves all other boxes of the
+list untouched; tags that nobody can be sure of are nobody's corrections. Weights are those of the product, and so is a
+round of learning: split, fit, judge. Only a tuned head never competes, as on any machine without a GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.feedback.weights import Weights
 from ram_backend.images import decode, perceptual_hash
@@ -20,12 +24,24 @@ from ram_backend.models import Bundle, Network, features_of, load_network, open_
 from ram_backend.models.starter import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
 from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
+from ram_backend.training.candidates import Candidate, fit_candidate
+from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
 from ram_backend.training.material import Material
+from ram_backend.training.recalibration import sigmoid
+from ram_backend.training.split import Split, split
+from ram_backend.training.starter import build_starter
 from ram_backend.training.starter_data import LabelledPhoto, label_matrix, read_set, set_tags
 from ram_backend.vocabulary import open_text_encoder
 
+SET = "flickr8k_tags"
+"""The set that is large enough for corrections by the thousand."""
 BATCH = 16
 WEIGHTS = Weights()
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_WORK: list[Callable[[Any], Any]] = []
+"""Of a forked process: what it does."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,28 @@ class AnnotatedPhotos:
         """Rows of these splits."""
         return np.flatnonzero(np.isin(self.split, splits))
 
+    def without_tokens(self, rows: NDArray[np.int64]) -> Material:
+        """The corrections of these photos, without tokens, which would be read from disk for nothing."""
+        return replace(self.material, tokens=None).take(rows)
+
+    def weights_under(self, rows: NDArray[np.int64], served: Candidate | None) -> NDArray[np.float32]:
+        """How much the labels of these photos are believed, (n, L), where the annotator sees what this version ticks.
+
+        None: what the bundle ticks, as in `material`.
+        """
+        material = self.material
+        if served is None:
+            return material.weights[rows]
+        log_odds = served.logits(material.base[rows], material.features[rows])
+        ticked = sigmoid(log_odds.astype(np.float64)) > served.delta.thresholds
+        return corrected(self.labels[rows], self.known[rows], ticked)
+
+    def with_features_of_others(self, seed: int) -> AnnotatedPhotos:
+        """The same photos, scores and corrections, each photo with the features of another one: they say nothing."""
+        order = np.random.default_rng(seed).permutation(len(self.material))
+        mixed = replace(self.material, tokens=None, features=self.material.features[order])
+        return replace(self, material=mixed)
+
     def asking(self, columns: NDArray[np.int64]) -> AnnotatedPhotos:
         """The same photos in a project that asks only for the tags in these columns."""
         material = self.material
@@ -72,11 +110,92 @@ class AnnotatedPhotos:
         return replace(self, material=fewer, labels=self.labels[:, columns], known=self.known[:, columns])
 
 
-def open_base(source: Path, settings: Settings, *, name: str) -> Bundle:
-    """A bundle directory as it is, or a starter's source folder installed under a name of its own."""
-    if (source / DESCRIPTION).is_file():
-        return open_bundle(install_starter(settings.bundles_dir, source=source, name=name))
-    return open_bundle(source)
+@dataclass(frozen=True)
+class TrainingRound:
+    """What became of one round of learning.
+
+    Attributes:
+        verdict: of the gate.
+        candidate: what it was asked about; None where nothing was fitted.
+        parts: photos of the fit and of the gate.
+    """
+
+    verdict: Verdict
+    candidate: Candidate | None
+    parts: Split
+
+    @property
+    def served(self) -> Candidate | None:
+        """The candidate, if the gate accepts it."""
+        return self.candidate if self.verdict.accepted else None
+
+
+def learning_round(material: Material, seed: int, *, at_most: float | None = None) -> TrainingRound:
+    """One round of the product, see `ram_backend/jobs/training_job.py`.
+
+    Args:
+        material: all corrections, with the scores of what is served now.
+        seed: of random numbers.
+        at_most: share of the gate in the round that the served version comes from.
+    """
+    parts = split(material, at_most=at_most)
+    refusal = refuse_early(material, parts, seed)
+    if refusal is not None:
+        return TrainingRound(refusal, None, parts)
+    candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
+    side = material.take(parts.gate)
+    verdict = judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+    return TrainingRound(verdict, candidate, parts)
+
+
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> list[Result]:
+    """What `work` gives for each item, in their order, computed by so many processes with one BLAS thread each.
+
+    Processes are forked: they find the photos in memory, and only items and results are sent.
+    """
+    if processes < 2 or len(items) < 2:
+        return [work(item) for item in items]
+    with multiprocessing.get_context("fork").Pool(processes, initializer=_begin, initargs=(work,)) as pool:
+        return pool.map(_do, items, chunksize=1)
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    threadpool_limits(1)
+    _WORK[:] = [work]
+
+
+def _do(item: Any) -> Any:
+    return _WORK[0](item)
+
+
+def starter_without_set(
+    data: Path, settings: Settings, name: str, *, without_tags: Sequence[str] = (), threads: int = 2
+) -> Path:
+    """A starter's source folder that was built without `SET`, now or before.
+
+    Args:
+        data: folder with the labelled sets.
+        settings: where it is cached.
+        name: of the folder; one for each choice of tags.
+        without_tags: left out as well, see `build_starter`.
+        threads: CPU threads.
+    """
+    where = settings.cache_dir / "learning-curve" / name
+    if (where / DESCRIPTION).is_file():  # it is written last
+        return where
+    features = settings.cache_dir / "starter-features"
+    return build_starter(
+        data, where, leave_out_sets=[SET], leave_out_tags=without_tags, cache=features, threads=threads
+    )
+
+
+def open_base(source: Path, settings: Settings) -> Bundle:
+    """A bundle directory as it is, or a starter's source folder, installed under a name that follows from its files."""
+    if not (source / DESCRIPTION).is_file():
+        return open_bundle(source)
+    files = [file for file in sorted(source.iterdir()) if file.is_file()]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return open_bundle(install_starter(settings.bundles_dir, source=source, name=f"benchmark-{digest[:12]}"))
 
 
 def annotated(
@@ -118,8 +237,8 @@ def annotated(
         base_thresholds=subset.thresholds,
         embeddings=tag_embeddings(bundle, subset),
     )
-    split = np.array([photo.split for photo in photos])
-    return AnnotatedPhotos(material, labels & known, known, split, bundle, network, subset)
+    splits = np.array([photo.split for photo in photos])
+    return AnnotatedPhotos(material, labels & known, known, splits, bundle, network, subset)
 
 
 def corrected(

@@ -1,14 +1,17 @@
-"""What the gate lets through: honest, half shuffled and shuffled corrections, and rounds on top of a served version.
+"""What the gate lets through: honest and shuffled corrections, nothing to learn, and rounds on a served version.
 
-    python benchmarks/gate_simulation.py --data DIR --base DIR [--seeds 20] [--splits val] [--json out.json]
+    python benchmarks/gate_simulation.py --data DIR [--base DIR] [--seeds 20] [--splits val] [--json out.json]
 
 A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
-that was built without that set. Then comes the product's own round: split, fit, choose, judge. "Shuffled" swaps the
-labels of all corrected photos among them, "half shuffled" those of half of the photos. Served or not, each candidate is
-measured on photos that nobody trained or gated on; the gate doesn't see these figures.
+that was built without that set; without `--base` it is built first, unless `learning_curve.py` has built it already.
+Then comes the product's own round: split, fit, choose, judge. "Shuffled" swaps the labels of all corrected photos among
+them, "half shuffled" those of half of the photos. "Nothing to learn" has honest labels, but gives the fit and the
+candidate each photo's features of another photo: what it learns can only be noise, and served it is by chance. Served
+or not, each candidate is measured on photos that nobody trained or gated on; the gate doesn't see these figures.
 
 The first table starts from the bundle. The second one goes on: 100 honest corrections, then the next ones up to 300 and
-up to 1,000 as the column says, each round against what is served by then.
+up to 1,000 as the column says, each round against what is served by then. The annotator corrects what is served at that
+time, so later corrections have the weights that follow from its ticks, and earlier ones keep theirs.
 """
 
 from __future__ import annotations
@@ -21,22 +24,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from annotated_photos import AnnotatedPhotos, annotated, open_base
+from annotated_photos import (
+    SET,
+    AnnotatedPhotos,
+    annotated,
+    in_processes,
+    learning_round,
+    open_base,
+    starter_without_set,
+)
 from numpy.typing import NDArray
 
 from ram_backend.metrics import mean_average_precision
 from ram_backend.settings import load_settings
-from ram_backend.training.candidates import Candidate, fit_candidate
-from ram_backend.training.gate import UNRELATED, Verdict, judge_candidate, refuse_early
+from ram_backend.training.candidates import Candidate
+from ram_backend.training.gate import UNRELATED, Verdict
 from ram_backend.training.material import Material
-from ram_backend.training.split import split
 
-SET = "flickr8k_tags"
 COUNTS = (100, 300, 1000)
 SHUFFLED = {"honest": 0.0, "half shuffled": 0.5, "shuffled": 1.0}
 """Share of the photos whose labels are swapped."""
+NOTHING = "nothing to learn"
+KINDS = (*SHUFFLED, NOTHING)
 LEAST_SERVED = {100: 10, 300: 18, 1000: 20}
 """Of 20 honest rounds."""
+MOST_OF_NOTHING = 0.05
+"""Share of the rounds with nothing to learn that may be served: the gate lets a candidate that is as good as the
+incumbent pass in 1 of 40, and they are few."""
 HARM = -0.01
 """Change of mAP on unseen photos below which a version is clearly worse than its predecessor."""
 
@@ -50,7 +64,7 @@ class Round:
     Attributes:
         start: corrections that the served version was made from; 0: the bundle is served.
         corrections: photos corrected by now.
-        labels: which of `SHUFFLED`.
+        labels: which of `KINDS`.
         seed: of the photos, the shuffling and the round.
         outcome: of the verdict.
         unrelated: it says that labels look unrelated to the images.
@@ -83,37 +97,34 @@ class Project:
         self.random = np.random.default_rng(seed)
         self.order = self.random.permutation(photos.rows("train"))
         self.said = self.order.copy()  # whose labels each corrected photo got
+        self.weights = np.zeros((len(self.order), len(photos.material.tags)), dtype=np.float32)
         self.served: Candidate | None = None
         self.served_from = 0
         self.share: float | None = None
 
     def correct(self, first: int, last: int, shuffled: float) -> None:
-        """Corrections `first` to `last` come in; a share of them gets each other's labels."""
+        """Corrections of what is served, `first` to `last`, come in; a share of them gets each other's labels."""
         places = self.random.permutation(np.arange(first, last))[: round(shuffled * (last - first))]
         self.said[places] = self.order[self.random.permutation(places)]
+        self.weights[first:last] = self.photos.weights_under(self.said[first:last], self.served)
 
     def learn(self, corrections: int, labels: str) -> Round:
         """One round, from the first corrections on; what is accepted is served from now on."""
-        material = self._material(corrections)
-        parts = split(material, at_most=self.share)
-        verdict, change, candidate = refuse_early(material, parts, self.seed), float("nan"), None
-        if verdict is None:
-            candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=self.seed)
-            side = material.take(parts.gate)
-            judged = candidate.logits(side.base, side.features)
-            verdict = judge_candidate(material, parts, judged, seed=self.seed)
-            change = self._quality(candidate) - self._quality(self.served)
-        found = self._round(corrections, labels, verdict, change)
-        if verdict.accepted:
-            self.served, self.served_from, self.share = candidate, corrections, parts.share
-        return found
+        found = learning_round(self._material(corrections), self.seed, at_most=self.share)
+        change = float("nan")
+        if found.candidate is not None:
+            change = self._quality(found.candidate) - self._quality(self.served)
+        result = self._round(corrections, labels, found.verdict, change)
+        if found.served is not None:
+            self.served, self.served_from, self.share = found.served, corrections, found.parts.share
+        return result
 
     def _material(self, corrections: int) -> Material:
-        whole = replace(self.photos.material, tokens=None)
         rows, said = self.order[:corrections], self.said[:corrections]
-        material = replace(whole.take(rows), labels=whole.labels[said], weights=whole.weights[said])
+        labels = self.photos.material.labels[said]
+        material = replace(self.photos.without_tokens(rows), labels=labels, weights=self.weights[:corrections])
         if self.served is None:
-            return replace(material, incumbent=material.base)
+            return material
         return replace(material, incumbent=self.served.logits(material.base, material.features))
 
     def _quality(self, candidate: Candidate | None) -> float:
@@ -136,29 +147,34 @@ class Project:
         )
 
 
-def first_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int) -> list[Round]:
+def first_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int, processes: int) -> list[Round]:
     """From the bundle, at each number of corrections and with each kind of labels."""
-    found = []
-    for corrections in COUNTS:
-        for labels, shuffled in SHUFFLED.items():
-            for seed in range(seeds):
-                project = Project(photos, unseen, seed)
-                project.correct(0, corrections, shuffled)
-                found.append(project.learn(corrections, labels))
-    return found
+
+    def one(case: tuple[int, str, int]) -> Round:
+        corrections, labels, seed = case
+        project = Project(photos.with_features_of_others(seed) if labels == NOTHING else photos, unseen, seed)
+        project.correct(0, corrections, SHUFFLED.get(labels, 0.0))
+        return project.learn(corrections, labels)
+
+    return in_processes(one, list(itertools.product(COUNTS, KINDS, range(seeds))), processes)
 
 
-def later_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int) -> list[Round]:
+def later_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int, processes: int) -> list[Round]:
     """After a first honest round, against what it left behind."""
-    found = []
-    for labels, shuffled in SHUFFLED.items():
-        for seed in range(seeds):
-            project = Project(photos, unseen, seed)
-            project.learn(COUNTS[0], "honest")
-            for before, now in itertools.pairwise(COUNTS):
-                project.correct(before, now, shuffled)
-                found.append(project.learn(now, labels))
-    return found
+
+    def one(case: tuple[str, int]) -> list[Round]:
+        labels, seed = case
+        project = Project(photos, unseen, seed)
+        project.correct(0, COUNTS[0], 0.0)
+        project.learn(COUNTS[0], "honest")
+        found = []
+        for before, now in itertools.pairwise(COUNTS):
+            project.correct(before, now, SHUFFLED[labels])
+            found.append(project.learn(now, labels))
+        return found
+
+    projects = in_processes(one, list(itertools.product(SHUFFLED, range(seeds))), processes)
+    return list(itertools.chain.from_iterable(projects))
 
 
 def table(rounds: Sequence[Round]) -> str:
@@ -169,7 +185,7 @@ def table(rounds: Sequence[Round]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for corrections in COUNTS:
-        for labels in SHUFFLED:
+        for labels in KINDS:
             some = [one for one in rounds if (one.corrections, one.labels) == (corrections, labels)]
             if some:
                 lines.append(_row(corrections, labels, some))
@@ -208,6 +224,8 @@ def promises(first: Sequence[Round], later: Sequence[Round], seeds: int) -> list
     honest = [served("honest", corrections) for corrections in COUNTS]
     wanted = [LEAST_SERVED[corrections] * seeds / 20 for corrections in COUNTS]
     shuffled = sum(served("shuffled", corrections) for corrections in COUNTS)
+    nothing = [one for one in first if one.labels == NOTHING]
+    lucky = sum(one.served for one in nothing)
     worse = [one for one in rounds if one.labels == "half shuffled" and one.served and one.change < 0]
     harmful = [one for one in rounds if one.served and one.change < HARM]
     kept = all(count >= least for count, least in zip(honest, wanted, strict=True))
@@ -217,6 +235,7 @@ def promises(first: Sequence[Round], later: Sequence[Round], seeds: int) -> list
             not shuffled,
         ),
         (f"half shuffled labels: {len(worse)} served though worse", not worse),
+        (f"nothing to learn: {lucky} of {len(nothing)} served", lucky <= MOST_OF_NOTHING * len(nothing)),
         (f"honest labels: {' / '.join(map(str, honest))} served", kept),
         (f"all {len(rounds)} rounds: {len(harmful)} served that are worse by more than {-HARM}", not harmful),
     ]
@@ -225,19 +244,21 @@ def promises(first: Sequence[Round], later: Sequence[Round], seeds: int) -> list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
-    parser.add_argument("--base", type=Path, required=True, help=f"starter built without {SET}, or a bundle")
+    parser.add_argument("--base", type=Path, help=f"starter built without {SET}, or a bundle; built if not given")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--splits", nargs="+", default=["val"], choices=("val", "test"), help="of the unseen photos")
     parser.add_argument("--json", type=Path, help="write every round there")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="for building and scoring")
+    parser.add_argument("--processes", type=int, default=2, help="for the rounds")
     chosen = parser.parse_args()
     settings = load_settings()
-    bundle = open_base(chosen.base, settings, name="gate-simulation")
+    base = chosen.base or starter_without_set(chosen.data, settings, "base", threads=chosen.threads)
+    bundle = open_base(base, settings)
     photos = annotated(chosen.data, SET, bundle, settings, threads=chosen.threads)
     unseen = photos.rows(*chosen.splits)
-    first = first_rounds(photos, unseen, chosen.seeds)
+    first = first_rounds(photos, unseen, chosen.seeds, chosen.processes)
     print(f"## From the bundle, {chosen.seeds} seeds\n\n{table(first)}\n", flush=True)
-    later = later_rounds(photos, unseen, chosen.seeds)
+    later = later_rounds(photos, unseen, chosen.seeds, chosen.processes)
     print(f"## Against a served version, after 100 honest corrections\n\n{table(later)}\n")
     held = promises(first, later, chosen.seeds)
     print("\n".join(f"- {'holds' if kept else 'BROKEN'}: {sentence}" for sentence, kept in held))

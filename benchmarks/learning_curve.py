@@ -6,22 +6,38 @@ A simulated annotator (see `annotated_photos.py`) corrects photos of the train s
 that was built without that set; what was learned is measured on the val split. Without `--base` and `--unseen` the two
 starters are built first, which takes about a quarter of an hour on two cores each.
 
-Two curves: "all fitted" learns from all n corrected photos, "as served" is the product's way: part of them is kept for
-the gate, and what is served was fitted on the others only (see `training/split.py`). Intervals are 95 % ones (t) over
-seeds, which draw the photos that are corrected.
+Two curves: "as served" is the product's way: some of the n corrected photos are kept for the gate, the others are
+learned from, and what comes out is served only if the gate accepts it (else the bundle's own figures count, and the
+column "served" says of how many seeds it was accepted). Each point is one round from the bundle; a project that trains
+often keeps what an earlier round brought where the gate refuses a later one. "All fitted" learns from all n photos and
+asks no gate.
+
+Intervals are 95 % ones. Those behind a mean (t over seeds) cover the draw of the corrected photos from a fixed pool and
+nothing else: n close to the size of the pool leaves nothing to draw, and they shrink to nothing. The column "± photos"
+is the gain's interval for the photos that are measured (bootstrap over them, of the mean over seeds). Both leave out
+what other sets of photos, tags or annotators would give.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from annotated_photos import AnnotatedPhotos, annotated, open_base
+from annotated_photos import (
+    SET,
+    AnnotatedPhotos,
+    annotated,
+    in_processes,
+    learning_round,
+    open_base,
+    starter_without_set,
+)
 from numpy.typing import NDArray
 
 from ram_backend.metrics import calibration_error, f1, mean_average_precision
@@ -30,16 +46,18 @@ from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging import Tagger, whole_vocabulary
 from ram_backend.training.candidates import Candidate, fit_candidate
 from ram_backend.training.recalibration import sigmoid
-from ram_backend.training.split import group_alike, split
-from ram_backend.training.starter import build_starter
+from ram_backend.training.split import group_alike
 from ram_backend.training.starter_data import set_tags
 
-SET = "flickr8k_tags"
 COUNTS = (50, 100, 200, 300, 500, 1000, 1900)
 FEW_COUNTS = (100, 300, 1000)
 """Of tags that no training saw."""
-WAYS = ("all fitted", "as served")
+ALL_FITTED, AS_SERVED = WAYS = ("all fitted", "as served")
 SEEDS = 10
+RESAMPLES = 200
+"""Of the photos that are measured."""
+FEWEST_POSITIVES = 3
+"""Of a tag, for its average precision to count: `mean_average_precision` takes as many."""
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 UNSEEN_TAGS, UNSEEN_SEED = 32, 2024
 FREQUENT_TRAIN, FREQUENT_TEST = 5, 3
@@ -47,94 +65,189 @@ PALETTE = ("#1f6f8b", "#c8553d", "#7a7a7a")
 
 
 @dataclass(frozen=True)
+class Figures:
+    """How good some scores are.
+
+    Attributes:
+        quality: mAP.
+        micro_f1: at the thresholds that are served.
+        calibration: error.
+        resampled: (RESAMPLES,) mAP on resamples of the photos, the same for all figures of these photos.
+    """
+
+    quality: float
+    micro_f1: float
+    calibration: float
+    resampled: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one seed brought.
+
+    Attributes:
+        figures: of what is served afterwards.
+        served: it is the candidate; False: still the bundle.
+        fitted: photos that there were to learn from.
+        seconds: of CPU, the gate's included.
+    """
+
+    figures: Figures
+    served: bool
+    fitted: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Point:
-    """Figures of several seeds at one number of corrected photos; lists have an entry per seed."""
+    """All seeds at one number of corrected photos, and the figures before."""
 
     corrected: int
-    fitted: list[int]
-    quality: list[float]
-    micro_f1: list[float]
-    calibration: list[float]
-    seconds: list[float]
+    before: Figures
+    seeds: Sequence[Learned]
+
+    @property
+    def quality(self) -> list[float]:
+        """MAP by seed."""
+        return [one.figures.quality for one in self.seeds]
+
+    @property
+    def gain(self) -> str:
+        """In mAP, with the interval over seeds."""
+        return interval([value - self.before.quality for value in self.quality], "+.3f")
+
+    @property
+    def gain_by_photos(self) -> str:
+        """Half width of the gain's interval for the photos that are measured."""
+        mean = np.mean([one.figures.resampled for one in self.seeds], axis=0)
+        return f"± {1.96 * np.std(mean - self.before.resampled, ddof=1):.3f}"
+
+    @property
+    def served(self) -> str:
+        """Of how many seeds the candidate is served."""
+        return f"{sum(one.served for one in self.seeds)} of {len(self.seeds)}"
 
 
-def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> tuple[Candidate, int]:
-    """The candidate after photos `rows` were corrected, and how many of them it was fitted on."""
-    material = photos.material.take(rows)
-    if way == "all fitted":
+def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> tuple[Candidate | None, int]:
+    """What is served after photos `rows` were corrected (None: the bundle), and how many there were to learn from."""
+    material = photos.without_tokens(rows)
+    if way == ALL_FITTED:
         return fit_candidate(material, group_alike(material.phash, material.content), seed=seed), len(rows)
-    parts = split(material)
-    return fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed), len(parts.fit)
+    found = learning_round(material, seed)
+    return found.served, len(found.parts.fit)
 
 
 def measured(
     photos: AnnotatedPhotos, candidate: Candidate | None, rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """MAP, micro F1 at the shipped thresholds and calibration error on photos `rows`; None: the bundle's own."""
+) -> Figures:
+    """Figures of a candidate on photos `rows` and tags `columns`; None: the bundle's own."""
     material = photos.material
     found, thresholds = material.base[rows], material.base_thresholds
     if candidate is not None:
         found, thresholds = candidate.logits(found, material.features[rows]), candidate.delta.thresholds
+    found = found[:, columns]
     labels, known = photos.labels[np.ix_(rows, columns)], photos.known[np.ix_(rows, columns)]
-    scores = sigmoid(found[:, columns].astype(np.float64))
-    return (
-        mean_average_precision(found[:, columns], labels, known),
+    scores = sigmoid(found.astype(np.float64))
+    return Figures(
+        mean_average_precision(found, labels, known, FEWEST_POSITIVES),
         f1(scores, labels, thresholds[columns], known),
         calibration_error(scores, labels, known),
+        resampled_quality(found, labels, known),
     )
+
+
+def resampled_quality(
+    scores: NDArray[np.float32], labels: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(RESAMPLES,) mAP on resamples of the photos; all arguments (N, L).
+
+    The tags are those that count on all photos, less what a resample has no positive of. Equal scores are ranked as the
+    photos stand; there are next to none.
+    """
+    count = len(scores)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).T.astype(np.float64)
+    total, tags = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for tag in np.flatnonzero((labels & known).sum(axis=0) >= FEWEST_POSITIVES):
+        rows = np.flatnonzero(known[:, tag])
+        order = rows[np.argsort(-scores[rows, tag], kind="stable")]
+        drawn, right = draws[order], labels[order, tag]
+        hits, as_high = drawn[right], np.cumsum(drawn, axis=0)[right]
+        positives = hits.sum(axis=0)
+        precision = np.cumsum(hits, axis=0) / np.maximum(as_high, 1)
+        total += (hits * precision).sum(axis=0) / np.maximum(positives, 1)
+        tags += positives > 0
+    return total / np.maximum(tags, 1)
 
 
 def curve(
     photos: AnnotatedPhotos, way: str, counts: Sequence[int], test: NDArray[np.int64],
-    columns: NDArray[np.int64] | None = None, seeds: int = SEEDS,
+    columns: NDArray[np.int64], seeds: int, processes: int,
 ) -> list[Point]:  # fmt: skip
     """Learns from more and more photos of the train split, per seed in an order of its own."""
     train = photos.rows("train")
-    columns = np.arange(len(photos.material.tags)) if columns is None else columns
-    points = []
-    for count in counts:
-        point = Point(count, [], [], [], [], [])
-        for seed in range(seeds):
-            rows = train[np.random.default_rng(seed).permutation(len(train))[:count]]
-            started = time.process_time()
-            candidate, fitted = learned(photos, rows, way, seed)
-            point.seconds.append(time.process_time() - started)
-            point.fitted.append(fitted)
-            for values, value in zip(
-                (point.quality, point.micro_f1, point.calibration),
-                measured(photos, candidate, test, columns),
-                strict=True,
-            ):
-                values.append(value)
-        points.append(point)
-    return points
+    before = measured(photos, None, test, columns)
+
+    def one(case: tuple[int, int]) -> Learned:
+        count, seed = case
+        rows = train[np.random.default_rng(seed).permutation(len(train))[:count]]
+        started = time.process_time()
+        candidate, fitted = learned(photos, rows, way, seed)
+        seconds = time.process_time() - started
+        figures = before if candidate is None else measured(photos, candidate, test, columns)
+        return Learned(figures, candidate is not None, fitted, seconds)
+
+    found = in_processes(one, list(itertools.product(counts, range(seeds))), processes)
+    return [Point(count, before, found[at * seeds : (at + 1) * seeds]) for at, count in enumerate(counts)]
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % interval of a mean over seeds; nan for one seed."""
+    return T_95[len(values)] * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
 
 
 def interval(values: Sequence[float], form: str = ".3f") -> str:
-    """Mean and half width of its 95 % interval."""
-    half = T_95[len(values)] * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{np.mean(values):{form}} ± {half:.3f}"
+    """Mean and half width of its 95 % interval over seeds."""
+    return f"{np.mean(values):{form}} ± {half_width(values):.3f}"
 
 
-def table(way: str, base: tuple[float, float, float], points: Sequence[Point]) -> list[str]:
+def table(way: str, points: Sequence[Point]) -> list[str]:
     """A curve as markdown."""
-    lines = [f"**{way}**", "", "| corrected | fitted | mAP | gain | micro F1 | calibration error | CPU seconds |"]
-    lines.append("| --- |" + " --- |" * 6)
-    lines.append(f"| 0 | 0 | {base[0]:.3f} | | {base[1]:.3f} | {base[2]:.3f} | |")
+    titles = (
+        "corrected", "fitted", "served", "mAP", "gain", "± photos", "micro F1", "calibration error", "CPU seconds",
+    )  # fmt: skip
+    before = points[0].before
+    lines = [f"**{way}**", "", f"| {' | '.join(titles)} |", "| --- |" + " --- |" * (len(titles) - 1)]
+    lines.append(f"| 0 | 0 | | {before.quality:.3f} | | | {before.micro_f1:.3f} | {before.calibration:.3f} | |")
     for point in points:
-        gains = [value - base[0] for value in point.quality]
         cells = (
-            f"{point.corrected}", f"{np.mean(point.fitted):.0f}", interval(point.quality), interval(gains, "+.3f"),
-            interval(point.micro_f1), interval(point.calibration), f"{np.mean(point.seconds):.1f}",
-        )  # fmt: skip
+            f"{point.corrected}",
+            f"{np.mean([one.fitted for one in point.seeds]):.0f}",
+            point.served if AS_SERVED in way else "not asked",
+            interval(point.quality),
+            point.gain,
+            point.gain_by_photos,
+            interval([one.figures.micro_f1 for one in point.seeds]),
+            interval([one.figures.calibration for one in point.seeds]),
+            f"{np.mean([one.seconds for one in point.seeds]):.1f}",
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
+def heading(title: str, photos: AnnotatedPhotos, seeds: int) -> str:
+    """A title, and what the intervals below it cover."""
+    pool = len(photos.rows("train"))
+    return (
+        f"## {title}\n\n95 % intervals: ± behind a mean covers only which photos are corrected, over {seeds} draws from"
+        f" the same {pool:,}; ± photos covers only which ones are measured, by bootstrap. Both leave out what other"
+        " sets of photos, tags or annotators would give.\n"
+    )
+
+
 def outside(photos: AnnotatedPhotos, test: NDArray[np.int64]) -> str:
-    """How far tags outside the project move when what 300 corrections taught is served."""
-    rows = photos.rows("train")[:300]
-    candidate, _ = learned(photos, rows, "as served", 0)
+    """How far tags outside the project move where what 300 corrections taught is served."""
+    candidate, _ = learned(photos, photos.rows("train")[:300], ALL_FITTED, 0)
+    assert candidate is not None
     everything = whole_vocabulary(photos.bundle)
     before, after = (
         Tagger(photos.bundle, photos.network, everything, delta=delta) for delta in (None, candidate.delta)
@@ -149,16 +262,13 @@ def outside(photos: AnnotatedPhotos, test: NDArray[np.int64]) -> str:
     )
 
 
-def small_set(photos: AnnotatedPhotos, name: str, columns: NDArray[np.int64], seeds: int) -> str:
+def small_set(photos: AnnotatedPhotos, name: str, columns: NDArray[np.int64], seeds: int, processes: int) -> str:
     """Gain of 100 corrections with the shipped starter."""
     test = photos.rows("val", "test")
-    base = measured(photos, None, test, columns)
-    cells = []
-    for way in WAYS:
-        point = curve(photos, way, (100,), test, columns, seeds)[0]
-        gains = [value - base[0] for value in point.quality]
-        cells.append(f"{interval(point.quality)} ({interval(gains, '+.3f')})")
-    return f"| {name} | {len(columns)} | {len(test)} | {base[0]:.3f} | " + " | ".join(cells) + " |"
+    points = [curve(photos, way, (100,), test, columns, seeds, processes)[0] for way in WAYS]
+    cells = [f"{interval(point.quality)} | {point.gain} | {point.gain_by_photos}" for point in points]
+    pool, before, served = len(photos.rows("train")), points[0].before.quality, points[-1].served
+    return f"| {name} | {len(columns)} | {pool} | {len(test)} | {before:.3f} | {' | '.join(cells)} | {served} |"
 
 
 def frequent(photos: AnnotatedPhotos) -> NDArray[np.int64]:
@@ -181,9 +291,7 @@ def draw(out: Path, base: float, curves: dict[str, list[Point]]) -> None:
     for colour, (way, points) in zip(PALETTE, curves.items(), strict=False):
         counts = [point.corrected for point in points]
         means = np.array([np.mean(point.quality) for point in points])
-        half = np.array(
-            [T_95[len(point.quality)] * np.std(point.quality, ddof=1) / len(point.quality) ** 0.5 for point in points]
-        )
+        half = np.array([half_width(point.quality) for point in points])
         axes.plot(counts, means, color=colour, marker="o", markersize=3.5, label=way)
         axes.fill_between(counts, means - half, means + half, color=colour, alpha=0.18, linewidth=0)
     axes.set_xscale("log")
@@ -197,13 +305,6 @@ def draw(out: Path, base: float, curves: dict[str, list[Point]]) -> None:
     figure.savefig(out, metadata={"Software": None})
 
 
-def base_of(given: Path | None, build: Callable[[Path], Path], where: Path) -> Path:
-    """The folder that was given, or the one that was built, now or before."""
-    if given is not None:
-        return given
-    return where if where.is_dir() else build(where)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
@@ -213,21 +314,17 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG file to write")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--seeds", type=int, default=SEEDS, choices=sorted(T_95), help="orders of the photos")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="for building and scoring")
+    parser.add_argument("--processes", type=int, default=2, help="for the seeds")
     chosen = parser.parse_args()
     settings = load_settings()
     tags = set_tags(chosen.data, SET)
     held = [tags[row] for row in sorted(np.random.default_rng(UNSEEN_SEED).permutation(len(tags))[:UNSEEN_TAGS])]
 
-    def build(where: Path, without: Sequence[str]) -> Path:
-        features = settings.cache_dir / "starter-features"
-        return build_starter(
-            chosen.data, where, leave_out_sets=[SET], leave_out_tags=without, cache=features, threads=chosen.threads
-        )
-
-    built = settings.cache_dir / "learning-curve"
-    base = base_of(chosen.base, lambda where: build(where, ()), built / "base")
-    unseen = base_of(chosen.unseen, lambda where: build(where, held), built / "unseen")
+    base = chosen.base or starter_without_set(chosen.data, settings, "base", threads=chosen.threads)
+    unseen = chosen.unseen or starter_without_set(
+        chosen.data, settings, "unseen", without_tags=held, threads=chosen.threads
+    )
     curves = main_curve(chosen, settings, base)
     if chosen.plot is not None:
         draw(chosen.plot, *curves)
@@ -237,45 +334,48 @@ def main() -> None:
 
 def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> tuple[float, dict[str, list[Point]]]:
     """All tags of the set, both ways; returns what is drawn."""
-    photos = annotated(chosen.data, SET, open_base(base, settings, name="curve-base"), settings, threads=chosen.threads)
+    photos = annotated(chosen.data, SET, open_base(base, settings), settings, threads=chosen.threads)
     test, columns = photos.rows(chosen.split), np.arange(len(photos.material.tags))
-    before = measured(photos, None, test, columns)
+    title = f"{SET}, {len(columns)} tags, {len(test)} photos of the {chosen.split} split"
+    print(heading(title, photos, chosen.seeds), flush=True)
     curves = {}
-    print(f"## {SET}, {len(columns)} tags, {len(test)} photos of the {chosen.split} split\n", flush=True)
     for way in WAYS:
-        curves[way] = curve(photos, way, chosen.counts, test, seeds=chosen.seeds)
-        print("\n".join(table(way, before, curves[way])), flush=True)
+        curves[way] = curve(photos, way, chosen.counts, test, columns, chosen.seeds, chosen.processes)
+        print("\n".join(table(way, curves[way])), flush=True)
     print(outside(photos, test) + "\n", flush=True)
-    return before[0], curves
+    return curves[ALL_FITTED][0].before.quality, curves
 
 
 def new_tags(chosen: argparse.Namespace, settings: Settings, unseen: Path, held: Sequence[str]) -> None:
     """Tags that no training saw, served from their text, in a project of their own and beside the others."""
-    bundle = open_base(unseen, settings, name="curve-unseen")
-    photos = annotated(chosen.data, SET, bundle, settings, new=held, threads=chosen.threads)
+    photos = annotated(chosen.data, SET, open_base(unseen, settings), settings, new=held, threads=chosen.threads)
     columns = np.array([photos.material.tags.index(tag) for tag in held])
     test = photos.rows(chosen.split)
-    print(f"## {len(held)} tags that no training saw: {json.dumps(list(held))}\n", flush=True)
-    before = measured(photos, None, test, columns)
+    title = f"{len(held)} tags that no training saw: {json.dumps(list(held))}"
+    print(heading(title, photos, chosen.seeds), flush=True)
     for title, some, places in (
         ("beside the other tags", photos, columns),
         ("in a project of their own", photos.asking(columns), np.arange(len(columns))),
     ):
         for way in WAYS:
-            points = curve(some, way, FEW_COUNTS, test, places, chosen.seeds)
-            print("\n".join(table(f"{title}, {way}", before, points)), flush=True)
+            points = curve(some, way, FEW_COUNTS, test, places, chosen.seeds, chosen.processes)
+            print("\n".join(table(f"{title}, {way}", points)), flush=True)
 
 
 def shipped_starter(chosen: argparse.Namespace, settings: Settings) -> None:
     """Small sets, none of which the starter was trained on."""
     bundle = find_bundle(STARTER, settings.bundles_dir)
-    print("## The shipped starter, 100 corrections\n")
+    titles = ["set", "tags", "pool", "photos measured", "mAP before"]
+    titles += [title for way in WAYS for title in (way, "gain", "± photos")]
+    titles.append("served")
     print(
-        "| set | tags | photos measured | mAP before | " + " | ".join(WAYS) + " |\n| --- |" + " --- |" * 5, flush=True
+        f"## The shipped starter, 100 corrections\n\nIntervals as above, {chosen.seeds} draws from each set's pool.\n\n"
+        f"| {' | '.join(titles)} |\n| --- |" + " --- |" * (len(titles) - 1),
+        flush=True,
     )
     for name in ("clothing_cc0", "ade_scenes"):
         photos = annotated(chosen.data, name, bundle, settings, threads=chosen.threads)
-        print(small_set(photos, name, frequent(photos), chosen.seeds), flush=True)
+        print(small_set(photos, name, frequent(photos), chosen.seeds, chosen.processes), flush=True)
 
 
 if __name__ == "__main__":

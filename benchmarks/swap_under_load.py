@@ -8,6 +8,10 @@ made beforehand, and what each of them has to answer is computed here, without t
 then one version after another is published by writing its row, and a request counts as "during" when it was under way
 between that moment and the first answer of the new version. A response is mixed where anything in it is not what the
 version that it names computes.
+
+What this doesn't show: the photos are few and asked for again and again, so all but the first requests find their
+tokens in the cache, and nothing is decoded or encoded during a swap; and no worker runs beside the server, which in a
+real installation trains on the same cores shortly before each swap.
 """
 
 from __future__ import annotations
@@ -163,7 +167,7 @@ def make_versions(
             bundle=bundle.name,
             bundle_digest=bundle.digest,
             encoder_id=network.encoder_id,
-            corrections=CorrectionsUsed(0, 0, 0, ""),
+            corrections=CorrectionsUsed(0, 0, 0, 0, ""),
             recipe="random",
             created_at=datetime.now(UTC),
         )

@@ -26,10 +26,12 @@ __all__ = ["UNRELATED", "Verdict", "judge", "judge_candidate", "looks_unrelated"
 
 ACCEPTED_FROM = 0.975
 """Share of the resamples in which the candidate has to rank better. A candidate that is as good as the incumbent
-reaches it in 1 of 40 rounds. Honest corrections hardly lose by it (with 100 photos 18 of 20 rounds are served, at .95
-it would be 19), and a project is judged again and again."""
+reaches it in about 1 of 40 rounds. That is stricter than the usual .95, since a project is judged again and again."""
 UNRELATED_FROM = 0.01
 """Labels are unrelated where more than this share of permutations is ranked as well as they are."""
+RELATED_POSITIVES = 50
+"""Right pairs of the gate from which on it can tell alone whether labels are related to the images: scores that rank
+right images at .65, where .5 is chance, are then recognised in nine of ten cases. Below, all corrections are asked."""
 FEWEST_IMAGES, FEWEST_POSITIVES = 15, 10
 """Of the gate: groups of look-alikes, and pairs that are right under tags that also have wrong ones. Below, a single
 image decides; from here on the bootstrap keeps its level (measured with 12 images and 6 positives)."""
@@ -58,12 +60,14 @@ def judge(
     Args:
         tags: L texts.
         labels: (N, L) of the gate's images.
-        weights: (N, L) in [0, 1]; 0: nobody said.
+        weights: (N, L) in [0, 1]; 0: nobody said. When rankings are compared, all other pairs count alike. How much a
+            "no" is believed depends on what the incumbent showed: one that was unticked is believed in full, one that
+            nobody touched in part. So wrong tags of the incumbent would cost more than the candidate's.
         incumbent: (N, L) scores or log-odds of what is served now; only the order within a tag matters.
         candidate: (N, L).
         groups: (N,) numbers of look-alikes.
         guard: scores of tags outside the subset; None: the candidate can't change them.
-        relation: of the incumbent to *all* corrections (`looks_unrelated`); None: measured on the gate's images.
+        relation: of the incumbent to the corrections (`looks_unrelated`); None: measured on the gate's images.
         share: the gate's share of the corrections, to say how many more are needed; None: the usual one.
         cross_validated: figures of the recipes inside the fitted images, kept among the verdict's; they decide nothing.
         seed: of resamples and permutations.
@@ -98,7 +102,8 @@ def judge(
     refusal = _too_little(labels, weights, groups, part, figures)
     if refusal is not None:
         return refusal
-    change = compare_rankings(incumbent, candidate, labels, weights, groups, seed)
+    known = (weights > 0).astype(np.float64)
+    change = compare_rankings(incumbent, candidate, labels, known, groups, seed)
     relation = permutation_test(incumbent, labels, weights, groups, seed) if relation is None else relation
     figures |= _figures_of(change) | _relation_figures(relation)
     if relation.p_value > UNRELATED_FROM:
@@ -115,10 +120,11 @@ def looks_unrelated(
     groups: NDArray[np.int64],
     seed: int = 0,
 ) -> Relation:
-    """Whether the incumbent ranks the corrections better than permuted ones: all of them, fit and gate, tags pooled.
+    """Whether the incumbent ranks corrections better than permuted ones, tags pooled.
 
     Args:
-        incumbent: (N, L) scores or log-odds of what is served now.
+        incumbent: (N, L) scores or log-odds of what is served now; on images that it was fitted on they say nothing,
+            since it ranks even labels of other images well there.
         labels: (N, L).
         weights: (N, L) in [0, 1].
         groups: (N,).
@@ -149,7 +155,7 @@ def refuse_early(material: Material, parts: Split, seed: int = 0) -> Verdict | N
     if not _telling(material.labels[fit], material.weights[fit]).any():
         reason = "No tag has both right and wrong images to learn from yet: correct more images."
         return Verdict("needs_data", reason, figures)
-    relation = looks_unrelated(material.incumbent, material.labels, material.weights, parts.groups, seed)
+    relation = _relation(material, parts, seed)
     if relation.p_value > UNRELATED_FROM:
         return Verdict("reject", unrelated(relation), figures | _relation_figures(relation))
     return None
@@ -164,7 +170,7 @@ def judge_candidate(
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """`judge` on the gate's part of the material, with the relation measured on all of it.
+    """`judge` on the gate's part of the material, with the relation to what the incumbent wasn't fitted on.
 
     Args:
         material: all corrections.
@@ -185,10 +191,25 @@ def judge_candidate(
         candidate=candidate,
         groups=parts.groups[parts.gate],
         guard=guard,
-        relation=looks_unrelated(material.incumbent, material.labels, material.weights, parts.groups, seed),
+        relation=_relation(material, parts, seed),
         share=parts.share,
         cross_validated=cross_validated,
         seed=seed,
+    )
+
+
+def _relation(material: Material, parts: Split, seed: int) -> Relation:
+    """Of the incumbent to all corrections where it is the bundle, to the gate's where it is a version.
+
+    A version was fitted on most of the other images, and ranks whatever labels it has learned by heart. It is measured
+    on them all the same where the gate has fewer than `RELATED_POSITIVES`: honest corrections would be refused by luck.
+    """
+    rows = np.arange(len(material))
+    if material.incumbent is not material.base:
+        positives = (material.labels & material.known)[parts.gate].sum()
+        rows = parts.gate if positives >= RELATED_POSITIVES else rows
+    return looks_unrelated(
+        material.incumbent[rows], material.labels[rows], material.weights[rows], parts.groups[rows], seed
     )
 
 

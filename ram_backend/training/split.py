@@ -5,8 +5,10 @@ order corrections arrive. Images that look alike form a group and stay together.
 from the gate to the fit: the share of the gate shrinks as corrections come in, and the gate of a smaller share is part
 of the gate of a larger one. So what a served version was fitted on doesn't come back as evidence about its successor.
 
-Two rare things move an image from fit to gate: it is marked as ground truth, or a look-alike is withdrawn. Both can
-only make the incumbent, which was fitted on it, look better than it is: a successor then needs more, never less.
+A few rare things move an image from fit to gate: it is marked as ground truth, or ground truth ceases to be more than
+half of all; a look-alike is withdrawn; its own group of look-alikes outgrows a quarter of all images and is taken
+apart, which leaves other groups as they are. All this can only make the incumbent, which was fitted on such an image,
+look better than it is: a successor then needs more, never less.
 """
 
 from __future__ import annotations
@@ -29,9 +31,8 @@ LARGEST_SHARE, LARGEST_UNTIL = 0.4, 100
 SMALLEST_SHARE, SMALLEST_FROM = 0.2, 1000
 """The gate's share from this many images on; between the two it falls with the logarithm of the number."""
 ALIKE = (8, 4, 0)
-"""Bits in which perceptual hashes of near-duplicates may differ. The next limit is taken where one makes a group of
-more than `LARGEST_GROUP` of all images (photos of one fixed camera, scanned forms); in the end only equal bytes
-count."""
+"""Bits in which perceptual hashes of near-duplicates may differ. Inside a group of more than `LARGEST_GROUP` of all
+images (photos of one fixed camera, scanned forms) the next limit is taken; in the end only equal bytes count."""
 LARGEST_GROUP, SMALL_GROUP = 0.25, 4
 """A group of `SMALL_GROUP` images is never too large."""
 MOST_GROUND_TRUTH = 0.5
@@ -66,7 +67,8 @@ def split(material: Material, *, at_most: float | None = None) -> Split:
         at_most: the share of the round that the served version comes from; the gate is never larger than that.
 
     Returns:
-        The parts. Images marked as ground truth are in the gate, together with their look-alikes.
+        The parts. Images marked as ground truth are in the gate, together with their look-alikes; where they are more
+        than `MOST_GROUND_TRUTH` of all, about half of them are.
 
     Raises:
         InputError: `at_most` is not in (0, 1].
@@ -104,6 +106,8 @@ def draw(content: str) -> float:
 def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
     """Groups of images that look alike, directly or through others of the group.
 
+    A group that is too large is taken apart by the next limit of `ALIKE`; the others keep theirs.
+
     Args:
         phash: (N,) perceptual hashes.
         content: N content hashes; images with equal content are always in one group.
@@ -112,26 +116,54 @@ def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
         (N,) int64 numbers of groups, from 0 in order of appearance.
     """
     same_content: dict[str, int] = {}
-    first = np.array([same_content.setdefault(text, row) for row, text in enumerate(content)], dtype=np.int64)
-    hashes, of_row = np.unique(np.asarray(phash, dtype=np.uint64), return_inverse=True)
-    for bits in ALIKE:
-        parents = np.arange(len(hashes))
-        for one, other in _close_pairs(hashes, bits):
-            _join(parents, one, other)
-        roots = np.array([_root(parents, place) for place in range(len(hashes))], dtype=np.int64)
-        groups = _merged(roots[of_row.ravel()], first)
-        if not len(groups) or np.bincount(groups).max() <= max(SMALL_GROUP, LARGEST_GROUP * len(groups)):
-            return groups
-    return _merged(np.arange(len(first)), first)
+    original = np.array([same_content.setdefault(text, row) for row, text in enumerate(content)], dtype=np.int64)
+    hashes = np.asarray(phash, dtype=np.uint64)
+    groups = np.zeros(len(original), dtype=np.int64)
+    large = np.arange(len(original))
+    for bits in (*ALIKE, None):
+        looks = large if bits is None else _linked(hashes[large], bits)
+        groups[large] = len(groups) + _merged(looks, original[large])
+        groups = _numbered(groups)
+        sizes = np.bincount(groups, minlength=1)
+        large = np.flatnonzero(sizes[groups] > max(SMALL_GROUP, LARGEST_GROUP * len(groups)))
+        if not len(large):
+            break
+    return groups
 
 
-def _merged(by_look: Rows, first: Rows) -> Rows:
-    """Groups by look, joined where members share their content."""
-    parents = np.arange(int(by_look.max()) + 1 if len(by_look) else 0)
-    for row, original in enumerate(first):
-        _join(parents, int(by_look[row]), int(by_look[original]))
+def _linked(hashes: NDArray[np.uint64], bits: int) -> Rows:
+    """(n,) a number for each hash, the same where a chain of hashes that differ in at most so many bits joins them."""
+    distinct, of_row = np.unique(hashes, return_inverse=True)
+    parents = np.arange(len(distinct))
+    for one, other in _close_pairs(distinct, bits):
+        _join(parents, one, other)
+    roots = np.array([_root(parents, place) for place in range(len(distinct))], dtype=np.int64)
+    linked: Rows = roots[of_row.ravel()]
+    return linked
+
+
+def _merged(looks: Rows, original: Rows) -> Rows:
+    """Groups by look, joined where members share their content.
+
+    Args:
+        looks: (n,) numbers of groups.
+        original: (n,) numbers of contents.
+
+    Returns:
+        (n,) numbers of groups, from 0.
+    """
+    looks, original = _numbered(looks), _numbered(original)
+    parents = np.arange(int(looks.max(initial=-1)) + 1)
+    first: dict[int, int] = {}
+    for look, number in zip(looks.tolist(), original.tolist(), strict=True):
+        _join(parents, look, first.setdefault(number, look))
+    return np.array([_root(parents, look) for look in looks.tolist()], dtype=np.int64)
+
+
+def _numbered(groups: Rows) -> Rows:
+    """The same groups, numbered from 0 in order of appearance."""
     numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(_root(parents, int(group)), len(numbers)) for group in by_look], dtype=np.int64)
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups.tolist()], dtype=np.int64)
 
 
 def _close_pairs(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ went on from its checkpoint.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ __all__ = ["Beside", "Tuned", "TuningOptions", "tune_head", "tune_out_of_fold", 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 DEFAULT = TuningOptions()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def tune_head(
         options: see there.
         seed: same seed, same head (on the same machine, device and thread count).
         beside: CLIP's image features, other photos.
-        checkpoint_dir: where every epoch leaves what an interrupted run goes on from; removed at the end.
+        checkpoint_dir: where every epoch leaves what an interrupted run goes on from. A run that is over leaves what
+            came out, and the same run gives that without training again, until the caller removes the folder.
         progress: told after each epoch: "tuning the head", how many are done, of how many at most.
 
     Raises:
@@ -102,10 +105,10 @@ def tune_head(
         return Tuned(files={}, log_odds=material.base, watched=watched, epoch=0, history=())
     checkpoint = None
     if checkpoint_dir is not None:
-        checkpoint = Checkpoint(checkpoint_dir, fingerprint(options, seed, material, source, chosen, judged))
+        checkpoint = Checkpoint(checkpoint_dir, fingerprint(options, seed, material, source, chosen, judged, beside))
     with reproducible(device_of(options.device)):
-        run = TuningRun(material, source, options, seed, chosen, judged, beside)
-        reached = _train(run, checkpoint, progress)
+        run, reached = _begun(lambda: TuningRun(material, source, options, seed, chosen, judged, beside), checkpoint)
+        _train(run, reached, checkpoint, progress)
         if reached.best:
             run.restore(reached.best_state)
         tuned = Tuned(
@@ -115,8 +118,6 @@ def tune_head(
             epoch=reached.best,
             history=tuple(reached.history),
         )
-    if checkpoint is not None:
-        checkpoint.remove()
     return tuned
 
 
@@ -129,6 +130,7 @@ def tune_out_of_fold(
     options: TuningOptions = DEFAULT,
     seed: int = 0,
     beside: Beside = NOTHING_BESIDE,
+    checkpoint_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
     """What tuning is worth: each image's log-odds under a head that was tuned without it and its near-duplicates.
@@ -141,6 +143,7 @@ def tune_out_of_fold(
         options: as in `tune_head`.
         seed: as in `tune_head`.
         beside: as in `tune_head`.
+        checkpoint_dir: as in `tune_head`, with a folder for each head.
         progress: told after each epoch of each head.
 
     Returns:
@@ -164,6 +167,7 @@ def tune_out_of_fold(
             options=options,
             seed=seed,
             beside=beside.take(rest),
+            checkpoint_dir=None if checkpoint_dir is None else checkpoint_dir / f"fold-{number}",
             progress=told,
         )
         if tuned.files:
@@ -192,13 +196,25 @@ def tuned_log_odds(
     return found
 
 
-def _train(run: TuningRun, checkpoint: Checkpoint | None, progress: Progress | None) -> Progressed:
-    """Runs epochs until the last one, or until nothing has improved for some time."""
-    reached = Progressed(history=[{"validation": _quality(run), "loss": math.nan}])
+def _begun(make: Callable[[], TuningRun], checkpoint: Checkpoint | None) -> tuple[TuningRun, Progressed]:
+    """A run at its start, or where an interrupted one was."""
+    run = make()
     saved = None if checkpoint is None else checkpoint.load(run.device)
     if saved is not None:
-        reached = saved[0]
-        run.resume(saved[1])
+        reached, learning = saved
+        try:
+            run.restore(reached.best_state)
+            if learning:
+                run.resume(learning)
+            return run, reached
+        except Exception as error:  # torch raises what it likes, and each attempt of the job would meet it again
+            _log.warning("Tuning starts over: its checkpoint can't be gone on from (%r).", error)
+            run = make()
+    return run, Progressed(history=[{"validation": _quality(run), "loss": math.nan}])
+
+
+def _train(run: TuningRun, reached: Progressed, checkpoint: Checkpoint | None, progress: Progress | None) -> None:
+    """Runs epochs until the last one, or until nothing has improved for some time; `reached` says what came out."""
     judging = len(run.watched) > 0 and not math.isnan(reached.history[0]["validation"])
     while reached.done < run.options.epochs and not (judging and _tired(reached, run.options.patience)):
         number = reached.done + 1
@@ -211,7 +227,8 @@ def _train(run: TuningRun, checkpoint: Checkpoint | None, progress: Progress | N
             checkpoint.save(reached, run.learning())
         if progress is not None:
             progress("tuning the head", number, run.options.epochs)
-    return reached
+    if checkpoint is not None:
+        checkpoint.save(reached, {})
 
 
 def _tired(reached: Progressed, patience: int) -> bool:

@@ -1,10 +1,15 @@
-"""What an interrupted run of tuning goes on from: one file, written whole after each epoch."""
+"""What an interrupted run of tuning goes on from: one file, written whole after each epoch.
+
+The file outlives its run, so that one of several trainings that belong together is not made again when a later one is
+interrupted: it then says only what came out.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ from torch import Tensor
 
 from ram_backend.models.head_source import HeadSource
 from ram_backend.training.material import Material
+from ram_backend.training.tuning_data import Beside
 from ram_backend.training.tuning_options import TuningOptions
 
 FILE = "tuning.pt"
@@ -55,7 +61,7 @@ class Checkpoint:
 
         Args:
             progressed: how far the run is.
-            learning: tensors and plain values: state of the head, the optimizer and so on.
+            learning: tensors and plain values: state of the head, the optimizer and so on; empty where the run is over.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(f".{os.getpid()}.partial")
@@ -76,9 +82,10 @@ class Checkpoint:
         except Exception:  # a file that ends early raises whatever the unpickler meets: the run starts over
             return None
 
-    def remove(self) -> None:
-        """Removes the file: the run is over."""
-        self._path.unlink(missing_ok=True)
+
+def remove_checkpoints(directory: Path) -> None:
+    """Removes a folder of checkpoints with all that is in it; what can't be removed stays, the next run replaces it."""
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def fingerprint(
@@ -88,6 +95,7 @@ def fingerprint(
     source: HeadSource,
     rows: NDArray[np.int64],
     watched: NDArray[np.int64],
+    beside: Beside,
 ) -> str:
     """64 hex digits that name a run: equal where an interrupted run may be gone on with."""
     digest = hashlib.sha256()
@@ -95,6 +103,9 @@ def fingerprint(
     digest.update(json.dumps([numbers, material.content], sort_keys=True).encode())
     arrays = [material.labels, material.weights, material.base, rows, watched, source.scale]
     arrays += [source.tensors[name] for name in sorted(source.tensors)]
+    for given in (beside.teacher, beside.also_seen):
+        digest.update(f"{None if given is None else given.shape}".encode())
+        arrays += [] if given is None else [given]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

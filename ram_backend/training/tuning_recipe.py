@@ -14,6 +14,7 @@ from ram_backend.models.head_source import HeadSource
 from ram_backend.training.candidates import Progress, Proposal, ResidualRecipe
 from ram_backend.training.material import Material
 from ram_backend.training.tuning import DEFAULT, Beside, Tuned, tune_head, tune_out_of_fold
+from ram_backend.training.tuning_checkpoint import remove_checkpoints
 from ram_backend.training.tuning_options import TuningOptions
 
 FloatArray = NDArray[np.float32]
@@ -37,7 +38,8 @@ class TuningRecipe:
         teacher: CLIP's image features (d,) by the sha256 of the image's bytes; None: no distillation.
         harmless: says whether a head, given as files of a version, leaves other tags alone, see `tuning_guard.py`; one
             that doesn't is not proposed, so that a simpler recipe can win. None: nobody asks.
-        checkpoint_dir: where an interrupted training goes on from.
+        checkpoint_dir: where interrupted trainings go on from, a folder of this recipe's own: it is removed as soon as
+            all of them are done.
     """
 
     source: HeadSource = field(repr=False)
@@ -63,6 +65,14 @@ class TuningRecipe:
         """
         if len(np.unique(groups)) < FEWEST:
             return None
+        proposal = self._trained(material, groups, seed, progress)
+        if self.checkpoint_dir is not None:
+            remove_checkpoints(self.checkpoint_dir)
+        return proposal
+
+    def _trained(
+        self, material: Material, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> Proposal | None:
         beside = self._beside(material)
         tuned = tune_head(
             material,
@@ -71,7 +81,7 @@ class TuningRecipe:
             options=self.options,
             seed=seed,
             beside=beside,
-            checkpoint_dir=self.checkpoint_dir,
+            checkpoint_dir=None if self.checkpoint_dir is None else self.checkpoint_dir / "main",
             progress=progress,
         )
         if not tuned.files or (self.harmless is not None and not self.harmless(tuned.files)):
@@ -84,6 +94,7 @@ class TuningRecipe:
             options=self.options,
             seed=seed,
             beside=beside,
+            checkpoint_dir=self.checkpoint_dir,
             progress=progress,
         )
         on_top = ResidualRecipe().propose(replace(material, base=unseen), groups, seed, None)

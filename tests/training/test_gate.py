@@ -258,6 +258,65 @@ def test_unknown_pairs_play_no_part() -> None:
     assert one.figures["tags"] == 4
 
 
+@pytest.mark.parametrize("untouched", [0.5, 0.05])
+def test_what_the_incumbent_showed_does_not_count_against_it(untouched: float) -> None:
+    """A candidate that is as good, while tags that people unticked are all among those that the incumbent showed."""
+    accepted = []
+    for seed in range(20):
+        random = np.random.default_rng([seed, 11])
+        labels = random.random((200, 10)) < 0.15
+        incumbent, candidate = (labels + random.normal(size=labels.shape) for _ in range(2))
+        shown = incumbent >= np.quantile(incumbent, 0.9, axis=0)
+        weights = np.where(labels | shown, 1.0, untouched)
+        accepted.append(judged(incumbent, candidate, labels, weights=weights, seed=seed).accepted)
+    assert sum(accepted) <= 1
+
+
+def by_heart(material: Material, parts: Split) -> Material:
+    """The material under a version that has learned the labels of its fitted images by heart."""
+    incumbent = material.base.copy()
+    incumbent[parts.fit] += 6 * material.labels[parts.fit]
+    return dataclasses.replace(material, incumbent=incumbent)
+
+
+def test_labels_that_a_version_knows_by_heart_are_unrelated_all_the_same() -> None:
+    for seed in range(3):
+        material = project(seed, 200, shuffled=True)
+        parts = split(material)
+        served = by_heart(material, parts)
+        everything = looks_unrelated(served.incumbent, served.labels, served.weights, parts.groups, seed)
+        assert everything.p_value <= gate.UNRELATED_FROM
+        early = refuse_early(served, parts, seed)
+        late = judge_candidate(served, parts, served.base[parts.gate] + 3 * served.labels[parts.gate], seed=seed)
+        assert early is not None
+        assert UNRELATED in early.reason
+        assert UNRELATED in late.reason
+
+
+def test_honest_labels_under_a_version_are_not_taken_for_unrelated() -> None:
+    for seed in range(6):
+        material = project(seed, 200)
+        parts = split(material)
+        assert refuse_early(by_heart(material, parts), parts, seed) is None
+
+
+def test_all_images_tell_where_the_bundle_is_served_or_the_gate_has_few_right_tags() -> None:
+    material = project(0, 200)
+    parts = split(material)
+    verdict = judge_candidate(material, parts, material.base[parts.gate], seed=1)
+    everything = looks_unrelated(material.base, material.labels, material.weights, parts.groups, 1)
+    assert verdict.figures["place"] == everything.place
+    few = by_heart(material, parts)
+    labels = few.labels.copy()
+    right = np.argwhere(labels[parts.gate])
+    for row, tag in right[gate.RELATED_POSITIVES - 1 :]:
+        labels[parts.gate[row], tag] = False
+    few = dataclasses.replace(few, labels=labels)
+    verdict = judge_candidate(few, parts, few.base[parts.gate], seed=1)
+    everything = looks_unrelated(few.incumbent, few.labels, few.weights, parts.groups, 1)
+    assert verdict.figures["place"] == everything.place
+
+
 def test_all_corrections_tell_whether_labels_are_related() -> None:
     scores, labels = scored(images=300)
     honest = looks_unrelated(scores, labels, np.ones(labels.shape), np.arange(300))

@@ -142,6 +142,38 @@ def test_photos_of_one_fixed_camera_are_told_apart_more_finely() -> None:
     assert (groups[16:] == np.repeat(groups[:16], 4)).all()
 
 
+def camera(frames: int, start: int) -> NDArray[np.uint64]:
+    """Hashes of a fixed camera's frames: each six bits from the one before."""
+    hashes, current = [], int(PHASH[start])
+    for number in range(frames):
+        hashes.append(current)
+        current ^= sum(1 << (6 * number + bit) % 64 for bit in range(6))
+    return np.array(hashes, dtype=np.uint64)
+
+
+def test_one_fixed_camera_takes_no_other_group_apart() -> None:
+    pairs = np.repeat(PHASH[:70], 2)
+    pairs[1::2] ^= np.uint64(0b111111)
+    groups = group_alike(np.concatenate([pairs, camera(50, 70)]), CONTENT[:190])
+    assert (groups[:140:2] == groups[1:140:2]).all()
+    assert len(set(groups[:140])) == 70
+    assert np.bincount(groups[140:]).max() <= 0.25 * 190  # taken apart, where they made one group
+    assert not set(groups[:140]) & set(groups[140:])
+
+
+def test_a_camera_that_fills_up_moves_no_other_image() -> None:
+    pairs = np.repeat(PHASH[:70], 2)
+    pairs[1::2] ^= np.uint64(0b111111)
+    frames = camera(50, 70)
+    share, fits = None, []
+    for count in (20, 50):
+        hashes = np.concatenate([pairs, frames[:count]])
+        parts = split(material(range(len(hashes)), phash=hashes), at_most=share)
+        fits.append(set(parts.fit[parts.fit < 140]))
+        share = parts.share
+    assert fits[0] <= fits[1]
+
+
 def test_pictures_that_all_hash_alike_are_told_apart_by_their_bytes() -> None:
     flat = group_alike(np.zeros(256, dtype=np.uint64), CONTENT[:256])
     assert len(set(flat)) == 256

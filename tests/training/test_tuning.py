@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from training import tiny_tuning as tiny
 
 from ram_backend.errors import InputError, SettingsError
@@ -180,7 +181,79 @@ def test_an_interrupted_run_goes_on_to_the_same_head(killed_after: int, tmp_path
     assert resumed.files == whole.files
     assert resumed.history[1:] == whole.history[1:]
     np.testing.assert_array_equal(resumed.log_odds, whole.log_odds)
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_over_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again() -> Tuned:
+        return tune_head(
+            tiny.material(), tiny.groups(), tiny.source(), options=tiny.options(), seed=3, checkpoint_dir=tmp_path
+        )
+
+    first = again()
+    monkeypatch.setattr(TuningRun, "epoch", lambda run, number: pytest.fail("it trains"))
+    second = again()
+    assert first.files
+    assert second.files == first.files
+    assert second.epoch == first.epoch
+    assert second.history[1:] == first.history[1:]
+    np.testing.assert_array_equal(second.log_odds, first.log_odds)
+
+
+TEACHER = np.random.default_rng(5).normal(size=(tiny.IMAGES, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Beside(), Beside(teacher=TEACHER)),
+        (Beside(teacher=TEACHER), Beside()),
+        (Beside(teacher=TEACHER), Beside(teacher=-TEACHER)),
+        (Beside(), Beside(also_seen=tiny.material(seed=50).tokens)),
+        (Beside(also_seen=tiny.material(seed=50).tokens), Beside(also_seen=tiny.material(seed=51).tokens)),
+    ],
+    ids=["teacher-comes", "teacher-goes", "teacher-changes", "photos-come", "photos-change"],
+)
+def test_what_stands_beside_the_corrections_names_the_run(before: Beside, after: Beside, tmp_path: Path) -> None:
+    def tuned(beside: Beside, directory: Path | None, progress: tuning.Progress | None) -> Tuned:
+        return tune_head(
+            tiny.material(), tiny.groups(), tiny.source(), options=tiny.options(epochs=3), seed=3, beside=beside,
+            checkpoint_dir=directory, progress=progress,
+        )  # fmt: skip
+
+    def kill(stage: str, done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        tuned(before, tmp_path, kill)
+    told: list[int] = []
+    found = tuned(after, tmp_path, lambda stage, done, total: told.append(done))
+    assert told[0] == 1
+    assert found.files == tuned(after, None, None).files
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_started_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kill(stage: str, done: int, total: int) -> None:
+        raise Killed
+
+    def tuned(progress: tuning.Progress) -> Tuned:
+        return tune_head(
+            tiny.material(), tiny.groups(), tiny.source(), options=tiny.options(epochs=3), seed=3,
+            checkpoint_dir=tmp_path, progress=progress,
+        )  # fmt: skip
+
+    with pytest.raises(Killed):
+        tuned(kill)
+    (file,) = tmp_path.iterdir()
+    stored = torch.load(file, weights_only=True)
+    del stored["learning"]["optimizer"]["param_groups"][0]["params"][0]
+    torch.save(stored, file)
+    told: list[int] = []
+    found = tuned(lambda stage, done, total: told.append(done))
+    assert told == [1, 2, 3]
+    assert found.files == tune(epochs=3).files
+    assert "Tuning starts over" in caplog.text
 
 
 def test_the_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path) -> None:
@@ -254,8 +327,6 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
 
 
 def test_a_missing_device_is_said() -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("the machine has the device that this test misses")
     with pytest.raises(SettingsError, match="cuda"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,45 @@ def test_the_same_seed_proposes_the_same() -> None:
     np.testing.assert_array_equal(first.log_odds, again.log_odds)
     np.testing.assert_array_equal(first.delta.weight, again.delta.weight)
     assert first.params["epoch"] > 0
+
+
+class Killed(BaseException):
+    """What a process that is killed leaves behind, without ending this one."""
+
+
+@pytest.mark.parametrize("killed_in", ["", "(part 1 of 2)", "(part 2 of 2)"])
+def test_interrupted_trainings_go_on_and_none_is_made_twice(killed_in: str, tmp_path: Path) -> None:
+    material, groups = blind(1)
+    directory = tmp_path / "project"
+    quick = tiny.options(epochs=3, validation=0.0)
+    resumable = TuningRecipe(tiny.source(), options=quick, parts=2, checkpoint_dir=directory)
+    straight: list[tuple[str, int]] = []
+    whole = resumable.propose(material, groups, 5, lambda stage, done, total: straight.append((stage, done)))
+    assert whole is not None
+    assert not directory.exists()
+    assert len(straight) == 9
+    told: list[tuple[str, int]] = []
+
+    def kill(stage: str, done: int, total: int) -> None:
+        told.append((stage, done))
+        if stage == f"tuning the head {killed_in}".strip() and done % 3 == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        resumable.propose(material, groups, 5, kill)
+    resumed = resumable.propose(material, groups, 5, lambda stage, done, total: told.append((stage, done)))
+    assert told == straight
+    assert resumed is not None
+    assert resumed.files == whole.files
+    np.testing.assert_array_equal(resumed.log_odds, whole.log_odds)
+    assert not directory.exists()
+
+
+def test_checkpoints_go_where_nothing_is_proposed(tmp_path: Path) -> None:
+    material, groups = blind(1)
+    refused = replace(recipe(), checkpoint_dir=tmp_path / "project", harmless=lambda files: False)
+    assert refused.propose(material, groups, 0, None) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_low_rank_has_a_name_and_a_file_of_its_own() -> None:
