@@ -20,6 +20,7 @@ from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.errors import RamError
 from ram_backend.models import find_bundle, list_bundles
+from ram_backend.models.starter import starter_digest
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary import open_text_encoder
 
@@ -90,7 +91,12 @@ def _served_bundle(settings: Settings) -> Iterator[Finding]:
         yield Finding("RAM_BUNDLE", State.ok, "starter (installs itself at its first use)")
         return
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
-    yield Finding("RAM_BUNDLE", State.ok, f"{bundle.name}: {len(bundle.vocabulary)} tags")
+    known = f"{bundle.name}: {len(bundle.vocabulary)} tags"
+    if settings.bundle == "starter" and bundle.digest != starter_digest():
+        remedy = f"stop everything and remove {bundle.path}: this release's is installed; projects then learn anew"
+        yield Finding("RAM_BUNDLE", State.note, f"{known}; it came with another release of the package", remedy)
+    else:
+        yield Finding("RAM_BUNDLE", State.ok, known)
     if bundle.text_encoder is None:
         yield Finding("new tags", State.note, f"{bundle.name} has no text encoder: only its own tags can be scored")
         return

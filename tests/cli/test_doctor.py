@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from ram_backend.cli import app
 from ram_backend.cli.doctor import Finding, State, examine
+from ram_backend.models import STARTER, find_bundle
 from ram_backend.settings import load_settings
 
 
@@ -56,6 +58,16 @@ def test_unknown_bundle_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = [finding for finding in found().values() if finding.state is State.bad]
     assert any("ram-huge" in finding.found for finding in bad)
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
+
+
+def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_bundle(STARTER, load_settings().bundles_dir)
+    assert found()["RAM_BUNDLE"].state is State.ok
+    monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
+    finding = found()["RAM_BUNDLE"]
+    assert finding.state is State.note
+    assert "another release" in finding.found
+    assert "remove" in finding.remedy
 
 
 def test_redis_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
