@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from jobs.working import RunningWorker, busy, horses, kill, no_horse_is_left, wo
 from redis import Redis
 
 from ram_backend.database import Database, open_database, upgrade
+from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.desk import Desk
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
@@ -149,6 +151,16 @@ def test_a_killed_worker_is_replaced_at_once_and_its_horse_ends(
         wait_until(becomes(table, said, "done"))
 
 
+def send_to_sleep(pid: int, database: Database) -> None:
+    """Stops a process, but not within a transaction, which would keep everybody out of SQLite."""
+    while True:
+        kill(pid, signal.SIGSTOP)
+        with suppress(DatabaseUnavailable), database.writing():
+            return
+        kill(pid, signal.SIGCONT)
+        time.sleep(0.1)
+
+
 def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
     settings: Settings, desk: Desk, database: Database, table: JobTable
 ) -> None:
@@ -158,11 +170,12 @@ def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
     said = desk.request(KEY, "pressed")
     wait_until(lambda: job_of(table, said).stage == "gate")
     orphan = horses(table)[0]
-    kill(orphan, signal.SIGSTOP)
+    send_to_sleep(orphan, database)
     try:
-        first.kill()
-        file.unlink()
+        first.kill()  # where nobody minds SIGHUP, the system wakes the orphan now: it waits for the file, and ends
         with working(settings, "learn"):
+            wait_until(lambda: job_of(table, said).attempt == 2)
+            file.unlink()
             wait_until(becomes(table, said, "done"))
             before = job_of(table, said), VersionTable(database).served(KEY), VersionTable(database).list(KEY)
             kill(orphan, signal.SIGCONT)
