@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _OWNER_ONLY = 0o600
 _WRITES = "ram_writes"
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+
+_turns: dict[Path, threading.Lock] = {}
+"""One per SQLite file: its writers in this process may have engines of their own."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,14 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction that may write, committed at its end, rolled back where an error leaves it.
 
-        On SQLite it takes the write lock at its start, so that what it read can't be outdated when it writes.
+        On SQLite it takes the write lock at its start, so that what it read can't be outdated when it writes. Threads
+        of this process take turns before that: SQLite itself would have them look again and again, in naps.
 
         Raises:
             DatabaseUnavailable: see the message; nothing was written.
         """
         engine = self.engine.execution_options(**{_WRITES: True})
-        with self._translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+        with self._translated(), self._turn(), Session(engine, expire_on_commit=False) as session, session.begin():
             session.connection()  # begins now, not with the first statement
             if self.file is None:
                 session.execute(text(f"SET LOCAL lock_timeout = '{int(BUSY_S * 1000)}ms'"))
@@ -91,6 +96,19 @@ class Database:
     def close(self) -> None:
         """Closes all connections; the next transaction opens new ones."""
         self.engine.dispose()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self.file is None:
+            yield
+            return
+        turn = _turns.setdefault(self.file, threading.Lock())
+        if not turn.acquire(timeout=BUSY_S):
+            raise sqlite3.OperationalError("database is locked")
+        try:
+            yield
+        finally:
+            turn.release()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ram_backend.feedback.offered import Offered, offered_by
-from ram_backend.labelstudio import WebhookRequest
+from ram_backend.labelstudio import EventProject, WebhookRequest
 from ram_backend.labelstudio.annotations import (
     StatedAnnotation,
     content_of,
@@ -120,8 +120,8 @@ def statement_event(
 def _statements(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
     tasks = {number_of(task): task.get("data") for task in request.task_objects}
     only_task = next(iter(tasks)) if len(tasks) == 1 else None
-    project: Mapping[str, Any] = request.project if isinstance(request.project, Mapping) else {}
-    offered = offered_by(project.get("label_config"))
+    project = request.project
+    offered = offered_by(project.label_config) if isinstance(project, EventProject) else None
     events: list[FeedbackEvent] = []
     given = request.annotation_objects
     for annotation in given:

@@ -21,7 +21,7 @@ from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.offered import Offered
 from ram_backend.feedback.rows import FeedbackEventRow, OfferedRow, insert_into, of_project
 from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
-from ram_backend.feedback.shown_rows import images_of, put_images, put_shown, shown_of
+from ram_backend.feedback.shown_rows import ShownRows, image_rows, images_of, put_images, shown_of
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects import ProjectKey
@@ -66,6 +66,7 @@ class Ledger:
         if not events:
             return 0
         offered = {event.offered.digest: event.offered for event in events if event.offered is not None}
+        rows = [_event_row(key, event) for event in events]
         with self._database.writing() as session:
             if self._database.file is None:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -73,10 +74,7 @@ class Ledger:
             insert = (
                 insert_into(session, FeedbackEventRow).on_conflict_do_nothing().returning(FeedbackEventRow.event_id)
             )
-            new = 0
-            for some in _portions(events, _AT_ONCE):
-                new += len(session.execute(insert, [_event_row(key, event) for event in some]).all())
-            return new
+            return sum(len(session.execute(insert, some).all()) for some in _portions(rows, _AT_ONCE))
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
         """The current truth: what each annotation that is still there says, by number; also what can't be used.
@@ -142,14 +140,9 @@ class Ledger:
         """
         if not shown:
             return
+        rows = ShownRows.of(key, shown)
         with self._database.writing() as session:
-            put_shown(session, key, shown)
-            images = [
-                TaskImage(each.task_id, image.reference, image.sha256, image.phash)
-                for each in shown
-                for image in each.images
-            ]
-            put_images(session, key, images)
+            rows.put(session)
 
     def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[Shown]]:
         """What annotators were shown, by task, oldest first.
@@ -163,9 +156,10 @@ class Ledger:
 
     def record_images(self, key: ProjectKey, images: Sequence[TaskImage]) -> None:
         """Writes what images of tasks are, over what they were."""
-        if images:
+        rows = image_rows(key, images)
+        if rows:
             with self._database.writing() as session:
-                put_images(session, key, images)
+                put_images(session, rows)
 
     def images(self, key: ProjectKey) -> KnownImages:
         """What the images of the project's tasks were when they were last seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,27 +22,53 @@ from ram_backend.projects import ProjectKey
 from ram_backend.projects.rows import key_columns
 
 
-def put_shown(session: Session, key: ProjectKey, shown: Sequence[Shown]) -> None:
-    """Writes what was shown; see `Ledger.record_shown`.
+@dataclass(frozen=True)
+class ShownRows:
+    """What was shown, as rows to write: made before the transaction, which should be short.
 
     Rows go in the same order in every process: else two that write the same ones might wait for each other.
+
+    Attributes:
+        served: what a server answered.
+        listed: what a listing has.
+        images: what the images were.
     """
-    insert = insert_into(session, ShownRow)
-    new = insert.excluded
-    number = {"prediction_id": func.coalesce(new.prediction_id, ShownRow.prediction_id)}
-    all_of_it = {name: getattr(new, name) for name in ("version", "shown_at", "source", "choices", "images")}
-    ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))
-    for source, over in (("served", {**all_of_it, **number}), ("listing", number)):
-        rows = [_shown_row(key, each) for each in ordered if each.source == source]
-        if rows:
-            identity = _identity(ShownRow, "model_version")
-            session.execute(insert.on_conflict_do_update(index_elements=identity, set_=over), rows)
+
+    served: list[dict[str, Any]]
+    listed: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, key: ProjectKey, shown: Sequence[Shown]) -> ShownRows:
+        """The rows of one project."""
+        ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))
+        served, listed = (
+            [_shown_row(key, each) for each in ordered if each.source == source] for source in ("served", "listing")
+        )
+        images = [
+            TaskImage(each.task_id, image.reference, image.sha256, image.phash)
+            for each in shown
+            for image in each.images
+        ]
+        return cls(served, listed, image_rows(key, images))
+
+    def put(self, session: Session) -> None:
+        """Writes them; see `Ledger.record_shown`."""
+        insert = insert_into(session, ShownRow)
+        new = insert.excluded
+        number = {"prediction_id": func.coalesce(new.prediction_id, ShownRow.prediction_id)}
+        all_of_it = {name: getattr(new, name) for name in ("version", "shown_at", "source", "choices", "images")}
+        for rows, over in ((self.served, {**all_of_it, **number}), (self.listed, number)):
+            if rows:
+                identity = _identity(ShownRow, "model_version")
+                session.execute(insert.on_conflict_do_update(index_elements=identity, set_=over), rows)
+        put_images(session, self.images)
 
 
-def put_images(session: Session, key: ProjectKey, images: Iterable[TaskImage]) -> None:
-    """Writes what images are, over what they were."""
-    now, insert = datetime.now(UTC), insert_into(session, TaskImageRow)
-    rows = [
+def image_rows(key: ProjectKey, images: Iterable[TaskImage]) -> list[dict[str, Any]]:
+    """What images are, as rows to write."""
+    now = datetime.now(UTC)
+    return [
         {
             **key_columns(key),
             "task_id": image.task_id,
@@ -52,9 +79,14 @@ def put_images(session: Session, key: ProjectKey, images: Iterable[TaskImage]) -
         }
         for image in sorted(images, key=lambda image: (image.task_id, image.reference))
     ]
-    over = {name: getattr(insert.excluded, name) for name in ("sha256", "phash", "seen_at")}
-    identity = _identity(TaskImageRow, "reference")
+
+
+def put_images(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes what images are, over what they were."""
     if rows:
+        insert = insert_into(session, TaskImageRow)
+        over = {name: getattr(insert.excluded, name) for name in ("sha256", "phash", "seen_at")}
+        identity = _identity(TaskImageRow, "reference")
         session.execute(insert.on_conflict_do_update(index_elements=identity, set_=over), rows)
 
 

@@ -6,6 +6,7 @@ from ram_backend.labelstudio.plan import ConfidenceControl, LabelPlan, TagContro
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 from ram_backend.labelstudio.ready_configs import vocabulary_config
 from ram_backend.labelstudio.requests import (
+    EventProject,
     PredictRequest,
     ProjectRef,
     SetupRequest,
@@ -17,6 +18,7 @@ from ram_backend.labelstudio.requests import (
 __all__ = [
     "Choice",
     "ConfidenceControl",
+    "EventProject",
     "LabelPlan",
     "PredictRequest",
     "ProjectRef",

@@ -1,13 +1,12 @@
 """Bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
 
 As lenient as Label Studio and its clients: unknown fields are ignored, what isn't needed may be missing or null. What
-a webhook carries is kept as it came; who reads it decides what of it is true.
+a webhook says of annotations and tasks is kept as it came; who reads it decides what of it is true.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -133,19 +132,35 @@ class PredictRequest(_OfProject):
         return {} if value is None else value
 
 
+class EventProject(_Lenient):
+    """What is read of an event's project. Label Studio sends all of it, each tag five times or more.
+
+    Attributes:
+        id: its number.
+        created_at: ISO time.
+        label_config: XML.
+        min_annotations_to_start_training: 1 where Label Studio starts training at each submit, else 0.
+    """
+
+    id: Any = None
+    created_at: Any = None
+    label_config: Any = None
+    min_annotations_to_start_training: Any = None
+
+
 class WebhookRequest(_Lenient):
     """`POST /webhook`, any action, also one that doesn't exist yet.
 
     Attributes:
         action: such as "ANNOTATION_CREATED"; "" where it is missing.
-        project: the whole project, with label config: large.
+        project: an object; what is none is kept as it came, for it may be the number.
         annotation: an object, or a list (`ANNOTATIONS_CREATED`); use `annotation_objects`.
         annotations: what was deleted: objects with `id` alone.
         task: an object or a list; `tasks`: of import and deletion; use `task_objects`.
     """
 
     action: str = ""
-    project: Any = None
+    project: Annotated[EventProject | Any, Field(union_mode="left_to_right")] = None
     annotation: Any = None
     annotations: Any = None
     task: Any = None
@@ -159,11 +174,11 @@ class WebhookRequest(_Lenient):
     @property
     def project_ref(self) -> ProjectRef | None:
         """The project, named as `/setup` names it; None where the body has no number."""
-        project = self.project if isinstance(self.project, Mapping) else {"id": self.project}
-        number = project.get("id")
+        project = self.project if isinstance(self.project, EventProject) else EventProject(id=self.project)
+        number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
             return None
-        return ProjectRef(number, _unix_seconds(project.get("created_at")))
+        return ProjectRef(number, _unix_seconds(project.created_at))
 
     @property
     def annotation_objects(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback import Ledger, events_of
-from ram_backend.labelstudio import ProjectRef
+from ram_backend.labelstudio import EventProject, ProjectRef
 from ram_backend.projects import ProjectKey
 from ram_backend.server.events import START_TRAINING, Event
 from ram_backend.server.metrics import ServerMetrics
@@ -84,5 +84,5 @@ class LedgerSink:
 def _is_inside_a_submit(event: Event) -> bool:
     """Whether Label Studio may have said this before it sends the annotation that it is about (protocol section 8)."""
     project = event.request.project
-    every = project.get("min_annotations_to_start_training") if isinstance(project, Mapping) else None
+    every = project.min_annotations_to_start_training if isinstance(project, EventProject) else None
     return isinstance(every, int) and every > 0

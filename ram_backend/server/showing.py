@@ -15,7 +15,7 @@ from ram_backend.labelstudio.stated_items import read_items, said_in
 from ram_backend.projects import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
-WAIT_S = 0.1
+WAIT_S = 0.25
 """A prediction waits so long for others to be written along with it."""
 
 AT_ONCE = 500

@@ -73,14 +73,14 @@ def test_a_body_of_4585_tags_is_read_and_its_config_too():
     assert len(json.dumps(body("webhook-annotation-created-taxonomy"), separators=(",", ":"))) > 390_000
     (annotation,) = request.annotation_objects
     assert annotation["result"][0]["type"] == "taxonomy"
-    (control,) = parse_label_config(request.project["label_config"]).tag_controls
+    (control,) = parse_label_config(request.project.label_config).tag_controls
     assert len(control.choices) == 4585
 
 
 def test_the_tag_item_is_found_by_its_control_and_only_its_value_is_human():
     request = event("annotation-created-choices-textarea-from-prediction-changed")
     (annotation,) = request.annotation_objects
-    (control,) = parse_label_config(request.project["label_config"]).tag_controls
+    (control,) = parse_label_config(request.project.label_config).tag_controls
     (item,) = [item for item in annotation["result"] if item["from_name"] == control.name]
     assert item["origin"] == "prediction-changed"
     assert item["value"]["choices"]
@@ -90,7 +90,7 @@ def test_all_tags_unticked_leaves_no_tag_item_and_is_not_skipped():
     for name in ("annotation-created-empty", "annotation-updated-empty"):
         request = event(name)
         (annotation,) = request.annotation_objects
-        (control,) = parse_label_config(request.project["label_config"]).tag_controls
+        (control,) = parse_label_config(request.project.label_config).tag_controls
         assert [item for item in annotation["result"] if item["from_name"] == control.name] == []
         assert annotation["was_cancelled"] is False
 
