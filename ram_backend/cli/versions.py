@@ -141,7 +141,7 @@ def rollback(
 
 @app.command()
 def pin(project: Id) -> None:
-    """Keep what is served now: training goes on, and nothing new is served until `unpin`."""
+    """Keep what is served now: nothing is learned or served anew until `unpin`."""
     place = _open(project)
     typer.echo(f"Project {place.key} is pinned to {place.table.pin(place.key).name}.")
     _tell(place, "pinned", changed=False)

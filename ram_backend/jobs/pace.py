@@ -17,17 +17,17 @@ class Pace:
     """
 
     def __init__(self, largest: int, per_second: float | None = None) -> None:
-        self._largest = largest
+        self.largest = largest
         self._per_second = per_second
         if per_second is not None:
-            self._largest = max(1, min(largest, int(per_second * AIM_S)))
-        self._fitting = self._largest
-        self.size = min(FIRST, self._largest)
+            self.largest = max(1, min(largest, int(per_second * AIM_S)))
+        self._fitting = self.largest
+        self.size = min(FIRST, self.largest)
         self._asked = 0
 
     def succeeded(self, tasks: int, took_s: float) -> None:
         """A portion of so many tasks has its predictions."""
-        self._fitting = min(self._largest, self._fitting + 1)
+        self._fitting = min(self.largest, self._fitting + 1)
         in_time = int(AIM_S * tasks / max(took_s, 0.001))
         self.size = max(1, min(self._fitting, 2 * max(tasks, self.size), in_time))
 

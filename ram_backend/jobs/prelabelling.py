@@ -29,8 +29,11 @@ LOOK_S = 1.0
 FRUITLESS = 4
 """After so many tasks one after the other without a prediction, each asked for on its own, one goes on elsewhere."""
 
-DETOUR, LONGER = 8, 4
-"""So many tasks are passed over then, and come last; each time so many times as many, until it was tried everywhere."""
+DETOURS = 8
+"""So often, until one has a prediction again: each of them a single task. Then the rest is asked for a last time."""
+
+GOLDEN = 0.618034
+"""Share of what is left that is passed over then, and comes last: jumps of the golden ratio spread over all of it."""
 
 SWAPS = 10
 """What is served may change so often while tasks are asked for."""
@@ -163,20 +166,19 @@ class Prelabelling:
         numbers = list(dict.fromkeys(chain((each.task for each in again), self._lacking(version))))
         failed = {each.task: each for each in again}
         left, total = deque(numbers), len(numbers)
-        began, fruitless, detour, progressed = time.monotonic(), 0, DETOUR, False
-        asked: set[int] = set()
+        began, fruitless, last, progressed = time.monotonic(), 0, False, False
         while left:
             self._around.progress("predict", total - len(left), total)
             if not self._around.may_go_on():
                 return False
-            portion = [left.popleft() for _ in range(min(self._pace.size, len(left)))]
+            size = self._pace.largest if last else self._pace.size
+            portion = [left.popleft() for _ in range(min(size, len(left)))]
             self._pause(self._pace.wait_s(len(portion), time.monotonic() - began), total - len(left), total)
             for task in portion:
                 self._forget(failed.pop(task, None))
             asked_at = time.monotonic()
             self._around.note(version, portion, progressed)
             self._api.retrieve(portion)
-            asked.update(portion)
             found = self._api.of_version(portion, version)
             missing = [each.task for each in found if each.kept is None]
             self._tidy(found)
@@ -185,24 +187,22 @@ class Prelabelling:
             self.result.empty += [each.task for each in found if each.failed]
             if not missing:
                 self._pace.succeeded(len(portion), time.monotonic() - asked_at)
-                fruitless, detour = 0, DETOUR
+                fruitless = 0
                 continue
             if self._served() != version:
                 return None
             self._pace.failed(len(missing))
-            if len(portion) > 1:
+            if len(portion) > 1 and not last:
                 left.extendleft(reversed(missing))
                 continue
             self.result.missing += missing
             fruitless += 1
-            if fruitless < FRUITLESS:
+            if fruitless < FRUITLESS or last:
                 continue
-            if detour <= total:
-                left.rotate(-detour)
-                fruitless, detour = 0, detour * LONGER
-            elif self.result.done and asked.issuperset(left):
-                self.result.missing += left
-                left.clear()
+            if fruitless < FRUITLESS + DETOURS:
+                left.rotate(-round(GOLDEN * len(left)))
+            elif self.result.done or self._api.has_any(version):
+                last = True  # one that can be had is enough for a portion to get its predictions
             else:
                 raise NotAvailable(
                     f"Label Studio stores no predictions of {version} for the tasks that it was asked to retrieve: see"

@@ -252,7 +252,8 @@ class JobTable:
         for job_id, fence, reason in stale:
             with self._database.writing() as session:
                 row = session.get(JobRow, job_id, with_for_update=True)
-                if row is not None and (row.state, row.fence) == ("running", fence):
+                still = row is not None and (row.state, row.fence) == ("running", fence)
+                if row is not None and still and self._is_stale(row, moment(session), silent_too):
                     row.fence += 1
                     tried = f"attempt {row.attempt} of {self._attempts}"
                     end_attempt(
@@ -268,11 +269,12 @@ class JobTable:
                     taken.append(job_of(row))
         return taken
 
-    def owed(self) -> list[Job]:
-        """Finished jobs that were asked for once more while they ran."""
+    def owed(self) -> list[tuple[Job, float]]:
+        """Finished jobs that were asked for once more while they ran, and how many seconds ago they ended."""
         with self._database.reading() as session:
+            now = moment(session)
             rows = session.scalars(select(JobRow).where(JobRow.again.is_not(None), JobRow.state.not_in(OPEN)))
-            return [job_of(row) for row in rows]
+            return [(job_of(row), (now - row.finished_at).total_seconds() if row.finished_at else 0.0) for row in rows]
 
     def settle_owed(self, job: Job, *, request: bool, delay_s: float = 0.0) -> Job | None:
         """Answers what a finished job still owed: with another one after a while, or by noting that none is needed."""

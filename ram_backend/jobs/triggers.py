@@ -81,7 +81,7 @@ class Triggers:
         Raises:
             ProjectNotFound: it has not.
         """
-        keys = [each.key for each in self.projects.changes().projects]
+        keys = self.projects.keys()
         if key in keys:
             return key
         same = [each for each in keys if (each.id, each.created) == (key.id, key.created)]
@@ -123,13 +123,15 @@ class Triggers:
     def follow_up(self) -> list[Job]:
         """Answers requests that came while a job ran: with another one, if corrections have changed since it looked.
 
+        Label Studio may say that something was submitted before it says what: it gets as long as debouncing takes.
         A refresh, and what else only asks Label Studio, is done again in any case.
         """
         asked: list[Job] = []
-        for job in self.jobs.owed():
-            needed = job.kind != "train" or (
-                not self.versions.served(job.key).pinned and self.ledger.changed_since(job.key, job.last_event or 0) > 0
-            )
+        for job, ended_ago_s in self.jobs.owed():
+            free = job.kind != "train" or not self.versions.served(job.key).pinned
+            needed = free and (job.kind != "train" or self.ledger.changed_since(job.key, job.last_event or 0) > 0)
+            if free and not needed and ended_ago_s < self._debounce_s:
+                continue
             delay_s = self._debounce_s if job.kind == "train" else 0.0
             following = self.jobs.settle_owed(job, request=needed, delay_s=delay_s)
             if following is not None:

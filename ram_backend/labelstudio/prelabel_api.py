@@ -67,6 +67,11 @@ class PrelabelApi(ProjectApi):
             for task in self._page(query, "task_only"):
                 yield task.id
 
+    def has_any(self, version: str) -> bool:
+        """Whether any task of the project has a prediction of that version."""
+        there = _filter("predictions_model_versions", "contains", "List", [version])
+        return next(self._after_all([there], fields="task_only"), None) is not None
+
     def failed(self, version: str) -> Iterator[TaskPredictions]:
         """What tasks have whose prediction of that version is empty because their image could not be had."""
         for task in self._after_all([_filter("predictions_results", "equal", "String", "[]")]):

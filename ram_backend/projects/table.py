@@ -58,6 +58,16 @@ class ProjectTable:
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
             return Changes(backend.change, backend.pinned_host, tuple(_project(row) for row in rows))
 
+    def keys(self) -> list[ProjectKey]:
+        """All projects, without what is known of them.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        columns = select(ProjectRow.instance, ProjectRow.project_id, ProjectRow.created)
+        with self._database.reading() as session:
+            return [ProjectKey(*row) for row in session.execute(columns)]
+
     def apply(self, setup: Setup) -> Project:
         """Writes what a `/setup` changes; writes nothing where nothing does.
 

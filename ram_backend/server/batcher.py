@@ -75,7 +75,7 @@ class Batcher:
         self._items: deque[_Item] = deque()
         self._jobs: deque[_Job] = deque()
         self._owed = 0  # jobs that have waited for a batch already, and won't for another one
-        self._busy = False  # the first lane
+        self._busy = False  # with a batch: the first lane
         self._changed = threading.Condition()
         self._stopping = False
         self._lanes = [threading.Thread(target=self._run, name="network", daemon=True)]
@@ -122,7 +122,8 @@ class Batcher:
     def _run_spare(self) -> None:
         if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SPARE_NICENESS)
+                mine = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, from the process: 0 unless somebody set it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, mine + SPARE_NICENESS))
         self._run(spare=True)
 
     def _run(self, *, spare: bool = False) -> None:
@@ -138,6 +139,7 @@ class Batcher:
                 self._encode(work)
                 with self._changed:
                     self._owed = len(self._jobs)
+            del work  # a lane that waits keeps no images
 
     def _next(self, *, spare: bool) -> _Job | list[_Item] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
@@ -148,23 +150,19 @@ class Batcher:
                 self._drop_cancelled()
                 if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
                     self._owed -= 1
-                    self._set_busy()
                     return self._jobs.popleft()
                 if self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
                     left = self._items[0].arrived + self._wait_s - time.monotonic()
                     if len(self._items) >= self._size or left <= 0:
                         batch = self._take_batch()
                         if not spare:
-                            self._set_busy()
+                            self._busy = True
+                            self._changed.notify_all()
                         return batch
                     self._changed.wait(left)
                 else:
                     self._changed.wait()
             return None
-
-    def _set_busy(self) -> None:
-        self._busy = True
-        self._changed.notify_all()
 
     def _is_late(self) -> bool:
         return bool(self._items) and time.monotonic() - self._items[0].arrived > PATIENCE_S
@@ -172,6 +170,7 @@ class Batcher:
     def _drop_cancelled(self) -> None:
         while self._items and self._items[0].future.cancelled():
             self._items.popleft()
+            self._metrics.queued.set(len(self._items))
 
     def _take_batch(self) -> list[_Item]:
         """The oldest images of one encoder; the others keep their places."""

@@ -139,5 +139,8 @@ def network_threads(settings: Settings) -> int:
 
 
 def has_spare_lane(settings: Settings) -> bool:
-    """Whether the network may use what answering requests leaves of that one core."""
-    return settings.threads is None and settings.cpu_threads() > 1
+    """Whether the network may use what answering requests leaves of that one core.
+
+    Only where it has one thread: those of a larger pool have the same priority, whoever calls.
+    """
+    return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1

@@ -133,7 +133,17 @@ def _size(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
             exif = Image.Image.getexif(image)  # that of PNG files decodes them whole to look behind the pixels, too
+            if image.format == "PNG" and (late := _exif_chunk(data)):
+                exif.load(late)
             turned = exif.get(ExifTags.Base.Orientation) in _TURNED
             return (image.height, image.width) if turned else image.size
     except Exception:  # hostile headers fail in too many ways to list them; `decode` says what is wrong
         return None
+
+
+def _exif_chunk(data: bytes) -> bytes:
+    """What a PNG file's last eXIf chunk holds; empty where there is none."""
+    at = data.rfind(b"eXIf")
+    if at < 4 or data[at + 4 : at + 8] not in (b"II*\0", b"MM\0*"):  # pixels may have the same four bytes
+        return b""
+    return data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")]

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from ram_backend.server.recipes import Recipe
 from ram_backend.server.scoring import scored_choices
 from ram_backend.server.showing import ShownRecorder, now, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotShelf
-from ram_backend.server.waiting import shared
+from ram_backend.server.waiting import all_of, in_thread, shared
 from ram_backend.settings import Settings
 from ram_backend.tagging import Tagger, TagScores
 
@@ -38,8 +40,8 @@ GROUP, GROUPS_AT_ONCE = 8, 3
 """Tasks in a group (a batch, where that is more), and groups that one request has in work: enough to keep fetching,
 decoding and the network busy, and few enough that a request of one task needn't wait long behind one of thousands."""
 
-FETCHING_SHARE = 0.75
-"""Of the threads that fetch, one request has at most so many: a slow host of images doesn't stop all projects."""
+FETCHING_SHARE, FETCHING_SHARE_OF_PROJECT = 0.75, 0.875
+"""Of the threads that fetch, a request and all of a project have at most so many: a slow host doesn't stop all."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class _Workplace:
     source: TaskImages
     network: Network
     fetching: asyncio.Semaphore
+    fetching_for_project: asyncio.Semaphore
 
     @property
     def plan(self) -> LabelPlan:
@@ -106,6 +109,7 @@ class Predictor:
         self._keepers = keepers
         self._metrics = metrics
         self._recorder = recorder
+        self._shares: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
 
     async def predict(
         self, key: ProjectKey, tasks: Sequence[Task], recipe: Recipe, source: TaskImages, deadline: float
@@ -131,10 +135,11 @@ class Predictor:
         done: list[dict[str, Any] | Trouble] = []
         try:
             async with asyncio.timeout_at(deadline):
-                snapshot = await shared(self._shelf.get(recipe))
+                with self._shelf.awaited(recipe) as building:
+                    snapshot = await shared(building)
                 network = await shared(self._model.network)
-                fetching = asyncio.Semaphore(max(1, int(self._settings.fetch_threads * FETCHING_SHARE)))
-                await self._groups(tasks, _Workplace(key, snapshot, source, network, fetching), done)
+                request, project = self._share(FETCHING_SHARE), self._share_of(key)
+                await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project), done)
         except TimeoutError:
             raise PredictionsLate(self._too_late(recipe, len(tasks))) from None
         troubles = [each for each in done if not isinstance(each, dict)]
@@ -143,6 +148,15 @@ class Predictor:
         for each in done:
             self._metrics.task(tagged=isinstance(each, dict))
         return [each if isinstance(each, dict) else empty_prediction(recipe.model_version) for each in done]
+
+    def _share_of(self, key: ProjectKey) -> asyncio.Semaphore:
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = self._share(FETCHING_SHARE_OF_PROJECT)
+        return share
+
+    def _share(self, part: float) -> asyncio.Semaphore:
+        return asyncio.Semaphore(max(1, int(self._settings.fetch_threads * part)))
 
     def _too_late(self, recipe: Recipe, tasks: int) -> str:
         if not self._model.network.done():
@@ -163,21 +177,14 @@ class Predictor:
 
         size = max(GROUP, self._settings.batch_size)
         groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        work = [asyncio.create_task(limited(group)) for group in groups]
-        try:
-            for each in work:
-                done.extend(await each)
-        finally:
-            for each in work:
-                each.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+        for each in await all_of(limited(group) for group in groups):
+            done.extend(each)
 
     async def _group(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
         wanted = [(task, to_name) for task in range(len(tasks)) for to_name in place.plan.images]
-        seen = dict(
-            zip(wanted, await asyncio.gather(*[self._see(tasks[task], to, place) for task, to in wanted]), strict=True)
-        )
+        found_there = await all_of(self._see(tasks[task], to_name, place) for task, to_name in wanted)
+        seen = dict(zip(wanted, found_there, strict=True))
         scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
         for control in place.plan.tag_controls:
             there = [task for task in range(len(tasks)) if seen[task, control.to_name].tokens is not None]
@@ -213,12 +220,10 @@ class Predictor:
         """Tokens of one image of a task, or why there are none."""
         number = task.id if isinstance(task.id, int) else 0
         reference = ImageReference(number, look_up(task.data, place.plan.images[to_name]))
-        loop = asyncio.get_running_loop()
+        prepare = partial(self._desk.prepare, place.source, reference, self._model.identity.result())
         try:
             async with place.fetching:
-                picture = await loop.run_in_executor(
-                    self._fetchers, self._desk.prepare, place.source, reference, self._model.identity.result()
-                )
+                picture = await in_thread(self._fetchers, place.fetching_for_project, prepare)
         except LabelStudioUnreachable:
             raise
         except (ImageError, ImageUnreachable) as error:
@@ -263,7 +268,8 @@ class Predictor:
             if not asked.texts:
                 found.append([])
                 continue
-            tagger = (await shared(self._shelf.tagger(asked.texts, recipe.version))).tagger
+            with self._shelf.tagger(asked.texts, recipe.version) as building:
+                tagger = (await shared(building)).tagger
             scores = await self._scores(tagger, one[None])
             found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds))
         return found

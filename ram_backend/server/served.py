@@ -121,6 +121,7 @@ class ServedVersions:
             if self._begun:
                 return
             live: dict[ProjectKey, LiveVersion] = {}
+            self._began_blind = not self._follower.has_looked
             for key, wanted in self._follower.wanted().items():
                 served = wanted.served
                 try:
@@ -135,7 +136,6 @@ class ServedVersions:
                 elif version is not None:
                     live[key] = version
             self._live = live
-            self._began_blind = not self._follower.has_looked
             self._begun = True
             self._count()
 

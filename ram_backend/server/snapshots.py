@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -98,14 +99,21 @@ class SnapshotShelf:
 
     def get(self, recipe: Recipe) -> Future[Snapshot]:
         """The snapshot of a recipe, being built where it is not there: at once, the future says when."""
-        key, build = (recipe.model_version, _digest(recipe.version)), partial(self._build, recipe)
-        future = self._snapshots.get(key, build, _keeps(recipe.version))
-        self._metrics.snapshots.set(len(self._snapshots))
-        return future
+        with self.awaited(recipe) as future:
+            return future
 
-    def tagger(self, texts: tuple[str, ...], version: LiveVersion | None) -> Future[_Pair]:
-        """A tagger for the dynamic choices of a task, in `tagger` of the result."""
-        return self._dynamic.get((texts, _digest(version)), partial(self._pair, texts, version), _keeps(version))
+    @contextmanager
+    def awaited(self, recipe: Recipe) -> Iterator[Future[Snapshot]]:
+        """`get`, for who waits for it within: it is built even where later ones push it out meanwhile."""
+        key, build = (recipe.model_version, _digest(recipe.version)), partial(self._build, recipe)
+        with self._snapshots.awaited(key, build, _keeps(recipe.version)) as future:
+            self._metrics.snapshots.set(len(self._snapshots))
+            yield future
+
+    def tagger(self, texts: tuple[str, ...], version: LiveVersion | None) -> AbstractContextManager[Future[_Pair]]:
+        """A tagger for the dynamic choices of a task, in `tagger` of the result; see `awaited`."""
+        build = partial(self._pair, texts, version)
+        return self._dynamic.awaited((texts, _digest(version)), build, _keeps(version))
 
     def failure(self, recipe: Recipe) -> BaseException | None:
         """Why the last build of a recipe failed; None: it didn't."""
@@ -164,19 +172,25 @@ def _keeps(version: LiveVersion | None) -> bool:
     return version is None or not version.retired
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Entry(Generic[V]):
-    """A result, when its work was asked for, and that work until somebody begins it: nothing where it was given up."""
+    """A result, when its work was asked for, and that work until somebody begins it or it is given up."""
 
-    future: Future[V]
+    work: Callable[[], V] | None
     asked_at: float
-    work: list[Callable[[], V]]
+    waiting: int = 0
+    pushed_out: bool = False
+    future: Future[V] = field(init=False)
+
+    def give_up_unless_awaited(self) -> None:
+        if self.pushed_out and not self.waiting:
+            self.work = None
 
 
 class _Latest(Generic[K, V]):
     """Results by key, the latest used are kept. What failed is tried again: at once, or for want of something later.
 
-    What is dropped to keep others is not worked for any more, unless that has begun already.
+    What is pushed out by others is not worked for any more, unless that has begun already or somebody waits for it.
     """
 
     def __init__(self, limit: int, workers: Executor) -> None:
@@ -188,20 +202,39 @@ class _Latest(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, work: Callable[[], V], keep: bool = True) -> Future[V]:
+    @contextmanager
+    def awaited(self, key: K, work: Callable[[], V], keep: bool = True) -> Iterator[Future[V]]:
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or _worth_another_try(entry.future, entry.asked_at):
-                held = [work]
-                entry = _Entry(self._workers.submit(_work, held), time.monotonic(), held)
-                if not keep:
-                    return entry.future
-                self._entries[key] = entry
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._limit:
-                _, oldest = self._entries.popitem(last=False)
-                oldest.work.clear()
-            return entry.future
+            entry = self._entry(key, work, keep)
+            entry.waiting += 1
+        try:
+            yield entry.future
+        finally:
+            with self._lock:
+                entry.waiting -= 1
+                entry.give_up_unless_awaited()
+
+    def _entry(self, key: K, work: Callable[[], V], keep: bool) -> _Entry[V]:
+        entry = self._entries.get(key)
+        if entry is None or _worth_another_try(entry.future, entry.asked_at):
+            entry = _Entry(work, time.monotonic())
+            entry.future = self._workers.submit(self._carry_out, entry)
+            if not keep:
+                return entry
+            self._entries[key] = entry
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._limit:
+            _, oldest = self._entries.popitem(last=False)
+            oldest.pushed_out = True
+            oldest.give_up_unless_awaited()
+        return entry
+
+    def _carry_out(self, entry: _Entry[V]) -> V:
+        with self._lock:
+            work, entry.work = entry.work, None
+        if work is None:
+            raise NotAvailable("Too many others have come meanwhile: try again in a moment.")
+        return work()
 
     def drop(self, chosen: Callable[[K], bool]) -> None:
         with self._lock:
@@ -212,14 +245,6 @@ class _Latest(Generic[K, V]):
         entry = self._entries.get(key)
         future = None if entry is None else entry.future
         return future.exception() if future is not None and future.done() and not future.cancelled() else None
-
-
-def _work(held: list[Callable[[], V]]) -> V:
-    try:
-        work = held.pop()
-    except IndexError:
-        raise NotAvailable("Too many other label configs have come meanwhile: try again in a moment.") from None
-    return work()
 
 
 def _worth_another_try(future: Future[V], started: float) -> bool:

@@ -113,7 +113,7 @@ class Lineage:
                     count=int(used["count"]),
                     first_event=int(used["first_event"]),
                     last_event=int(used["last_event"]),
-                    seen=int(used["seen"]),
+                    seen=int(used.get("seen", used["last_event"])),  # early versions did not say it
                     hash=str(used["hash"]),
                     withdrawn=int(used["withdrawn"]),
                     added=int(used["added"]),

@@ -107,6 +107,8 @@ class PredictingProject(StudioProject):
         match condition["filter"].rpartition(":")[2], condition["operator"]:
             case "predictions_model_versions", "not_contains":
                 return not any(self._has(task["id"], version) for version in value)
+            case "predictions_model_versions", "contains":
+                return any(self._has(task["id"], version) for version in value)
             case "predictions_results", "equal":
                 return any(one["result"] == json.loads(value) for one in task["predictions"])
             case "id", "greater":

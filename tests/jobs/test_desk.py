@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from jobs.making import KEY, OTHER, connect, correct, this_worker, wait_until
+from jobs.making import KEY, OTHER, connect, correct, make_due, this_worker, wait_until
+from sqlalchemy import update
 
 from ram_backend.database import Database
 from ram_backend.jobs.desk import Desk
 from ram_backend.jobs.job import Outcome
+from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.projects import ProjectKey
 from ram_backend.settings import Settings
@@ -144,3 +148,26 @@ def test_jobs_are_json(desk: Desk) -> None:
     assert job["state"] == "requested"
     assert job["project"] == str(KEY)
     assert desk.jobs(OTHER) == []
+
+
+def test_what_was_submitted_comes_after_the_job_has_ended(settings: Settings, database: Database) -> None:
+    """Label Studio says START_TRAINING before the annotation that it is about."""
+    triggers = Triggers(settings.model_copy(update={"train_after": 3, "train_debounce_seconds": 5.0}), database)
+    table = triggers.jobs
+    for number in (1, 2):
+        correct(database, number)
+        claim = table.claim(table.request(KEY, "train", "pressed").job.id, this_worker())
+        assert claim is not None
+        assert not table.request(KEY, "train", "submitted").is_new
+        table.finish(claim, Outcome("learned", {}, triggers.ledger.last_event(KEY)))
+        assert triggers.follow_up() == []
+        if number == 1:
+            correct(database, 8)
+            (following,) = triggers.follow_up()
+            assert following.reason == "submitted"
+            make_due(database, following.id)
+            end(table, following.id, triggers.ledger.last_event(KEY))
+    with database.writing() as session:
+        session.execute(update(JobRow).values(finished_at=datetime.now(UTC) - timedelta(seconds=60)))
+    assert triggers.follow_up() == []
+    assert table.owed() == [], "nothing came"

@@ -205,6 +205,23 @@ def test_a_block_of_unreachable_images_keeps_nobody_out(studio: PredictingProjec
     assert len(studio.portions) < 100
 
 
+@pytest.mark.parametrize("block", [range(1, 301), range(351, 651), range(701, 1001)], ids=["first", "middle", "last"])
+def test_a_large_block_of_unreachable_images_keeps_nobody_out(block: range) -> None:
+    with PredictingProject(tasks=1000) as studio:
+        assert isinstance(studio, PredictingProject)
+        studio.unreachable = set(block)
+        attempt = Attempt(studio, largest=50)
+        assert attempt.run()
+        missing = set(attempt.work.result.missing)
+        assert studio.counts() == {1: 1000 - len(missing), 0: len(missing)}
+        assert missing <= studio.unreachable
+        assert len(missing) > 200
+        assert len(studio.portions) < 200
+        again = Attempt(studio, largest=50)
+        assert again.run(), "that nothing but unreachable ones is left is no failure"
+        assert again.work.result.done <= len(block)
+
+
 def test_a_backend_that_brings_nothing_forth(studio: PredictingProject) -> None:
     studio.seconds, studio.patience = 0.001, 0
     with pytest.raises(NotAvailable, match="stores no predictions"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from jobs.making import KEY, OTHER, dead_worker, make_due, make_old, this_worker
@@ -106,7 +107,7 @@ def test_a_request_while_it_runs_is_owed(table: JobTable) -> None:
     assert not table.request(KEY, "train", "pressed again").is_new
     assert table.owed() == []
     table.finish(claim, Outcome("done", {}, 5))
-    (owed,) = table.owed()
+    ((owed, _),) = table.owed()
     following = table.settle_owed(owed, request=True)
     assert following is not None
     assert (following.state, following.reason) == ("requested", "pressed again")
@@ -129,7 +130,7 @@ def test_what_is_owed_can_be_nothing(table: JobTable) -> None:
     claim = claimed(table)
     table.request(KEY, "train", "pressed again")
     table.finish(claim, Outcome("done", {}, 5))
-    assert table.settle_owed(table.owed()[0], request=False) is None
+    assert table.settle_owed(table.owed()[0][0], request=False) is None
     assert table.owed() == []
     assert not any(job.is_open for job in table.jobs())
 
@@ -151,6 +152,25 @@ def test_the_silent_are_spared_after_the_database_was_away(table: JobTable, data
     claimed(table, OTHER, worker=dead_worker())
     assert [job.key for job in table.take_over(silent_too=False)] == [OTHER]
     assert [job.key for job in table.take_over()] == [silent.job.key]
+
+
+def test_who_gives_a_sign_of_life_meanwhile_keeps_it(table: JobTable, database: Database) -> None:
+    """As after a stall of the database: all that waited goes on at once, in any order."""
+    claim = claimed(table, worker=ELSEWHERE)
+    make_old(database, claim.job.id, 60)
+    stale = table._is_stale
+
+    def then_a_beat(*args: Any) -> str | None:
+        reason = stale(*args)
+        if not beaten:
+            beaten.append(table.beat(claim))
+        return reason
+
+    beaten: list[bool] = []
+    table._is_stale = then_a_beat  # type: ignore[method-assign]
+    assert table.take_over() == []
+    assert beaten == [True]
+    table.finish(claim, Outcome("done", {}, 5))
 
 
 def test_dead_processes_are_taken_over_at_once(table: JobTable) -> None:

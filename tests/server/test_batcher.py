@@ -128,6 +128,17 @@ def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
     assert sorted(found) == [here, here + batcher_module.SPARE_NICENESS]
 
 
+def test_a_spare_lane_does_nothing_while_the_first_has_a_short_job(with_spare: Batcher) -> None:
+    network, go_on = Gated(), threading.Event()
+    job = with_spare.run(lambda: go_on.wait(30))
+    future = with_spare.encode(network, image(0))  # type: ignore[arg-type]
+    assert not network.entered.acquire(timeout=0.2)
+    go_on.set()
+    assert job.result(30)
+    network.go_on.release()
+    assert future.result(30).item() == 0
+
+
 def test_a_spare_lane_does_nothing_while_the_first_is_free(with_spare: Batcher) -> None:
     class Telling(Gated):
         def encode(self, pixels: np.ndarray) -> np.ndarray:

@@ -288,18 +288,36 @@ def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStud
 
 
 def test_images_that_do_not_come_hold_up_no_other_request(start: Start, studio: FakeLabelStudio) -> None:
-    client = start(fetch_threads=4)
+    client = start(fetch_threads=8)
     connect(client, studio)
     slow = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(12)]
     quick = studio.upload("quick.png", picture(GREEN))
     studio.held = dict.fromkeys(slow, threading.Event())
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(client.post, "/predict", json=predict_body(CONFIG, slow))
-        wait_until(lambda: len(set(studio.asked) & set(slow)) == 3)
+        wait_until(lambda: len(set(studio.asked) & set(slow)) == 6)
         answer = client.post("/predict", json=predict_body(CONFIG, [quick]), timeout=10)
         assert tags_of(answer.json()["results"][0]) == ["green"]
         next(iter(studio.held.values())).set()
         assert len(held.result(30).json()["results"]) == 12
+
+
+def test_images_that_do_not_come_hold_up_no_other_project(start: Start, studio: FakeLabelStudio) -> None:
+    """However many requests wait for them, and also when their callers have gone: the threads are still there."""
+    client = start(fetch_threads=8)
+    connect(client, studio)
+    slow = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(24)]
+    quick = studio.upload("quick.png", picture(GREEN))
+    studio.held = dict.fromkeys(slow, threading.Event())
+    assert client.post("/setup", json=setup_body(CONFIG, studio, "2.2")).status_code == 200
+    try:
+        for start_of in (0, 8, 16):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/predict", json=predict_body(CONFIG, slow[start_of : start_of + 8]), timeout=0.5)
+        answer = client.post("/predict", json=predict_body(CONFIG, [quick], "2.2"), timeout=10)
+        assert tags_of(answer.json()["results"][0]) == ["green"]
+    finally:
+        next(iter(studio.held.values())).set()
 
 
 def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 import pytest
 
 from ram_backend.errors import NotAvailable
 from ram_backend.server.snapshots import _Latest
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def got(latest: _Latest[K, V], key: K, work: Callable[[], V]) -> Future[V]:
+    """Asked for, and not waited for."""
+    with latest.awaited(key, work) as future:
+        return future
 
 
 def test_what_is_dropped_before_it_has_begun_is_not_worked_for() -> None:
@@ -23,22 +35,25 @@ def test_what_is_dropped_before_it_has_begun_is_not_worked_for() -> None:
 
     with ThreadPoolExecutor(1) as workers:
         latest: _Latest[int, int] = _Latest(2, workers)
-        futures = [latest.get(number, partial(work, number)) for number in range(100)]
-        again = latest.get(50, partial(work, 50))
-        go_on.set()
-        assert [futures[99].result(30), again.result(30)] == [99, 50]
+        with ExitStack() as waiting:
+            awaited = waiting.enter_context(latest.awaited(7, partial(work, 7)))
+            futures = [got(latest, number, partial(work, number)) for number in range(100) if number != 7]
+            again = got(latest, 50, partial(work, 50))
+            go_on.set()
+            assert awaited.result(30) == 7, "somebody waits for it"
+        assert [futures[-1].result(30), again.result(30)] == [99, 50]
         with pytest.raises(NotAvailable, match="try again"):
-            futures[50].result(30)
+            futures[49].result(30)
         assert len(latest) == 2
-    assert sorted(done) == [0, 50, 99]  # the first had begun
+    assert sorted(done) == [7, 50, 99]
 
 
 def test_what_is_there_is_not_made_again() -> None:
     with ThreadPoolExecutor(1) as workers:
         latest: _Latest[str, object] = _Latest(2, workers)
-        first = latest.get("a", object)
-        assert latest.get("a", object) is first
+        first = got(latest, "a", object)
+        assert got(latest, "a", object) is first
         first.result(30)
         for key in "bc":
-            latest.get(key, object)
-        assert latest.get("a", object) is not first
+            got(latest, key, object)
+        assert got(latest, "a", object) is not first

@@ -40,6 +40,12 @@ def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
     assert (version.key, version.name, version.digest) == (KEY, "v0001", stored.digest)
 
 
+def test_a_lineage_of_before_it_was_said_what_was_seen() -> None:
+    said = lineage().to_json()
+    del said["corrections"]["seen"]
+    assert Lineage.from_json(said).corrections.seen == 250
+
+
 def test_names_count_up_per_project(tmp_path: Path) -> None:
     assert [write(tmp_path).name for _ in range(3)] == ["v0001", "v0002", "v0003"]
     assert write(tmp_path, key=OTHER).name == "v0001"
