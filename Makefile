@@ -74,7 +74,7 @@ test: install lint
 mutants: install
 	$(BIN)/pytest -m mutants tests/security
 
-# What runs in a minute, for while you work.
+# What needs no services, in a few minutes, for while you work.
 test-fast: install
 	$(BIN)/pytest
 

@@ -109,6 +109,8 @@ def show(project: Id, as_json: AsJson = False) -> None:
     promises = _promises(found, settings)
     if promises:
         facts["precision"] = promises
+    if remarks := _remarks(found):
+        facts["remarks"] = remarks
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
         return
@@ -199,6 +201,8 @@ def _say_what_holds(project: Project) -> None:
     typer.echo(f"Project {project.key}: set {_text(project.set_options.to_json())}.")
     if project.extra_params:
         typer.echo(f"Stronger, from the extra params of its connection: {_text(project.extra_params.to_json())}.")
+    for remark in _remarks(project):
+        typer.echo(remark)
     typer.echo(_WHEN)
 
 
@@ -220,6 +224,19 @@ def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dic
         "revision": project.revision,
         "updated_at": project.updated_at.isoformat(timespec="seconds") if project.updated_at else None,
     }
+
+
+def _remarks(project: Project) -> list[str]:
+    """What the label config makes of what was set; why it can't be read."""
+    from ram_backend.labelstudio import parse_label_config
+    from ram_backend.server.recipes import remarks
+
+    if not project.label_config:
+        return []
+    try:
+        return remarks(parse_label_config(project.label_config), project)
+    except RamError as error:
+        return [str(error)]
 
 
 def _promises(project: Project, settings: Settings) -> list[str]:

@@ -41,7 +41,7 @@ def tag(
     tags_file: Annotated[Path | None, typer.Option(help="The same from a file, one tag a line.")] = None,
     descriptions: Annotated[
         Path | None,
-        typer.Option(help="JSON list of {tag: [sentence, ...]}: score these tags from their descriptions (RAM++)."),
+        typer.Option(help="JSON list of {tag: \\[sentence, ...]}: score these tags from their descriptions (RAM++)."),
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show the K best tags, whatever their thresholds.")] = None,
     min_score: Annotated[
@@ -60,6 +60,8 @@ def tag(
     """
     settings = load_settings(bundle=bundle, device=device, precision=precision)
     names = asked_tags(tags, tags_file)
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: is a folder: name a file in it, such as {out / 'scores.npz'}.")
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first.")
     found = find_images(images)
@@ -89,7 +91,10 @@ def tag(
     if format is Format.table and rows:
         print_table(rows)
     if out is not None:
-        arrays.write(out)
+        try:
+            arrays.write(out)
+        except OSError as error:
+            raise InputError(f"--out {out}: can't be written ({error.strerror}): choose another place.") from None
     if failed:
         notes.print(f"{failed} of {len(found)} files could not be tagged.", markup=False)
         raise typer.Exit(1)

@@ -173,13 +173,18 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         manifest: bundle.json without "format", "name" and "files"; the body may go on filling it.
 
     Raises:
-        CheckpointError: see `check_new_name`.
+        CheckpointError: see `check_new_name`; or nothing can be written there.
     """
     check_new_name(bundles_dir, name)
-    bundles_dir.mkdir(parents=True, exist_ok=True)
-    _sweep(bundles_dir, name)
     partial = bundles_dir / f".{name}.{os.getpid()}.partial"
-    partial.mkdir()
+    try:
+        bundles_dir.mkdir(parents=True, exist_ok=True)
+        _sweep(bundles_dir, name)
+        partial.mkdir()
+    except OSError as error:
+        raise CheckpointError(
+            f"{bundles_dir} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
+        ) from None
     try:
         yield partial
         files = sorted(path for path in partial.iterdir() if path.is_file())

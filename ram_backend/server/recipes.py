@@ -131,6 +131,27 @@ def asked(
     )
 
 
+def remarks(plan: LabelPlan, project: Project) -> list[str]:
+    """What the label config makes of an admin's options, one sentence each: what is stronger, and what fits nothing."""
+    said: list[str] = []
+    for control in plan.tag_controls:
+        stronger = _attributes(control).to_json()
+        if stronger:
+            said.append(f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}.")
+    if any(control.free or control.dynamic is not None for control in plan.tag_controls):
+        return said  # their choices are any text, or come with each task
+    options = project.options()
+    choices = [choice for control in plan.tag_controls for choice in control.choices]
+    exact = {name for choice in choices for name in _names(choice)}
+    folded = {name.casefold() for name in exact}
+    unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
+    unknown += [name for name in options.per_tag if name not in exact]
+    if unknown:
+        some = ", ".join(map(repr, list(dict.fromkeys(unknown))[:5])) + (" and others" if len(unknown) > 5 else "")
+        said.append(f"No choice of the label config is called {some}: see how they are written there.")
+    return said
+
+
 def _attributes(control: TagControl) -> ProjectOptions:
     """What the label config says about a control."""
     return ProjectOptions(threshold=control.threshold, precision=control.precision, top_k=control.top_k)

@@ -62,7 +62,8 @@ def judge(
         labels: (N, L) of the gate's images.
         weights: (N, L) in [0, 1]; 0: nobody said. When rankings are compared, all other pairs count alike. How much a
             "no" is believed depends on what the incumbent showed: one that was unticked is believed in full, one that
-            nobody touched in part. So wrong tags of the incumbent would cost more than the candidate's.
+            nobody touched in part. So wrong tags of the incumbent would cost more than the candidate's. What is left
+            is a bias for the incumbent: right tags that it missed, and that nobody added, count as wrong.
         incumbent: (N, L) scores or log-odds of what is served now; only the order within a tag matters.
         candidate: (N, L).
         groups: (N,) numbers of look-alikes.

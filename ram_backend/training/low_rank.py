@@ -30,8 +30,7 @@ def add_factors(head: TaggingHead, rank: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise NotAvailable(
-            "Low-rank tuning needs peft, which is not installed: `pip install 'ram-backend[low-rank]'`, or tune the"
-            " whole head."
+            "Low-rank tuning needs peft, which is not installed: `pip install 'peft>=0.15,<1'`, or tune the whole head."
         ) from None
     targets = [name for name, part in head.named_modules() if isinstance(part, nn.Linear) and _is_product(name)]
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, bias="none", lora_dropout=0.0)

@@ -223,3 +223,17 @@ def test_a_precision_and_for_which_tags_it_is_promised(table: ProjectTable, star
     attribute = CONFIG.format('model_min_precision="0.8"')
     table.apply(Setup.read(key, label_config=attribute, access_token=None, extra_params=None))
     assert "80%" in shown(7)["precision"][0]
+
+
+def test_what_the_label_config_makes_of_it_is_said(table: ProjectTable) -> None:
+    config = (
+        '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" model_score_threshold="0.3">'
+        '<Choice value="cat"/><Choice value="dog"/></Choices></View>'
+    )
+    table.apply(Setup.read(ProjectKey(HOST, 7, 70), label_config=config, access_token=TOKEN, extra_params=None))
+    said = run("set", 7, "--tags", "Cat,ct", "--per-tag", "nosuch=0.5", "--threshold", 0.9)
+    assert "from the label config, for 'tags': {\"threshold\": 0.3}" in said
+    assert "No choice of the label config is called 'ct', 'nosuch'" in said
+    assert len(shown(7)["remarks"]) == 2
+    table.apply(Setup.read(ProjectKey(HOST, 7, 70), label_config="<View", access_token=TOKEN, extra_params=None))
+    assert "label config" in shown(7)["remarks"][0]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from ram_backend.cli import app
 from ram_backend.demo import photo_paths
-from ram_backend.errors import InputError, VocabularyError
+from ram_backend.errors import CheckpointError, InputError, VocabularyError
 
 CAT = next(path for path in photo_paths() if "cat" in path.name)
 pytestmark = pytest.mark.usefixtures("with_starter")
@@ -166,6 +166,11 @@ def test_folder_without_images(tmp_path: Path) -> None:
         run("tag", tmp_path)
 
 
+def test_out_is_a_file_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: name a file in it"):
+        run("tag", CAT, "--out", tmp_path)
+
+
 def test_tags_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "tags.bin").write_bytes(b"\xff\xfe\x00cat")
     with pytest.raises(VocabularyError, match=r"tags\.bin"):
@@ -195,3 +200,10 @@ def test_grey_and_transparent_images_are_tagged(tmp_path: Path) -> None:
     Image.open(CAT).convert("RGBA").save(tmp_path / "alpha.png")
     lines = json_lines(run("tag", tmp_path, "--tags", "cat", "--format", "json"))
     assert all(line["tags"][0]["score"] > 0.3 for line in lines)
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "file" / "data"))
+    with pytest.raises(CheckpointError, match="set RAM_DATA_DIR to a folder that you may write to"):
+        run("tag", CAT)
