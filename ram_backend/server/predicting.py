@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -132,14 +133,13 @@ class Predictor:
             LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
             ImageUnreachable: none of the images could be had, and later some may.
         """
-        done: list[dict[str, Any] | Trouble] = []
         try:
             async with asyncio.timeout_at(deadline):
                 with self._shelf.awaited(recipe) as building:
                     snapshot = await shared(building)
                 network = await shared(self._model.network)
                 request, project = self._share(FETCHING_SHARE), self._share_of(key)
-                await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project), done)
+                done = await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project))
         except TimeoutError:
             raise PredictionsLate(self._too_late(recipe, len(tasks))) from None
         troubles = [each for each in done if not isinstance(each, dict)]
@@ -168,7 +168,7 @@ class Predictor:
             " remembered: retrieve again, or fewer tasks at a time."
         )
 
-    async def _groups(self, tasks: Sequence[Task], place: _Workplace, done: list[dict[str, Any] | Trouble]) -> None:
+    async def _groups(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
         at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
 
         async def limited(group: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
@@ -177,8 +177,7 @@ class Predictor:
 
         size = max(GROUP, self._settings.batch_size)
         groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        for each in await all_of(limited(group) for group in groups):
-            done.extend(each)
+        return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
     async def _group(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
