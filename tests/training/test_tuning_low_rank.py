@@ -68,5 +68,5 @@ def test_tuning_with_factors_learns_and_its_file_gives_what_was_trained() -> Non
 
 def test_without_peft_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(NotAvailable, match=r"pip install 'ram-backend\[low-rank\]'"):
+    with pytest.raises(NotAvailable, match="pip install 'peft"):
         tune_head(tiny.material(), tiny.groups(), tiny.source(), options=tiny.options(rank=2))
