@@ -34,11 +34,11 @@ class Settings(BaseSettings):
 
     Of jobs: `worker` makes `serve` start a worker beside. A project is trained anew when `train_after` of its
     corrections have changed since the last attempt (0: only when asked), counted `train_debounce_seconds` after one has
-    come in. A job may take `job_timeout_seconds`, is tried `job_attempts` times, and is taken over when its worker has
-    given no sign of life for `claim_seconds`. `tuning` says whether a project may get a tagging head of its own beside
-    what is learned on top of the bundle's ("auto": where there is a GPU and enough corrections). After a swap up to
-    `refresh_tasks` unlabelled tasks get new predictions, `refresh_portion` of them in one request (Label Studio waits
-    100 s for it).
+    come in. A job may take the `job_timeout_seconds` of its worker, is tried `job_attempts` times, and is taken over
+    when its worker has given no sign of life for `claim_seconds`. `tuning` says whether a project may get a tagging
+    head of its own beside what is learned on top of the bundle's ("auto": where there is a GPU and enough corrections).
+    After a swap up to `refresh_tasks` unlabelled tasks get new predictions, `refresh_portion` of them in one request
+    (Label Studio waits 100 s for it).
     """
 
     model_config = SettingsConfigDict(env_prefix="RAM_", extra="ignore", frozen=True, populate_by_name=True)

@@ -66,7 +66,7 @@ def prelabel(
         return
     url = running_url(settings)
     if url is not None:
-        put_all_due(triggers.jobs, Post(url, settings.job_timeout_seconds))
+        put_all_due(triggers.jobs, Post(url))
     known = "is queued" if asked.is_new else f"was {asked.job.state} already, and does this as well,"
     typer.echo(f"Pre-labelling of project {key} {known} as job {asked.job.id}. `ram-backend jobs` shows how far it is.")
 

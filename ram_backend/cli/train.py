@@ -47,7 +47,7 @@ def train(
         )
     url = running_url(settings)
     if url is not None:
-        put_all_due(triggers.jobs, Post(url, settings.job_timeout_seconds))
+        put_all_due(triggers.jobs, Post(url))
     known = "is queued" if asked.is_new else f"was {asked.job.state} already"
     typer.echo(f"Training of project {key} {known} as job {asked.job.id}.")
     if wait:

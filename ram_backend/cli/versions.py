@@ -57,7 +57,7 @@ def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | N
     url = running_url(settings)
     announce(url)
     if url is not None:
-        put_all_due(triggers.jobs, Post(url, settings.job_timeout_seconds))
+        put_all_due(triggers.jobs, Post(url))
     return f"A worker brings Label Studio's predictions up to date (job {job.id})."
 
 

@@ -73,7 +73,7 @@ class Caretaker:
             self._counted = time.monotonic()
         due = triggers.jobs.due()
         if due and self._valkey.revive():
-            post = Post(self._valkey.url, self._settings.job_timeout_seconds)
+            post = Post(self._valkey.url)
             post.put_due(triggers.jobs, due, patience_s=0.0 if self._first else TOO_LONG_S)
         self._first = False
 

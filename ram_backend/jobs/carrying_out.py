@@ -18,10 +18,6 @@ from ram_backend.settings import Settings
 _log = logging.getLogger(__name__)
 
 
-class OutOfTime(Exception):
-    """The job has taken longer than it may."""
-
-
 @dataclass(frozen=True)
 class Task:
     """What a job's function works with.
@@ -54,7 +50,7 @@ def carry_out(
     worker: Worker,
     is_orphan: Callable[[], bool] = lambda: False,
     on_lost: Callable[[str], None] = lambda reason: None,
-    out_of_time: type[Exception] = OutOfTime,
+    limit_s: float | None = None,
 ) -> str:
     """Claims a job and does it, if it is still to be done.
 
@@ -66,7 +62,7 @@ def carry_out(
         worker: the processes that carry it out.
         is_orphan: whether the worker has ended that started this process.
         on_lost: ends this process; called from a thread where the claim is good no more.
-        out_of_time: what is raised in the function when it takes too long.
+        limit_s: when it has taken longer, it has failed, and `on_lost` is called; None: it may take any time.
 
     Returns:
         What came of it, in one line for the log. Errors of the job are noted in its row, not raised.
@@ -83,9 +79,14 @@ def carry_out(
     with in_the_name_of(claim.job.request):
         try:
             pulse = Pulse(
-                triggers.jobs, claim, is_orphan=is_orphan, on_lost=on_lost, usual_s=_usual_seconds(triggers, claim)
+                *(triggers.jobs, claim),
+                is_orphan=is_orphan,
+                on_lost=on_lost,
+                usual_s=_usual_seconds(triggers, claim),
+                limit_s=limit_s,
+                on_overrun=lambda: _fail(triggers, claim, f"It took longer than {limit_s:.0f} s.", retry=False),
             )
-            said = _do(Task(settings, database, triggers, claim, pulse), functions, out_of_time)
+            said = _do(Task(settings, database, triggers, claim, pulse), functions)
         except JobLost as error:
             _log.info("%s", error)
             return str(error)
@@ -96,13 +97,13 @@ def carry_out(
     return said
 
 
-def _do(task: Task, functions: Mapping[Kind, Function], out_of_time: type[Exception]) -> str:
+def _do(task: Task, functions: Mapping[Kind, Function]) -> str:
     """Does a claimed job; what came of it.
 
     Raises:
         JobLost: the claim is good no more.
     """
-    settings, triggers, claim, job = task.settings, task.triggers, task.claim, task.claim.job
+    triggers, claim, job = task.triggers, task.claim, task.claim.job
     _log.info("%s of project %s begins: %s (job %s)", job.kind, claim.key, job.reason, job.id)
     try:
         with task.pulse:
@@ -114,8 +115,6 @@ def _do(task: Task, functions: Mapping[Kind, Function], out_of_time: type[Except
         return f"job {job.id}: {ended.message if ended else 'gone'}"
     except JobLost:
         raise
-    except out_of_time:
-        return _fail(triggers, claim, f"It took longer than {settings.job_timeout_seconds} s.", retry=False)
     except (InputError, SettingsError) as error:
         return _fail(triggers, claim, str(error), retry=False)
     except NotAvailable as error:

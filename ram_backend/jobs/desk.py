@@ -196,7 +196,7 @@ class Desk:
     def _tell(self) -> bool:
         if self._valkey is None or not self._valkey.revive():
             return False
-        return put_all_due(self._triggers.jobs, Post(self._valkey.url, self._settings.job_timeout_seconds))
+        return put_all_due(self._triggers.jobs, Post(self._valkey.url))
 
     def _guarded(self, step: Callable[[], bool]) -> bool:
         """The thread goes on whatever happens; what it misses is found by the workers."""

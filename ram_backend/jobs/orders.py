@@ -68,8 +68,6 @@ def accept(orders: Orders) -> None:
 
 def run(job_id: str) -> str:
     """What RQ calls: does the job with the orders of this process."""
-    from rq.timeouts import JobTimeoutException
-
     from ram_backend.database import open_database
     from ram_backend.jobs.posting import Post, put_all_due
     from ram_backend.jobs.table import JobTable
@@ -87,9 +85,9 @@ def run(job_id: str) -> str:
             worker=Worker.of(parent, os.getpid()),
             is_orphan=lambda: os.getppid() != parent,
             on_lost=lambda reason: os._exit(_ORPHANED),
-            out_of_time=JobTimeoutException,
+            limit_s=settings.job_timeout_seconds,
         )
-        put_all_due(JobTable(database), Post(settings.redis_url or "", settings.job_timeout_seconds))
+        put_all_due(JobTable(database), Post(settings.redis_url or ""))
         return said
     finally:
         database.close()

@@ -34,12 +34,10 @@ class Post:
 
     Args:
         url: of Redis or Valkey.
-        timeout_s: how long a job may take.
     """
 
-    def __init__(self, url: str, timeout_s: int) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._timeout_s = timeout_s
         self._connection: Redis | None = None
 
     def put(self, job_id: str, kind: Kind, number: str) -> None:
@@ -61,7 +59,7 @@ class Post:
             Queue(QUEUES[kind], connection=self._connected(), serializer=JSONSerializer).enqueue_call(
                 FUNCTION,
                 args=(job_id,),
-                timeout=self._timeout_s,
+                timeout=-1,  # each worker has a limit of its own
                 result_ttl=_KEPT_S,
                 failure_ttl=_KEPT_S,
                 job_id=number,

@@ -30,6 +30,9 @@ class Pulse:
         is_orphan: whether the worker that this process belongs to has ended.
         on_lost: called, in the thread, when the claim is good no more, or the worker has ended.
         usual_s: seconds per stage of an earlier such job, in order, to tell how long it will take.
+        limit_s: so long it may take; None: as long as it likes.
+        on_overrun: called, in the thread, when it has taken longer: ends the job's row and tells what came of it. Then
+            `on_lost` is called: whatever the job is doing may be deaf to an exception.
     """
 
     def __init__(
@@ -40,12 +43,16 @@ class Pulse:
         is_orphan: Callable[[], bool] = lambda: False,
         on_lost: Callable[[str], None] = lambda reason: None,
         usual_s: Mapping[str, float] | None = None,
+        limit_s: float | None = None,
+        on_overrun: Callable[[], str] = lambda: "it has taken too long",
     ) -> None:
         self._table = table
         self._claim = claim
         self._is_orphan = is_orphan
         self._on_lost = on_lost
         self._usual = dict(usual_s or {})
+        self._limit = limit_s
+        self._on_overrun = on_overrun
         self._lock = threading.Lock()
         self._stage: tuple[str, int, int] | None = None
         self._begun = time.monotonic()
@@ -111,9 +118,12 @@ class Pulse:
 
     def _run(self) -> None:
         written = 0.0
+        end = None if self._limit is None else time.monotonic() + self._limit
         while not self._stop.wait(NEWS_S):
             if self._is_orphan():
                 self._end("the worker that it belongs to has ended")
+                return
+            if end is not None and time.monotonic() > end and self._has_overrun():
                 return
             with self._lock:
                 news, self._news = self._news, False
@@ -132,6 +142,16 @@ class Pulse:
             if not good and not self._stop.is_set():
                 self._end("another worker has taken it over")
                 return
+
+    def _has_overrun(self) -> bool:
+        try:
+            said = self._on_overrun()
+        except DatabaseUnavailable as error:
+            _log.warning("job %s has taken too long, which can't be noted: %s", self._claim.job.id, error)
+            return False
+        if not self._stop.is_set():
+            self._end(said)
+        return True
 
     def _end(self, reason: str) -> None:
         self._lost = True

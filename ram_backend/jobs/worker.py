@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ MONITORING_S = 5
 """So often a worker tells the queue that its job is still being done."""
 
 AGAIN_S = 1.0
+
+LATE_S = 60
+"""A job ends itself when its time is over; so much later the queue sees to that, if it has not."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +66,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
         """Starts the process that does a job, and hands it its orders through a pipe."""
+        job.timeout = _patience(self.settings)
         execution = self.execution
         orders = Orders(
             *(self.settings, self.functions, os.getpid()),
@@ -124,7 +130,8 @@ def work(settings: Settings, *, functions: Mapping[Kind, str] | None = None, wit
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
             _listen_for_signals(stop)
-            stop.wait(AGAIN_S)
+            if not stop.is_set():
+                time.sleep(AGAIN_S)  # `stop.wait` would hold a lock at times that a signal's handler needs
     database.close()
 
 
@@ -136,8 +143,13 @@ def do_job(orders: Orders) -> None:
         job = QueuedJob.fetch(orders.job, connection=connection, serializer=JSONSerializer)
         execution = Execution.fetch(orders.execution, orders.job, connection=connection)
         execution._job = job
+        job.timeout = _patience(orders.settings)
         worker.execution = execution
         worker.main_work_horse(job, Queue(orders.queue, connection=connection, serializer=JSONSerializer))
+
+
+def _patience(settings: Settings) -> int:
+    return settings.job_timeout_seconds + LATE_S
 
 
 def _listen_for_signals(stop: threading.Event) -> None:

@@ -9,9 +9,9 @@ import pytest
 from jobs.making import KEY, correct, make_due, this_worker, wait_until
 
 from ram_backend.database import Database
-from ram_backend.errors import JobLost, LabelConfigError, LabelStudioUnreachable
+from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
 from ram_backend.jobs import pulse as pulse_module
-from ram_backend.jobs.carrying_out import Function, OutOfTime, Task, carry_out
+from ram_backend.jobs.carrying_out import Function, Task, carry_out
 from ram_backend.jobs.job import Job, Outcome
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
@@ -82,8 +82,47 @@ def test_mistakes_of_ours_fail_at_once_and_say_so(do: Callable[..., Job]) -> Non
 
 
 def test_out_of_time(do: Callable[..., Job]) -> None:
-    job = do(failing(OutOfTime()))
-    assert (job.state, "longer than" in job.message) == ("failed", True)
+    told: list[str] = []
+
+    def function(task: Task) -> Outcome:
+        wait_until(lambda: told)
+        with pytest.raises(JobLost):
+            task.pulse("fit")
+        return Outcome("learned")
+
+    job = do(function, on_lost=told.append, limit_s=0.1)
+    assert (job.state, job.message) == ("failed", "It took longer than 0 s.")
+    assert told == [f"job {job.id} has failed: It took longer than 0 s."]
+
+
+def test_in_time(do: Callable[..., Job]) -> None:
+    told: list[str] = []
+
+    def function(task: Task) -> Outcome:
+        threading.Event().wait(0.2)
+        return Outcome("learned")
+
+    assert do(function, on_lost=told.append, limit_s=60).state == "done"
+    assert told == []
+
+
+def test_out_of_time_while_the_database_is_away(do: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    failures = iter(range(3))
+    fail = JobTable.fail
+
+    def away(table: JobTable, *args: object, **named: object) -> object:
+        if next(failures, None) is not None:
+            raise DatabaseUnavailable("The database is away.")
+        return fail(table, *args, **named)  # type: ignore[arg-type]
+
+    def function(task: Task) -> Outcome:
+        wait_until(lambda: told)
+        raise JobLost("ended")
+
+    monkeypatch.setattr(JobTable, "fail", away)
+    job = do(function, on_lost=told.append, limit_s=0.1)
+    assert (job.state, len(told)) == ("failed", 1)
 
 
 def test_progress_is_seen_while_it_runs(do: Callable[..., Job], table: JobTable) -> None:

@@ -203,10 +203,12 @@ def test_a_job_that_kills_its_horse_each_time_is_given_up(settings: Settings, de
         wait_until(becomes(table, later, "done"))
 
 
-def test_a_job_that_takes_too_long_is_ended(settings: Settings, desk: Desk, table: JobTable) -> None:
+@pytest.mark.parametrize("function", ["endless", "deaf"])
+def test_a_job_that_takes_too_long_is_ended(settings: Settings, desk: Desk, table: JobTable, function: str) -> None:
+    """By the limit of the worker that does it, whoever has asked for it."""
     short = settings.model_copy(update={"job_timeout_seconds": 1})
-    with Desk(short, open_database(short), None) as brief, working(short, "endless"):
-        said = brief.request(KEY, "pressed")
+    with working(short, function):
+        said = desk.request(KEY, "pressed")
         wait_until(becomes(table, said, "failed"))
         assert "longer than 1 s" in job_of(table, said).message
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import random
+import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -212,7 +214,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         words.go_on.set()
         patch.setattr(embedding, "open_text_encoder", lambda name, settings: words)
         own = load_settings(
-            data_dir=tmp_path_factory.mktemp("fuzz"), batch_size=4, fetch_threads=4, predict_seconds=20, fetch_seconds=2
+            data_dir=tmp_path_factory.mktemp("fuzz"),
+            **{"batch_size": 4, "fetch_threads": 4, "predict_seconds": 20, "fetch_seconds": 2, "max_projects": 300},
         )
         studio = FakeLabelStudio()
         stack.callback(studio.close)
@@ -465,19 +468,23 @@ def unrecorded() -> Iterator[None]:
 
 
 def test_memory_stays_bounded(house: House) -> None:
-    """Each of these requests has a word of 2,000 letters of its own: none is kept, once the caches are full."""
+    """Each of these requests has a word of 2,000 letters of its own: none is kept, once there are as many projects as
+    there may be.
+
+    What is kept shows in each portion; in a few of them the process's memory grows for reasons of its own.
+    """
     random_ = random.Random(0)
     numbers = iter(range(1_000_000))
 
-    def thousand() -> None:
-        for number in range(1000):
+    def grown(requests: int) -> int:
+        before = resident_bytes()
+        for number in range(requests):
             path = POSTED[number % 3]
             sent(house, path, some(path, next(numbers), random_))
+        gc.collect()
+        return resident_bytes() - before
 
     with unrecorded():
-        thousand()
-        before = resident_bytes()
-        thousand()
-        thousand()
-        grown = resident_bytes() - before
-    assert grown < 4_000_000, f"{grown / 2000:.0f} bytes a request"
+        grown(1000)
+        portions = [grown(300) for _ in range(9)]
+    assert statistics.median(portions) < 150_000, f"{[round(each / 300) for each in portions]} bytes a request"
