@@ -15,6 +15,8 @@ from ram_backend.jobs.triggers import Triggers
 from ram_backend.logs import in_the_name_of
 from ram_backend.settings import Settings
 
+MORE_TIME = "give workers more with RAM_JOB_TIMEOUT_SECONDS, and ask again"
+
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +86,9 @@ def carry_out(
                 on_lost=on_lost,
                 usual_s=_usual_seconds(triggers, claim),
                 limit_s=limit_s,
-                on_overrun=lambda: _fail(triggers, claim, f"It took longer than {limit_s:.0f} s.", retry=False),
+                on_overrun=lambda: _fail(
+                    triggers, claim, f"It took longer than {limit_s:g} s: {MORE_TIME}.", retry=False
+                ),
             )
             said = _do(Task(settings, database, triggers, claim, pulse), functions)
         except JobLost as error:

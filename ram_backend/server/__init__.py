@@ -1,5 +1,6 @@
 """The HTTP server that Label Studio talks to: one process, one model, all projects."""
 
+from ram_backend.server.access import Access
 from ram_backend.server.app import create_app
 from ram_backend.server.events import Event, EventSink, LoggingEventSink
 from ram_backend.server.ledger_sink import LedgerSink
@@ -9,6 +10,7 @@ from ram_backend.server.running import bind, prepare, run
 from ram_backend.server.training_desk import TrainingDesk
 
 __all__ = [
+    "Access",
     "Event",
     "EventSink",
     "LedgerSink",

@@ -13,7 +13,10 @@ import httpx
 import pytest
 from server.playing import FakeLabelStudio, choices_config, picture, predict_body, setup_body, wait_until
 from server.processes import served, url_in
+from typer.testing import CliRunner
 
+from ram_backend import server as server_package
+from ram_backend.cli import app as command
 from ram_backend.errors import SettingsError
 from ram_backend.server import bind, configure_logging
 from ram_backend.server.gate import request_id
@@ -54,6 +57,14 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
             assert httpx.get(f"{url_in(lines)}/health", trust_env=False).json()["status"] == "UP"
             assert "3 tags" in text
             assert "Connect Model" in text
+
+
+def test_half_a_login_is_told_before_anything_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_package, "prepare", lambda *_: pytest.fail("the bundle was opened"))
+    monkeypatch.setenv("BASIC_AUTH_USER", "me")
+    result = CliRunner().invoke(command, ["serve", "--port", "0"])
+    assert isinstance(result.exception, SettingsError)
+    assert "BASIC_AUTH_PASS" in str(result.exception)
 
 
 def test_hosts_that_cannot_be_listened_at() -> None:
