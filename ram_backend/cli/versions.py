@@ -90,7 +90,11 @@ def list_(project: Id, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(project: Id, version: Name, as_json: AsJson = False) -> None:
+def show(
+    project: Id,
+    version: Annotated[str, typer.Argument(help="Such as v0003; `bundles show` shows the bundle itself.")],
+    as_json: AsJson = False,
+) -> None:
     """Show where a version comes from, what the gate said, and whether its files are whole."""
     place = _open(project)
     record, served = place.table.get(place.key, version), place.table.served(place.key)
