@@ -94,7 +94,7 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
     server = _Server(server_config(app, settings))
-    asyncio.run(server.serve(sockets=[listening]))
+    server.run(sockets=[listening])
     if not server.started:
         raise NotAvailable("The server could not start; the lines above tell why.")
 
