@@ -15,8 +15,6 @@ from ram_backend.jobs.triggers import Triggers
 from ram_backend.logs import in_the_name_of
 from ram_backend.settings import Settings
 
-MORE_TIME = "give workers more with RAM_JOB_TIMEOUT_SECONDS, and ask again"
-
 _log = logging.getLogger(__name__)
 
 
@@ -86,9 +84,7 @@ def carry_out(
                 on_lost=on_lost,
                 usual_s=_usual_seconds(triggers, claim),
                 limit_s=limit_s,
-                on_overrun=lambda: _fail(
-                    triggers, claim, f"It took longer than {limit_s:g} s: {MORE_TIME}.", retry=False
-                ),
+                on_overrun=lambda: _fail(triggers, claim, _too_long(limit_s), retry=False),
             )
             said = _do(Task(settings, database, triggers, claim, pulse), functions)
         except JobLost as error:
@@ -137,6 +133,10 @@ def _fail(triggers: Triggers, claim: Claim, message: str, *, retry: bool) -> str
         return str(lost)
     outcome = "waits for another attempt" if again else "has failed"
     return f"job {claim.job.id} {outcome}: {message}"
+
+
+def _too_long(limit_s: float | None) -> str:
+    return f"It took longer than {limit_s} s: give workers more with RAM_JOB_TIMEOUT_SECONDS, and ask again."
 
 
 def _usual_seconds(triggers: Triggers, claim: Claim) -> dict[str, float]:

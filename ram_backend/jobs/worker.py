@@ -10,9 +10,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,14 @@ MONITORING_S = 5
 """So often a worker tells the queue that its job is still being done."""
 
 AGAIN_S = 1.0
-
-LATE_S = 60
-"""A job ends itself when its time is over; so much later the queue sees to that, if it has not."""
-
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class Told:
+    """What signals have said. An `Event` would have a lock, which a handler may find held by its own thread."""
+
+    to_stop: bool = False
 
 
 class JobWorker(SpawnWorker):  # type: ignore[misc]
@@ -50,23 +53,21 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
     Attributes:
         settings: with the queue's address.
         functions: see `orders.FUNCTIONS`.
-        told_to_stop: set when a signal has asked the process to end.
+        told: of signals to the process.
     """
 
     max_connection_wait_time = 2.0
 
-    def __init__(
-        self, connection: Redis, settings: Settings, functions: Mapping[Kind, str], told_to_stop: threading.Event
-    ) -> None:
+    def __init__(self, connection: Redis, settings: Settings, functions: Mapping[Kind, str], told: Told) -> None:
         queues = list(QUEUES.values())
         super().__init__(queues, connection=connection, serializer=JSONSerializer, job_monitoring_interval=MONITORING_S)
         self.settings = settings
         self.functions = functions
-        self.told_to_stop = told_to_stop
+        self.told = told
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
         """Starts the process that does a job, and hands it its orders through a pipe."""
-        job.timeout = _patience(self.settings)
+        job.timeout = self.settings.job_timeout_seconds  # a job ends itself; RQ kills one that is a minute late
         execution = self.execution
         orders = Orders(
             *(self.settings, self.functions, os.getpid()),
@@ -94,7 +95,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         """Ends the process: at once where it only waits, else when its job is done."""
-        self.told_to_stop.set()
+        self.told.to_stop = True
         super().request_stop(number, frame)
 
     def register_death(self) -> None:
@@ -119,42 +120,37 @@ def work(settings: Settings, *, functions: Mapping[Kind, str] | None = None, wit
     """
     database = open_database(settings)
     upgrade(database)
-    stop = threading.Event()
+    told = Told()
     with Valkey(settings) as valkey, Caretaker(settings, database, valkey, with_parent=with_parent):
-        while not stop.is_set():
-            _listen_for_signals(stop)
+        while not told.to_stop:
+            _listen_for_signals(told)
             try:
                 own = settings.model_copy(update={"redis_url": valkey.url})
                 with connect(valkey.url, None) as connection:
-                    JobWorker(connection, own, functions or FUNCTIONS, stop).work(logging_level="WARNING")
+                    JobWorker(connection, own, functions or FUNCTIONS, told).work(logging_level="WARNING")
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
-            _listen_for_signals(stop)
-            if not stop.is_set():
-                time.sleep(AGAIN_S)  # `stop.wait` would hold a lock at times that a signal's handler needs
+            _listen_for_signals(told)
+            if not told.to_stop:
+                time.sleep(AGAIN_S)
     database.close()
 
 
 def do_job(orders: Orders) -> None:
     """Does the job of the orders in this process, and ends it."""
     with connect(orders.settings.redis_url or "", None) as connection:
-        worker = JobWorker(connection, orders.settings, orders.functions, threading.Event())
+        worker = JobWorker(connection, orders.settings, orders.functions, Told())
         worker.name = orders.name
         job = QueuedJob.fetch(orders.job, connection=connection, serializer=JSONSerializer)
         execution = Execution.fetch(orders.execution, orders.job, connection=connection)
         execution._job = job
-        job.timeout = _patience(orders.settings)
         worker.execution = execution
         worker.main_work_horse(job, Queue(orders.queue, connection=connection, serializer=JSONSerializer))
 
 
-def _patience(settings: Settings) -> int:
-    return settings.job_timeout_seconds + LATE_S
+def _listen_for_signals(told: Told) -> None:
+    def stop(_number: int, _frame: Any) -> None:
+        told.to_stop = True
 
-
-def _listen_for_signals(stop: threading.Event) -> None:
-    def told(_number: int, _frame: Any) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGINT, told)
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
