@@ -143,8 +143,8 @@ def test_the_id_names_weights_engine_and_precision(tiny_bundle: TinyBundle) -> N
     assert all(name.endswith("-torch-cpu-fp32") for name in ids)  # "auto" on the CPU
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the device that this test misses")
-def test_a_missing_device_is_said() -> None:
+def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="RAM_DEVICE"):
         torch_network._device("cuda")
 
