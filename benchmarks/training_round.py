@@ -168,7 +168,8 @@ def round_of(studio: Studio, truth: Mapping[int, Sequence[str]], numbers: Sequen
             break
         time.sleep(0.1)
     print(f"{len(studio.annotations)} corrections: {job['state']}, {job['message']}")
-    print(f"  answered after {answered * 1000:.0f} ms, begun after {begun:.1f} s, served after {served:.1f} s")
+    end = f"served after {served:.1f} s" if served else f"ended after {now:.1f} s, nothing new is served"
+    print(f"  answered after {answered * 1000:.0f} ms, begun after {begun:.1f} s, {end}")
     print(f"  stages: {(job['result'] or {}).get('seconds')}", flush=True)
 
 
