@@ -263,7 +263,7 @@ def _tokens(
         hashes: list[int] = []
         for at in range(0, len(photos), BATCH):
             images = [
-                decode(photo.path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)
+                decode(photo.path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
                 for photo in photos[at : at + BATCH]
             ]
             tokens.append(tagger.encode(images).astype(np.float16))

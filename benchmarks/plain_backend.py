@@ -53,7 +53,7 @@ class PlainModel:
         with urllib.request.urlopen(self._studio + task["data"]["image"], timeout=60) as answer:
             data = answer.read()
         settings, preprocessing = load_settings(), self._bundle.preprocessing
-        image = decode(
+        image, _ = decode(
             data,
             exif_orientation=preprocessing.exif_orientation,
             alpha=preprocessing.alpha,

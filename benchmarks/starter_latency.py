@@ -57,7 +57,9 @@ def main() -> None:
 
     def one_photo() -> None:
         content = contents[next(turn) % len(contents)]
-        image = decode(content, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8, draft_size=260)
+        image = decode(
+            content, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8, draft_size=260
+        )[0]
         tagger.tag([image])
 
     milliseconds([one_photo], 5)

@@ -63,7 +63,7 @@ def scored(
 
 
 def _decode(path: Path) -> Image.Image:
-    return decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)
+    return decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
 
 
 def measure_unseen(data: Path, split: str, cache: Path, threads: int) -> dict[str, float]:

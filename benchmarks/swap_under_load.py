@@ -141,7 +141,7 @@ def make_versions(
             alpha=preprocessing.alpha,
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
-        )
+        )[0]
         for path in photo_paths()
     ]
     identity = ModelIdentity(bundle, network.encoder_id)

@@ -11,15 +11,15 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ram_backend.cli.opening import notes, open_tagger
 from ram_backend.cli.output import Arrays, Shown, print_json_line, print_table, shown_tags
 from ram_backend.errors import ImageError, InputError, VocabularyError
-from ram_backend.images import decode, find_images
+from ram_backend.images.decode import find_images, read_file
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging import Tagger
+from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 
 PROGRESS_FROM = 20
 """Images from which on a progress bar is worth its line."""
@@ -136,11 +136,22 @@ def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iter
     """
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=notes, transient=True) if len(paths) >= PROGRESS_FROM else None
+    loader = ImageLoader(
+        tagger.bundle.preprocessing,
+        tagger.network.encoder_id,
+        None,  # so that logits are those of unrounded tokens
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+        decoders=settings.cpu_threads(),
+    )
     with bar or nullcontext():
         task = bar.add_task("", total=len(paths)) if bar else None
-        for batch in _decoded_batches(tagger, paths, settings):
+        for batch in _loaded_batches(loader, paths, settings):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
-            scored = tagger.tag(good)
+            tokens = loader.encode(tagger.network, good)
+            scored = tagger.score(
+                np.stack(tokens) if tokens else np.empty((0, *tagger.network.token_shape), np.float32)
+            )
             pairs = iter(zip(scored.logits, scored.scores, strict=True))
             for path, image in batch:
                 yield path, (image if isinstance(image, ImageError) else next(pairs))
@@ -148,31 +159,24 @@ def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iter
                 bar.advance(task, len(batch))
 
 
-def _decoded_batches(
-    tagger: Tagger, paths: Sequence[Path], settings: Settings
-) -> Iterator[list[tuple[Path, Image.Image | ImageError]]]:
-    """Decodes ahead of the network by one batch, so that both work at the same time."""
+def _loaded_batches(
+    loader: ImageLoader, paths: Sequence[Path], settings: Settings
+) -> Iterator[list[tuple[Path, LoadedImage | ImageError]]]:
+    """Decodes one batch ahead of the network, so that both work at the same time."""
+
+    def load(path: Path) -> LoadedImage | ImageError:
+        try:
+            return loader.load(read_file(path, settings.max_image_bytes, str(path)), name=str(path))
+        except ImageError as error:
+            return error
+
     size = settings.batch_size
     with ThreadPoolExecutor(max_workers=settings.cpu_threads(), thread_name_prefix="decode") as pool:
 
-        def submit(start: int) -> list[tuple[Path, Future[Image.Image | ImageError]]]:
-            return [(path, pool.submit(_decode, tagger, path, settings)) for path in paths[start : start + size]]
+        def submit(start: int) -> list[tuple[Path, Future[LoadedImage | ImageError]]]:
+            return [(path, pool.submit(load, path)) for path in paths[start : start + size]]
 
         ahead = submit(0)
         for start in range(size, len(paths) + size, size):
             current, ahead = ahead, submit(start)
             yield [(path, future.result()) for path, future in current]
-
-
-def _decode(tagger: Tagger, path: Path, settings: Settings) -> Image.Image | ImageError:
-    preprocessing = tagger.bundle.preprocessing
-    try:
-        return decode(
-            path,
-            exif_orientation=preprocessing.exif_orientation,
-            alpha=preprocessing.alpha,
-            max_pixels=settings.max_image_pixels,
-            max_bytes=settings.max_image_bytes,
-        )
-    except ImageError as error:
-        return error

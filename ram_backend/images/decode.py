@@ -49,6 +49,7 @@ _UPRIGHT: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 
 _NOT_PHOTOS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"%pdf",), "a PDF: export its pages as images"),
@@ -70,8 +71,8 @@ def decode(
     max_bytes: int,
     draft_size: int | None = None,
     name: str | None = None,
-) -> Image.Image:
-    """Decodes one image, of animations the first frame.
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decodes one image, of animations the first frame, and says which size it has when a viewer shows it upright.
 
     Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257; wider integers and floats as
     `_grey_to_8_bits` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
@@ -88,7 +89,7 @@ def decode(
         name: what to call the image in errors; by default the path, or "image" for bytes.
 
     Returns:
-        Mode "RGB", fully loaded, without metadata; nothing stays open.
+        The image (mode "RGB", fully loaded, without metadata; nothing stays open), and (width, height) upright.
 
     Raises:
         ImageTooLarge: more bytes or pixels than the limits allow.
@@ -96,7 +97,7 @@ def decode(
     """
     if isinstance(data, Path):
         name = name or str(data)
-        content = _read(data, max_bytes, name)
+        content = read_file(data, max_bytes, name)
     else:
         name, content = name or "image", data
     _check_bytes(len(content), max_bytes, name)
@@ -109,7 +110,7 @@ def decode(
             if draft_size is not None:
                 image.draft(None, (2 * draft_size, 2 * draft_size))
             image.load()
-            orientation = _orientation(image) if exif_orientation else 1
+            orientation = _orientation(image)
             result = _to_rgb(image, alpha)
         except MemoryError:
             raise ImageTooLarge(f"{name}: not enough memory to decode it. Shrink the image or free memory.") from None
@@ -117,10 +118,20 @@ def decode(
             raise ImageUnreadable(
                 f"{name}: the {image.format} data is damaged or cut off ({_one_line(error)}). Fetch or export it again."
             ) from error
-    if orientation in _UPRIGHT:
+    width, height = result.size
+    if orientation in _UPRIGHT and exif_orientation:
         result = result.transpose(_UPRIGHT[orientation])
     result.info.clear()
-    return result
+    return result, (height, width) if orientation in _TURNED else (width, height)
+
+
+def pixels_of(data: bytes) -> int:
+    """Width x height that an image's header names, before anything is decoded; 0 where no header can be read."""
+    try:
+        with _open(data, "image") as image:
+            return image.width * image.height
+    except (ImageTooLarge, ImageUnreadable):
+        return 0
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -157,8 +168,13 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(images)
 
 
-def _read(path: Path, max_bytes: int, name: str) -> bytes:
-    """The bytes of a regular file, at most one more than allowed."""
+def read_file(path: Path, max_bytes: int, name: str) -> bytes:
+    """The bytes of a regular file, at most one more than allowed.
+
+    Raises:
+        ImageTooLarge: the file is larger than `max_bytes`.
+        ImageUnreadable: it is missing, no regular file, or can't be read.
+    """
     try:
         if path.is_dir():
             raise ImageUnreadable(f"{name}: is a folder, not an image. Name the files in it.")

@@ -21,6 +21,7 @@ from ram_backend.models import Bundle, Network
 from ram_backend.projects import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.tagging import TokenCache, token_key
+from ram_backend.tagging.token_cache import CachedImage
 
 FloatArray = NDArray[np.float32]
 
@@ -140,7 +141,7 @@ class Pictures:
             if image is None or cached is None:
                 new.append(place)
             else:
-                tokens[place] = cached
+                tokens[place] = cached.tokens
                 found.append(_Picture(each, image.sha256, image.phash, place))
         if new:
             fetched = self._fetched(labels, new, tokens, progress)
@@ -230,7 +231,7 @@ class Pictures:
         Raises:
             ImageError: it is none, or too large.
         """
-        image = decode(
+        image, _ = decode(
             data,
             exif_orientation=self.bundle.preprocessing.exif_orientation,
             alpha=self.bundle.preprocessing.alpha,
@@ -243,14 +244,16 @@ class Pictures:
     def _prepared(self, data: bytes, task: int) -> tuple[str, int, FloatArray]:
         """Content hash, perceptual hash, and tokens (T, D) or else pixels (3, S, S)."""
         content, image = self.decoded(data, task)
-        tokens = self._cache.get(self._key(content))
-        return content, perceptual_hash(image), self.bundle.preprocessing(image) if tokens is None else tokens
+        entry = self._cache.get(self._key(content))
+        return content, perceptual_hash(image), self.bundle.preprocessing(image) if entry is None else entry.tokens
 
     def _encode(self, waiting: Sequence[tuple[_Picture, FloatArray]], tokens: NDArray[np.float16]) -> None:
         if waiting:
             encoded = self._network.encode(np.stack([pixels for _, pixels in waiting]))
             for (picture, _), own in zip(waiting, encoded, strict=True):
-                tokens[picture.row] = self._cache.put(self._key(picture.content), own)
+                tokens[picture.row] = self._cache.put(
+                    self._key(picture.content), CachedImage(own, picture.phash, (0, 0))
+                )
 
     def _key(self, content: str) -> str:
         return token_key(content, self.bundle.preprocessing.id, self._network.encoder_id)

@@ -92,7 +92,7 @@ class Scorer:
         tokens: list[NDArray[np.float16]] = []
         for path in photo_paths():
             try:
-                image = decode(
+                image, _ = decode(
                     path,
                     exif_orientation=preprocessing.exif_orientation,
                     alpha=preprocessing.alpha,

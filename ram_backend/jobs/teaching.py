@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import ImageError, TextEncoderUnavailable
 from ram_backend.jobs.picturing import Pictures, Seen
 from ram_backend.tagging import TokenCache, token_key
+from ram_backend.tagging.token_cache import CachedImage
 
 if TYPE_CHECKING:
     from ram_backend.models.clip_image import ClipImageEncoder
@@ -61,8 +62,8 @@ def _features(
     for row in rows.tolist():
         content = seen.content[row]
         cached = cache.get(token_key(content, encoder.preprocessing.id, encoder.id))
-        if cached is not None and cached.shape == (1, encoder.dim):
-            found[content] = cached[0]
+        if cached is not None and cached.tokens.shape == (1, encoder.dim):
+            found[content] = cached.tokens[0]
         else:
             new.append(row)
     waiting: dict[str, FloatArray] = {}
@@ -71,7 +72,7 @@ def _features(
         if waiting:
             for content, feature in zip(waiting, encoder.encode(np.stack(list(waiting.values()))), strict=True):
                 key = token_key(content, encoder.preprocessing.id, encoder.id)
-                found[content] = cache.put(key, feature[None])[0]
+                found[content] = cache.put(key, CachedImage(feature[None], 0, (0, 0)))[0]
             waiting.clear()
 
     for count, (row, outcome) in enumerate(pictures.fetch(seen.labels, new)):

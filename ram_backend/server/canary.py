@@ -77,7 +77,7 @@ def _pixels(bundle: Bundle) -> FloatArray:
     preprocessing = bundle.preprocessing
     try:
         photo = photo_paths()[0]
-        image = decode(
+        image, _ = decode(
             photo,
             exif_orientation=preprocessing.exif_orientation,
             alpha=preprocessing.alpha,

@@ -21,7 +21,7 @@ from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity
 from ram_backend.settings import Settings
-from ram_backend.tagging.token_cache import TokenCache, token_key
+from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
 
 FloatArray = NDArray[np.float32]
 
@@ -87,13 +87,14 @@ class PictureDesk:
         content = hashlib.sha256(data).hexdigest()
         key = token_key(content, preprocessing.id, model.encoder_id)
         size = _size(data)
-        tokens = self._cache.get(key) if size is not None else None
+        entry = self._cache.get(key)
+        tokens = None if entry is None else entry.tokens
         self._metrics.token_lookup(hit=tokens is not None)
-        if tokens is not None and size is not None:
-            return Picture(key, content, self._hashes.get(content), size, tokens, None)
+        if entry is not None:
+            return Picture(key, content, entry.phash, entry.size, tokens, None)
         with self._turn(size), self._metrics.stage("decode"):
             try:
-                image = decode(
+                image, size = decode(
                     data,
                     exif_orientation=preprocessing.exif_orientation,
                     alpha=preprocessing.alpha,
@@ -105,11 +106,11 @@ class PictureDesk:
                 phash = self._remember(content, perceptual_hash(image))
             except MemoryError:
                 raise ImageUnreadable(f"Image of task {reference.task}: not enough memory for it. Shrink it.") from None
-        return Picture(key, content, phash, size or image.size, None, pixels)
+        return Picture(key, content, phash, size, None, pixels)
 
     def keep(self, picture: Picture, tokens: FloatArray) -> FloatArray:
         """Stores new tokens; returns those to score, rounded as they are stored."""
-        return self._cache.put(picture.key, tokens)
+        return self._cache.put(picture.key, CachedImage(tokens, picture.phash or 0, picture.size))
 
     def _remember(self, content: str, phash: int) -> int:
         with self._hashing:

@@ -1,22 +1,23 @@
-"""Image tokens on disk: an image that was seen before costs the head alone (design decision 2).
+"""On-disk cache of image tokens, shared by processes, with eviction of the least recently used files.
 
-One file per image, written once and never changed: the first tokens stored under a key are those that everybody gets,
-in all processes, so that asking twice gives the same scores. A file that is damaged is as good as none. Losing the
-cache loses time only, so no trouble with the disk is an error.
+A file per image holds its tokens, perceptual hash and size, so that an image that was seen before is neither decoded
+nor encoded. A file is written once and never changed: the first tokens stored under a key are those that every process
+gets, so that asking twice gives the same scores. A damaged file counts as missing. Losing the cache only costs time, so
+disk errors are logged and not raised.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
-import re
+import struct
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,28 @@ from ram_backend.tagging.tagger import TokenDtype, rounded
 TOKEN_DTYPE: TokenDtype = "float16"
 """Precision of the cached tokens: taggers that use the cache are made with it."""
 
-_MAGIC = b"RAMTOK1\n"
+_FORMAT = 2
+_MAGIC = b"RAMTOK2\n"
 _DIGEST = 32
-_HEADER = 10  # bytes of a .npy file before its header, whose length is in the last two
-_SHAPE = re.compile(rb"'shape': \((\d+), (\d+)\)")
+_HEADER = struct.Struct("<QIIII")  # perceptual hash, width, height, number of tokens, width of a token
 _SUFFIX = ".tokens"
 _ABANDONED_S = 3600.0
 
 log = logging.getLogger(__name__)
+
+
+class CachedImage(NamedTuple):
+    """What is kept of one image.
+
+    Attributes:
+        tokens: (T, D) float32, rounded to `TOKEN_DTYPE`.
+        phash: 64-bit perceptual hash, in [0, 2**64).
+        size: (width, height) in pixels, upright.
+    """
+
+    tokens: NDArray[np.float32]
+    phash: int
+    size: tuple[int, int]
 
 
 def token_key(content: str, preprocessing_id: str, encoder_id: str) -> str:
@@ -47,7 +62,7 @@ def token_key(content: str, preprocessing_id: str, encoder_id: str) -> str:
     Returns:
         64 hex digits.
     """
-    identity = json.dumps([content, preprocessing_id, encoder_id, TOKEN_DTYPE])
+    identity = json.dumps([content, preprocessing_id, encoder_id, TOKEN_DTYPE, _FORMAT])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -67,36 +82,36 @@ class TokenCache:
         self._written: int | None = None  # bytes since the last look at the folder's size; None: never looked
         self._warned = False
 
-    def get(self, key: str) -> NDArray[np.float32] | None:
-        """Tokens (T, D) float32, as `put` returned them; None where there are none, or they are damaged."""
+    def get(self, key: str) -> CachedImage | None:
+        """The entry of a key, with the tokens that `put` returned; None where it is missing or damaged."""
         path = self._path(key)
         try:
             data = path.read_bytes()
         except OSError:
             return None
-        tokens = _unpacked(data)
+        entry = _unpacked(data)
         try:
-            if tokens is None:
+            if entry is None:
                 log.warning("The cached tokens in %s are damaged: they are computed again.", path)
                 path.unlink()
             else:
                 os.utime(path)  # now used
         except OSError:
             pass  # removed by another process meanwhile, or a folder that may only be read
-        return tokens
+        return entry
 
-    def put(self, key: str, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Stores tokens unless there are some already.
+    def put(self, key: str, image: CachedImage) -> NDArray[np.float32]:
+        """Stores an image's entry unless there is one already.
 
         Args:
             key: from `token_key`.
-            tokens: (T, D), rounded or not.
+            image: its tokens may be rounded or not.
 
         Returns:
             (T, D) float32: what `get` returns from now on, in every process. Score these.
         """
-        own = rounded(tokens, TOKEN_DTYPE)
-        data = _packed(own)
+        own = rounded(image.tokens, TOKEN_DTYPE)
+        data = _packed(image._replace(tokens=own))
         if len(data) > self._max_bytes:
             return own
         try:
@@ -115,7 +130,7 @@ class TokenCache:
         return self._folder / key[:2] / f"{key}{_SUFFIX}"
 
     def _write(self, key: str, data: bytes) -> NDArray[np.float32] | None:
-        """Makes the file in one step; where there is one already, returns its tokens."""
+        """Creates the file atomically; where there is one already, returns its tokens."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -130,7 +145,7 @@ class TokenCache:
                 except FileExistsError:
                     earlier = self.get(key)  # removes it where it is damaged
                     if earlier is not None:
-                        return earlier
+                        return earlier.tokens
                 except OSError:  # a file system without hard links
                     break
             part.replace(path)
@@ -171,21 +186,16 @@ class TokenCache:
         return found
 
 
-def _packed(tokens: NDArray[np.float32]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, tokens.astype(TOKEN_DTYPE), allow_pickle=False)
-    return _MAGIC + hashlib.sha256(content.getvalue()).digest() + content.getvalue()
+def _packed(image: CachedImage) -> bytes:
+    content = _HEADER.pack(image.phash, *image.size, *image.tokens.shape) + image.tokens.astype("<f2").tobytes()
+    return _MAGIC + hashlib.sha256(content).digest() + content
 
 
-def _unpacked(data: bytes) -> NDArray[np.float32] | None:
+def _unpacked(data: bytes) -> CachedImage | None:
     start = len(_MAGIC) + _DIGEST
     content = data[start:]
     if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != hashlib.sha256(content).digest():
         return None
-    # numpy's own reader parses the header as Python, which fails now and then in threads of Python 3.11 (gh-106905).
-    header = content[_HEADER : _HEADER + int.from_bytes(content[_HEADER - 2 : _HEADER], "little")]
-    shape = _SHAPE.search(header)
-    if shape is None:
-        return None
-    numbers = np.frombuffer(content, dtype=TOKEN_DTYPE, offset=_HEADER + len(header))
-    return numbers.reshape(int(shape[1]), int(shape[2])).astype(np.float32)
+    phash, width, height, tokens, dim = _HEADER.unpack_from(content)
+    numbers = np.frombuffer(content, dtype="<f2", offset=_HEADER.size).reshape(tokens, dim)
+    return CachedImage(numbers.astype(np.float32), phash, (width, height))

@@ -24,7 +24,7 @@ def decode(data: bytes | Path, **changes: Any) -> Image.Image:
         "max_pixels": 100_000_000,
         "max_bytes": 100_000_000,
     }
-    return images.decode(data, **(options | changes))
+    return images.decode(data, **(options | changes))[0]
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -38,7 +38,7 @@ def network(bundle: Bundle) -> StarterNetwork:
 @pytest.fixture(scope="module")
 def images() -> list:  # type: ignore[type-arg]
     return [
-        decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)
+        decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
         for path in photo_paths()[:6]
     ]
 
@@ -93,7 +93,7 @@ def test_it_sees_what_is_on_the_demo_photos(bundle: Bundle, network: StarterNetw
     tagger = Tagger(bundle, network, resolve_subset(bundle, asked))
     photos = {path.stem: path for path in photo_paths()}
     for photo, right in (("chelsea_cat", "cat"), ("horses_on_hillside", "horse"), ("alpine_landscape", "mountain")):
-        image = decode(photos[photo], exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)
+        image = decode(photos[photo], exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
         scores = tagger.tag([image]).scores[0]
         assert asked[int(scores.argmax())] == right
 
@@ -104,9 +104,9 @@ def test_any_text_becomes_a_tag(bundle: Bundle, network: StarterNetwork, starter
     assert all(bundle.vocabulary.find(text) is None for text in new)
     tagger = Tagger(bundle, network, resolve_subset(bundle, new, encoder))
     cat = next(path for path in photo_paths() if path.stem == "chelsea_cat")
-    scores = tagger.tag([decode(cat, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)]).scores[
-        0
-    ]
+    scores = tagger.tag(
+        [decode(cat, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]]
+    ).scores[0]
     assert scores[0] > scores[1]
 
 

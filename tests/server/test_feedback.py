@@ -212,7 +212,7 @@ def test_what_was_shown_is_recorded(
     assert any(not each.ticked for each in shown.choices)
     (image,) = shown.images
     data = studio.files[red]
-    decoded = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6)
+    decoded = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6)[0]
     assert (image.to_name, image.reference) == ("image", red)
     assert image.phash == perceptual_hash(decoded)
     assert len(image.sha256) == 64

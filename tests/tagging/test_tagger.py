@@ -15,6 +15,7 @@ from PIL import Image
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
 from ram_backend.models import Bundle, Calibration, Preprocessing
 from ram_backend.tagging import TOKEN_DTYPE, Tagger, TokenCache, resolve_subset, token_key, whole_vocabulary
+from ram_backend.tagging.token_cache import CachedImage
 from ram_backend.vocabulary import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
@@ -156,8 +157,10 @@ def test_rounded_tokens_give_the_same_scores_from_the_network_and_from_a_cache(b
     images = [plain(10, 20, 30), plain(200, 100, 0)]
     cache = TokenCache(tmp_path / "tokens", 1_000_000)
     keys = [token_key(name, bundle.preprocessing.id, tagger.network.encoder_id) for name in ("a", "b")]
-    missed = np.stack([cache.put(key, one) for key, one in zip(keys, tagger.encode(images), strict=True)])
-    hit = np.stack([one for one in map(cache.get, keys) if one is not None])
+    missed = np.stack(
+        [cache.put(key, CachedImage(one, 0, (1, 1))) for key, one in zip(keys, tagger.encode(images), strict=True)]
+    )
+    hit = np.stack([one.tokens for one in map(cache.get, keys) if one is not None])
     direct = tagger.tag(images)
     for found in (tagger.score(missed), tagger.score(hit)):
         assert found.logits.tobytes() == direct.logits.tobytes()

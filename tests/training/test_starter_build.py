@@ -94,7 +94,7 @@ def test_what_is_built_installs_and_has_learned(data: Path, cache: Path, tmp_pat
     tagger = Tagger(bundle, load_network(bundle, threads=1), resolve_subset(bundle, ["cat", "dog", "cup", "mountain"]))
     photos = {path.stem: path for path in photo_paths()}
     limits = {"max_pixels": 10**8, "max_bytes": 10**8}
-    images = [decode(photos[name], exif_orientation=True, alpha="white", **limits) for name in SHOWN]  # type: ignore[arg-type]
+    images = [decode(photos[name], exif_orientation=True, alpha="white", **limits)[0] for name in SHOWN]  # type: ignore[arg-type]
     scores = tagger.tag(images).scores
     assert scores.argmax(axis=0).tolist() == [0, 1, 2, 3]
 

@@ -1,0 +1,142 @@
+"""From an image file's bytes to its tokens: decode, hash, cache look-up, batched encode.
+
+Serving, training and the commands load images here, so that the same bytes give the same tokens everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import ImageUnreadable
+from ram_backend.images.decode import decode, pixels_of
+from ram_backend.images.hashing import perceptual_hash
+from ram_backend.models import Network
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
+
+FloatArray = NDArray[np.float32]
+
+LARGE_PIXELS = 24_000_000
+"""Images from this size on take up to 300 MB each while they are decoded, so they are decoded one at a time."""
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image that is ready to be scored (`tokens`) or encoded (`pixels`).
+
+    Attributes:
+        key: of its entry in the token cache.
+        sha256: of the file's bytes, in hex.
+        phash: 64-bit perceptual hash; 0 where the loader has no cache.
+        size: (width, height) in pixels, upright.
+        tokens: (T, D) float32 where they were cached; None where the image has to be encoded.
+        pixels: (3, S, S) float32 where it has to be encoded; else None.
+    """
+
+    key: str
+    sha256: str
+    phash: int
+    size: tuple[int, int]
+    tokens: FloatArray | None
+    pixels: FloatArray | None
+
+
+class ImageLoader:
+    """Loads images for one bundle. Safe for many threads.
+
+    Args:
+        preprocessing: the bundle's.
+        encoder_id: the network's.
+        cache: of image tokens; None: tokens are neither kept nor rounded, and images are not hashed perceptually.
+        max_pixels: limit for width x height (RAM_MAX_IMAGE_PIXELS).
+        max_bytes: limit for the file's size (RAM_MAX_IMAGE_BYTES).
+        decoders: images decoded at the same time, at most.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        encoder_id: str,
+        cache: TokenCache | None,
+        *,
+        max_pixels: int,
+        max_bytes: int,
+        decoders: int = 1,
+    ) -> None:
+        self._preprocessing = preprocessing
+        self._encoder_id = encoder_id
+        self._cache = cache
+        self._max_pixels = max_pixels
+        self._max_bytes = max_bytes
+        self._decoders = threading.Semaphore(max(1, decoders))
+        self._large = threading.Lock()
+
+    def key(self, sha256: str) -> str:
+        """Cache key of the image whose bytes have this sha256."""
+        return token_key(sha256, self._preprocessing.id, self._encoder_id)
+
+    def cached(self, sha256: str) -> LoadedImage | None:
+        """The image whose bytes have this sha256; None: its tokens are not cached."""
+        key = self.key(sha256)
+        entry = None if self._cache is None else self._cache.get(key)
+        return None if entry is None else LoadedImage(key, sha256, entry.phash, entry.size, entry.tokens, None)
+
+    def load(self, data: bytes, *, name: str) -> LoadedImage:
+        """Finds an image's tokens in the cache, or decodes it for the encoder.
+
+        Args:
+            data: the file's bytes.
+            name: what to call the image in errors.
+
+        Raises:
+            ImageTooLarge: more bytes or pixels than the limits allow.
+            ImageUnreadable: not an image of a known format, damaged, or cut off.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        found = self.cached(sha256)
+        if found is not None:
+            return found
+        with self._decoder(data):
+            try:
+                image, size = decode(
+                    data,
+                    exif_orientation=self._preprocessing.exif_orientation,
+                    alpha=self._preprocessing.alpha,
+                    max_pixels=self._max_pixels,
+                    max_bytes=self._max_bytes,
+                    name=name,
+                )
+                pixels = self._preprocessing(image)
+                phash = 0 if self._cache is None else perceptual_hash(image)
+            except MemoryError:
+                raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
+        return LoadedImage(self.key(sha256), sha256, phash, size, None, pixels)
+
+    def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
+        """Writes new tokens (T, D) to the cache; returns those to score, rounded as they are cached."""
+        if self._cache is None:
+            return tokens
+        return self._cache.put(image.key, CachedImage(tokens, image.phash, image.size))
+
+    def encode(self, network: Network, images: Sequence[LoadedImage]) -> list[FloatArray]:
+        """Tokens (T, D) of each image: cached ones as they are, all others encoded in one batch and stored."""
+        new = [image.pixels for image in images if image.pixels is not None]
+        encoded = iter(network.encode(np.stack(new)) if new else ())
+        return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
+
+    @contextmanager
+    def _decoder(self, data: bytes) -> Iterator[None]:
+        """Waits for a free decoder; large images also wait for each other."""
+        if LARGE_PIXELS <= pixels_of(data) <= self._max_pixels:
+            with self._large, self._decoders:
+                yield
+        else:
+            with self._decoders:
+                yield

@@ -1,0 +1,128 @@
+"""From bytes to tokens: an image that was seen before is neither decoded nor encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, PngImagePlugin
+
+from ram_backend.errors import ImageTooLarge, ImageUnreadable
+from ram_backend.images.hashing import perceptual_hash
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.tagging.image_loader import LARGE_PIXELS, ImageLoader
+from ram_backend.tagging.tagger import rounded
+from ram_backend.tagging.token_cache import TOKEN_DTYPE, TokenCache
+
+
+class Encoder:
+    """Stands for a network: two tokens, mean and spread of each channel."""
+
+    encoder_id = "mean"
+    batches: list[int]
+
+    def __init__(self) -> None:
+        self.batches = []
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self.batches.append(len(pixels))
+        return np.stack([pixels.mean(axis=(2, 3)), pixels.std(axis=(2, 3))], axis=1)
+
+
+def loader(folder: Path | None, **changes: object) -> ImageLoader:
+    options: dict[str, object] = {"max_pixels": 10**8, "max_bytes": 10**7, **changes}
+    cache = None if folder is None else TokenCache(folder / "tokens", 10**7)
+    preprocessing = Preprocessing(size=8, exif_orientation=bool(options.pop("exif", True)))
+    return ImageLoader(preprocessing, "mean", cache, **options)  # type: ignore[arg-type]
+
+
+def picture(
+    seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG", orientation: int | None = None
+) -> bytes:
+    data, exif = io.BytesIO(), Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    noise = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(data, kind, exif=exif)
+    return data.getvalue()
+
+
+def test_what_was_seen_before_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, data = Encoder(), picture()
+    phash = perceptual_hash(Image.open(io.BytesIO(data)))
+    first = loader(tmp_path).load(data, name="x")
+    assert first.tokens is None
+    assert first.pixels is not None
+    (tokens,) = loader(tmp_path).encode(encoder, [first])  # type: ignore[arg-type]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    again = loader(tmp_path).load(data, name="x")  # as after a restart
+    assert again.pixels is None
+    assert again.tokens is not None
+    assert again.tokens.tobytes() == tokens.tobytes()
+    assert (again.sha256, again.phash, again.size) == (first.sha256, first.phash, first.size)
+    assert again.sha256 == hashlib.sha256(data).hexdigest()
+    assert again.phash == phash != 0
+    assert loader(tmp_path).cached(first.sha256) is not None
+    assert loader(tmp_path).cached("0" * 64) is None
+
+
+def test_only_new_images_are_encoded_and_in_one_batch(tmp_path: Path) -> None:
+    encoder, own = Encoder(), loader(tmp_path)
+    seen = [own.load(picture(seed), name="x") for seed in range(3)]
+    before = own.encode(encoder, seen)  # type: ignore[arg-type]
+    mixed = [own.load(picture(seed), name="x") for seed in (3, 1, 4, 0)]
+    after = own.encode(encoder, mixed)  # type: ignore[arg-type]
+    assert encoder.batches == [3, 2]
+    assert np.array_equal(after[1], before[1])
+    assert np.array_equal(after[3], before[0])
+    assert own.encode(encoder, []) == []  # type: ignore[arg-type]
+
+
+def test_tokens_are_rounded_on_a_miss_as_on_a_hit_and_never_without_a_cache(tmp_path: Path) -> None:
+    encoder = Encoder()
+    image = loader(None).load(picture(), name="x")
+    (exact,) = loader(None).encode(encoder, [image])  # type: ignore[arg-type]
+    (miss,) = loader(tmp_path).encode(encoder, [loader(tmp_path).load(picture(), name="x")])  # type: ignore[arg-type]
+    assert not np.array_equal(exact, miss)
+    assert np.array_equal(miss, rounded(exact, TOKEN_DTYPE))
+    assert loader(None).load(picture(), name="x").tokens is None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", [True, False])
+def test_the_size_is_that_which_people_see(kind: str, exif: bool) -> None:
+    own = loader(None, exif=exif)
+    assert own.load(picture(kind=kind), name="x").size == (40, 30)
+    assert own.load(picture(kind=kind, orientation=6), name="x").size == (30, 40)
+    assert own.load(picture(kind=kind, orientation=3), name="x").size == (40, 30)
+
+
+def test_a_png_that_says_behind_its_pixels_which_way_is_up() -> None:
+    data = picture(orientation=6)
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    late = data[:at] + data[end:-12] + data[at:end] + data[-12:]
+    assert loader(None).load(late, name="x").size == (30, 40)
+
+
+def test_no_pixel_is_decoded_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(ImageTooLarge, match="photo: 40 x 30"):
+        loader(None, max_pixels=1000).load(picture(), name="photo")
+    with pytest.raises(ImageTooLarge, match="bytes"):
+        loader(None, max_bytes=100).load(picture(), name="photo")
+
+
+def test_what_is_no_image_says_so_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreadable, match="photo of task 7"):
+        loader(tmp_path).load(b"<html>", name="photo of task 7")
+
+
+def test_a_large_image_is_loaded_too() -> None:
+    side = int(LARGE_PIXELS**0.5) + 1
+    data = io.BytesIO()
+    Image.new("L", (side, side)).save(data, "PNG")
+    assert loader(None).load(data.getvalue(), name="x").size == (side, side)
