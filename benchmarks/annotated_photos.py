@@ -131,7 +131,7 @@ class TrainingRound:
 
 
 def learning_round(material: Material, seed: int, *, at_most: float | None = None) -> TrainingRound:
-    """One round of the product, see `ram_backend/jobs/training_job.py`.
+    """One round of the product, see `ram_backend/worker/train.py`.
 
     Args:
         material: all corrections, with the scores of what is served now.

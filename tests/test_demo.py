@@ -19,7 +19,7 @@ def test_photos_are_small_and_decodable() -> None:
     assert paths == images.find_images([paths[0].parent])
     assert sum(path.stat().st_size for path in paths) < 1_000_000
     for path in paths:
-        image = images.decode(path, exif_orientation=True, alpha="white", max_pixels=640 * 640, max_bytes=120_000)
+        image, _ = images.decode(path, exif_orientation=True, alpha="white", max_pixels=640 * 640, max_bytes=120_000)
         assert max(image.size) <= 640, path.name
         assert len(image.getcolors(640 * 640) or []) > 100, path.name  # a photo, not a blank
 

@@ -17,7 +17,7 @@ from ram_backend.settings import Settings, load_settings
 if TYPE_CHECKING:
     from ram_backend.database import Database
     from ram_backend.jobs.job import Job, Outcome
-    from ram_backend.jobs.wanted import Which
+    from ram_backend.jobs.prelabel_options import Which
 
 LOOK_S = 0.5
 NEWS_S = 5.0
@@ -47,10 +47,10 @@ def prelabel(
     on with what is missing, and each task ends with exactly one prediction of the version.
     """
     from ram_backend.database import open_database, upgrade
-    from ram_backend.jobs.posting import Post, put_all_due
+    from ram_backend.jobs.dispatch import Post, put_all_due
+    from ram_backend.jobs.prelabel_options import Wanted
     from ram_backend.jobs.triggers import Triggers
     from ram_backend.jobs.valkey import running_url
-    from ram_backend.jobs.wanted import Wanted
     from ram_backend.projects import select
 
     which = _which(everything, unlabelled, retry_failed)
@@ -86,9 +86,9 @@ def _do(settings: Settings, database: Database, job_id: str) -> None:
     Raises:
         NotAvailable: it has failed; says why.
     """
-    from ram_backend.jobs.carrying_out import carry_out
     from ram_backend.jobs.processes import Worker
     from ram_backend.jobs.table import JobTable
+    from ram_backend.worker.run_job import carry_out
 
     table = JobTable(database, attempts=settings.job_attempts, claim_s=settings.claim_seconds)
     with _News() as news:
@@ -130,7 +130,7 @@ class _Here:
         self.did = False
 
     def __call__(self, task: Any) -> Outcome | None:
-        from ram_backend.jobs.prelabel_job import prelabel as work
+        from ram_backend.worker.prelabel import prelabel as work
 
         self.did = True
         try:

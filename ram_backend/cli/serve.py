@@ -13,7 +13,7 @@ from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from ram_backend.jobs.desk import Desk
+    from ram_backend.jobs.service import Desk
 
 
 def serve(
@@ -57,9 +57,9 @@ def serve(
 def _jobs(settings: Settings) -> Iterator[tuple[Desk, Settings]]:
     """Where training is asked for, and settings that name the queue; without a queue the server serves all the same."""
     from ram_backend.database import open_database, upgrade
-    from ram_backend.jobs.beside import WorkerBeside
-    from ram_backend.jobs.desk import Desk
+    from ram_backend.jobs.service import Desk
     from ram_backend.jobs.valkey import Valkey
+    from ram_backend.worker.supervisor import WorkerBeside
 
     with ExitStack() as stack:
         database = open_database(settings)

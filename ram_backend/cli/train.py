@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Learn from a project's corrections now, whatever their number. A worker does it."""
     from ram_backend.database import open_database, upgrade
-    from ram_backend.jobs.posting import Post, put_all_due
+    from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.triggers import Pinned, Triggers
     from ram_backend.jobs.valkey import running_url
     from ram_backend.projects import select

@@ -47,7 +47,7 @@ class _Place:
 
 def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | None:
     """Asks the jobs for fresh predictions of a project's unlabelled tasks; says so in a sentence, None: it can't."""
-    from ram_backend.jobs.posting import Post, put_all_due
+    from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.triggers import Triggers
     from ram_backend.jobs.valkey import running_url
 

@@ -1,5 +1,1 @@
-"""Jobs: what is learned from corrections, when, and by whom. The only room that knows RQ.
-
-A job is a row in the database, which a worker claims; the queue only says that there is one. Losing the queue loses
-nothing.
-"""
+"""Job rows: request, claim, heartbeat, finish. A job is a row in the database; RQ carries its id and may lose it."""

@@ -8,9 +8,9 @@ from ram_backend.database import Database
 from ram_backend.errors import ProjectNotFound
 from ram_backend.feedback import Ledger
 from ram_backend.jobs.job import Job
+from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.transactions import Requested
-from ram_backend.jobs.wanted import Wanted
 from ram_backend.projects import ProjectKey, ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions import VersionTable

@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from server.playing import ColourNetwork, tiny_bundle
 
-from ram_backend.jobs import scoring, training_job
-from ram_backend.jobs.carrying_out import Task
 from ram_backend.jobs.job import Outcome
 from ram_backend.training.verdict import Verdict
+from ram_backend.worker import train as training_job
+from ram_backend.worker import training_data as scoring
+from ram_backend.worker.run_job import Task
 
 
 def sleep(task: Task) -> Outcome:

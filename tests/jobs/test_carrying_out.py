@@ -10,11 +10,11 @@ from jobs.making import KEY, correct, make_due, this_worker, wait_until
 
 from ram_backend.database import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
-from ram_backend.jobs import pulse as pulse_module
-from ram_backend.jobs.carrying_out import Function, Task, carry_out
 from ram_backend.jobs.job import Job, Outcome
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
+from ram_backend.worker import heartbeat as pulse_module
+from ram_backend.worker.run_job import Function, Task, carry_out
 
 
 @pytest.fixture(autouse=True)

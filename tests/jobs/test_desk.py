@@ -10,9 +10,9 @@ from jobs.making import KEY, OTHER, connect, correct, make_due, this_worker, wai
 from sqlalchemy import update
 
 from ram_backend.database import Database
-from ram_backend.jobs.desk import Desk
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.rows import JobRow
+from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey

@@ -14,7 +14,7 @@ from jobs.working import RunningWorker, horses, kill, no_horse_is_left
 
 from ram_backend.database import Database, open_database, upgrade
 from ram_backend.feedback import Ledger
-from ram_backend.jobs.desk import Desk
+from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey, running_url

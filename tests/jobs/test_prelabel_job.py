@@ -12,17 +12,18 @@ from jobs.making import CONFIG, KEY, dead_worker, make_due, this_worker, wait_un
 from jobs.predicting import VERSION, PredictingProject
 
 from ram_backend.database import Database
-from ram_backend.jobs import prelabel_job, prelabelling
-from ram_backend.jobs.carrying_out import carry_out
-from ram_backend.jobs.desk import Desk
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.keeping import keep
+from ram_backend.jobs.prelabel_options import Wanted
+from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
-from ram_backend.jobs.wanted import Wanted
 from ram_backend.projects import ProjectKey, ProjectTable
 from ram_backend.projects.project import Setup
 from ram_backend.settings import Settings
+from ram_backend.worker import prelabel as prelabel_job
+from ram_backend.worker import push as prelabelling
+from ram_backend.worker.run_job import carry_out
 
 
 @pytest.fixture(autouse=True)

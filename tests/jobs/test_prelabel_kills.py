@@ -13,7 +13,7 @@ from jobs.predicting import PredictingProject
 from jobs.working import RunningWorker, horses, kill, no_horse_is_left, working
 
 from ram_backend.database import Database, open_database, upgrade
-from ram_backend.jobs.desk import Desk
+from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.projects import ProjectTable

@@ -13,12 +13,12 @@ from jobs.making import wait_until
 from jobs.predicting import VERSION, PredictingProject
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
-from ram_backend.jobs import prelabelling
-from ram_backend.jobs.pace import Pace
-from ram_backend.jobs.prelabelling import Asked, Prelabelling, Surroundings
-from ram_backend.jobs.wanted import Wanted
+from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.prelabel_api import PrelabelApi
+from ram_backend.worker import push as prelabelling
+from ram_backend.worker.chunk_size import Pace
+from ram_backend.worker.push import Asked, Prelabelling, Surroundings
 
 ALL = Wanted(("all",))
 

@@ -12,13 +12,13 @@ from sqlalchemy import insert
 
 from ram_backend.database import Database
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
-from ram_backend.jobs import refresh_job
-from ram_backend.jobs.carrying_out import carry_out
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.project_api import ConnectedBackend, ListedTask, ProjectState
 from ram_backend.settings import Settings
 from ram_backend.versions.rows import ServedRow
+from ram_backend.worker import refresh as refresh_job
+from ram_backend.worker.run_job import carry_out
 
 OLD, NEW = "starter-aaaaaaaaaaaa", "starter-v0003-bbbbbbbbbbbb"
 

@@ -9,11 +9,11 @@ import pytest
 from jobs.making import KEY, OTHER, make_due, this_worker
 
 from ram_backend.database import Database
-from ram_backend.jobs.carrying_out import Task, carry_out
 from ram_backend.jobs.job import Job, Outcome
 from ram_backend.jobs.table import JobTable
 from ram_backend.logs import asked_by, in_the_name_of
 from ram_backend.settings import Settings
+from ram_backend.worker.run_job import Task, carry_out
 
 Do = Callable[[Job], str]
 

@@ -15,10 +15,7 @@ from jobs.making import KEY, connect, correct, make_due, this_worker
 from models import tiny, tiny_clip
 
 from ram_backend.database import Database
-from ram_backend.jobs import training_job
-from ram_backend.jobs.carrying_out import carry_out
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.picturing import Pictures
 from ram_backend.jobs.table import JobTable
 from ram_backend.models import Bundle, open_bundle
 from ram_backend.models.importing import import_checkpoint
@@ -26,6 +23,9 @@ from ram_backend.settings import Settings
 from ram_backend.training.candidates import Candidate, fit_candidate
 from ram_backend.training.tuning_options import TuningOptions
 from ram_backend.training.tuning_recipe import TuningRecipe
+from ram_backend.worker import train as training_job
+from ram_backend.worker.run_job import carry_out
+from ram_backend.worker.token_loader import Pictures
 
 NUMBERS = range(1, 101)
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">

@@ -14,13 +14,14 @@ from server.playing import ColourNetwork, tiny_bundle
 
 from ram_backend.database import Database
 from ram_backend.feedback import FeedbackEvent, Ledger
-from ram_backend.jobs import scoring, training_job
-from ram_backend.jobs.carrying_out import carry_out
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 from ram_backend.training.verdict import Verdict
 from ram_backend.versions import VersionTable, folder_of, open_version, version_path
+from ram_backend.worker import train as training_job
+from ram_backend.worker import training_data as scoring
+from ram_backend.worker.run_job import carry_out
 
 ACCEPT = Verdict("accept", "It ranks better.", {"map_incumbent": 0.4, "map_candidate": 0.5})
 REJECT = Verdict("reject", "It doesn't rank better.", {"map_incumbent": 0.4, "map_candidate": 0.4})
@@ -347,7 +348,7 @@ def test_a_label_config_without_tags_fails_at_once(train: Train, database: Datab
 
 def test_no_torch_where_the_bundle_needs_none(with_starter: Path) -> None:
     program = (
-        "import sys; from ram_backend.jobs import training_job as job; from ram_backend.settings import load_settings;"
+        "import sys; from ram_backend.worker import train as job; from ram_backend.settings import load_settings;"
         "s = load_settings(); b = job.find_bundle('starter', s.bundles_dir); job.load_network(b, threads=1);"
         "print('torch' in sys.modules, 'rq' in sys.modules)"
     )

@@ -16,8 +16,8 @@ from redis import Redis
 
 from ram_backend.database import Database, open_database, upgrade
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.jobs.desk import Desk
 from ram_backend.jobs.job import Job
+from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey, running_url
 from ram_backend.settings import Settings, load_settings
@@ -262,6 +262,6 @@ def test_no_password_stands_on_a_command_line(settings: Settings, desk: Desk, ta
         wait_until(lambda: horses(table))
         line = Path(f"/proc/{horses(table)[0]}/cmdline").read_bytes()
         told.append(line)
-    assert b"ram_backend.jobs.horse" in told[0]
+    assert b"ram_backend.worker.job_process" in told[0]
     assert secret.label_studio_api_key is not None
     assert b"unix:" not in told[0]

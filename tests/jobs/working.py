@@ -18,12 +18,12 @@ from ram_backend.settings import Settings
 
 PROGRAM = """
 import sys
-from ram_backend.jobs.logs import configure_logging
-from ram_backend.jobs.worker import work
+from ram_backend.worker.logs import configure_logging
+from ram_backend.worker.main import work
 from ram_backend.settings import Settings
 settings = Settings.model_validate_json(sys.argv[1])
 configure_logging("info")
-functions = {"train": sys.argv[2], "refresh": "jobs.quick:sleep", "prelabel": "ram_backend.jobs.prelabel_job:prelabel"}
+functions = {"train": sys.argv[2], "refresh": "jobs.quick:sleep", "prelabel": "ram_backend.worker.prelabel:prelabel"}
 work(settings, functions=functions, with_parent=True)
 """
 
@@ -76,7 +76,7 @@ def horses(table: JobTable) -> list[int]:
 
 def no_horse_is_left() -> None:
     """All processes that did jobs for workers of this test process have ended."""
-    wait_until(lambda: not processes("ram_backend.jobs.horse"))
+    wait_until(lambda: not processes("ram_backend.worker.job_process"))
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

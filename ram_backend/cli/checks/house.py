@@ -51,7 +51,7 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
     from redis.exceptions import RedisError
     from rq import Worker
 
-    from ram_backend.jobs.posting import QUEUES, connect
+    from ram_backend.jobs.dispatch import QUEUES, connect
     from ram_backend.jobs.valkey import running_url
 
     url = running_url(settings)

@@ -10,12 +10,12 @@ from typing import Any
 from ram_backend.database import Database
 from ram_backend.errors import InputError, LabelStudioUnreachable, ProjectNotFound
 from ram_backend.feedback import Fingerprint, Ledger, TaskLabels, Weights, gather, open_label_studio, reconcile
-from ram_backend.jobs.pulse import Pulse
 from ram_backend.labelstudio import LabelPlan, parse_label_config
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.projects import Project, ProjectKey, ProjectTable
 from ram_backend.settings import Settings
+from ram_backend.worker.heartbeat import Pulse
 
 _log = logging.getLogger(__name__)
 

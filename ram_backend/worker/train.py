@@ -20,13 +20,7 @@ from sqlalchemy.orm import Session
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback import Weights
-from ram_backend.jobs.carrying_out import Task
-from ram_backend.jobs.competing import guard_of_candidate, log_odds_of, recipes_for
-from ram_backend.jobs.gathering import Gathered, gather_corrections, open_place
 from ram_backend.jobs.job import Outcome
-from ram_backend.jobs.picturing import Pictures, Seen
-from ram_backend.jobs.scoring import Scorer, material_of
-from ram_backend.jobs.teaching import clip_features
 from ram_backend.jobs.transactions import finish_in
 from ram_backend.models import find_bundle, load_network
 from ram_backend.settings import Settings
@@ -46,6 +40,12 @@ from ram_backend.versions import (
     write_version,
 )
 from ram_backend.versions.directory import remove_version
+from ram_backend.worker.clip_features import clip_features
+from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
+from ram_backend.worker.run_job import Task
+from ram_backend.worker.token_loader import Pictures, Seen
+from ram_backend.worker.trainers import guard_of_candidate, log_odds_of, recipes_for
+from ram_backend.worker.training_data import Scorer, material_of
 
 CONFLICTS = 3
 """So often the gate compares again where something else was published meanwhile."""

@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Any
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
-from ram_backend.jobs.carrying_out import Task
-from ram_backend.jobs.gathering import open_place
 from ram_backend.jobs.job import Outcome
 from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
 from ram_backend.labelstudio.showing import LIVE, show_version, static
+from ram_backend.worker.project_context import open_place
+from ram_backend.worker.run_job import Task
 
 SWAP_S = 60.0
 """A server has so long to serve the new version."""

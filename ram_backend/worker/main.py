@@ -23,12 +23,12 @@ from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
 from ram_backend.database import open_database, upgrade
-from ram_backend.jobs.caretaker import Caretaker
+from ram_backend.jobs.dispatch import QUEUES, connect
 from ram_backend.jobs.job import Kind
-from ram_backend.jobs.orders import FUNCTIONS, Orders
-from ram_backend.jobs.posting import QUEUES, connect
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.settings import Settings
+from ram_backend.worker.maintenance import Caretaker
+from ram_backend.worker.orders import FUNCTIONS, Orders
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -80,7 +80,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
         try:
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(orders.to_json())  # far less than a pipe holds
-            command = [sys.executable, "-m", "ram_backend.jobs.horse"]
+            command = [sys.executable, "-m", "ram_backend.worker.job_process"]
             actions = [(os.POSIX_SPAWN_DUP2, reading, 0)]
             self._horse_pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setpgroup=0)
         finally:

@@ -10,10 +10,10 @@ from ram_backend.database import Database
 from ram_backend.errors import DatabaseUnavailable, InputError, JobLost, NotAvailable, RamError, SettingsError
 from ram_backend.jobs.job import Claim, Kind, Outcome
 from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.pulse import Pulse
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.logs import in_the_name_of
 from ram_backend.settings import Settings
+from ram_backend.worker.heartbeat import Pulse
 
 _log = logging.getLogger(__name__)
 

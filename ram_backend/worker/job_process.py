@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from ram_backend.jobs.logs import configure_logging
-from ram_backend.jobs.orders import Orders, accept
-from ram_backend.jobs.worker import do_job
+from ram_backend.worker.logs import configure_logging
+from ram_backend.worker.main import do_job
+from ram_backend.worker.orders import Orders, accept
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import NotAvailable
-from ram_backend.jobs.scoring import Scorer
 from ram_backend.projects import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.training.candidates import Candidate, Recipe, ResidualRecipe
 from ram_backend.training.guard import Guard, check_guard
 from ram_backend.training.material import Material
 from ram_backend.training.split import Split
+from ram_backend.worker.training_data import Scorer
 
 FloatArray = NDArray[np.float32]
 Tokens = NDArray[np.float16]

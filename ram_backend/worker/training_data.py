@@ -13,12 +13,12 @@ from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError
 from ram_backend.feedback import to_matrix
 from ram_backend.images import decode
-from ram_backend.jobs.picturing import Seen
 from ram_backend.models import Bundle, Network, features_of
 from ram_backend.settings import Settings
 from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
 from ram_backend.training.material import Material
 from ram_backend.versions import Version
+from ram_backend.worker.token_loader import Seen
 
 FloatArray = NDArray[np.float32]
 

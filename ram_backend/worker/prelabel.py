@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
-from ram_backend.jobs.carrying_out import Task
-from ram_backend.jobs.gathering import open_place
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.keeping import keep, lay_aside
-from ram_backend.jobs.pace import Pace
-from ram_backend.jobs.prelabelling import Asked, Prelabelled, Prelabelling, Surroundings
-from ram_backend.jobs.wanted import Wanted
+from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.labelstudio.prelabel_api import PrelabelApi
 from ram_backend.labelstudio.showing import LIVE, show_version, static
+from ram_backend.worker.chunk_size import Pace
+from ram_backend.worker.project_context import open_place
+from ram_backend.worker.push import Asked, Prelabelled, Prelabelling, Surroundings
+from ram_backend.worker.run_job import Task
 
 SLICE_S = 60.0
 """So long a worker asks for predictions before it lets another job go first that waits for one."""

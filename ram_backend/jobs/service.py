@@ -12,10 +12,10 @@ from typing import Any
 
 from ram_backend.database import Database
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, ProjectNotFound
-from ram_backend.jobs.posting import Post, put_all_due
+from ram_backend.jobs.dispatch import Post, put_all_due
+from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.triggers import Pinned, Triggers
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.jobs.wanted import Wanted
 from ram_backend.projects import ProjectKey
 from ram_backend.settings import Settings
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from ram_backend.database import Database
 from ram_backend.errors import DatabaseUnavailable, RamError
-from ram_backend.jobs.posting import TOO_LONG_S, Post
+from ram_backend.jobs.dispatch import TOO_LONG_S, Post
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.settings import Settings

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ram_backend.errors import LabelStudioRefused, NotAvailable
-from ram_backend.jobs.pace import Pace
-from ram_backend.jobs.wanted import Wanted
+from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.labelstudio.prelabel_api import PrelabelApi, TaskPredictions
+from ram_backend.worker.chunk_size import Pace
 
 WAITING_S = 130.0
 """Label Studio has given up on a portion, or stored it, so long after it was asked: it waits 1 + 3 + 100 s."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, TextEncoderUnavailable
-from ram_backend.jobs.picturing import Pictures, Seen
 from ram_backend.tagging import TokenCache, token_key
 from ram_backend.tagging.token_cache import CachedImage
+from ram_backend.worker.token_loader import Pictures, Seen
 
 if TYPE_CHECKING:
     from ram_backend.models.clip_image import ClipImageEncoder

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from ram_backend.jobs.carrying_out import Function, carry_out
 from ram_backend.jobs.job import Kind
 from ram_backend.jobs.processes import Worker
 from ram_backend.settings import Settings
+from ram_backend.worker.run_job import Function, carry_out
 
 FUNCTIONS: dict[Kind, str] = {
-    "train": "ram_backend.jobs.training_job:train",
-    "refresh": "ram_backend.jobs.refresh_job:refresh",
-    "prelabel": "ram_backend.jobs.prelabel_job:prelabel",
+    "train": "ram_backend.worker.train:train",
+    "refresh": "ram_backend.worker.refresh:refresh",
+    "prelabel": "ram_backend.worker.prelabel:prelabel",
 }
 """Per kind of job where the function is that does it: imported in the process that does one, by nobody else."""
 
@@ -69,7 +69,7 @@ def accept(orders: Orders) -> None:
 def run(job_id: str) -> str:
     """What RQ calls: does the job with the orders of this process."""
     from ram_backend.database import open_database
-    from ram_backend.jobs.posting import Post, put_all_due
+    from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.table import JobTable
 
     orders = _orders.get()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 QUEUES: dict[Kind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prelabel": "ram-prelabel"}
 """Names of the queues; a worker looks into the first one first."""
 
-FUNCTION = "ram_backend.jobs.orders.run"
+FUNCTION = "ram_backend.worker.orders.run"
 TOO_LONG_S = 5.0
 """A job that isn't in the queue so long after it was put there has got lost, unless it was claimed."""
 

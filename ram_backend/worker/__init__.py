@@ -1,0 +1,1 @@
+"""The RQ worker and what its jobs do: train, push predictions, maintenance."""
