@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ram_backend.models import STARTER, find_bundle
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging import Tagger, whole_vocabulary
-from ram_backend.training.starter_data import set_tags
+from starter.data import set_tags
 
 COUNTS = (50, 100, 200, 300, 500, 1000, 1900)
 FEW_COUNTS = (100, 300, 1000)
