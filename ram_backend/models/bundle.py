@@ -25,7 +25,7 @@ from typing import Any, Literal
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError, VocabularyError
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 FORMAT = 1
 MANIFEST = "bundle.json"

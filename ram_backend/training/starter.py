@@ -45,9 +45,9 @@ from ram_backend.training.starter_mixing import (
     log_rates,
     mixed,
 )
-from ram_backend.vocabulary import Vocabulary
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
+from ram_backend.vocabulary.tags import Vocabulary
 from ram_backend.vocabulary.wordnet import read_senses
 
 Progress = Callable[[str], Any]

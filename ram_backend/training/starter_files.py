@@ -19,7 +19,7 @@ from ram_backend.training.starter_card import model_card
 from ram_backend.training.starter_data import TRAINING_SETS
 from ram_backend.training.starter_fitting import Fitted
 from ram_backend.training.starter_mixing import TagCurves
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 if TYPE_CHECKING:
     from ram_backend.training.starter import Workshop

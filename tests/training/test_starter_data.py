@@ -10,7 +10,7 @@ import pytest
 
 from ram_backend.errors import InputError
 from ram_backend.training.starter_data import Labeller, label_matrix, read_set, related_tags, set_tags
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 VOCABULARY = Vocabulary(
     [
