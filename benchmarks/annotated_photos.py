@@ -35,9 +35,9 @@ from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
 from ram_backend.training.material import Material
 from ram_backend.training.recalibration import sigmoid
 from ram_backend.training.split import Split, split
-from ram_backend.training.starter import build_starter
-from ram_backend.training.starter_data import LabelledPhoto, label_matrix, read_set, set_tags
 from ram_backend.vocabulary.embeddings import open_text_encoder
+from starter.build import build_starter
+from starter.data import LabelledPhoto, label_matrix, read_set, set_tags
 
 SET = "flickr8k_tags"
 """The set that is large enough for corrections by the thousand."""

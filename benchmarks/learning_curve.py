@@ -34,7 +34,7 @@ from ram_backend.models.store import STARTER, find_bundle
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
-from ram_backend.training.starter_data import set_tags
+from starter.data import set_tags
 
 COUNTS = (50, 100, 200, 300, 500, 1000, 1900)
 FEW_COUNTS = (100, 300, 1000)

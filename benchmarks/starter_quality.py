@@ -25,8 +25,8 @@ from ram_backend.models.starter import PACKAGED, install_starter
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
-from ram_backend.training.starter_card import MEASURED
-from ram_backend.training.starter_data import label_matrix, read_set, set_tags
+from starter.card import MEASURED
+from starter.data import label_matrix, read_set, set_tags
 
 SETS = ("coco_objects", "flickr8k_tags")
 FOLDS, FOLD_SEED = 5, 2024
@@ -70,7 +70,7 @@ def _decode(path: Path) -> Image.Image:
 
 def measure_unseen(data: Path, split: str, cache: Path, threads: int) -> dict[str, float]:
     """MAP of tags that a build didn't see: mean over five folds, by set."""
-    from ram_backend.training.starter import build_starter
+    from starter.build import build_starter
 
     tags = sorted({tag for name in SETS for tag in set_tags(data, name)})
     fold_of = dict(zip(tags, np.random.default_rng(FOLD_SEED).permutation(len(tags)) % FOLDS, strict=True))
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--source", type=Path, default=PACKAGED, help="folder that build-starter wrote")
+    parser.add_argument("--source", type=Path, default=PACKAGED, help="folder that `python -m starter` wrote")
     parser.add_argument("--unseen", action="store_true", help="train without each fifth of the tags, too")
     parser.add_argument("--write-card", action="store_true", help="put the numbers into the source's model card")
     parser.add_argument("--threads", type=int, default=2)
