@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.imagenet_classes import FILE as CLASSES_FILE
 from ram_backend.models.starter import DESCRIPTION, HEAD_WEIGHTS
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 from starter.card import model_card
 from starter.data import TRAINING_SETS
 from starter.fitting import Fitted

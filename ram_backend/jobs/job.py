@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database import Base, UtcDateTime
+from ram_backend.database.base import Base, UtcDateTime
 from ram_backend.errors import InputError
 from ram_backend.projects.rows import OfProject
 

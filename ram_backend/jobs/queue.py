@@ -18,12 +18,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ram_backend.backoff import backoff
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
-from ram_backend.feedback import Ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import OPEN, TRANSITIONS, Job, JobResult, Kind, PrelabelOptions, Transition
 from ram_backend.logs import asked_by
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns, of_project
 from ram_backend.settings import Settings
 

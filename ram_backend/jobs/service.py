@@ -6,14 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound
-from ram_backend.feedback import Ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, PrelabelOptions
 from ram_backend.jobs.queue import JobQueue, Requested
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 
 @dataclass(frozen=True)

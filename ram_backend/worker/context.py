@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ram_backend.database import Database
-from ram_backend.feedback import Ledger
+from ram_backend.database.engine import Database
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 from ram_backend.worker.heartbeat import Heartbeat
 
 

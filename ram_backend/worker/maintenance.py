@@ -9,12 +9,12 @@ import threading
 import time
 from types import TracebackType
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.jobs.dispatch import connect, dispatch
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
 ROUND_S = 0.5

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 
-from ram_backend.database import Database, open_database
+from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import InputError, JobLost, NotAvailable, RamError, SettingsError
 from ram_backend.jobs.job import Job, Kind
 from ram_backend.jobs.service import JobService

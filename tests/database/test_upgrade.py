@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback import Ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.projects import ProjectTable
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 DUMP = Path(__file__).with_name("revision_0006.sql")
 DROPPED = {"jobs": {"queued_at", "queued_as", "eta_s"}}

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from jobs.making import KEY, OTHER, correct, make_due, make_old
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
-from ram_backend.feedback import Ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs import queue as queue_module
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue, finish_in, moment
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow
 
 

@@ -6,13 +6,13 @@ import pytest
 from jobs.making import KEY, OTHER, connect, correct
 from sqlalchemy import event
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 
 @pytest.fixture

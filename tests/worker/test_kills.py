@@ -12,14 +12,17 @@ import pytest
 from jobs.making import connect, correct, wait_until
 from worker.working import RunningWorker, job_processes, kill, none_is_left
 
-from ram_backend.database import Database, open_database, upgrade
-from ram_backend.feedback import Ledger
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, running_url
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import VersionTable, folder_of, open_version, version_path
+from ram_backend.versions.directory import open_version
+from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.table import VersionTable
 
 pytestmark = pytest.mark.service
 

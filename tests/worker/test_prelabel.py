@@ -11,12 +11,13 @@ from fake_label_studio import LEGACY
 from jobs.making import CONFIG, KEY, make_due, make_old, wait_until
 from worker.predicting import VERSION, PredictingProject
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, PrelabelOptions
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.worker import prelabel as prelabel_job
 from ram_backend.worker import push as push_module

@@ -12,12 +12,13 @@ from jobs.making import CONFIG, wait_until
 from worker.predicting import PredictingProject
 from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.projects import ProjectTable
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service

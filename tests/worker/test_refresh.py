@@ -12,12 +12,12 @@ from jobs.making import CONFIG
 from sqlalchemy import insert
 from worker.predicting import PredictingProject
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue, moment
-from ram_backend.projects import ProjectTable
 from ram_backend.projects.project import Setup
 from ram_backend.projects.rows import key_columns
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.rows import ServedRow
 from ram_backend.worker import prelabel as prelabel_module
