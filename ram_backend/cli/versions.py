@@ -13,11 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend.cli.version_diff import Compared, compare
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import VersionDamaged, VersionRefused
-from ram_backend.projects import ProjectKey, ProjectTable, select
+from ram_backend.projects.keys import ProjectKey, select
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import BASE, Served, VersionRecord, VersionTable, announce, open_version, version_path
+from ram_backend.versions.directory import open_version
+from ram_backend.versions.names import BASE, version_path
+from ram_backend.versions.notices import announce
+from ram_backend.versions.records import Served, VersionRecord
+from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, rollback, pin, unpin.", no_args_is_help=True)
 
@@ -47,17 +53,9 @@ class _Place:
 
 def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | None:
     """Asks the jobs for fresh predictions of a project's unlabelled tasks; says so in a sentence, None: it can't."""
-    from ram_backend.jobs.dispatch import Post, put_all_due
-    from ram_backend.jobs.triggers import Triggers
-    from ram_backend.jobs.valkey import running_url
+    from ram_backend.jobs.service import JobService
 
-    database = open_database(settings)
-    triggers = Triggers(settings, database)
-    job = triggers.refresh(key, reason).job
-    url = running_url(settings)
-    announce(url)
-    if url is not None:
-        put_all_due(triggers.jobs, Post(url))
+    job = JobService(settings, open_database(settings)).refresh(key, reason).job
     return f"A worker brings Label Studio's predictions up to date (job {job.id})."
 
 
@@ -168,7 +166,9 @@ def _open(project: str) -> _Place:
 
 
 def _tell(place: _Place, reason: str, *, changed: bool) -> None:
-    announce(place.settings.redis_url)
+    from ram_backend.jobs.valkey import running_url
+
+    announce(running_url(place.settings))
     if changed and (said := after_change(place.settings, place.key, reason)):
         typer.echo(said)
 

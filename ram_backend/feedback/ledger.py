@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.offered import Offered
@@ -24,7 +25,7 @@ from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
 from ram_backend.feedback.shown_rows import ShownRows, image_rows, images_of, put_images, shown_of
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns
 from ram_backend.settings import Settings
 
@@ -128,6 +129,13 @@ class Ledger:
         columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
         with self._database.reading() as session:
             return sorted(ProjectKey(*row) for row in session.execute(select(*columns).distinct()))
+
+    def last_events(self) -> dict[ProjectKey, int]:
+        """Number of the last event of each project that there are events of."""
+        columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
+        question = select(*columns, func.max(FeedbackEventRow.event_id)).group_by(*columns)
+        with self._database.reading() as session:
+            return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
     def record_shown(self, key: ProjectKey, shown: Sequence[Shown]) -> None:
         """Writes what annotators were shown, and what the images were.

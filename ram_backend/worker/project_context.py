@@ -7,15 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import InputError, LabelStudioUnreachable, ProjectNotFound
-from ram_backend.feedback import Fingerprint, Ledger, TaskLabels, Weights, gather, open_label_studio, reconcile
-from ram_backend.labelstudio import LabelPlan, parse_label_config
+from ram_backend.feedback.connecting import open_label_studio
+from ram_backend.feedback.corrections import gather
+from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.view import Fingerprint
+from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.projects import Project, ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
-from ram_backend.worker.heartbeat import Pulse
+from ram_backend.worker.heartbeat import Heartbeat
 
 _log = logging.getLogger(__name__)
 
@@ -79,26 +88,26 @@ def open_place(settings: Settings, database: Database, key: ProjectKey) -> Place
     return Place(project, parse_label_config(project.label_config), label_studio)
 
 
-def gather_corrections(settings: Settings, ledger: Ledger, place: Place, pulse: Pulse) -> Gathered:
+def gather_corrections(settings: Settings, ledger: Ledger, place: Place, heartbeat: Heartbeat) -> Gathered:
     """Brings the ledger in step with Label Studio, if that answers, and reads all current corrections.
 
     Raises:
         DatabaseUnavailable: see the message.
-        JobLost: see `Pulse`.
+        JobLost: see `Heartbeat`.
     """
     key = place.project.key
     notes: list[str] = []
     newer: Mapping[int, Mapping[str, Any]] = {}
-    pulse("reconcile")
+    heartbeat("reconcile")
     try:
         api = place.api
         if api is None:
             raise LabelStudioUnreachable("Nobody has named its address.")
-        newer = reconcile(ledger, key, api, progress=lambda tasks: pulse("reconcile", tasks)).task_data
+        newer = reconcile(ledger, key, api, progress=lambda tasks: heartbeat("reconcile", tasks)).task_data
     except (LabelStudioUnreachable, InputError) as error:
         _log.warning("project %s: not compared with Label Studio: %s", key, error)
         notes.append(f"Label Studio was not asked ({error}): corrections are those that its events brought.")
-    pulse("gather")
+    heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations = ledger.annotations(key, up_to=last_event)
     labels = gather(place.plan, annotations, ledger.shown(key, annotated=True), Weights.of(settings), task_data=newer)

@@ -19,7 +19,7 @@ from ram_backend import server as server_package
 from ram_backend.cli import app as command
 from ram_backend.errors import SettingsError
 from ram_backend.logs import configure, request_id
-from ram_backend.server import bind
+from ram_backend.server.running import bind
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

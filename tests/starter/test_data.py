@@ -1,0 +1,101 @@
+"""What each kind of set says about a photo: present, absent, or nobody knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ram_backend.errors import InputError
+from ram_backend.vocabulary.tags import Tag, Vocabulary
+from starter.data import Labeller, label_matrix, read_set, related_tags, set_tags
+
+VOCABULARY = Vocabulary(
+    [
+        Tag("animal", category="animal"),
+        Tag("cat", category="animal", hypernyms=("animal",)),
+        Tag("dog", synonyms=("hound",), category="animal", hypernyms=("animal",)),
+        Tag("grass", category="plant"),
+        Tag("man", category="person"),
+        Tag("person", category="person"),
+        Tag("poodle", category="animal", hypernyms=("dog", "animal")),
+        Tag("tennis ball"),
+    ]
+)
+CLASSES = [[0, 1], [1], [0], [], [], [], [0], []]
+
+
+def write(data: Path, name: str, *entries: dict[str, object]) -> None:
+    (data / name / "images").mkdir(parents=True)
+    text = "\n".join(json.dumps({"split": "train", **entry}) for entry in entries)
+    (data / name / "labels.jsonl").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    captions = ["A dog on grass", "The hound runs with a tennis ball", "dogs", "a man and a dog", "a dog"]
+    write(tmp_path, "coco_objects", {"file": "a.jpg", "tags": ["dog"]}, {"file": "b.jpg", "tags": ["cat", "person"]})
+    write(
+        tmp_path,
+        "flickr8k_tags",
+        {"file": "c.jpg", "tags": ["dog"], "maybe": ["grass", "man"], "captions": captions},
+    )
+    write(tmp_path, "imagenet_samples", {"file": "d.jpg", "tags": ["poodle"], "imagenet_index": 0})
+    return tmp_path
+
+
+def states(data: Path, name: str, number: int = 0) -> dict[str, int]:
+    labeller = Labeller(data, VOCABULARY, CLASSES, ("coco_objects", "flickr8k_tags", "imagenet_samples"))
+    found = labeller.states(read_set(data, name)[number])
+    return dict(zip(VOCABULARY.names, found.tolist(), strict=True))
+
+
+def test_an_exhaustive_set_says_absent_for_its_own_tags_only(data: Path) -> None:
+    found = states(data, "coco_objects")
+    assert found["dog"] == 1
+    assert found["cat"] == 0
+    assert found["person"] == 0
+    assert found["animal"] == 1  # a dog is one
+    assert found["grass"] == -1
+    assert found["tennis ball"] == -1
+    assert found["poodle"] == -1
+
+
+def test_captions_make_absent_unknown_and_present(data: Path) -> None:
+    found = states(data, "flickr8k_tags")
+    assert found["dog"] == 1
+    assert found["grass"] == found["man"] == found["tennis ball"] == -1
+    assert found["cat"] == 0
+    assert found["animal"] == -1  # nobody wrote the word, but a dog is one
+    assert found["person"] == -1
+
+
+def test_one_class_says_nothing_about_people_and_plants(data: Path) -> None:
+    found = states(data, "imagenet_samples")
+    assert found["poodle"] == found["dog"] == found["animal"] == 1
+    assert found["cat"] == 0
+    assert found["grass"] == found["man"] == found["person"] == -1
+
+
+def test_an_unseen_tag_takes_synonyms_and_broader_tags_with_it() -> None:
+    rows = {VOCABULARY.names[row] for row in related_tags(VOCABULARY, ["poodle"])}
+    assert rows == {"poodle", "dog", "animal"}
+    assert {VOCABULARY.names[row] for row in related_tags(VOCABULARY, ["hound"])} == {"dog", "animal"}
+
+
+def test_matrix_for_measuring_masks_what_is_unsure(data: Path) -> None:
+    photos, tags = read_set(data, "flickr8k_tags"), ["cat", "dog", "grass"]
+    labels, known = label_matrix(photos, tags)
+    np.testing.assert_array_equal(labels, [[False, True, False]])
+    np.testing.assert_array_equal(known, [[True, True, False]])
+    assert set_tags(data, "coco_objects") == ["cat", "dog", "person"]
+
+
+def test_missing_sets_and_malformed_lines_are_named(data: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing.labels\.jsonl is missing"):
+        read_set(data, "nothing")
+    (data / "coco_objects" / "labels.jsonl").write_text('{"file": "a.jpg"}', encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        read_set(data, "coco_objects")
