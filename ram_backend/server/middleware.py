@@ -80,7 +80,7 @@ class Access:
         if (user is None) != (password is None):
             given, missing = ("USER", "PASS") if user else ("PASS", "USER")
             raise SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
-        named = {_host_name(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip()}
+        named = frozenset(_host_name(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip())
         checked = bool(named) or _is_loopback(settings.host)
         return cls(user, password, settings.webhook_secret or None, named | _LOOPBACK_HOSTS if checked else None)
 

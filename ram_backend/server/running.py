@@ -102,7 +102,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app: how long it drains, and how errors are told."""
     return uvicorn.Config(
         app,
-        http=ReasonPhraseProtocol,  # type: ignore[arg-type]
+        http=ReasonPhraseProtocol,
         ws="none",
         log_config=None,
         access_log=False,
