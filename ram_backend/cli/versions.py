@@ -21,7 +21,6 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import open_version
 from ram_backend.versions.names import BASE, version_path
-from ram_backend.versions.notices import announce
 from ram_backend.versions.records import Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
@@ -166,9 +165,6 @@ def _open(project: str) -> _Place:
 
 
 def _tell(place: _Place, reason: str, *, changed: bool) -> None:
-    from ram_backend.jobs.valkey import running_url
-
-    announce(running_url(place.settings))
     if changed and (said := after_change(place.settings, place.key, reason)):
         typer.echo(said)
 

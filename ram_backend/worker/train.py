@@ -32,7 +32,6 @@ from ram_backend.training.split import Split, split
 from ram_backend.versions.directory import StoredVersion, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
 from ram_backend.versions.names import folder_of
-from ram_backend.versions.notices import announce
 from ram_backend.versions.retention import prune
 from ram_backend.versions.served import Incumbent, incumbent_of
 from ram_backend.worker.clip_features import clip_features
@@ -211,7 +210,6 @@ def _settle(
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")
         else:
-            announce(context.settings.redis_url)
             _prune(context)
             return None
     with context.database.writing() as session:
