@@ -16,7 +16,7 @@ from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.project_api import ConnectedBackend, ListedTask, ProjectState
 from ram_backend.settings import Settings
-from ram_backend.versions.rows import ServedRow
+from ram_backend.versions.records import ServedRow
 from ram_backend.worker import refresh as refresh_job
 from ram_backend.worker.run_job import carry_out
 
