@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback.weights import Weights
+from ram_backend.feedback.labels import Weights
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import finish_in
 from ram_backend.models.network import load_network
