@@ -20,14 +20,15 @@ from sqlalchemy.orm import Session
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback import Weights
+from ram_backend.gate.folds import Split, split
+from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.transactions import finish_in
 from ram_backend.models import find_bundle, load_network
 from ram_backend.settings import Settings
-from ram_backend.training.candidates import Candidate, fit_candidate
-from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
-from ram_backend.training.material import Material
-from ram_backend.training.split import Split, split
+from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.versions import (
     CorrectionsUsed,
     Incumbent,
@@ -67,7 +68,7 @@ class Round:
     """
 
     incumbent: Incumbent
-    material: Material
+    material: TrainingSet
     parts: Split
     seed: int
 
@@ -121,7 +122,7 @@ def _round(task: Task, pictures: Pictures, gathered: Gathered, seen: Seen, score
     material = material_of(seen, scorer, incumbent.version, pulse)
     pulse("split")
     parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
-    refusal = refuse_early(material, parts, seed)
+    refusal = refuse_before_fitting(material, parts, seed)
     if refusal is not None:
         return _without_version(gathered, refusal, basis)
     pulse("fit")

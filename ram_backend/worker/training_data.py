@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError
 from ram_backend.feedback import to_matrix
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images import decode
 from ram_backend.models import Bundle, Network, features_of
 from ram_backend.settings import Settings
 from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
-from ram_backend.training.material import Material
 from ram_backend.versions import Version
 from ram_backend.worker.token_loader import Seen
 
@@ -116,7 +116,7 @@ class Scorer:
 
 def material_of(
     seen: Seen, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
-) -> Material:
+) -> TrainingSet:
     """What training learns from.
 
     Args:
@@ -136,7 +136,7 @@ def material_of(
         )
     labels, weights = to_matrix(seen.labels, scorer.subset.names)
     new = set(scorer.subset.new_tags)
-    return Material(
+    return TrainingSet(
         tags=scorer.subset.names,
         features=features,
         tokens=seen.tokens,

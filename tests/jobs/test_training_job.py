@@ -14,10 +14,10 @@ from server.playing import ColourNetwork, tiny_bundle
 
 from ram_backend.database import Database
 from ram_backend.feedback import FeedbackEvent, Ledger
+from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
-from ram_backend.training.verdict import Verdict
 from ram_backend.versions import VersionTable, folder_of, open_version, version_path
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
@@ -43,7 +43,7 @@ def gate(monkeypatch: pytest.MonkeyPatch, network: ColourNetwork) -> Callable[..
     """Decides what the gate says."""
 
     def says(verdict: Verdict | Callable[[], Verdict]) -> None:
-        monkeypatch.setattr(training_job, "refuse_early", lambda *_, **__: None)
+        monkeypatch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
         answer = verdict if callable(verdict) else lambda: verdict
         monkeypatch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
 
