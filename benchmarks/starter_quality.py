@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.images import decode
+from ram_backend.images.decode import decode
 from ram_backend.metrics import calibration_error, f1, mean_average_precision, precision_at_k
-from ram_backend.models import load_network, open_bundle
+from ram_backend.models.bundle import open_bundle
+from ram_backend.models.network import load_network
 from ram_backend.models.starter import PACKAGED, install_starter
 from ram_backend.settings import load_settings
-from ram_backend.tagging import Tagger, resolve_subset
-from ram_backend.training.starter_card import MEASURED
-from ram_backend.training.starter_data import label_matrix, read_set, set_tags
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
+from starter.card import MEASURED
+from starter.data import label_matrix, read_set, set_tags
 
 SETS = ("coco_objects", "flickr8k_tags")
 FOLDS, FOLD_SEED = 5, 2024
@@ -68,7 +70,7 @@ def _decode(path: Path) -> Image.Image:
 
 def measure_unseen(data: Path, split: str, cache: Path, threads: int) -> dict[str, float]:
     """MAP of tags that a build didn't see: mean over five folds, by set."""
-    from ram_backend.training.starter import build_starter
+    from starter.build import build_starter
 
     tags = sorted({tag for name in SETS for tag in set_tags(data, name)})
     fold_of = dict(zip(tags, np.random.default_rng(FOLD_SEED).permutation(len(tags)) % FOLDS, strict=True))
@@ -92,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--source", type=Path, default=PACKAGED, help="folder that build-starter wrote")
+    parser.add_argument("--source", type=Path, default=PACKAGED, help="folder that `python -m starter` wrote")
     parser.add_argument("--unseen", action="store_true", help="train without each fifth of the tags, too")
     parser.add_argument("--write-card", action="store_true", help="put the numbers into the source's model card")
     parser.add_argument("--threads", type=int, default=2)

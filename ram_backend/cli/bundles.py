@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ram_backend.models import Bundle, find_bundle, list_bundles, verify
+from ram_backend.models.bundle import Bundle, verify
+from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import tag_files
 
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)
 
@@ -157,50 +157,6 @@ def show(
     _out.print(table)
     if check:
         _out.print("All checksums are right.")
-
-
-@app.command("build-starter")
-def build_starter(
-    data: Annotated[Path, typer.Option(help="Folder with the labelled photos to learn from.")],
-    out: Annotated[Path, typer.Option(help="Folder for the result; files of an earlier result are replaced.")],
-    leave_out_set: Annotated[list[str] | None, typer.Option(help="A set not to learn from; may be repeated.")] = None,
-    leave_out_tag: Annotated[list[str] | None, typer.Option(help="A tag not to learn; may be repeated.")] = None,
-    leave_out_tags: Annotated[Path | None, typer.Option(help="File of tags not to learn, one a line.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps image features for the next build."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: RAM_THREADS, else all).")] = None,
-    name: Annotated[str | None, typer.Option(help="Also install the result as a bundle of this name.")] = None,
-) -> None:
-    """Rebuild the starter's head from labelled photos."""
-    from ram_backend.models.bundle import check_new_name
-    from ram_backend.training.starter import build_starter as build
-
-    settings = load_settings(threads=threads)
-    bundles_dir = settings.bundles_dir
-    left_out = [*(leave_out_tag or ()), *(tag_files.read_names(leave_out_tags) if leave_out_tags else ())]
-    if name is not None:
-        check_new_name(bundles_dir, name)
-    with _progress() as say:
-        build(
-            data,
-            out,
-            leave_out_sets=tuple(leave_out_set or ()),
-            leave_out_tags=tuple(left_out),
-            seed=seed,
-            cache=cache or settings.cache_dir / "starter-features",
-            threads=settings.cpu_threads(),
-            progress=say,
-        )
-        if name is not None:
-            from ram_backend.models.starter import install_starter
-
-            install_starter(bundles_dir, name=name, source=out, progress=say)
-    typer.echo(f"The starter's head is in {out}.")
-    if name is not None:
-        _announce(find_bundle(name, bundles_dir))
 
 
 def _facts(bundle: Bundle) -> dict[str, str]:

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -95,12 +96,19 @@ def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
 def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> socket.socket:
     """A socket to the first address of the connection's host that answers; all of them must be allowed.
 
+    The connection's timeout is for the look-up of the name and all attempts together; each attempt gets an equal share
+    of what is left.
+
     Raises:
         ImageRefused: the host resolves to an address that is not allowed.
     """
     host, port = connection.host, connection.port
+    assert isinstance(connection.timeout, int | float)  # every request sets one
+    ends = time.monotonic() + connection.timeout
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _looked_up(host, port, connection.timeout)
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, "the name was not resolved in time") from error
     except UnicodeError as error:  # a name that no resolver can be asked for
         raise NameResolutionError(host, connection, socket.gaierror(socket.EAI_NONAME, str(error))) from None
     except socket.gaierror as error:
@@ -109,14 +117,35 @@ def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> so
     for address in addresses:
         guard.check(Origin(scheme, host, port), address)
     failure: OSError = OSError("no addresses")
-    for address in addresses[:_MOST_ADDRESSES]:
+    attempts = addresses[:_MOST_ADDRESSES]
+    for tried, address in enumerate(attempts):
+        share = max(ends - time.monotonic(), 0.001) / (len(attempts) - tried)
         try:
-            return create_connection((address, port), connection.timeout, socket_options=connection.socket_options)
+            return create_connection((address, port), share, socket_options=connection.socket_options)
         except OSError as error:
             failure = error
     if isinstance(failure, TimeoutError):
         raise ConnectTimeoutError(connection, "timed out") from failure
     raise NewConnectionError(connection, str(failure)) from failure
+
+
+def _looked_up(host: str, port: int, seconds: float) -> list[Any]:
+    """`getaddrinfo` with a limit: a resolver can't be interrupted, so it is asked in a thread that may be left behind.
+
+    Raises:
+        TimeoutError: no answer in time.
+        OSError, UnicodeError: of `getaddrinfo`.
+    """
+    answer: Future[list[Any]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return answer.result(timeout=seconds)
 
 
 def _watched(connection: HTTPConnection) -> None:

@@ -22,15 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError, VocabularyError
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 NETWORK = "network.safetensors"
 VOCABULARY = "vocabulary.json"
+WAIT_S = 600.0
+"""Longest wait for another process that writes a bundle of the same name, in seconds."""
 
 Kind = Literal["ram", "ram_plus", "tag2text", "starter"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -165,7 +169,10 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
     """Writes a bundle whole or not at all.
 
     The body gets an empty directory to put the files into. When it ends, bundle.json is added (`manifest`, with name,
-    format and checksums) and the directory gets its name. If the body raises, nothing is left.
+    format and checksums) and the directory gets its name. If the body raises, no bundle is left.
+
+    Writers of the same name wait for each other on a file lock, which also holds between containers and hosts that
+    share the folder, and is released when its holder is killed.
 
     Args:
         bundles_dir: made if it is not there.
@@ -173,19 +180,29 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         manifest: bundle.json without "format", "name" and "files"; the body may go on filling it.
 
     Raises:
-        CheckpointError: see `check_new_name`; or nothing can be written there.
+        CheckpointError: see `check_new_name`; nothing can be written there; or another process takes longer than
+            `WAIT_S` for a bundle of that name.
     """
     check_new_name(bundles_dir, name)
-    partial = bundles_dir / f".{name}.{os.getpid()}.partial"
+    partial = bundles_dir / f".{name}.partial"
+    lock = FileLock(bundles_dir / f".{name}.lock", timeout=WAIT_S)
     try:
         bundles_dir.mkdir(parents=True, exist_ok=True)
-        _sweep(bundles_dir, name)
-        partial.mkdir()
-    except OSError as error:
+        lock.acquire()
+    except Timeout:
         raise CheckpointError(
-            f"{bundles_dir} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
+            f"Another process has been writing the bundle {name!r} to {bundles_dir} for {WAIT_S:.0f} s: wait until it"
+            " ends, or stop it."
         ) from None
+    except OSError as error:
+        raise CheckpointError(_unwritable(bundles_dir, error)) from None
     try:
+        check_new_name(bundles_dir, name)  # another process was faster
+        shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a living one holds the lock
+        try:
+            partial.mkdir()
+        except OSError as error:
+            raise CheckpointError(_unwritable(bundles_dir, error)) from None
         yield partial
         files = sorted(path for path in partial.iterdir() if path.is_file())
         sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
@@ -194,13 +211,10 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         for path in (*files, partial / MANIFEST):
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        try:
-            partial.rename(bundles_dir / name)
-        except OSError:
-            check_new_name(bundles_dir, name)  # another process was faster
-            raise
+        partial.rename(bundles_dir / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
 
 
 def check_new_name(bundles_dir: Path, name: str) -> None:
@@ -221,12 +235,8 @@ def check_new_name(bundles_dir: Path, name: str) -> None:
         )
 
 
-def _sweep(bundles_dir: Path, name: str) -> None:
-    """Removes what killed processes left of the same bundle."""
-    for left in bundles_dir.glob(f".{name}.*.partial"):
-        process = left.name.split(".")[-2]
-        if process == str(os.getpid()) or not Path("/proc", process).exists():
-            shutil.rmtree(left, ignore_errors=True)
+def _unwritable(folder: Path, error: OSError) -> str:
+    return f"{folder} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
 
 
 def _damaged(path: Path, what: str) -> BundleDamaged:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ram_backend.errors import BundleDamaged
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 CLASSES = 1000
 FILE = Path(__file__).with_name("starter_data") / "imagenet_classes.tsv"

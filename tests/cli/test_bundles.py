@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +85,6 @@ def test_pull_hands_the_addresses_on(monkeypatch: pytest.MonkeyPatch) -> None:
     release = asked["release"]
     assert (release.repository, release.tags, release.filename) == ("me/mine", "t.txt", "ram_plus_swin_large_14m.pth")
     assert run("pull", "yolo").exit_code == 2
-
-
-def test_build_starter_hands_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def build_starter(data: Path, out: Path, **options: Any) -> None:
-        asked.update(options, data=data, out=out)
-
-    fake = types.ModuleType("ram_backend.training.starter")
-    fake.build_starter = build_starter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ram_backend.training.starter", fake)
-    left_out = ("--leave-out-set", "ade", "--leave-out-tag", "dog")
-    result = run("build-starter", "--data", tmp_path, "--out", tmp_path / "out", *left_out, "--seed", 3)
-    assert result.exit_code == 0, result.output
-    assert (asked["leave_out_sets"], asked["leave_out_tags"], asked["seed"]) == (("ade",), ("dog",), 3)
-    assert (asked["data"], asked["out"]) == (tmp_path, tmp_path / "out")
 
 
 def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -32,5 +32,6 @@ def test_a_stranger_s_first_run_installs_the_starter(tmp_path: Path, monkeypatch
     )
     assert done.returncode == 0, done.stderr
     assert "Next: " in done.stdout
-    assert [path.name for path in (tmp_path / "new" / "folder" / "bundles").iterdir()] == ["starter"]
+    bundles = tmp_path / "new" / "folder" / "bundles"
+    assert [path.name for path in bundles.iterdir() if path.is_dir()] == ["starter"]
     assert "Traceback" not in done.stderr

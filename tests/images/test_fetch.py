@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from ram_backend.errors import (
     ImageUnreadable,
     NotAvailable,
 )
-from ram_backend.images import AddressGuard, Fetcher, FetchLimits, Origin
+from ram_backend.images.fetch import Fetcher, FetchLimits
+from ram_backend.images.guard import AddressGuard, Origin
 
 SECRET = "t0p-secret"
 QUERY = f"?X-Amz-Signature={SECRET}"
@@ -198,6 +200,31 @@ def test_the_time_is_for_all_redirects_together(web: Web) -> None:
     with pytest.raises(ImageUnreachable, match="in time"):
         fetcher(web.url, seconds=0.4, redirects=5).get(f"{web.url}/a")
     assert len(web.asked) <= 2
+
+
+def test_the_time_is_for_all_addresses_of_a_name_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("0.0.0.0", 0), backlog=0) as silent, ExitStack() as stack:
+        port = silent.getsockname()[1]
+        for _ in range(4):  # fills the backlog: from then on nobody is answered
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        resolve(monkeypatch, {"silent.test": ["127.0.0.2 127.0.0.3 127.0.0.4 127.0.0.5"]})
+        url = f"http://silent.test:{port}"
+        began = time.monotonic()
+        with pytest.raises(ImageUnreachable, match="RAM_FETCH_SECONDS"):
+            fetcher(url, seconds=0.4).get(f"{url}/a.jpg")
+        assert time.monotonic() - began < 1
+
+
+def test_the_time_is_for_the_resolver_too(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: free.wait(3) and [])
+    began = time.monotonic()
+    with pytest.raises(ImageUnreachable, match="RAM_FETCH_SECONDS"):
+        fetcher("http://slow.test", seconds=0.3).get("http://slow.test/a.jpg")
+    assert time.monotonic() - began < 1
+    free.set()
 
 
 def test_five_redirects_are_followed_and_no_more(web: Web) -> None:

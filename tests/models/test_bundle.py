@@ -6,14 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
-from ram_backend.models import Bundle, Preprocessing, open_bundle, verify
-from ram_backend.models.bundle import digest_of, new_bundle
+from ram_backend.models.bundle import Bundle, digest_of, new_bundle, open_bundle, verify
+from ram_backend.models.preprocessing import Preprocessing
 
 TinyBundle = Callable[[str], Bundle]
 
@@ -94,33 +95,58 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert list((tmp_path / "bundles").iterdir()) == []
+    assert not [path for path in (tmp_path / "bundles").iterdir() if path.is_dir()]
 
 
 def test_what_a_killed_process_left_goes_away(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    left = tmp_path / f".again.{process.pid}.partial"
-    left.mkdir()
-    (left / "network.safetensors").write_bytes(b"half")
+    code = (
+        "import os, pathlib; from ram_backend.models.bundle import new_bundle\n"
+        f"with new_bundle(pathlib.Path({str(tmp_path)!r}), 'again', {{}}) as directory:\n"
+        "    (directory / 'network.safetensors').write_bytes(b'half'); os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [".again.partial"]
     with new_bundle(tmp_path, "again", {"kind": "ram"}) as directory:
         (directory / "file").write_bytes(b"abc")
-    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["again"]
     manifest = json.loads((tmp_path / "again" / "bundle.json").read_text())
     assert manifest["files"]["file"]["bytes"] == 3
     assert manifest["files"]["file"]["sha256"].startswith("ba7816bf")
 
 
-def test_of_two_writers_of_one_name_the_first_wins(tmp_path: Path) -> None:
-    def write() -> None:
-        with new_bundle(tmp_path, "same", {"by": "second"}):
-            (tmp_path / "same").mkdir()
-            (tmp_path / "same" / "bundle.json").write_text('{"by": "first"}')
+def test_of_two_writers_of_one_name_the_second_waits_and_the_first_wins(tmp_path: Path) -> None:
+    """Two threads have one process number, as two containers can that share the folder."""
+    begun, second_came = threading.Event(), threading.Event()
 
+    def first() -> None:
+        with new_bundle(tmp_path, "same", {"by": "first"}) as directory:
+            begun.set()
+            second_came.wait(0.5)
+            (directory / "file").write_bytes(b"whole")
+
+    def second() -> None:
+        with new_bundle(tmp_path, "same", {"by": "second"}):
+            second_came.set()
+
+    writer = threading.Thread(target=first)
+    writer.start()
+    assert begun.wait(5)
     with pytest.raises(CheckpointError, match="already a bundle"):
-        write()
-    assert [path.name for path in tmp_path.iterdir()] == ["same"]
+        second()
+    writer.join()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["same"]
     assert json.loads((tmp_path / "same" / "bundle.json").read_text())["by"] == "first"
+    assert (tmp_path / "same" / "file").read_bytes() == b"whole"
+
+
+def test_a_writer_that_takes_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_backend.models.bundle.WAIT_S", 0.05)
+    with (
+        new_bundle(tmp_path, "slow", {}),
+        pytest.raises(CheckpointError, match="Another process has been writing the bundle 'slow'"),
+        new_bundle(tmp_path, "slow", {}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "x" * 65])
@@ -144,7 +170,8 @@ def test_a_digest_names_what_a_bundle_was_made_from() -> None:
 
 def test_no_torch_is_needed_to_open_a_bundle(tiny_bundle: TinyBundle) -> None:
     code = (
-        "import sys, pathlib; from ram_backend.models import open_bundle, list_bundles\n"
+        "import sys, pathlib; from ram_backend.models.bundle import open_bundle\n"
+        "from ram_backend.models.store import list_bundles\n"
         f"path = pathlib.Path({str(tiny_bundle('ram').path)!r})\n"
         "open_bundle(path); list_bundles(path.parent)\n"
         "sys.exit('torch' in sys.modules)"

@@ -13,8 +13,10 @@ import torch
 from models import plain, reference, tiny
 
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
-from ram_backend.models import Bundle, load_network, open_bundle, torch_network, verify
+from ram_backend.models import torch_network
+from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.network import load_network
 
 TinyBundle = Callable[[str], Bundle]
 L = len(tiny.TAGS)
@@ -179,3 +181,13 @@ def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundl
     np.testing.assert_allclose(
         network.logits(network.encode(PIXELS), network.select(range(L))), expected(kind), atol=1e-5, rtol=0
     )
+
+
+def test_the_number_of_threads_holds_during_calls_and_is_restored(tiny_bundle: TinyBundle) -> None:
+    before = torch.get_num_threads()
+    network = load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
+    during = []
+    network._module.encoder.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))  # type: ignore[attr-defined]
+    network.logits(network.encode(PIXELS), network.select(range(L)))
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before

@@ -1,4 +1,4 @@
-"""How the starter's three readings are weighted and made probabilities, chosen on photos that fitting didn't see."""
+"""Stacking of head, probe and prior by logistic regression on out-of-fold logits."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from ram_backend.training.recalibration import best_threshold
 
 from ram_backend.metrics import mean_average_precision
-from ram_backend.training.starter_calibration import (
+from starter.calibration import (
     Curve,
-    best_threshold,
     fit_curve,
     fit_logistic,
     fit_tag_curve,
     shrunk_thresholds,
 )
-from ram_backend.training.starter_data import EXHAUSTIVE_SETS, PRESENT, UNKNOWN
+from starter.data import EXHAUSTIVE_SETS, PRESENT, UNKNOWN
 
 FloatArray = NDArray[np.float32]
 FloatArray64 = NDArray[np.float64]
@@ -43,7 +43,7 @@ class OutOfFold:
     """Readings of photos by models that saw neither the photo nor, where `seen` is False, the tag.
 
     Attributes:
-        readings: (3, N, C) head, probe, prior.
+        component_logits: (3, N, C) head, probe, prior.
         seen: (N, C) whether the tag was among those trained.
         states: (N, C) 1 present, 0 absent, -1 unknown.
         rows: (C,) rows in the vocabulary.
@@ -51,7 +51,7 @@ class OutOfFold:
         listed: per set the columns that it is labelled with.
     """
 
-    readings: FloatArray
+    component_logits: FloatArray
     seen: NDArray[np.bool_]
     states: NDArray[np.int8]
     rows: NDArray[np.int64]
@@ -61,7 +61,7 @@ class OutOfFold:
     def quality(self, mixing: FloatArray, seen: bool) -> float:
         """Mean over the sets of the macro mAP of their own tags, over pairs whose tag was (not) trained."""
         results = []
-        logits = mixed(self.readings, mixing)
+        logits = mixed(self.component_logits, mixing)
         for name, columns in self.listed.items():
             photos = self.groups[name]
             states = self.states[photos][:, columns]
@@ -71,10 +71,10 @@ class OutOfFold:
         return float(np.nanmean(results))
 
 
-def mixed(readings: FloatArray, mixing: FloatArray) -> FloatArray:
-    """(3, N, C) readings and (C, 3) or (3,) weights to logits (N, C)."""
-    weights = np.broadcast_to(mixing, (readings.shape[2], 3))
-    logits: FloatArray = np.einsum("rnc,cr->nc", readings, weights)
+def mixed(component_logits: FloatArray, mixing: FloatArray) -> FloatArray:
+    """Logits of head, probe and prior (3, N, C) and weights (C, 3) or (3,) to logits (N, C)."""
+    weights = np.broadcast_to(mixing, (component_logits.shape[2], 3))
+    logits: FloatArray = np.einsum("rnc,cr->nc", component_logits, weights)
     return logits
 
 
@@ -114,14 +114,14 @@ def fit_seen(data: OutOfFold, counts: NDArray[np.int64], log_rates: FloatArray64
     """Logistic regression over all out-of-fold pairs of trained tags: scores of different tags become comparable.
 
     Args:
-        data: out-of-fold readings.
+        data: out-of-fold logits.
         counts: (C,) photos that showed each tag in training.
         log_rates: (C,) logarithm of the share of photos that show it.
     """
-    pairs = telling_pairs(data) & data.seen
+    pairs = informative_pairs(data) & data.seen
     shape = pairs.shape
     doubt = np.broadcast_to(1 / np.sqrt(counts + 1.0), shape)[pairs]
-    head, probe, prior = (reading[pairs].astype(np.float64) for reading in data.readings)
+    head, probe, prior = (reading[pairs].astype(np.float64) for reading in data.component_logits)
     rate = np.broadcast_to(log_rates, shape)[pairs]
     inputs = np.stack([head, probe, probe * doubt, prior, prior * doubt, np.ones_like(head), rate, doubt])
     weights = np.ones(shape)
@@ -149,7 +149,7 @@ class TagCurves:
 
 def log_rates(data: OutOfFold) -> FloatArray64:
     """(C,) logarithm of the share of photos that show a tag, kept away from 0."""
-    pairs = telling_pairs(data) & data.seen
+    pairs = informative_pairs(data) & data.seen
     shown = ((data.states == PRESENT) & pairs).sum(0)
     return np.log((shown + 0.5) / (pairs.sum(0) + 20))
 
@@ -160,17 +160,17 @@ def calibrate(
     """Fits curves and thresholds.
 
     Args:
-        data: out-of-fold readings.
+        data: out-of-fold logits.
         logits: (N, C), their mix: of the seen kind where the tag was trained, of the unseen kind elsewhere.
         offsets: (C,) offset that the shared formula gives a trained tag.
         kinds: (L,) the prior's reading where the tag's ImageNet classes are as likely there as not; nan: it has none.
         measured: (L,) whether people were asked about the tag (others come from words of captions alone).
     """
     labels = data.states == PRESENT
-    telling = telling_pairs(data)
+    informative = informative_pairs(data)
     numbers = logits.astype(np.float64)
-    trained = telling & data.seen
-    apart = telling & ~data.seen
+    trained = informative & data.seen
+    apart = informative & ~data.seen
     new = fit_curve(numbers[apart], labels[apart])
     grounded = np.isfinite(kinds)
     slope = np.where(grounded, KIND_SLOPE, new.slope).astype(np.float32)
@@ -187,20 +187,22 @@ def calibrate(
         curve = Curve(own_curve.slope, own_curve.slope * float(offsets[column]) + own_curve.offset)
         curves[column] = curve
         raised[:, column] = curve.slope * numbers[:, column] + curve.offset
-    final = _tempered(data, raised, labels, trained, asked)
+    final = _rescaled(data, raised, labels, trained, asked)
     for column, curve in curves.items():
         slope[data.rows[column]] = curve.slope * final.slope
         offset[data.rows[column]] = curve.offset * final.slope + final.offset
     scores = final.scores(raised)
-    own = [best_threshold(scores[trained[:, c], c], labels[trained[:, c], c]) for c in asked]
-    common = best_threshold(scores[:, asked][trained[:, asked]], labels[:, asked][trained[:, asked]])
+    known = [(scores[trained[:, c], c], labels[trained[:, c], c]) for c in asked]
+    own = [best_threshold(score, label, np.ones(len(score))) for score, label in known]
+    every, all_labels = (np.concatenate(part) for part in zip(*known, strict=True))
+    common = best_threshold(every, all_labels, np.ones(len(every)))
     threshold[data.rows[columns]] = CAPTION_THRESHOLD
     values = shrunk_thresholds(own, positives[asked].tolist(), common)
     threshold[data.rows[asked]] = np.clip(values, LOWEST_THRESHOLD, HIGHEST_THRESHOLD)
     return TagCurves(slope, offset, threshold, new, NEW_TAG_THRESHOLD)
 
 
-def _tempered(
+def _rescaled(
     data: OutOfFold,
     raised: FloatArray64,
     labels: NDArray[np.bool_],
@@ -223,7 +225,7 @@ def _tempered(
     return Curve(max(slope, 0.3), offset)
 
 
-def telling_pairs(data: OutOfFold) -> NDArray[np.bool_]:
+def informative_pairs(data: OutOfFold) -> NDArray[np.bool_]:
     """Pairs (N, C) that show how common a tag is: of photos that are labelled with many tags.
 
     A tag that only exhaustive sets are labelled with is judged by these: captions leave out most of what is to be seen.

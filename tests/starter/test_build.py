@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError
-from ram_backend.images import decode
-from ram_backend.models import load_network, open_bundle
-from ram_backend.models.bundle import file_sha256
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import file_sha256, open_bundle
+from ram_backend.models.network import load_network
 from ram_backend.models.starter import install_starter
-from ram_backend.tagging import Tagger, resolve_subset
-from ram_backend.training.starter import build_starter
-from ram_backend.training.starter_head import HeadRecipe
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.vocabulary.tags import Tag, Vocabulary
+from starter.build import build_starter
+from starter.head import HeadOptions
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +34,9 @@ VOCABULARY = Vocabulary(
         Tag("mountain", category="scene"),
     ]
 )
-RECIPE = HeadRecipe(hidden=16, heads=2, intermediate=32, components=12, epochs=6, batch=8, tags=5, learning_rate=1e-2)
+HEAD_OPTIONS = HeadOptions(
+    hidden=16, heads=2, intermediate=32, components=12, epochs=6, batch=8, tags=5, learning_rate=1e-2
+)
 SHOWN = {
     "chelsea_cat": "cat",
     "german_shepherd_dog": "dog",
@@ -81,11 +85,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(data: Path, out: Path, cache: Path, **options: object) -> Path:
-    return build_starter(data, out, cache=cache, threads=1, vocabulary=VOCABULARY, recipe=RECIPE, **options)  # type: ignore[arg-type]
+    return build_starter(data, out, cache=cache, threads=1, vocabulary=VOCABULARY, options=HEAD_OPTIONS, **options)  # type: ignore[arg-type]
 
 
 def test_what_is_built_installs_and_has_learned(data: Path, cache: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
     source = build(data, tmp_path / "source", cache)
+    assert torch.get_num_threads() == threads
     sums = {file_sha256(path) for path in data.glob("*/images/*.jpg")}
     assert set((source / "training_images.txt").read_text().split()) == sums
     bundle = open_bundle(install_starter(tmp_path / "bundles", source=source, name="small"))

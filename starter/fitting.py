@@ -1,4 +1,4 @@
-"""What the starter learns from labelled photos, in pieces that can be fitted with photos or tags left out."""
+"""One fit of head and probes, with photos or tags left out for cross-fitting."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ram_backend.models.starter_export import load_head
 from ram_backend.models.starter_layout import summary_features
 from ram_backend.models.starter_prior import Classifier, PriorTags
 from ram_backend.models.starter_probes import Probes
-from ram_backend.training.starter_data import ABSENT, PRESENT
-from ram_backend.training.starter_head import Basis, HeadRecipe, train_head
-from ram_backend.training.starter_probes import fit_probes
+from starter.data import ABSENT, PRESENT
+from starter.head import Basis, HeadOptions, train_head
+from starter.probes import fit_probes
 
 FloatArray = NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class TrainingMaterial:
+class TrainingSet:
     """Everything that fitting needs, computed once.
 
     Attributes:
@@ -60,7 +60,7 @@ class TrainingMaterial:
         photos: NDArray[np.int64],
         tags: NDArray[np.bool_],
         *,
-        recipe: HeadRecipe,
+        options: HeadOptions,
         seed: int,
         progress: Callable[[str], Any] | None = None,
     ) -> Fitted:
@@ -69,7 +69,7 @@ class TrainingMaterial:
         Args:
             photos: rows of the photos to learn from.
             tags: (L,), False = leave out.
-            recipe: of the head.
+            options: of the head.
             seed: of the head.
             progress: told in a few words what is going on.
         """
@@ -78,17 +78,17 @@ class TrainingMaterial:
         head_rows = np.flatnonzero(tags & (present >= HEAD_POSITIVES))
         probe_rows = np.flatnonzero(tags & (present >= PROBE_POSITIVES) & (absent > 0))
         views = [view[photos] for view in self.views]
-        basis = Basis.of(views[0], recipe.components)
+        basis = Basis.of(views[0], options.components)
         config, head = train_head(
             [basis.apply(view) for view in views], basis, self.embeddings[head_rows], states[:, head_rows],
-            recipe=recipe, seed=seed, progress=progress,
+            options=options, seed=seed, progress=progress,
         )  # fmt: skip
         probes = fit_probes(
             [summary_features(view) for view in views], states[:, probe_rows], self.embeddings[probe_rows]
         )
         return Fitted(config, head, probes, probe_rows)
 
-    def readings(self, fitted: Fitted, tokens: NDArray[np.float16], rows: NDArray[np.int64]) -> FloatArray:
+    def component_logits(self, fitted: Fitted, tokens: NDArray[np.float16], rows: NDArray[np.int64]) -> FloatArray:
         """What head, probe (own or borrowed) and prior say: (3, N, len(rows))."""
         module = load_head(fitted.config, fitted.head)
         embeddings = self.embeddings[rows]

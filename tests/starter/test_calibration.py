@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import InputError
-from ram_backend.training.starter_calibration import (
+from starter.calibration import (
     SMALLEST_SLOPE,
     Curve,
-    best_threshold,
     fit_curve,
     fit_logistic,
     fit_tag_curve,
@@ -60,13 +59,6 @@ def test_pairs_of_weight_zero_don_t_count() -> None:
     labels = np.array([True, False, False, True])
     solution = fit_logistic(inputs, labels, np.array([1.0, 1.0, 0.0, 0.0]))
     assert solution[0] > 0
-
-
-def test_best_threshold_parts_right_from_wrong() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.2, 0.1])
-    assert best_threshold(scores, np.array([1, 1, 1, 0, 0], dtype=bool)) == pytest.approx(0.45)
-    tied = best_threshold(np.array([0.6, 0.6, 0.3]), np.array([1, 0, 0], dtype=bool))
-    assert tied == pytest.approx(0.45)
 
 
 def test_thresholds_shrink_with_the_number_of_photos() -> None:

@@ -1,4 +1,4 @@
-"""From raw logits of images that training didn't see to honest probabilities and thresholds.
+"""Platt scaling with a pooled prior, and thresholds of best F1, from out-of-fold logits.
 
 One curve for all tags (a global slope and offset), then per tag a shift towards its own data: the fewer photos showed a
 tag, the closer it stays to the global curve. Slopes are always above 0.
@@ -131,22 +131,6 @@ def _newton(
         else:
             damping = damping * 10 + 1e-6
     return float(point[0]), float(point[1]), bool(np.isfinite(point).all())
-
-
-def best_threshold(scores: FloatArray, labels: NDArray[np.bool_]) -> float:
-    """The score above which F1 over these pairs is best, half-way between two neighbours.
-
-    Args:
-        scores: (n,) in [0, 1].
-        labels: (n,).
-    """
-    order = np.argsort(-scores, kind="stable")
-    sorted_scores, hits = scores[order], np.cumsum(labels[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + max(1, int(labels.sum())))
-    f1[:-1][sorted_scores[1:] == sorted_scores[:-1]] = -1  # a threshold can't part equal scores
-    best = int(np.argmax(f1))
-    following = sorted_scores[best + 1] if best + 1 < len(order) else 0.0
-    return float((sorted_scores[best] + following) / 2)
 
 
 def shrunk_thresholds(

@@ -1,4 +1,4 @@
-"""Fits the starter's linear probes in closed form."""
+"""Ridge regression of standardised labels on image features: the linear probes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.models.starter_probes import Probes
-from ram_backend.training.starter_data import PRESENT, UNKNOWN
+from starter.data import PRESENT, UNKNOWN
 
 STRENGTH = 6.0
 """Ridge penalty per training row; features are standardised, so it is in units of their variance."""

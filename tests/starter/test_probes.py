@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ram_backend.models.starter_probes import Probes
-from ram_backend.training.starter_probes import fit_probes
+from starter.probes import fit_probes
 
 
 def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

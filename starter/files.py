@@ -1,4 +1,4 @@
-"""The folder that a build of the starter leaves behind, and that installing it starts from."""
+"""Writer of the starter's source folder, which installing the bundle starts from."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from numpy.typing import NDArray
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.imagenet_classes import FILE as CLASSES_FILE
 from ram_backend.models.starter import DESCRIPTION, HEAD_WEIGHTS
-from ram_backend.training.starter_card import model_card
-from ram_backend.training.starter_data import TRAINING_SETS
-from ram_backend.training.starter_fitting import Fitted
-from ram_backend.training.starter_mixing import TagCurves
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
+from starter.card import model_card
+from starter.data import TRAINING_SETS
+from starter.fitting import Fitted
+from starter.mixing import TagCurves
 
 if TYPE_CHECKING:
-    from ram_backend.training.starter import Workshop
+    from starter.build import BuildInputs
 
 
 def write_source(
-    out: Path, workshop: Workshop, fitted: Fitted, mixing: NDArray[np.float32], unseen: NDArray[np.float32],
+    out: Path, inputs: BuildInputs, fitted: Fitted, mixing: NDArray[np.float32], unseen: NDArray[np.float32],
     curves: TagCurves | None, seed: int,
 ) -> None:  # fmt: skip
     """Writes the folder file by file; starter.json, which names the others, comes last."""
     from safetensors.numpy import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    count = len(workshop.vocabulary)
+    count = len(inputs.vocabulary)
     save_file(
         {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in fitted.head.items()}, out / HEAD_WEIGHTS
     )
     save_file(
-        {"rows": workshop.material.embeddings.astype(np.float16), "counts": np.ones(count, dtype=np.int32)},
+        {"rows": inputs.material.embeddings.astype(np.float16), "counts": np.ones(count, dtype=np.int32)},
         out / "label_embeddings.safetensors",
     )
     save_file(
         {
-            "class_embeddings": workshop.class_embeddings.astype(np.float16),
-            "reference_classes": workshop.reference.classes,
-            "reference_values": workshop.reference.values,
-            "classes": np.array([number for numbers in workshop.classes for number in numbers], dtype=np.int32),
-            "class_counts": np.array([len(numbers) for numbers in workshop.classes], dtype=np.int32),
+            "class_embeddings": inputs.class_embeddings.astype(np.float16),
+            "reference_classes": inputs.reference.classes,
+            "reference_values": inputs.reference.values,
+            "classes": np.array([number for numbers in inputs.classes for number in numbers], dtype=np.int32),
+            "class_counts": np.array([len(numbers) for numbers in inputs.classes], dtype=np.int32),
         },
         out / "prior.safetensors",
     )
@@ -67,30 +67,30 @@ def write_source(
     thresholds = curves.threshold if curves else np.full(count, 0.5)
     Vocabulary(
         replace(tag, threshold=round(float(threshold), 4))
-        for tag, threshold in zip(workshop.vocabulary, thresholds, strict=True)
+        for tag, threshold in zip(inputs.vocabulary, thresholds, strict=True)
     ).save(out / "vocabulary.json")
-    sums = sorted({photo.sha256() for photo in workshop.photos})
+    sums = sorted({photo.sha256() for photo in inputs.photos})
     (out / "training_images.txt").write_text("\n".join(sums) + "\n", encoding="utf-8")
     if CLASSES_FILE.parent != out:
         shutil.copyfile(CLASSES_FILE, out / CLASSES_FILE.name)
     description = {
         "format": 1,
         "architecture": {
-            "encoder": workshop.encoder_digest,
+            "encoder": inputs.encoder_digest,
             "head": fitted.config.to_json(),
             "mixing": {"unseen": dict(zip(("head", "probe", "prior"), map(float, unseen), strict=True))},
             "classes": file_sha256(CLASSES_FILE),
         },
-        "preprocessing": workshop.preprocessing.to_json(),
-        "text_encoder_id": workshop.text_encoder_id,
+        "preprocessing": inputs.preprocessing.to_json(),
+        "text_encoder_id": inputs.text_encoder_id,
         "new_tag_threshold": curves.new_threshold if curves else 0.5,
         "new_tag_calibration": {"slope": curves.new.slope, "offset": curves.new.offset} if curves else {},
         "licence": "Apache-2.0; trained on photos under other terms, see MODEL_CARD.md",
         "provenance": {
-            "sets": {name: sum(photo.set_name == name for photo in workshop.photos) for name in TRAINING_SETS},
+            "sets": {name: sum(photo.set_name == name for photo in inputs.photos) for name in TRAINING_SETS},
             "training_images": hashlib.sha256("\n".join(sums).encode()).hexdigest(),
             "left_out_tags": [
-                tag.name for tag, kept in zip(workshop.vocabulary, workshop.allowed, strict=True) if not kept
+                tag.name for tag, kept in zip(inputs.vocabulary, inputs.allowed, strict=True) if not kept
             ],
             "seed": seed,
             "calibrated": curves is not None,

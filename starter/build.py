@@ -1,4 +1,4 @@
-"""Builds everything of the starter that ships: one folder, from labelled photos, by one call.
+"""Build of the starter: from labelled photos to one folder with everything that ships.
 
 photos + label system ── features, prior ──▶ out-of-fold models ── mixing, calibration, thresholds ──▶ folder
                                         └──▶ final head and probes ─────────────────────────────────────┘
@@ -22,7 +22,12 @@ from ram_backend.models.imagenet_classes import classes_of_tags, imagenet_classe
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter_layout import IMAGE_SIZE
 from ram_backend.models.starter_prior import Classifier, Reference, prior_tags
-from ram_backend.training.starter_data import (
+from ram_backend.models.torch_network import torch_threads
+from ram_backend.vocabulary.label_system import SOURCES, load_label_system
+from ram_backend.vocabulary.minilm import MiniLMTextEncoder
+from ram_backend.vocabulary.tags import Vocabulary
+from ram_backend.vocabulary.wordnet import read_senses
+from starter.data import (
     PRESENT,
     TRAINING_SETS,
     LabelledPhoto,
@@ -31,11 +36,11 @@ from ram_backend.training.starter_data import (
     related_tags,
     set_tags,
 )
-from ram_backend.training.starter_features import FeatureStore
-from ram_backend.training.starter_files import write_source
-from ram_backend.training.starter_fitting import HEAD_POSITIVES, TrainingMaterial
-from ram_backend.training.starter_head import HeadRecipe
-from ram_backend.training.starter_mixing import (
+from starter.features import FeatureStore
+from starter.files import write_source
+from starter.fitting import HEAD_POSITIVES, TrainingSet
+from starter.head import HeadOptions
+from starter.mixing import (
     OutOfFold,
     SharedMixing,
     TagCurves,
@@ -45,10 +50,6 @@ from ram_backend.training.starter_mixing import (
     log_rates,
     mixed,
 )
-from ram_backend.vocabulary import Vocabulary
-from ram_backend.vocabulary.label_system import SOURCES, load_label_system
-from ram_backend.vocabulary.minilm import MiniLMTextEncoder
-from ram_backend.vocabulary.wordnet import read_senses
 
 Progress = Callable[[str], Any]
 
@@ -59,7 +60,7 @@ PREPROCESSING = Preprocessing(
 TRAINING_VIEWS = ("plain", "mirrored", "varied-1")
 REFERENCE_PHOTOS = 300
 FOLDS = 4
-RECIPE = HeadRecipe(epochs=10)
+HEAD_OPTIONS = HeadOptions(epochs=10)
 
 CLASS_SHOWN = (0.35, 0.2, 0.6)
 """Probability on the whole photo, its parts' mean and its best part where a kind of thing is as likely there as not."""
@@ -70,12 +71,12 @@ USUAL_UNSEEN = (0.1, 8.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildInputs:
     """Everything that a build needs of its inputs, before anything is learned."""
 
     vocabulary: Vocabulary
     photos: list[LabelledPhoto]
-    material: TrainingMaterial
+    material: TrainingSet
     classes: list[list[int]]
     class_embeddings: NDArray[np.float32]
     reference: Reference
@@ -98,7 +99,7 @@ def build_starter(
     threads: int = 2,
     calibrated: bool = True,
     vocabulary: Vocabulary | None = None,
-    recipe: HeadRecipe = RECIPE,
+    options: HeadOptions = HEAD_OPTIONS,
 ) -> Path:
     """Builds the starter's folder from the train splits of the labelled sets.
 
@@ -117,7 +118,7 @@ def build_starter(
         calibrated: False skips the out-of-fold models (for measuring how well unseen tags are ranked): usual mixing
             weights, no calibration.
         vocabulary: the tags; the shipped label system unless given.
-        recipe: of the head.
+        options: of the head.
 
     Returns:
         `out`.
@@ -125,33 +126,42 @@ def build_starter(
     Raises:
         InputError: a set or a tag that is to be left out is not known, or the data are not there.
     """
-    say = progress or (lambda _: None)
-    with tempfile.TemporaryDirectory() as scratch:
-        workshop = _prepare(
-            data, leave_out_sets, leave_out_tags, seed, say, cache or Path(scratch), threads,
-            vocabulary or load_label_system(),
+    with torch_threads(1):  # the head is small: a second thread costs more than it brings
+        return _build(
+            data, out, tuple(leave_out_sets), tuple(leave_out_tags), seed, progress or (lambda _: None), cache,
+            threads, calibrated, vocabulary or load_label_system(), options,
         )  # fmt: skip
-    material = workshop.material
+
+
+def _build(
+    data: Path, out: Path, leave_out_sets: tuple[str, ...], leave_out_tags: tuple[str, ...], seed: int, say: Progress,
+    cache: Path | None, threads: int, calibrated: bool, vocabulary: Vocabulary, options: HeadOptions,
+) -> Path:  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = _prepare(data, leave_out_sets, leave_out_tags, seed, say, cache or Path(scratch), threads, vocabulary)
+    material = inputs.material
     counts = (material.states == PRESENT).sum(0)
     curves: TagCurves | None = None
     shared, unseen = USUAL_SEEN, np.array(USUAL_UNSEEN, dtype=np.float32)
     if calibrated:
-        held_out = _out_of_fold(workshop, seed, say, recipe)
+        held_out = _out_of_fold(inputs, seed, say, options)
         own_counts, rates = counts[held_out.rows], log_rates(held_out)
         shared, unseen = fit_seen(held_out, own_counts, rates), choose_unseen(held_out)
         logits = np.where(
-            held_out.seen, mixed(held_out.readings, shared.weights(own_counts)), mixed(held_out.readings, unseen)
+            held_out.seen,
+            mixed(held_out.component_logits, shared.weights(own_counts)),
+            mixed(held_out.component_logits, unseen),
         )
-        measured = np.zeros(len(workshop.vocabulary), dtype=np.bool_)
-        measured[np.concatenate(list(workshop.listed.values()))] = True
-        grounded = np.array([bool(numbers) for numbers in workshop.classes])
+        measured = np.zeros(len(inputs.vocabulary), dtype=np.bool_)
+        measured[np.concatenate(list(inputs.listed.values()))] = True
+        grounded = np.array([bool(numbers) for numbers in inputs.classes])
         kinds = np.where(grounded, material.prior.level(CLASS_SHOWN), np.nan)
         curves = calibrate(held_out, logits, shared.offsets(own_counts, rates), kinds, measured)
         say(f"mixing: trained tags {shared}, others {unseen.tolist()}")
-    everyone = np.arange(len(workshop.photos))
-    fitted = material.fit(everyone, workshop.allowed, recipe=recipe, seed=seed, progress=say)
+    everyone = np.arange(len(inputs.photos))
+    fitted = material.fit(everyone, inputs.allowed, options=options, seed=seed, progress=say)
     mixing = shared.weights(counts[fitted.probe_rows])
-    write_source(out, workshop, fitted, mixing, unseen, curves, seed)
+    write_source(out, inputs, fitted, mixing, unseen, curves, seed)
     say(f"written: {out}")
     return out
 
@@ -159,12 +169,9 @@ def build_starter(
 def _prepare(
     data: Path, leave_out_sets: Iterable[str], leave_out_tags: Iterable[str], seed: int, say: Progress, cache: Path,
     threads: int, vocabulary: Vocabulary,
-) -> Workshop:  # fmt: skip
-    import torch
-
+) -> BuildInputs:  # fmt: skip
     from ram_backend.models.starter_export import encoder_weights_path, export_encoder, load_encoder
 
-    torch.set_num_threads(1)  # the head is small: a second thread costs more than it brings
     sets = _chosen_sets(leave_out_sets)
     unknown = [tag for tag in leave_out_tags if vocabulary.find(tag) is None]
     if unknown:
@@ -204,8 +211,8 @@ def _prepare(
         for name in sets
         if name != "imagenet_samples"
     }
-    return Workshop(
-        vocabulary, photos, TrainingMaterial(views, states, embeddings, classifier, prior), classes, class_embeddings,
+    return BuildInputs(
+        vocabulary, photos, TrainingSet(views, states, embeddings, classifier, prior), classes, class_embeddings,
         reference, allowed, listed, digest, text.id, PREPROCESSING,
     )  # fmt: skip
 
@@ -238,33 +245,33 @@ def _reference(
     )
 
 
-def _out_of_fold(workshop: Workshop, seed: int, say: Progress, recipe: HeadRecipe) -> OutOfFold:
+def _out_of_fold(inputs: BuildInputs, seed: int, say: Progress, options: HeadOptions) -> OutOfFold:
     """Each fold leaves out a part of the photos and a part of the tags; what it says about the former is kept."""
-    material, photos = workshop.material, workshop.photos
+    material, photos = inputs.material, inputs.photos
     counts = (material.states == PRESENT).sum(0)
-    rows = np.flatnonzero(workshop.allowed & (counts >= HEAD_POSITIVES))
+    rows = np.flatnonzero(inputs.allowed & (counts >= HEAD_POSITIVES))
     rng = np.random.default_rng(seed)
     photo_fold, tag_fold = rng.permutation(len(photos)) % FOLDS, rng.permutation(len(rows)) % FOLDS
-    readings = np.empty((3, len(photos), len(rows)), dtype=np.float32)
+    component_logits = np.empty((3, len(photos), len(rows)), dtype=np.float32)
     seen = np.empty((len(photos), len(rows)), dtype=np.bool_)
     for fold in range(FOLDS):
         say(f"fold {fold + 1} of {FOLDS}")
-        tags = workshop.allowed.copy()
+        tags = inputs.allowed.copy()
         tags[rows[tag_fold == fold]] = False
         inside, outside = np.flatnonzero(photo_fold != fold), np.flatnonzero(photo_fold == fold)
-        fitted = material.fit(inside, tags, recipe=recipe, seed=seed + 1 + fold, progress=say)
-        readings[:, outside] = material.readings(fitted, material.views[0][outside], rows)
+        fitted = material.fit(inside, tags, options=options, seed=seed + 1 + fold, progress=say)
+        component_logits[:, outside] = material.component_logits(fitted, material.views[0][outside], rows)
         seen[outside] = np.isin(rows, fitted.probe_rows)
     column = {int(row): at for at, row in enumerate(rows)}
     return OutOfFold(
-        readings,
+        component_logits,
         seen,
         material.states[:, rows],
         rows,
         {name: np.array([photo.set_name == name for photo in photos]) for name in {photo.set_name for photo in photos}},
         {
             name: np.array([column[int(row)] for row in listed if int(row) in column], dtype=np.int64)
-            for name, listed in workshop.listed.items()
+            for name, listed in inputs.listed.items()
         },
     )
 

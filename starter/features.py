@@ -1,4 +1,4 @@
-"""Image tokens of the training photos: the plain view and changed ones, computed once and kept in a cache folder."""
+"""Data augmentation and a feature cache: image tokens of the training photos, per view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter_layout import TOKENS, WIDTH
-from ram_backend.training.starter_data import LabelledPhoto
+from starter.data import LabelledPhoto
 
 View = Callable[[Image.Image, random.Random], Image.Image]
 _BATCH = 8

@@ -1,4 +1,4 @@
-"""The model card that travels with what was trained."""
+"""Model card of the starter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Their terms: COCO annotations CC BY 4.0, photos under their authors' Flickr lice
 ImageNet for non-commercial research and education. The encoder's own weights come from ImageNet, too. Whoever must keep
 clear of such data builds the starter again from other sets:
 
-    ram-backend bundles build-starter --data DIR [--leave-out-set SET] [--leave-out-tags FILE] --out DIR
+    python -m starter --data DIR [--leave-out-set SET] [--leave-out-tags FILE] --out DIR
 
 {left_out}
 {measured}

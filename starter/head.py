@@ -1,4 +1,4 @@
-"""Trains the starter's tagging head on cached tokens: minutes on one core."""
+"""Training of the tagging head on cached tokens with asymmetric loss: minutes on one core."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ram_backend.models.head import HeadConfig, TaggingHead
 from ram_backend.training.losses import asymmetric_loss
-from ram_backend.training.starter_data import PRESENT, UNKNOWN
+from starter.data import PRESENT, UNKNOWN
 
 
 @dataclass(frozen=True)
-class HeadRecipe:
+class HeadOptions:
     """How the head is trained.
 
     Attributes:
@@ -76,7 +76,7 @@ def train_head(
     embeddings: NDArray[np.float32],
     states: NDArray[np.int8],
     *,
-    recipe: HeadRecipe = HeadRecipe(),
+    options: HeadOptions = HeadOptions(),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[HeadConfig, dict[str, NDArray[np.float32]]]:
@@ -87,7 +87,7 @@ def train_head(
         basis: what they were changed with.
         embeddings: (L, E) label embeddings of the tags that are trained.
         states: (N, L): 1 present, 0 absent, -1 unknown.
-        recipe: sizes and schedule.
+        options: sizes and schedule.
         seed: same seed, same head (on the same machine and thread count).
         progress: told once an epoch how far it is.
 
@@ -97,29 +97,30 @@ def train_head(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     config = HeadConfig(
-        token_width=basis.axes.shape[1], hidden=recipe.hidden, heads=recipe.heads, layers=1,
-        intermediate=recipe.intermediate, label_width=embeddings.shape[1], layer_norm_eps=1e-6, dropout=recipe.dropout,
+        token_width=basis.axes.shape[1], hidden=options.hidden, heads=options.heads, layers=1,
+        intermediate=options.intermediate, label_width=embeddings.shape[1],
+        layer_norm_eps=1e-6, dropout=options.dropout,
     )  # fmt: skip
     head = TaggingHead(config)
     torch.nn.init.constant_(head.classifier.bias, -3.0)
-    steps = recipe.epochs * (len(states) // recipe.batch)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.15)
-    texts = torch.from_numpy(embeddings * np.float32(recipe.text_scale))
+    steps = options.epochs * (len(states) // options.batch)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps, pct_start=0.15)
+    texts = torch.from_numpy(embeddings * np.float32(options.text_scale))
     head.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(options.epochs):
         order = rng.permutation(len(states))
-        for step in range(len(states) // recipe.batch):
-            photos = np.sort(order[step * recipe.batch : (step + 1) * recipe.batch])
+        for step in range(len(states) // options.batch):
+            photos = np.sort(order[step * options.batch : (step + 1) * options.batch])
             drawn = rng.integers(len(views), size=len(photos))
             tokens = np.stack([views[view][photo] for view, photo in zip(drawn, photos, strict=True)]).astype(
                 np.float32
             )
-            tags = _draw_tags(states[photos], recipe.tags, rng)
+            tags = _draw_tags(states[photos], options.tags, rng)
             target = torch.from_numpy(states[np.ix_(photos, tags)])
             logits = head(torch.from_numpy(tokens), head.queries(texts[torch.from_numpy(tags)]))
             loss = asymmetric_loss(
-                logits, target == PRESENT, target != UNKNOWN, focus=recipe.focus, margin=recipe.margin
+                logits, target == PRESENT, target != UNKNOWN, focus=options.focus, margin=options.margin
             )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -127,8 +128,8 @@ def train_head(
             optimizer.step()
             schedule.step()
         if progress:
-            progress(f"head: epoch {epoch + 1} of {recipe.epochs}, loss {loss.item():.2f}")
-    return _folded(head, basis, recipe.text_scale)
+            progress(f"head: epoch {epoch + 1} of {options.epochs}, loss {loss.item():.2f}")
+    return _folded(head, basis, options.text_scale)
 
 
 def _draw_tags(states: NDArray[np.int8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

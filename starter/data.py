@@ -1,4 +1,4 @@
-"""Labelled photos for the starter: what people said about each photo, as states of the vocabulary's tags.
+"""Readers of the labelled photo sets: what people said about a photo, as states of the vocabulary's tags.
 
 A set is a folder `<data>/<name>/` with `images/` and `labels.jsonl`, one JSON object a line: `file`, `split`, `tags`,
 and where known `maybe`, `captions`, `imagenet_index`. What a missing tag means differs by set:
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 TRAINING_SETS = ("flickr8k_tags", "coco_objects", "imagenet_samples")
 EXHAUSTIVE_SETS = ("coco_objects",)

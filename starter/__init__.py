@@ -1,0 +1,1 @@
+"""How the starter bundle is trained; in the repository only, not in the wheel."""
