@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from ram_backend.training.recalibration import best_threshold
+from ram_backend.training.calibration import best_threshold
 
 from ram_backend.metrics import mean_average_precision
 from starter.calibration import (
