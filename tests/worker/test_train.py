@@ -268,7 +268,7 @@ def test_who_lost_the_claim_publishes_nothing(
     assert versions.list(KEY) == []
     assert len(list((settings.versions_dir / folder_of(KEY)).glob("v*"))) == 1
     gate(REJECT)
-    queue.take_over()
+    queue.expire()
     with database.writing() as session:
         from ram_backend.jobs.job import Job
 
