@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from ram_backend.feedback.weights import Weights
 from ram_backend.images import decode, perceptual_hash
 from ram_backend.models import Bundle, Network, features_of, load_network, open_bundle
-from ram_backend.models.starter import DESCRIPTION, install_starter
+from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
 from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
 from ram_backend.training.candidates import Candidate, fit_candidate

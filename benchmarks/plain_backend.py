@@ -22,7 +22,7 @@ import torch
 
 from ram_backend.images import decode
 from ram_backend.models import Bundle, find_bundle, load_network
-from ram_backend.models.starter_export import encoder_weights_path, load_encoder
+from ram_backend.models.starter.export import encoder_weights_path, load_encoder
 from ram_backend.settings import load_settings
 from ram_backend.tagging import Tagger, resolve_subset
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ram_backend.images import decode
 from ram_backend.metrics import calibration_error, f1, mean_average_precision, precision_at_k
 from ram_backend.models import load_network, open_bundle
-from ram_backend.models.starter import PACKAGED, install_starter
+from ram_backend.models.starter.bundle import PACKAGED, install_starter
 from ram_backend.settings import load_settings
 from ram_backend.tagging import Tagger, resolve_subset
 from starter.card import MEASURED

@@ -16,7 +16,7 @@ from ram_backend.errors import InputError
 from ram_backend.images import decode
 from ram_backend.models import load_network, open_bundle
 from ram_backend.models.bundle import file_sha256
-from ram_backend.models.starter import install_starter
+from ram_backend.models.starter.bundle import install_starter
 from ram_backend.tagging import Tagger, resolve_subset
 from ram_backend.vocabulary import Tag, Vocabulary
 from starter.build import build_starter
