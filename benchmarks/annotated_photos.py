@@ -19,17 +19,23 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.feedback.weights import Weights
-from ram_backend.images import decode, perceptual_hash
-from ram_backend.models import Bundle, Network, features_of, load_network, open_bundle
+from ram_backend.images.decode import decode
+from ram_backend.images.hashing import perceptual_hash
+from ram_backend.models.bundle import Bundle, open_bundle
+from ram_backend.models.delta import features_of
+from ram_backend.models.network import Network, load_network
 from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
-from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
+from ram_backend.tagging.subset import Subset, resolve_subset
+from ram_backend.tagging.tag_embeddings import tag_embeddings
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.training.candidates import Candidate, fit_candidate
 from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
 from ram_backend.training.material import Material
 from ram_backend.training.recalibration import sigmoid
 from ram_backend.training.split import Split, split
-from ram_backend.vocabulary import open_text_encoder
+from ram_backend.vocabulary.embeddings import open_text_encoder
 from starter.build import build_starter
 from starter.data import LabelledPhoto, label_matrix, read_set, set_tags
 

@@ -30,9 +30,11 @@ from annotated_photos import SET, AnnotatedPhotos, annotated, open_base, starter
 from learning_points import ALL_FITTED, AS_SERVED, T_95, WAYS, Point, curve, half_width, interval, learned
 from numpy.typing import NDArray
 
-from ram_backend.models import STARTER, find_bundle
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging import Tagger, whole_vocabulary
+from ram_backend.tagging.subset import whole_vocabulary
+from ram_backend.tagging.tagger import Tagger
 from starter.data import set_tags
 
 COUNTS = (50, 100, 200, 300, 500, 1000, 1900)

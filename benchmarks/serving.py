@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from ram_backend.demo import photo_paths
-from ram_backend.server import prepare
+from ram_backend.server.running import prepare
 from ram_backend.settings import Settings, load_settings
 
 SERVE = (sys.executable, "-m", "ram_backend", "serve", "--port", "0")

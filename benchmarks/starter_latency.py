@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from ram_backend.demo import photo_paths
-from ram_backend.images import decode
-from ram_backend.models import find_bundle, load_network
+from ram_backend.images.decode import decode
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
-from ram_backend.tagging import Tagger, resolve_subset
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
 
 
 def milliseconds(steps: list[Callable[[], Any]], runs: int) -> list[list[float]]:

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.images import decode
+from ram_backend.images.decode import decode
 from ram_backend.metrics import calibration_error, f1, mean_average_precision, precision_at_k
-from ram_backend.models import load_network, open_bundle
+from ram_backend.models.bundle import open_bundle
+from ram_backend.models.network import load_network
 from ram_backend.models.starter.bundle import PACKAGED, install_starter
 from ram_backend.settings import load_settings
-from ram_backend.tagging import Tagger, resolve_subset
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
 from starter.card import MEASURED
 from starter.data import label_matrix, read_set, set_tags
 

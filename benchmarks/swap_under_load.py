@@ -35,16 +35,25 @@ import numpy as np
 from serving import SERVE, Caller, _port, _wait_ready, borrow, config, play_label_studio, setup_body
 
 from ram_backend.demo import photo_paths
-from ram_backend.images import decode
-from ram_backend.labelstudio import parse_label_config, prediction
-from ram_backend.models import Calibration, Delta, feature_width, find_bundle, load_network
-from ram_backend.projects import Project, ProjectKey
-from ram_backend.server import ModelIdentity
+from ram_backend.images.decode import decode
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.predictions import prediction
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta, feature_width
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.server.model import ModelIdentity
 from ram_backend.server.recipes import make_recipe
 from ram_backend.server.scoring import scored_choices
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging import TOKEN_DTYPE, Tagger, resolve_subset
-from ram_backend.versions import CorrectionsUsed, Lineage, VersionTable, open_version_table, write_version
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.versions.directory import write_version
+from ram_backend.versions.lineage import CorrectionsUsed, Lineage
+from ram_backend.versions.table import VersionTable, open_version_table
 
 PROJECT = "1.1"
 NEAR = 1e-5

@@ -34,7 +34,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from ram_backend.server import prepare
+from ram_backend.server.running import prepare
 from ram_backend.settings import load_settings
 
 PROGRAM = (sys.executable, "-m", "ram_backend")

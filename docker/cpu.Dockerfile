@@ -29,7 +29,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip check
 # The starter bundle and its text encoder are made now, so that no container has to: an empty volume at /data is filled
 # from here.
-RUN RAM_DATA_DIR=/data python -c "from ram_backend.server import prepare; from ram_backend.settings import load_settings; \
+RUN RAM_DATA_DIR=/data python -c "from ram_backend.server.running import prepare; from ram_backend.settings import load_settings; \
     prepare(load_settings(), print)"
 
 FROM ${PYTHON_IMAGE}

@@ -1,4 +1,4 @@
-"""Writing ONNX files with torch, once; imported only where that happens."""
+"""Export of a torch module to one ONNX file. Torch is loaded by the export, not by the import."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def export_onnx(
@@ -30,6 +31,8 @@ def export_onnx(
         output_names: one per output.
         axes: per input, axis -> name of a dynamic length; equal names have equal lengths.
     """
+    import torch
+
     dimensions = {name: torch.export.Dim(name) for axis in axes for name in axis.values()}
     shapes = tuple({at: dimensions[name] for at, name in axis.items()} for axis in axes)
     with _quiet(), torch.no_grad():

@@ -22,9 +22,9 @@ from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter.layout import IMAGE_SIZE
 from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
 from ram_backend.models.torch_network import torch_threads
-from ram_backend.vocabulary import Vocabulary
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
+from ram_backend.vocabulary.tags import Vocabulary
 from ram_backend.vocabulary.wordnet import read_senses
 from starter.data import (
     PRESENT,

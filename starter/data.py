@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 TRAINING_SETS = ("flickr8k_tags", "coco_objects", "imagenet_samples")
 EXHAUSTIVE_SETS = ("coco_objects",)

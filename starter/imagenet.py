@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ram_backend.errors import BundleDamaged
 from ram_backend.models.starter.prior import CLASSES
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 FILE = Path(__file__).with_name("imagenet_classes.tsv")
 

@@ -1,47 +1,72 @@
-"""Importing the package stays cheap and has no effect."""
+"""Importing a room is cheap and has no effect, and no room reaches into another one's private modules."""
 
 from __future__ import annotations
 
+import ast
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import ram_backend
+
+PACKAGE = Path(ram_backend.__file__).parent
+ROOMS = sorted(f"ram_backend.{module.name}" for module in pkgutil.iter_modules([str(PACKAGE)]))
 HEAVY = {"torch", "torchvision", "transformers", "timm", "open_clip", "sklearn", "scipy", "onnxruntime"}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "ram_backend",
-        "ram_backend.demo",
-        "ram_backend.errors",
-        "ram_backend.images",
-        "ram_backend.metrics",
-        "ram_backend.settings",
-    ],
-)
-def test_import_loads_nothing_heavy_and_writes_nothing(module: str, tmp_path: Path) -> None:
-    code = f"import json, sys; import {module}; print(json.dumps(sorted(sys.modules)))"
+@pytest.mark.parametrize("room", [room for room in ROOMS if not room.endswith("__main__")])
+def test_importing_a_room_loads_nothing_heavy_and_writes_nothing(room: str, tmp_path: Path) -> None:
+    code = f"import json, sys; import {room}; print(json.dumps(sorted(sys.modules)))"
     environment = {"HOME": str(tmp_path), "RAM_DATA_DIR": str(tmp_path / "data"), "RAM_THREADS": "not a number"}
     done = subprocess.run(
         [sys.executable, "-B", "-c", code],
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=PACKAGE.parent,
         env=environment,
     )
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))
-    assert module in loaded
+    assert room in loaded
     assert not HEAVY & loaded
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_package_is_typed() -> None:
-    import ram_backend
+def test_no_room_imports_private_modules_of_another() -> None:
+    assert list(_private_imports(PACKAGE)) == []
 
-    assert (Path(ram_backend.__file__).parent / "py.typed").is_file()
+
+def test_a_private_import_is_found(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    lines = ["from ram_backend.images._codec import read", "from ram_backend.images import _codec"]
+    (tmp_path / "server" / "app.py").write_text("\n".join([*lines, "from ram_backend.server._own import fine"]))
+    assert list(_private_imports(tmp_path)) == [("server/app.py", 1), ("server/app.py", 2)]
+
+
+def _private_imports(package: Path) -> list[tuple[str, int]]:
+    """File and line of every import of a module whose name begins with one underscore, from outside its own room."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for name in names:
+                top, *rest = name.split(".")
+                private = any(part.startswith("_") and not part.startswith("__") for part in rest)
+                if top == "ram_backend" and private and rest[0] != room:
+                    found.append((path.relative_to(package).as_posix(), node.lineno))
+    return found
+
+
+def test_the_package_is_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ram_backend.logs import asked_by, in_the_name_of
-from ram_backend.server import configure_logging as configure_server
+from ram_backend.server.logs import configure_logging as configure_server
 from ram_backend.worker.logs import configure_logging as configure_jobs
 
 log = logging.getLogger("ram_backend.test")

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ram_backend.models import Bundle, find_bundle, list_bundles, verify
+from ram_backend.models.bundle import Bundle, verify
+from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import load_settings
 
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)

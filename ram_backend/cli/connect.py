@@ -99,7 +99,7 @@ def _label_studio(settings: Settings) -> LabelStudio:
 
 
 def _backend_url(url: str | None, settings: Settings) -> str:
-    from ram_backend.projects import instance_of
+    from ram_backend.projects.keys import instance_of
 
     if url is None:
         host = "localhost" if settings.host in ("0.0.0.0", "::", "") else settings.host
@@ -122,8 +122,8 @@ def _text_of(path: Path) -> str:
 
 def _all_tags(settings: Settings) -> str:
     from ram_backend.labelstudio.ready_configs import vocabulary_config
-    from ram_backend.models import find_bundle
-    from ram_backend.vocabulary import load_label_system
+    from ram_backend.models.store import find_bundle
+    from ram_backend.vocabulary.label_system import load_label_system
 
     if settings.bundle == "starter":
         return vocabulary_config(load_label_system())
@@ -131,7 +131,7 @@ def _all_tags(settings: Settings) -> str:
 
 
 def _extra_params(text: str | None) -> dict[str, Any] | None:
-    from ram_backend.projects import parse_options
+    from ram_backend.projects.options import parse_options
 
     if text is None:
         return None

@@ -16,23 +16,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import InputError
-from ram_backend.feedback import (
-    Correction,
-    CurrentAnnotation,
-    Ledger,
-    Shown,
-    State,
-    TaskLabels,
-    Weights,
-    corrections_of,
-    gather,
-    open_project_api,
-    reconcile,
-)
-from ram_backend.labelstudio import LabelPlan, parse_label_config
-from ram_backend.projects import Project, ProjectTable, select
+from ram_backend.feedback.connecting import open_project_api
+from ram_backend.feedback.corrections import Correction, corrections_of, gather
+from ram_backend.feedback.labels import State, TaskLabels
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.view import CurrentAnnotation
+from ram_backend.feedback.weights import Weights
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.projects.keys import select
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)

@@ -17,9 +17,11 @@ def jobs(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
-    from ram_backend.database import open_database, upgrade
+    from ram_backend.database.engine import open_database
+    from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.table import JobTable
-    from ram_backend.projects import ProjectTable, select
+    from ram_backend.projects.keys import select
+    from ram_backend.projects.table import ProjectTable
 
     database = open_database(load_settings())
     upgrade(database)

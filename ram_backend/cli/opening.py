@@ -7,10 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ram_backend.models import Bundle, file_sha256, find_bundle, load_network
+from ram_backend.models.bundle import Bundle, file_sha256
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
-from ram_backend.tagging import Subset, Tagger, resolve_subset, whole_vocabulary
-from ram_backend.vocabulary import embed_descriptions, load_descriptions, open_text_encoder
+from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.vocabulary.descriptions import embed_descriptions, load_descriptions
+from ram_backend.vocabulary.embeddings import open_text_encoder
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.tagging import Tagger
+from ram_backend.tagging.tagger import Tagger
 
 
 @dataclass(frozen=True)

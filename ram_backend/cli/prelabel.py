@@ -15,7 +15,7 @@ from ram_backend.errors import InputError, NotAvailable
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from ram_backend.database import Database
+    from ram_backend.database.engine import Database
     from ram_backend.jobs.job import Job, Outcome
     from ram_backend.jobs.prelabel_options import Which
 
@@ -46,12 +46,13 @@ def prelabel(
     Label Studio asks the running server, a portion of tasks at a time. Stop it whenever you like and ask again: it goes
     on with what is missing, and each task ends with exactly one prediction of the version.
     """
-    from ram_backend.database import open_database, upgrade
+    from ram_backend.database.engine import open_database
+    from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.prelabel_options import Wanted
     from ram_backend.jobs.triggers import Triggers
     from ram_backend.jobs.valkey import running_url
-    from ram_backend.projects import select
+    from ram_backend.projects.keys import select
 
     which = _which(everything, unlabelled, retry_failed)
     settings = load_settings()

@@ -14,17 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend.errors import InputError, RamError
-from ram_backend.projects import (
-    Project,
-    ProjectOptions,
-    ProjectTable,
-    connection_of,
-    instance_of,
-    merge,
-    open_table,
-    parse_options,
-    select,
-)
+from ram_backend.projects.connection import connection_of
+from ram_backend.projects.keys import instance_of, select
+from ram_backend.projects.options import ProjectOptions, merge, parse_options
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable, open_table
 from ram_backend.settings import Settings, load_settings
 
 app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
@@ -228,7 +222,7 @@ def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dic
 
 def _remarks(project: Project) -> list[str]:
     """What the label config makes of what was set; why it can't be read."""
-    from ram_backend.labelstudio import parse_label_config
+    from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.server.recipes import remarks
 
     if not project.label_config:
@@ -241,8 +235,8 @@ def _remarks(project: Project) -> list[str]:
 
 def _promises(project: Project, settings: Settings) -> list[str]:
     """For which tags the precision that was asked for can be promised; nothing where none was asked for."""
-    from ram_backend.labelstudio import parse_label_config
-    from ram_backend.models import find_bundle
+    from ram_backend.labelstudio.label_config import parse_label_config
+    from ram_backend.models.store import find_bundle
     from ram_backend.server.model import ModelIdentity
     from ram_backend.server.recipes import make_recipe
 

@@ -32,7 +32,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
-    from ram_backend.server import Access, bind, configure_logging, create_app, identify, prepare, run
+    from ram_backend.server.access import Access
+    from ram_backend.server.app import create_app
+    from ram_backend.server.logs import configure_logging
+    from ram_backend.server.model import identify
+    from ram_backend.server.running import bind, prepare, run
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
     Access.of(settings)  # a mistake there is told before anything takes long
@@ -56,7 +60,8 @@ def serve(
 @contextmanager
 def _jobs(settings: Settings) -> Iterator[tuple[Desk, Settings]]:
     """Where training is asked for, and settings that name the queue; without a queue the server serves all the same."""
-    from ram_backend.database import open_database, upgrade
+    from ram_backend.database.engine import open_database
+    from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.service import Desk
     from ram_backend.jobs.valkey import Valkey
     from ram_backend.worker.supervisor import WorkerBeside

@@ -18,8 +18,8 @@ from ram_backend.cli.output import Arrays, Shown, print_json_line, print_table, 
 from ram_backend.errors import ImageError, InputError, VocabularyError
 from ram_backend.images.decode import find_images, read_file
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging import Tagger
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.tagger import Tagger
 
 PROGRESS_FROM = 20
 """Images from which on a progress bar is worth its line."""

@@ -28,11 +28,12 @@ def train(
     reason: Annotated[str, typer.Option(help="Why, for the list of jobs.")] = "asked for on the command line",
 ) -> None:
     """Learn from a project's corrections now, whatever their number. A worker does it."""
-    from ram_backend.database import open_database, upgrade
+    from ram_backend.database.engine import open_database
+    from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.triggers import Pinned, Triggers
     from ram_backend.jobs.valkey import running_url
-    from ram_backend.projects import select
+    from ram_backend.projects.keys import select
 
     settings = load_settings()
     database = open_database(settings)

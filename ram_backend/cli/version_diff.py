@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ram_backend.models import Delta
-from ram_backend.versions import BASE, Lineage, Version
+from ram_backend.models.delta import Delta
+from ram_backend.versions.directory import Version
+from ram_backend.versions.lineage import Lineage
+from ram_backend.versions.names import BASE
 
 _NUMBERS = ("threshold", "trust", "slope", "offset", "bias")
 _PLAIN = {"threshold": None, "trust": 1.0, "slope": 1.0, "offset": 0.0, "bias": 0.0}

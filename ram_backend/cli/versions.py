@@ -13,11 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend.cli.version_diff import Compared, compare
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import VersionDamaged, VersionRefused
-from ram_backend.projects import ProjectKey, ProjectTable, select
+from ram_backend.projects.keys import ProjectKey, select
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import BASE, Served, VersionRecord, VersionTable, announce, open_version, version_path
+from ram_backend.versions.directory import open_version
+from ram_backend.versions.names import BASE, version_path
+from ram_backend.versions.notices import announce
+from ram_backend.versions.records import Served, VersionRecord
+from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, rollback, pin, unpin.", no_args_is_help=True)
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ram_backend.errors import InputError
-from ram_backend.models import find_bundle
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import build_label_system, load_label_system
+from ram_backend.vocabulary.label_system import build_label_system, load_label_system
 
 app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
 

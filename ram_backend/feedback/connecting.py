@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ram_backend.errors import LabelStudioUnreachable
-from ram_backend.images import AddressGuard, FetchLimits
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.projects import Project, connection_of
+from ram_backend.projects.connection import connection_of
+from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 
 

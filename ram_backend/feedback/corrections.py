@@ -18,9 +18,9 @@ from ram_backend.feedback.offered import Offered
 from ram_backend.feedback.shown import Shown
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.feedback.weights import Weights
-from ram_backend.labelstudio import Choice, LabelPlan, TagControl, choices_for, image_reference
 from ram_backend.labelstudio.annotations import StatedAnnotation
-from ram_backend.labelstudio.choices import free_choice
+from ram_backend.labelstudio.choices import Choice, free_choice
+from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference
 from ram_backend.labelstudio.stated_items import ChoiceId, said_in
 
 CLOCKS_APART = timedelta(seconds=60)

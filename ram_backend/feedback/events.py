@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ram_backend.feedback.offered import Offered, offered_by
-from ram_backend.labelstudio import EventProject, WebhookRequest
 from ram_backend.labelstudio.annotations import (
     StatedAnnotation,
     content_of,
@@ -17,6 +16,7 @@ from ram_backend.labelstudio.annotations import (
     read_annotation,
     trimmed_task_data,
 )
+from ram_backend.labelstudio.requests import EventProject, WebhookRequest
 
 Kind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
 """`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio said so, for good, for it

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.offered import Offered
@@ -24,7 +25,7 @@ from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
 from ram_backend.feedback.shown_rows import ShownRows, image_rows, images_of, put_images, shown_of
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns
 from ram_backend.settings import Settings
 

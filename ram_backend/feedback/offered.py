@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass, field
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio import LabelPlan, parse_label_config
 from ram_backend.labelstudio.annotations import canonical_json
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.stated_items import ChoiceId
 
 

@@ -18,7 +18,7 @@ from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
 from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
 from ram_backend.labelstudio.stated_items import read_items
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 SETTLED = timedelta(seconds=60)
 """What came in so shortly before the listing began is not taken for gone where the listing lacks it: a webhook is sent

@@ -9,9 +9,9 @@ from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueCo
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from ram_backend.database import Base, BigId, UtcDateTime
-from ram_backend.projects import ProjectKey
+from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.projects import rows as projects_rows
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import OfProject
 
 

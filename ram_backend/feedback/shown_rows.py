@@ -18,7 +18,7 @@ from ram_backend.feedback.rows import (
     of_project,
 )
 from ram_backend.feedback.shown import KnownImages, Shown, TaskImage, read_choices, read_images, reference_digest
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ram_backend.labelstudio import TagControl
+from ram_backend.labelstudio.plan import TagControl
 from ram_backend.settings import Settings
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 Kind = Literal["train", "refresh", "prelabel"]
 State = Literal["requested", "running", "done", "failed"]

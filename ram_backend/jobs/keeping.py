@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Claim
 from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.transactions import change, moment

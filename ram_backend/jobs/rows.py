@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database import Base, UtcDateTime
+from ram_backend.database.base import Base, UtcDateTime
 from ram_backend.projects.rows import OfProject
 
 _OPEN = text("state IN ('requested', 'running')")

@@ -10,13 +10,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, ProjectNotFound
 from ram_backend.jobs.dispatch import Post, put_all_due
 from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.triggers import Pinned, Triggers
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.jobs.job import Claim, Job, Kind, Outcome, Progress
 from ram_backend.jobs.processes import Worker
@@ -28,7 +28,7 @@ from ram_backend.jobs.transactions import (
     request_in,
     rows_changed,
 )
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import of_project
 
 

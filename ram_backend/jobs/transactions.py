@@ -19,7 +19,7 @@ from ram_backend.jobs.job import Claim, Job, Kind, Outcome, State
 from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.rows import JobRow
 from ram_backend.logs import asked_by
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns, of_project
 
 OPEN = ("requested", "running")

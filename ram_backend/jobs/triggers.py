@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound
-from ram_backend.feedback import Ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.transactions import Requested
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 from xml.sax.saxutils import quoteattr
 
-from ram_backend.vocabulary import CATEGORIES, Tag
+from ram_backend.vocabulary.tags import CATEGORIES, Tag
 
 Control = Literal["taxonomy", "choices"]
 

@@ -17,7 +17,8 @@ from ram_backend.errors import (
     ImageUnreadable,
     LabelStudioUnreachable,
 )
-from ram_backend.images import AddressGuard, Fetcher, FetchLimits, redacted
+from ram_backend.images.fetch import Fetcher, FetchLimits
+from ram_backend.images.guard import AddressGuard, redacted
 from ram_backend.labelstudio.client import LabelStudio
 
 _UP = re.compile(r"(?:^|[/\\?&=])\.\.(?:$|[/\\?&#])")

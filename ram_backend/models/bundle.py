@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError, VocabularyError
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 FORMAT = 1
 MANIFEST = "bundle.json"

@@ -28,7 +28,7 @@ from ram_backend.models.bundle import (
 )
 from ram_backend.models.checkpoints import Checkpoint, check_finite, open_checkpoint
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.vocabulary import Vocabulary
+from ram_backend.vocabulary.tags import Vocabulary
 
 DEFAULT_THRESHOLD = 0.68
 """The authors' threshold where there is none per tag."""

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, ColumnElement, Index, Integer, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database import Base, BigId, UtcDateTime
+from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.projects.keys import ProjectKey
 
 

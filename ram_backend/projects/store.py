@@ -10,7 +10,8 @@ from types import TracebackType
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, InputError, ProjectOptionsError
 from ram_backend.projects.connection import Connection, connection_of
 from ram_backend.projects.keys import ProjectKey

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ram_backend import __version__
-from ram_backend.labelstudio import PredictRequest, SetupRequest, WebhookRequest, read_request
-from ram_backend.models import Network
+from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.models.network import Network
 from ram_backend.server.access import Access
 from ram_backend.server.events import EventSink
 from ram_backend.server.gate import Gate

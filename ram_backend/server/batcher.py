@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import NotAvailable
-from ram_backend.models import Network
+from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
 
 PATIENCE_S = 0.1

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import RamError, VersionDamaged
-from ram_backend.images import decode
-from ram_backend.models import Bundle, Delta, Network, features_of
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import Delta, features_of
+from ram_backend.models.network import Network
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.model import Model
-from ram_backend.tagging import TOKEN_DTYPE, Tagger
-from ram_backend.tagging.tagger import rounded
+from ram_backend.tagging.tagger import Tagger, rounded
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
 FloatArray = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ram_backend.models import Bundle
+from ram_backend.models.bundle import Bundle
 
 _NAMED = 5
 _NEW = "not in the vocabulary, scored from their text alone"

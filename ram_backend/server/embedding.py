@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import NotAvailable, TextEncoderUnavailable
 from ram_backend.server.model import Model, network_threads
 from ram_backend.settings import Settings
-from ram_backend.vocabulary import TextEncoder, open_text_encoder
+from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
 PIECE = 64
 """Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from ram_backend.labelstudio import ProjectRef, WebhookRequest
+from ram_backend.labelstudio.requests import ProjectRef, WebhookRequest
 from ram_backend.server.training_desk import NO_WORKER
 
 START_TRAINING = "START_TRAINING"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.projects import ProjectKey
-from ram_backend.versions import Served, VersionTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.notices import Listener
+from ram_backend.versions.records import Served
+from ram_backend.versions.table import VersionTable
 
 POLL_S = 0.5
 """How often the database is looked at; a notice makes it look at once."""

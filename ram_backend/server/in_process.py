@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ram_backend.errors import NotAvailable
-from ram_backend.labelstudio import PredictRequest, SetupRequest, read_request
-from ram_backend.models import Network
-from ram_backend.projects import Project
+from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, read_request
+from ram_backend.models.network import Network
 from ram_backend.projects.keys import instance_of
+from ram_backend.projects.project import Project
 from ram_backend.server.events import LoggingEventSink
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback import Ledger, events_of
-from ram_backend.labelstudio import EventProject, ProjectRef
-from ram_backend.projects import ProjectKey
+from ram_backend.feedback.events import events_of
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.labelstudio.requests import EventProject, ProjectRef
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.events import START_TRAINING, Event
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.training_desk import NO_WORKER, TrainingDesk

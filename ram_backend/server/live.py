@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Bundle, Delta, Network, feature_width
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import Delta, feature_width
+from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
-from ram_backend.projects import ProjectKey
-from ram_backend.versions import Version, open_version, version_path
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.versions.directory import Version, open_version
+from ram_backend.versions.names import version_path
 
 ACCEPTED = "accept"
 

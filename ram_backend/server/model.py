@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ram_backend.errors import NotAvailable, RamError
-from ram_backend.models import Bundle, Network, encoder_id_of, find_bundle, load_network
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.network import Network, encoder_id_of, load_network
+from ram_backend.models.store import find_bundle
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.settings import Settings
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from ram_backend.errors import ImageUnreadable
-from ram_backend.images import FORMATS, decode, perceptual_hash
+from ram_backend.images.decode import FORMATS, decode
+from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
-from ram_backend.feedback import Shown, ShownImage
-from ram_backend.labelstudio import LabelPlan, ScoredChoice, TagControl, Task, choices_for, empty_prediction, prediction
+from ram_backend.feedback.shown import Shown, ShownImage
 from ram_backend.labelstudio.label_config import look_up
+from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for
+from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
+from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
-from ram_backend.models import Network
-from ram_backend.projects import ProjectKey
+from ram_backend.models.network import Network
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
@@ -32,7 +34,7 @@ from ram_backend.server.showing import ShownRecorder, now, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotShelf
 from ram_backend.server.waiting import all_of, in_thread, shared
 from ram_backend.settings import Settings
-from ram_backend.tagging import Tagger, TagScores
+from ram_backend.tagging.tagger import Tagger, TagScores
 
 FloatArray = NDArray[np.float32]
 Trouble = ImageError | ImageUnreachable

@@ -7,8 +7,10 @@ import threading
 from collections import OrderedDict
 from typing import TypeVar
 
-from ram_backend.labelstudio import parse_label_config
-from ram_backend.projects import Project, ProjectKey, ProjectOptions
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions
+from ram_backend.projects.project import Project
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.recipes import Recipe, make_recipe

@@ -11,7 +11,8 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.choices import Choice, free_choice
 from ram_backend.labelstudio.label_config import LabelPlan, TagControl
 from ram_backend.labelstudio.stated_items import as_line
-from ram_backend.projects import Project, ProjectOptions
+from ram_backend.projects.options import ProjectOptions
+from ram_backend.projects.project import Project
 from ram_backend.server.certainty import Certainty, of_dynamic
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.model import ModelIdentity

@@ -18,11 +18,12 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.errors import NotAvailable, SettingsError
-from ram_backend.models import STARTER, find_bundle
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.store import find_bundle
 from ram_backend.server.model import network_threads
 from ram_backend.server.patience import Patience, PatientProtocol
 from ram_backend.settings import Settings
-from ram_backend.vocabulary import open_text_encoder
+from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005

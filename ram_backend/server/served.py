@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from ram_backend.errors import NotAvailable, RamError, VersionDamaged
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.following import Follower, Wanted
 from ram_backend.server.live import Check, LiveVersion
 from ram_backend.server.metrics import ServerMetrics
@@ -18,7 +18,9 @@ from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.server.training_desk import TrainingDesk
 from ram_backend.server.troubles import Trouble, Troubles
 from ram_backend.settings import Settings
-from ram_backend.versions import BASE, Served, VersionTable
+from ram_backend.versions.names import BASE
+from ram_backend.versions.records import Served
+from ram_backend.versions.table import VersionTable
 
 PAUSE_S = 60.0
 """A swap that failed for another reason than the version is tried again after so many seconds."""

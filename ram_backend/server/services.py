@@ -11,12 +11,14 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, VersionDamaged
-from ram_backend.feedback import Ledger
-from ram_backend.labelstudio import PredictRequest, ProjectRef, SetupRequest, Task, WebhookRequest
-from ram_backend.models import Network
-from ram_backend.projects import Project, ProjectKey, ProjectStore
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, Task, WebhookRequest
+from ram_backend.models.network import Network
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.canary import Canary
 from ram_backend.server.counting import Counting
@@ -38,7 +40,7 @@ from ram_backend.server.training_desk import NO_WORKER, TrainingDesk
 from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings
 from ram_backend.tagging.token_cache import TokenCache
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 IDENTITY_WAIT_S = 2.0
 """`/setup` waits so long for the bundle to be opened: Label Studio gives up after 3 s."""

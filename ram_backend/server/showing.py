@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback import Ledger, Shown, ShownChoice, ShownImage
-from ram_backend.labelstudio import LabelPlan, ScoredChoice
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import Shown, ShownChoice, ShownImage
+from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.labelstudio.predictions import ScoredChoice
 from ram_backend.labelstudio.stated_items import read_items, said_in
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
 WAIT_S = 0.25

@@ -15,16 +15,17 @@ from typing import Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from ram_backend.errors import InputError, NotAvailable, VersionDamaged
-from ram_backend.models import Network
+from ram_backend.models.network import Network
 from ram_backend.server.canary import Canary
 from ram_backend.server.embedding import SharedTextEncoder
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.recipes import Recipe
-from ram_backend.tagging import Tagger, resolve_subset
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.vocabulary import TextEncoder
+from ram_backend.vocabulary.embeddings import TextEncoder
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -6,10 +6,13 @@ import threading
 from collections import OrderedDict
 
 from ram_backend.errors import SettingsError
-from ram_backend.images import AddressGuard, FetchLimits
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.task_images import TaskImages
-from ram_backend.projects import Connection, Project, ProjectStore
+from ram_backend.projects.connection import Connection
+from ram_backend.projects.project import Project
+from ram_backend.projects.store import ProjectStore
 from ram_backend.settings import Settings
 
 KEPT = 64

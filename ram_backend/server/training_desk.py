@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend train PROJECT` instead."
 

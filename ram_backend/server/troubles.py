@@ -7,8 +7,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from ram_backend.projects import ProjectKey
-from ram_backend.versions import Served
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.versions.records import Served
 
 RETRY_S = (1.0, 60.0)
 """A version that can't be served is tried again: first so soon, then ever later, at last so seldom."""

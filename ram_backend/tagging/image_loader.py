@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import ImageUnreadable
 from ram_backend.images.decode import decode, pixels_of
 from ram_backend.images.hashing import perceptual_hash
-from ram_backend.models import Network
+from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
 

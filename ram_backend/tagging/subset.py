@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
-from ram_backend.models import Bundle, Calibration
-from ram_backend.vocabulary import TextEncoder
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.vocabulary.embeddings import TextEncoder
 
 Entry = int | NDArray[np.float32]
 

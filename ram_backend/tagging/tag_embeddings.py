@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models import Bundle
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.tagging.subset import Subset
 

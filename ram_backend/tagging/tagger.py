@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Bundle, Calibration, Delta, Network, Queries, feature_width, features_of
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta, feature_width, features_of
+from ram_backend.models.network import Network, Queries
 from ram_backend.tagging.subset import Subset
 
 TokenDtype = Literal["float16"]

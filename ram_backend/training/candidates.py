@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models import Calibration, Delta
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
 from ram_backend.training.material import Material
 from ram_backend.training.recalibration import (
     Common,

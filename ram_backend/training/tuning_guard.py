@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models import Bundle, Network
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.network import Network
 from ram_backend.models.tuned import tuned_network
-from ram_backend.tagging import Subset, Tagger
-from ram_backend.tagging.tagger import TokenDtype
+from ram_backend.tagging.subset import Subset
+from ram_backend.tagging.tagger import Tagger, TokenDtype
 from ram_backend.training.guard import Guard
 
 FloatArray = NDArray[np.float32]

@@ -24,8 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
-from ram_backend.models import Bundle, Delta
-from ram_backend.projects import ProjectKey
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import Delta
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.lineage import Lineage
 from ram_backend.versions.names import folder_of, name_of, number_of
 from ram_backend.versions.reading import Folder, canonical, manifest_text

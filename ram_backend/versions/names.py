@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 BASE = "base"
 """How people call what the bundle does by itself, without any version."""

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ram_backend.errors import VersionDamaged, VersionNotFound, VersionRefused
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
 from ram_backend.versions.directory import ACCEPTED
 from ram_backend.versions.lineage import Lineage

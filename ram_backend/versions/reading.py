@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Delta
+from ram_backend.models.delta import Delta
 
 MAX_MANIFEST_BYTES = 64_000_000
 CHECKSUM = "checksum"

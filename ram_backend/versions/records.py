@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.directory import ACCEPTED
 from ram_backend.versions.lineage import Lineage
 from ram_backend.versions.names import BASE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ram_backend.errors import VersionsUnavailable
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.directory import remove_version
 from ram_backend.versions.names import version_path
 from ram_backend.versions.table import VersionTable

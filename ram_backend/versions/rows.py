@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database import Base, BigId, UtcDateTime
+from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.projects.rows import OfProject
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Bundle
-from ram_backend.projects import ProjectKey
+from ram_backend.models.bundle import Bundle
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.directory import Version, open_version
 from ram_backend.versions.names import version_path
 from ram_backend.versions.records import Served

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectPinned, VersionConflict
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import StoredVersion

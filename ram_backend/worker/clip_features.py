@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, TextEncoderUnavailable
-from ram_backend.tagging import TokenCache, token_key
-from ram_backend.tagging.token_cache import CachedImage
+from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
 from ram_backend.worker.token_loader import Pictures, Seen
 
 if TYPE_CHECKING:

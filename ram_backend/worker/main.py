@@ -22,7 +22,8 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.jobs.dispatch import QUEUES, connect
 from ram_backend.jobs.job import Kind
 from ram_backend.jobs.valkey import Valkey

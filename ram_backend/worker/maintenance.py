@@ -9,7 +9,7 @@ import threading
 import time
 from types import TracebackType
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.jobs.dispatch import TOO_LONG_S, Post
 from ram_backend.jobs.triggers import Triggers

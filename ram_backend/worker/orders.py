@@ -68,7 +68,7 @@ def accept(orders: Orders) -> None:
 
 def run(job_id: str) -> str:
     """What RQ calls: does the job with the orders of this process."""
-    from ram_backend.database import open_database
+    from ram_backend.database.engine import open_database
     from ram_backend.jobs.dispatch import Post, put_all_due
     from ram_backend.jobs.table import JobTable
 

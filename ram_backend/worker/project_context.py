@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import InputError, LabelStudioUnreachable, ProjectNotFound
-from ram_backend.feedback import Fingerprint, Ledger, TaskLabels, Weights, gather, open_label_studio, reconcile
-from ram_backend.labelstudio import LabelPlan, parse_label_config
+from ram_backend.feedback.connecting import open_label_studio
+from ram_backend.feedback.corrections import gather
+from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.view import Fingerprint
+from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.projects import Project, ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.worker.heartbeat import Pulse
 

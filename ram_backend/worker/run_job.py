@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, InputError, JobLost, NotAvailable, RamError, SettingsError
 from ram_backend.jobs.job import Claim, Kind, Outcome
 from ram_backend.jobs.processes import Worker

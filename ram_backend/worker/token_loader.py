@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ram_backend.errors import ImageError, LabelStudioUnreachable
-from ram_backend.feedback import Ledger, TaskImage, TaskLabels
-from ram_backend.images import AddressGuard, FetchLimits, decode, perceptual_hash
+from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import TaskImage
+from ram_backend.images.decode import decode
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
+from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
-from ram_backend.models import Bundle, Network
-from ram_backend.projects import ProjectKey
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.network import Network
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.tagging import TokenCache, token_key
-from ram_backend.tagging.token_cache import CachedImage
+from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
 
 FloatArray = NDArray[np.float32]
 

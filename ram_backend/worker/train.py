@@ -19,27 +19,22 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback import Weights
+from ram_backend.feedback.weights import Weights
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.transactions import finish_in
-from ram_backend.models import find_bundle, load_network
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
 from ram_backend.training.candidates import Candidate, fit_candidate
 from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
 from ram_backend.training.material import Material
 from ram_backend.training.split import Split, split
-from ram_backend.versions import (
-    CorrectionsUsed,
-    Incumbent,
-    Lineage,
-    StoredVersion,
-    announce,
-    folder_of,
-    incumbent_of,
-    prune,
-    write_version,
-)
-from ram_backend.versions.directory import remove_version
+from ram_backend.versions.directory import StoredVersion, remove_version, write_version
+from ram_backend.versions.lineage import CorrectionsUsed, Lineage
+from ram_backend.versions.names import folder_of
+from ram_backend.versions.notices import announce
+from ram_backend.versions.retention import prune
+from ram_backend.versions.served import Incumbent, incumbent_of
 from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
 from ram_backend.worker.run_job import Task

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import NotAvailable
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.training.candidates import Candidate, Recipe, ResidualRecipe
 from ram_backend.training.guard import Guard, check_guard

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError
-from ram_backend.feedback import to_matrix
-from ram_backend.images import decode
-from ram_backend.models import Bundle, Network, features_of
+from ram_backend.feedback.labels import to_matrix
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import features_of
+from ram_backend.models.network import Network
 from ram_backend.settings import Settings
-from ram_backend.tagging import TOKEN_DTYPE, Subset, Tagger, resolve_subset, tag_embeddings
+from ram_backend.tagging.subset import Subset, resolve_subset
+from ram_backend.tagging.tag_embeddings import tag_embeddings
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.training.material import Material
-from ram_backend.versions import Version
+from ram_backend.versions.directory import Version
 from ram_backend.worker.token_loader import Seen
 
 FloatArray = NDArray[np.float32]
@@ -157,7 +162,7 @@ def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:
     needed = bundle.text_encoder is not None and any(row is None for row in bundle.vocabulary.resolve(tags))
     if not needed or bundle.text_encoder is None:
         return resolve_subset(bundle, tags)
-    from ram_backend.vocabulary import open_text_encoder
+    from ram_backend.vocabulary.embeddings import open_text_encoder
 
     return resolve_subset(bundle, tags, open_text_encoder(bundle.text_encoder, settings))
 

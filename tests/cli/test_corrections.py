@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from ram_backend.cli.corrections import app
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectNotFound
-from ram_backend.feedback import Ledger, open_ledger
-from ram_backend.projects import ProjectKey, open_table
+from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import open_table
 from ram_backend.settings import load_settings
 
 KEY = ProjectKey("http://localhost:8080", 3, CREATED)

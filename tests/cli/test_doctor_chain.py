@@ -14,12 +14,14 @@ from sqlalchemy import text, update
 from ram_backend.cli.checks.finding import Finding, State
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.table import JobTable
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
 

@@ -16,15 +16,17 @@ from typer.testing import CliRunner
 
 from ram_backend.cli import app
 from ram_backend.cli.jobs import progress_of
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned
 from ram_backend.jobs.job import Outcome, Progress
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.table import JobTable
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 OTHER = ProjectKey("http://localhost:8080", 8, 80)

@@ -15,14 +15,15 @@ from jobs.predicting import VERSION, PredictingProject
 from typer.testing import CliRunner
 
 from ram_backend.cli.prelabel import prelabel
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.table import JobTable
-from ram_backend.projects import ProjectTable
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 from ram_backend.worker import push as prelabelling
 

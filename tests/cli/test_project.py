@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from ram_backend.cli.project import app
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
-from ram_backend.projects import ProjectKey, ProjectOptions, ProjectTable, open_table
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable, open_table
 from ram_backend.settings import load_settings
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"

@@ -13,10 +13,12 @@ from versions.making import REJECT, lineage, write
 from ram_backend.cli import versions as command
 from ram_backend.cli.versions import app
 from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
-from ram_backend.projects import ProjectKey, open_table
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import open_table
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import VersionTable, open_version_table, write_version
+from ram_backend.versions.directory import write_version
+from ram_backend.versions.table import VersionTable, open_version_table
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 
@@ -113,7 +115,7 @@ def test_diff(table: VersionTable) -> None:
 def test_diff_puts_first_what_changed_most(table: VersionTable) -> None:
     from versions.making import delta
 
-    from ram_backend.models import Delta
+    from ram_backend.models.delta import Delta
 
     settings = load_settings()
     plain = delta(0.0)

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from ram_backend.cli import app
 from ram_backend.errors import InputError
-from ram_backend.vocabulary import Vocabulary, load_label_system
+from ram_backend.vocabulary.label_system import load_label_system
+from ram_backend.vocabulary.tags import Vocabulary
 
 
 @pytest.mark.usefixtures("with_starter")

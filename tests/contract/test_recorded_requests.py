@@ -7,15 +7,9 @@ import json
 import pytest
 from contract.recorded import NAMES, body, wire
 
-from ram_backend.labelstudio import (
-    PredictRequest,
-    ProjectRef,
-    SetupRequest,
-    WebhookRequest,
-    image_reference,
-    parse_label_config,
-    read_request,
-)
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import image_reference
+from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, WebhookRequest, read_request
 
 WEBHOOKS = [name for name in NAMES if name.startswith("webhook-")]
 PREDICTS = [name for name in NAMES if name.startswith("predict-")]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.settings import load_settings
 
 COUNT = "SELECT count(*) FROM notes"
@@ -21,7 +22,7 @@ def elsewhere(folder: Path, statement: str) -> str:
         import sys
         from pathlib import Path
         from sqlalchemy import text
-        from ram_backend.database import open_database
+        from ram_backend.database.engine import open_database
         from ram_backend.settings import load_settings
         database = open_database(load_settings(data_dir=Path(sys.argv[1])))
         with database.writing() as session:

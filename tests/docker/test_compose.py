@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import AliasChoices
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.settings import Settings, load_settings
 
 DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"

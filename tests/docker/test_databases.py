@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from ram_backend.database import open_database, upgrade
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.settings import load_settings
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "docker/postgres/create-databases.sh"

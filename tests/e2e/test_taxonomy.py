@@ -12,7 +12,7 @@ from e2e.reading import confidences, items, photo, tags
 
 from ram_backend.cli.studio.api import StudioApi
 from ram_backend.demo import photo_paths
-from ram_backend.labelstudio import parse_label_config
+from ram_backend.labelstudio.label_config import parse_label_config
 
 FIRST = "german_shepherd_dog.jpg"
 HUMAN = Path(__file__).resolve().parents[1] / "data" / "demo_photo_tags.json"

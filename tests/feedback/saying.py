@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.feedback import FeedbackEvent, Shown, ShownChoice, statement_event
+from ram_backend.feedback.events import FeedbackEvent, statement_event
+from ram_backend.feedback.shown import Shown, ShownChoice
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 KEY = ProjectKey("http://localhost:8080", 3, 1795452259)
 NOBODYS = ProjectKey("", 3, 1795452259)

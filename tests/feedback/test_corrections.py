@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
-from ram_backend.feedback import (
-    Correction,
-    Shown,
-    State,
-    TagLabel,
-    TaskLabels,
-    Weights,
-    corrections_of,
-    gather,
-    to_matrix,
-)
-from ram_backend.feedback.corrections import shown_to
+from ram_backend.feedback.corrections import Correction, corrections_of, gather, shown_to
+from ram_backend.feedback.labels import State, TagLabel, TaskLabels, to_matrix
 from ram_backend.feedback.offered import Offered
+from ram_backend.feedback.shown import Shown
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.labelstudio import parse_label_config
+from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
+from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.settings import load_settings
 
 WEIGHTS = Weights(untouched_listed=0.5, untouched_hidden=0.05, listed_tags=40)

@@ -10,9 +10,10 @@ import pytest
 from contract.recorded import NAMES, body
 from feedback.saying import CONFIG, NOW
 
-from ram_backend.feedback import FeedbackEvent, events_of
+from ram_backend.feedback.events import FeedbackEvent, events_of
 from ram_backend.feedback.offered import Offered, offered_by
-from ram_backend.labelstudio import WebhookRequest, parse_label_config
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.requests import WebhookRequest
 
 
 def events(name: str) -> list[FeedbackEvent]:

@@ -14,12 +14,14 @@ import pytest
 from contract.recorded import NAMES, body
 from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, event, said, shown, task_deleted
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback import Ledger, ShownImage, TaskImage, events_of, open_ledger
+from ram_backend.feedback.events import events_of
+from ram_backend.feedback.ledger import Ledger, open_ledger
 from ram_backend.feedback.offered import offered_by
-from ram_backend.labelstudio import WebhookRequest
-from ram_backend.projects import ProjectKey
+from ram_backend.feedback.shown import ShownImage, TaskImage
+from ram_backend.labelstudio.requests import WebhookRequest
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
 
@@ -135,7 +137,9 @@ def test_projects_do_not_mix(ledger: Ledger) -> None:
 
 def test_another_process_sees_it_at_once(ledger: Ledger, settings: Settings) -> None:
     program = (
-        "import os; from ram_backend.feedback import open_ledger; from ram_backend.settings import load_settings\n"
+        "import os\n"
+        "from ram_backend.feedback.ledger import open_ledger\n"
+        "from ram_backend.settings import load_settings\n"
         "from feedback.saying import KEY, event\n"
         "ledger = open_ledger(load_settings())\n"
         "ledger.record(KEY, [event(1, 'cat')]); os._exit(9)"  # nothing is closed in order

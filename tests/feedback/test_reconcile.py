@@ -20,11 +20,17 @@ from hypothesis import strategies as st
 from web import Reply
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
-from ram_backend.feedback import Ledger, Weights, corrections_of, events_of, open_ledger, open_project_api, reconcile
-from ram_backend.labelstudio import WebhookRequest, parse_label_config
+from ram_backend.feedback.connecting import open_project_api
+from ram_backend.feedback.corrections import corrections_of
+from ram_backend.feedback.events import events_of
+from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.projects import Project
+from ram_backend.labelstudio.requests import WebhookRequest
+from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
 
 LATER = NOW + 30 * MINUTE

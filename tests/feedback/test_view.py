@@ -9,7 +9,7 @@ from feedback.saying import deleted, event, found, missing, task_deleted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.feedback import FeedbackEvent
+from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.view import Changes, EventLine, changes, current, fingerprint
 from ram_backend.feedback.view import missing as missing_now
 

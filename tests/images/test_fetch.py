@@ -28,7 +28,8 @@ from ram_backend.errors import (
     ImageUnreadable,
     NotAvailable,
 )
-from ram_backend.images import AddressGuard, Fetcher, FetchLimits, Origin
+from ram_backend.images.fetch import Fetcher, FetchLimits
+from ram_backend.images.guard import AddressGuard, Origin
 
 SECRET = "t0p-secret"
 QUERY = f"?X-Amz-Signature={SECRET}"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from jobs.making import KEY, connect
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 

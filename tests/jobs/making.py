@@ -15,14 +15,15 @@ from pathlib import Path
 from PIL import Image
 from sqlalchemy import update
 
-from ram_backend.database import Database
-from ram_backend.feedback import FeedbackEvent, Ledger
-from ram_backend.feedback.events import statement_event
+from ram_backend.database.engine import Database
+from ram_backend.feedback.events import FeedbackEvent, statement_event
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.rows import JobRow
 from ram_backend.labelstudio.annotations import read_annotation
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 
 KEY = ProjectKey("http://127.0.0.1:1", 7, 1_795_452_148)
 OTHER = ProjectKey("http://127.0.0.1:1", 8, 1_795_452_149)

@@ -13,7 +13,7 @@ from fake_label_studio import LEGACY
 from fake_project import CREATED, StudioProject
 from web import Asked, Reply
 
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 
 VERSION = "starter-0123456789ab"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from jobs.making import KEY, correct, make_due, this_worker, wait_until
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
 from ram_backend.jobs.job import Job, Outcome
 from ram_backend.jobs.table import JobTable

@@ -9,16 +9,16 @@ import pytest
 from jobs.making import KEY, OTHER, connect, correct, make_due, this_worker, wait_until
 from sqlalchemy import update
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Outcome
 from ram_backend.jobs.rows import JobRow
 from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 
 @pytest.fixture

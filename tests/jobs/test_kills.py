@@ -12,15 +12,18 @@ import pytest
 from jobs.making import connect, correct, wait_until
 from jobs.working import RunningWorker, horses, kill, no_horse_is_left
 
-from ram_backend.database import Database, open_database, upgrade
-from ram_backend.feedback import Ledger
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
 from ram_backend.jobs.valkey import Valkey, running_url
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import VersionTable, folder_of, open_version, version_path
+from ram_backend.versions.directory import open_version
+from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.table import VersionTable
 
 pytestmark = pytest.mark.service
 

@@ -11,15 +11,16 @@ from fake_label_studio import LEGACY
 from jobs.making import CONFIG, KEY, dead_worker, make_due, this_worker, wait_until
 from jobs.predicting import VERSION, PredictingProject
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.keeping import keep
 from ram_backend.jobs.prelabel_options import Wanted
 from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.triggers import Triggers
-from ram_backend.projects import ProjectKey, ProjectTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.worker import prelabel as prelabel_job
 from ram_backend.worker import push as prelabelling

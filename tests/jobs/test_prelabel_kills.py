@@ -12,12 +12,13 @@ from jobs.making import CONFIG, wait_until
 from jobs.predicting import PredictingProject
 from jobs.working import RunningWorker, horses, kill, no_horse_is_left, working
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.projects import ProjectTable
 from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service

@@ -10,7 +10,7 @@ import pytest
 from jobs.making import KEY, this_worker
 from sqlalchemy import insert
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from jobs.making import KEY, OTHER, make_due, this_worker
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, Outcome
 from ram_backend.jobs.table import JobTable
 from ram_backend.logs import asked_by, in_the_name_of

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from jobs.making import KEY, OTHER, dead_worker, make_due, make_old, this_worker
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.jobs import transactions
 from ram_backend.jobs.job import Claim, Outcome, Progress
 from ram_backend.jobs.processes import Worker
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.transactions import finish_in, moment
-from ram_backend.projects import ProjectKey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow
 
 ELSEWHERE = Worker("another-machine", ((1, "1"),))

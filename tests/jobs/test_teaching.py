@@ -14,10 +14,10 @@ import pytest
 from jobs.making import KEY, connect, correct, make_due, this_worker
 from models import tiny, tiny_clip
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
-from ram_backend.models import Bundle, open_bundle
+from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.settings import Settings
 from ram_backend.training.candidates import Candidate, fit_candidate

@@ -12,13 +12,16 @@ import pytest
 from jobs.making import KEY, correct, make_due, statement, this_worker
 from server.playing import ColourNetwork, tiny_bundle
 
-from ram_backend.database import Database
-from ram_backend.feedback import FeedbackEvent, Ledger
+from ram_backend.database.engine import Database
+from ram_backend.feedback.events import FeedbackEvent
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 from ram_backend.training.verdict import Verdict
-from ram_backend.versions import VersionTable, folder_of, open_version, version_path
+from ram_backend.versions.directory import open_version
+from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.table import VersionTable
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
 from ram_backend.worker.run_job import carry_out
@@ -338,8 +341,8 @@ def test_images_seen_before_are_not_encoded_again(
 
 
 def test_a_label_config_without_tags_fails_at_once(train: Train, database: Database) -> None:
-    from ram_backend.projects import ProjectTable
     from ram_backend.projects.project import Setup
+    from ram_backend.projects.table import ProjectTable
 
     ProjectTable(database).apply(Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None))
     job = train()

@@ -14,14 +14,15 @@ from jobs.making import KEY, OTHER, connect, correct, wait_until
 from jobs.working import RunningWorker, busy, horses, kill, no_horse_is_left, working
 from redis import Redis
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.service import Desk
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey, running_url
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 pytestmark = pytest.mark.service
 

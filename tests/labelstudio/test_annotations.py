@@ -11,7 +11,6 @@ from contract.recorded import body
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.labelstudio import parse_label_config
 from ram_backend.labelstudio.annotations import (
     MAX_STATEMENT_CHARS,
     StatedAnnotation,
@@ -21,6 +20,7 @@ from ram_backend.labelstudio.annotations import (
     read_annotation,
     trimmed_task_data,
 )
+from ram_backend.labelstudio.label_config import parse_label_config
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'

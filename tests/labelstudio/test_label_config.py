@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio import Choice, LabelPlan, TagControl, choices_for, image_reference, parse_label_config
-from ram_backend.labelstudio.label_config import KEPT_PLANS
-from ram_backend.labelstudio.plan import look_up
+from ram_backend.labelstudio.choices import Choice
+from ram_backend.labelstudio.label_config import KEPT_PLANS, parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference, look_up
 
 IMAGE = '<Image name="image" value="$image"/>'
 

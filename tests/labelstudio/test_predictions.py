@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.labelstudio import ScoredChoice, empty_prediction, parse_label_config, prediction
 from ram_backend.labelstudio.choices import free_choice
-from ram_backend.labelstudio.predictions import control_confidence
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.predictions import ScoredChoice, control_confidence, empty_prediction, prediction
 
 IMAGE = '<Image name="image" value="$image"/>'
 TAGS = '<Choices name="tags" toName="image" choice="multiple">' + "".join(

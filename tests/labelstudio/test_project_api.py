@@ -11,7 +11,7 @@ from fake_project import CREATED, StudioProject
 from web import Reply, Web, redirect
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
-from ram_backend.images import FetchLimits
+from ram_backend.images.fetch import FetchLimits
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
 

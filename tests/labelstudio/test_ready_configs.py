@@ -8,8 +8,10 @@ from e2e.round_trips import ROUND_TRIPS
 from typer.testing import CliRunner
 
 from ram_backend.cli import app
-from ram_backend.labelstudio import parse_label_config, vocabulary_config
-from ram_backend.vocabulary import Tag, load_label_system
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.ready_configs import vocabulary_config
+from ram_backend.vocabulary.label_system import load_label_system
+from ram_backend.vocabulary.tags import Tag
 
 FOLDER = Path(__file__).resolve().parents[2] / "label_configs"
 TAGS = [

@@ -21,7 +21,8 @@ from ram_backend.errors import (
     LabelStudioUnauthorized,
     LabelStudioUnreachable,
 )
-from ram_backend.images import AddressGuard, FetchLimits
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from models import tiny
 
-from ram_backend.models import Bundle
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.importing import import_checkpoint
 
 

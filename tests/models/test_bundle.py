@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
-from ram_backend.models import Bundle, Preprocessing, open_bundle, verify
-from ram_backend.models.bundle import digest_of, new_bundle
+from ram_backend.models.bundle import Bundle, digest_of, new_bundle, open_bundle, verify
+from ram_backend.models.preprocessing import Preprocessing
 
 TinyBundle = Callable[[str], Bundle]
 
@@ -170,7 +170,8 @@ def test_a_digest_names_what_a_bundle_was_made_from() -> None:
 
 def test_no_torch_is_needed_to_open_a_bundle(tiny_bundle: TinyBundle) -> None:
     code = (
-        "import sys, pathlib; from ram_backend.models import open_bundle, list_bundles\n"
+        "import sys, pathlib; from ram_backend.models.bundle import open_bundle\n"
+        "from ram_backend.models.store import list_bundles\n"
         f"path = pathlib.Path({str(tiny_bundle('ram').path)!r})\n"
         "open_bundle(path); list_bundles(path.parent)\n"
         "sys.exit('torch' in sys.modules)"

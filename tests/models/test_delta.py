@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Calibration, Delta, feature_width, features_of
-from ram_backend.models.delta import TENSORS
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import TENSORS, Delta, feature_width, features_of
 
 
 def delta(**changes: Any) -> Delta:

@@ -18,9 +18,9 @@ import torch
 from models import tiny
 
 from ram_backend.errors import CheckpointError, DownloadError, InputError
-from ram_backend.models import load_network
 from ram_backend.models.hub import RELEASED, RELEASES, Release, pull
 from ram_backend.models.importing import import_checkpoint
+from ram_backend.models.network import load_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "ram_swin_large_14m.pth"

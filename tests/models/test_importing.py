@@ -19,9 +19,11 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from ram_backend.errors import CheckpointError, RamError, VocabularyError
-from ram_backend.models import Bundle, load_network, official, verify
+from ram_backend.models import official
+from ram_backend.models.bundle import Bundle, verify
 from ram_backend.models.checkpoints import open_checkpoint
 from ram_backend.models.importing import _write_tensors, import_checkpoint
+from ram_backend.models.network import load_network
 
 State = dict[str, Tensor]
 

@@ -20,7 +20,9 @@ import torch
 from models import reference
 from PIL import Image
 
-from ram_backend.models import Bundle, Network, Preprocessing, load_network, open_bundle
+from ram_backend.models.bundle import Bundle, open_bundle
+from ram_backend.models.network import Network, load_network
+from ram_backend.models.preprocessing import Preprocessing
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound
-from ram_backend.models import Bundle, find_bundle, list_bundles
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.store import find_bundle, list_bundles
 
 TinyBundle = Callable[[str], Bundle]
 

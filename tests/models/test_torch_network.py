@@ -13,8 +13,10 @@ import torch
 from models import plain, reference, tiny
 
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
-from ram_backend.models import Bundle, load_network, open_bundle, torch_network, verify
+from ram_backend.models import torch_network
+from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.network import load_network
 
 TinyBundle = Callable[[str], Bundle]
 L = len(tiny.TAGS)

@@ -15,9 +15,10 @@ from models import reference, tiny
 from safetensors.numpy import load, save
 
 from ram_backend.errors import BundleDamaged, VersionDamaged
-from ram_backend.models import Bundle, load_network, open_bundle, verify
+from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.head_source import HeadSource, open_head
 from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.network import load_network
 from ram_backend.models.onnx_head import OnnxHead
 from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.models.torch_network import TorchNetwork, load_module
@@ -198,7 +199,8 @@ def test_in_half_precision_a_tuned_network_is_close_to_the_exact_one(tiny_bundle
 def test_serving_a_tuned_starter_loads_no_torch(starter: Bundle, tmp_path: Path) -> None:
     (tmp_path / HEAD_FILE).write_bytes(head_files(OnnxHead(starter.path).tensors())[HEAD_FILE])
     code = (
-        "import sys, numpy; from pathlib import Path; from ram_backend.models import open_bundle, load_network;"
+        "import sys, numpy; from pathlib import Path; from ram_backend.models.bundle import open_bundle;"
+        "from ram_backend.models.network import load_network;"
         "from ram_backend.models.tuned import tuned_network;"
         f"network = load_network(open_bundle(Path({str(starter.path)!r})), threads=1);"
         f"tuned = tuned_network(network, {{'head.safetensors': Path({str(tmp_path / HEAD_FILE)!r}).read_bytes()}});"

@@ -14,7 +14,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from ram_backend.database import Base, open_database, upgrade
+from ram_backend.database.base import Base
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.rows import BackendRow, ProjectRow
 from ram_backend.settings import Settings, load_settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound
-from ram_backend.projects import ProjectKey, instance_of, parse_project, select
+from ram_backend.projects.keys import ProjectKey, instance_of, parse_project, select
 
 LOCAL, REMOTE = "http://localhost:8080", "https://ls.example.com"
 OLD, NEW, ELSEWHERE, OTHER = (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.errors import InputError, ProjectOptionsError
-from ram_backend.projects import ProjectOptions, merge, parse_options
+from ram_backend.projects.options import ProjectOptions, merge, parse_options
 
 NAN, INFINITY = float("nan"), float("inf")
 JSON = st.recursive(

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
-from ram_backend.projects import Project, ProjectKey, ProjectOptions, ProjectStore, ProjectTable, open_table
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions
+from ram_backend.projects.project import Project
+from ram_backend.projects.store import ProjectStore
+from ram_backend.projects.table import ProjectTable, open_table
 from ram_backend.settings import Settings, load_settings
 
 HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
@@ -367,7 +371,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
 PROCESS = """
 import json, sys, time
 from pathlib import Path
-from ram_backend.projects import ProjectStore
+from ram_backend.projects.store import ProjectStore
 from ram_backend.settings import load_settings
 
 number, data_dir, url, ready, go = sys.argv[1:]

@@ -12,7 +12,8 @@ from security.hosting import hosting
 from server.house import Desk
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity
 
-from ram_backend.server import create_app, embedding
+from ram_backend.server import embedding
+from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
 

@@ -29,7 +29,8 @@ from server.playing import (
     setup_body,
 )
 
-from ram_backend.server import create_app, embedding
+from ram_backend.server import embedding
+from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
 
 PATHS = [

@@ -12,7 +12,8 @@ import pytest
 from server.house import House
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
 
-from ram_backend.server import create_app, embedding, following, troubles
+from ram_backend.server import embedding, following, troubles
+from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "contract" / "payloads"

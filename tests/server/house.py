@@ -12,10 +12,12 @@ from fastapi import FastAPI
 from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
 from versions.making import lineage
 
-from ram_backend.models import Calibration, Delta
-from ram_backend.projects import ProjectKey
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.versions import StoredVersion, open_version_table, write_version
+from ram_backend.versions.directory import StoredVersion, write_version
+from ram_backend.versions.table import open_version_table
 
 CONFIG = choices_config("red", "green", "blue")
 PROJECT = "1.1795452148"

@@ -21,9 +21,12 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from ram_backend.models import Bundle, Calibration, Preprocessing
-from ram_backend.server import ModelIdentity, bind
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.server.model import ModelIdentity
+from ram_backend.server.running import bind
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.eye(3, dtype=np.float32)
 TOKEN = "legacy-token-of-the-test"

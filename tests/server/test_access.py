@@ -11,8 +11,8 @@ import pytest
 from server.playing import TOKEN, ColourNetwork, FakeLabelStudio, choices_config, picture, predict_body, setup_body
 
 from ram_backend.errors import SettingsError
-from ram_backend.server import create_app
 from ram_backend.server.access import Access
+from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
 Start = Callable[..., httpx.Client]

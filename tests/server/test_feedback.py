@@ -27,12 +27,15 @@ from server.playing import (
 )
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback import Ledger, Shown, open_ledger
-from ram_backend.images import decode, perceptual_hash
-from ram_backend.labelstudio import ScoredChoice, parse_label_config, prediction
+from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.shown import Shown
+from ram_backend.images.decode import decode
+from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.choices import free_choice
-from ram_backend.projects import ProjectKey
-from ram_backend.server import create_app
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.predictions import ScoredChoice, prediction
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.server.app import create_app
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.showing import LIMIT, ShownRecorder, shown_of
 from ram_backend.settings import Settings

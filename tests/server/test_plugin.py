@@ -36,13 +36,16 @@ from server.playing import (
 )
 from stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
-from ram_backend.models import find_bundle, load_network
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server import ModelIdentity, create_app, in_process, model
+from ram_backend.server import in_process, model
+from ram_backend.server.app import create_app
 from ram_backend.server.in_process import InProcess
+from ram_backend.server.model import ModelIdentity
 from ram_backend.settings import Settings, load_settings
 
 CONFIG = choices_config("red", "green", "turquoise", "blue", more='<TextArea name="confidence" toName="image"/>')
@@ -318,9 +321,9 @@ def test_tasks_of_no_project(on_second: Second, on_first: First, studio: FakeLab
 def test_our_own_server_needs_no_flask(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['flask'] = sys.modules['label_studio_ml'] = None\n"
-        "import ram_backend.cli, ram_backend.cli.serve, ram_backend.server, ram_backend.server.in_process\n"
+        "import ram_backend.cli, ram_backend.cli.serve, ram_backend.server.app, ram_backend.server.in_process\n"
         "from ram_backend.settings import load_settings\n"
-        "ram_backend.server.create_app(load_settings())\n"
+        "ram_backend.server.app.create_app(load_settings())\n"
         "assert not {'werkzeug', 'ram_backend.server.plugin'} & sys.modules.keys()"
     )
     environment = {**os.environ, "RAM_DATA_DIR": str(tmp_path)}

@@ -15,8 +15,9 @@ from server.playing import ColourNetwork, wait_until
 from versions.making import REJECT, lineage
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.projects import ProjectKey
-from ram_backend.versions import VersionTable, write_version
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.versions.directory import write_version
+from ram_backend.versions.table import VersionTable
 
 pytestmark = ON_BOTH_DATABASES
 

@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from server.playing import choices_config, identity, tiny_bundle
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio import ScoredChoice, choices_for, parse_label_config, prediction
-from ram_backend.models import Bundle, Calibration
-from ram_backend.projects import Project, ProjectKey, ProjectOptions, parse_options
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import choices_for
+from ram_backend.labelstudio.predictions import ScoredChoice, prediction
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions, parse_options
+from ram_backend.projects.project import Project
 from ram_backend.server.live import LiveVersion
 from ram_backend.server.recipes import Recipe, make_recipe
 from ram_backend.server.scoring import scored_choices

@@ -24,7 +24,8 @@ from server.playing import (
     wait_until,
 )
 
-from ram_backend.server import Event, model
+from ram_backend.server import model
+from ram_backend.server.events import Event
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green", "blue")

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from ram_backend import server as server_package
 from ram_backend.cli import app as command
 from ram_backend.errors import SettingsError
-from ram_backend.server import bind, configure_logging
 from ram_backend.server.gate import request_id
+from ram_backend.server.logs import configure_logging
+from ram_backend.server.running import bind
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

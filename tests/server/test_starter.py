@@ -12,10 +12,14 @@ from PIL import Image
 from server.playing import FakeLabelStudio, choices_config, predict_body, serving, setup_body, tags_of, wait_until
 
 from ram_backend.demo import photo_paths
-from ram_backend.models import Bundle, Network, find_bundle, load_network
-from ram_backend.server import ModelIdentity, create_app
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.network import Network, load_network
+from ram_backend.models.store import find_bundle
+from ram_backend.server.app import create_app
+from ram_backend.server.model import ModelIdentity
 from ram_backend.settings import load_settings
-from ram_backend.tagging import Tagger, resolve_subset
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
 TAGS = ["cat", "dog", "giraffe", "horse", "kingfisher", "rocket", "cup", "mountain", "flower"]

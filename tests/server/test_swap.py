@@ -25,9 +25,11 @@ from server.playing import (
     wait_until,
 )
 
-from ram_backend.database import open_database
+from ram_backend.database.engine import open_database
 from ram_backend.server import following, live
-from ram_backend.versions import VersionTable, announce, version_path
+from ram_backend.versions.names import version_path
+from ram_backend.versions.notices import announce
+from ram_backend.versions.table import VersionTable
 
 pytestmark = ON_BOTH_DATABASES
 

@@ -13,12 +13,13 @@ from safetensors.numpy import load_file
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError
-from ram_backend.images import decode
-from ram_backend.models import load_network, open_bundle
-from ram_backend.models.bundle import file_sha256
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import file_sha256, open_bundle
+from ram_backend.models.network import load_network
 from ram_backend.models.starter.bundle import install_starter
-from ram_backend.tagging import Tagger, resolve_subset
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 from starter.build import build_starter
 from starter.head import HeadOptions
 

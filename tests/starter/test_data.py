@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import InputError
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 from starter.data import Labeller, label_matrix, read_set, related_tags, set_tags
 
 VOCABULARY = Vocabulary(

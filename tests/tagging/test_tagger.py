@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
-from ram_backend.models import Bundle, Calibration, Preprocessing
-from ram_backend.tagging import TOKEN_DTYPE, Tagger, TokenCache, resolve_subset, token_key, whole_vocabulary
-from ram_backend.tagging.token_cache import CachedImage
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.tagging.token_cache import TOKEN_DTYPE, CachedImage, TokenCache, token_key
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
 

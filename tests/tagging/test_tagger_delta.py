@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Bundle, Calibration, Delta, Preprocessing
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.tagging import Tagger, resolve_subset, tag_embeddings
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tag_embeddings import tag_embeddings
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
 TOKENS = np.random.default_rng(0).random((6, 1, 3)).astype(np.float32)

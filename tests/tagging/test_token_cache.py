@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ram_backend.tagging import TOKEN_DTYPE, TokenCache, token_key
 from ram_backend.tagging.tagger import rounded
-from ram_backend.tagging.token_cache import CachedImage
+from ram_backend.tagging.token_cache import TOKEN_DTYPE, CachedImage, TokenCache, token_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ import pytest
 
 from ram_backend.errors import InputError
 from ram_backend.metrics import calibration_error, mean_average_precision
-from ram_backend.models import Delta
+from ram_backend.models.delta import Delta
 from ram_backend.training.candidates import Proposal, fit_candidate
 from ram_backend.training.material import Material
 from ram_backend.training.recalibration import sigmoid

@@ -10,11 +10,13 @@ import pytest
 from models import reference
 from models import tiny as tiny_files
 
-from ram_backend.models import Bundle, load_network, open_bundle
+from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.head_source import open_head
 from ram_backend.models.importing import import_checkpoint
+from ram_backend.models.network import load_network
 from ram_backend.models.tuned import tuned_network
-from ram_backend.tagging import Subset, Tagger, resolve_subset
+from ram_backend.tagging.subset import Subset, resolve_subset
+from ram_backend.tagging.tagger import Tagger
 from ram_backend.training.material import Material
 from ram_backend.training.tuning import TuningOptions, tune_head
 

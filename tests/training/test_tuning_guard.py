@@ -9,10 +9,11 @@ import pytest
 from models import tiny
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models import Bundle, load_network
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.head_source import open_head
+from ram_backend.models.network import load_network
 from ram_backend.models.tuned import head_files
-from ram_backend.tagging import resolve_subset, whole_vocabulary
+from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
 from ram_backend.training.guard import check_guard
 from ram_backend.training.tuning_guard import outside_guard, outside_subset
 

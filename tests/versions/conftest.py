@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.settings import Settings
-from ram_backend.versions import VersionTable
+from ram_backend.versions.table import VersionTable
 
 
 @pytest.fixture

@@ -11,9 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from ram_backend.models import Bundle, Calibration, Delta
-from ram_backend.projects import ProjectKey
-from ram_backend.versions import CorrectionsUsed, Lineage, StoredVersion, write_version
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.versions.directory import StoredVersion, write_version
+from ram_backend.versions.lineage import CorrectionsUsed, Lineage
 
 KEY = ProjectKey("http://studio", 7, 1_795_452_148)
 OTHER = ProjectKey("http://other", 7, 1_795_452_148)

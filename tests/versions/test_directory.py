@@ -19,10 +19,11 @@ from safetensors.numpy import save
 from versions.making import ACCEPT, BUNDLE, KEY, OTHER, REJECT, delta, lineage, write, write_and_die
 
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
-from ram_backend.models import Bundle
-from ram_backend.versions import Lineage, folder_of, open_version, version_path, write_version
+from ram_backend.models.bundle import Bundle
 from ram_backend.versions import directory as directory_module
-from ram_backend.versions.directory import remove_version
+from ram_backend.versions.directory import open_version, remove_version, write_version
+from ram_backend.versions.lineage import Lineage
+from ram_backend.versions.names import folder_of, version_path
 from ram_backend.versions.reading import manifest_text
 
 

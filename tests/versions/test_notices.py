@@ -10,9 +10,8 @@ import pytest
 
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.settings import load_settings
-from ram_backend.versions import announce
 from ram_backend.versions import notices as module
-from ram_backend.versions.notices import Listener
+from ram_backend.versions.notices import Listener, announce
 
 
 def closed_port() -> int:

@@ -10,9 +10,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from versions.making import BUNDLE, KEY, OTHER, REJECT, write
 
-from ram_backend.database import Database
+from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost, ProjectPinned, VersionConflict, VersionNotFound, VersionRefused
-from ram_backend.versions import StoredVersion, VersionTable, incumbent_of, prune, version_path
+from ram_backend.versions.directory import StoredVersion
+from ram_backend.versions.names import version_path
+from ram_backend.versions.retention import prune
+from ram_backend.versions.served import incumbent_of
+from ram_backend.versions.table import VersionTable
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import clip_text, clip_weights, open_text_encoder
+from ram_backend.vocabulary import clip_text, clip_weights
 from ram_backend.vocabulary.clip_text import (
     MODEL,
     ClipTextEncoder,
@@ -24,6 +24,7 @@ from ram_backend.vocabulary.clip_text import (
     load_clip_text_encoder,
     read_text_weights,
 )
+from ram_backend.vocabulary.embeddings import open_text_encoder
 from ram_backend.vocabulary.prompts import prompts
 
 WIDTH, HEADS, LAYERS, DIM = 32, 4, 2, 16

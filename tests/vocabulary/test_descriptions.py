@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary import embed_descriptions, load_descriptions
+from ram_backend.vocabulary.descriptions import embed_descriptions, load_descriptions
 
 
 class Letters:

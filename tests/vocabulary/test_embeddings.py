@@ -12,7 +12,7 @@ import pytest
 
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import CachedTextEncoder, TextEncoder, open_text_encoder
+from ram_backend.vocabulary.embeddings import CachedTextEncoder, TextEncoder, open_text_encoder
 
 LARGE = 100_000_000
 
@@ -154,7 +154,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from ram_backend.vocabulary import CachedTextEncoder
+from ram_backend.vocabulary.embeddings import CachedTextEncoder
 
 class Lengths:
     id, dim = "lengths", 4

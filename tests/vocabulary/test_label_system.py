@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary import CATEGORIES, Vocabulary, build_label_system, load_label_system
 from ram_backend.vocabulary.folding import fold, joined, singular_forms
-from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES
+from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES, build_label_system, load_label_system
+from ram_backend.vocabulary.tags import CATEGORIES, Vocabulary
 from ram_backend.vocabulary.word_lists import read_word_list, read_words
 
 COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop

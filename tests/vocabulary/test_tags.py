@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 WORDS = Vocabulary(
     [

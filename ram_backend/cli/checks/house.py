@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ram_backend.cli.checks.finding import Finding, State
-from ram_backend.database import Database, open_database, upgrade
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.settings import Settings
 
@@ -101,8 +102,8 @@ def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
 
 
 def _versions(database: Database) -> Iterator[Finding]:
-    from ram_backend.projects import ProjectTable
-    from ram_backend.versions import VersionTable
+    from ram_backend.projects.table import ProjectTable
+    from ram_backend.versions.table import VersionTable
 
     table = VersionTable(database)
     for project in ProjectTable(database).changes().projects:

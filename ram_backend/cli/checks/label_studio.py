@@ -20,7 +20,9 @@ from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.connection_api import ConnectionApi
 from ram_backend.labelstudio.connection_findings import is_loopback, look_at
 from ram_backend.labelstudio.tokens import is_personal
-from ram_backend.projects import Project, ProjectTable, connection_of
+from ram_backend.projects.connection import connection_of
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
 TOKEN = "make a personal access token (Account & Settings in Label Studio), and set LABEL_STUDIO_API_KEY to it"

@@ -13,13 +13,14 @@ from safetensors.numpy import load_file
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleDamaged, NotAvailable, SettingsError, VocabularyError
-from ram_backend.images import decode
-from ram_backend.models import Bundle, load_network, open_bundle, verify
-from ram_backend.models.bundle import file_sha256
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import Bundle, file_sha256, open_bundle, verify
+from ram_backend.models.network import load_network
 from ram_backend.models.starter import bundle as starter_module
 from ram_backend.models.starter.bundle import PACKAGED, install_starter
 from ram_backend.models.starter.network import StarterNetwork
-from ram_backend.tagging import Tagger, resolve_subset, whole_vocabulary
+from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
+from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
 
 
@@ -143,7 +144,8 @@ def test_a_missing_file_is_named(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_running_it_loads_no_torch(bundle: Bundle) -> None:
     code = (
-        "import sys, numpy; from pathlib import Path; from ram_backend.models import open_bundle, load_network;"
+        "import sys, numpy; from pathlib import Path; from ram_backend.models.bundle import open_bundle;"
+        "from ram_backend.models.network import load_network;"
         f"network = load_network(open_bundle(Path({str(bundle.path)!r})), threads=1);"
         "tokens = network.encode(numpy.zeros((1, 3, 260, 260), numpy.float32));"
         "network.logits(tokens, network.select([0, 1]));"

@@ -7,7 +7,7 @@ import pytest
 
 from ram_backend.models.starter.layout import DEEP, ROOT_SHIFT, TOKENS, WIDTH, deep_features, pooling_matrix
 from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
-from ram_backend.vocabulary import Tag, Vocabulary
+from ram_backend.vocabulary.tags import Tag, Vocabulary
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
