@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     Of jobs: `worker` makes `serve` start a worker beside. A project is trained anew when `train_after` of its
     corrections have changed since the last attempt (0: only when asked), counted `train_debounce_seconds` after one has
     come in. A job may take the `job_timeout_seconds` of its worker, is tried `job_attempts` times, and is taken over
-    when its worker has given no sign of life for `claim_seconds`. `tuning` says whether a project may get a tagging
+    when its worker has given no sign of life for `lease_seconds`. `tuning` says whether a project may get a tagging
     head of its own beside what is learned on top of the bundle's ("auto": where there is a GPU and enough corrections).
     After a swap up to `refresh_tasks` unlabelled tasks get new predictions, `refresh_portion` of them in one request
     (Label Studio waits 100 s for it).
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     train_debounce_seconds: float = Field(default=5, ge=0)
     job_timeout_seconds: int = Field(default=21_600, ge=1)
     job_attempts: int = Field(default=3, ge=1)
-    claim_seconds: float = Field(default=15, gt=0)
+    lease_seconds: float = Field(default=15, gt=0)
     tuning: Tuning = "auto"
     refresh_tasks: int = Field(default=2000, ge=0)
     refresh_portion: int = Field(default=50, ge=1, le=1000)
@@ -117,6 +117,10 @@ class Settings(BaseSettings):
         """User and password that the server asks for; None: it asks for none."""
         user, password = self.basic_auth_user, self.basic_auth_pass
         return (user, password) if user and password else None
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give these settings to a process that we start."""
+        return {f"RAM_{name.upper()}": str(value) for name, value in self if value is not None}
 
     def cpu_threads(self) -> int:
         """Number of CPU threads for inference: the setting, or the cores that this process may use."""

@@ -11,7 +11,7 @@ import pytest
 
 from ram_backend.logs import asked_by, in_the_name_of
 from ram_backend.server.logs import configure_logging as configure_server
-from ram_backend.worker.logs import configure_logging as configure_jobs
+from ram_backend.worker.main import configure_logging as configure_jobs
 
 log = logging.getLogger("ram_backend.test")
 Configure = Callable[..., None]

@@ -171,7 +171,7 @@ def reconcile_(project: Id, as_json: AsJson = False) -> None:
 
 
 def _open(project: str) -> _Place:
-    from ram_backend.jobs.triggers import Triggers
+    from ram_backend.jobs.service import JobService
 
     settings = load_settings()
     database = open_database(settings)
@@ -179,7 +179,7 @@ def _open(project: str) -> _Place:
     changes = ProjectTable(database).changes()
     there = {each.key: each for each in changes.projects}
     found = there[select(there, project)]
-    pending = Triggers(settings, database).pending(found.key)
+    pending = JobService(settings, database).pending(found.key)
     return _Place(settings, found, changes.pinned_host, Ledger(database), pending)
 
 

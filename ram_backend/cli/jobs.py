@@ -19,7 +19,7 @@ def jobs(
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.table import JobTable
+    from ram_backend.jobs.queue import JobQueue
     from ram_backend.projects.keys import select
     from ram_backend.projects.table import ProjectTable
 
@@ -28,7 +28,7 @@ def jobs(
     key = None
     if project is not None:
         key = select([each.key for each in ProjectTable(database).changes().projects], project)
-    found = [job.to_json() for job in JobTable(database).jobs(key, limit=limit)]
+    found = [job.to_json() for job in JobQueue(database).jobs(key, limit=limit)]
     if as_json:
         for each in found:
             typer.echo(json.dumps(each, ensure_ascii=False))
@@ -44,7 +44,7 @@ def jobs(
 
 
 def progress_of(job: Mapping[str, Any]) -> str:
-    """State, verdict or stage, step and time left, in a few words."""
+    """State, verdict, or stage and step, in a few words."""
     if job["state"] == "requested":
         return "waiting for a worker" if job["attempt"] == 0 else f"waiting after attempt {job['attempt']}"
     if job["state"] != "running":
@@ -53,10 +53,4 @@ def progress_of(job: Mapping[str, Any]) -> str:
     said = str(job["stage"] or "beginning")
     if job["steps"]:
         said += f" {job['step']}/{job['steps']}"
-    return said if job["eta_s"] is None else f"{said}, about {_duration(job['eta_s'])} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return said

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,8 +15,9 @@ from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from ram_backend.database.engine import Database
-    from ram_backend.jobs.job import Job, Outcome
-    from ram_backend.jobs.prelabel_options import Which
+    from ram_backend.jobs.job import Job, JobResult, Which
+    from ram_backend.jobs.service import JobService
+    from ram_backend.worker.context import JobContext
 
 LOOK_S = 0.5
 NEWS_S = 5.0
@@ -48,26 +48,21 @@ def prelabel(
     """
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.dispatch import Post, put_all_due
-    from ram_backend.jobs.prelabel_options import Wanted
-    from ram_backend.jobs.triggers import Triggers
-    from ram_backend.jobs.valkey import running_url
+    from ram_backend.jobs.job import PrelabelOptions
+    from ram_backend.jobs.service import JobService
     from ram_backend.projects.keys import select
 
     which = _which(everything, unlabelled, retry_failed)
     settings = load_settings()
     database = open_database(settings)
     upgrade(database)
-    triggers = Triggers(settings, database)
-    triggers.jobs.take_over(triggers.ledger.last_event)
-    key = select([each.key for each in triggers.projects.changes().projects], project)
-    asked = triggers.prelabel(key, Wanted(which, per_second=per_second), "asked for on the command line")
+    service = JobService(settings, database)
+    service.queue.expire()
+    key = select([each.key for each in service.projects.changes().projects], project)
+    asked = service.push(key, PrelabelOptions(which, per_second=per_second), "asked for on the command line")
     if not background:
-        _do(settings, database, asked.job.id)
+        _do(settings, database, service, asked.job.id)
         return
-    url = running_url(settings)
-    if url is not None:
-        put_all_due(triggers.jobs, Post(url))
     known = "is queued" if asked.is_new else f"was {asked.job.state} already, and does this as well,"
     typer.echo(f"Pre-labelling of project {key} {known} as job {asked.job.id}. `ram-backend jobs` shows how far it is.")
 
@@ -81,30 +76,28 @@ def _which(everything: bool, unlabelled: bool, retry_failed: bool) -> tuple[Whic
     return tuple(found or ["unlabelled"])
 
 
-def _do(settings: Settings, database: Database, job_id: str) -> None:
+def _do(settings: Settings, database: Database, service: JobService, job_id: str) -> None:
     """Does a job here, unless a worker has it: then follows what that does.
 
     Raises:
         NotAvailable: it has failed; says why.
     """
-    from ram_backend.jobs.processes import Worker
-    from ram_backend.jobs.table import JobTable
     from ram_backend.worker.run_job import carry_out
 
-    table = JobTable(database, attempts=settings.job_attempts, claim_s=settings.claim_seconds)
+    queue = service.queue
     with _News() as news:
         here = _Here(news)
         while True:
-            job = table.get(job_id)
+            job = queue.get(job_id)
             if job is None:
                 raise NotAvailable(f"Job {job_id} is gone from the database: ask again.")
             if not job.is_open:
                 break
             if job.state == "requested":
-                carry_out(settings, database, job_id, {"prelabel": here}, worker=Worker.of(os.getpid()))
-                job = table.get(job_id) or job
+                carry_out(settings, database, job_id, {"prelabel": here})
+                job = queue.get(job_id) or job
             else:
-                table.take_over()
+                queue.expire()
             if job.is_open:
                 said = progress_of(job.to_json())
                 news.say(f"{said}: {job.message}" if job.message else said)
@@ -130,15 +123,15 @@ class _Here:
         self._news = news
         self.did = False
 
-    def __call__(self, task: Any) -> Outcome | None:
+    def __call__(self, context: JobContext) -> JobResult | None:
         from ram_backend.worker.prelabel import prelabel as work
 
         self.did = True
         try:
-            return work(task, gives_way=False, told=self._news.progress)
+            return work(context, gives_way=False, told=self._news.progress)
         except KeyboardInterrupt:
             said = "Stopped by hand. What is done stays; asking again goes on."
-            task.triggers.jobs.fail(task.claim, said, retry=False)
+            context.queue.fail(context.job, said, retry=False)
             raise
 
 

@@ -13,7 +13,7 @@ from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from ram_backend.jobs.service import Desk
+    from ram_backend.jobs.service import JobService
 
 
 def serve(
@@ -52,19 +52,19 @@ def serve(
     vocabulary = len(identity.bundle.vocabulary)
     typer.echo(f"ram-backend serves {url} with the bundle {identity.bundle.name} ({vocabulary:,} tags).")
     typer.echo(_next_step(url, settings))
-    with _jobs(settings) as (desk, own):
-        run(create_app(own, identity=identity, desk=desk), own, listening)
+    with _jobs(settings) as (jobs, own):
+        run(create_app(own, identity=identity, desk=jobs), own, listening)
     typer.echo("Stopped.")
 
 
 @contextmanager
-def _jobs(settings: Settings) -> Iterator[tuple[Desk, Settings]]:
+def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
     """Where training is asked for, and settings that name the queue; without a queue the server serves all the same."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.service import Desk
+    from ram_backend.jobs.service import JobService
     from ram_backend.jobs.valkey import Valkey
-    from ram_backend.worker.supervisor import WorkerBeside
+    from ram_backend.worker.supervisor import WorkerSupervisor
 
     with ExitStack() as stack:
         database = open_database(settings)
@@ -77,9 +77,9 @@ def _jobs(settings: Settings) -> Iterator[tuple[Desk, Settings]]:
         except ValkeyUnavailable as error:
             notes.print(str(error), markup=False)
         if settings.worker:
-            stack.enter_context(WorkerBeside(settings))
-        desk = stack.enter_context(Desk(settings, database, valkey))
-        yield desk, settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
+            stack.enter_context(WorkerSupervisor(settings))
+        own = settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
+        yield JobService(settings, database), own
 
 
 def _shown_host(host: str) -> str:

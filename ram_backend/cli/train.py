@@ -13,7 +13,7 @@ from ram_backend.errors import NotAvailable, ProjectPinned
 from ram_backend.settings import load_settings
 
 if TYPE_CHECKING:
-    from ram_backend.jobs.table import JobTable
+    from ram_backend.jobs.queue import JobQueue
 
 LOOK_S = 0.5
 LONELY_S = 15.0
@@ -30,36 +30,31 @@ def train(
     """Learn from a project's corrections now, whatever their number. A worker does it."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.dispatch import Post, put_all_due
-    from ram_backend.jobs.triggers import Pinned, Triggers
-    from ram_backend.jobs.valkey import running_url
+    from ram_backend.jobs.service import JobService, Pinned
     from ram_backend.projects.keys import select
 
     settings = load_settings()
     database = open_database(settings)
     upgrade(database)
-    triggers = Triggers(settings, database)
-    key = select([each.key for each in triggers.projects.changes().projects], project)
-    asked = triggers.train(key, reason)
+    service = JobService(settings, database)
+    key = select([each.key for each in service.projects.changes().projects], project)
+    asked = service.train(key, reason)
     if isinstance(asked, Pinned):
         raise ProjectPinned(
             f"Project {key} is pinned to {asked.version}, so nothing is learned: `ram-backend versions unpin {key.id}`"
             " ends that."
         )
-    url = running_url(settings)
-    if url is not None:
-        put_all_due(triggers.jobs, Post(url))
     known = "is queued" if asked.is_new else f"was {asked.job.state} already"
     typer.echo(f"Training of project {key} {known} as job {asked.job.id}.")
     if wait:
-        _wait(triggers.jobs, asked.job.id)
+        _wait(service.queue, asked.job.id)
 
 
-def _wait(table: JobTable, job_id: str) -> None:
+def _wait(queue: JobQueue, job_id: str) -> None:
     began, warned = time.monotonic(), False
     with _notes.status("Waiting for a worker") as status:
         while True:
-            job = table.get(job_id)
+            job = queue.get(job_id)
             if job is None:
                 raise NotAvailable(f"Job {job_id} is gone from the database: ask again.")
             if not job.is_open:

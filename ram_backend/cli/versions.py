@@ -53,17 +53,9 @@ class _Place:
 
 def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | None:
     """Asks the jobs for fresh predictions of a project's unlabelled tasks; says so in a sentence, None: it can't."""
-    from ram_backend.jobs.dispatch import Post, put_all_due
-    from ram_backend.jobs.triggers import Triggers
-    from ram_backend.jobs.valkey import running_url
+    from ram_backend.jobs.service import JobService
 
-    database = open_database(settings)
-    triggers = Triggers(settings, database)
-    job = triggers.refresh(key, reason).job
-    url = running_url(settings)
-    announce(url)
-    if url is not None:
-        put_all_due(triggers.jobs, Post(url))
+    job = JobService(settings, open_database(settings)).refresh(key, reason).job
     return f"A worker brings Label Studio's predictions up to date (job {job.id})."
 
 
@@ -174,7 +166,9 @@ def _open(project: str) -> _Place:
 
 
 def _tell(place: _Place, reason: str, *, changed: bool) -> None:
-    announce(place.settings.redis_url)
+    from ram_backend.jobs.valkey import running_url
+
+    announce(running_url(place.settings))
     if changed and (said := after_change(place.settings, place.key, reason)):
         typer.echo(said)
 

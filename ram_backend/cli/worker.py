@@ -22,8 +22,7 @@ def worker(
     number of workers may run. Ctrl-C or SIGTERM: end the job that is being done, then stop; a second one stops at once,
     and the next worker begins the job anew.
     """
-    from ram_backend.worker.logs import configure_logging
-    from ram_backend.worker.main import work
+    from ram_backend.worker.main import configure_logging, work
 
     settings = load_settings(bundle=bundle, device=device)
     configure_logging(settings.log_level, settings.log_format)

@@ -79,6 +79,12 @@ def _is_current(connection: Connection, shown: str) -> bool:
     script = ScriptDirectory.from_config(_config())
     current = set(MigrationContext.configure(connection).get_current_heads())
     unknown = current - {revision.revision for revision in script.walk_revisions()}
+    base = script.get_base()
+    if base is not None and (older := {revision for revision in unknown if revision < base}):
+        raise DatabaseUnavailable(
+            f"The database {shown} is at revision {', '.join(sorted(older))}, which is older than this version of"
+            f" ram-backend can upgrade (from {base} on): start the last version before 0.2 on it once, then this one."
+        )
     if unknown:
         raise DatabaseUnavailable(
             f"The database {shown} was made by a newer version of ram-backend (it is at {', '.join(sorted(unknown))}):"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database, open_database
@@ -129,6 +129,13 @@ class Ledger:
         columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
         with self._database.reading() as session:
             return sorted(ProjectKey(*row) for row in session.execute(select(*columns).distinct()))
+
+    def last_events(self) -> dict[ProjectKey, int]:
+        """Number of the last event of each project that there are events of."""
+        columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
+        question = select(*columns, func.max(FeedbackEventRow.event_id)).group_by(*columns)
+        with self._database.reading() as session:
+            return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
     def record_shown(self, key: ProjectKey, shown: Sequence[Shown]) -> None:
         """Writes what annotators were shown, and what the images were.

@@ -1,4 +1,4 @@
-"""A job as everybody reads it, a claim on one, and how far it is: pure."""
+"""The row of a job, its states, and the transition table."""
 
 from __future__ import annotations
 
@@ -7,132 +7,120 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from ram_backend.projects.keys import ProjectKey
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ram_backend.database.base import Base, UtcDateTime
+from ram_backend.errors import InputError
+from ram_backend.projects.rows import OfProject
 
 Kind = Literal["train", "refresh", "prelabel"]
 State = Literal["requested", "running", "done", "failed"]
+Transition = Literal["claim", "heartbeat", "release", "finish", "fail"]
+Which = Literal["all", "unlabelled", "retry-failed"]
+
+OPEN: tuple[State, ...] = ("requested", "running")
+WHICH: tuple[Which, ...] = ("all", "unlabelled", "retry-failed")
+
+TRANSITIONS: dict[Transition, tuple[State, State]] = {
+    "claim": ("requested", "running"),
+    "heartbeat": ("running", "running"),
+    "release": ("running", "requested"),
+    "finish": ("running", "done"),
+    "fail": ("running", "failed"),
+}
+"""From which state to which. Each happens only while the row has the state and the fencing number that are expected."""
+
+_IS_OPEN = text("state IN ('requested', 'running')")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One thing that is to be done for a project, is being done, or was done.
+class Job(OfProject, Base):
+    """One thing that is to be done for a project, is being done, or was done. Detached: it doesn't change any more.
 
     Attributes:
         id: 32 hex digits, at random.
         kind: "train": learn from the corrections; "refresh": push fresh predictions after a swap; "prelabel": push
             predictions of what is served for many tasks.
-        key: of which project.
         state: "requested" (waits for a worker), "running", "done" (whatever the verdict) or "failed".
         reason: why it was asked for, in a few words.
-        again: why it was asked for once more while it was running; None: it was not.
-        requested_at, not_before, started_at, heartbeat_at, finished_at: in the database's time, UTC.
-        fence: grows with each claim; what is written for an earlier claim is refused.
+        again: why it was asked for once more while it was running: its end asks for another one. None: it was not.
+        requested_at, started_at, heartbeat_at, finished_at: in the database's time, UTC.
+        not_before: it isn't claimed earlier: debounce, or backoff after a failed attempt. While it runs: the same for
+            the job that `again` asks for.
+        fence: fencing number: grows with each claim; what is written under an earlier number is refused.
         attempt: how often it was begun.
-        worker: who holds or held it (see `processes.Worker`).
+        worker: host and process number of who runs or ran it; for people.
         stage, step, steps: what is being done, and how far it is; `steps` is 0 where nobody can say.
-        eta_s: seconds that it will probably still take; None: nobody can say.
         message: one line for people: what came of it, or why it waits.
         result: what came of it, as the kind says; None: nothing yet.
         last_event: number of the last event in the ledger that it has seen; None: it has seen none.
-        options: what exactly is wanted, as the kind says; None: there is only one thing to want.
+        options: `PrelabelOptions` as JSON; None: there is only one thing to want.
         kept: what an attempt left for the next one, as the kind says; None: nothing.
         request: id of the HTTP request that asked for it first, as the server's log has it; None: none did.
     """
 
-    id: str
-    kind: Kind
-    key: ProjectKey
-    state: State
-    reason: str
-    again: str | None
-    requested_at: datetime
-    not_before: datetime
-    started_at: datetime | None
-    heartbeat_at: datetime | None
-    finished_at: datetime | None
-    fence: int
-    attempt: int
-    worker: str | None
-    stage: str | None
-    step: int
-    steps: int
-    eta_s: float | None
-    message: str
-    result: Mapping[str, Any] | None = field(repr=False)
-    last_event: int | None
-    options: Mapping[str, Any] | None = field(default=None, repr=False)
-    kept: Mapping[str, Any] | None = field(default=None, repr=False)
-    request: str | None = None
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('requested', 'running', 'done', 'failed')", name="known_state"),
+        Index(
+            *("uq_jobs_open", "kind", "instance", "project_id", "created"),
+            unique=True,
+            sqlite_where=_IS_OPEN,
+            postgresql_where=_IS_OPEN,
+        ),
+        Index("ix_jobs_project", "project_id", "created", "kind", "requested_at"),
+        Index("ix_jobs_state", "state"),
+    )
+
+    id: Mapped[str] = mapped_column("job_id", Text, primary_key=True)
+    kind: Mapped[Kind] = mapped_column(Text)
+    state: Mapped[State] = mapped_column(Text, default="requested")
+    reason: Mapped[str] = mapped_column(Text)
+    again: Mapped[str | None] = mapped_column(Text)
+    requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    worker: Mapped[str | None] = mapped_column(Text)
+    stage: Mapped[str | None] = mapped_column(Text)
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    steps: Mapped[int] = mapped_column(Integer, default=0)
+    message: Mapped[str] = mapped_column(Text, default="")
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    last_event: Mapped[int | None] = mapped_column(BigInteger)
+    options: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    kept: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    request: Mapped[str | None] = mapped_column(Text)
 
     @property
     def is_open(self) -> bool:
         """Whether it is still to be done."""
-        return self.state in ("requested", "running")
+        return self.state in OPEN
 
     @property
     def verdict(self) -> str | None:
-        """What the gate said of a training job's candidate: "accept", "reject", "needs_data"; None: nothing yet."""
+        """What the gate said of a training's candidate: "accept", "reject", "needs_data"; None: nothing yet."""
         verdict = (self.result or {}).get("verdict")
         return str(verdict["outcome"]) if isinstance(verdict, Mapping) and "outcome" in verdict else None
 
     def to_json(self) -> dict[str, Any]:
         """As `GET /jobs` and `ram-backend jobs --json` show it."""
-
-        def moment(value: datetime | None) -> str | None:
-            return None if value is None else value.isoformat(timespec="milliseconds")
-
+        moments = {name: getattr(self, name) for name in ("requested_at", "started_at", "finished_at")}
+        plain = ("kind", "state", "reason", "request", "attempt", "stage", "step", "steps", "message", "result")
         return {
             "job": self.id,
-            "kind": self.kind,
             "project": str(self.key),
-            "state": self.state,
-            "reason": self.reason,
-            "request": self.request,
-            "requested_at": moment(self.requested_at),
-            "started_at": moment(self.started_at),
-            "finished_at": moment(self.finished_at),
-            "attempt": self.attempt,
-            "stage": self.stage,
-            "step": self.step,
-            "steps": self.steps,
-            "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
-            "message": self.message,
+            **{name: getattr(self, name) for name in plain},
+            **{name: at and at.isoformat(timespec="milliseconds") for name, at in moments.items()},
             "verdict": self.verdict,
-            "result": None if self.result is None else dict(self.result),
         }
 
 
 @dataclass(frozen=True)
-class Claim:
-    """The right to do a job: good while no later claim on it exists and the job is running."""
-
-    job: Job
-    fence: int
-
-    @property
-    def key(self) -> ProjectKey:
-        """Of which project the job is."""
-        return self.job.key
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is.
-
-    Attributes:
-        stage: what is being done, in a word or two.
-        step, steps: of the stage; `steps` is 0 where nobody can say.
-        eta_s: seconds that the whole job will probably still take; None: nobody can say.
-    """
-
-    stage: str
-    step: int = 0
-    steps: int = 0
-    eta_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What came of a job that was carried out.
 
     Attributes:
@@ -146,3 +134,44 @@ class Outcome:
     result: Mapping[str, Any] = field(default_factory=dict)
     last_event: int | None = None
     refresh: str | None = None
+
+
+@dataclass(frozen=True)
+class PrelabelOptions:
+    """Tasks that are to have a prediction of what is served.
+
+    Attributes:
+        which: kinds of tasks: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty
+            because their image could not be had, and unlabelled ones without any).
+        tasks: numbers of further tasks, rising.
+        per_second: at most so many tasks a second; None: as fast as it goes.
+    """
+
+    which: tuple[Which, ...] = ()
+    tasks: tuple[int, ...] = ()
+    per_second: float | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> PrelabelOptions:
+        """Reads what `to_json` has written.
+
+        Raises:
+            InputError: it is something else.
+        """
+        found = options or {}
+        which, tasks, per_second = found.get("which", []), found.get("tasks", []), found.get("per_second")
+        if not set(which) <= set(WHICH) or not all(type(task) is int for task in tasks):
+            raise InputError(f"A job's options are none of pre-labelling: {str(found)[:200]}. Ask for the job again.")
+        if per_second is not None and not (isinstance(per_second, int | float) and per_second > 0):
+            raise InputError(f"per_second={per_second!r} has to be more than 0.")
+        return cls(tuple(each for each in WHICH if each in which), tuple(sorted(set(tasks))), per_second)
+
+    def also(self, other: PrelabelOptions) -> PrelabelOptions:
+        """Both; the other one's speed, where it names one."""
+        which = tuple(each for each in WHICH if each in self.which + other.which)
+        tasks = tuple(sorted({*self.tasks, *other.tasks}))
+        return PrelabelOptions(which, tasks, other.per_second or self.per_second)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the job's row."""
+        return {"which": list(self.which), "tasks": list(self.tasks), "per_second": self.per_second}

@@ -67,6 +67,12 @@ class PrelabelApi(ProjectApi):
             for task in self._page(query, "task_only"):
                 yield task.id
 
+    def count_unlabelled_without(self, version: str) -> int:
+        """Number of tasks without annotation that have no prediction of that version."""
+        lacking = _filter("predictions_model_versions", "not_contains", "List", [version])
+        items = [lacking, _filter("total_annotations", "equal", "Number", 0)]
+        return self._total({"filters": {"conjunction": "and", "items": items}})
+
     def has_any(self, version: str) -> bool:
         """Whether any task of the project has a prediction of that version."""
         there = _filter("predictions_model_versions", "contains", "List", [version])

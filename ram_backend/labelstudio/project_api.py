@@ -197,12 +197,21 @@ class ProjectApi:
             last = page[-1].id
 
     def _page(self, query: Mapping[str, Any], fields: str = "all") -> list[ListedTask]:
-        asked = {"project": self.project_id, "fields": fields, "page": 1, "page_size": PAGE, "resolve_uri": "false"}
-        path = f"/api/tasks?{urlencode(asked)}&query={quote(json.dumps(query, separators=(',', ':')))}"
-        found = self._object(self.label_studio.send_json("GET", path, seconds=LISTING_SECONDS)).get("tasks")
+        found = self._listing(query, fields, PAGE).get("tasks")
         if not isinstance(found, list):
             raise self._not_understood()
         return [task for each in found if (task := _listed(each)) is not None]
+
+    def _total(self, query: Mapping[str, Any]) -> int:
+        found = self._listing(query, "task_only", 1).get("total")
+        if not isinstance(found, int):
+            raise self._not_understood()
+        return found
+
+    def _listing(self, query: Mapping[str, Any], fields: str, size: int) -> dict[str, Any]:
+        asked = {"project": self.project_id, "fields": fields, "page": 1, "page_size": size, "resolve_uri": "false"}
+        path = f"/api/tasks?{urlencode(asked)}&query={quote(json.dumps(query, separators=(',', ':')))}"
+        return self._object(self.label_studio.send_json("GET", path, seconds=LISTING_SECONDS))
 
     def _object(self, answer: object) -> dict[str, Any]:
         if not isinstance(answer, dict):

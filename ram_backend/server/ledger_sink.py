@@ -64,8 +64,6 @@ class LedgerSink:
             self._metrics.ledger(failed=len(events))
             raise
         self._metrics.ledger(new=new, known=len(events) - new)
-        if new and self._desk is not None:
-            self._desk.corrections_changed(key)
         return None
 
     def _start_training(self, event: Event) -> Mapping[str, Any]:

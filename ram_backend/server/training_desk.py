@@ -45,10 +45,6 @@ class TrainingDesk(Protocol):
         """
         ...
 
-    def corrections_changed(self, key: ProjectKey) -> None:
-        """Says that a correction has come, changed or gone. Waits for nothing."""
-        ...
-
     def open_jobs(self) -> Mapping[tuple[str, str], int]:
         """How many jobs of all projects wait or run, by kind and state; every kind with every such state is named.
 

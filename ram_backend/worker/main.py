@@ -1,7 +1,7 @@
-"""The process that waits for jobs, and starts a process for each.
+"""The RQ worker: waits for jobs, and starts a process for each.
 
-RQ's `SpawnWorker` does the waiting; what differs here is how the other process is told what to do, and that nothing
-ends where the queue goes away for a while.
+RQ's `SpawnWorker` does the waiting. What differs here is how the process is started (RQ would write the queue's address
+into its command line, password included), and that nothing ends where the queue goes away for a while.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,15 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from ram_backend.database.engine import open_database
+from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
+from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.dispatch import QUEUES, connect
-from ram_backend.jobs.job import Kind
 from ram_backend.jobs.valkey import Valkey
-from ram_backend.settings import Settings
-from ram_backend.worker.maintenance import Caretaker
-from ram_backend.worker.orders import FUNCTIONS, Orders
+from ram_backend.logs import LogFormat, configure
+from ram_backend.settings import Settings, load_settings
+from ram_backend.worker.maintenance import Maintenance
+from ram_backend.worker.run_job import killed
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -41,79 +41,55 @@ AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Told:
-    """What signals have said. An `Event` would have a lock, which a handler may find held by its own thread."""
-
-    to_stop: bool = False
-
-
 class JobWorker(SpawnWorker):  # type: ignore[misc]
     """One life of a worker: it ends where the queue goes away at the wrong moment, and another one follows.
 
     Attributes:
-        settings: with the queue's address.
-        functions: see `orders.FUNCTIONS`.
-        told: of signals to the process.
+        child: module whose `do_job` is called in the process of a job.
+        stop_requested: whether a signal has said so.
     """
 
+    child = "ram_backend.worker.main"
     max_connection_wait_time = 2.0
 
-    def __init__(self, connection: Redis, settings: Settings, functions: Mapping[Kind, str], told: Told) -> None:
+    def __init__(self, connection: Redis, settings: Settings | None = None, **options: Any) -> None:
         queues = list(QUEUES.values())
-        super().__init__(queues, connection=connection, serializer=JSONSerializer, job_monitoring_interval=MONITORING_S)
+        super().__init__(
+            queues, connection=connection, serializer=JSONSerializer, job_monitoring_interval=MONITORING_S, **options
+        )
         self.settings = settings
-        self.functions = functions
-        self.told = told
+        self.stop_requested = False
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
-        """Starts the process that does a job, and hands it its orders through a pipe."""
-        job.timeout = self.settings.job_timeout_seconds  # a job ends itself; RQ kills one that is a minute late
-        execution = self.execution
-        orders = Orders(
-            *(self.settings, self.functions, os.getpid()),
-            self.name,
-            job.id,
-            execution.id if execution else "",
-            queue.name,
+        """Starts the process that does a job; it reads its settings and RQ's numbers from its environment."""
+        execution = self.execution.id if self.execution else ""
+        numbers = {"RQ_WORKER_ID": self.name, "RQ_JOB_ID": job.id, "RQ_EXECUTION_ID": execution}
+        settings = self.settings.environment() if self.settings else {}
+        program = f"from {self.child} import do_job; do_job()"
+        self._horse_pid = os.posix_spawn(
+            sys.executable, [sys.executable, "-c", program], {**os.environ, **settings, **numbers}, setpgroup=0
         )
-        reading, writing = os.pipe()
-        try:
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                pipe.write(orders.to_json())  # far less than a pipe holds
-            command = [sys.executable, "-m", "ram_backend.worker.job_process"]
-            actions = [(os.POSIX_SPAWN_DUP2, reading, 0)]
-            self._horse_pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setpgroup=0)
-        finally:
-            os.close(reading)
 
     def maintain_heartbeats(self, job: QueuedJob, execution: Execution) -> None:
         """Tells the queue that the job is still being done, if the queue is there."""
         try:
             super().maintain_heartbeats(job, execution)
         except RedisError as error:
-            _log.debug("no sign of life to the queue: %s", error)
+            _log.debug("no heartbeat to the queue: %s", error)
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         """Ends the process: at once where it only waits, else when its job is done."""
-        self.told.to_stop = True
+        self.stop_requested = True
         super().request_stop(number, frame)
 
-    def register_death(self) -> None:
-        """Signs off, if the queue is there."""
-        try:
-            super().register_death()
-        except RedisError as error:
-            _log.debug("not signed off: %s", error)
 
-
-def work(settings: Settings, *, functions: Mapping[Kind, str] | None = None, with_parent: bool = False) -> None:
+def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorker] = JobWorker) -> None:
     """Does jobs until SIGTERM or SIGINT; a job that is being done is ended first, unless a second signal comes.
 
     Args:
         settings: of the worker.
-        functions: what does each kind of job; None: `orders.FUNCTIONS`.
         with_parent: end, too, when the process that started this one has ended.
+        worker: class of the worker.
 
     Raises:
         SettingsError, DatabaseUnavailable: see the message.
@@ -121,37 +97,53 @@ def work(settings: Settings, *, functions: Mapping[Kind, str] | None = None, wit
     """
     database = open_database(settings)
     upgrade(database)
-    told = Told()
-    with Valkey(settings) as valkey, Caretaker(settings, database, valkey, with_parent=with_parent):
-        while not told.to_stop:
-            _listen_for_signals(told)
+    stopped: list[int] = []  # a list: the lock of an `Event` may be held by the very thread that the signal interrupts
+    with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
+        while not stopped:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, _frame: stopped.append(number))
+            own = settings.model_copy(update={"redis_url": valkey.url})
             try:
-                own = settings.model_copy(update={"redis_url": valkey.url})
                 with connect(valkey.url, None) as connection:
-                    JobWorker(connection, own, functions or FUNCTIONS, told).work(logging_level="WARNING")
+                    current = worker(connection, own, work_horse_killed_handler=partial(_on_killed, own, database))
+                    current.work(logging_level="WARNING")
+                    return
             except RedisError as error:
+                if current.stop_requested:
+                    return
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
-            _listen_for_signals(told)
-            if not told.to_stop:
                 time.sleep(AGAIN_S)
     database.close()
 
 
-def do_job(orders: Orders) -> None:
-    """Does the job of the orders in this process, and ends it."""
-    with connect(orders.settings.redis_url or "", None) as connection:
-        worker = JobWorker(connection, orders.settings, orders.functions, Told())
-        worker.name = orders.name
-        job = QueuedJob.fetch(orders.job, connection=connection, serializer=JSONSerializer)
-        execution = Execution.fetch(orders.execution, orders.job, connection=connection)
-        execution._job = job
-        worker.execution = execution
-        worker.main_work_horse(job, Queue(orders.queue, connection=connection, serializer=JSONSerializer))
+def do_job() -> None:
+    """Does the job that the environment names in this process, and ends it."""
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    with connect(settings.redis_url or "", None) as connection:
+        worker = JobWorker(connection)
+        worker.name = os.environ["RQ_WORKER_ID"]
+        job = QueuedJob.fetch(os.environ["RQ_JOB_ID"], connection=connection, serializer=JSONSerializer)
+        worker.execution = Execution.fetch(os.environ["RQ_EXECUTION_ID"], job.id, connection=connection)
+        worker.main_work_horse(job, Queue(job.origin, connection=connection, serializer=JSONSerializer))
 
 
-def _listen_for_signals(told: Told) -> None:
-    def stop(_number: int, _frame: Any) -> None:
-        told.to_stop = True
+def configure_logging(level: str, log_format: LogFormat = "text") -> None:
+    """Sends log lines of workers and of their jobs to standard error, each with the request that asked for the job.
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    Args:
+        level: "debug", "info", "warning" or "error"; libraries say warnings and errors only.
+        log_format: "text" for people, "json" for programs.
+    """
+    configure(level, log_format, who="worker %(process)d %(request_id)s")
+    for name in ("rq.worker", "rq.job"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _on_killed(settings: Settings, database: Database, job: QueuedJob, pid: int | None, *_: object) -> None:
+    """A job whose process was killed needn't wait until its lease runs out."""
+    try:
+        for each in killed(settings, database, str(job.args[0]), pid or 0):
+            _log.warning("job %s of project %s: %s", each.id, each.key, each.message)
+    except DatabaseUnavailable as error:
+        _log.warning("%s", error)

@@ -1,4 +1,4 @@
-"""What a worker looks after besides its own job: dead workers' jobs, jobs that the queue has lost, the queue itself."""
+"""Maintenance by each worker: expired leases, corrections that nobody has counted, due jobs, the queue itself."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from types import TracebackType
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, RamError
-from ram_backend.jobs.dispatch import TOO_LONG_S, Post
-from ram_backend.jobs.triggers import Triggers
+from ram_backend.jobs.dispatch import connect, dispatch
+from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
-ROUND_S = 1.0
+ROUND_S = 0.5
 """Pause between two rounds."""
 
-COUNT_S = 60.0
-"""So often the corrections of all projects are counted: a server that was killed may have missed some."""
+COUNT_ALL_S = 60.0
+"""So often the corrections of all projects are counted, else of those that events have come for."""
 
 _log = logging.getLogger(__name__)
 
 
-class Caretaker:
+class Maintenance:
     """A thread of a worker; several workers may have one each.
 
     Args:
-        settings: how old a heartbeat may be, and how many corrections are enough.
+        settings: how long a lease is good, and how often corrections are counted.
         database: migrated.
         valkey: the queue, which is started again where it is our own and has ended.
         with_parent: ends the worker when the process that started it has ended.
@@ -37,17 +38,17 @@ class Caretaker:
 
     def __init__(self, settings: Settings, database: Database, valkey: Valkey, *, with_parent: bool = False) -> None:
         self._settings = settings
-        self._triggers = Triggers(settings, database)
+        self._service = JobService(settings, database)
         self._valkey = valkey
         self._parent = os.getppid() if with_parent else None
         self._stop = threading.Event()
-        self._counted = -COUNT_S
-        self._first = True
-        self._away_until = 0.0  # when workers that live have had time to say so, after the database was away
+        self._events: dict[ProjectKey, int] = {}  # the last one of each project that was counted
+        self._count_at = self._count_all_at = 0.0
+        self._spare_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
-        self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
-    def __enter__(self) -> Caretaker:
+    def __enter__(self) -> Maintenance:
         self._thread.start()
         return self
 
@@ -63,19 +64,27 @@ class Caretaker:
         Raises:
             NotAvailable: database or queue don't answer.
         """
-        triggers = self._triggers
-        silent_too = time.monotonic() >= self._away_until
-        for job in triggers.jobs.take_over(triggers.ledger.last_event, silent_too=silent_too):
-            _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
-        triggers.follow_up()
-        if time.monotonic() - self._counted > COUNT_S:
-            triggers.check_all()
-            self._counted = time.monotonic()
-        due = triggers.jobs.due()
+        queue = self._service.queue
+        if time.monotonic() >= self._spare_until:
+            for job in queue.expire():
+                _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
+        self._count()
+        due = queue.due()
         if due and self._valkey.revive():
-            post = Post(self._valkey.url)
-            post.put_due(triggers.jobs, due, patience_s=0.0 if self._first else TOO_LONG_S)
-        self._first = False
+            with connect(self._valkey.url) as connection:
+                dispatch(connection, due, self._settings.lease_seconds)
+
+    def _count(self) -> None:
+        """Asks for trainings where enough corrections have changed, a little after the events came."""
+        now = time.monotonic()
+        if now < self._count_at:
+            return
+        self._count_at = now + self._settings.train_debounce_seconds
+        events = self._service.ledger.last_events()
+        if now >= self._count_all_at:
+            self._count_all_at, self._events = now + COUNT_ALL_S, {}
+        self._service.check(*(key for key, last in events.items() if self._events.get(key) != last))
+        self._events = events
 
     def _run(self) -> None:
         while True:
@@ -85,11 +94,11 @@ class Caretaker:
             except RamError as error:
                 problem = str(error)
                 if isinstance(error, DatabaseUnavailable):
-                    self._away_until = time.monotonic() + self._settings.claim_seconds
+                    self._spare_until = time.monotonic() + self._settings.lease_seconds
             except Exception as error:  # the thread goes on whatever happens
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self._problem:
-                    _log.exception("A round of the caretaker failed.")
+                    _log.exception("A round of maintenance failed.")
             if problem and problem != self._problem:
                 _log.warning("%s", problem)
             self._problem = problem

@@ -1,38 +1,47 @@
-"""Pre-labelling as a job: what a kill leaves, another attempt goes on with."""
+"""Jobs that push predictions: pre-labelling, and the refresh after a swap, which is one with a limit.
+
+A kill leaves a note of the last portion, and the next attempt goes on from there. A refresh waits until the new version
+is served, and asks for unlabelled tasks only; where it has no rights to, the project stays as it is.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
-from ram_backend.jobs.job import Outcome
-from ram_backend.jobs.keeping import keep, lay_aside
-from ram_backend.jobs.prelabel_options import Wanted
+from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.prelabel_api import PrelabelApi
 from ram_backend.labelstudio.showing import LIVE, show_version, static
-from ram_backend.worker.chunk_size import Pace
+from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import open_place
-from ram_backend.worker.push import Asked, Prelabelled, Prelabelling, Surroundings
-from ram_backend.worker.run_job import Task
+from ram_backend.worker.push import Asked, Pushed, Pusher, first_backend
 
 SLICE_S = 60.0
 """So long a worker asks for predictions before it lets another job go first that waits for one."""
 
 OVERDUE_S = 5.0
+SWAP_S = 60.0
+"""A server has so long to serve the new version."""
+
+LOOK_S = 0.5
 LATEST = 20
 NAMED = 10
+_VERSION = re.compile(r"-(v\d{4,9})-[0-9a-f]{12}$")
 
-Told = Callable[[str, int, int], None]
 
-
-def prelabel(task: Task, *, gives_way: bool = True, told: Told = lambda stage, step, steps: None) -> Outcome | None:
-    """Does a pre-labelling.
+def prelabel(
+    context: JobContext,
+    *,
+    gives_way: bool = True,
+    told: Callable[[str, int, int], None] = lambda stage, step, steps: None,
+) -> JobResult | None:
+    """Does a pre-labelling or a refresh.
 
     Args:
-        task: the job.
+        context: of the job.
         gives_way: let other jobs go first that wait for a worker.
         told: is told, too, what is being done.
 
@@ -41,94 +50,116 @@ def prelabel(task: Task, *, gives_way: bool = True, told: Told = lambda stage, s
 
     Raises:
         JobLost: it is another worker's by now.
-        NotAvailable: see `Prelabelling.run`.
+        NotAvailable: see `Pusher.run`.
         LabelStudioRefused: the project is not there, or has no backend.
     """
-    place = open_place(task.settings, task.database, task.claim.key)
-    if place.label_studio is None:
-        raise LabelStudioUnreachable(
-            f"Nobody has named the Label Studio of project {task.claim.key}: set LABEL_STUDIO_URL and"
-            " LABEL_STUDIO_API_KEY."
-        )
-    wanted = Wanted.of(task.claim.job.options)
-    turn = _Turn(task, gives_way, told)
-    api = PrelabelApi(place.label_studio, task.claim.key.id)
-    work = Prelabelling(
-        api,
-        wanted,
-        Pace(task.settings.refresh_portion, wanted.per_second),
-        Surroundings(turn.progress, turn.note, turn.may_go_on),
-    )
+    is_refresh = context.job.kind == "refresh"
     try:
-        done = work.run(_asked_before(task))
-    except LabelStudioUnauthorized as error:
-        raise NotAvailable(f"{error} Predictions are pushed with that token.") from None
-    if not done:
-        lay_aside(task.database, task.claim, "Another job goes first; this one goes on then.")
-        return None
-    task.pulse("tell Label Studio")
-    return Outcome(f"{_message(work.result)} {_shown(api, work.result.version, task)}", _figures(work.result))
+        return _push(context, is_refresh, gives_way, told)
+    except (LabelStudioUnauthorized, LabelStudioRefused) as error:
+        if is_refresh:
+            return _unchanged(str(error))
+        if isinstance(error, LabelStudioUnauthorized):
+            raise NotAvailable(f"{error} Predictions are pushed with that token.") from None
+        raise
 
 
-@dataclass
-class _Turn:
-    """One attempt of a worker."""
+def _push(
+    context: JobContext, is_refresh: bool, gives_way: bool, told: Callable[[str, int, int], None]
+) -> JobResult | None:
+    settings, began = context.settings, time.monotonic()
 
-    task: Task
-    gives_way: bool
-    told: Told
-    began: float = 0.0
+    def progress(stage: str, step: int, steps: int) -> None:
+        context.heartbeat(stage, step, steps)
+        told(stage, step, steps)
 
-    def __post_init__(self) -> None:
-        self.began = time.monotonic()
-
-    def progress(self, stage: str, step: int, steps: int) -> None:
-        self.task.pulse(stage, step, steps)
-        self.told(stage, step, steps)
-
-    def note(self, version: str, portion: Sequence[int], progressed: bool) -> None:
+    def note(version: str, portion: Sequence[int], progressed: bool) -> None:
         kept = {"version": version, "portion": list(portion)}
-        keep(self.task.database, self.task.claim, kept, progressed=progressed)
+        context.queue.checkpoint(context.job, kept, progressed=progressed)
 
-    def may_go_on(self) -> bool:
-        if not self.gives_way or time.monotonic() - self.began < SLICE_S:
-            return True
-        return not any(each.waited_s > OVERDUE_S for each in self.task.triggers.jobs.due())
+    def may_go_on() -> bool:
+        return not gives_way or time.monotonic() - began < SLICE_S or not context.queue.due(OVERDUE_S)
 
-
-def _asked_before(task: Task) -> Asked | None:
-    """The last portion that Label Studio was asked for, by whichever job of the project."""
-    jobs = task.triggers.jobs.jobs(task.claim.key, kind="prelabel", limit=LATEST)
-    kept = max((job.kept for job in jobs if job.kept), key=lambda kept: str(kept["at"]), default=None)
-    if kept is None or task.claim.job.started_at is None:
+    place = open_place(settings, context.database, context.key)
+    if place.label_studio is None:
+        message = f"Nobody has named the Label Studio of project {context.key}: set LABEL_STUDIO_URL and"
+        if is_refresh:
+            return _unchanged(f"{message} LABEL_STUDIO_API_KEY.")
+        raise LabelStudioUnreachable(f"{message} LABEL_STUDIO_API_KEY.")
+    api = PrelabelApi(place.label_studio, context.key.id)
+    options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
+    if is_refresh and not _is_swapped(context, api):
+        return _unchanged(
+            f"Label Studio knows no backend of the project that serves {context.versions.served(context.key).name}; see"
+            " /ready of the server."
+        )
+    limit = settings.refresh_tasks if is_refresh else None
+    size = settings.refresh_portion
+    pusher = Pusher(api, options, size, progress=progress, note=note, may_go_on=may_go_on, limit=limit)
+    if not pusher.run(_asked_before(context)):
+        context.queue.release(context.job, "Another job goes first; this one goes on then.")
         return None
-    ago = task.claim.job.started_at - datetime.fromisoformat(kept["at"])
+    progress("tell Label Studio", 0, 0)
+    done = pusher.result
+    shown, order = _show(api, done.version, settings.basic_auth())
+    return JobResult(f"{_message(done)} {shown}", {**_figures(done), "order": order})
+
+
+def _is_swapped(context: JobContext, api: PrelabelApi) -> bool:
+    """Waits until Label Studio knows the project's backend to serve what the database says; False: not in time."""
+    version, began = context.versions.served(context.key).version, time.monotonic()
+    while (waited := time.monotonic() - began) < SWAP_S:
+        context.heartbeat("wait for the swap", int(waited), int(SWAP_S))
+        backend = first_backend(api)
+        if backend is not None and backend.model_version:
+            found = _VERSION.search(backend.model_version)
+            if (found[1] if found else None) == version:
+                return True
+        time.sleep(LOOK_S)
+    return False
+
+
+def _asked_before(context: JobContext) -> Asked | None:
+    """The last portion that Label Studio was asked for, by whichever job of the project."""
+    jobs = [job for kind in ("prelabel", "refresh") for job in context.queue.jobs(context.key, kind=kind, limit=LATEST)]
+    kept = max((job.kept for job in jobs if job.kept), key=lambda kept: str(kept["at"]), default=None)
+    if kept is None or context.job.started_at is None:
+        return None
+    ago = context.job.started_at - datetime.fromisoformat(kept["at"])
     return Asked(str(kept["version"]), tuple(kept["portion"]), max(0.0, ago.total_seconds()))
 
 
-def _shown(api: PrelabelApi, version: str, task: Task) -> str:
-    """Has the project show these predictions; what people are told about it."""
-    backend = next(iter(api.backends()), None)
+def _show(api: PrelabelApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
+    """Has the project show these predictions; what people are told about it, and in which order tasks come."""
+    backend = first_backend(api)
     if backend is None or backend.model_version != version:
-        return "Another version is served by now."
+        return "Another version is served by now.", "as set"
     try:
-        shown = show_version(api, backend, version, login=task.settings.basic_auth())
+        shown = show_version(api, backend, version, login=login)
     except LabelStudioRefused as error:
-        return f"Predictions stay live, and the order by uncertainty is random: {error}"
-    return LIVE if shown is None else static(shown)
+        return f"Predictions stay live, and the order by uncertainty is random: {error}", "random"
+    return (LIVE, "by uncertainty") if shown is None else (static(shown), "as set")
 
 
-def _message(done: Prelabelled) -> str:
+def _unchanged(reason: str) -> JobResult:
+    return JobResult(
+        f"Predictions stay live, and the order by uncertainty is random: {reason.rstrip('.')}.", {"order": "random"}
+    )
+
+
+def _message(done: Pushed) -> str:
     if not done.done and not done.missing:
         return f"Nothing to do: all of these tasks have a prediction of {done.version}."
-    said = f"{done.done:,} tasks have got their prediction of {done.version}."
+    message = f"{done.done:,} tasks have got their prediction of {done.version}."
     if done.empty:
-        said += f" {len(done.empty):,} of them are empty, for their images could not be had ({_some(done.empty)})."
+        message += f" {len(done.empty):,} of them are empty, for their images could not be had ({_some(done.empty)})."
     if done.missing:
-        said += f" {len(done.missing):,} tasks have none, for their images can't be had now ({_some(done.missing)})."
+        message += f" {len(done.missing):,} tasks have none, for their images can't be had now ({_some(done.missing)})."
     if done.empty or done.missing:
-        said += " Asking with --retry-failed tries those again."
-    return said
+        message += " Asking with --retry-failed tries those again."
+    if done.left:
+        message += f" {done.left:,} more are unlabelled than RAM_REFRESH_TASKS: they get theirs when they are opened."
+    return message
 
 
 def _some(tasks: Sequence[int]) -> str:
@@ -136,11 +167,12 @@ def _some(tasks: Sequence[int]) -> str:
     return f"tasks {named}, ..." if len(tasks) > NAMED else f"tasks {named}"
 
 
-def _figures(done: Prelabelled) -> dict[str, object]:
+def _figures(done: Pushed) -> dict[str, object]:
     return {
         "model_version": done.version,
         "tasks": done.done,
         "empty": len(done.empty),
         "missing": len(done.missing),
+        "left": done.left,
         "surplus_deleted": done.surplus,
     }

@@ -24,7 +24,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
-from ram_backend.worker.heartbeat import Pulse
+from ram_backend.worker.heartbeat import Heartbeat
 
 _log = logging.getLogger(__name__)
 
@@ -88,26 +88,26 @@ def open_place(settings: Settings, database: Database, key: ProjectKey) -> Place
     return Place(project, parse_label_config(project.label_config), label_studio)
 
 
-def gather_corrections(settings: Settings, ledger: Ledger, place: Place, pulse: Pulse) -> Gathered:
+def gather_corrections(settings: Settings, ledger: Ledger, place: Place, heartbeat: Heartbeat) -> Gathered:
     """Brings the ledger in step with Label Studio, if that answers, and reads all current corrections.
 
     Raises:
         DatabaseUnavailable: see the message.
-        JobLost: see `Pulse`.
+        JobLost: see `Heartbeat`.
     """
     key = place.project.key
     notes: list[str] = []
     newer: Mapping[int, Mapping[str, Any]] = {}
-    pulse("reconcile")
+    heartbeat("reconcile")
     try:
         api = place.api
         if api is None:
             raise LabelStudioUnreachable("Nobody has named its address.")
-        newer = reconcile(ledger, key, api, progress=lambda tasks: pulse("reconcile", tasks)).task_data
+        newer = reconcile(ledger, key, api, progress=lambda tasks: heartbeat("reconcile", tasks)).task_data
     except (LabelStudioUnreachable, InputError) as error:
         _log.warning("project %s: not compared with Label Studio: %s", key, error)
         notes.append(f"Label Studio was not asked ({error}): corrections are those that its events brought.")
-    pulse("gather")
+    heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations = ledger.annotations(key, up_to=last_event)
     labels = gather(place.plan, annotations, ledger.shown(key, annotated=True), Weights.of(settings), task_data=newer)

@@ -1,56 +1,58 @@
-"""One job from its claim to its end, whatever happens in between."""
+"""One job from its claim to its end: what RQ calls, and how errors end an attempt."""
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from importlib import import_module
 
-from ram_backend.database.engine import Database
-from ram_backend.errors import DatabaseUnavailable, InputError, JobLost, NotAvailable, RamError, SettingsError
-from ram_backend.jobs.job import Claim, Kind, Outcome
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.triggers import Triggers
+from ram_backend.database.engine import Database, open_database
+from ram_backend.errors import InputError, JobLost, NotAvailable, RamError, SettingsError
+from ram_backend.jobs.job import Job, Kind
+from ram_backend.jobs.service import JobService
 from ram_backend.logs import in_the_name_of
-from ram_backend.settings import Settings
-from ram_backend.worker.heartbeat import Pulse
+from ram_backend.settings import Settings, load_settings
+from ram_backend.worker.context import JobContext, JobFunction
+from ram_backend.worker.heartbeat import Heartbeat
+
+FUNCTIONS: dict[Kind, str] = {
+    "train": "ram_backend.worker.train:train",
+    "refresh": "ram_backend.worker.prelabel:prelabel",
+    "prelabel": "ram_backend.worker.prelabel:prelabel",
+}
+"""Per kind of job where the function is that does it: imported in the process that does one, by nobody else."""
+
+LOST = 70
+"""Exit status of a process whose job has ended under it."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a job's function works with.
-
-    Attributes:
-        settings: of the worker.
-        database: migrated.
-        triggers: jobs, ledger and versions.
-        claim: on the job; what is published is published in its name.
-        pulse: told what is being done.
-    """
-
-    settings: Settings
-    database: Database
-    triggers: Triggers
-    claim: Claim
-    pulse: Pulse
+def worker_name(pid: int) -> str:
+    """Names a process of this machine in the row of a job."""
+    return f"{socket.gethostname()}/{pid}"
 
 
-Function = Callable[[Task], Outcome | None]
-"""Does a job. Returns what came of it; None: that has been written already, along with what it published."""
+def run_job(job_id: str) -> str:
+    """What RQ calls, in a process of its own: does a job with the settings of the environment."""
+    settings = load_settings()
+    database = open_database(settings)  # the worker has seen to its migrations
+    try:
+        return carry_out(settings, database, job_id, on_end=lambda reason: os._exit(LOST))
+    finally:
+        database.close()
 
 
 def carry_out(
     settings: Settings,
     database: Database,
     job_id: str,
-    functions: Mapping[Kind, Function],
+    functions: Mapping[Kind, JobFunction] | None = None,
     *,
-    worker: Worker,
-    is_orphan: Callable[[], bool] = lambda: False,
-    on_lost: Callable[[str], None] = lambda reason: None,
-    limit_s: float | None = None,
+    on_end: Callable[[str], None] | None = None,
 ) -> str:
     """Claims a job and does it, if it is still to be done.
 
@@ -58,95 +60,76 @@ def carry_out(
         settings: of the worker.
         database: migrated.
         job_id: which job.
-        functions: per kind what does it.
-        worker: the processes that carry it out.
-        is_orphan: whether the worker has ended that started this process.
-        on_lost: ends this process; called from a thread where the claim is good no more.
-        limit_s: when it has taken longer, it has failed, and `on_lost` is called; None: it may take any time.
+        functions: per kind what does it; None: `FUNCTIONS`.
+        on_end: ends this process; called from a thread where the lease is lost, or the time that the settings give a
+            job is up. None: nobody does, and the time is not limited.
 
     Returns:
         What came of it, in one line for the log. Errors of the job are noted in its row, not raised.
 
     Raises:
-        DatabaseUnavailable: the job can't be claimed, or its end can't be noted: it will be taken over.
+        DatabaseUnavailable: the job can't be claimed, or its end can't be noted: its lease runs out.
     """
-    triggers = Triggers(settings, database)
-    claim = triggers.jobs.claim(job_id, worker)
-    if claim is None:
-        said = f"job {job_id} is done, taken, or not due"
-        _log.info("%s", said)
-        return said
-    with in_the_name_of(claim.job.request):
+    service = JobService(settings, database)
+    job = service.queue.claim(job_id, worker_name(os.getpid()))
+    if job is None:
+        _log.info("job %s is done, taken, or not due", job_id)
+        return f"job {job_id} is done, taken, or not due"
+    with in_the_name_of(job.request):
+        limit_s = None if on_end is None else settings.job_timeout_seconds
+        heartbeat = Heartbeat(service.queue, job, lease_s=settings.lease_seconds, limit_s=limit_s, on_end=on_end)
+        context = JobContext(settings, database, service, job, heartbeat)
         try:
-            pulse = Pulse(
-                *(triggers.jobs, claim),
-                is_orphan=is_orphan,
-                on_lost=on_lost,
-                usual_s=_usual_seconds(triggers, claim),
-                limit_s=limit_s,
-                on_overrun=lambda: _fail(triggers, claim, _too_long(limit_s), retry=False),
-            )
-            said = _do(Task(settings, database, triggers, claim, pulse), functions)
+            message = f"job {job.id}: {_do(context, functions)}"
         except JobLost as error:
             _log.info("%s", error)
             return str(error)
-        _log.info("%s", said, extra={"fields": {"job": job_id, "kind": claim.job.kind, "project": str(claim.key)}})
-    triggers.follow_up()
-    if claim.job.kind == "train":
-        triggers.check(claim.key)
-    return said
+        _log.info("%s", message, extra={"fields": {"job": job.id, "kind": job.kind, "project": str(job.key)}})
+    if job.kind == "train":
+        service.check(job.key)
+    return message
 
 
-def _do(task: Task, functions: Mapping[Kind, Function]) -> str:
+def _do(context: JobContext, functions: Mapping[Kind, JobFunction] | None) -> str:
     """Does a claimed job; what came of it.
 
     Raises:
-        JobLost: the claim is good no more.
+        JobLost: the lease is lost.
     """
-    triggers, claim, job = task.triggers, task.claim, task.claim.job
-    _log.info("%s of project %s begins: %s (job %s)", job.kind, claim.key, job.reason, job.id)
+    job = context.job
+    _log.info("%s of project %s begins: %s (job %s)", job.kind, job.key, job.reason, job.id)
     try:
-        with task.pulse:
-            outcome = functions[job.kind](task)
-            if outcome is not None:
-                result = {**outcome.result, "seconds": task.pulse.seconds}
-                triggers.jobs.finish(claim, Outcome(outcome.message, result, outcome.last_event, outcome.refresh))
-        ended = triggers.jobs.get(job.id)
-        return f"job {job.id}: {ended.message if ended else 'gone'}"
+        function = functions[job.kind] if functions is not None else _function(job.kind)
+        with context.heartbeat:
+            result = function(context)
+        if result is not None:
+            seconds = {"seconds": context.heartbeat.seconds}
+            context.queue.finish(job, replace(result, result={**result.result, **seconds}))
+        ended = context.queue.get(job.id)
+        return ended.message if ended is not None else "gone"
     except JobLost:
         raise
     except (InputError, SettingsError) as error:
-        return _fail(triggers, claim, str(error), retry=False)
+        return _fail(context, str(error), retry=False)
     except NotAvailable as error:
-        return _fail(triggers, claim, str(error), retry=True)
+        return _fail(context, str(error), retry=True)
     except Exception as error:
         _log.exception("job %s failed", job.id)
         message = str(error) if isinstance(error, RamError) else f"{type(error).__name__}: {error}"[:500]
-        return _fail(triggers, claim, f"It failed unexpectedly ({message}); the worker's log tells where.", retry=False)
+        return _fail(context, f"It failed unexpectedly ({message}); the worker's log tells where.", retry=False)
 
 
-def _fail(triggers: Triggers, claim: Claim, message: str, *, retry: bool) -> str:
-    try:
-        seen = triggers.ledger.last_event(claim.key)
-        again = triggers.jobs.fail(claim, message, retry=retry, seen=seen)
-    except JobLost as lost:
-        return str(lost)
-    outcome = "waits for another attempt" if again else "has failed"
-    return f"job {claim.job.id} {outcome}: {message}"
+def _fail(context: JobContext, message: str, *, retry: bool) -> str:
+    again = context.queue.fail(context.job, message, retry=retry)
+    return f"{'waits for another attempt' if again else 'has failed'}: {message}"
 
 
-def _too_long(limit_s: float | None) -> str:
-    return f"It took longer than {limit_s} s: give workers more with RAM_JOB_TIMEOUT_SECONDS, and ask again."
+def _function(kind: Kind) -> JobFunction:
+    module, _, name = FUNCTIONS[kind].partition(":")
+    function: JobFunction = getattr(import_module(module), name)
+    return function
 
 
-def _usual_seconds(triggers: Triggers, claim: Claim) -> dict[str, float]:
-    """Seconds per stage of the last such job that was done; {} where there was none."""
-    try:
-        earlier = triggers.jobs.jobs(claim.key, kind=claim.job.kind, limit=5)
-    except DatabaseUnavailable:
-        return {}
-    for job in earlier:
-        seconds = (job.result or {}).get("seconds")
-        if job.state == "done" and isinstance(seconds, dict):
-            return {str(stage): float(value) for stage, value in seconds.items()}
-    return {}
+def killed(settings: Settings, database: Database, job_id: str, pid: int) -> list[Job]:
+    """Gives a job back whose process is known to have ended; the jobs that this concerned."""
+    return JobService(settings, database).queue.expire_killed(job_id, worker_name(pid))

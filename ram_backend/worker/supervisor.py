@@ -1,4 +1,4 @@
-"""A worker beside a server: `ram-backend serve --with-worker`, for one machine."""
+"""Supervisor of a worker process beside a server: `ram-backend serve --with-worker`, for one machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from types import TracebackType
 
+from ram_backend.backoff import backoff
 from ram_backend.settings import Settings
 
 PAUSES_S = (1.0, 60.0)
@@ -24,7 +25,7 @@ PATIENCE_S = 3.0
 _log = logging.getLogger(__name__)
 
 
-class WorkerBeside:
+class WorkerSupervisor:
     """A worker process that is there while this is open; started again where it ends.
 
     Args:
@@ -32,13 +33,13 @@ class WorkerBeside:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent", "--bundle", settings.bundle]
-        self._environment = {**os.environ, "RAM_DATA_DIR": str(settings.data_dir)}
+        self._command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"]
+        self._environment = {**os.environ, **settings.environment()}
         self._process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-beside", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
 
-    def __enter__(self) -> WorkerBeside:
+    def __enter__(self) -> WorkerSupervisor:
         self._start()  # in this thread, which lives as long as the process
         self._thread.start()
         return self
@@ -66,15 +67,16 @@ class WorkerBeside:
         )
 
     def _run(self) -> None:
-        pause, began = PAUSES_S[0], time.monotonic()
+        pauses, began = backoff(*PAUSES_S), time.monotonic()
         while not self._stop.wait(0.2):
             if self._process is None or self._process.poll() is None:
                 continue
-            pause = PAUSES_S[0] if time.monotonic() - began > STEADY_S else pause
+            if time.monotonic() - began > STEADY_S:
+                pauses = backoff(*PAUSES_S)
             _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
-            if self._stop.wait(pause):
+            if self._stop.wait(next(pauses)):
                 return
-            pause, began = min(2 * pause, PAUSES_S[1]), time.monotonic()
+            began = time.monotonic()
             self._start()
 
     def _end(self) -> None:

@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback.weights import Weights
-from ram_backend.jobs.job import Outcome
-from ram_backend.jobs.transactions import finish_in
+from ram_backend.jobs.job import JobResult
+from ram_backend.jobs.queue import finish_in
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
@@ -36,8 +36,8 @@ from ram_backend.versions.notices import announce
 from ram_backend.versions.retention import prune
 from ram_backend.versions.served import Incumbent, incumbent_of
 from ram_backend.worker.clip_features import clip_features
+from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
-from ram_backend.worker.run_job import Task
 from ram_backend.worker.token_loader import Pictures, Seen
 from ram_backend.worker.trainers import guard_of_candidate, log_odds_of, recipes_for
 from ram_backend.worker.training_data import Scorer, material_of
@@ -67,7 +67,7 @@ class Round:
     seed: int
 
 
-def train(task: Task) -> Outcome | None:
+def train(context: JobContext) -> JobResult | None:
     """Does a training job.
 
     Raises:
@@ -75,80 +75,80 @@ def train(task: Task) -> Outcome | None:
         InputError, SettingsError: it can't succeed as things are set.
         NotAvailable: something is missing that may be there later.
     """
-    settings, ledger, pulse = task.settings, task.triggers.ledger, task.pulse
-    _sweep(task)
-    place = open_place(settings, task.database, task.claim.key)
-    gathered = gather_corrections(settings, ledger, place, pulse)
-    task.triggers.jobs.note_seen(task.claim, gathered.last_event)
+    settings, ledger, heartbeat = context.settings, context.ledger, context.heartbeat
+    _sweep(context)
+    place = open_place(settings, context.database, context.key)
+    gathered = gather_corrections(settings, ledger, place, heartbeat)
+    context.queue.note_seen(context.job, gathered.last_event)
     if not gathered.labels:
         return _without_version(gathered, Verdict("needs_data", NOTHING), "")
-    pulse("load the model")
+    heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
     pictures = Pictures(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
-    seen = pictures.of(task.claim.key, gathered.labels, pulse)
+    seen = pictures.of(context.key, gathered.labels, heartbeat)
     if pictures.missing.note:
         gathered = replace(gathered, notes=(*gathered.notes, pictures.missing.note))
     scorer = Scorer(bundle, network, gathered.tags, settings)
     for _ in range(CONFLICTS):
         try:
-            return _round(task, pictures, gathered, seen, scorer)
+            return _round(context, pictures, gathered, seen, scorer)
         except VersionConflict as error:
             _log.info("%s", error)
     raise VersionConflict(
-        f"Project {task.claim.key} was served something else each of {CONFLICTS} times that the gate compared: train"
+        f"Project {context.key} was served something else each of {CONFLICTS} times that the gate compared: train"
         " again."
     )
 
 
-def _round(task: Task, pictures: Pictures, gathered: Gathered, seen: Seen, scorer: Scorer) -> Outcome | None:
+def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Seen, scorer: Scorer) -> JobResult | None:
     """One comparison with what is served now.
 
     Raises:
         VersionConflict: something else was published meanwhile.
     """
-    pulse, seed = task.pulse, int(gathered.fingerprint.hash[:8], 16)
-    incumbent = incumbent_of(task.triggers.versions, task.settings.versions_dir, task.claim.key, scorer.bundle)
-    basis = _basis(task.settings, gathered, seen, scorer, incumbent)
-    earlier = _same_before(task, basis)
+    heartbeat, seed = context.heartbeat, int(gathered.fingerprint.hash[:8], 16)
+    incumbent = incumbent_of(context.versions, context.settings.versions_dir, context.key, scorer.bundle)
+    basis = _basis(context.settings, gathered, seen, scorer, incumbent)
+    earlier = _same_before(context, basis)
     if earlier is not None:
         return _without_version(gathered, earlier, basis)
-    material = material_of(seen, scorer, incumbent.version, pulse)
-    pulse("split")
+    material = material_of(seen, scorer, incumbent.version, heartbeat)
+    heartbeat("split")
     parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
     refusal = refuse_early(material, parts, seed)
     if refusal is not None:
         return _without_version(gathered, refusal, basis)
-    pulse("fit")
+    heartbeat("fit")
     fit = material.take(parts.fit)
     recipes = recipes_for(
-        task.settings, task.claim.key, scorer, fit, seed, lambda: clip_features(pictures, seen, parts.fit, pulse)
+        context.settings, context.key, scorer, fit, seed, lambda: clip_features(pictures, seen, parts.fit, heartbeat)
     )
-    fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=pulse)
-    pulse("gate")
+    fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=heartbeat)
+    heartbeat("gate")
     verdict = judge_candidate(
         material,
         parts,
-        log_odds_of(fitted, scorer, material, parts, lambda step, steps: pulse("gate", step, steps)),
+        log_odds_of(fitted, scorer, material, parts, lambda step, steps: heartbeat("gate", step, steps)),
         guard=guard_of_candidate(fitted, scorer, material, seed),
         cross_validated=fitted.cross_validated,
         seed=seed,
     )
-    pulse("write")
+    heartbeat("write")
     this = Round(incumbent, material, parts, seed)
-    stored = _write(task, gathered, scorer, this, fitted, verdict)
-    pulse("publish")
-    return _settle(task, gathered, this, stored, verdict, basis)
+    stored = _write(context, gathered, scorer, this, fitted, verdict)
+    heartbeat("publish")
+    return _settle(context, gathered, this, stored, verdict, basis)
 
 
 def _write(
-    task: Task, gathered: Gathered, scorer: Scorer, this: Round, fitted: Candidate, verdict: Verdict
+    context: JobContext, gathered: Gathered, scorer: Scorer, this: Round, fitted: Candidate, verdict: Verdict
 ) -> StoredVersion:
-    key, versions = task.claim.key, task.triggers.versions
+    key, versions = context.key, context.versions
     used = gathered.fingerprint
     parent = this.incumbent.version
     since = parent.lineage.corrections.seen if parent else 0
-    changes = task.triggers.ledger.changes_since(key, since, up_to=gathered.last_event)
+    changes = context.ledger.changes_since(key, since, up_to=gathered.last_event)
     figures = verdict.figures
     lineage = Lineage(
         parent=parent.name if parent else None,
@@ -174,7 +174,7 @@ def _write(
         created_at=datetime.now(UTC),
     )
     return write_version(
-        task.settings.versions_dir,
+        context.settings.versions_dir,
         key,
         fitted.delta,
         fitted.files,
@@ -185,25 +185,25 @@ def _write(
 
 
 def _settle(
-    task: Task, gathered: Gathered, this: Round, stored: StoredVersion, verdict: Verdict, basis: str
-) -> Outcome | None:
+    context: JobContext, gathered: Gathered, this: Round, stored: StoredVersion, verdict: Verdict, basis: str
+) -> JobResult | None:
     """Records the version and ends the job, and has the version served where the gate accepted it: all or nothing."""
-    versions, claim = task.triggers.versions, task.claim
+    versions, job = context.versions, context.job
     served = replace(
         _outcome(gathered, f"{stored.name} is served. {verdict.reason}", verdict, basis, stored.name),
         refresh=f"{stored.name} is served",
     )
     kept = _outcome(gathered, f"{stored.name} is kept and not served. {verdict.reason}", verdict, basis, stored.name)
 
-    def record_and_end(outcome: Outcome, session: Session) -> None:
+    def record_and_end(outcome: JobResult, session: Session) -> None:
         versions.record(stored, session=session)
-        seconds = {**outcome.result, "seconds": task.pulse.seconds}
-        finish_in(session, claim, replace(outcome, result=seconds))
+        seconds = {**outcome.result, "seconds": context.heartbeat.seconds}
+        finish_in(session, job, replace(outcome, result=seconds))
 
     if verdict.accepted:
         try:
             versions.publish(
-                claim.key,
+                job.key,
                 stored.name,
                 expected=this.incumbent.served.version,
                 guard=lambda session: record_and_end(served, session),
@@ -211,29 +211,29 @@ def _settle(
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")
         else:
-            announce(task.settings.redis_url)
-            _prune(task)
+            announce(context.settings.redis_url)
+            _prune(context)
             return None
-    with task.database.writing() as session:
+    with context.database.writing() as session:
         record_and_end(kept, session)
-    _prune(task)
+    _prune(context)
     return None
 
 
-def _prune(task: Task) -> None:
+def _prune(context: JobContext) -> None:
     try:
-        prune(task.triggers.versions, task.settings.versions_dir, task.claim.key, task.settings.keep_versions)
+        prune(context.versions, context.settings.versions_dir, context.key, context.settings.keep_versions)
     except RamError as error:  # the job is done: what is left over goes with the next one
         _log.warning("Old versions were not removed: %s", error)
 
 
-def _sweep(task: Task) -> None:
+def _sweep(context: JobContext) -> None:
     """Removes directories of versions that nobody knows: attempts that were killed between writing and publishing.
 
     Only who holds the claim writes versions of a project, and directories that an orphan still writes are no loss.
     """
-    key, folder = task.claim.key, task.settings.versions_dir
-    known = {record.name for record in task.triggers.versions.list(key)}
+    key, folder = context.key, context.settings.versions_dir
+    known = {record.name for record in context.versions.list(key)}
     for path in (folder / folder_of(key)).glob("v*"):
         if path.name not in known:
             try:
@@ -242,11 +242,11 @@ def _sweep(task: Task) -> None:
                 _log.warning("%s", error)
 
 
-def _without_version(gathered: Gathered, verdict: Verdict, basis: str) -> Outcome:
+def _without_version(gathered: Gathered, verdict: Verdict, basis: str) -> JobResult:
     return _outcome(gathered, verdict.reason, verdict, basis, None)
 
 
-def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, version: str | None) -> Outcome:
+def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, version: str | None) -> JobResult:
     result = {
         "verdict": verdict.to_json(),
         "version": version,
@@ -254,7 +254,7 @@ def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, ver
         "basis": basis,
         "notes": list(gathered.notes),
     }
-    return Outcome(" ".join([message, *gathered.notes]), result, gathered.last_event)
+    return JobResult(" ".join([message, *gathered.notes]), result, gathered.last_event)
 
 
 def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, incumbent: Incumbent) -> str:
@@ -274,12 +274,12 @@ def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, i
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _same_before(task: Task, basis: str) -> Verdict | None:
+def _same_before(context: JobContext, basis: str) -> Verdict | None:
     """The verdict of an earlier job that had the very same to go by, and served nothing; None: there was none.
 
     What was accepted is made again: it isn't served any more (damaged, rolled back), or never was (pinned meanwhile).
     """
-    for job in task.triggers.jobs.jobs(task.claim.key, kind="train", limit=10):
+    for job in context.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}
         if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
             verdict = Verdict.from_json(result["verdict"])

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from fake_label_studio import LEGACY
-from jobs.making import CONFIG, dead_worker, make_old
-from jobs.predicting import VERSION, PredictingProject
+from jobs.making import CONFIG, make_old
 from sqlalchemy import text, update
+from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.cli.checks.finding import Finding, State
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.rows import JobRow
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.job import Job
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -112,10 +110,10 @@ def test_label_studio_that_calls_itself_localhost(
     studio: PredictingProject, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From another container its own idea of its address leads nowhere."""
-    table = ProjectTable(database)
+    queue = ProjectTable(database)
     key = ProjectKey("http://localhost:1", 7, 70)
-    table.apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
-    table.pin_host("http://localhost:1")
+    queue.apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
+    queue.pin_host("http://localhost:1")
     finding = projects()["Label Studio"]
     assert finding.state is State.bad
     assert "set LABEL_STUDIO_URL" in finding.remedy
@@ -123,37 +121,37 @@ def test_label_studio_that_calls_itself_localhost(
 
 
 def test_another_host_than_the_pinned_one(studio: PredictingProject, database: Database) -> None:
-    table = ProjectTable(database)
-    table.apply(Setup.read(studio.key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
-    table.pin_host("http://elsewhere:8080")
+    queue = ProjectTable(database)
+    queue.apply(Setup.read(studio.key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
+    queue.pin_host("http://elsewhere:8080")
     finding = projects()["Label Studio"]
     assert (finding.state, "pin-host" in finding.remedy) == (State.note, True)
 
 
 def test_no_worker_and_jobs_that_wait(connected: PredictingProject, database: Database) -> None:
-    table = JobTable(database)
-    job = table.request(connected.key, "train", "pressed").job
+    queue = JobQueue(database)
+    job = queue.request(connected.key, "train", "pressed").job
     assert house()["workers"].state is State.note
     with database.writing() as session:
         early = job.requested_at.replace(year=2020)
-        session.execute(update(JobRow).values(not_before=early, requested_at=early))
+        session.execute(update(Job).values(not_before=early, requested_at=early))
     finding = house()["jobs"]
     assert (finding.state, "ram-backend worker" in finding.remedy) == (State.bad, True)
 
 
 def test_a_job_whose_worker_is_silent(connected: PredictingProject, database: Database) -> None:
-    table = JobTable(database)
-    job = table.request(connected.key, "train", "pressed").job
-    assert table.claim(job.id, dead_worker()) is not None
+    queue = JobQueue(database)
+    job = queue.request(connected.key, "train", "pressed").job
+    assert queue.claim(job.id, "dead/1") is not None
     make_old(database, job.id, 600)
     assert "no sign of life" in house()["jobs"].found
 
 
 def test_a_job_that_failed(connected: PredictingProject, database: Database) -> None:
-    table = JobTable(database)
-    claim = table.claim(table.request(connected.key, "train", "pressed").job.id, Worker.of(os.getpid()))
+    queue = JobQueue(database)
+    claim = queue.claim(queue.request(connected.key, "train", "pressed").job.id, "here/1")
     assert claim is not None
-    table.fail(claim, "The folder can't be written.", retry=False)
+    queue.fail(claim, "The folder can't be written.", retry=False)
     finding = house()["jobs"]
     assert (finding.state, finding.remedy) == (State.note, "The folder can't be written.")
 

@@ -19,9 +19,8 @@ from ram_backend.cli.jobs import progress_of
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned
-from ram_backend.jobs.job import Outcome, Progress
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.job import JobResult
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -48,53 +47,53 @@ def database() -> Database:
 
 
 @pytest.fixture
-def table(database: Database) -> JobTable:
-    return JobTable(database)
+def queue(database: Database) -> JobQueue:
+    return JobQueue(database)
 
 
-def work(table: JobTable, outcome: Outcome | None, message: str = "") -> None:
+def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
     """Does the next job, as soon as there is one."""
-    while not (due := table.due()):
+    while not (due := queue.due()):
         time.sleep(0.01)
-    claim = table.claim(due[0].job_id, Worker.of(os.getpid()))
+    claim = queue.claim(due[0].id, "here/1")
     assert claim is not None
     if outcome is None:
-        table.fail(claim, message, retry=False)
+        queue.fail(claim, message, retry=False)
     else:
-        table.finish(claim, outcome)
+        queue.finish(claim, outcome)
 
 
-def test_train_asks_once(table: JobTable) -> None:
+def test_train_asks_once(queue: JobQueue) -> None:
     first, second = run("train", 7), run("train", 7, "--reason", "again")
-    (job,) = table.jobs()
+    (job,) = queue.jobs()
     assert f"is queued as job {job.id}" in first
     assert f"was requested already as job {job.id}" in second
     assert (job.key, job.reason) == (KEY, "asked for on the command line")
 
 
-def test_train_waits_and_says_what_came_of_it(table: JobTable) -> None:
-    worker = threading.Thread(target=work, args=(table, Outcome("v0001 is served. It ranks better.")))
+def test_train_waits_and_says_what_came_of_it(queue: JobQueue) -> None:
+    worker = threading.Thread(target=work, args=(queue, JobResult("v0001 is served. It ranks better.")))
     worker.start()
     assert "v0001 is served. It ranks better." in run("train", 7, "--wait")
     worker.join()
 
 
-def test_train_that_fails_is_an_error(table: JobTable) -> None:
-    worker = threading.Thread(target=work, args=(table, None, "Nothing to tag."))
+def test_train_that_fails_is_an_error(queue: JobQueue) -> None:
+    worker = threading.Thread(target=work, args=(queue, None, "Nothing to tag."))
     worker.start()
     with pytest.raises(NotAvailable, match="failed: Nothing to tag"):
         run("train", 7, "--wait")
     worker.join()
 
 
-def test_train_of_a_pinned_project_is_refused(database: Database, table: JobTable) -> None:
+def test_train_of_a_pinned_project_is_refused(database: Database, queue: JobQueue) -> None:
     VersionTable(database).pin(KEY)
     with pytest.raises(ProjectPinned, match="unpin 7"):
         run("train", 7)
-    assert table.jobs() == []
+    assert queue.jobs() == []
 
 
-def test_train_of_no_project_is_refused(table: JobTable) -> None:
+def test_train_of_no_project_is_refused(queue: JobQueue) -> None:
     with pytest.raises(ProjectNotFound):
         run("train", 9)
 
@@ -103,24 +102,24 @@ def test_jobs_lists_none(database: Database) -> None:
     assert "No jobs yet" in run("jobs")
 
 
-def test_jobs_as_json(table: JobTable) -> None:
-    job = table.request(KEY, "train", "Start Training was pressed").job
-    table.request(OTHER, "refresh", "v0003 is served")
-    claim = table.claim(job.id, Worker.of(os.getpid()))
+def test_jobs_as_json(queue: JobQueue) -> None:
+    job = queue.request(KEY, "train", "Start Training was pressed").job
+    queue.request(OTHER, "refresh", "v0003 is served")
+    claim = queue.claim(job.id, "here/1")
     assert claim is not None
-    table.beat(claim, Progress("fit", 3, 12, 42.0))
+    queue.heartbeat(claim, "fit", 3, 12)
     rows = [json.loads(line) for line in run("jobs", "--json").splitlines()]
     assert {row["kind"] for row in rows} == {"train", "refresh"}
     (row,) = [json.loads(line) for line in run("jobs", "--project", 7, "--json").splitlines()]
-    assert (row["state"], row["stage"], row["step"], row["steps"], row["eta_s"]) == ("running", "fit", 3, 12, 42.0)
-    assert progress_of(row) == "fit 3/12, about 42 s left"
+    assert (row["state"], row["stage"], row["step"], row["steps"]) == ("running", "fit", 3, 12)
+    assert progress_of(row) == "fit 3/12"
     assert row["verdict"] is None
 
 
-def test_jobs_as_a_table(table: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_as_a_table(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    table.request(KEY, "train", "Start Training was pressed")
-    work(table, Outcome("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
+    queue.request(KEY, "train", "Start Training was pressed")
+    work(queue, JobResult("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
     text = run("jobs")
     assert "done: needs data" in text
     assert "v0001 is kept." in text
@@ -132,15 +131,13 @@ def test_jobs_as_a_table(table: JobTable, monkeypatch: pytest.MonkeyPatch) -> No
         ({"state": "requested"}, "waiting for a worker"),
         ({"state": "requested", "attempt": 2}, "waiting after attempt 2"),
         ({"state": "running"}, "beginning"),
-        ({"state": "running", "stage": "fit", "eta_s": 5400.0}, "fit, about 1.5 h left"),
-        ({"state": "running", "stage": "fit", "eta_s": 0.01}, "fit, about 1 s left"),
-        ({"state": "running", "stage": "fit", "eta_s": 300.0}, "fit, about 5 min left"),
+        ({"state": "running", "stage": "fit"}, "fit"),
         ({"state": "failed"}, "failed"),
         ({"state": "done", "verdict": "accept"}, "done: accept"),
     ],
 )
 def test_progress_in_words(changes: dict[str, object], said: str) -> None:
-    job = {"state": "", "attempt": 0, "stage": None, "step": 0, "steps": 0, "eta_s": None, "verdict": None, **changes}
+    job = {"state": "", "attempt": 0, "stage": None, "step": 0, "steps": 0, "verdict": None, **changes}
     assert progress_of(job) == said
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,18 +9,16 @@ from collections.abc import Iterator
 import pytest
 import typer
 from fake_label_studio import LEGACY
-from jobs.making import CONFIG, dead_worker
-from jobs.predicting import VERSION, PredictingProject
+from jobs.making import CONFIG
 from typer.testing import CliRunner
+from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.cli.prelabel import prelabel
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
-from ram_backend.jobs.job import Outcome
-from ram_backend.jobs.prelabel_options import Wanted
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.job import JobResult, PrelabelOptions
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
@@ -57,11 +54,11 @@ def database(studio: PredictingProject) -> Iterator[Database]:
 
 
 @pytest.fixture
-def table(database: Database) -> JobTable:
-    return JobTable(database)
+def queue(database: Database) -> JobQueue:
+    return JobQueue(database)
 
 
-def test_here(studio: PredictingProject, table: JobTable) -> None:
+def test_here(studio: PredictingProject, queue: JobQueue) -> None:
     for number in range(1, 6):
         studio.annotate(number, number, "red")
     said = run("--project", "7")
@@ -70,37 +67,37 @@ def test_here(studio: PredictingProject, table: JobTable) -> None:
     assert studio.counts() == {0: 5, 1: 25}
     assert "5 tasks have got" in run("--project", "7", "--all")
     assert studio.counts() == {1: 30}
-    assert [job.state for job in table.jobs()] == ["done", "done"]
+    assert [job.state for job in queue.jobs()] == ["done", "done"]
 
 
-def test_the_project_then_shows_them_live(studio: PredictingProject, table: JobTable) -> None:
+def test_the_project_then_shows_them_live(studio: PredictingProject, queue: JobQueue) -> None:
     run("--project", "7")
     assert studio.connected[0]["title"] == VERSION == studio.record["model_version"]
 
 
-def test_by_a_worker(studio: PredictingProject, table: JobTable) -> None:
+def test_by_a_worker(studio: PredictingProject, queue: JobQueue) -> None:
     said = run("--project", "7", "--all", "--background", "--per-second", "3")
-    (job,) = table.jobs()
-    assert (job.state, Wanted.of(job.options)) == ("requested", Wanted(("all",), per_second=3.0))
+    (job,) = queue.jobs()
+    assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
     assert job.id in said
     assert "does this as well" in run("--project", "7", "--background", "--retry-failed")
-    assert Wanted.of(table.jobs()[0].options).which == ("all", "retry-failed")
+    assert PrelabelOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
-def test_a_worker_that_has_it_is_followed(studio: PredictingProject, table: JobTable) -> None:
+def test_a_worker_that_has_it_is_followed(studio: PredictingProject, queue: JobQueue) -> None:
     run("--project", "7", "--background")
-    claim = table.claim(table.jobs()[0].id, Worker.of(os.getpid()))
+    claim = queue.claim(queue.jobs()[0].id, "here/1")
     assert claim is not None
 
     def end() -> None:
         time.sleep(0.5)
-        table.finish(claim, Outcome("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
+        queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
 
     threading.Thread(target=end).start()
     assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run("--project", "7")
 
 
-def test_ctrl_c_and_again(studio: PredictingProject, table: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_again(studio: PredictingProject, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_REFRESH_PORTION", "5")
     retrieve = prelabelling.PrelabelApi.retrieve
     asked: list[object] = []
@@ -114,21 +111,21 @@ def test_ctrl_c_and_again(studio: PredictingProject, table: JobTable, monkeypatc
     monkeypatch.setattr(prelabelling.PrelabelApi, "retrieve", interrupted)
     monkeypatch.setattr(prelabelling, "WAITING_S", 0.5)
     assert CliRunner().invoke(app, ["--project", "7"]).exit_code == 130
-    (job,) = table.jobs()
+    (job,) = queue.jobs()
     assert (job.state, "Stopped by hand" in job.message) == ("failed", True)
     assert studio.counts() == {0: 20, 1: 10}
     run("--project", "7")
     assert studio.counts() == {1: 30}
 
 
-def test_a_command_that_was_killed_is_taken_over(studio: PredictingProject, table: JobTable) -> None:
+def test_a_command_that_was_killed_is_taken_over(studio: PredictingProject, queue: JobQueue) -> None:
     run("--project", "7", "--background")
-    assert table.claim(table.jobs()[0].id, dead_worker()) is not None
+    assert queue.claim(queue.jobs()[0].id, "dead/1") is not None
     assert "30 tasks have got" in run("--project", "7")
-    assert len(table.jobs()) == 1
+    assert len(queue.jobs()) == 1
 
 
-def test_a_failure_is_an_error(studio: PredictingProject, table: JobTable) -> None:
+def test_a_failure_is_an_error(studio: PredictingProject, queue: JobQueue) -> None:
     studio.connected.clear()
     with pytest.raises(NotAvailable, match="has no backend in Label Studio"):
         run("--project", "7")
@@ -138,7 +135,7 @@ def test_a_failure_is_an_error(studio: PredictingProject, table: JobTable) -> No
     ("arguments", "error"),
     [(["--project", "7", "--all", "--unlabelled"], InputError), (["--project", "99"], ProjectNotFound)],
 )
-def test_what_can_not_be_asked(table: JobTable, arguments: list[str], error: type[Exception]) -> None:
+def test_what_can_not_be_asked(queue: JobQueue, arguments: list[str], error: type[Exception]) -> None:
     with pytest.raises(error):
         run(*arguments)
-    assert table.jobs() == []
+    assert queue.jobs() == []

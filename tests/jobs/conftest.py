@@ -9,7 +9,7 @@ from jobs.making import KEY, connect
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 
 
@@ -23,5 +23,5 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @pytest.fixture
-def table(database: Database) -> JobTable:
-    return JobTable(database)
+def queue(database: Database) -> JobQueue:
+    return JobQueue(database)

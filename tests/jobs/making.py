@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,8 +15,7 @@ from sqlalchemy import update
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.rows import JobRow
+from ram_backend.jobs.job import Job
 from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
@@ -64,26 +60,13 @@ def correct(database: Database, *numbers: int, key: ProjectKey = KEY, second: in
     Ledger(database).record(key, [statement(number, second=second) for number in numbers])
 
 
-def this_worker() -> Worker:
-    return Worker.of(os.getpid())
-
-
-def dead_worker() -> Worker:
-    """A process that has just ended."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    worker = Worker.of(process.pid)
-    process.kill()
-    process.wait()
-    return worker
-
-
 def make_old(database: Database, job_id: str, seconds: float) -> None:
     """The job's heartbeat is that old."""
     with database.writing() as session:
-        row = session.get_one(JobRow, job_id)
+        row = session.get_one(Job, job_id)
         session.execute(
-            update(JobRow)
-            .where(JobRow.job_id == job_id)
+            update(Job)
+            .where(Job.id == job_id)
             .values(heartbeat_at=(row.heartbeat_at or row.requested_at) - timedelta(seconds=seconds))
         )
 
@@ -91,7 +74,7 @@ def make_old(database: Database, job_id: str, seconds: float) -> None:
 def make_due(database: Database, job_id: str) -> None:
     """The job waits no longer."""
     with database.writing() as session:
-        row = session.get_one(JobRow, job_id)
+        row = session.get_one(Job, job_id)
         row.not_before = row.requested_at
 
 

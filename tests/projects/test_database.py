@@ -39,8 +39,8 @@ def row(**fields: object) -> ProjectRow:
 @pytest.fixture
 def all_rows() -> None:
     """Every table that a room keeps is known."""
-    for room in ("projects", "feedback", "versions", "jobs"):
-        importlib.import_module(f"ram_backend.{room}.rows")
+    for module in ("projects.rows", "feedback.rows", "versions.rows", "jobs.job"):
+        importlib.import_module(f"ram_backend.{module}")
 
 
 @pytest.mark.usefixtures("all_rows")

@@ -79,17 +79,17 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
-    from ram_backend.jobs.table import JobTable
+    from ram_backend.jobs.queue import JobQueue
 
-    table = JobTable(database, attempts=settings.job_attempts, claim_s=settings.claim_seconds)
-    waiting = [each for each in table.due() if each.waited_s > WAITING_S]
+    table = JobQueue.of(settings, database)
+    waiting = table.due(WAITING_S)
     if waiting:
-        said = f"{len(waiting)} wait for a worker, the first one for {waiting[0].waited_s:.0f} s"
+        said = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"
         yield Finding("jobs", State.bad, said, "see that a worker runs: `ram-backend worker`")
     now = datetime.now(UTC)
     for job in table.jobs(limit=50):
         silent = job.state == "running" and job.heartbeat_at is not None
-        if silent and (now - job.heartbeat_at).total_seconds() > 2 * settings.claim_seconds + 60:  # type: ignore[operator]
+        if silent and (now - job.heartbeat_at).total_seconds() > 2 * settings.lease_seconds + 60:  # type: ignore[operator]
             said = f"{job.kind} of project {job.key} has given no sign of life since {job.heartbeat_at:%H:%M}"
             yield Finding("jobs", State.bad, said, "start a worker: it takes the job over")
     latest: dict[Any, Any] = {}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
-from jobs.making import KEY, connect, correct, make_due, this_worker
+from jobs.making import KEY, connect, correct, make_due
 from models import tiny, tiny_clip
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.settings import Settings
@@ -67,7 +67,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
 
 @pytest.fixture
 def train(
-    settings: Settings, database: Database, table: JobTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, database: Database, queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Job]:
     monkeypatch.setattr("jobs.making.CONFIG", CONFIG)
     connect(database, KEY)
@@ -75,11 +75,11 @@ def train(
     def done(kind: str = "ram", clip: Path | None = None) -> Job:
         monkeypatch.setattr(training_job, "find_bundle", lambda *_, **__: bundle_of(kind, tmp_path))
         changes = {"tuning": "whole", "device": "cpu", "clip_weights": clip}
-        job = table.request(KEY, "train", "asked").job
+        job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
         functions = {"train": training_job.train}
-        carry_out(settings.model_copy(update=changes), database, job.id, functions, worker=this_worker())  # type: ignore[arg-type]
-        found = table.get(job.id)
+        carry_out(settings.model_copy(update=changes), database, job.id, functions)  # type: ignore[arg-type]
+        found = queue.get(job.id)
         assert found is not None
         assert found.state == "done", found.message
         return found

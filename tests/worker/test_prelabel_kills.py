@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from fake_label_studio import LEGACY
 from jobs.making import CONFIG, wait_until
-from jobs.predicting import PredictingProject
-from jobs.working import RunningWorker, horses, kill, no_horse_is_left, working
+from worker.predicting import PredictingProject
+from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
-from ram_backend.jobs.service import Desk
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -36,7 +36,7 @@ def studio() -> Iterator[PredictingProject]:
 @pytest.fixture
 def settings(tmp_path: Path, studio: PredictingProject) -> Settings:
     known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY}
-    return load_settings(data_dir=tmp_path / "data", train_after=0, refresh_portion=20, **known)
+    return load_settings(data_dir=tmp_path / "data", train_after=0, refresh_portion=20, lease_seconds=2, **known)
 
 
 @pytest.fixture
@@ -46,26 +46,26 @@ def database(settings: Settings, studio: PredictingProject) -> Iterator[Database
     ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
     yield there
     there.close()
-    no_horse_is_left()
+    none_is_left()
 
 
 def test_killed_twice_each_task_has_exactly_one(
     settings: Settings, database: Database, studio: PredictingProject
 ) -> None:
-    table = JobTable(database)
-    with Valkey(settings) as valkey, Desk(settings, database, valkey) as desk:
-        job = desk.prelabel(studio.key, range(1, TASKS + 1), "late")["job"]
+    queue = JobQueue(database)
+    with Valkey(settings):
+        job = JobService(settings, database).prelabel(studio.key, range(1, TASKS + 1), "late")["job"]
         for _ in range(2):
             worker, asked = RunningWorker(settings), len(studio.portions)
             wait_until(lambda asked=asked: len(studio.portions) > asked + 1 and studio.waiting)
-            own = horses(table)
+            own = job_processes(queue)
             worker.kill()
             for horse in own:
                 kill(horse)
             assert studio.counts()[1] < TASKS
         with working(settings):
-            wait_until(lambda: table.jobs()[0].state == "done", 120)
-    assert table.jobs()[0].id == job
+            wait_until(lambda: queue.jobs()[0].state == "done", 120)
+    assert queue.jobs()[0].id == job
     assert studio.counts() == {1: TASKS}
     asked_for = list(chain.from_iterable(studio.portions))
     assert len(asked_for) == len(set(asked_for)), "nothing is computed twice"

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from jobs.making import KEY, correct, make_due, statement, this_worker
+from jobs.making import KEY, correct, make_due, statement
 from server.playing import ColourNetwork, tiny_bundle
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 from ram_backend.training.verdict import Verdict
 from ram_backend.versions.directory import open_version
@@ -54,14 +54,14 @@ def gate(monkeypatch: pytest.MonkeyPatch, network: ColourNetwork) -> Callable[..
 
 
 @pytest.fixture
-def train(settings: Settings, database: Database, table: JobTable, network: ColourNetwork) -> Train:
+def train(settings: Settings, database: Database, queue: JobQueue, network: ColourNetwork) -> Train:
     def done() -> Job:
-        job = table.request(KEY, "train", "asked").job
+        job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
         functions = {"train": training_job.train}
         own = settings.model_copy(update={"tuning": "off"})
-        carry_out(own, database, job.id, functions, worker=this_worker())  # type: ignore[arg-type]
-        found = table.get(job.id)
+        carry_out(own, database, job.id, functions)  # type: ignore[arg-type]
+        found = queue.get(job.id)
         assert found is not None
         return found
 
@@ -87,7 +87,7 @@ def test_an_accepted_candidate_is_served(
     database: Database,
     versions: VersionTable,
     settings: Settings,
-    table: JobTable,
+    queue: JobQueue,
 ) -> None:
     correct(database, *range(1, 13))
     gate(ACCEPT)
@@ -104,12 +104,12 @@ def test_an_accepted_candidate_is_served(
     assert lineage.code_version
     assert set(version.delta.tags) == {"red", "green", "blue"}
     assert job.last_event == lineage.corrections.last_event
-    assert [(each.kind, each.reason) for each in table.jobs(KEY) if each.is_open] == [("refresh", "v0001 is served")]
+    assert [(each.kind, each.reason) for each in queue.jobs(KEY) if each.is_open] == [("refresh", "v0001 is served")]
     assert {"gather", "scores", "gate"} <= set((job.result or {})["seconds"])
 
 
 def test_a_rejected_one_is_kept_and_not_served(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable, table: JobTable
+    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable, queue: JobQueue
 ) -> None:
     correct(database, *range(1, 13))
     gate(REJECT)
@@ -118,8 +118,8 @@ def test_a_rejected_one_is_kept_and_not_served(
     assert job.message.startswith("v0001 is kept and not served. It doesn't rank better.")
     assert versions.served(KEY).version is None
     assert [(record.name, record.outcome) for record in versions.list(KEY)] == [("v0001", "reject")]
-    assert not any(each.is_open for each in table.jobs(KEY))
-    assert table.last_attempt(KEY) == Ledger(database).last_event(KEY)
+    assert not any(each.is_open for each in queue.jobs(KEY))
+    assert queue.last_attempt(KEY) == Ledger(database).last_event(KEY)
 
 
 def test_the_next_one_is_compared_with_what_is_served(
@@ -248,17 +248,17 @@ def test_who_lost_the_claim_publishes_nothing(
     gate: Callable[..., None],
     database: Database,
     versions: VersionTable,
-    table: JobTable,
+    queue: JobQueue,
     settings: Settings,
 ) -> None:
     correct(database, *range(1, 13))
 
     def lose() -> Verdict:
         with database.writing() as session:
-            from ram_backend.jobs.rows import JobRow
+            from ram_backend.jobs.job import Job
 
-            (job,) = table.jobs(KEY)
-            session.get_one(JobRow, job.id).fence += 1
+            (job,) = queue.jobs(KEY)
+            session.get_one(Job, job.id).fence += 1
         return ACCEPT
 
     gate(lose)
@@ -268,11 +268,11 @@ def test_who_lost_the_claim_publishes_nothing(
     assert versions.list(KEY) == []
     assert len(list((settings.versions_dir / folder_of(KEY)).glob("v*"))) == 1
     gate(REJECT)
-    table.take_over()
+    queue.take_over()
     with database.writing() as session:
-        from ram_backend.jobs.rows import JobRow
+        from ram_backend.jobs.job import Job
 
-        session.get_one(JobRow, job.id).state = "requested"
+        session.get_one(Job, job.id).state = "requested"
     assert train().state == "done"
     assert [path.name for path in (settings.versions_dir / folder_of(KEY)).glob("v*")] == [
         record.name for record in versions.list(KEY)

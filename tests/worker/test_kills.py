@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from jobs.making import connect, correct, wait_until
-from jobs.working import RunningWorker, horses, kill, no_horse_is_left
+from worker.working import RunningWorker, job_processes, kill, none_is_left
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.service import Desk
-from ram_backend.jobs.table import JobTable
-from ram_backend.jobs.triggers import Triggers
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, running_url
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
@@ -32,12 +31,11 @@ KEY = ProjectKey("", 7, 1_795_452_148)
 
 
 class Annotators:
-    """Corrections that come without end, and are acknowledged: in the ledger, and counted."""
+    """Corrections that come without end, and are acknowledged: in the ledger."""
 
-    def __init__(self, database: Database, desk: Desk) -> None:
+    def __init__(self, database: Database) -> None:
         self.acknowledged: list[int] = []
         self._database = database
-        self._desk = desk
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -49,7 +47,6 @@ class Annotators:
         number = len(self.acknowledged) + 1
         correct(self._database, number, key=KEY)
         self.acknowledged.append(number)
-        self._desk.corrections_changed(KEY)
 
     def __enter__(self) -> Annotators:
         self._thread.start()
@@ -62,7 +59,8 @@ class Annotators:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return load_settings(data_dir=tmp_path / "data", train_after=1, train_debounce_seconds=0.1, keep_versions=1000)
+    quick = {"train_after": 1, "train_debounce_seconds": 0.1, "lease_seconds": 2}
+    return load_settings(data_dir=tmp_path / "data", keep_versions=1000, **quick)
 
 
 @pytest.fixture
@@ -76,49 +74,48 @@ def database(settings: Settings) -> Iterator[Database]:
 
 def test_thirty_kills(settings: Settings, database: Database) -> None:
     chance = random.Random(4)
-    table, versions, ledger = JobTable(database), VersionTable(database), Ledger(database)
-    triggers = Triggers(settings, database)
+    queue, versions, ledger = JobQueue(database), VersionTable(database), Ledger(database)
+    service = JobService(settings, database)
     worker: RunningWorker | None = None
     try:
-        with Valkey(settings) as valkey, Desk(settings, database, valkey) as desk:
-            with Annotators(database, desk) as annotators:
-                for number in range(KILLS):
-                    if worker is None or worker.process.poll() is not None:
-                        worker = RunningWorker(settings, "learn")
-                    victim = chance.choice(("worker", "horse", "both"))
-                    if number % 6:
-                        wait_until(lambda: horses(table))
-                        time.sleep(chance.uniform(0, 0.5))
-                    else:
-                        time.sleep(chance.uniform(0, 2))  # anywhere between two jobs, too
-                    if victim != "worker":
-                        for horse in horses(table):
-                            kill(horse)
-                    if victim != "horse":
-                        worker.kill()
-            if worker is not None and worker.process.poll() is not None:
-                worker = RunningWorker(settings, "learn")
+        with Valkey(settings), Annotators(database) as annotators:
+            for number in range(KILLS):
+                if worker is None or worker.process.poll() is not None:
+                    worker = RunningWorker(settings, "learn")
+                victim = chance.choice(("worker", "job", "both"))
+                if number % 6:
+                    wait_until(lambda: job_processes(queue))
+                    time.sleep(chance.uniform(0, 0.5))
+                else:
+                    time.sleep(chance.uniform(0, 2))  # anywhere between two jobs, too
+                if victim != "worker":
+                    for pid in job_processes(queue):
+                        kill(pid)
+                if victim != "job":
+                    worker.kill()
+        if worker is not None and worker.process.poll() is not None:
+            worker = RunningWorker(settings, "learn")
 
-            def is_settled() -> bool:
-                return triggers.pending(KEY) == 0 and not any(job.is_open for job in table.jobs(KEY))
+        def is_settled() -> bool:
+            return service.pending(KEY) == 0 and not any(job.is_open for job in queue.jobs(KEY))
 
+        wait_until(is_settled, 90)
+        last = queue.jobs(KEY, kind="train", limit=1)[0]
+        if last.state == "failed":  # all its attempts were killed: the next correction brings another job
+            assert "Given up after 3 attempts" in (last.message or "")
+            annotators.correct()
             wait_until(is_settled, 90)
-            last = table.jobs(KEY, kind="train", limit=1)[0]
-            if last.state == "failed":  # all its attempts were killed: the next correction brings another job
-                assert "Given up after 3 attempts" in (last.message or "")
-                annotators.correct()
-                wait_until(is_settled, 90)
     finally:
         if worker is not None:
             worker.stop()
-    no_horse_is_left()
+    none_is_left()
     assert running_url(settings) is None
 
     said = [annotation.stated.id for annotation in ledger.annotations(KEY)]
     assert said == sorted(annotators.acknowledged)
     assert len(ledger.lines(KEY)) == len(annotators.acknowledged)
 
-    jobs = table.jobs(KEY, kind="train", limit=1000)
+    jobs = queue.jobs(KEY, kind="train", limit=1000)
     published = {(job.result or {}).get("version"): job for job in jobs if job.state == "done"}
     published.pop(None, None)  # nothing had changed since the last attempt
     recorded = versions.list(KEY)

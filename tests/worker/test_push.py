@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -10,22 +11,21 @@ from itertools import chain
 import pytest
 from fake_label_studio import LEGACY
 from jobs.making import wait_until
-from jobs.predicting import VERSION, PredictingProject
+from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
-from ram_backend.jobs.prelabel_options import Wanted
+from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.prelabel_api import PrelabelApi
-from ram_backend.worker import push as prelabelling
-from ram_backend.worker.chunk_size import Pace
-from ram_backend.worker.push import Asked, Prelabelling, Surroundings
+from ram_backend.worker import push as push_module
+from ram_backend.worker.push import Asked, Pusher
 
-ALL = Wanted(("all",))
+ALL = PrelabelOptions(("all",))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prelabelling, "LOOK_S", 0.02)
+    monkeypatch.setattr(push_module, "LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -37,14 +37,15 @@ def studio() -> Iterator[PredictingProject]:
 class Attempt:
     """One attempt; `portions` are those that it has noted, `said` what it is doing."""
 
-    def __init__(self, studio: PredictingProject, wanted: Wanted = ALL, *, largest: int = 8) -> None:
+    def __init__(
+        self, studio: PredictingProject, wanted: PrelabelOptions = ALL, *, largest: int = 8, limit: int | None = None
+    ) -> None:
         api = PrelabelApi(LabelStudio(studio.url, LEGACY), studio.project)
         self.portions: list[tuple[str, list[int], bool]] = []
         self.said: list[tuple[str, int, int]] = []
         self.studio, self.killed = studio, False
         self._retrieve, api.retrieve = api.retrieve, self._retrieve_unless_killed  # type: ignore[method-assign]
-        around = Surroundings(self._progress, self._note, lambda: True)
-        self.work = Prelabelling(api, wanted, Pace(largest, wanted.per_second), around)
+        self.work = Pusher(api, wanted, largest, progress=self._progress, note=self._note, limit=limit)
 
     def _progress(self, stage: str, step: int, steps: int) -> None:
         self.said.append((stage, step, steps))
@@ -74,16 +75,6 @@ class Attempt:
         return self.work.run(before)
 
 
-def test_each_task_gets_one_in_portions_that_grow(studio: PredictingProject) -> None:
-    attempt = Attempt(studio, largest=20)
-    assert attempt.run()
-    assert studio.counts() == {1: 60}
-    assert [len(portion) for portion in studio.portions] == [8, 16, 20, 16]
-    assert (attempt.work.result.version, attempt.work.result.done) == (VERSION, 60)
-    assert ("predict", 8, 60) in attempt.said
-    assert attempt.said[-1] == ("predict", 60, 60)
-
-
 def test_what_has_one_is_not_asked_for(studio: PredictingProject) -> None:
     for number in range(1, 51):
         studio.store(number, VERSION)
@@ -101,9 +92,9 @@ def test_what_has_one_is_not_asked_for(studio: PredictingProject) -> None:
 def test_only_unlabelled_ones_or_only_named_ones(studio: PredictingProject) -> None:
     for number in range(1, 51):
         studio.annotate(number, number, "red")
-    assert Attempt(studio, Wanted(("unlabelled",))).run()
+    assert Attempt(studio, PrelabelOptions(("unlabelled",))).run()
     assert {task for portion in studio.portions for task in portion} == set(range(51, 61))
-    assert Attempt(studio, Wanted(tasks=(3, 4, 55, 999))).run()
+    assert Attempt(studio, PrelabelOptions(tasks=(3, 4, 55, 999))).run()
     assert studio.portions[-1] == [3, 4]
 
 
@@ -122,7 +113,7 @@ def test_killed_twice_while_label_studio_waits(studio: PredictingProject) -> Non
 def test_without_waiting_there_would_be_two(studio: PredictingProject) -> None:
     """The stand-in does what Label Studio does: it stores what it is brought, without looking again."""
     studio.seconds = 0.05
-    attempts = [Attempt(studio, Wanted(tasks=(1, 2))) for _ in range(2)]
+    attempts = [Attempt(studio, PrelabelOptions(tasks=(1, 2))) for _ in range(2)]
     threads = [threading.Thread(target=each.work._api.retrieve, args=([1, 2],)) for each in attempts]
     for thread in threads:
         thread.start()
@@ -132,7 +123,7 @@ def test_without_waiting_there_would_be_two(studio: PredictingProject) -> None:
 
 
 def test_a_portion_that_never_came_is_given_up(studio: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prelabelling, "WAITING_S", 0.2)
+    monkeypatch.setattr(push_module, "WAITING_S", 0.2)
     assert Attempt(studio).run(Asked(VERSION, (1, 2), 0.1))
     assert studio.counts() == {1: 60}
 
@@ -158,7 +149,7 @@ def test_somebody_opens_a_task_meanwhile(studio: PredictingProject) -> None:
 def test_a_backend_too_slow_for_portions_of_that_size(studio: PredictingProject) -> None:
     """Twenty tasks in the time of five: portions shrink until they fit."""
     studio.seconds, studio.patience = 0.02, 0.05
-    attempt = Attempt(studio, Wanted(tasks=tuple(range(1, 21))))
+    attempt = Attempt(studio, PrelabelOptions(tasks=tuple(range(1, 21))))
     assert attempt.run()
     assert studio.counts()[1] == 20
     assert attempt.work.result.missing == []
@@ -173,7 +164,7 @@ def test_images_that_can_not_be_had(studio: PredictingProject) -> None:
     assert sorted(first.work.result.empty) == [5, 41]
     studio.unreachable = set()
     studio.annotate(1, 41, "red")
-    again = Attempt(studio, Wanted(("retry-failed",)))
+    again = Attempt(studio, PrelabelOptions(("retry-failed",)))
     assert again.run()
     assert studio.portions[-1] == [5, 41]
     assert studio.counts() == {1: 60}
@@ -184,42 +175,13 @@ def test_images_that_can_not_be_had(studio: PredictingProject) -> None:
 def test_nothing_but_unreachable_images(studio: PredictingProject) -> None:
     """The backend answers 503, so that there is no prediction: they are named, and the others go on."""
     studio.unreachable = {7, 8, 9}
-    attempt = Attempt(studio, Wanted(tasks=(7, 8, 9, 10)), largest=1)
+    attempt = Attempt(studio, PrelabelOptions(tasks=(7, 8, 9, 10)), largest=1)
     assert attempt.run()
-    assert attempt.work.result.missing == [7, 8, 9]
+    assert sorted(attempt.work.result.missing) == [7, 8, 9]
     assert studio.counts()[1] == 1
     studio.unreachable = set()
-    assert Attempt(studio, Wanted(("retry-failed",))).run()
+    assert Attempt(studio, PrelabelOptions(("retry-failed",))).run()
     assert studio.counts() == {1: 60}
-
-
-def test_a_block_of_unreachable_images_keeps_nobody_out(studio: PredictingProject) -> None:
-    """Wherever they stand: the others get their predictions, and those are named."""
-    studio.unreachable = set(range(1, 21)) | {33, 34, 35, 36, 37}
-    attempt = Attempt(studio)
-    assert attempt.run()
-    missing = set(attempt.work.result.missing)
-    assert 10 < len(missing) <= 25
-    assert missing <= studio.unreachable
-    assert studio.counts() == {1: 60 - len(missing), 0: len(missing)}
-    assert len(studio.portions) < 100
-
-
-@pytest.mark.parametrize("block", [range(1, 301), range(351, 651), range(701, 1001)], ids=["first", "middle", "last"])
-def test_a_large_block_of_unreachable_images_keeps_nobody_out(block: range) -> None:
-    with PredictingProject(tasks=1000) as studio:
-        assert isinstance(studio, PredictingProject)
-        studio.unreachable = set(block)
-        attempt = Attempt(studio, largest=50)
-        assert attempt.run()
-        missing = set(attempt.work.result.missing)
-        assert studio.counts() == {1: 1000 - len(missing), 0: len(missing)}
-        assert missing <= studio.unreachable
-        assert len(missing) > 200
-        assert len(studio.portions) < 200
-        again = Attempt(studio, largest=50)
-        assert again.run(), "that nothing but unreachable ones is left is no failure"
-        assert again.work.result.done <= len(block)
 
 
 def test_a_backend_that_brings_nothing_forth(studio: PredictingProject) -> None:
@@ -261,36 +223,6 @@ def test_tasks_that_are_deleted_meanwhile(studio: PredictingProject) -> None:
     assert studio.counts() == {1: 29}
 
 
-def test_no_faster_than_wanted(studio: PredictingProject) -> None:
-    pace = Pace(50, per_second=2.0)
-    waits = [pace.wait_s(8, 0.0), pace.wait_s(8, 1.0), pace.wait_s(4, 10.0)]
-    assert waits == [0.0, 3.0, 0.0]
-    assert Pace(50, per_second=0.01).size == 1
-
-
-def test_pace_follows_what_requests_take() -> None:
-    pace = Pace(50)
-    pace.succeeded(8, 60.0)
-    assert pace.size == 2
-    pace.succeeded(2, 0.1)
-    assert pace.size == 4
-    pace.failed(4)
-    pace.failed(2)
-    pace.failed(1)
-    assert pace.size == 1
-
-
-def test_a_size_that_has_failed_is_not_tried_again_soon() -> None:
-    """A failure may cost as long as Label Studio waits."""
-    pace = Pace(50)
-    pace.failed(16)
-    sizes = []
-    for _ in range(4):
-        sizes.append(pace.size)
-        pace.succeeded(pace.size, 0.1)
-    assert sizes == [8, 9, 10, 11]
-
-
 def test_no_backend_and_no_token(studio: PredictingProject) -> None:
     studio.legacy = "another"
     with pytest.raises(LabelStudioUnauthorized):
@@ -299,3 +231,54 @@ def test_no_backend_and_no_token(studio: PredictingProject) -> None:
     studio.connected.clear()
     with pytest.raises(LabelStudioRefused, match="no backend"):
         Attempt(studio).run()
+
+
+def test_each_task_gets_one_in_portions(studio: PredictingProject) -> None:
+    attempt = Attempt(studio, largest=20)
+    assert attempt.run()
+    assert studio.counts() == {1: 60}
+    assert [len(portion) for portion in studio.portions] == [20, 20, 20]
+    assert (attempt.work.result.version, attempt.work.result.done) == (VERSION, 60)
+    assert ("predict", 20, 60) in attempt.said
+    assert attempt.said[-1] == ("predict", 60, 60)
+
+
+def test_portions_halve_with_each_failure_and_grow_slowly(studio: PredictingProject) -> None:
+    """A failure may cost as long as Label Studio waits: a size that has failed is not tried again soon."""
+    studio.seconds, studio.patience = 0.01, 0.065
+    assert Attempt(studio, largest=20).run()
+    assert [len(portion) for portion in studio.portions][:5] == [20, 10, 5, 6, 7]
+    assert studio.counts() == {1: 60}
+
+
+def test_a_limit_and_how_many_are_left(studio: PredictingProject) -> None:
+    studio.annotate(60, 60, "red")
+    attempt = Attempt(studio, PrelabelOptions(("unlabelled",)), limit=25)
+    assert attempt.run()
+    assert (attempt.work.result.done, attempt.work.result.left) == (25, 34)
+    assert Attempt(studio, PrelabelOptions(("unlabelled",)), limit=34).run()
+    assert studio.counts() == {1: 59, 0: 1}
+
+
+@pytest.mark.parametrize("first", [1, 100, 160], ids=["first", "middle", "last"])
+def test_a_block_of_unreachable_images_keeps_nobody_out(first: int) -> None:
+    """Wherever it stands: the others get their predictions, and those are named."""
+    with PredictingProject(tasks=200) as studio:
+        assert isinstance(studio, PredictingProject)
+        studio.unreachable = set(range(first, first + 40))
+        attempt = Attempt(studio)
+        assert attempt.run()
+        missing = set(attempt.work.result.missing)
+        assert missing
+        assert missing <= studio.unreachable
+        assert studio.counts() == {1: 200 - len(missing), 0: len(missing)}
+        again = Attempt(studio)
+        assert again.run(), "that nothing but unreachable ones is left is no failure"
+
+
+def test_no_faster_than_wanted(studio: PredictingProject) -> None:
+    attempt = Attempt(studio, PrelabelOptions(tasks=tuple(range(1, 13)), per_second=20), largest=4)
+    began = time.monotonic()
+    assert attempt.run()
+    assert time.monotonic() - began >= 0.4, "12 tasks: the last four begin after 8 / 20 s"
+    assert [len(portion) for portion in studio.portions] == [4, 4, 4]

@@ -8,28 +8,25 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fake_label_studio import LEGACY
-from jobs.making import CONFIG, KEY, dead_worker, make_due, this_worker, wait_until
-from jobs.predicting import VERSION, PredictingProject
+from jobs.making import CONFIG, KEY, make_due, make_old, wait_until
+from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.database.engine import Database
-from ram_backend.jobs.job import Job
-from ram_backend.jobs.keeping import keep
-from ram_backend.jobs.prelabel_options import Wanted
-from ram_backend.jobs.service import Desk
-from ram_backend.jobs.table import JobTable
-from ram_backend.jobs.triggers import Triggers
+from ram_backend.jobs.job import Job, PrelabelOptions
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.service import JobService
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.worker import prelabel as prelabel_job
-from ram_backend.worker import push as prelabelling
+from ram_backend.worker import push as push_module
 from ram_backend.worker.run_job import carry_out
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prelabelling, "LOOK_S", 0.02)
+    monkeypatch.setattr(push_module, "LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -47,99 +44,100 @@ def own(settings: Settings, studio: PredictingProject) -> Settings:
 
 
 @pytest.fixture
-def do(own: Settings, database: Database, table: JobTable) -> Callable[..., Job]:
+def do(own: Settings, database: Database, queue: JobQueue) -> Callable[..., Job]:
     def done(job_id: str) -> Job:
         make_due(database, job_id)
-        carry_out(own, database, job_id, {"prelabel": prelabel_job.prelabel}, worker=this_worker())  # type: ignore[dict-item]
-        found = table.get(job_id)
+        carry_out(own, database, job_id, {"prelabel": prelabel_job.prelabel})  # type: ignore[dict-item]
+        found = queue.get(job_id)
         assert found is not None
         return found
 
     return done
 
 
-def ask(own: Settings, database: Database, studio: PredictingProject, wanted: Wanted) -> Job:
-    return Triggers(own, database).prelabel(studio.key, wanted, "for the test").job
+def ask(own: Settings, database: Database, studio: PredictingProject, wanted: PrelabelOptions) -> Job:
+    return JobService(own, database).push(studio.key, wanted, "for the test").job
 
 
 def test_done_and_told(own: Settings, database: Database, studio: PredictingProject, do: Callable[..., Job]) -> None:
     studio.broken = {3}
-    job = do(ask(own, database, studio, Wanted(("unlabelled",))).id)
+    job = do(ask(own, database, studio, PrelabelOptions(("unlabelled",))).id)
     assert (job.state, job.message[:53]) == ("done", f"30 tasks have got their prediction of {VERSION[:15]}")
     assert "1 of them are empty" in job.message
     assert "tasks 3" in job.message
     assert studio.counts() == {1: 30}
     assert job.result is not None
     assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, 30, 1)
-    nothing = do(ask(own, database, studio, Wanted(("unlabelled",))).id)
+    nothing = do(ask(own, database, studio, PrelabelOptions(("unlabelled",))).id)
     assert "Nothing to do" in nothing.message
 
 
 def test_what_is_asked_for_while_one_waits_is_one_job(
-    own: Settings, database: Database, studio: PredictingProject, table: JobTable, do: Callable[..., Job]
+    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
     for number in range(1, 31):
         studio.annotate(number, number, "red")
-    first = ask(own, database, studio, Wanted(tasks=(1, 2)))
-    second = ask(own, database, studio, Wanted(tasks=(2, 5), per_second=100))
+    first = ask(own, database, studio, PrelabelOptions(tasks=(1, 2)))
+    second = ask(own, database, studio, PrelabelOptions(tasks=(2, 5), per_second=100))
     assert first.id == second.id
-    assert Wanted.of(second.options) == Wanted(tasks=(1, 2, 5), per_second=100)
+    assert PrelabelOptions.of(second.options) == PrelabelOptions(tasks=(1, 2, 5), per_second=100)
     do(first.id)
     assert sorted(task for portion in studio.portions for task in portion) == [1, 2, 5]
 
 
 def test_what_is_asked_for_while_one_runs_is_done_after_it(
-    own: Settings, database: Database, studio: PredictingProject, table: JobTable, do: Callable[..., Job]
+    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
-    job = ask(own, database, studio, Wanted(tasks=(1,)))
-    claim = table.claim(job.id, this_worker())
+    job = ask(own, database, studio, PrelabelOptions(tasks=(1,)))
+    claim = queue.claim(job.id, "here/1")
     assert claim is not None
-    ask(own, database, studio, Wanted(tasks=(9,)))
-    table.fail(claim, "It failed.", retry=False)
-    (following,) = Triggers(own, database).follow_up()
+    ask(own, database, studio, PrelabelOptions(tasks=(9,)))
+    queue.fail(claim, "It failed.", retry=False)
+    following = queue.jobs()[0]
     assert following.id != job.id
     assert do(following.id).state == "done"
     assert sorted(task for portion in studio.portions for task in portion) == [1, 9]
 
 
 def test_its_own_portion_asks_for_no_further_job(
-    own: Settings, database: Database, studio: PredictingProject, table: JobTable
+    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue
 ) -> None:
     """A portion that is late within the server comes from the job that is running."""
-    job = ask(own, database, studio, Wanted(("all",)))
-    claim = table.claim(job.id, this_worker())
+    job = ask(own, database, studio, PrelabelOptions(("all",)))
+    claim = queue.claim(job.id, "here/1")
     assert claim is not None
-    keep(database, claim, {"version": VERSION, "portion": [4, 5, 6]})
-    desk = Desk(own, database)
-    assert desk.prelabel(studio.key, [4, 5], "late")["job"] == job.id
-    found = table.get(job.id)
+    queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
+    service = JobService(own, database)
+    assert service.prelabel(studio.key, [4, 5], "late")["job"] == job.id
+    found = queue.get(job.id)
     assert found is not None
     assert found.again is None
-    desk.prelabel(studio.key, [5, 7], "late")
-    found = table.get(job.id)
+    service.prelabel(studio.key, [5, 7], "late")
+    found = queue.get(job.id)
     assert found is not None
-    assert (found.again, Wanted.of(found.options).tasks) == ("late", (5, 7))
+    assert (found.again, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
 
 
 def test_the_server_asks_through_the_desk(own: Settings, database: Database, studio: PredictingProject) -> None:
-    desk = Desk(own, database)
-    said = desk.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
-    (job,) = desk.jobs(studio.key)
+    service = JobService(own, database)
+    said = service.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
+    (job,) = service.jobs(studio.key)
     assert (job["job"], job["kind"], job["reason"]) == (said["job"], "prelabel", "late")
     assert f"500 tasks were not done in time: job {job['job']} goes on with them" in said["message"]
-    unknown = desk.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
+    unknown = service.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
     assert "job" not in unknown
     assert "not known yet" in unknown["message"]
 
 
 def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
-    own: Settings, database: Database, studio: PredictingProject, table: JobTable, do: Callable[..., Job]
+    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
-    job = ask(own, database, studio, Wanted(("all",)))
-    claim = table.claim(job.id, dead_worker())
+    job = ask(own, database, studio, PrelabelOptions(("all",)))
+    claim = queue.claim(job.id, "here/1")
     assert claim is not None
-    keep(database, claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
-    (taken,) = table.take_over()
+    queue.checkpoint(claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
+    make_old(database, job.id, 16)
+    (taken,) = queue.expire()
     assert (taken.state, taken.attempt) == ("requested", 1)
     began = time.monotonic()
 
@@ -155,35 +153,36 @@ def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
 
 
 def test_progress_makes_an_attempt_the_first(
-    own: Settings, database: Database, studio: PredictingProject, table: JobTable
+    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue
 ) -> None:
     """A long job may be killed more often than one that gets nowhere."""
-    job = ask(own, database, studio, Wanted(("all",)))
+    job = ask(own, database, studio, PrelabelOptions(("all",)))
     for _ in range(5):
         make_due(database, job.id)
-        claim = table.claim(job.id, dead_worker())
+        claim = queue.claim(job.id, "here/1")
         assert claim is not None
-        keep(database, claim, {"version": VERSION, "portion": []}, progressed=True)
-        assert table.take_over()[0].state == "requested"
+        queue.checkpoint(claim, {"version": VERSION, "portion": []}, progressed=True)
+        make_old(database, job.id, 16)
+        assert queue.expire()[0].state == "requested"
 
 
 def test_others_go_first(
     own: Settings,
     database: Database,
     studio: PredictingProject,
-    table: JobTable,
+    queue: JobQueue,
     do: Callable[..., Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prelabel_job, "SLICE_S", 0.0)
     monkeypatch.setattr(prelabel_job, "OVERDUE_S", -1.0)
-    job = ask(own, database, studio, Wanted(("all",)))
-    training = table.request(KEY, "train", "pressed").job
+    job = ask(own, database, studio, PrelabelOptions(("all",)))
+    training = queue.request(KEY, "train", "pressed").job
     aside = do(job.id)
     assert (aside.state, aside.attempt, aside.message[:20]) == ("requested", 0, "Another job goes fir")
-    claim = table.claim(training.id, this_worker())
+    claim = queue.claim(training.id, "here/1")
     assert claim is not None
-    table.fail(claim, "", retry=False)
+    queue.fail(claim, "", retry=False)
     assert do(job.id).state == "done"
 
 
@@ -191,7 +190,7 @@ def test_label_studio_is_away(
     own: Settings, database: Database, studio: PredictingProject, do: Callable[..., Job]
 ) -> None:
     studio.legacy = "another"
-    job = do(ask(own, database, studio, Wanted(("all",))).id)
+    job = do(ask(own, database, studio, PrelabelOptions(("all",))).id)
     assert job.state == "requested"
     assert "LABEL_STUDIO_API_KEY" in job.message
     studio.legacy = LEGACY

@@ -12,19 +12,15 @@ from pathlib import Path
 
 from jobs.making import TESTS, processes, wait_until
 
-from ram_backend.jobs.processes import Worker
-from ram_backend.jobs.table import JobTable
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 
 PROGRAM = """
-import sys
-from ram_backend.worker.logs import configure_logging
-from ram_backend.worker.main import work
-from ram_backend.settings import Settings
-settings = Settings.model_validate_json(sys.argv[1])
+from ram_backend.settings import load_settings
+from ram_backend.worker.main import configure_logging, work
+from worker.quick import QuickWorker
 configure_logging("info")
-functions = {"train": sys.argv[2], "refresh": "jobs.quick:sleep", "prelabel": "ram_backend.worker.prelabel:prelabel"}
-work(settings, functions=functions, with_parent=True)
+work(load_settings(), with_parent=True, worker=QuickWorker)
 """
 
 
@@ -33,13 +29,13 @@ class RunningWorker:
 
     def __init__(self, settings: Settings, function: str = "sleep") -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        settings = settings.model_copy(update={"tuning": "off"})
         self.log = settings.data_dir / "worker.log"
-        self.settings = settings
-        environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROGRAM, settings.model_dump_json(), f"jobs.quick:{function}"]
+        self.settings = settings.model_copy(update={"tuning": "off"})
+        paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "QUICK_FUNCTION": function}
+        environment = {**os.environ, **self.settings.environment(), **own}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=log, stderr=log, env=environment)
 
     def kill(self) -> None:
         """As the machine does when memory runs out."""
@@ -64,19 +60,15 @@ def working(settings: Settings, function: str = "sleep") -> Iterator[RunningWork
             worker.stop()
 
 
-def horses(table: JobTable) -> list[int]:
+def job_processes(queue: JobQueue) -> list[int]:
     """The processes that do jobs now, as the rows say."""
-    found = []
-    for job in table.jobs():
-        worker = Worker.parse(job.worker or "") if job.state == "running" else None
-        if worker is not None and not worker.is_known_dead:
-            found.append(worker.processes[1][0])
-    return found
+    found = [int((job.worker or "0").rpartition("/")[2]) for job in queue.jobs() if job.state == "running"]
+    return [pid for pid in found if pid in processes("do_job")]
 
 
-def no_horse_is_left() -> None:
-    """All processes that did jobs for workers of this test process have ended."""
-    wait_until(lambda: not processes("ram_backend.worker.job_process"))
+def none_is_left() -> None:
+    """All processes that did jobs for workers of the tests have ended."""
+    wait_until(lambda: not processes("worker.quick import do_job"))
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

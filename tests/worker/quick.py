@@ -1,44 +1,57 @@
-"""What processes of the tests do as jobs: imported by work horses."""
+"""What workers of the tests do as jobs: imported by the processes of jobs."""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 
 from server.playing import ColourNetwork, tiny_bundle
 
-from ram_backend.jobs.job import Outcome
+from ram_backend.jobs.job import JobResult
 from ram_backend.training.verdict import Verdict
+from ram_backend.worker import main, run_job
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
-from ram_backend.worker.run_job import Task
+from ram_backend.worker.context import JobContext
 
 
-def sleep(task: Task) -> Outcome:
+class QuickWorker(main.JobWorker):
+    child = "worker.quick"
+
+
+def do_job() -> None:
+    """Trainings are done by the function that the environment names."""
+    run_job.FUNCTIONS["train"] = f"worker.quick:{os.environ['QUICK_FUNCTION']}"
+    run_job.FUNCTIONS["refresh"] = "worker.quick:sleep"
+    main.do_job()
+
+
+def sleep(context: JobContext) -> JobResult:
     """Works while there is a file `busy` in the data folder."""
-    last_event = task.triggers.ledger.last_event(task.claim.key)
+    last_event = context.ledger.last_event(context.key)
     step = 0
-    while (task.settings.data_dir / "busy").exists():
-        task.pulse("sleep", step, step + 1)
+    while (context.settings.data_dir / "busy").exists():
+        context.heartbeat("sleep", step, step + 1)
         step += 1
         time.sleep(0.02)
-    return Outcome("slept", {}, last_event)
+    return JobResult("slept", {}, last_event)
 
 
-def endless(task: Task) -> Outcome:
+def endless(context: JobContext) -> JobResult:
     """Never ends, and doesn't listen."""
     while True:
         time.sleep(0.1)
 
 
-def learn(task: Task) -> Outcome | None:
+def learn(context: JobContext) -> JobResult | None:
     """The real training job, with a network that is computed by hand and a gate that takes everything.
 
     The gate waits while there is a file `busy` in the data folder.
     """
 
     def judge(*_args: object, **_named: object) -> Verdict:
-        while (task.settings.data_dir / "busy").exists():
+        while (context.settings.data_dir / "busy").exists():
             time.sleep(0.02)
         return Verdict("accept", "Anything goes.")
 
@@ -47,10 +60,10 @@ def learn(task: Task) -> Outcome | None:
     scoring.tag_embeddings = lambda *_: None  # type: ignore[assignment]
     training_job.refuse_early = lambda *_, **__: None  # type: ignore[assignment]
     training_job.judge_candidate = judge  # type: ignore[assignment]
-    return training_job.train(task)
+    return training_job.train(context)
 
 
-def deaf(task: Task) -> Outcome:
+def deaf(context: JobContext) -> JobResult:
     """Never ends, and makes nothing of exceptions that others raise in it."""
     while True:
         with suppress(Exception):

@@ -1,0 +1,136 @@
+"""Asking for jobs: five presses one job, and corrections that are enough."""
+
+from __future__ import annotations
+
+import pytest
+from jobs.making import KEY, OTHER, connect, correct
+from sqlalchemy import event
+
+from ram_backend.database.engine import Database
+from ram_backend.jobs.job import JobResult
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.service import JobService
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.settings import Settings
+from ram_backend.versions.table import VersionTable
+
+
+@pytest.fixture
+def few(settings: Settings) -> Settings:
+    return settings.model_copy(update={"train_after": 3, "train_debounce_seconds": 0.05})
+
+
+@pytest.fixture
+def service(few: Settings, database: Database) -> JobService:
+    return JobService(few, database)
+
+
+def end(queue: JobQueue, job_id: str, last_event: int) -> None:
+    claim = queue.claim(job_id, "here/1")
+    assert claim is not None
+    queue.finish(claim, JobResult("learned", {}, last_event))
+
+
+def test_five_presses_are_one_job(service: JobService, queue: JobQueue) -> None:
+    said = [service.request(KEY, "Start Training was pressed") for _ in range(5)]
+    assert len({each["job"] for each in said}) == 1
+    assert "is queued as job" in said[0]["message"]
+    assert "was queued already" in said[4]["message"]
+    assert [job["reason"] for job in service.jobs()] == ["Start Training was pressed"]
+
+
+def test_while_one_runs_the_answer_says_so(service: JobService, queue: JobQueue) -> None:
+    job = service.request(KEY, "pressed")["job"]
+    queue.claim(job, "here/1")
+    said = service.request(KEY, "pressed")
+    assert said["job"] == job
+    assert "is running" in said["message"]
+
+
+def test_a_pinned_project_is_not_trained(service: JobService, database: Database, queue: JobQueue) -> None:
+    VersionTable(database).pin(KEY)
+    said = service.request(KEY, "pressed")
+    assert "job" not in said
+    assert "pinned to base" in said["message"]
+    assert "unpin" in said["message"]
+    assert queue.jobs() == []
+
+
+def test_an_unknown_project_is_not_trained(service: JobService, queue: JobQueue) -> None:
+    said = service.request(OTHER, "pressed")
+    assert "job" not in said
+    assert "not known yet" in said["message"]
+    assert queue.jobs() == []
+
+
+def test_a_project_whose_label_studio_the_event_does_not_name(service: JobService, queue: JobQueue) -> None:
+    service.request(ProjectKey("", KEY.id, KEY.created), "pressed")
+    assert [job.key for job in queue.jobs()] == [KEY]
+
+
+def test_enough_corrections_ask_by_themselves(service: JobService, database: Database, queue: JobQueue) -> None:
+    connect(database, OTHER)
+    correct(database, 1, 2)
+    correct(database, 1, 2, 3, key=OTHER)
+    assert service.pending() == 5
+    assert [job.reason for job in service.check(KEY, OTHER)] == ["3 corrections have changed"]
+    assert service.check(KEY, OTHER) == []
+    assert [job.key for job in queue.jobs()] == [OTHER]
+
+
+def test_a_project_that_no_setup_has_brought_asks_for_nothing(service: JobService, database: Database) -> None:
+    correct(database, 1, 2, 3, key=OTHER)
+    assert service.check(OTHER) == []
+
+
+def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database: Database, queue: JobQueue) -> None:
+    correct(database, 1, 2, 3)
+    end(queue, service.check(KEY)[0].id, 3)
+    correct(database, 1, 2, 3)  # the same events again
+    assert service.pending(KEY) == 0
+    correct(database, 1, 2, second=1)  # saved again, with the same tags
+    assert service.pending(KEY) in (0, 2)
+    correct(database, 4, 5, 6)
+    assert len(service.check(KEY)) == 1
+
+
+def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: Database, queue: JobQueue) -> None:
+    """Pending is what changed since the last attempt, whatever came of it."""
+    correct(database, 1, 2, 3)
+    end(queue, service.request(KEY, "pressed")["job"], 3)
+    assert service.check(KEY) == []
+    correct(database, 4, 5)
+    assert service.check(KEY) == []
+    correct(database, 6)
+    assert len(service.check(KEY)) == 1
+
+
+def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:
+    correct(database, 1, 2, 3)
+    service = JobService(few.model_copy(update={"train_after": 0}), database)
+    assert service.check(KEY) == []
+    assert service.request(KEY, "pressed")["job"]
+
+
+def test_a_look_at_all_projects_loads_them_once(service: JobService, database: Database) -> None:
+    """The number of statements grows with the projects, not with their square."""
+    keys = [ProjectKey(KEY.instance, 100 + number, KEY.created) for number in range(12)]
+    for key in keys:
+        connect(database, key)
+        correct(database, 1, key=key)
+    statements: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def note(*details: object) -> None:
+        statements.append(str(details[2]))
+
+    service.check(*keys)
+    assert sum("FROM projects" in each for each in statements) == 1
+
+
+def test_jobs_are_json(service: JobService) -> None:
+    service.request(KEY, "pressed")
+    (job,) = service.jobs(KEY)
+    assert job["state"] == "requested"
+    assert job["project"] == str(KEY)
+    assert service.jobs(OTHER) == []

@@ -1,0 +1,223 @@
+"""One job from its claim to its end, whatever happens in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from jobs.making import KEY, correct, make_due, wait_until
+
+from ram_backend.database.engine import Database
+from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
+from ram_backend.jobs.job import Job, JobResult
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.settings import Settings
+from ram_backend.worker import heartbeat as heartbeat_module
+from ram_backend.worker.context import JobContext, JobFunction
+from ram_backend.worker.run_job import carry_out
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat_module, "NEWS_S", 0.02)
+
+
+Do = Callable[..., Job]
+
+
+@pytest.fixture
+def do(settings: Settings, database: Database, queue: JobQueue) -> Do:
+    """Asks for a training and does it with a function."""
+
+    def done(function: JobFunction, *, on_end: Callable[[str], None] | None = None, **changes: object) -> Job:
+        job = queue.request(KEY, "train", "asked").job
+        make_due(database, job.id)
+        own = settings.model_copy(update={"train_after": 0, **changes})
+        carry_out(own, database, job.id, {"train": function}, on_end=on_end)
+        found = queue.get(job.id)
+        assert found is not None
+        return found
+
+    return done
+
+
+def failing(error: Exception) -> JobFunction:
+    def function(context: JobContext) -> JobResult:
+        raise error
+
+    return function
+
+
+def test_done(do: Do) -> None:
+    def function(context: JobContext) -> JobResult:
+        context.heartbeat("one")
+        context.heartbeat("two", 1, 2)
+        return JobResult("learned", {"verdict": {"outcome": "reject"}}, 3, refresh=None)
+
+    job = do(function)
+    assert (job.state, job.message, job.verdict, job.last_event) == ("done", "learned", "reject", 3)
+    assert set((job.result or {})["seconds"]) == {"one", "two"}
+
+
+def test_a_second_time_there_is_nothing_to_do(do: Do, settings: Settings, database: Database) -> None:
+    job = do(lambda task: JobResult("learned"))
+    said = carry_out(settings, database, job.id, {"train": failing(AssertionError())})
+    assert "done, taken, or not due" in said
+
+
+def test_what_is_away_is_tried_again_until_given_up(do: Do, database: Database) -> None:
+    correct(database, 1, 2, 3)
+    states = [do(failing(LabelStudioUnreachable("Label Studio is away."))) for _ in range(3)]
+    assert [job.state for job in states] == ["requested", "requested", "failed"]
+    assert states[2].message == "Given up after 3 attempts. The last one: Label Studio is away."
+    assert (states[2].last_event or 0) > 0
+
+
+def test_what_cannot_work_fails_at_once(do: Do) -> None:
+    job = do(failing(LabelConfigError("Nothing to tag: add a Choices.")))
+    assert (job.state, job.message) == ("failed", "Nothing to tag: add a Choices.")
+
+
+def test_mistakes_of_ours_fail_at_once_and_say_so(do: Do) -> None:
+    job = do(failing(ZeroDivisionError("division by zero")))
+    assert job.state == "failed"
+    assert "ZeroDivisionError: division by zero" in job.message
+
+
+def test_heartbeats_keep_a_claim(do: Do, queue: JobQueue) -> None:
+    def function(context: JobContext) -> JobResult:
+        before = queue.get(context.job.id)
+        assert before is not None
+        assert before.heartbeat_at is not None
+
+        def is_later() -> bool:
+            job = queue.get(context.job.id)
+            assert job is not None
+            assert job.heartbeat_at is not None
+            assert before.heartbeat_at is not None
+            return job.heartbeat_at > before.heartbeat_at
+
+        wait_until(is_later)
+        return JobResult("learned")
+
+    assert do(function).state == "done"
+
+
+def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
+    settings: Settings, database: Database, queue: JobQueue
+) -> None:
+    def function(context: JobContext) -> JobResult:
+        seen = context.ledger.last_event(KEY)
+        correct(database, 5, 6, 7)
+        return JobResult("learned", {}, seen)
+
+    job = queue.request(KEY, "train", "asked").job
+    few = settings.model_copy(update={"train_after": 3})
+    carry_out(few, database, job.id, {"train": function})
+    following = [each for each in queue.jobs(KEY) if each.id != job.id]
+    assert [(each.state, each.reason) for each in following] == [("requested", "3 corrections have changed")]
+
+
+def test_out_of_time(do: Do, settings: Settings) -> None:
+    told: list[str] = []
+
+    def function(context: JobContext) -> JobResult:
+        wait_until(lambda: told)
+        with pytest.raises(JobLost):
+            context.heartbeat("fit")
+        return JobResult("learned")
+
+    job = do(function, on_end=told.append, job_timeout_seconds=0.1)
+    assert job.state == "failed"
+    assert job.message.startswith("It took longer than 0.1 s: ")
+    assert told == ["It took longer than 0.1 s"]
+
+
+def test_in_time(do: Do) -> None:
+    told: list[str] = []
+
+    def function(context: JobContext) -> JobResult:
+        threading.Event().wait(0.2)
+        return JobResult("learned")
+
+    assert do(function, on_end=told.append, job_timeout_seconds=60).state == "done"
+    assert told == []
+
+
+def test_out_of_time_while_the_database_is_away(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    failures = iter(range(3))
+    fail = JobQueue.fail
+
+    def away(queue: JobQueue, *args: object, **named: object) -> object:
+        if next(failures, None) is not None:
+            raise DatabaseUnavailable("The database is away.")
+        return fail(queue, *args, **named)  # type: ignore[arg-type]
+
+    def function(context: JobContext) -> JobResult:
+        wait_until(lambda: told)
+        raise JobLost("ended")
+
+    monkeypatch.setattr(JobQueue, "fail", away)
+    job = do(function, on_end=told.append, job_timeout_seconds=0.1)
+    assert (job.state, len(told)) == ("failed", 1)
+
+
+def test_progress_is_seen_while_it_runs(do: Do, queue: JobQueue) -> None:
+    def function(context: JobContext) -> JobResult:
+        context.heartbeat("fit", 1, 4)
+
+        def is_there() -> bool:
+            job = queue.get(context.job.id)
+            assert job is not None
+            return (job.stage, job.step, job.steps) == ("fit", 1, 4)
+
+        wait_until(is_there)
+        return JobResult("learned")
+
+    assert do(function).state == "done"
+
+
+def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQueue, database: Database) -> None:
+    told: list[str] = []
+
+    def function(context: JobContext) -> JobResult:
+        assert queue.expire_killed(context.job.id, str(context.job.worker))
+        wait_until(lambda: told)
+        with pytest.raises(JobLost):
+            context.heartbeat("fit")
+        return JobResult("mine")
+
+    job = do(function, on_end=told.append)
+    assert (job.state, job.fence) == ("requested", 2)
+    assert "ended before the job did" in job.message
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("end", ["finish", "release"])
+def test_whoever_ends_the_job_itself_goes_on(do: Do, end: str) -> None:
+    """A training ends its row in the transaction that publishes, and has more to do then."""
+    told: list[str] = []
+
+    def function(context: JobContext) -> JobResult | None:
+        if end == "finish":
+            context.queue.finish(context.job, JobResult("published"))
+        else:
+            context.queue.release(context.job, "Others go first.")
+        threading.Event().wait(0.3)  # many heartbeats
+        context.heartbeat("remove old versions")
+        return None
+
+    job = do(function, on_end=told.append, lease_seconds=0.1)
+    assert job.state == ("done" if end == "finish" else "requested")
+    assert told == []
+
+
+def test_a_press_while_it_runs_leads_to_another_job(do: Do, queue: JobQueue, database: Database) -> None:
+    def function(context: JobContext) -> JobResult:
+        context.service.train(KEY, "pressed again")
+        return JobResult("learned", {}, context.ledger.last_event(KEY))
+
+    job = do(function)
+    assert [each.reason for each in queue.jobs(KEY) if each.id != job.id] == ["pressed again"]
