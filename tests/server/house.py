@@ -36,7 +36,7 @@ class Desk:
     def __init__(self) -> None:
         self.asked: list[tuple[ProjectKey, str]] = []
         self.debounced: list[bool] = []
-        self.changed: list[ProjectKey] = []
+        self.corrections = 0
         self.late: list[tuple[ProjectKey, list[int], str]] = []
 
     def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
@@ -48,14 +48,11 @@ class Desk:
         self.late.append((key, list(tasks), reason))
         return {"job": "j2", "message": f"job j2 goes on with {len(tasks)} tasks"}
 
-    def corrections_changed(self, key: ProjectKey) -> None:
-        self.changed.append(key)
-
     def open_jobs(self) -> dict[tuple[str, str], int]:
         return {("train", "requested"): len(self.asked), ("train", "running"): 0}
 
     def pending(self) -> int:
-        return len(self.changed)
+        return self.corrections
 
     def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
         return [{"id": "j1", "project": None if key is None else str(key)}]

@@ -26,7 +26,7 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
     monkeypatch.setattr(counting, "COUNT_S", 0.0)
     there = house()
     there.desk.asked.append((there.key, "pressed"))
-    there.desk.changed.extend([there.key] * 3)
+    there.desk.corrections = 3
     wait_until(lambda: 'ram_jobs_open{kind="train",state="requested"} 1.0' in text_of(there))
     wait_until(lambda: "ram_corrections_pending 3.0" in text_of(there))
     there.desk.asked.clear()
