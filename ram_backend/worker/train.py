@@ -29,12 +29,10 @@ from ram_backend.training.candidates import Candidate, fit_candidate
 from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
 from ram_backend.training.material import Material
 from ram_backend.training.split import Split, split
-from ram_backend.versions.directory import StoredVersion, remove_version, write_version
+from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.names import folder_of
 from ram_backend.versions.notices import announce
-from ram_backend.versions.retention import prune
-from ram_backend.versions.served import Incumbent, incumbent_of
+from ram_backend.versions.table import Incumbent, incumbent_of, prune
 from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
@@ -206,7 +204,7 @@ def _settle(
                 job.key,
                 stored.name,
                 expected=this.incumbent.served.version,
-                guard=lambda session: record_and_end(served, session),
+                in_transaction=lambda session: record_and_end(served, session),
             )
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")

@@ -19,8 +19,7 @@ from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 from ram_backend.training.verdict import Verdict
-from ram_backend.versions.directory import open_version
-from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.table import VersionTable
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
