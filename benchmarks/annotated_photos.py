@@ -28,7 +28,7 @@ from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network
-from ram_backend.models.starter import DESCRIPTION, install_starter
+from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
 from ram_backend.tagging.subset import Subset, resolve_subset
 from ram_backend.tagging.tag_embeddings import tag_embeddings
