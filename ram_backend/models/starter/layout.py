@@ -1,4 +1,4 @@
-"""How the starter's image tokens are laid out: a global token, then a 5 x 5 grid, each with deep and shallow features.
+"""Layout of the starter's image tokens: a global token, then a 5 x 5 grid, each with deep and shallow features.
 
 deep      1280  the encoder's last features f >= 0, stored as sqrt(f + 0.001): evens out their long tails
 middle     120  features after block 4

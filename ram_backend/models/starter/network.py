@@ -1,6 +1,6 @@
-"""The starter at work: onnxruntime and numpy, no torch.
+"""The starter's network on onnxruntime: tagging head, linear probes and an ImageNet prior, mixed per tag.
 
-A tag's logit is a mix of three readings of the same image tokens:
+A tag's logit is a weighted sum of three component logits from the same image tokens:
 
     head    the RAM-shaped tagging head: the tag's text asks the 26 tokens
     probe   a linear direction of the tag, its own or borrowed from tags of similar meaning
@@ -21,20 +21,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ram_backend.errors import BundleDamaged, VocabularyError
+from ram_backend.errors import BundleDamaged, SettingsError, VocabularyError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.label_embeddings import LabelEmbeddings, map_tensors
-from ram_backend.models.starter_layout import TOKENS, WIDTH, summary_features
-from ram_backend.models.starter_prior import Classifier, PriorTags, Reference, class_weights, ordinary_evidence
-from ram_backend.models.starter_probes import Probes
+from ram_backend.models.starter.layout import TOKENS, WIDTH, summary_features
+from ram_backend.models.starter.prior import Classifier, PriorTags, Reference, background_stats, class_weights
+from ram_backend.models.starter.probes import Probes
 
 FloatArray = NDArray[np.float32]
 
 ENCODER, HEAD_QUERIES, HEAD = "encoder.onnx", "head_queries.onnx", "head.onnx"
 CLASSIFIER, PRIOR, PROBES = "classifier.safetensors", "prior.safetensors", "probes.safetensors"
-ORDINARY = "ordinary.safetensors"
+BACKGROUND = "ordinary.safetensors"
 ENGINE = "onnxruntime-fp32"
-READINGS = ("head", "probe", "prior")
+COMPONENTS = ("head", "probe", "prior")
 
 _PIXEL_BATCH = 16
 _PAIRS_AT_ONCE = 40_000
@@ -43,7 +43,7 @@ _NO_CLASSES: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
 @dataclass(frozen=True)
 class StarterQueries:
-    """What the three readings need of L tags.
+    """What the three components need of L tags.
 
     Attributes:
         hidden: (L, H) head queries.
@@ -51,7 +51,7 @@ class StarterQueries:
         probe_weight: (L, F).
         probe_bias: (L,).
         prior: class weights and what is ordinary.
-        mixing: (L, 3) weight of each reading, in the order of `READINGS`.
+        mixing: (L, 3) weight of each component, in the order of `COMPONENTS`.
     """
 
     hidden: FloatArray
@@ -87,7 +87,7 @@ class StarterNetwork:
         try:
             self.encoder_id = encoder_id(architecture)
             unseen = architecture["mixing"]["unseen"]
-            self._unseen_mixing = np.array([unseen[reading] for reading in READINGS], dtype=np.float32)
+            self._unseen_mixing = np.array([unseen[name] for name in COMPONENTS], dtype=np.float32)
             self._encoder = _session(directory / ENCODER, threads)
             self._head_queries = _session(directory / HEAD_QUERIES, threads)
             self._head = _session(directory / HEAD, threads)
@@ -97,7 +97,7 @@ class StarterNetwork:
             self._labels = LabelEmbeddings.open(directory)
             self._classifier = Classifier(np.array(classifier["weight"]), np.array(classifier["bias"]))
             self._class_embeddings = np.array(prior["class_embeddings"], dtype=np.float32)
-            ordinary = map_tensors(directory / ORDINARY)
+            ordinary = map_tensors(directory / BACKGROUND)
             self._prior_mean, self._prior_spread = np.array(ordinary["mean"]), np.array(ordinary["spread"])
             self._reference = Reference(np.array(prior["reference_classes"]), np.array(prior["reference_values"]))
             self._classes = np.split(np.array(prior["classes"]), np.cumsum(prior["class_counts"])[:-1])
@@ -147,7 +147,7 @@ class StarterNetwork:
         known = [int(tag) if isinstance(tag, int | np.integer) else None for tag in tags]
         prior = self._prior(embeddings, known)
         weight, bias = self._probes.borrowed(embeddings)
-        mixing = np.empty((len(tags), len(READINGS)), dtype=np.float32)
+        mixing = np.empty((len(tags), len(COMPONENTS)), dtype=np.float32)
         for place, row in enumerate(known):
             own = None if row is None else self._probe_of.get(row)
             mixing[place] = self._unseen_mixing if own is None else self._own_mixing[own]
@@ -162,16 +162,16 @@ class StarterNetwork:
         parts = [self._logits(tokens[start : start + at_once], queries) for start in range(0, len(tokens), at_once)]
         return np.concatenate(parts) if parts else np.empty((0, len(queries)), dtype=np.float32)
 
-    def readings(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
-        """The three parts of the logits before mixing: (3, B, L), in the order of `READINGS`."""
+    def component_logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
+        """The three parts of the logits before mixing: (3, B, L), in the order of `COMPONENTS`."""
         tokens = np.ascontiguousarray(tokens, dtype=np.float32)
         head = self._head.run(None, {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected})[0]
         probe = summary_features(tokens) @ queries.probe_weight.T + queries.probe_bias
-        prior = queries.prior.scores(self._classifier.evidence(tokens))
+        prior = queries.prior.scores(self._classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
 
     def _logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
-        head, probe, prior = self.readings(tokens, queries)
+        head, probe, prior = self.component_logits(tokens, queries)
         mixing = queries.mixing
         return head * mixing[:, 0] + probe * mixing[:, 1] + prior * mixing[:, 2]
 
@@ -183,7 +183,7 @@ class StarterNetwork:
         mean, spread = self._prior_mean[rows], self._prior_spread[rows]
         new = [place for place, row in enumerate(known) if row is None]
         if new:
-            mean[new], spread[new] = ordinary_evidence(weights[new], self._reference)
+            mean[new], spread[new] = background_stats(weights[new], self._reference)
         return PriorTags(weights, mean, spread)
 
     def _embeddings(self, tags: Sequence[int | NDArray[np.float32]]) -> FloatArray:
@@ -212,8 +212,18 @@ def encoder_id(architecture: Mapping[str, Any]) -> str:
     return f"{architecture['encoder'][:16]}-{ENGINE}"
 
 
-def load_starter_network(bundle: Bundle, *, threads: int | None = None) -> StarterNetwork:
-    """Loads the network of an installed starter bundle."""
+def load_starter_network(
+    bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> StarterNetwork:
+    """Loads the network of an installed starter bundle: always the CPU, always fp32.
+
+    Raises:
+        SettingsError: another device or precision was asked for.
+    """
+    if device == "cuda":
+        raise SettingsError("The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU.")
+    if precision not in ("auto", "fp32"):
+        raise SettingsError(f"The starter computes in fp32, not {precision}: set RAM_PRECISION=auto.")
     return StarterNetwork(bundle.path, dict(bundle.manifest["architecture"]), threads=threads)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.models.imagenet_classes import CLASSES, classes_of_tags, imagenet_classes
-from ram_backend.models.starter_layout import DEEP, ROOT_SHIFT, TOKENS, WIDTH, deep_features, pooling_matrix
-from ram_backend.models.starter_prior import Classifier, Reference, prior_tags
+from ram_backend.models.starter.layout import DEEP, ROOT_SHIFT, TOKENS, WIDTH, deep_features, pooling_matrix
+from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
 from ram_backend.vocabulary.tags import Tag, Vocabulary
+from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_evidence_reads_the_whole_photo_and_its_parts() -> None:
     tokens[..., :DEEP] = np.sqrt(features + ROOT_SHIFT)
     weight = np.zeros((CLASSES, DEEP), dtype=np.float32)
     weight[3, 0] = weight[5, 1] = 30.0
-    evidence = Classifier(weight, np.zeros(CLASSES, dtype=np.float32)).evidence(tokens)
+    evidence = Classifier(weight, np.zeros(CLASSES, dtype=np.float32)).class_probabilities(tokens)
     assert evidence.shape == (1, 3, CLASSES)
     np.testing.assert_allclose(evidence[0, :2].sum(-1), 1, rtol=1e-4)
     assert evidence[0, 0].argmax() == 3
@@ -73,12 +73,12 @@ def test_scores_rise_with_evidence_and_reach_the_level(reference: Reference) -> 
     evidence[:, :, 0] = np.array([0, 1e-4, 1e-3, 1e-2, 0.1, 0.9])[:, None]
     scores = tags.scores(evidence)[:, 0]
     assert (np.diff(scores) > 0).all()
-    assert scores[3] < tags.level((0.3, 0.3, 0.3))[0] < scores[5]
+    assert scores[3] < tags.logit_at((0.3, 0.3, 0.3))[0] < scores[5]
 
 
 def test_reference_keeps_the_largest_classes() -> None:
     evidence = np.random.default_rng(4).dirichlet(np.full(CLASSES, 0.01), size=(3, 3)).astype(np.float32)
-    kept = Reference.of(evidence).evidence()
+    kept = Reference.of(evidence).background()
     np.testing.assert_allclose(kept.max(-1), evidence.max(-1), rtol=1e-3)
     assert (np.count_nonzero(kept, axis=-1) <= 32).all()
 

@@ -1,7 +1,7 @@
-"""The starter's linear probes: a direction in the encoder's features per well-known tag, lent to tags of like meaning.
+"""Linear probes, and kernel regression over label embeddings for tags without one.
 
-A probe is fitted in closed form (`starter/probes.py`). A tag without one borrows from those with a similar
-text: kernel regression over label embeddings, in which tags with few training photos count less.
+A probe is a direction in the encoder's features, fitted by the build in closed form. A tag without one borrows from
+those with a similar text; tags with few training photos count less.
 
 Shapes: C concepts (tags with a probe), F feature width, E label embedding width, L tags.
 """

