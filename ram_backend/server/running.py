@@ -11,16 +11,16 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.errors import NotAvailable, SettingsError
-from ram_backend.models.store import STARTER, find_bundle
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.store import find_bundle
 from ram_backend.server.model import network_threads
-from ram_backend.server.patience import Patience, PatientProtocol
+from ram_backend.server.problems import ReasonPhraseProtocol
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
@@ -100,11 +100,10 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve the app: how long it waits for clients, and how errors are told."""
-    patience = Patience(seconds=settings.request_seconds, connections=settings.max_waiting_connections)
+    """How uvicorn is to serve the app: how long it drains, and how errors are told."""
     return uvicorn.Config(
         app,
-        http=partial(PatientProtocol, patience=patience),  # type: ignore[arg-type]
+        http=ReasonPhraseProtocol,
         ws="none",
         log_config=None,
         access_log=False,
