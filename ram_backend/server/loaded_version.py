@@ -22,8 +22,7 @@ from ram_backend.server.batcher import Batcher
 from ram_backend.server.model import Model
 from ram_backend.tagging.tagger import Tagger, rounded
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.versions.directory import open_version
-from ram_backend.versions.names import version_path
+from ram_backend.versions.directory import open_version, version_path
 
 FloatArray = NDArray[np.float32]
 

@@ -230,7 +230,7 @@ class Services:
         for key, (_, model_version) in list(self._served_as.items()):
             if project is None or [str(key.id), str(key.created)][: project.count(".") + 1] == project.split("."):
                 found.append(model_version)
-        return sorted(found)
+        return sorted(set(found))
 
     async def jobs(self, project: str | None = None) -> dict[str, Any]:
         """Answers `/jobs`: how far training is, of one project ("1.1795452148", or its number) or of all.

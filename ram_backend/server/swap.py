@@ -18,7 +18,7 @@ from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, Vers
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.versions.names import BASE
+from ram_backend.versions.directory import BASE
 from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 
