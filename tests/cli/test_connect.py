@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from fake_label_studio import LEGACY
 from labelstudio.test_connecting import CONFIG, OTHER, Connected
+from support.label_studio import LEGACY
 from typer.testing import CliRunner
 
 from ram_backend.cli.connect import connect, secret_headers
