@@ -45,8 +45,8 @@ from ram_backend.models.store import find_bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
+from ram_backend.server.predict import scored_choices
 from ram_backend.server.resolved_config import resolve_config
-from ram_backend.server.scoring import scored_choices
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger

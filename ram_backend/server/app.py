@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from ram_backend import __version__
 from ram_backend.jobs.service import JobService
@@ -20,8 +21,9 @@ from ram_backend.server.middleware import Access, RequestMiddleware
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.problems import add_problem_handlers
 from ram_backend.server.services import Services
-from ram_backend.server.waiting import unless_gone
 from ram_backend.settings import Settings
+
+T = TypeVar("T")
 
 _GONE = 499
 _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}}
@@ -137,7 +139,7 @@ async def predict(request: Request) -> Response:
     """Predictions for tasks: one each, in order."""
     services = _services(request)
     work = asyncio.create_task(services.predict(read_request(PredictRequest, await request.body())))
-    answer = await unless_gone(work, request.receive)
+    answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
 
@@ -162,6 +164,23 @@ async def jobs(request: Request, project: str | None = None) -> JSONResponse:
 @routes.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
-    _services(request).counting.look()
+    _services(request).gauges.look()
     content: Any = _services(request).metrics.exposed()
     return Response(content, media_type=CONTENT_TYPE)
+
+
+async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:
+    """The result of a request's work, its body being read; None where the caller went away: the work is cancelled."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    watch = asyncio.create_task(gone())
+    try:
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, watch):
+            task.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)

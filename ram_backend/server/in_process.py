@@ -19,8 +19,8 @@ from ram_backend.projects.project import Project
 from ram_backend.server.events import LoggingEventSink
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity
+from ram_backend.server.predict import shared
 from ram_backend.server.services import Services
-from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings, load_settings
 
 T = TypeVar("T")

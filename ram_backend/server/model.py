@@ -1,4 +1,4 @@
-"""The one model of a server: its bundle and identity at once, its weights when they are loaded."""
+"""The one model of a server: its bundle at once, its weights when they are loaded, its text encoder when needed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ram_backend.errors import NotAvailable, RamError
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import NotAvailable, RamError, TextEncoderUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.settings import Settings
+from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
 _log = logging.getLogger(__name__)
 
@@ -140,9 +145,67 @@ def network_threads(settings: Settings) -> int:
     return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)
 
 
-def has_spare_lane(settings: Settings) -> bool:
-    """Whether the network may use what answering requests leaves of that one core.
+PIECE = 64
+"""Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
 
-    Only where it has one thread: those of a larger pool have the same priority, whoever calls.
+
+class SharedTextEncoder:
+    """Opens the bundle's text encoder when it is first needed, and embeds in small pieces that take turns.
+
+    Implements `TextEncoder`; everything here may wait, so it is asked from building threads only.
+
+    Args:
+        model: whose bundle names the encoder.
+        settings: cache, weights, device, threads.
     """
-    return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings.model_copy(update={"threads": network_threads(settings)})
+        self._opening = threading.Lock()
+        self._turn = threading.Lock()
+        self._encoder: TextEncoder | None = None
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        """Identity of the encoder."""
+        return self._opened().id
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self._opened().dim
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds tags: (len(texts), dim) float32.
+
+        Raises:
+            TextEncoderUnavailable: the encoder can't be opened.
+            NotAvailable: the server is going down.
+        """
+        encoder = self._opened()
+        rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
+        for start in range(0, len(texts), PIECE):
+            with self._turn:
+                if self._closed:
+                    raise NotAvailable("The server is going down: ask again in a moment.")
+                rows[start : start + PIECE] = encoder.embed(texts[start : start + PIECE])
+        return rows
+
+    def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds sentences as they are: (len(sentences), dim) float32."""
+        return self._opened().embed_sentences(sentences)
+
+    def close(self) -> None:
+        """Ends what is being embedded, after its piece."""
+        self._closed = True
+
+    def _opened(self) -> TextEncoder:
+        with self._opening:
+            if self._encoder is None:
+                name = self._model.identity.result().bundle.text_encoder
+                if name is None:
+                    raise TextEncoderUnavailable("The bundle has no text encoder: it can't take new tags.")
+                self._encoder = open_text_encoder(name, self._settings)
+            return self._encoder

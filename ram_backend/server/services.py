@@ -23,23 +23,17 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.counting import Counting
-from ram_backend.server.embedding import SharedTextEncoder
-from ram_backend.server.events import NO_WORKER, Event, EventSink
-from ram_backend.server.ledger_sink import LedgerSink
+from ram_backend.server.events import NO_WORKER, Event, EventSink, LedgerSink
+from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
-from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, has_spare_lane
-from ram_backend.server.pictures import PictureDesk
-from ram_backend.server.predicting import Predictor
+from ram_backend.server.metrics import DatabaseGauges, ServerMetrics
+from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder
+from ram_backend.server.predict import Predictor, shared
 from ram_backend.server.resolved_config import ResolvedConfig
-from ram_backend.server.showing import ShownRecorder
+from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.server.sources import ImageSources
 from ram_backend.server.swap import VersionSwap
-from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings
-from ram_backend.tagging.token_cache import TokenCache
 from ram_backend.versions.table import VersionTable
 
 IDENTITY_WAIT_S = 2.0
@@ -84,20 +78,18 @@ class Services:
         self.store = ProjectStore.open(settings)
         self._database = open_database(settings)
         self._jobs = jobs
-        self.counting = Counting(jobs, metrics)
+        self.gauges = DatabaseGauges(jobs, metrics)
         ledger = Ledger(self._database)
         self._sink = sink or LedgerSink(ledger, self._key, metrics, jobs)
-        self._recorder = ShownRecorder(ledger, metrics)
+        self._shown_log = ShownLog(ledger, metrics)
         self._fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self._keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._events = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._batcher = Batcher(
-            settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
-        )
+        self._batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics)
         self._text_encoder = SharedTextEncoder(self.model, settings)
-        self._sources = ImageSources(self.store, settings)
+        self._images = ServerImages(self.store, self.model, settings, metrics)
         loader = VersionLoader(settings.versions_dir, self.model, self._batcher)
         self.snapshots = SnapshotCache(
             self.model, self._text_encoder, loader, self._builders, settings.max_snapshots, metrics
@@ -116,19 +108,19 @@ class Services:
             settings,
             model=self.model,
             snapshots=self.snapshots,
-            desk=PictureDesk(settings, TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes), metrics),
+            images=self._images,
             batcher=self._batcher,
             fetchers=self._fetchers,
             keepers=self._keepers,
             metrics=metrics,
-            recorder=self._recorder,
+            shown_log=self._shown_log,
         )
 
     def start(self) -> None:
         """Begins to load the model, to watch what is served, and to build the snapshots of the projects known."""
         self.model.start()
         self.swap.start(look=self.store.health.ok)
-        self._recorder.start()
+        self._shown_log.start()
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
@@ -138,10 +130,11 @@ class Services:
         for pool in (self._fetchers, self._builders, self._keepers, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._events.shutdown(wait=True)
-        self.counting.close()
+        self.gauges.close()
         self.swap.close()
         self._batcher.close()
-        self._recorder.close()
+        self._shown_log.close()
+        self._images.close()
         self.store.close()
         self._database.close()
 
@@ -180,7 +173,7 @@ class Services:
         if not request.tasks:
             return {"results": []}
         project = self._project(request.project_ref)
-        source = self._sources.of(project)
+        source = self._images.client(project)
         deadline = asyncio.get_running_loop().time() + self.settings.predict_seconds
         with self.metrics.predicting.track_inprogress():
             try:

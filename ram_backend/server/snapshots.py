@@ -21,10 +21,9 @@ from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.embedding import SharedTextEncoder
 from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity
+from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder
 from ram_backend.server.resolved_config import ResolvedConfig, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger

@@ -12,7 +12,7 @@ from security.hosting import hosting
 from server.house import Desk
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity
 
-from ram_backend.server import embedding
+from ram_backend.server import model
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
@@ -26,7 +26,7 @@ def settings() -> Settings:
 def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
     encoder = ColourWords()
     encoder.go_on.set()
-    monkeypatch.setattr(embedding, "open_text_encoder", lambda name, settings: encoder)
+    monkeypatch.setattr(model, "open_text_encoder", lambda name, settings: encoder)
     return encoder
 
 

@@ -29,7 +29,7 @@ from server.playing import (
     setup_body,
 )
 
-from ram_backend.server import embedding
+from ram_backend.server import model
 from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
 
@@ -213,7 +213,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         words = ColourWords()
         words.go_on.set()
-        patch.setattr(embedding, "open_text_encoder", lambda name, settings: words)
+        patch.setattr(model, "open_text_encoder", lambda name, settings: words)
         own = load_settings(
             data_dir=tmp_path_factory.mktemp("fuzz"),
             **{"batch_size": 4, "fetch_threads": 4, "predict_seconds": 20, "fetch_seconds": 2, "max_projects": 300},

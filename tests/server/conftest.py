@@ -12,7 +12,7 @@ import pytest
 from server.house import House
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
 
-from ram_backend.server import embedding, swap
+from ram_backend.server import model, swap
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
@@ -40,7 +40,7 @@ def settings(database_url: str | None) -> Settings:
 def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
     encoder = ColourWords()
     encoder.go_on.set()
-    monkeypatch.setattr(embedding, "open_text_encoder", lambda name, settings: encoder)
+    monkeypatch.setattr(model, "open_text_encoder", lambda name, settings: encoder)
     return encoder
 
 

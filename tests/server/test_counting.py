@@ -10,9 +10,8 @@ from server.house import CONFIG, PROJECT, Desk, House
 from server.playing import predict_body, wait_until
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.server import counting
-from ram_backend.server.counting import Counting
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server import metrics as metrics_module
+from ram_backend.server.metrics import DatabaseGauges, ServerMetrics
 
 
 def text_of(there: House) -> str:
@@ -23,7 +22,7 @@ def text_of(there: House) -> str:
 def test_jobs_and_corrections_are_counted_when_somebody_looks(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "COUNT_S", 0.0)
+    monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
     there = house()
     there.desk.asked.append((there.key, "pressed"))
     there.desk.corrections = 3
@@ -46,7 +45,7 @@ def test_looking_waits_for_nothing_and_counts_once_at_a_time() -> None:
             return super().open_jobs()
 
     desk = Slow()
-    there = Counting(desk, ServerMetrics())
+    there = DatabaseGauges(desk, ServerMetrics())
     for _ in range(5):
         there.look()
     assert begun.acquire(timeout=30)
@@ -58,7 +57,7 @@ def test_looking_waits_for_nothing_and_counts_once_at_a_time() -> None:
 
 
 def test_a_database_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "COUNT_S", 0.0)
+    monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
 
     class Away(Desk):
         away = True
@@ -69,7 +68,7 @@ def test_a_database_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
             return {("train", "running"): 2}
 
     desk, metrics = Away(), ServerMetrics()
-    there = Counting(desk, metrics)
+    there = DatabaseGauges(desk, metrics)
     there.look()
     wait_until(lambda: not there._counting)
     desk.away = False
@@ -84,7 +83,7 @@ def test_a_database_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_jobs_nothing_is_counted() -> None:
     metrics = ServerMetrics()
-    there = Counting(None, metrics)
+    there = DatabaseGauges(None, metrics)
     there.look()
     there.close()
     assert b"ram_jobs_open{" not in metrics.exposed()

@@ -37,7 +37,7 @@ from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.app import create_app
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.showing import LIMIT, ShownRecorder, shown_of
+from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
 from ram_backend.settings import Settings
 
 pytestmark = ON_BOTH_DATABASES
@@ -309,7 +309,7 @@ def record(task: int) -> ServedPrediction:
 
 def test_closing_writes_what_waits() -> None:
     ledger = Slow(away=False)
-    recorder = ShownRecorder(ledger, ServerMetrics())  # type: ignore[arg-type]
+    recorder = ShownLog(ledger, ServerMetrics())  # type: ignore[arg-type]
     recorder.start()
     for project in range(3):
         recorder.note(ProjectKey("", project, 0), [record(1000 * project + task) for task in range(700)])
@@ -319,7 +319,7 @@ def test_closing_writes_what_waits() -> None:
 
 def test_a_database_that_stays_away_costs_the_oldest_records_and_no_memory() -> None:
     metrics = ServerMetrics()
-    recorder = ShownRecorder(Slow(away=True), metrics)  # type: ignore[arg-type]
+    recorder = ShownLog(Slow(away=True), metrics)  # type: ignore[arg-type]
     for task in range(LIMIT // 100 + 3):
         recorder.note(ProjectKey("", 1, 0), [record(100 * task + each) for each in range(100)])
     assert sum(len(each) for each in recorder._waiting.values()) == LIMIT

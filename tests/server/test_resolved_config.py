@@ -21,8 +21,8 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import VersionRef
+from ram_backend.server.predict import scored_choices
 from ram_backend.server.resolved_config import ResolvedConfig, resolve_config
-from ram_backend.server.scoring import scored_choices
 
 CONFIG = choices_config("red", "green", "blue")
 

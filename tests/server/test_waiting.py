@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ram_backend.server.waiting import all_of, in_thread
+from ram_backend.server.predict import all_of, in_thread
 
 
 def test_where_one_fails_the_others_are_ended() -> None:

@@ -1,11 +1,11 @@
-"""Records what annotators are shown, a moment after it was answered: webhooks don't say it."""
+"""Asynchronous log of served predictions: what annotators are shown, written a moment after it was answered."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
@@ -66,7 +66,7 @@ def shown_of(
     )
 
 
-class ShownRecorder:
+class ShownLog:
     """Writes records to the ledger in a thread of its own; nobody waits for it, and nothing fails with it.
 
     Args:
@@ -167,8 +167,3 @@ class ShownRecorder:
             return None
         self._metrics.shown(written=len(some))
         return None
-
-
-def now() -> datetime:
-    """The moment, for `shown_of`."""
-    return datetime.now(UTC)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -25,19 +27,19 @@ from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
+from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import LoadedVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
-from ram_backend.server.pictures import Picture, PictureDesk
-from ram_backend.server.resolved_config import ResolvedConfig
-from ram_backend.server.scoring import scored_choices
-from ram_backend.server.showing import ShownRecorder, now, shown_of
+from ram_backend.server.resolved_config import Asked, ResolvedConfig
+from ram_backend.server.shown_log import ShownLog, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotCache
-from ram_backend.server.waiting import all_of, in_thread, shared
 from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import Tagger, TagScores
 
 FloatArray = NDArray[np.float32]
+T = TypeVar("T")
 Trouble = ImageError | ImageUnreachable
 
 GROUP, GROUPS_AT_ONCE = 8, 3
@@ -83,12 +85,12 @@ class Predictor:
         settings: deadline and batch size.
         model: encodes and scores.
         snapshots: builds and keeps them.
-        desk: fetches and decodes images, in threads of `fetchers`.
+        images: fetches and decodes images, in threads of `fetchers`.
         batcher: where the network works.
         fetchers: threads that wait for images.
         keepers: threads that store tokens and put predictions together.
         metrics: told of images and tasks.
-        recorder: told what is shown.
+        shown_log: told what is shown.
     """
 
     def __init__(
@@ -97,22 +99,22 @@ class Predictor:
         *,
         model: Model,
         snapshots: SnapshotCache,
-        desk: PictureDesk,
+        images: ServerImages,
         batcher: Batcher,
         fetchers: Executor,
         keepers: Executor,
         metrics: ServerMetrics,
-        recorder: ShownRecorder,
+        shown_log: ShownLog,
     ) -> None:
         self._settings = settings
         self._model = model
         self._snapshots = snapshots
-        self._desk = desk
+        self._images = images
         self._batcher = batcher
         self._fetchers = fetchers
         self._keepers = keepers
         self._metrics = metrics
-        self._recorder = recorder
+        self._shown_log = shown_log
         self._shares: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
 
     async def predict(
@@ -215,7 +217,7 @@ class Predictor:
             results.append(made)
             shown.extend(_shown(place, tasks[number], made, choices_by_control, images))
         if shown:
-            self._recorder.note(place.key, shown)
+            self._shown_log.note(place.key, shown)
         return results
 
     def _prediction(
@@ -230,10 +232,10 @@ class Predictor:
         """Tokens of one image of a task, or why there are none."""
         number = task.id if isinstance(task.id, int) else 0
         reference = ImageReference(number, look_up(task.data, place.plan.images[to_name]))
-        prepare = partial(self._desk.prepare, place.source, reference, self._model.identity.result())
+        load = partial(self._images.load, place.source, reference)
         try:
             async with place.fetching:
-                picture = await in_thread(self._fetchers, place.fetching_for_project, prepare)
+                image = await in_thread(self._fetchers, place.fetching_for_project, load)
         except LabelStudioUnreachable:
             raise
         except (ImageError, ImageUnreachable) as error:
@@ -243,21 +245,21 @@ class Predictor:
             return self._broken(task, ImageUnreadable("The image could not be prepared; the log tells why."))
         self._metrics.image(None)
         shown = None
-        if picture.phash is not None and isinstance(reference.value, str):
-            shown = ServedImage(to_name, reference.value, picture.content, picture.phash)
-        return _Seen(picture.size, await self._tokens(picture, place.network), shown=shown)
+        if isinstance(reference.value, str):
+            shown = ServedImage(to_name, reference.value, image.sha256, image.phash)
+        return _Seen(image.size, await self._tokens(image, place.network), shown=shown)
 
     def _broken(self, task: Task, error: Trouble) -> _Seen:
         self._metrics.image(error)
         _log.warning("task %s is not tagged (%s): %s", task.id, type(error).__name__, error)
         return _Seen((0, 0), None, error)
 
-    async def _tokens(self, picture: Picture, network: Network) -> FloatArray:
-        if picture.tokens is not None:
-            return picture.tokens
-        assert picture.pixels is not None
-        tokens = await asyncio.wrap_future(self._batcher.encode(network, picture.pixels))
-        return await asyncio.get_running_loop().run_in_executor(self._keepers, self._desk.keep, picture, tokens)
+    async def _tokens(self, image: LoadedImage, network: Network) -> FloatArray:
+        if image.tokens is not None:
+            return image.tokens
+        assert image.pixels is not None
+        tokens = await asyncio.wrap_future(self._batcher.encode(network, image.pixels))
+        return await asyncio.get_running_loop().run_in_executor(self._keepers, self._images.store, image, tokens)
 
     async def _score(
         self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], place: _Workplace
@@ -304,4 +306,78 @@ def _shown(
     version = place.snapshot.config.version
     seen = [image.shown for image in images if image.shown is not None]
     name = None if version is None else version.name
-    return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=now())]
+    return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=datetime.now(UTC))]
+
+
+def scored_choices(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
+    """Per image the choices that matter for its prediction, in the order of `asked`.
+
+    A choice has the score of its best text. Choices that can't change anything are left out: of thousands that are off,
+    only those count that are nearest to their thresholds (see `control_confidence`), and the best.
+
+    Args:
+        asked: L texts, C choices.
+        scores: (N, L) calibrated probabilities.
+        thresholds: (L,) of the bundle, where admins set none.
+    """
+    if not asked.choices:
+        return [[] for _ in scores]
+    best, limits = _by_choice(asked, scores, thresholds)
+    return [_that_matter(asked, row, limit) for row, limit in zip(best, limits, strict=True)]
+
+
+def _by_choice(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Scores and thresholds (N, C): of each choice those of its best text."""
+    most = max(len(columns) for columns in asked.columns)
+    columns = np.array([(*own, *(own[-1:] * (most - len(own)))) for own in asked.columns])  # (C, most)
+    of_texts = scores[:, columns]  # (N, C, most)
+    best = of_texts.argmax(axis=2)
+    texts = columns[np.arange(len(columns)), best]  # (N, C)
+    limits = thresholds[texts].astype(np.float32)
+    for place, own in enumerate(asked.thresholds):
+        if own is not None:
+            limits[:, place] = own
+    return np.take_along_axis(of_texts, best[:, :, None], axis=2)[:, :, 0], limits
+
+
+def _that_matter(asked: Asked, scores: FloatArray, limits: FloatArray) -> list[ScoredChoice]:
+    on = np.flatnonzero(scores > limits)
+    off = np.flatnonzero((scores <= limits) & (limits < 1))
+    share = (limits[off] - scores[off]) / np.maximum(limits[off], np.float32(1e-9))
+    near = off[np.argsort(share, kind="stable")[: max(1, len(on)) + 1]]
+    chosen = np.union1d(np.union1d(on, near), [int(scores.argmax())])
+    return [ScoredChoice(asked.choices[int(i)], float(scores[i]), float(limits[i])) for i in chosen]
+
+
+async def shared(future: Future[T]) -> T:
+    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in order; where one fails, or the caller is cancelled, the others are ended, too."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(threads: Executor, share: asyncio.Semaphore, work: Callable[[], T]) -> T:
+    """The result of work in one of the threads, of which the share has so many: until it ends, awaited or not."""
+    loop = asyncio.get_running_loop()
+
+    def give_back(_: Future[T]) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(share.release)
+
+    await share.acquire()
+    try:
+        future = threads.submit(work)
+    except BaseException:
+        share.release()
+        raise
+    future.add_done_callback(give_back)
+    return await asyncio.wrap_future(future)

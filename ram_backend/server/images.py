@@ -1,0 +1,136 @@
+"""Images of tasks: one HTTP client per Label Studio, and one loader (fetch, hash, cache look-up, decode)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import SettingsError
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.projects.connection import Connection
+from ram_backend.projects.project import Project
+from ram_backend.projects.store import ProjectStore
+from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.model import Model
+from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.token_cache import TokenCache
+
+FloatArray = NDArray[np.float32]
+
+KEPT_CLIENTS = 64
+
+
+class ServerImages:
+    """Fetches images of projects and loads them for the model's bundle, from many threads at a time.
+
+    Args:
+        store: says how each project's Label Studio is reached.
+        model: whose preprocessing holds.
+        settings: limits, and which internal hosts are allowed.
+        metrics: told of hits, misses and times.
+
+    Raises:
+        SettingsError: RAM_ALLOWED_IMAGE_HOSTS can't be used.
+    """
+
+    def __init__(self, store: ProjectStore, model: Model, settings: Settings, metrics: ServerMetrics) -> None:
+        self._store = store
+        self._model = model
+        self._settings = settings
+        self._metrics = metrics
+        self._guard = AddressGuard.parse(settings.allowed_image_hosts)
+        self._limits = FetchLimits(
+            max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
+        )
+        self._clients: OrderedDict[tuple[Connection, str], tuple[TaskImages, LabelStudio | None]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loader: ImageLoader | None = None
+
+    def client(self, project: Project) -> TaskImages:
+        """Where a project's images come from; the client used least recently is closed where there are too many."""
+        key = (self._store.connection(project), project.hostname)
+        evicted: list[tuple[TaskImages, LabelStudio | None]] = []
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = self._open(*key)
+            self._clients.move_to_end(key)
+            while len(self._clients) > KEPT_CLIENTS:
+                evicted.append(self._clients.popitem(last=False)[1])
+        _close(evicted)
+        return client[0]
+
+    def load(self, client: TaskImages, reference: ImageReference) -> LoadedImage:
+        """Fetches an image and finds its tokens in the cache, or decodes it for the encoder.
+
+        Raises:
+            ImageError: it can't be tagged; asking again won't help.
+            ImageUnreachable: asking again later may help.
+        """
+        with self._metrics.stage("fetch"):
+            data = client.fetch(reference)
+        started = time.perf_counter()
+        image = self._opened().load(data, name=f"image of task {reference.task}")
+        self._metrics.token_lookup(hit=image.tokens is not None)
+        if image.tokens is None:
+            self._metrics.took("decode", time.perf_counter() - started)
+        return image
+
+    def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
+        """Caches new tokens (T, D); returns those to score, rounded as they are cached."""
+        return self._opened().store(image, tokens)
+
+    def close(self) -> None:
+        """Closes all clients."""
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        _close(clients)
+
+    def _opened(self) -> ImageLoader:
+        with self._lock:
+            if self._loader is None:
+                settings, identity = self._settings, self._model.known()
+                self._loader = ImageLoader(
+                    identity.bundle.preprocessing,
+                    identity.encoder_id,
+                    TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+                    max_pixels=settings.max_image_pixels,
+                    max_bytes=settings.max_image_bytes,
+                    decoders=settings.cpu_threads(),
+                )
+            return self._loader
+
+    def _open(self, connection: Connection, hostname: str) -> tuple[TaskImages, LabelStudio | None]:
+        label_studio: LabelStudio | None = None
+        if connection.base_url:
+            try:
+                label_studio = LabelStudio(
+                    connection.base_url,
+                    connection.token,
+                    trusted=connection.trusted,
+                    known_as=[hostname] if hostname else [],
+                    limits=self._limits,
+                    guard=self._guard,
+                )
+            except SettingsError:
+                if connection.trusted and not hostname:
+                    raise
+        return TaskImages(label_studio, limits=self._limits, guard=self._guard, threads=1), label_studio
+
+
+def _close(clients: Iterable[tuple[TaskImages, LabelStudio | None]]) -> None:
+    """Ends threads and idle connections; a fetch that has begun goes on."""
+    for images, label_studio in clients:
+        images.close()
+        if label_studio is not None:
+            label_studio.close()
