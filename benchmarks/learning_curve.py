@@ -30,7 +30,8 @@ from annotated_photos import SET, AnnotatedPhotos, annotated, open_base, starter
 from learning_points import ALL_FITTED, AS_SERVED, T_95, WAYS, Point, curve, half_width, interval, learned
 from numpy.typing import NDArray
 
-from ram_backend.models.store import STARTER, find_bundle
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import whole_vocabulary
 from ram_backend.tagging.tagger import Tagger

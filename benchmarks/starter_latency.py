@@ -80,7 +80,7 @@ def main() -> None:
 def _against_torch(network: Any, pixels: Any, runs: int) -> None:
     import torch
 
-    from ram_backend.models.starter_export import encoder_weights_path, load_encoder
+    from ram_backend.models.starter.export import encoder_weights_path, load_encoder
 
     torch.set_num_threads(1)
     encoder, _, _ = load_encoder(encoder_weights_path())

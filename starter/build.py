@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
 from ram_backend.models.bundle import file_sha256
-from ram_backend.models.imagenet_classes import classes_of_tags, imagenet_classes
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter_layout import IMAGE_SIZE
-from ram_backend.models.starter_prior import Classifier, Reference, prior_tags
+from ram_backend.models.starter.layout import IMAGE_SIZE
+from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
 from ram_backend.models.torch_network import torch_threads
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
@@ -40,6 +39,7 @@ from starter.features import FeatureStore
 from starter.files import write_source
 from starter.fitting import HEAD_POSITIVES, TrainingSet
 from starter.head import HeadOptions
+from starter.imagenet import classes_of_tags, imagenet_classes
 from starter.mixing import (
     OutOfFold,
     SharedMixing,
@@ -155,7 +155,7 @@ def _build(
         measured = np.zeros(len(inputs.vocabulary), dtype=np.bool_)
         measured[np.concatenate(list(inputs.listed.values()))] = True
         grounded = np.array([bool(numbers) for numbers in inputs.classes])
-        kinds = np.where(grounded, material.prior.level(CLASS_SHOWN), np.nan)
+        kinds = np.where(grounded, material.prior.logit_at(CLASS_SHOWN), np.nan)
         curves = calibrate(held_out, logits, shared.offsets(own_counts, rates), kinds, measured)
         say(f"mixing: trained tags {shared}, others {unseen.tolist()}")
     everyone = np.arange(len(inputs.photos))
@@ -170,7 +170,7 @@ def _prepare(
     data: Path, leave_out_sets: Iterable[str], leave_out_tags: Iterable[str], seed: int, say: Progress, cache: Path,
     threads: int, vocabulary: Vocabulary,
 ) -> BuildInputs:  # fmt: skip
-    from ram_backend.models.starter_export import encoder_weights_path, export_encoder, load_encoder
+    from ram_backend.models.starter.export import encoder_weights_path, export_encoder, load_encoder
 
     sets = _chosen_sets(leave_out_sets)
     unknown = [tag for tag in leave_out_tags if vocabulary.find(tag) is None]
@@ -238,11 +238,8 @@ def _reference(
         range(len(photos))
     )
     chosen = np.random.default_rng(seed).permutation(ordinary)[:REFERENCE_PHOTOS]
-    return Reference.of(
-        np.concatenate(
-            [classifier.evidence(tokens[chosen[at : at + 32]].astype(np.float32)) for at in range(0, len(chosen), 32)]
-        )
-    )
+    parts = [tokens[chosen[at : at + 32]].astype(np.float32) for at in range(0, len(chosen), 32)]
+    return Reference.of(np.concatenate([classifier.class_probabilities(part) for part in parts]))
 
 
 def _out_of_fold(inputs: BuildInputs, seed: int, say: Progress, options: HeadOptions) -> OutOfFold:

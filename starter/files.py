@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.models.bundle import file_sha256
-from ram_backend.models.imagenet_classes import FILE as CLASSES_FILE
-from ram_backend.models.starter import DESCRIPTION, HEAD_WEIGHTS
+from ram_backend.models.starter.bundle import DESCRIPTION, HEAD_WEIGHTS
 from ram_backend.vocabulary.tags import Vocabulary
 from starter.card import model_card
 from starter.data import TRAINING_SETS
 from starter.fitting import Fitted
+from starter.imagenet import FILE as CLASSES_FILE
 from starter.mixing import TagCurves
 
 if TYPE_CHECKING:
@@ -71,8 +70,6 @@ def write_source(
     ).save(out / "vocabulary.json")
     sums = sorted({photo.sha256() for photo in inputs.photos})
     (out / "training_images.txt").write_text("\n".join(sums) + "\n", encoding="utf-8")
-    if CLASSES_FILE.parent != out:
-        shutil.copyfile(CLASSES_FILE, out / CLASSES_FILE.name)
     description = {
         "format": 1,
         "architecture": {

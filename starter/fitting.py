@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from ram_backend.models.head import HeadConfig
-from ram_backend.models.starter_export import load_head
-from ram_backend.models.starter_layout import summary_features
-from ram_backend.models.starter_prior import Classifier, PriorTags
-from ram_backend.models.starter_probes import Probes
+from ram_backend.models.starter.export import load_head
+from ram_backend.models.starter.layout import summary_features
+from ram_backend.models.starter.prior import Classifier, PriorTags
+from ram_backend.models.starter.probes import Probes
 from starter.data import ABSENT, PRESENT
 from starter.head import Basis, HeadOptions, train_head
 from starter.probes import fit_probes
@@ -107,5 +107,5 @@ class TrainingSet:
                 some = tokens[part].astype(np.float32)
                 result[0, part] = module(torch.from_numpy(some), queries).numpy()
                 result[1, part] = summary_features(some) @ weight.T + bias
-                result[2, part] = prior.scores(self.classifier.evidence(some))
+                result[2, part] = prior.scores(self.classifier.class_probabilities(some))
         return result

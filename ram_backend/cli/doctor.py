@@ -19,7 +19,7 @@ from ram_backend.cli.checks.finding import TIMEOUT_S, Finding, State, without_pa
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.errors import RamError
-from ram_backend.models.starter import starter_digest
+from ram_backend.models.starter.bundle import starter_digest
 from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary.embeddings import open_text_encoder

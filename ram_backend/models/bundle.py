@@ -33,6 +33,8 @@ FORMAT = 1
 MANIFEST = "bundle.json"
 NETWORK = "network.safetensors"
 VOCABULARY = "vocabulary.json"
+STARTER = "starter"
+"""Name of the bundle that installs itself."""
 WAIT_S = 600.0
 """Longest wait for another process that writes a bundle of the same name, in seconds."""
 

@@ -131,9 +131,9 @@ def _shares(bundle: Bundle, entries: Sequence[Entry], outside: NDArray[np.int64]
     """How much the head's logit counts in the network's: 1, except in the starter."""
     if bundle.kind != "starter":
         return np.ones(len(entries), dtype=np.float32), np.ones(len(outside), dtype=np.float32)
-    from ram_backend.models.starter_network import PROBES, READINGS
+    from ram_backend.models.starter.network import COMPONENTS, PROBES
 
-    place = READINGS.index("head")
+    place = COMPONENTS.index("head")
     try:
         probes = map_tensors(bundle.path / PROBES)
         unseen = np.float32(bundle.manifest["architecture"]["mixing"]["unseen"]["head"])

@@ -1,9 +1,9 @@
-"""What every network can do, whatever engine runs it, and how a bundle's network is loaded."""
+"""Protocol of a network (encode images, select tags, compute logits), and loading of a bundle's network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,13 +68,14 @@ def load_network(
         SettingsError: the device is not there, or can't do that precision.
     """
     if bundle.kind == "starter":
-        from ram_backend.models.starter import load_starter_network
+        from ram_backend.models.starter.network import load_starter_network
 
-        starter: Network = load_starter_network(bundle, device=device, precision=precision, threads=threads)
+        starter: Any = load_starter_network(bundle, device=device, precision=precision, threads=threads)
         return starter
     from ram_backend.models.torch_network import load_torch_network
 
-    return load_torch_network(bundle, device=device, precision=precision, threads=threads)
+    torch_network: Any = load_torch_network(bundle, device=device, precision=precision, threads=threads)
+    return torch_network
 
 
 def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto") -> str:
@@ -84,7 +85,7 @@ def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precisi
         SettingsError: the device is not there.
     """
     if bundle.kind == "starter":
-        from ram_backend.models.starter_network import encoder_id
+        from ram_backend.models.starter.network import encoder_id
 
         return encoder_id(bundle.manifest["architecture"])
     from ram_backend.models.torch_network import torch_encoder_id

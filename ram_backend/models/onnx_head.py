@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import BundleDamaged
-from ram_backend.models.starter_network import HEAD, HEAD_QUERIES
+from ram_backend.models.starter.network import HEAD, HEAD_QUERIES
 
 FloatArray = NDArray[np.float32]
 

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ram_backend.errors import BundleNotFound, RamError
-from ram_backend.models.bundle import MANIFEST, Bundle, open_bundle, read_manifest
-
-STARTER = "starter"
-"""Name of the bundle that installs itself."""
+from ram_backend.models.bundle import MANIFEST, STARTER, Bundle, open_bundle, read_manifest
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
     """
     path = bundles_dir / name
     if name == STARTER and not path.exists():
-        from ram_backend.models.starter import install_starter
+        from ram_backend.models.starter.bundle import install_starter
 
         install_starter(bundles_dir, progress=progress)
     if (path / MANIFEST).exists() or (path.is_dir() and path.parent == bundles_dir):

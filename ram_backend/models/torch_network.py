@@ -20,7 +20,6 @@ from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavaila
 from ram_backend.models.bundle import NETWORK, Bundle
 from ram_backend.models.head import KeysValues, TaggingHead, TagQueries
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.models.network import Queries
 from ram_backend.models.ram import Architecture, Descriptions, TaggingNetwork
 
 PAIRS_AT_ONCE = 8192
@@ -143,9 +142,8 @@ class TorchNetwork:
         return FixedQueries(self._module.head.queries(embeddings, rows_of_tags))
 
     @torch.inference_mode()
-    def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | DescribedTags) -> NDArray[np.float32]:
         """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
-        assert isinstance(queries, FixedQueries | DescribedTags), "queries of another network"
         result = np.empty((len(tokens), len(queries)), dtype=np.float32)
         if result.size == 0:
             return result

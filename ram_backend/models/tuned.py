@@ -116,7 +116,7 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
 
 
 def _with_head(base: Network, files: Mapping[str, bytes]) -> Network:
-    from ram_backend.models.starter_network import StarterNetwork
+    from ram_backend.models.starter.network import StarterNetwork
 
     if isinstance(base, StarterNetwork):
         from ram_backend.models.onnx_head import OnnxHead

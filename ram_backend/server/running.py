@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.errors import NotAvailable, SettingsError
-from ram_backend.models.store import STARTER, find_bundle
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.store import find_bundle
 from ram_backend.server.model import network_threads
 from ram_backend.server.problems import ReasonPhraseProtocol
 from ram_backend.settings import Settings

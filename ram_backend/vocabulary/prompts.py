@@ -1,37 +1,41 @@
-"""Sentences that a tag is put into before CLIP embeds it.
+"""RAM's prompt ensemble: the 63 sentences that a tag is put into before CLIP embeds it.
 
-The templates are open_clip's for zero-shot ImageNet, taken from the library; what is done to the tag follows RAM's
-recipe: lower case, `_` is a blank, `/` means "or", no dot at the end, "an" before a vowel, and "This is " in front of
-what begins with an article.
+The released label embeddings come from the same sentences, so that a new tag's embedding is of the distribution that
+the tagging head was trained on. The templates were first published for ViLD (Gu et al. 2021).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Sequence
-from functools import cache
 
-RULES = 1
+RULES = 2
 """Number of the rules in this module; raise it with every change that gives other sentences."""
 
-_SLOT = "{}"
-_ARTICLE = re.compile(r"(?<![a-z])(a|A) (?=\{\})")
-_BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the) ", re.IGNORECASE)
+_QUALITIES = ("good", "bad")
+_KINDS = ("nice", "cool", "weird", "small", "large", "clean", "dirty")
+_PHOTOS = ("bright", "dark")
+_DEGRADED = ("low resolution", "cropped", "close-up", "jpeg corrupted", "blurry", "pixelated", "black and white")
+_MATERIALS = ("a plastic", "a toy", "a plushie", "a cartoon", "an embroidered")
 
-
-@cache
-def templates() -> tuple[str, ...]:
-    """open_clip's zero-shot templates, each with one `{}` where the tag goes."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    functions: Sequence[Callable[[str], str]] = OPENAI_IMAGENET_TEMPLATES
-    return tuple(function(_SLOT) for function in functions)
+TEMPLATES = (
+    *(f"There is {which} {{tag}} in the scene." for which in ("{article}", "the")),
+    *(f"a photo of {which} {{tag}} in the scene." for which in ("{article}", "the", "one")),
+    *(f"itap of {which} {{tag}}." for which in ("{article}", "my", "the")),  # "I took a picture"
+    *(f"a photo of {which} {{tag}}." for which in ("{article}", "my", "the", "one", "many")),
+    *(f"a {quality} photo of {which} {{tag}}." for quality in _QUALITIES for which in ("{article}", "the")),
+    *(f"a photo of {which} {kind} {{tag}}." for kind in _KINDS for which in ("a", "the")),
+    *(f"a {light} photo of {which} {{tag}}." for light in _PHOTOS for which in ("{article}", "the")),
+    *(f"a photo of {which} hard to see {{tag}}." for which in ("a", "the")),
+    *(f"a {state} photo of {which} {{tag}}." for state in _DEGRADED for which in ("{article}", "the")),
+    *(f"{which} {{tag}}." for what in _MATERIALS for which in (what, f"the {what.split()[1]}")),
+    *(f"a painting of {which} {{tag}}." for which in ("the", "a")),
+)
+"""With `{tag}` where the tag goes, and `{article}` for "a" or "an"."""
 
 
 def recipe_id() -> str:
     """Short digest of templates and rules: part of an encoder's id."""
-    return hashlib.sha256("\n".join((str(RULES), *templates())).encode()).hexdigest()[:8]
+    return hashlib.sha256("\n".join((str(RULES), *TEMPLATES)).encode()).hexdigest()[:8]
 
 
 def spoken(tag: str) -> str:
@@ -39,17 +43,16 @@ def spoken(tag: str) -> str:
     return " ".join(tag.lower().replace("_", " ").replace("/", " or ").strip().rstrip(".").split())
 
 
-def prompts(tag: str, chosen: Sequence[str] | None = None) -> list[str]:
-    """All sentences of one tag, in the order of the templates.
+def prompts(tag: str) -> list[str]:
+    """The 63 sentences of one tag.
+
+    As in RAM's code, "an" stands before a tag whose first letter, as it is written, is one of a, e, i, o, u ("Apple"
+    has "a"), and "This is " before a sentence that begins with the letters "a" or "the".
 
     Args:
         tag: any text.
-        chosen: templates with one `{}` each; None: open_clip's.
     """
     word = spoken(tag)
-    article = "an" if word[:1] in set("aeiou") else "a"
-    sentences = []
-    for template in templates() if chosen is None else chosen:
-        sentence = _ARTICLE.sub(f"{article} ", template).replace(_SLOT, word)
-        sentences.append(f"This is {sentence}" if _BEGINS_WITH_ARTICLE.match(template) else sentence)
-    return sentences
+    article = "an" if tag.strip()[:1] in set("aeiou") else "a"
+    sentences = [template.replace("{article}", article).replace("{tag}", word) for template in TEMPLATES]
+    return [f"This is {sentence}" if sentence.startswith(("a", "the")) else sentence for sentence in sentences]

@@ -66,9 +66,9 @@ def test_the_starter_installs_itself_once(bundles: Path, monkeypatch: pytest.Mon
         calls.append(bundles_dir)
         shutil.copytree(bundles / "ram", bundles_dir / "starter")
 
-    fake = types.ModuleType("ram_backend.models.starter")
+    fake = types.ModuleType("ram_backend.models.starter.bundle")
     fake.install_starter = install_starter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ram_backend.models.starter", fake)
+    monkeypatch.setitem(sys.modules, "ram_backend.models.starter.bundle", fake)
     for _ in range(2):
         assert find_bundle("starter", bundles).name == "starter"
     assert calls == [bundles]

@@ -20,7 +20,7 @@ from ram_backend.models.head_source import HeadSource, open_head
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import load_network
 from ram_backend.models.onnx_head import OnnxHead
-from ram_backend.models.starter_network import StarterNetwork
+from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.models.torch_network import TorchNetwork, load_module
 from ram_backend.models.tuned import (
     HEAD_FILE,
@@ -103,7 +103,7 @@ def test_the_starter_s_head_is_read_from_its_onnx_files(starter: Bundle, starter
     tokens = tokens_of(starter_network.token_shape)
     found = head_logits(plain_head(source), TagTexts(source, source.entries, CPU), tokens)
     queries = starter_network.select(entries)
-    np.testing.assert_allclose(found, starter_network.readings(tokens, queries)[0], atol=1e-4)
+    np.testing.assert_allclose(found, starter_network.component_logits(tokens, queries)[0], atol=1e-4)
     slope = starter.calibration.take([0, 17, 4000, None]).slope
     np.testing.assert_allclose(source.scale, slope * queries.mixing[:, 0], rtol=1e-6)
     assert len(source.outside) == len(source.outside_scale) == len(starter.vocabulary) - 3
@@ -126,9 +126,9 @@ def test_the_tuned_starter_computes_what_the_torch_module_does(
     head = plain_head(replace(source, tensors=tuned_tensors(source.tensors, files)))
     wanted = head_logits(head, TagTexts(source, source.entries, CPU), tokens)
     queries = tuned.select(entries)
-    found = tuned.readings(tokens, queries)
+    found = tuned.component_logits(tokens, queries)
     np.testing.assert_allclose(found[0], wanted, atol=1e-5 * max(1, float(np.abs(wanted).max())))
-    old = starter_network.readings(tokens, starter_network.select(entries))
+    old = starter_network.component_logits(tokens, starter_network.select(entries))
     assert np.abs(found[0] - old[0]).max() > 0.01
     np.testing.assert_array_equal(found[1:], old[1:])
     slope, offset = starter.calibration.slope[entries], starter.calibration.offset[entries]

@@ -1,17 +1,11 @@
+"""RAM's prompt ensemble."""
+
 from __future__ import annotations
 
-import open_clip
 import pytest
 
 from ram_backend.vocabulary import prompts as module
-from ram_backend.vocabulary.prompts import prompts, recipe_id, spoken, templates
-
-
-def test_templates_are_open_clips() -> None:
-    assert len(templates()) == len(open_clip.OPENAI_IMAGENET_TEMPLATES) == 80
-    assert [template.format("fox") for template in templates()] == [
-        template("fox") for template in open_clip.OPENAI_IMAGENET_TEMPLATES
-    ]
+from ram_backend.vocabulary.prompts import prompts, recipe_id, spoken
 
 
 @pytest.mark.parametrize(
@@ -28,30 +22,48 @@ def test_a_tag_is_spoken(tag: str, word: str) -> None:
     assert spoken(tag) == word
 
 
-def test_article_follows_the_word_and_sentences_are_whole() -> None:
-    chosen = [
-        "a photo of a {}.",
-        "itap of a {}.",
-        "the {}.",
-        "There is {}.",
-        "a photo of the big {}.",
-        "a {} in a box.",
+def test_there_are_ram_s_63_sentences_of_which_58_begin_with_this_is() -> None:
+    sentences = prompts("dog")
+    assert len(sentences) == len(set(sentences)) == 63
+    assert sum(sentence.startswith("This is ") for sentence in sentences) == 58
+    assert [sentence for sentence in sentences if not sentence.startswith("This is ")] == [
+        "There is a dog in the scene.",
+        "There is the dog in the scene.",
+        "itap of a dog.",
+        "itap of my dog.",
+        "itap of the dog.",
     ]
-    assert prompts("Apple", chosen) == [
-        "This is a photo of an apple.",
-        "itap of an apple.",
-        "This is the apple.",
-        "There is apple.",
-        "This is a photo of the big apple.",
-        "This is an apple in a box.",
-    ]
-    assert prompts("dog", chosen)[1] == "itap of a dog."
-    assert len(prompts("dog")) == 80
-    assert all("dog" in sentence and "{" not in sentence for sentence in prompts("dog"))
+    assert all(sentence.count("dog") == 1 and "{" not in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "This is a photo of many dog.",
+        "This is a photo of one dog in the scene.",
+        "This is a photo of the hard to see dog.",
+        "This is a close-up photo of a dog.",
+        "This is a jpeg corrupted photo of the dog.",
+        "This is the plushie dog.",
+        "This is an embroidered dog.",
+        "This is the embroidered dog.",
+        "This is a painting of a dog.",
+    ],
+)
+def test_sentences_of_the_ensemble(sentence: str) -> None:
+    assert sentence in prompts("dog")
+
+
+def test_the_article_follows_the_first_letter_as_it_is_written() -> None:
+    assert "itap of an apple." in prompts("apple")
+    assert "itap of a apple." in prompts("Apple")  # as RAM's code has it
+    assert "This is a photo of a nice apple." in prompts("apple")
+    assert "itap of a unicorn." in prompts("_unicorn")
 
 
 def test_braces_in_a_tag_are_text() -> None:
-    assert prompts("{}", ["a photo of a {}."]) == ["This is a photo of a {}."]
+    assert "itap of a {}." in prompts("{}")
+    assert "itap of a {article}." in prompts("{article}")
 
 
 def test_recipe_id_changes_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:

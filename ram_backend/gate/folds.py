@@ -1,0 +1,201 @@
+"""Split of corrected images into fit and gate: by content hash, look-alikes stay together.
+
+The side of an image follows from its content alone, so it is the same in every round, on every machine and in whatever
+order corrections arrive. Images that look alike form a group and stay together. From round to round images only move
+from the gate to the fit: the share of the gate shrinks as corrections come in, and the gate of a smaller share is part
+of the gate of a larger one. So what a served version was fitted on doesn't come back as evidence about its successor.
+
+A few rare things move an image from fit to gate: it is marked as ground truth, or ground truth ceases to be more than
+half of all; a look-alike is withdrawn; its own group of look-alikes outgrows a quarter of all images and is taken
+apart, which leaves other groups as they are. All this can only make the incumbent, which was fitted on such an image,
+look better than it is: a successor then needs more, never less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import InputError
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.images.hashing import BITS
+
+LARGEST_SHARE, LARGEST_UNTIL = 0.4, 100
+"""The gate's share of the images, up to this many: fewer than 40 images can hardly show a gain of a candidate."""
+SMALLEST_SHARE, SMALLEST_FROM = 0.2, 1000
+"""The gate's share from this many images on; between the two it falls with the logarithm of the number."""
+ALIKE = (8, 4, 0)
+"""Bits in which perceptual hashes of near-duplicates may differ. Inside a group of more than `LARGEST_GROUP` of all
+images (photos of one fixed camera, scanned forms) the next limit is taken; in the end only equal bytes count."""
+LARGEST_GROUP, SMALL_GROUP = 0.25, 4
+"""A group of `SMALL_GROUP` images is never too large."""
+MOST_GROUND_TRUTH = 0.5
+"""Where more than this share of the groups is ground truth, only those that draw below it go to the gate: something has
+to be left to learn from."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint sets of rows that make up the whole material.
+
+    Attributes:
+        fit: ascending rows that a candidate is fitted and chosen on.
+        gate: ascending rows that it is judged by.
+        share: of the gate, as it was asked for; the next round's `at_most`. In (0, 1).
+        groups: (N,) int64, the same number for rows that look alike; numbered from 0 in order of appearance.
+    """
+
+    fit: Rows
+    gate: Rows
+    share: float
+    groups: Rows
+
+
+def split(material: TrainingSet, *, at_most: float | None = None) -> Split:
+    """Parts the material into fit and gate.
+
+    Args:
+        material: content hashes, perceptual hashes and ground-truth marks are looked at, labels and scores are not.
+        at_most: the share of the round that the served version comes from; the gate is never larger than that.
+
+    Returns:
+        The parts. Images marked as ground truth are in the gate, together with their look-alikes; where they are more
+        than `MOST_GROUND_TRUTH` of all, about half of them are.
+
+    Raises:
+        InputError: `at_most` is not in (0, 1].
+    """
+    if at_most is not None and not 0 < at_most <= 1:
+        raise InputError(f"The largest allowed share of the gate is {at_most}: it has to be above 0 and at most 1.")
+    groups = group_alike(material.phash, material.content)
+    count = int(groups.max()) + 1 if len(groups) else 0
+    share = gate_share(count)
+    share = share if at_most is None else min(share, at_most)
+    draws = np.zeros(count)
+    np.maximum.at(draws, groups, [draw(content) for content in material.content])
+    truth = np.zeros(count, dtype=np.bool_)
+    np.logical_or.at(truth, groups, material.ground_truth)
+    if truth.sum() > MOST_GROUND_TRUTH * count:
+        truth &= draws < MOST_GROUND_TRUTH
+    in_gate = ((draws < share) | truth)[groups]
+    return Split(fit=np.flatnonzero(~in_gate), gate=np.flatnonzero(in_gate), share=share, groups=groups)
+
+
+def gate_share(images: int) -> float:
+    """The gate's share of so many images (groups of look-alikes): .4 up to 100, .2 from 1,000 on."""
+    progress = math.log(max(images, 1) / LARGEST_UNTIL) / math.log(SMALLEST_FROM / LARGEST_UNTIL)
+    return LARGEST_SHARE + (SMALLEST_SHARE - LARGEST_SHARE) * min(1.0, max(0.0, progress))
+
+
+def draw(content: str) -> float:
+    """An image's fixed lot in [0, 1), from its content hash; it goes to the gate where this is below the share.
+
+    A group has the largest lot of its members: a look-alike that comes later can move it to the fit, never to the gate.
+    """
+    return int.from_bytes(hashlib.sha256(f"gate:{content}".encode()).digest()[:7], "big") / 2**56
+
+
+def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
+    """Groups of images that look alike, directly or through others of the group.
+
+    A group that is too large is taken apart by the next limit of `ALIKE`; the others keep theirs.
+
+    Args:
+        phash: (N,) perceptual hashes.
+        content: N content hashes; images with equal content are always in one group.
+
+    Returns:
+        (N,) int64 numbers of groups, from 0 in order of appearance.
+    """
+    same_content: dict[str, int] = {}
+    original = np.array([same_content.setdefault(text, row) for row, text in enumerate(content)], dtype=np.int64)
+    hashes = np.asarray(phash, dtype=np.uint64)
+    groups = np.zeros(len(original), dtype=np.int64)
+    large = np.arange(len(original))
+    for bits in (*ALIKE, None):
+        looks = large if bits is None else _linked(hashes[large], bits)
+        groups[large] = len(groups) + _merged(looks, original[large])
+        groups = _numbered(groups)
+        sizes = np.bincount(groups, minlength=1)
+        large = np.flatnonzero(sizes[groups] > max(SMALL_GROUP, LARGEST_GROUP * len(groups)))
+        if not len(large):
+            break
+    return groups
+
+
+def _linked(hashes: NDArray[np.uint64], bits: int) -> Rows:
+    """(n,) a number for each hash, the same where a chain of hashes that differ in at most so many bits joins them."""
+    distinct, of_row = np.unique(hashes, return_inverse=True)
+    parents = np.arange(len(distinct))
+    for one, other in _close_pairs(distinct, bits):
+        _join(parents, one, other)
+    roots = np.array([_root(parents, place) for place in range(len(distinct))], dtype=np.int64)
+    linked: Rows = roots[of_row.ravel()]
+    return linked
+
+
+def _merged(looks: Rows, original: Rows) -> Rows:
+    """Groups by look, joined where members share their content.
+
+    Args:
+        looks: (n,) numbers of groups.
+        original: (n,) numbers of contents.
+
+    Returns:
+        (n,) numbers of groups, from 0.
+    """
+    looks, original = _numbered(looks), _numbered(original)
+    parents = np.arange(int(looks.max(initial=-1)) + 1)
+    first: dict[int, int] = {}
+    for look, number in zip(looks.tolist(), original.tolist(), strict=True):
+        _join(parents, look, first.setdefault(number, look))
+    return np.array([_root(parents, look) for look in looks.tolist()], dtype=np.int64)
+
+
+def _numbered(groups: Rows) -> Rows:
+    """The same groups, numbered from 0 in order of appearance."""
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups.tolist()], dtype=np.int64)
+
+
+def _close_pairs(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[int, int]]:
+    """Pairs of places whose hashes differ in at most so many bits.
+
+    Cut into bits + 1 bands, two such hashes agree in at least one of them: only hashes that share a band are compared.
+    """
+    edges = np.linspace(0, BITS, bits + 2).astype(int)
+    for low, high in itertools.pairwise(edges):
+        if high - low == BITS:
+            return  # distinct hashes differ in at least one bit
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        for same in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+            for place, one in enumerate(same[:-1]):
+                rest = same[place + 1 :]
+                for other in rest[_count_bits(hashes[rest] ^ hashes[one]) <= bits]:
+                    yield int(one), int(other)
+
+
+def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n,) number of set bits."""
+    return np.unpackbits(values.view(np.uint8).reshape(len(values), 8), axis=1).sum(axis=1, dtype=np.int64)
+
+
+def _root(parents: Rows, place: int) -> int:
+    while parents[place] != place:
+        parents[place] = parents[parents[place]]
+        place = int(parents[place])
+    return place
+
+
+def _join(parents: Rows, one: int, other: int) -> None:
+    first, second = sorted((_root(parents, one), _root(parents, other)))
+    parents[second] = first

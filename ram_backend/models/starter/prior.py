@@ -1,0 +1,154 @@
+"""Zero-shot prior: logits of any tag from the encoder's ImageNet classes.
+
+The encoder's own classifier gives probabilities of 1,000 classes on the whole photo and on 25 parts of it. A tag takes
+them with weights: 1 for classes that are kinds of it (known from WordNet and from names), and a little for classes
+whose description means something similar. Its logarithm, compared with that of ordinary photos, is the tag's evidence.
+Nothing here was fitted to labels.
+
+Shapes: B images, L tags, K = 1,000 classes, E label embedding width, R reference photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.models.starter.layout import deep_features
+
+FloatArray = NDArray[np.float32]
+
+CLASSES = 1000
+"""Outputs of the encoder's classifier."""
+POOLINGS = 3
+"""Whole photo, mean over its parts, best part."""
+FLOOR = 1e-4
+"""Probability below which evidence isn't told apart."""
+SOFTNESS = 0.06
+"""Cosine distance over which similarity of meaning falls by e."""
+TEXT_SHARE = 0.2
+"""Weight of all similar classes together, where a kind of the tag has 1."""
+SPREAD_FLOOR = 0.15
+"""Added to the spread of a tag's evidence: a tag that ordinary photos never show isn't certain at a trace."""
+KEPT = 32
+"""Classes kept per pooling of a reference photo."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The encoder's last layer: weight (K, 1280), bias (K,)."""
+
+    weight: FloatArray
+    bias: FloatArray
+
+    def class_probabilities(self, tokens: FloatArray) -> FloatArray:
+        """Class probabilities (B, 3, K) of tokens (B, T, D): whole photo, mean over its parts, best part."""
+        logits = deep_features(tokens) @ self.weight.T + self.bias
+        logits -= logits.max(axis=-1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=-1, keepdims=True)
+        parts = logits[:, 1:]
+        return np.stack([logits[:, 0], parts.mean(axis=1), parts.max(axis=1)], axis=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Evidence of ordinary photos, the largest classes only: what makes evidence of one tag comparable with another's.
+
+    Attributes:
+        classes: (R, 3, KEPT) int32 class numbers.
+        values: (R, 3, KEPT) float16 probabilities.
+    """
+
+    classes: NDArray[np.int32]
+    values: NDArray[np.float16]
+
+    @classmethod
+    def of(cls, evidence: FloatArray) -> Reference:
+        """Keeps the largest probabilities of (R, 3, K)."""
+        classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :KEPT]
+        return cls(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
+
+    def background(self) -> FloatArray:
+        """(R, 3, K) float32, 0 where not kept."""
+        dense = np.zeros((*self.classes.shape[:2], CLASSES), dtype=np.float32)
+        np.put_along_axis(dense, self.classes.astype(np.int64), self.values.astype(np.float32), axis=2)
+        return dense
+
+
+@dataclass(frozen=True)
+class PriorTags:
+    """What the prior needs of L tags: class weights (L, K), mean and spread (L,) of the evidence on ordinary photos."""
+
+    weights: FloatArray
+    mean: FloatArray
+    spread: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def take(self, rows: Sequence[int]) -> PriorTags:
+        """A selection, in that order."""
+        return PriorTags(self.weights[rows], self.mean[rows], self.spread[rows])
+
+    def scores(self, evidence: FloatArray) -> FloatArray:
+        """Evidence (B, 3, K) to comparable numbers (B, L): 0 is an ordinary photo, above 3 it grows slowly."""
+        return self._comparable(_log_evidence(evidence, self.weights))
+
+    def logit_at(self, probabilities: Sequence[float]) -> FloatArray:
+        """What `scores` gives (L,) where a tag's classes together have these probabilities per pooling."""
+        logs = np.log(np.asarray(probabilities, dtype=np.float32) + np.float32(FLOOR)).mean()
+        return self._comparable(np.broadcast_to(logs, self.mean.shape))
+
+    def _comparable(self, logs: FloatArray) -> FloatArray:
+        raised = (logs - self.mean) / (self.spread + np.float32(SPREAD_FLOOR))
+        high = np.maximum(raised - 3, 0)
+        return (np.minimum(raised, 3) + 2 * np.log1p(high / 2)).astype(np.float32)
+
+
+def prior_tags(
+    embeddings: FloatArray,
+    classes: Sequence[Sequence[int] | NDArray[np.int32]],
+    class_embeddings: FloatArray,
+    reference: Reference,
+) -> PriorTags:
+    """Prepares tags.
+
+    Args:
+        embeddings: (L, E) label embeddings, length 1.
+        classes: per tag the classes that are kinds of it, may be empty.
+        class_embeddings: (K, E) embeddings of the classes' descriptions, length 1.
+        reference: evidence of ordinary photos.
+    """
+    weights = class_weights(embeddings, classes, class_embeddings)
+    return PriorTags(weights, *background_stats(weights, reference))
+
+
+def class_weights(
+    embeddings: FloatArray, classes: Sequence[Sequence[int] | NDArray[np.int32]], class_embeddings: FloatArray
+) -> FloatArray:
+    """How much each class counts for each tag: (L, K); see `prior_tags`."""
+    weights = embeddings @ class_embeddings.T
+    weights -= weights.max(axis=1, keepdims=True)
+    weights /= np.float32(SOFTNESS)
+    np.exp(weights, out=weights)
+    weights *= np.float32(TEXT_SHARE) / weights.sum(axis=1, keepdims=True)
+    for row, numbers in enumerate(classes):
+        weights[row, list(numbers)] += 1
+    return weights
+
+
+def background_stats(weights: FloatArray, reference: Reference) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread (L,) of tags' evidence on ordinary photos, from their class weights (L, K)."""
+    logs = _log_evidence(reference.background(), weights)
+    return logs.mean(axis=0), logs.std(axis=0)
+
+
+def _log_evidence(evidence: FloatArray, weights: FloatArray) -> FloatArray:
+    """Mean over the poolings of log(probability + floor): (B, 3, K) and (L, K) to (B, L)."""
+    mixed = evidence.reshape(-1, CLASSES) @ weights.T
+    mixed += np.float32(FLOOR)
+    np.log(mixed, out=mixed)
+    return mixed.reshape(len(evidence), POOLINGS, len(weights)).mean(axis=1, dtype=np.float32)

@@ -1,0 +1,254 @@
+"""Hierarchical Platt scaling of the bundle and the ridge score per tag, and F1 thresholds on the result.
+
+    log-odds = trust * z + share * u + offset
+
+is a logistic regression per tag whose coefficients are drawn towards common ones (a mixed-effects model fitted by
+penalised likelihood; Gelman and Hill 2007, chapter 14): a tag that was seen often goes its own way, a rare one follows
+the others, and with few images in all the common ones stay near the bundle's own curve: trust 1, offset 0. Here z is
+the bundle's calibrated log-odds and u what a recipe says about images that it was not fitted on, so that `share` is
+honest.
+
+Shapes: N images, L tags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+START = (1.0, 0.5, 0.0)
+"""Common trust, share and offset where nothing is known; u has a mean square of 1."""
+COMMON_HOLD = (10.0, 1.0, 0.3)
+"""How strongly the common coefficients are held there: inverse variances of Gaussian priors."""
+OWN_HOLD = (10.0, 30.0, 0.3)
+"""The same for the difference of a tag's own coefficients from the common ones."""
+LEAST_TRUST = 0.1
+"""Of a tag, relative to the common trust; the common one is at least this, too."""
+PAIRS_AT_ONCE = 400_000
+"""The common coefficients are learned from the tags of about so many pairs; a tag's own from all of its pairs."""
+THRESHOLD_HOLD = 100.0
+"""Positives of a tag that weigh as much as what the other tags say about its threshold."""
+COMMON_THRESHOLD_HOLD = 20.0
+"""Positives of all tags that weigh as much as the bundle's threshold."""
+HIGHEST_THRESHOLD = 0.95
+
+_STEPS = 60
+_PRECISION = 1e-7
+_FIXED = 1e12
+
+
+@dataclass(frozen=True)
+class PooledPrior:
+    """Common coefficients that those of each tag are shrunk towards.
+
+    Attributes:
+        coefficients: (3,) trust, share, offset.
+        likelihood: penalised log-likelihood of the pairs that they were learned from, at most 0; comparable between
+            several u of the same labels.
+    """
+
+    coefficients: FloatArray
+    likelihood: float
+
+
+@dataclass(frozen=True)
+class TagCalibrations:
+    """Coefficients per tag.
+
+    Attributes:
+        trust: (L,) on z, above 0.
+        share: (L,) on u, at least 0.
+        offset: (L,).
+    """
+
+    trust: FloatArray
+    share: FloatArray
+    offset: FloatArray
+
+    def log_odds(self, z: FloatArray | NDArray[np.float32], u: FloatArray) -> FloatArray:
+        """Calibrated log-odds (N, L)."""
+        found: FloatArray = self.trust * z + self.share * u + self.offset
+        return found
+
+
+def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
+    """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
+
+    Of one tag all known pairs count alike, else the tag's rate would be wrong: where a "no" is believed half as much as
+    a "yes", scores would come out twice as high as what people then tick. They count half-way between how much the
+    tag's positives and how much its negatives are believed; without positives it is as much as its negatives.
+    """
+    known = weights > 0
+
+    def mean(pairs: BoolArray) -> FloatArray:
+        return np.asarray((weights * pairs).sum(axis=0) / np.maximum(pairs.sum(axis=0), 1), dtype=np.float64)
+
+    positive, negative = known & labels, known & ~labels
+    yes, no = mean(positive), mean(negative)
+    yes_only, no_only = ~negative.any(axis=0), ~positive.any(axis=0)
+    return np.where(no_only, no, np.where(yes_only, yes, (yes + no) / 2)) * known
+
+
+def fit_pooled_prior(
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray
+) -> PooledPrior | None:
+    """Fits the common coefficients, the tags' own ones beside them.
+
+    Args:
+        z: (N, L) the bundle's calibrated log-odds.
+        u: (N, L) with a mean square of about 1; all 0 where there is nothing but the bundle.
+        labels: (N, L).
+        counts: (N, L) see `pair_weights`.
+
+    Returns:
+        None where the known labels are all equal: nothing can be learned.
+    """
+    known = counts > 0
+    if not (labels & known).any() or not (~labels & known).any():
+        return None
+    tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
+    common, _, likelihood = _fit(z, u, labels, counts, tags, np.array(START), np.array(COMMON_HOLD))
+    return PooledPrior(common, likelihood)
+
+
+def fit_tag_calibrations(
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, common: PooledPrior | None
+) -> TagCalibrations:
+    """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
+
+    Returns:
+        Coefficients of all tags; (1, 0, 0), the bundle's, for a tag without any known pair, and for all tags where
+        there are no common ones.
+    """
+    tags = np.flatnonzero((counts > 0).any(axis=0))
+    trust, share, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
+    if common is None:
+        return TagCalibrations(trust, share, offset)
+    centre = common.coefficients
+    least = LEAST_TRUST * max(float(centre[0]), LEAST_TRUST)
+    portion = max(1, PAIRS_AT_ONCE // len(z))
+    for start in range(0, len(tags), portion):
+        some = tags[start : start + portion]
+        _, own, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED))
+        trust[some] = np.maximum(centre[0] + own[:, 0], least)
+        share[some] = np.maximum(centre[1] + own[:, 1], 0)
+        offset[some] = centre[2] + own[:, 2]
+    return TagCalibrations(trust, share, offset)
+
+
+def fit_thresholds(
+    scores: FloatArray, labels: BoolArray, counts: FloatArray, bundle: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Thresholds at which F1 is best: one for all tags, from which a tag with many positives may deviate.
+
+    With honest probabilities one threshold is best for micro F1 (Lipton, Elkan, Narayanaswamy 2014); the own ones make
+    up for what calibration missed.
+
+    Args:
+        scores: (N, L) probabilities of images that fitting didn't see.
+        labels: (N, L).
+        counts: (N, L) see `pair_weights`.
+        bundle: (L,) the bundle's, which hold for a tag without known pairs and as long as positives are few.
+
+    Returns:
+        (L,) float32 in [0, 1).
+    """
+    known = counts > 0
+    positives = (labels & known).sum(axis=0)
+    total = int(positives.sum())
+    result = bundle.astype(np.float64).copy()
+    if total:
+        best = best_threshold(scores[known], labels[known], counts[known])
+        for tag in np.flatnonzero(known.any(axis=0)):
+            rows = known[:, tag]
+            common = (total * best + COMMON_THRESHOLD_HOLD * result[tag]) / (total + COMMON_THRESHOLD_HOLD)
+            own = best_threshold(scores[rows, tag], labels[rows, tag], counts[rows, tag]) if positives[tag] else common
+            result[tag] = (positives[tag] * own + THRESHOLD_HOLD * common) / (positives[tag] + THRESHOLD_HOLD)
+    return np.clip(result, 0, HIGHEST_THRESHOLD).astype(np.float32)
+
+
+def best_threshold(scores: FloatArray, labels: BoolArray, counts: FloatArray) -> float:
+    """The score above which weighted F1 over these pairs is best, half-way between two neighbours.
+
+    Args:
+        scores: (n,) in [0, 1], n at least 1.
+        labels: (n,).
+        counts: (n,) above 0.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    hits, shown = np.cumsum((labels * counts)[order]), np.cumsum(counts[order])
+    f1 = 2 * hits / (shown + hits[-1] + 1e-12)
+    f1[:-1][ordered[1:] == ordered[:-1]] = -1  # a threshold can't part equal scores
+    best = int(np.argmax(f1))
+    following = ordered[best + 1] if best + 1 < len(order) else 0.0
+    return float((ordered[best] + following) / 2)
+
+
+def sigmoid(log_odds: FloatArray) -> FloatArray:
+    """Log-odds of any shape to probabilities; never overflows."""
+    small = np.exp(-np.abs(log_odds))
+    found: FloatArray = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small))
+    return found
+
+
+def _spread(labels: BoolArray, known: BoolArray, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tags from which the common coefficients are learned: evenly spread from the rarest to the most frequent."""
+    most = max(1, PAIRS_AT_ONCE // len(labels))
+    if len(asked) <= most:
+        return asked
+    by_count = asked[np.argsort((labels & known).sum(axis=0)[asked], kind="stable")]
+    places = np.linspace(len(by_count) - 1, 0, most).round().astype(np.int64)  # the most frequent one is always there
+    return np.sort(by_count[np.unique(places)])
+
+
+def _fit(
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, tags: NDArray[np.int64],
+    centre: FloatArray, hold: FloatArray,
+) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
+    """Newton steps on common (3,) and own (L, 3) coefficients at once; own ones are eliminated tag by tag.
+
+    The Hessian is an arrow: tags meet only through the common coefficients, whose system is its Schur complement.
+    """
+    inputs = np.stack([z[:, tags].astype(np.float64), u[:, tags], np.ones((len(z), len(tags)))])
+    target, weight = labels[:, tags].astype(np.float64), counts[:, tags]
+    own_hold = np.array(OWN_HOLD)
+    common, own = centre.copy(), np.zeros((len(tags), 3))
+
+    def raised(common: FloatArray, own: FloatArray) -> FloatArray:
+        return np.einsum("lp,pnl->nl", common + own, inputs)
+
+    def cost(common: FloatArray, own: FloatArray) -> float:
+        at = raised(common, own)
+        loss = float((weight * (np.logaddexp(0, at) - target * at)).sum())
+        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * own**2).sum())
+
+    current = cost(common, own)
+    for _ in range(_STEPS):
+        score = sigmoid(raised(common, own))
+        slope = np.einsum("pnl,nl->lp", inputs, weight * (score - target))
+        bend = weight * score * (1 - score)
+        curve = np.stack([(inputs * (inputs[row] * bend)).sum(axis=1) for row in range(3)]).transpose(2, 0, 1)
+        eliminated = np.linalg.solve(
+            curve + np.diag(own_hold), np.concatenate([curve, (slope + own_hold * own)[:, :, None]], axis=2)
+        )
+        system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :3])
+        side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 3])
+        step = np.linalg.solve(system, side)
+        own_step = eliminated[:, :, 3] - np.einsum("lpq,q->lp", eliminated[:, :, :3], step)
+        length = 1.0
+        while (tried := cost(common - length * step, own - length * own_step)) > current and length > 1e-4:
+            length /= 2
+        if tried > current:
+            break
+        common, own = common - length * step, own - length * own_step
+        settled = current - tried <= _PRECISION * max(1.0, abs(current))
+        current = tried
+        if settled:
+            break
+    return common, own, -current

@@ -1,0 +1,96 @@
+"""The untrained part of the starter, on classifiers small enough to know the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ram_backend.models.starter.layout import DEEP, ROOT_SHIFT, TOKENS, WIDTH, deep_features, pooling_matrix
+from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
+from ram_backend.vocabulary.tags import Tag, Vocabulary
+from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
+
+
+@pytest.fixture
+def reference() -> Reference:
+    rng = np.random.default_rng(0)
+    evidence = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
+    return Reference.of(evidence)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_evidence_reads_the_whole_photo_and_its_parts() -> None:
+    features = np.zeros((1, TOKENS, DEEP), dtype=np.float32)
+    features[0, 0, 0] = 1.0  # the whole photo speaks for class 3
+    features[0, 7, 1] = 1.0  # one part speaks for class 5
+    tokens = np.zeros((1, TOKENS, WIDTH), dtype=np.float32)
+    tokens[..., :DEEP] = np.sqrt(features + ROOT_SHIFT)
+    weight = np.zeros((CLASSES, DEEP), dtype=np.float32)
+    weight[3, 0] = weight[5, 1] = 30.0
+    evidence = Classifier(weight, np.zeros(CLASSES, dtype=np.float32)).class_probabilities(tokens)
+    assert evidence.shape == (1, 3, CLASSES)
+    np.testing.assert_allclose(evidence[0, :2].sum(-1), 1, rtol=1e-4)
+    assert evidence[0, 0].argmax() == 3
+    assert evidence[0, 0, 3] > 0.99
+    assert evidence[0, 2].argmax() == 5
+    assert evidence[0, 2, 5] > 0.99
+    assert evidence[0, 1, 5] == pytest.approx(1 / 25, rel=0.1)
+
+
+def test_deep_features_undo_the_root() -> None:
+    features = np.random.default_rng(1).uniform(0, 6, (2, TOKENS, DEEP)).astype(np.float32)
+    tokens = np.zeros((2, TOKENS, WIDTH), dtype=np.float32)
+    tokens[..., :DEEP] = np.sqrt(features + ROOT_SHIFT)
+    np.testing.assert_allclose(deep_features(tokens), features, atol=1e-5)
+
+
+def test_pooling_keeps_a_constant_map_and_covers_every_place() -> None:
+    matrix = pooling_matrix(9, 5)
+    np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
+    assert (matrix.sum(0) > 0).all()
+
+
+def test_a_kind_of_the_tag_counts_more_than_a_similar_word(reference: Reference) -> None:
+    rng = np.random.default_rng(2)
+    class_embeddings = unit(rng.standard_normal((CLASSES, 16)))
+    tags = prior_tags(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings, reference)
+    assert tags.weights[0, 20] >= 1 > tags.weights[0, 10] > tags.weights[0, 30]
+    assert tags.weights[1].argmax() == 10
+    evidence = np.full((2, 3, CLASSES), 1e-5, dtype=np.float32)
+    evidence[0, :, 21] = 0.5
+    scores = tags.scores(evidence)
+    assert scores[0, 0] > scores[1, 0] + 1
+    assert scores[0, 1] == pytest.approx(scores[1, 1], abs=0.5)
+
+
+def test_scores_rise_with_evidence_and_reach_the_level(reference: Reference) -> None:
+    class_embeddings = unit(np.random.default_rng(3).standard_normal((CLASSES, 16)))
+    tags = prior_tags(class_embeddings[:1], [[0]], class_embeddings, reference)
+    evidence = np.zeros((6, 3, CLASSES), dtype=np.float32)
+    evidence[:, :, 0] = np.array([0, 1e-4, 1e-3, 1e-2, 0.1, 0.9])[:, None]
+    scores = tags.scores(evidence)[:, 0]
+    assert (np.diff(scores) > 0).all()
+    assert scores[3] < tags.logit_at((0.3, 0.3, 0.3))[0] < scores[5]
+
+
+def test_reference_keeps_the_largest_classes() -> None:
+    evidence = np.random.default_rng(4).dirichlet(np.full(CLASSES, 0.01), size=(3, 3)).astype(np.float32)
+    kept = Reference.of(evidence).background()
+    np.testing.assert_allclose(kept.max(-1), evidence.max(-1), rtol=1e-3)
+    assert (np.count_nonzero(kept, axis=-1) <= 32).all()
+
+
+def test_classes_are_found_by_synset_by_name_and_through_broader_tags() -> None:
+    classes = imagenet_classes()
+    tench = next(number for number, item in enumerate(classes) if item.name == "tench")
+    vocabulary = Vocabulary([Tag("fish"), Tag("tench", hypernyms=("fish",)), Tag("nonsense word")])
+    by_name = classes_of_tags(vocabulary, {})
+    assert by_name == [[tench], [tench], []]
+    fish_synset = "02512053"
+    assert fish_synset in classes[tench].broader
+    by_synset = classes_of_tags(vocabulary, {"fish": (fish_synset, ())})
+    assert len(by_synset[0]) > 5
+    assert tench in by_synset[0]

@@ -1,0 +1,168 @@
+"""Trust, share, offset and thresholds: recovered where there is enough data, the bundle's where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ram_backend.metrics import calibration_error, f1
+from ram_backend.training import calibration as recalibration
+from ram_backend.training.calibration import (
+    TagCalibrations,
+    best_threshold,
+    fit_pooled_prior,
+    fit_tag_calibrations,
+    fit_thresholds,
+    pair_weights,
+    sigmoid,
+)
+
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def drawn(images: int, trust: list[float], share: list[float], offset: list[float], seed: int = 0) -> Drawn:
+    """Log-odds of a bundle, scores of a recipe, and labels that follow the given coefficients per tag."""
+    random = np.random.default_rng(seed)
+    z = (2 * random.normal(size=(images, len(trust))) - 1).astype(np.float32)
+    u = random.normal(size=z.shape)
+    labels = random.random(z.shape) < sigmoid(np.array(trust) * z + np.array(share) * u + np.array(offset))
+    return z, u, labels
+
+
+def fitted(z: np.ndarray, u: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> TagCalibrations:
+    counts = np.ones(labels.shape) if counts is None else counts
+    return fit_tag_calibrations(z, u, labels, counts, fit_pooled_prior(z, u, labels, counts))
+
+
+def test_coefficients_are_recovered_where_there_are_many_images() -> None:
+    trust, share, offset = [0.5, 0.7, 0.6, 0.9], [1, 1.5, 0.5, 2], [-1, -2, 0, -0.5]
+    found = fitted(*drawn(4000, trust, share, offset))
+    assert found.trust == pytest.approx(trust, abs=0.1)
+    assert found.share == pytest.approx(share, abs=0.15)
+    assert found.offset == pytest.approx(offset, abs=0.15)
+
+
+def test_a_rare_tag_follows_the_others() -> None:
+    z, u, labels = drawn(2000, [0.5] * 6, [1.5] * 6, [-2] * 6)
+    counts = np.ones(labels.shape)
+    counts[6:, 5] = 0  # of the last tag only six images are known
+    found = fitted(z, u, labels, counts)
+    assert found.share[5] == pytest.approx(1.5, abs=0.3)
+    assert found.offset[5] == pytest.approx(-2, abs=0.9)
+
+
+def test_with_hardly_any_images_the_bundle_is_trusted() -> None:
+    z = np.array([[2.0, -2], [1, -3], [-2, 0]], dtype=np.float32)
+    labels = np.array([[1, 0], [1, 0], [0, 1]], dtype=bool)
+    found = fitted(z, np.zeros(z.shape), labels)
+    assert found.trust == pytest.approx(np.ones(2), abs=0.25)
+    assert found.offset == pytest.approx(np.zeros(2), abs=0.8)
+
+
+def test_a_recipe_that_says_nothing_gets_no_share() -> None:
+    z, _, labels = drawn(1500, [1] * 5, [0] * 5, [0] * 5)
+    noise = np.random.default_rng(9).normal(size=z.shape)
+    assert np.abs(fitted(z, noise, labels).share).max() < 0.15
+    assert np.all(fitted(z, -10 * (labels - 0.5), labels).share >= 0), "never against what was learned"
+
+
+def test_order_is_kept_where_the_bundle_is_worse_than_none() -> None:
+    z, u, labels = drawn(1500, [-1] * 4, [0] * 4, [0] * 4)
+    assert np.all(fitted(z, np.zeros(u.shape), labels).trust > 0)
+
+
+def test_what_nobody_said_anything_about_stays_the_bundles() -> None:
+    z, u, labels = drawn(300, [0.5] * 3, [1] * 3, [-1] * 3)
+    counts = np.ones(labels.shape)
+    counts[:, 1] = 0
+    found = fitted(z, u, labels, counts)
+    assert (found.trust[1], found.share[1], found.offset[1]) == (1, 0, 0)
+    assert found.offset[0] < -0.5
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_equal_labels_teach_nothing(label: bool) -> None:
+    z, u, labels = drawn(20, [1] * 2, [1] * 2, [0] * 2)
+    counts = np.ones(labels.shape)
+    assert fit_pooled_prior(z, u, np.full_like(labels, label), counts) is None
+    found = fit_tag_calibrations(z, u, np.full_like(labels, label), counts, None)
+    assert np.array_equal(found.log_odds(z, u), z.astype(np.float64))
+
+
+def test_a_tag_that_is_always_refused_falls() -> None:
+    z, u, labels = drawn(200, [1] * 4, [0] * 4, [0] * 4)
+    labels[:, 0] = False
+    assert fitted(z, u, labels).offset[0] < -2
+
+
+def test_likelihood_tells_what_explains_the_labels_better() -> None:
+    z, u, labels = drawn(800, [0.5] * 4, [1.5] * 4, [-1] * 4)
+    counts = np.ones(labels.shape)
+    good, none = (fit_pooled_prior(z, each, labels, counts) for each in (u, np.zeros(u.shape)))
+    assert good is not None
+    assert none is not None
+    assert none.likelihood < good.likelihood < 0
+
+
+def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, u, labels = drawn(200, [0.5] * 12, [1] * 12, [-1] * 12)
+    whole = fitted(z, u, labels)
+    monkeypatch.setattr(recalibration, "PAIRS_AT_ONCE", 1000)
+    parts = fitted(z, u, labels)
+    assert parts.trust == pytest.approx(whole.trust, abs=0.2)
+    assert parts.offset == pytest.approx(whole.offset, abs=0.5)
+
+
+def test_scores_are_honest_on_unseen_images_also_where_a_no_is_half_believed() -> None:
+    z, u, labels = drawn(4000, [0.6] * 20, [1] * 20, [-2] * 20)
+    weights = np.where(labels, 1, 0.5).astype(np.float32)[:2000]
+    found = fitted(z[:2000], u[:2000], labels[:2000], pair_weights(labels[:2000], weights))
+    assert calibration_error(sigmoid(found.log_odds(z[2000:], u[2000:])), labels[2000:]) < 0.02
+    assert calibration_error(sigmoid(z[2000:].astype(np.float64)), labels[2000:]) > 0.15, "the bundle's are not"
+
+
+def test_evidence_is_alike_for_all_known_pairs_of_a_tag() -> None:
+    labels = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], dtype=bool)
+    weights = np.array([[1, 0.05, 0.8], [0.5, 0.05, 1], [0, 0.05, 0]], dtype=np.float32)
+    expected = np.array([[0.75, 0.05, 0.9], [0.75, 0.05, 0.9], [0, 0.05, 0]])
+    assert pair_weights(labels, weights) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_threshold_is_that_of_an_exhaustive_search(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.random(40).round(1)  # with ties
+    labels = random.random(40) < scores
+    found = f1(scores[:, None], labels[:, None], best_threshold(scores, labels, np.ones(40)))
+    searched = max(f1(scores[:, None], labels[:, None], threshold) for threshold in np.arange(-0.05, 1, 0.1))
+    assert found == pytest.approx(searched)
+
+
+def test_thresholds_leave_the_bundles_as_positives_come_in() -> None:
+    bundle = np.array([0.8, 0.8, 0.8], dtype=np.float32)
+    random = np.random.default_rng(3)
+
+    def thresholds(images: int) -> np.ndarray:
+        scores = random.random((images, 3))
+        labels = random.random(scores.shape) < scores**2
+        counts = np.ones(scores.shape)
+        counts[:, 2] = 0
+        return fit_thresholds(scores, labels, counts, bundle)
+
+    few, many = thresholds(4), thresholds(3000)
+    assert many[:2] == pytest.approx([0.6, 0.6], abs=0.05), "here 0.36 of 1 are right, which is half of the best F1"
+    assert np.all(few[:2] > many[:2])
+    assert few[2] == many[2] == np.float32(0.8), "nobody said anything about it"
+    none = fit_thresholds(np.full((5, 3), 0.5), np.zeros((5, 3), dtype=bool), np.ones((5, 3)), bundle)
+    assert np.array_equal(none, bundle)
+
+
+def test_thresholds_can_be_served() -> None:
+    scores, labels = np.ones((3, 1)), np.ones((3, 1), dtype=bool)
+    found = fit_thresholds(scores, labels, np.ones((3, 1)), np.array([0.99], dtype=np.float32))
+    assert 0 <= found[0] < 1
+
+
+def test_the_sigmoid_never_overflows() -> None:
+    with np.errstate(over="raise"):
+        assert sigmoid(np.array([-1e4, 0.0, 1e4])) == pytest.approx([0, 0.5, 1])

@@ -1,0 +1,164 @@
+"""The closed-form ridge against refitting by brute force, and the sharing between tags of similar meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ram_backend.training.ridge import (
+    SPREAD_FLOOR,
+    KernelEigen,
+    residualise,
+    shared_targets,
+    sharing_matrix,
+    standardised_targets,
+)
+
+
+def drawn(images: int, width: int, tags: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, labels and weights with some pairs unknown and others half believed."""
+    random = np.random.default_rng(seed)
+    features = (random.normal(size=(images, width)) * np.arange(1, width + 1)).astype(np.float32)
+    labels = features[:, :tags] + random.normal(size=(images, tags)) > 0.3
+    weights = random.choice([0, 0.5, 1], size=labels.shape, p=[0.1, 0.3, 0.6]).astype(np.float32)
+    return features, labels, weights
+
+
+def plain_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and intercepts by solving the normal equations, intercept not penalised."""
+    centre = features.mean(axis=0)
+    moved = features - centre
+    weight = np.linalg.solve(moved.T @ moved + penalty * np.eye(features.shape[1]), moved.T @ targets)
+    return weight, targets.mean(axis=0) - centre @ weight
+
+
+@pytest.mark.parametrize(("images", "width"), [(12, 30), (60, 7)])
+def test_weights_are_those_of_a_ridge_on_scaled_features(images: int, width: int) -> None:
+    features, labels, weights = drawn(images, width)
+    targets = standardised_targets(labels, weights)
+    ridge = KernelEigen.of(features).ridge(targets, np.arange(images), strength=3.0)
+    spread = features.astype(np.float64).std(axis=0) + SPREAD_FLOOR
+    by_hand, intercept = plain_ridge(features / spread, targets, 3.0 * images)
+    assert ridge.weight == pytest.approx((by_hand / spread[:, None]).T, abs=1e-6)
+    assert ridge.bias == pytest.approx(intercept, abs=1e-6)
+
+
+@pytest.mark.parametrize(("images", "width"), [(12, 30), (40, 7)])
+def test_left_out_scores_are_those_of_models_that_never_saw_the_group(images: int, width: int) -> None:
+    features, labels, weights = drawn(images, width, seed=1)
+    targets = standardised_targets(labels, weights)
+    groups = np.arange(images)
+    groups[[2, 5, 7]] = 2
+    groups[[0, 11]] = 0
+    strength = 2.0
+    found = KernelEigen.of(features).ridge(targets, groups, strength).left_out
+    scale = (features.astype(np.float64).std(axis=0) + SPREAD_FLOOR) * np.sqrt(width)
+    for group in np.unique(groups):
+        out = groups == group
+        weight, intercept = plain_ridge(features[~out] / scale, targets[~out], strength * images / width)
+        refitted = features[out] / scale @ weight + intercept - targets[~out].mean(axis=0)
+        assert found[out] == pytest.approx(refitted, abs=1e-6)
+
+
+def test_left_out_scores_know_nothing_of_labels_that_features_do_not_explain() -> None:
+    """Scores that saw the image, or a mean that did, would rank drawn labels well above or below chance."""
+    differences = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        features = random.normal(size=(30, 200)).astype(np.float32)
+        labels = random.random((30, 8)) < 0.2
+        targets = standardised_targets(labels, np.ones(labels.shape, dtype=np.float32))
+        scores = KernelEigen.of(features).ridge(targets, np.arange(30), 2.0).left_out
+        kept = labels.any(axis=0)
+        differences.append(scores[:, kept][labels[:, kept]].mean() - scores[:, kept][~labels[:, kept]].mean())
+    assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(len(differences))
+
+
+def test_unknown_pairs_and_uniform_tags_pull_nowhere() -> None:
+    labels = np.array([[1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]], dtype=bool)
+    weights = np.array([[1, 1, 1, 0], [1, 1, 0.5, 0], [0, 1, 1, 0]], dtype=np.float32)
+    targets = standardised_targets(labels, weights)
+    assert np.all(targets[:, 1:] == 0), "all present, all absent, nobody said"
+    assert targets[2, 0] == 0
+    assert targets[0, 0] > 0 > targets[1, 0]
+    assert targets.sum(axis=0) == pytest.approx(np.zeros(4))
+
+
+def test_half_believed_labels_pull_less() -> None:
+    labels = np.array([[1], [0], [0]], dtype=bool)
+    whole, half = (
+        standardised_targets(labels, np.array([[1], [weight], [1]], dtype=np.float32))[1, 0] for weight in (1, 0.5)
+    )
+    assert whole < half < 0
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_hardly_any_images(images: int) -> None:
+    features, labels, weights = drawn(images, 5)
+    ridge = KernelEigen.of(features).ridge(standardised_targets(labels, weights), np.arange(images), 6.0)
+    assert np.isfinite(ridge.weight).all()
+    assert np.isfinite(ridge.left_out).all()
+
+
+def test_equal_images_and_one_group_give_no_evidence() -> None:
+    features, labels, weights = drawn(6, 5)
+    targets = standardised_targets(labels, weights)
+    assert np.all(KernelEigen.of(features).ridge(targets, np.zeros(6, dtype=np.int64), 6.0).left_out == 0)
+    same = KernelEigen.of(np.ones((6, 5), dtype=np.float32)).ridge(targets, np.arange(6), 6.0)
+    assert np.all(same.weight == 0)
+    assert same.left_out == pytest.approx(np.zeros_like(targets), abs=1e-9)
+
+
+def test_rare_tags_borrow_from_frequent_ones_of_like_meaning() -> None:
+    directions = np.eye(4)[[0, 0, 1, 2]] + 0.1 * np.eye(4)[[3, 0, 3, 3]]
+    embeddings = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
+    sharing = sharing_matrix(embeddings, np.array([400, 0, 300, 2]))
+    assert sharing[0, 1] > 0.5, "the alike one lends"
+    assert abs(sharing[2, 1]) < 0.1, "the other doesn't"
+    assert np.all(sharing[1] == 0), "who was never seen has nothing to lend"
+    assert sharing[0, 0] > 0.7 > sharing[3, 3], "frequent tags keep their own, rare ones are shrunk"
+
+
+def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
+    _, labels, weights = drawn(50, 4, seed=3)
+    labels[:, 2] = False
+    targets = standardised_targets(labels, weights)
+    scores = (3 * labels + np.random.default_rng(0).normal(size=labels.shape) * [1, 9, 1] + 5).astype(np.float32)
+    beyond = residualise(targets, scores, weights)
+    assert beyond.sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-9)
+    assert np.all(beyond[:, 2] == 0), "nobody has the tag: nothing to lend"
+    assert np.all(beyond[weights == 0] == 0), "unknown pairs still pull nowhere"
+    moved = weights * (scores.astype(np.float64) - np.average(scores.astype(np.float64), axis=0, weights=weights))
+    explaining = (moved / (np.sqrt(np.mean(moved**2, axis=0)) + SPREAD_FLOOR))[:, :2].ravel()
+    slope = explaining @ targets[:, :2].ravel() / (explaining @ explaining)
+    assert slope > 0.2, "the scores do explain the labels"
+    assert beyond[:, :2].ravel() == pytest.approx(targets[:, :2].ravel() - slope * explaining, abs=1e-9)
+    constant = np.full_like(scores, -7.0)
+    assert residualise(targets, constant, weights) == pytest.approx(targets), "scores that say nothing explain nothing"
+
+
+def test_shared_targets_share_weights() -> None:
+    features, labels, weights = drawn(30, 8, seed=4)
+    targets = standardised_targets(labels, weights)
+    sharing = np.random.default_rng(0).random((3, 3))
+    spectrum, groups = KernelEigen.of(features), np.arange(30)
+    own, mixed = (spectrum.ridge(some, groups, 6.0) for some in (targets, shared_targets(targets, targets, sharing)))
+    assert mixed.weight == pytest.approx(sharing.T @ own.weight, abs=1e-9)
+    assert mixed.bias == pytest.approx(sharing.T @ own.bias, abs=1e-9)
+    assert mixed.left_out == pytest.approx(own.left_out @ sharing, abs=1e-9)
+
+
+def test_what_the_bundle_knows_is_kept_but_not_lent() -> None:
+    """The first feature is in the bundle's scores already, the second is not; the second tag only borrows."""
+    random = np.random.default_rng(5)
+    features = random.normal(size=(400, 6)).astype(np.float32)
+    labels = np.zeros((400, 2), dtype=np.bool_)
+    labels[:, 0] = features[:, 0] + features[:, 1] + 0.3 * random.normal(size=400) > 0
+    scores = np.repeat(features[:, :1], 2, axis=1)
+    weights = np.ones((400, 2), dtype=np.float32)
+    targets = standardised_targets(labels, weights)
+    sharing = np.array([[0.9, 0.8], [0.0, 0.0]])
+    mixed = shared_targets(targets, residualise(targets, scores, weights), sharing)
+    lender, borrower = KernelEigen.of(features).ridge(mixed, np.arange(400), 0.1).weight
+    assert lender[0] == pytest.approx(lender[1], rel=0.2)
+    assert abs(borrower[0]) < 0.1 * borrower[1]
