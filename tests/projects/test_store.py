@@ -440,7 +440,7 @@ store = ProjectStore.open(settings)
 assert store.health.ok, store.health
 for project in range(10):
     for own in ("shared", f"own-{number}"):
-        host = "http://" + own
+        host = f"http://{own}.localhost"
         store.upsert(f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
 assert store.settle(60)
 while len(store.projects()) < 50:
@@ -472,7 +472,7 @@ def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings,
     assert [each.returncode for each in processes] == [0] * 4, outcomes
     answers = [json.loads(stdout) for stdout, _ in outcomes]
     assert all(answer == answers[0] for answer in answers)
-    assert answers[0][0] == "http://shared"
+    assert answers[0][0] == "http://shared.localhost"
     assert len(answers[0][1]) == 50
     assert {revision for _, revision in answers[0][1]} == {1}
     changes = open_table(settings).changes()
