@@ -37,7 +37,7 @@ def trainers_for(settings: Settings, scorer: Scorer, fit: TrainingSet, seed: int
         BundleDamaged: the bundle's head can't be read.
     """
     trainers: list[Trainer] = [RidgeTrainer()]
-    if scorer.bundle.kind == "starter" or not is_tuning_wanted(settings, len(fit)):
+    if not is_tuning_wanted(settings, len(fit)) or scorer.bundle.kind == "starter":
         return trainers
     from ram_backend.models.head_checkpoint import open_head
     from ram_backend.training.head_tuning import HeadTrainer, TuningOptions
