@@ -1,8 +1,10 @@
-"""RAM, RAM++ and Tag2Text on torch, for inference: device, precision, and only the asked tags' rows."""
+"""Inference of RAM, RAM++ and Tag2Text on torch: device, mixed precision, thread count, selected tags only."""
 
 from __future__ import annotations
 
 import copy
+import logging
+import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +35,7 @@ RESIDENT_ROWS = 512 * 51
 
 Entry = int | NDArray[np.float32]
 FixedPrecision = Literal["fp32", "bf16", "fp16"]
+_log = logging.getLogger(__name__)
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -252,6 +255,14 @@ torch_threads = _ThreadCount()
 def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> TorchNetwork:
     """Implements `network.load_network` for RAM, RAM++ and Tag2Text; weights are mapped from the bundle's file."""
     place = _device(device)
+    fixed = _precision(precision, place)
+    if fixed == "fp32" and precision not in ("fp32", "auto"):
+        _log.warning(
+            "This CPU has no instructions for %s and would emulate it, many times slower than fp32: fp32 is used."
+            " Set RAM_PRECISION=auto, or force-%s to use it anyway.",
+            precision,
+            precision,
+        )
     module = load_module(bundle)
     labels = LabelEmbeddings.open(bundle.path)
     if len(labels) != len(bundle.vocabulary):
@@ -263,7 +274,7 @@ def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: 
         module,
         labels,
         device=place,
-        precision=_precision(precision, place),
+        precision=fixed,
         identity=bundle.digest[:16],
         new_tags=bundle.text_encoder is not None,
         threads=threads,
@@ -310,10 +321,22 @@ def _device(name: str) -> torch.device:
 
 
 def _precision(name: str, device: torch.device) -> FixedPrecision:
-    if name != "auto":
-        return cast(FixedPrecision, name)
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"
+    """The precision that is used where `name` is asked for."""
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
+    plain = cast(FixedPrecision, name.removeprefix("force-"))
+    return "fp32" if plain == name and device.type == "cpu" and _is_emulated(plain) else plain
+
+
+def _is_emulated(precision: FixedPrecision) -> bool:
+    """Whether this CPU has no instructions for products in that precision."""
+    if precision == "fp32":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        names = {"bf16": ("avx512_bf16", "amx_tile"), "fp16": ("amx_fp16",)}[precision]
+        return not any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in names)
+    return not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
 
 
 def _halve(module: TaggingNetwork, half: torch.dtype) -> None:
