@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.feedback.weights import Weights
+from ram_backend.gate.folds import Split, split
+from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import Verdict
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
@@ -30,11 +34,8 @@ from ram_backend.tagging.subset import Subset, resolve_subset
 from ram_backend.tagging.tag_embeddings import tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.training.candidates import Candidate, fit_candidate
-from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
-from ram_backend.training.material import Material
-from ram_backend.training.recalibration import sigmoid
-from ram_backend.training.split import Split, split
+from ram_backend.training.calibration import sigmoid
+from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.vocabulary.embeddings import open_text_encoder
 from starter.build import build_starter
 from starter.data import LabelledPhoto, label_matrix, read_set, set_tags
@@ -64,7 +65,7 @@ class AnnotatedPhotos:
         subset: what was asked of the bundle.
     """
 
-    material: Material
+    material: TrainingSet
     labels: NDArray[np.bool_]
     known: NDArray[np.bool_]
     split: NDArray[np.str_]
@@ -76,7 +77,7 @@ class AnnotatedPhotos:
         """Rows of these splits."""
         return np.flatnonzero(np.isin(self.split, splits))
 
-    def without_tokens(self, rows: NDArray[np.int64]) -> Material:
+    def without_tokens(self, rows: NDArray[np.int64]) -> TrainingSet:
         """The corrections of these photos, without tokens, which would be read from disk for nothing."""
         return replace(self.material, tokens=None).take(rows)
 
@@ -136,7 +137,7 @@ class TrainingRound:
         return self.candidate if self.verdict.accepted else None
 
 
-def learning_round(material: Material, seed: int, *, at_most: float | None = None) -> TrainingRound:
+def learning_round(material: TrainingSet, seed: int, *, at_most: float | None = None) -> TrainingRound:
     """One round of the product, see `ram_backend/worker/train.py`.
 
     Args:
@@ -145,7 +146,7 @@ def learning_round(material: Material, seed: int, *, at_most: float | None = Non
         at_most: share of the gate in the round that the served version comes from.
     """
     parts = split(material, at_most=at_most)
-    refusal = refuse_early(material, parts, seed)
+    refusal = refuse_before_fitting(material, parts, seed)
     if refusal is not None:
         return TrainingRound(refusal, None, parts)
     candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
@@ -228,7 +229,7 @@ def annotated(
     base = np.concatenate([tagger.log_odds(part) for part in found])
     ticked = np.concatenate([part.scores for part in found]) > tagger.thresholds
     labels, known = label_matrix(photos, tags)
-    material = Material(
+    material = TrainingSet(
         tags=tuple(tags),
         features=features_of(tokens),
         tokens=tokens,

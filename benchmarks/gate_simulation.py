@@ -35,11 +35,11 @@ from annotated_photos import (
 )
 from numpy.typing import NDArray
 
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import UNRELATED, Verdict
 from ram_backend.metrics import mean_average_precision
 from ram_backend.settings import load_settings
-from ram_backend.training.candidates import Candidate
-from ram_backend.training.gate import UNRELATED, Verdict
-from ram_backend.training.material import Material
+from ram_backend.training.selection import Candidate
 
 COUNTS = (100, 300, 1000)
 SHUFFLED = {"honest": 0.0, "half shuffled": 0.5, "shuffled": 1.0}
@@ -119,7 +119,7 @@ class Project:
             self.served, self.served_from, self.share = found.served, corrections, found.parts.share
         return result
 
-    def _material(self, corrections: int) -> Material:
+    def _material(self, corrections: int) -> TrainingSet:
         rows, said = self.order[:corrections], self.said[:corrections]
         labels = self.photos.material.labels[said]
         material = replace(self.photos.without_tokens(rows), labels=labels, weights=self.weights[:corrections])

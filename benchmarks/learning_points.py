@@ -14,10 +14,10 @@ import numpy as np
 from annotated_photos import AnnotatedPhotos, in_processes, learning_round
 from numpy.typing import NDArray
 
+from ram_backend.gate.folds import group_alike
 from ram_backend.metrics import calibration_error, f1, mean_average_precision
-from ram_backend.training.candidates import Candidate, fit_candidate
-from ram_backend.training.recalibration import sigmoid
-from ram_backend.training.split import group_alike
+from ram_backend.training.calibration import sigmoid
+from ram_backend.training.selection import Candidate, fit_candidate
 
 ALL_FITTED, AS_SERVED = WAYS = ("all fitted", "as served")
 RESAMPLES = 200

@@ -24,8 +24,9 @@ class Settings(BaseSettings):
     inference may use (None: all cores that the process may run on). Of one image, `fetch_seconds` is the time from its
     address to its last byte; `fetch_threads` are fetched at a time. Images are not fetched from internal addresses but
     Label Studio's and those of `allowed_image_hosts`: hosts, hosts with ports and networks, separated by commas.
-    A request's head and its body must each have come within `request_seconds`; where more than
-    `max_waiting_connections` have no request to answer, the one that has waited longest is closed.
+    A request's body must have come within `request_seconds`. Requests are answered where their Host is localhost or one
+    of `allowed_hosts` (names, separated by commas); where neither these are set nor `host` is a loopback address, any
+    Host will do.
     `token_cache_bytes` = 0 turns the cache of image tokens off. Of each project the latest `keep_versions` versions
     stay on disk, and whatever is served.
 
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=0, le=65535)
+    allowed_hosts: str = ""
     basic_auth_user: str | None = Field(
         default=None, validation_alias=AliasChoices("RAM_BASIC_AUTH_USER", "BASIC_AUTH_USER")
     )
@@ -76,7 +78,6 @@ class Settings(BaseSettings):
     webhook_secret: str | None = Field(default=None, repr=False)
     max_body_bytes: int = Field(default=64_000_000, ge=1)
     request_seconds: float = Field(default=60, gt=0)
-    max_waiting_connections: int = Field(default=500, ge=1)
     predict_seconds: float = Field(default=90, gt=0)
     drain_seconds: float = Field(default=95, ge=0)
     batch_wait_seconds: float = Field(default=0.005, ge=0, le=1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.metrics import mean_average_precision
-from ram_backend.training.recalibration import best_threshold
+from ram_backend.training.calibration import best_threshold
 from starter.calibration import (
     Curve,
     fit_curve,

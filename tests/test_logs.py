@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ram_backend.logs import asked_by, in_the_name_of
-from ram_backend.server.logs import configure_logging as configure_server
+from ram_backend.logs import configure as configure_logs
 from ram_backend.worker.main import configure_logging as configure_jobs
 
 log = logging.getLogger("ram_backend.test")
@@ -29,7 +29,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-@pytest.mark.parametrize("configure", [configure_server, configure_jobs])
+@pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
 def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     with in_the_name_of("abc"):
@@ -45,7 +45,7 @@ def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureF
 
 
 def test_a_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_server("info", "json")
+    configure_logs("info", "json")
     try:
         raise KeyError("gone")
     except KeyError:
@@ -55,9 +55,9 @@ def test_a_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert line["message"] == "it failed"
 
 
-@pytest.mark.parametrize("configure", [configure_server, configure_jobs])
+@pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
 def test_text_stays_one_line_and_names_the_request(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
-    configure("info")
+    configure("info", "text")
     with in_the_name_of("abc"):
         log.info("event %s", "a\nINFO forged\x1b[0m\u2028end")
     text = capsys.readouterr().err

@@ -10,6 +10,7 @@ import typer
 
 from ram_backend.cli.opening import notes
 from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
+from ram_backend.logs import configure
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -32,15 +33,14 @@ def serve(
     ] = None,
 ) -> None:
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
-    from ram_backend.server.access import Access
     from ram_backend.server.app import create_app
-    from ram_backend.server.logs import configure_logging
+    from ram_backend.server.middleware import Access
     from ram_backend.server.model import identify
     from ram_backend.server.running import bind, prepare, run
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
     Access.of(settings)  # a mistake there is told before anything takes long
-    configure_logging(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format)
     listening = bind(settings.host, settings.port)
     with notes.status("Opening the bundle") as status:
         prepare(settings, status.update)

@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.cli.version_diff import Compared, compare
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import VersionDamaged, VersionRefused
 from ram_backend.projects.keys import ProjectKey, select
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions.directory import open_version
-from ram_backend.versions.names import BASE, version_path
+from ram_backend.versions.diff import Compared, compare
+from ram_backend.versions.directory import BASE, open_version, version_path
 from ram_backend.versions.notices import announce
 from ram_backend.versions.records import Served, VersionRecord
 from ram_backend.versions.table import VersionTable

@@ -13,10 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from ram_backend import __version__
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.models.network import Network
-from ram_backend.server.access import Access
 from ram_backend.server.events import EventSink
-from ram_backend.server.gate import Gate
 from ram_backend.server.metrics import CONTENT_TYPE, ServerMetrics
+from ram_backend.server.middleware import Access, RequestMiddleware
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.problems import add_problem_handlers
 from ram_backend.server.services import Services
@@ -72,7 +71,7 @@ def create_app(
     )
     app.include_router(routes)
     app.add_middleware(
-        Gate,
+        RequestMiddleware,
         access=Access.of(settings),
         max_body_bytes=settings.max_body_bytes,
         body_seconds=settings.request_seconds,

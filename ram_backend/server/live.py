@@ -13,8 +13,7 @@ from ram_backend.models.delta import Delta, feature_width
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.versions.directory import Version, open_version
-from ram_backend.versions.names import version_path
+from ram_backend.versions.directory import Version, open_version, version_path
 
 ACCEPTED = "accept"
 

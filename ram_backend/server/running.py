@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +20,7 @@ from ram_backend.errors import NotAvailable, SettingsError
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.store import find_bundle
 from ram_backend.server.model import network_threads
-from ram_backend.server.patience import Patience, PatientProtocol
+from ram_backend.server.problems import ReasonPhraseProtocol
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
@@ -101,11 +100,10 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve the app: how long it waits for clients, and how errors are told."""
-    patience = Patience(seconds=settings.request_seconds, connections=settings.max_waiting_connections)
+    """How uvicorn is to serve the app: how long it drains, and how errors are told."""
     return uvicorn.Config(
         app,
-        http=partial(PatientProtocol, patience=patience),  # type: ignore[arg-type]
+        http=ReasonPhraseProtocol,
         ws="none",
         log_config=None,
         access_log=False,

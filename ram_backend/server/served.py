@@ -18,7 +18,7 @@ from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.server.training_desk import TrainingDesk
 from ram_backend.server.troubles import Trouble, Troubles
 from ram_backend.settings import Settings
-from ram_backend.versions.names import BASE
+from ram_backend.versions.directory import BASE
 from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.head_source import HeadSource
 from ram_backend.models.tuned import tuned_tensors
-from ram_backend.training.material import Material
 from ram_backend.training.tuning_checkpoint import Checkpoint, Progressed, fingerprint
 from ram_backend.training.tuning_data import (
     NOTHING_BESIDE,
@@ -70,7 +70,7 @@ class Tuned:
 
 
 def tune_head(
-    material: Material,
+    material: TrainingSet,
     groups: NDArray[np.int64],
     source: HeadSource,
     *,
@@ -122,7 +122,7 @@ def tune_head(
 
 
 def tune_out_of_fold(
-    material: Material,
+    material: TrainingSet,
     groups: NDArray[np.int64],
     source: HeadSource,
     *,
@@ -177,9 +177,9 @@ def tune_out_of_fold(
 
 
 def tuned_log_odds(
-    material: Material, source: HeadSource, files: dict[str, bytes], *, device: str = "auto"
+    material: TrainingSet, source: HeadSource, files: dict[str, bytes], *, device: str = "auto"
 ) -> FloatArray:
-    """Calibrated log-odds (N, L) of a material's tags under a tuned head: what `Material.base` is under the bundle's.
+    """Calibrated log-odds (N, L) of a material's tags under a tuned head: what `base` is under the bundle's.
 
     Raises:
         InputError: the material has no tokens.
@@ -251,13 +251,13 @@ def _within(progress: Progress, number: int, count: int) -> Progress:
     return told
 
 
-def _tokens(material: Material) -> NDArray[np.float16]:
+def _tokens(material: TrainingSet) -> NDArray[np.float16]:
     if material.tokens is None:
         raise InputError("Tuning a head needs the images' tokens, and the training material has none.")
     return material.tokens
 
 
-def _check(material: Material, groups: NDArray[np.int64], source: HeadSource, beside: Beside) -> None:
+def _check(material: TrainingSet, groups: NDArray[np.int64], source: HeadSource, beside: Beside) -> None:
     tokens = _tokens(material)
     images = len(material)
     if images == 0 or len(groups) != images:

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.head_source import HeadSource
-from ram_backend.training.material import Material
 from ram_backend.training.tuning_data import Beside
 from ram_backend.training.tuning_options import TuningOptions
 
@@ -91,7 +91,7 @@ def remove_checkpoints(directory: Path) -> None:
 def fingerprint(
     options: TuningOptions,
     seed: int,
-    material: Material,
+    material: TrainingSet,
     source: HeadSource,
     rows: NDArray[np.int64],
     watched: NDArray[np.int64],

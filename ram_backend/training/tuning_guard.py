@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.gate.off_target import OffTargetScores
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import tuned_network
 from ram_backend.tagging.subset import Subset
 from ram_backend.tagging.tagger import Tagger, TokenDtype
-from ram_backend.training.guard import Guard
 
 FloatArray = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ def outside_guard(
     tokens: NDArray[np.float16] | FloatArray,
     *,
     token_dtype: TokenDtype | None = "float16",
-) -> Guard:
+) -> OffTargetScores:
     """Scores of outside tags under the bundle's head and a tuned one.
 
     Args:
@@ -70,7 +70,7 @@ def outside_guard(
     for each in (network, tuned_network(network, files)):
         tagger = Tagger(bundle, each, outside, token_dtype=token_dtype)
         scores.append(_scores(tagger, tokens))
-    return Guard(bundle=scores[0], candidate=scores[1], thresholds=outside.thresholds)
+    return OffTargetScores(bundle=scores[0], candidate=scores[1], thresholds=outside.thresholds)
 
 
 def _scores(tagger: Tagger, tokens: NDArray[np.float16] | FloatArray) -> FloatArray:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.head_source import HeadSource
-from ram_backend.training.candidates import Progress, Proposal, ResidualRecipe
-from ram_backend.training.material import Material
+from ram_backend.training.selection import FitResult, Progress, RidgeTrainer
 from ram_backend.training.tuning import DEFAULT, Beside, Tuned, tune_head, tune_out_of_fold
 from ram_backend.training.tuning_checkpoint import remove_checkpoints
 from ram_backend.training.tuning_options import TuningOptions
@@ -24,7 +24,7 @@ FEWEST = 30
 
 
 @dataclass(frozen=True)
-class TuningRecipe:
+class HeadTrainer:
     """Tunes the head, then fits the residual on what heads that never saw an image say about it.
 
     Costs `parts` + 1 trainings. What the residual is fitted on comes from heads tuned on fewer images than the one that
@@ -56,9 +56,9 @@ class TuningRecipe:
         return "tuning" if self.options.rank is None else "low-rank"
 
     def propose(
-        self, material: Material, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> Proposal | None:
-        """As `candidates.Recipe` says; None for too few images, or a head that is no better or not harmless.
+        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult | None:
+        """As `candidates.Trainer` says; None for too few images, or a head that is no better or not harmless.
 
         Raises:
             InputError, NotAvailable, SettingsError: see `tune_head`.
@@ -71,8 +71,8 @@ class TuningRecipe:
         return proposal
 
     def _trained(
-        self, material: Material, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> Proposal | None:
+        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult | None:
         beside = self._beside(material)
         tuned = tune_head(
             material,
@@ -97,21 +97,21 @@ class TuningRecipe:
             checkpoint_dir=self.checkpoint_dir,
             progress=progress,
         )
-        on_top = ResidualRecipe().propose(replace(material, base=unseen), groups, seed, None)
+        on_top = RidgeTrainer().propose(replace(material, base=unseen), groups, seed, None)
         assert on_top is not None
         return replace(on_top, params=self._params(tuned, on_top), files=tuned.files)
 
-    def _beside(self, material: Material) -> Beside:
+    def _beside(self, material: TrainingSet) -> Beside:
         return Beside(teacher=self._features(material), also_seen=self.also_seen)
 
-    def _features(self, material: Material) -> FloatArray | None:
+    def _features(self, material: TrainingSet) -> FloatArray | None:
         """CLIP's features of the material's images; zeros where there are none."""
         if not self.teacher:
             return None
         nothing = np.zeros_like(next(iter(self.teacher.values())))
         return np.stack([self.teacher.get(each, nothing) for each in material.content])
 
-    def _params(self, tuned: Tuned, on_top: Proposal) -> dict[str, Any]:
+    def _params(self, tuned: Tuned, on_top: FitResult) -> dict[str, Any]:
         chosen = {
             "epoch": tuned.epoch,
             "rank": self.options.rank,

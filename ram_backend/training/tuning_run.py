@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ram_backend.errors import SettingsError
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.head import TaggingHead
 from ram_backend.models.head_source import HeadSource
 from ram_backend.models.tuned import head_files, low_rank_files
 from ram_backend.training.distillation import ImageAligner, distillation_loss, drift_loss
 from ram_backend.training.losses import asymmetric_loss
 from ram_backend.training.low_rank import add_factors, factors_of
-from ram_backend.training.material import Material
 from ram_backend.training.tuning_data import Beside, TagTexts, as_tensor, batches, drawn_tags, head_logits
 from ram_backend.training.tuning_options import TuningOptions
 
@@ -57,7 +57,7 @@ class TuningRun:
 
     def __init__(
         self,
-        material: Material,
+        material: TrainingSet,
         source: HeadSource,
         options: TuningOptions,
         seed: int,

@@ -1,11 +1,11 @@
-"""Version directories: written once, whole or not at all; opened only where every byte is the one that was written.
+"""Version directories: safetensors and a manifest with checksums, written once, verified whenever they are opened.
 
     VERSIONS/                          the settings' `versions_dir`
         7.1795452148-3f1c0a9b2d4e/     a project: number, creation time, digest of its Label Studio's address
             v0001/
                 manifest.json          project, name, bundle, digest, tags, lineage, verdict, checksums
                 delta.safetensors      see `models.delta`
-                ...                    what else its recipe needs
+                ...                    further files of its trainer
 
 A process that is killed while it writes leaves a `.partial` directory, which the next writer removes.
 """
@@ -13,9 +13,11 @@ A process that is killed while it writes leaves a `.partial` directory, which th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,21 +30,26 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.lineage import Lineage
-from ram_backend.versions.names import folder_of, name_of, number_of
-from ram_backend.versions.reading import Folder, canonical, manifest_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DELTA = "delta.safetensors"
+BASE = "base"
+"""What people call the bundle by itself, without any version."""
+
 ACCEPTED = "accept"
 """The only outcome of the gate with which a version may be served."""
 
 WAIT_S = 60.0
-"""How long one writer waits for another one of the same project."""
+"""How long a writer waits for another writer of the same project."""
 
+MAX_MANIFEST_BYTES = 64_000_000
+
+_NAME = re.compile(r"v(\d{4,9})")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOCK = ".lock"
 _PARTIAL = ".partial"
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,13 @@ class StoredVersion:
     """A version that was written.
 
     Attributes:
-        key: whose it is.
+        key: its project.
         name: "v0001", "v0002", ... in the order of writing.
-        number: the same as a number.
+        number: the number in the name.
         path: its directory.
         digest: 64 hex digits: names the behaviour of bundle and version together.
         bundle_digest: of the bundle that it belongs to.
-        lineage: where it comes from.
+        lineage: how it came about.
         verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or "needs_data".
     """
 
@@ -71,21 +78,42 @@ class StoredVersion:
 
     @property
     def outcome(self) -> str:
-        """What the gate said."""
+        """The gate's outcome."""
         return str(self.verdict["outcome"])
 
 
 @dataclass(frozen=True)
 class Version(StoredVersion):
-    """A version in memory, every byte of it checked.
+    """A version in memory, every byte of it verified.
 
     Attributes:
         delta: what it changes about the bundle's tags.
-        files: what else its recipe needs, by name.
+        files: further files of its trainer, by name.
     """
 
     delta: Delta = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
+
+
+def folder_of(key: ProjectKey) -> str:
+    """Name of a project's folder."""
+    return f"{key.id}.{key.created}-{hashlib.sha256(key.instance.encode()).hexdigest()[:12]}"
+
+
+def name_of(number: int) -> str:
+    """Name of a project's n-th version, n >= 1."""
+    return f"v{number:04d}"
+
+
+def number_of(name: str) -> int | None:
+    """The number in a version's name; None: it is not the name of a version."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match and name == name_of(int(match[1])) else None
+
+
+def version_path(versions_dir: Path, key: ProjectKey, name: str) -> Path:
+    """The directory of a project's version."""
+    return versions_dir / folder_of(key) / name
 
 
 def write_version(
@@ -98,20 +126,20 @@ def write_version(
     *,
     first_number: int = 1,
 ) -> StoredVersion:
-    """Writes a version, whole or not at all; when it returns, it is on disk for good.
+    """Writes a version, whole or not at all; it is safely on disk when this returns.
 
     Args:
-        versions_dir: made where it is not there.
-        key: whose it is.
+        versions_dir: made if it is missing.
+        key: the project.
         delta: what it changes.
-        files: what else its recipe needs, by name; names of letters, digits, dots, dashes and underscores.
-        lineage: where it comes from; names the bundle.
+        files: further files, by name; names of letters, digits, dots, dashes and underscores.
+        lineage: how it came about; names the bundle.
         verdict: an object of JSON, with "outcome".
         first_number: the version's number is at least this (see `VersionTable.next_number`).
 
     Raises:
-        VersionsUnavailable: the folder can't be written, or another process has been writing there for long.
-        VersionDamaged: a file's name can't be used.
+        VersionsUnavailable: the folder can't be written, or another process has been writing there for `WAIT_S`.
+        VersionDamaged: a file's name can't be used, or lineage or verdict hold what JSON can't say.
     """
     wrong = next((name for name in files if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA)), None)
     if wrong is not None:
@@ -120,7 +148,7 @@ def write_version(
 
     contents = {DELTA: save(delta.to_tensors()), **files}
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in sorted(contents.items())}
-    digest = _digest(lineage.bundle_digest, delta.tags, listed)
+    digest = digest_of(lineage.bundle_digest, delta.tags, listed)
     manifest = {
         "format": FORMAT,
         "project": {"instance": key.instance, "id": key.id, "created": key.created},
@@ -134,7 +162,7 @@ def write_version(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / _LOCK, timeout=WAIT_S):
-            number = _place(folder, contents, manifest, first_number)
+            number = _write_next(folder, contents, manifest, first_number)
     except Timeout:
         message = f"Another process has been writing to {folder} for {WAIT_S:.0f} s: look at it, or stop it."
         raise VersionsUnavailable(message) from None
@@ -153,35 +181,40 @@ def open_version(
     digest: str | None = None,
     width: int | None = None,
 ) -> Version:
-    """Reads a version and checks all of it, against the bytes that it returns.
+    """Reads a version and verifies the very bytes that it returns.
 
     Args:
         path: its directory.
         bundle: that it has to belong to; None: any.
-        key: of the project that it has to belong to; None: the one that its folder is named after.
-        digest: that it has to have, as the database knows it; None: the one that it names itself.
-        width: features of an image, as its network makes them; None: not known.
+        key: the project that it has to belong to; None: the one that its folder is named after.
+        digest: that it has to have according to the database; None: the one in its manifest.
+        width: features per image of the bundle's network; None: unknown.
 
     Raises:
-        VersionDamaged: a file is missing, a link, truncated or another one than was written; it is of another format,
-            project, name, bundle or digest; a number in it can't be. The message says which.
+        VersionDamaged: a file is missing, a link, truncated or altered; the format, project, name, bundle or digest is
+            another one; a number is out of range. The message says which.
     """
-    folder = Folder(path)
-    manifest, lineage = _manifest(folder, key)
+    if os.path.islink(path) or os.path.islink(path.parent):  # noqa: PTH114 - False for folders that may not be read
+        raise _damaged(path, "is a link to somewhere else")
+    if not os.path.isdir(path):  # noqa: PTH112
+        raise _damaged(path, "is missing")
+    manifest, owner, lineage = _read_manifest(path, key)
     if digest is not None and manifest["digest"] != digest:
-        raise folder.damaged("is another version than the one that was recorded under this name")
+        raise _damaged(path, "is another version than the one that was recorded under this name")
     if bundle is not None and lineage.bundle_digest != bundle.digest:
-        raise folder.damaged(
-            f"belongs to another bundle ({lineage.bundle!r}, digest {lineage.bundle_digest[:12]}) than the one in use"
-            f" ({bundle.name!r}, digest {bundle.digest[:12]})"
-        )
-    contents = {name: folder.read(name, entry) for name, entry in manifest["files"].items()}
-    delta = folder.delta(contents.pop(DELTA), manifest["tags"])
+        belongs = f"{lineage.bundle!r}, digest {lineage.bundle_digest[:12]}"
+        in_use = f"{bundle.name!r}, digest {bundle.digest[:12]}"
+        raise _damaged(path, f"belongs to another bundle ({belongs}) than the one in use ({in_use})")
+    contents = {}
+    for name, entry in manifest["files"].items():
+        contents[name] = _read(path, name, size=entry["bytes"])
+        if _sha256(contents[name]) != entry["sha256"]:
+            raise _damaged(path, f"has a corrupted {name} (its checksum differs)")
+    delta = _read_delta(path, contents.pop(DELTA), manifest["tags"])
     if width is not None and delta.width != width:
-        raise folder.damaged(f"is for images with {delta.width} features, the bundle's have {width}")
-    project = manifest["project"]
+        raise _damaged(path, f"is for images with {delta.width} features, the bundle's have {width}")
     return Version(
-        key=ProjectKey(project["instance"], project["id"], project["created"]),
+        key=owner,
         name=path.name,
         number=int(path.name[1:]),
         path=path,
@@ -195,7 +228,7 @@ def open_version(
 
 
 def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
-    """Removes a version's directory; first it loses its name, so that nobody finds half of it.
+    """Removes a version's directory, which is renamed first, so that no reader finds half of it.
 
     Raises:
         VersionsUnavailable: it can't be removed.
@@ -203,21 +236,41 @@ def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
     folder = versions_dir / folder_of(key)
     try:
         with FileLock(folder / _LOCK, timeout=WAIT_S):
-            gone = folder / f".{name}{_PARTIAL}"
+            renamed = folder / f".{name}{_PARTIAL}"
             if (folder / name).is_symlink():
                 (folder / name).unlink()
             elif (folder / name).exists():
-                shutil.rmtree(gone, ignore_errors=True)
-                (folder / name).rename(gone)
-                shutil.rmtree(gone)
+                shutil.rmtree(renamed, ignore_errors=True)
+                (folder / name).rename(renamed)
+                shutil.rmtree(renamed)
     except (OSError, Timeout) as error:
         raise VersionsUnavailable(f"{folder / name} can't be removed ({error}): remove it by hand.") from error
 
 
-def _place(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], first_number: int) -> int:
-    """Writes the directory under the next free number; the folder's lock is held."""
-    for left in folder.glob(f".*{_PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)  # its writer was killed: a living one holds the lock
+def digest_of(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """The digest of a version: SHA-256 over its bundle's digest, its tags and the checksums of its files."""
+    sums = {name: entry["sha256"] for name, entry in files.items()}
+    return _json_sha256({"format": FORMAT, "bundle": bundle_digest, "tags": list(tags), "files": sums})
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, with a checksum over everything else in it.
+
+    Raises:
+        VersionDamaged: it holds something that JSON doesn't have, such as NaN.
+    """
+    try:
+        checksum = _json_sha256(manifest)
+        return json.dumps({**manifest, _CHECKSUM: checksum}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        message = f"A version's lineage or verdict holds what JSON can't say ({error}): leave it out."
+        raise VersionDamaged(message) from None
+
+
+def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], first_number: int) -> int:
+    """Writes the directory under the next free number; the caller holds the folder's lock."""
+    for partial in folder.glob(f".*{_PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a running one would hold the lock
     taken = [number for path in folder.iterdir() if (number := number_of(path.name)) is not None]
     number = max([first_number, *(each + 1 for each in taken)])
     partial = folder / f".{name_of(number)}{_PARTIAL}"
@@ -238,34 +291,92 @@ def _place(folder: Path, contents: Mapping[str, bytes], manifest: dict[str, Any]
     return number
 
 
-def _manifest(folder: Folder, key: ProjectKey | None) -> tuple[dict[str, Any], Lineage]:
-    """The manifest, checked as far as it can be without the other files."""
-    manifest = folder.manifest(MANIFEST, FORMAT)
+def _read_manifest(path: Path, key: ProjectKey | None) -> tuple[dict[str, Any], ProjectKey, Lineage]:
+    """The manifest, its project and its lineage, verified as far as the other files aren't needed for it."""
+    try:
+        manifest = json.loads(_read(path, MANIFEST, limit=MAX_MANIFEST_BYTES))
+        intact = isinstance(manifest, dict) and manifest.pop(_CHECKSUM, None) == _json_sha256(manifest)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"has an unreadable {MANIFEST} ({type(error).__name__})") from None
+    if not isinstance(manifest, dict):
+        raise _damaged(path, f"has an unreadable {MANIFEST} (no object)")
+    if manifest.get("format") != FORMAT:
+        found = repr(manifest.get("format"))[:40]
+        raise _damaged(path, f"has format {found}, and this version of ram-backend reads {FORMAT}")
+    if not intact:
+        raise _damaged(path, f"has a {MANIFEST} that was altered (its checksum differs)")
     try:
         project = manifest["project"]
         owner = ProjectKey(project["instance"], project["id"], project["created"])
         files = {str(name): (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
-        tags, name, digest = manifest["tags"], manifest["name"], manifest["digest"]
-        outcome = manifest["verdict"]["outcome"]
+        name, outcome = manifest["name"], manifest["verdict"]["outcome"]
         lineage = Lineage.from_json(manifest["lineage"])
-        placed = folder_of(owner)
-        expected = _digest(lineage.bundle_digest, tags, manifest["files"])
+        folder = folder_of(owner)
+        differs = manifest["digest"] != digest_of(lineage.bundle_digest, manifest["tags"], manifest["files"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise folder.damaged(f"has a {MANIFEST} that lacks or garbles {error}") from None
+        raise _damaged(path, f"has a {MANIFEST} that lacks or garbles {error}") from None
     if not isinstance(outcome, str) or DELTA not in files or not all(_FILE.fullmatch(each) for each in files):
-        raise folder.damaged(f"has a {MANIFEST} that can't be right")
-    if owner != (owner if key is None else key) or placed != folder.path.parent.name:
-        raise folder.damaged(f"belongs to another project ({owner})")
-    if name != folder.path.name or number_of(name) is None:
-        raise folder.damaged(f"was written as {name!r}, and stands under another name")
-    if digest != expected:
-        raise folder.damaged("has another digest than its files")
-    return manifest, lineage
+        raise _damaged(path, f"has a {MANIFEST} that can't be right")
+    if owner != (owner if key is None else key) or folder != path.parent.name:
+        raise _damaged(path, f"belongs to another project ({owner})")
+    if name != path.name or number_of(name) is None:
+        raise _damaged(path, f"was written as {name!r}, and stands under another name")
+    if differs:
+        raise _damaged(path, "has another digest than its files")
+    return manifest, owner, lineage
 
 
-def _digest(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[str, Any]]) -> str:
-    sums = {name: entry["sha256"] for name, entry in files.items()}
-    return _sha256(canonical({"format": FORMAT, "bundle": bundle_digest, "tags": list(tags), "files": sums}).encode())
+def _read_delta(path: Path, data: bytes, tags: Any) -> Delta:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, f"has an unreadable delta ({error})") from None
+    if not isinstance(tags, list):
+        raise _damaged(path, "names no tags")
+    try:
+        return Delta.from_tensors(tags, tensors)
+    except VersionDamaged as error:
+        what = str(error).partition(":")[0].removeprefix("A version's delta ")
+        raise _damaged(path, f"has a delta that {what}") from None
+
+
+def _read(path: Path, name: str, *, size: int | None = None, limit: int | None = None) -> bytes:
+    """All of a plain file in the directory, which has `size` bytes, or at most `limit`."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path / name, flags)
+    except FileNotFoundError:
+        raise _damaged(path, f"lacks {name}") from None
+    except OSError as error:
+        raise _damaged(path, f"has a {name} that can't be opened ({error.strerror})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _damaged(path, f"has a {name} that is no plain file")
+        if size is not None and status.st_size != size:
+            raise _damaged(path, f"has a {name} of {status.st_size} bytes instead of {size}")
+        if limit is not None and status.st_size > limit:
+            raise _damaged(path, f"has a {name} of {status.st_size} bytes, too large to be right")
+        try:
+            return file.read()
+        except OSError as error:
+            raise _damaged(path, f"has a {name} that can't be read ({error.strerror})") from None
+
+
+def _damaged(path: Path, what: str) -> VersionDamaged:
+    return VersionDamaged(
+        f"Version {path.name} in {path.parent} {what}: it isn't served. Restore that directory, roll back to another"
+        " version, or train again."
+    )
+
+
+def _json_sha256(value: object) -> str:
+    """SHA-256 of the canonical JSON text of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _sha256(text.encode())
 
 
 def _sha256(data: bytes) -> str:
@@ -273,7 +384,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Makes what was named in a folder last; a no-op where folders can't be opened (Windows)."""
+    """Flushes a folder's entries to disk; a no-op where folders can't be opened (Windows)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -1,9 +1,9 @@
-"""Where a version comes from: enough to make it again, and to tell what it was compared with. Pure."""
+"""Lineage of a version: parent, bundle, training data, trainer and metrics; enough to make it again. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,16 +12,16 @@ from ram_backend.errors import VersionDamaged
 
 @dataclass(frozen=True)
 class CorrectionsUsed:
-    """Which corrections a version learned from.
+    """The corrections that a version was trained on.
 
     Attributes:
         count: number of images with corrections.
         first_event: smallest id of the ledger's events behind them; 0: none.
-        last_event: largest one.
-        seen: the ledger's last event of any kind at that time.
-        hash: hex digest of the corrections themselves.
-        withdrawn: corrections that the parent had used and that were edited or withdrawn since.
-        added: corrections that the parent had not used.
+        last_event: largest such id.
+        seen: id of the ledger's last event of any kind at that time.
+        hash: hex digest of the corrections.
+        withdrawn: corrections that the parent was trained on and that were edited or withdrawn since.
+        added: corrections that the parent was not trained on.
     """
 
     count: int
@@ -31,18 +31,6 @@ class CorrectionsUsed:
     hash: str
     withdrawn: int = 0
     added: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """As an object of JSON."""
-        return {
-            "count": self.count,
-            "first_event": self.first_event,
-            "last_event": self.last_event,
-            "seen": self.seen,
-            "hash": self.hash,
-            "withdrawn": self.withdrawn,
-            "added": self.added,
-        }
 
 
 @dataclass(frozen=True)
@@ -54,13 +42,13 @@ class Lineage:
         bundle: name of the bundle.
         bundle_digest: digest of the bundle, 64 hex digits.
         encoder_id: of the network that made the image tokens.
-        corrections: what it learned from.
-        recipe: name of the training recipe.
-        params: the recipe's settings.
+        corrections: its training data.
+        recipe: name of the trainer.
+        params: the trainer's settings.
         seed: of its random numbers.
-        metrics_before: figures of the parent on the gate's images, by name.
-        metrics_after: figures of this version on the same images.
-        gate_share: share of the corrected images that the gate kept for itself, in [0, 1].
+        metrics_before: metrics of the parent on the gate's images, by name.
+        metrics_after: metrics of this version on the same images.
+        gate_share: share of the corrected images that were held out for the gate, in [0, 1].
         code_version: of this package.
         created_at: when it was made, UTC.
     """
@@ -85,7 +73,7 @@ class Lineage:
             "parent": self.parent,
             "bundle": {"name": self.bundle, "digest": self.bundle_digest},
             "encoder_id": self.encoder_id,
-            "corrections": self.corrections.to_json(),
+            "corrections": asdict(self.corrections),
             "recipe": self.recipe,
             "params": dict(self.params),
             "seed": self.seed,
@@ -97,27 +85,18 @@ class Lineage:
 
     @classmethod
     def from_json(cls, value: Any) -> Lineage:
-        """What `to_json` wrote.
+        """Reads what `to_json` wrote.
 
         Raises:
-            VersionDamaged: it is nothing of the kind.
+            VersionDamaged: a field is missing or of the wrong type.
         """
         try:
-            used = value["corrections"]
             return cls(
                 parent=None if value["parent"] is None else str(value["parent"]),
                 bundle=str(value["bundle"]["name"]),
                 bundle_digest=str(value["bundle"]["digest"]),
                 encoder_id=str(value["encoder_id"]),
-                corrections=CorrectionsUsed(
-                    count=int(used["count"]),
-                    first_event=int(used["first_event"]),
-                    last_event=int(used["last_event"]),
-                    seen=int(used.get("seen", used["last_event"])),  # early versions did not say it
-                    hash=str(used["hash"]),
-                    withdrawn=int(used["withdrawn"]),
-                    added=int(used["added"]),
-                ),
+                corrections=_corrections_used(value["corrections"]),
                 recipe=str(value["recipe"]),
                 params=dict(value["params"]),
                 seed=int(value["seed"]),
@@ -130,6 +109,12 @@ class Lineage:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             message = f"A version's lineage can't be read ({type(error).__name__}: {error}): train again."
             raise VersionDamaged(message) from None
+
+
+def _corrections_used(value: Mapping[str, Any]) -> CorrectionsUsed:
+    known = {"seen": value["last_event"], **value}  # early versions lack "seen"
+    counts = {each.name: int(known[each.name]) for each in fields(CorrectionsUsed) if each.name != "hash"}
+    return CorrectionsUsed(hash=str(known["hash"]), **counts)
 
 
 def _figures(value: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the database knows about versions and about what is served, as everybody reads it."""
+"""Versions and served versions: the two tables, and their rows as immutable values."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ram_backend.database.base import Base, BigId, UtcDateTime
+from ram_backend.errors import VersionDamaged
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.versions.directory import ACCEPTED
+from ram_backend.projects.rows import OfProject
+from ram_backend.versions.directory import ACCEPTED, BASE, name_of
 from ram_backend.versions.lineage import Lineage
-from ram_backend.versions.names import BASE
 
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """What the database knows about a version.
+    """A version according to the database.
 
     Attributes:
-        key: whose it is.
+        key: its project.
         name: such as "v0001".
         digest: see `StoredVersion`.
         bundle_digest: of the bundle that it belongs to.
-        outcome: what the gate said: "accept", "reject" or "needs_data".
-        lineage: where it comes from; None: it can't be read.
+        outcome: of the gate: "accept", "reject" or "needs_data".
+        lineage: how it came about; None: it can't be read.
         verdict: of the gate, as an object of JSON.
-        quarantined: why its directory couldn't be served when a server last tried; None: nothing is known against it.
-        removed: its directory was removed, as newer ones came.
+        quarantined: why its directory couldn't be served when a server last tried; None: it could.
+        removed: its directory was removed by `prune`.
         recorded_at: when it was recorded.
     """
 
@@ -56,13 +61,13 @@ class Served:
     """What a project is served.
 
     Attributes:
-        key: which project.
+        key: the project.
         version: its name; None: the bundle's base.
         pinned: nothing may be published over it.
-        change: the counter when this was last written; 0: it never was.
+        change: the counter when this was last written; 0: never.
         digest: of the version, None for the base.
         bundle_digest: of the bundle that the version belongs to, None for the base.
-        quarantined: why a server couldn't serve it when it last tried; None: nothing is known against it.
+        quarantined: why a server couldn't serve it when it last tried; None: it could.
     """
 
     key: ProjectKey
@@ -81,7 +86,7 @@ class Served:
 
 @dataclass(frozen=True)
 class ServedChanges:
-    """What changed since an earlier look.
+    """What was published, rolled back or pinned since an earlier value of the counter.
 
     Attributes:
         change: the counter now.
@@ -90,3 +95,64 @@ class ServedChanges:
 
     change: int
     served: tuple[Served, ...]
+
+
+class VersionRow(OfProject, Base):
+    """One version of a project, accepted or not.
+
+    `quarantined` is why its directory can't be served; `removed` says that it was removed on purpose.
+    """
+
+    __tablename__ = "versions"
+    __table_args__ = (UniqueConstraint("instance", "project_id", "created", "number"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(Text)
+    bundle_digest: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(Text)
+    lineage: Mapped[dict[str, Any]] = mapped_column(JSON)
+    verdict: Mapped[dict[str, Any]] = mapped_column(JSON)
+    quarantined: Mapped[str | None] = mapped_column(Text)
+    removed: Mapped[bool] = mapped_column(Boolean)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    @property
+    def name(self) -> str:
+        """The version's name."""
+        return name_of(self.number)
+
+    def record(self) -> VersionRecord:
+        """The row as a value; its lineage is None where it can't be read."""
+        try:
+            lineage: Lineage | None = Lineage.from_json(self.lineage)
+        except VersionDamaged:
+            lineage = None
+        return VersionRecord(
+            key=self.key,
+            name=self.name,
+            digest=self.digest,
+            bundle_digest=self.bundle_digest,
+            outcome=self.outcome,
+            lineage=lineage,
+            verdict=self.verdict,
+            quarantined=self.quarantined,
+            removed=self.removed,
+            recorded_at=self.recorded_at,
+        )
+
+
+class ServedRow(OfProject, Base):
+    """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
+
+    `change` is the backend's counter (see `projects.rows`) when the row was last written.
+    """
+
+    __tablename__ = "served"
+    __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    version: Mapped[str | None] = mapped_column(Text)
+    pinned: Mapped[bool] = mapped_column(Boolean)
+    change: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -1,44 +1,52 @@
-"""Which versions there are, and which one of each project is served: rows, changed by compare-and-swap."""
+"""Model registry: the versions of each project and which one it is served, changed by compare-and-swap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
-from ram_backend.errors import DatabaseUnavailable, ProjectPinned, VersionConflict
+from ram_backend.errors import (
+    DatabaseUnavailable,
+    ProjectPinned,
+    VersionConflict,
+    VersionDamaged,
+    VersionNotFound,
+    VersionRefused,
+    VersionsUnavailable,
+)
+from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
 from ram_backend.settings import Settings
-from ram_backend.versions.directory import StoredVersion
-from ram_backend.versions.names import BASE, name_of
-from ram_backend.versions.queries import (
-    known_row,
-    line_of,
-    record_from,
-    servable_row,
-    serve,
-    served_from,
-    served_row,
-    take_turn,
-    version_row,
+from ram_backend.versions.directory import (
+    ACCEPTED,
+    BASE,
+    StoredVersion,
+    Version,
+    number_of,
+    open_version,
+    remove_version,
+    version_path,
 )
-from ram_backend.versions.records import Served, ServedChanges, VersionRecord
-from ram_backend.versions.rows import ServedRow, VersionRow
+from ram_backend.versions.records import Served, ServedChanges, ServedRow, VersionRecord, VersionRow
 
-Guard = Callable[[Session], None]
+_log = logging.getLogger(__name__)
 
 
 class VersionTable:
-    """Versions and what is served, for whoever can wait: workers, commands, and the server's watching thread.
+    """Versions and what is served. Its methods block: workers, commands and the server's watching thread call them.
 
-    Whatever changes what is served first takes the row of the backend's counter, so that writers of all processes go
-    one after another, and who reads the counter knows whether there is anything new.
+    Every change of what is served first locks the row of the backend's counter. So writers of all processes go one
+    after another, and a reader of the counter knows whether there is anything new.
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,19 +63,19 @@ class VersionTable:
             return (highest or 0) + 1
 
     def record(self, stored: StoredVersion, *, session: Session | None = None) -> VersionRecord:
-        """Notes a version that was written, accepted or not; it isn't served by that. Once more changes nothing.
+        """Records a version that was written, accepted or not. It isn't served by that. Repeating it changes nothing.
 
         Args:
-            stored: what `write_version` returned.
+            stored: the result of `write_version`.
             session: of a transaction that the caller commits; None: one of its own.
 
         Raises:
             VersionConflict: another version has that name.
             DatabaseUnavailable: nothing was written.
         """
-        with self._writing(session) as own:
-            take_turn(own)
-            row = version_row(own, stored.key, stored.name)
+        with self._database.writing() if session is None else nullcontext(session) as own:
+            _lock_counter(own)
+            row = _version_row(own, stored.key, stored.name)
             if row is None:
                 row = VersionRow(
                     **key_columns(stored.key),
@@ -87,7 +95,7 @@ class VersionTable:
                 raise VersionConflict(
                     f"Project {stored.key} has another {stored.name} already: write the version under another number."
                 )
-            return record_from(row)
+            return row.record()
 
     def list(self, key: ProjectKey) -> Sequence[VersionRecord]:
         """All versions of a project, oldest first.
@@ -96,18 +104,17 @@ class VersionTable:
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            rows = session.scalars(select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number))
-            return [record_from(row) for row in rows]
+            return [row.record() for row in _version_rows(session, key)]
 
     def get(self, key: ProjectKey, name: str) -> VersionRecord:
         """One version of a project.
 
         Raises:
-            VersionNotFound: there is none of that name; names those that there are.
+            VersionNotFound: the project has no version of that name; the message lists those that it has.
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            return record_from(known_row(session, key, name))
+            return _known_row(session, key, name).record()
 
     def served(self, key: ProjectKey, *, session: Session | None = None) -> Served:
         """What a project is served.
@@ -116,11 +123,11 @@ class VersionTable:
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() if session is None else nullcontext(session) as own:
-            row = served_row(own, key)
-            return Served(key) if row is None else served_from(own, row)
+            row = _served_row(own, key)
+            return Served(key) if row is None else _served(own, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
-        """What projects are served, of those written after the counter had the value `since`; all of them by default.
+        """What projects are served, for those written after the counter was `since`; by default for all.
 
         Raises:
             DatabaseUnavailable: see the message.
@@ -131,31 +138,38 @@ class VersionTable:
                 raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
             if counter == since:
                 return ServedChanges(since, ())
-            after = since if counter > since else -1  # another database than before, a restored one for instance
+            after = since if counter > since else -1  # the counter went back: another database, such as a restored one
             rows = session.scalars(select(ServedRow).where(ServedRow.change > after).order_by(ServedRow.change)).all()
-            return ServedChanges(counter, tuple(served_from(session, row) for row in rows))
+            return ServedChanges(counter, tuple(_served(session, row) for row in rows))
 
-    def publish(self, key: ProjectKey, version: str, *, expected: str | None, guard: Guard | None = None) -> Served:
-        """Has an accepted version served from now on, if what is served is still what it was compared with.
+    def publish(
+        self,
+        key: ProjectKey,
+        version: str,
+        *,
+        expected: str | None,
+        in_transaction: Callable[[Session], None] | None = None,
+    ) -> Served:
+        """Publishes an accepted version by compare-and-swap: only if the incumbent of its gate is still served.
 
         Args:
-            key: which project.
+            key: the project.
             version: name of a recorded version.
-            expected: name of what was served when the gate compared; None: the base.
-            guard: called in the same transaction before anything is written; what it raises leaves all as it was.
+            expected: name of the incumbent that the gate compared with; None: the base.
+            in_transaction: called in the same transaction before anything is written; if it raises, nothing is.
 
         Raises:
-            VersionConflict: something else is served meanwhile: compare with that one.
+            VersionConflict: something else is served meanwhile: compare with that.
             ProjectPinned: what is served was pinned by hand.
-            VersionRefused: the gate didn't accept it, or it is quarantined or removed.
-            VersionNotFound: it was never recorded.
+            VersionRefused: the gate didn't accept the version, or it is quarantined or removed.
+            VersionNotFound: the version was never recorded.
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            counter = take_turn(session)
-            if guard is not None:
-                guard(session)
-            row = servable_row(session, key, version)
+            counter = _lock_counter(session)
+            if in_transaction is not None:
+                in_transaction(session)
+            row = _servable_row(session, key, version)
             now = self.served(key, session=session)
             if now.pinned:
                 raise ProjectPinned(
@@ -167,33 +181,33 @@ class VersionTable:
                     f"Project {key} is served {now.name} by now, and {version} was compared with {expected or BASE}:"
                     " compare again."
                 )
-            return serve(session, counter, key, name_of(row.number), pinned=False)
+            return _serve(session, counter, key, row.name, pinned=False)
 
     def roll_back(self, key: ProjectKey, to: str | None) -> Served:
-        """Has an earlier version, or the base, served from now on, and pins it.
+        """Serves an earlier version, or the base, and pins it.
 
         Args:
-            key: which project.
+            key: the project.
             to: name of a version; None: the bundle's base.
 
         Raises:
             VersionRefused, VersionNotFound, DatabaseUnavailable: as `publish`; nothing was written.
         """
         with self._database.writing() as session:
-            counter = take_turn(session)
-            name = None if to is None else name_of(servable_row(session, key, to).number)
-            return serve(session, counter, key, name, pinned=True)
+            counter = _lock_counter(session)
+            name = None if to is None else _servable_row(session, key, to).name
+            return _serve(session, counter, key, name, pinned=True)
 
     def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
-        """Keeps what is served as it is, until it is unpinned or something else is rolled back to.
+        """Keeps what is served until it is unpinned or rolled back.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            counter = take_turn(session)
+            counter = _lock_counter(session)
             now = self.served(key, session=session)
-            return now if now.pinned == pinned else serve(session, counter, key, now.version, pinned=pinned)
+            return now if now.pinned == pinned else _serve(session, counter, key, now.version, pinned=pinned)
 
     def unpin(self, key: ProjectKey) -> Served:
         """Lets versions be published again; what is served stays until then.
@@ -204,50 +218,40 @@ class VersionTable:
         return self.pin(key, pinned=False)
 
     def quarantine(self, key: ProjectKey, name: str, reason: str | None) -> None:
-        """Notes why a version's directory can't be served; None: it can be again. A version without a row has no note.
+        """Records why a version's directory can't be served; None: it can. Versions without a row are ignored.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            row = version_row(session, key, name)
+            row = _version_row(session, key, name)
             if row is not None:
                 row.quarantined = reason
 
     def retire(self, key: ProjectKey, keep: int) -> Sequence[str]:
-        """Marks the versions that nobody needs any more as removed; says which ones are.
-
-        Kept are the latest ones, what is served, and its nearest ancestors.
+        """Marks versions as removed, but for the latest ones, the served one and its nearest ancestors.
 
         Args:
-            key: which project.
+            key: the project.
             keep: number of the latest versions that stay; as many of the served one and its ancestors stay, too.
+
+        Returns:
+            The names of all versions that are marked.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            take_turn(session)
-            found = session.scalars(
-                select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number)
-            ).all()
-            rows = {name_of(row.number): row for row in found}
-            needed = {*list(rows)[-keep:], *line_of(rows, self.served(key, session=session).version, keep)}
-            for each, row in rows.items():
-                row.removed = row.removed or each not in needed
-            return [each for each, row in rows.items() if row.removed]
-
-    @contextmanager
-    def _writing(self, session: Session | None) -> Iterator[Session]:
-        if session is not None:
-            yield session
-        else:
-            with self._database.writing() as own:
-                yield own
+            _lock_counter(session)
+            rows = {row.name: row for row in _version_rows(session, key)}
+            needed = {*list(rows)[-keep:], *_line_of(rows, self.served(key, session=session).version, keep)}
+            for name, row in rows.items():
+                row.removed = row.removed or name not in needed
+            return [name for name, row in rows.items() if row.removed]
 
 
 def open_version_table(settings: Settings) -> VersionTable:
-    """The versions of the settings' database, which is made or migrated where needed.
+    """The versions in the settings' database, which is made or migrated if needed.
 
     Raises:
         SettingsError, DatabaseUnavailable: see the message.
@@ -255,3 +259,141 @@ def open_version_table(settings: Settings) -> VersionTable:
     database = open_database(settings)
     upgrade(database)
     return VersionTable(database)
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """What a candidate is compared with.
+
+    Attributes:
+        served: what the database says; `served.version` is the `expected` of `publish`.
+        version: opened and verified; None: the bundle's base is what people get.
+        problem: why the base stands in for the version that the database names, in one line; None: it doesn't.
+    """
+
+    served: Served
+    version: Version | None
+    problem: str | None = None
+
+
+def incumbent_of(table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle) -> Incumbent:
+    """What a project is served, as a server that starts now would serve it.
+
+    Raises:
+        DatabaseUnavailable: see the message.
+    """
+    served = table.served(key)
+    if served.version is None:
+        return Incumbent(served, None)
+    try:
+        path = version_path(versions_dir, key, served.version)
+        return Incumbent(served, open_version(path, bundle, key=key, digest=served.digest))
+    except VersionDamaged as error:
+        return Incumbent(served, None, str(error))
+
+
+def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -> Sequence[str]:
+    """Retention: removes the directories of retired versions; their rows stay.
+
+    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile. A process
+    that is killed in between leaves the rest to the next call.
+
+    Args:
+        table: of the versions.
+        versions_dir: their folder.
+        key: the project.
+        keep: see `VersionTable.retire`, at least 1.
+
+    Returns:
+        The names of the versions whose directories were removed.
+
+    Raises:
+        DatabaseUnavailable: nothing was removed.
+    """
+    removed: list[str] = []
+    for name in table.retire(key, keep):
+        if version_path(versions_dir, key, name).exists():
+            try:
+                remove_version(versions_dir, key, name)
+                removed.append(name)
+            except VersionsUnavailable as error:
+                _log.warning("%s", error)
+    return removed
+
+
+def _lock_counter(session: Session) -> BackendRow:
+    """The counter's row, locked until the transaction ends (SQLite: the transaction locks the whole database)."""
+    return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
+
+
+def _version_rows(session: Session, key: ProjectKey) -> Sequence[VersionRow]:
+    return session.scalars(select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number)).all()
+
+
+def _version_row(session: Session, key: ProjectKey, name: str) -> VersionRow | None:
+    number = number_of(name)
+    if number is None:
+        return None
+    wanted = select(VersionRow).where(of_project(VersionRow, key), VersionRow.number == number)
+    return session.scalars(wanted).one_or_none()
+
+
+def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
+    row = _version_row(session, key, name)
+    if row is None:
+        names = [BASE, *(each.name for each in _version_rows(session, key))]
+        raise VersionNotFound(f"Project {key} has no version {name[:40]!r} (there: {', '.join(names[-20:])}).")
+    return row
+
+
+def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
+    """The row of a version that may be served; raises VersionNotFound or VersionRefused."""
+    row = _known_row(session, key, name)
+    if row.outcome != ACCEPTED:
+        reason = str(row.verdict.get("reason") or row.outcome).rstrip(".")
+        raise VersionRefused(f"{name} of project {key} was not accepted by the gate ({reason}): it is never served.")
+    if row.removed:
+        raise VersionRefused(f"{name} of project {key} was removed from disk, as newer ones came: choose another one.")
+    if row.quarantined is not None:
+        raise VersionRefused(f"{name} of project {key} is quarantined: {row.quarantined}")
+    return row
+
+
+def _line_of(rows: Mapping[str, VersionRow], name: str | None, length: int) -> Sequence[str]:
+    """A version, its parent, its parent's parent, ..., at most `length` of them."""
+    line: list[str] = []
+    while name is not None and name in rows and name not in line and len(line) < length:
+        line.append(name)
+        name = rows[name].lineage.get("parent")
+    return line
+
+
+def _served_row(session: Session, key: ProjectKey) -> ServedRow | None:
+    return session.scalars(select(ServedRow).where(of_project(ServedRow, key))).one_or_none()
+
+
+def _served(session: Session, row: ServedRow) -> Served:
+    """A row as a value, with the digests of the version that it names."""
+    version = None if row.version is None else _version_row(session, row.key, row.version)
+    return Served(
+        key=row.key,
+        version=row.version,
+        pinned=row.pinned,
+        change=row.change,
+        digest=None if version is None else version.digest,
+        bundle_digest=None if version is None else version.bundle_digest,
+        quarantined=None if version is None else version.quarantined,
+    )
+
+
+def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:
+    """Writes what is served (None: the base) as the counter's next change; the counter's row is locked."""
+    row = _served_row(session, key)
+    if row is None:
+        row = ServedRow(**key_columns(key))
+        session.add(row)
+    counter.change += 1
+    row.version, row.pinned = name, pinned
+    row.change, row.updated_at = counter.change, datetime.now(UTC)
+    session.flush()
+    return _served(session, row)

@@ -20,21 +20,20 @@ from sqlalchemy.orm import Session
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback.weights import Weights
+from ram_backend.gate.folds import Split, split
+from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import finish_in
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
-from ram_backend.training.candidates import Candidate, fit_candidate
-from ram_backend.training.gate import Verdict, judge_candidate, refuse_early
-from ram_backend.training.material import Material
-from ram_backend.training.split import Split, split
-from ram_backend.versions.directory import StoredVersion, remove_version, write_version
+from ram_backend.training.selection import Candidate, fit_candidate
+from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.names import folder_of
 from ram_backend.versions.notices import announce
-from ram_backend.versions.retention import prune
-from ram_backend.versions.served import Incumbent, incumbent_of
+from ram_backend.versions.table import Incumbent, incumbent_of, prune
 from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
@@ -62,7 +61,7 @@ class Round:
     """
 
     incumbent: Incumbent
-    material: Material
+    material: TrainingSet
     parts: Split
     seed: int
 
@@ -116,7 +115,7 @@ def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Se
     material = material_of(seen, scorer, incumbent.version, heartbeat)
     heartbeat("split")
     parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
-    refusal = refuse_early(material, parts, seed)
+    refusal = refuse_before_fitting(material, parts, seed)
     if refusal is not None:
         return _without_version(gathered, refusal, basis)
     heartbeat("fit")
@@ -206,7 +205,7 @@ def _settle(
                 job.key,
                 stored.name,
                 expected=this.incumbent.served.version,
-                guard=lambda session: record_and_end(served, session),
+                in_transaction=lambda session: record_and_end(served, session),
             )
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")

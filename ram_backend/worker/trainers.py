@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import NotAvailable
+from ram_backend.gate.folds import Split
+from ram_backend.gate.off_target import OffTargetScores, measure_shift
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.training.candidates import Candidate, Recipe, ResidualRecipe
-from ram_backend.training.guard import Guard, check_guard
-from ram_backend.training.material import Material
-from ram_backend.training.split import Split
+from ram_backend.training.selection import Candidate, RidgeTrainer, Trainer
 from ram_backend.worker.training_data import Scorer
 
 FloatArray = NDArray[np.float32]
@@ -27,8 +27,8 @@ WATCHED = 200
 
 
 def recipes_for(
-    settings: Settings, key: ProjectKey, scorer: Scorer, fit: Material, seed: int, teacher: Teacher
-) -> list[Recipe]:
+    settings: Settings, key: ProjectKey, scorer: Scorer, fit: TrainingSet, seed: int, teacher: Teacher
+) -> list[Trainer]:
     """The residual, and where the settings and the machine allow it a tuned head.
 
     Args:
@@ -42,7 +42,7 @@ def recipes_for(
     Raises:
         BundleDamaged: the bundle's head can't be read.
     """
-    recipes: list[Recipe] = [ResidualRecipe()]
+    recipes: list[Trainer] = [RidgeTrainer()]
     if settings.tuning == "off":
         return recipes
     from ram_backend.training.tuning_rule import tuning_rank
@@ -53,7 +53,7 @@ def recipes_for(
         return recipes
     from ram_backend.models.head_source import open_head
     from ram_backend.training.tuning_options import TuningOptions
-    from ram_backend.training.tuning_recipe import TuningRecipe
+    from ram_backend.training.tuning_recipe import HeadTrainer
 
     if rank is not None and not _has_peft():
         raise NotAvailable("RAM_TUNING=low-rank needs peft: pip install 'ram_backend[low-rank]', or set it to whole.")
@@ -61,12 +61,12 @@ def recipes_for(
     source = open_head(scorer.bundle, scorer.subset.entries, scorer.subset.calibration.slope)
     folder = hashlib.sha256(str(key).encode()).hexdigest()[:16]
     recipes.append(
-        TuningRecipe(
+        HeadTrainer(
             source,
             options=TuningOptions(rank=rank, device=settings.device),
             also_seen=scorer.photo_tokens,
             teacher=teacher(),
-            harmless=lambda files: check_guard(guard_of(scorer, files, tokens, seed)).harmless,
+            harmless=lambda files: measure_shift(guard_of(scorer, files, tokens, seed)).harmless,
             checkpoint_dir=settings.cache_dir / "tuning" / folder,
         )
     )
@@ -74,7 +74,7 @@ def recipes_for(
 
 
 def log_odds_of(
-    candidate: Candidate, scorer: Scorer, material: Material, parts: Split, progress: Callable[[int, int], None]
+    candidate: Candidate, scorer: Scorer, material: TrainingSet, parts: Split, progress: Callable[[int, int], None]
 ) -> FloatArray:
     """Calibrated log-odds (len(parts.gate), L) of a candidate on the gate's images."""
     gate = material.take(parts.gate)
@@ -85,12 +85,14 @@ def log_odds_of(
     return candidate.logits(z, gate.features)
 
 
-def guard_of_candidate(candidate: Candidate, scorer: Scorer, material: Material, seed: int) -> Guard | None:
+def guard_of_candidate(
+    candidate: Candidate, scorer: Scorer, material: TrainingSet, seed: int
+) -> OffTargetScores | None:
     """What a candidate does to tags that the project never asked about; None: it can't do anything to them."""
     return guard_of(scorer, candidate.files, watched_tokens(scorer, material), seed) if candidate.files else None
 
 
-def guard_of(scorer: Scorer, files: dict[str, bytes], tokens: Tokens, seed: int) -> Guard:
+def guard_of(scorer: Scorer, files: dict[str, bytes], tokens: Tokens, seed: int) -> OffTargetScores:
     """The same for a tuned head, on images with these tokens."""
     from ram_backend.training.tuning_guard import outside_guard, outside_subset
 
@@ -98,7 +100,7 @@ def guard_of(scorer: Scorer, files: dict[str, bytes], tokens: Tokens, seed: int)
     return outside_guard(scorer.bundle, scorer.network, files, outside, tokens)
 
 
-def watched_tokens(scorer: Scorer, material: Material) -> Tokens:
+def watched_tokens(scorer: Scorer, material: TrainingSet) -> Tokens:
     """Tokens of some of the project's images and of the bundled photos."""
     assert material.tokens is not None
     step = max(1, len(material) // WATCHED)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError
 from ram_backend.feedback.labels import to_matrix
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import features_of
@@ -21,7 +22,6 @@ from ram_backend.tagging.subset import Subset, resolve_subset
 from ram_backend.tagging.tag_embeddings import tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.training.material import Material
 from ram_backend.versions.directory import Version
 from ram_backend.worker.token_loader import Seen
 
@@ -121,7 +121,7 @@ class Scorer:
 
 def material_of(
     seen: Seen, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
-) -> Material:
+) -> TrainingSet:
     """What training learns from.
 
     Args:
@@ -141,7 +141,7 @@ def material_of(
         )
     labels, weights = to_matrix(seen.labels, scorer.subset.names)
     new = set(scorer.subset.new_tags)
-    return Material(
+    return TrainingSet(
         tags=scorer.subset.names,
         features=features,
         tokens=seen.tokens,

@@ -118,9 +118,8 @@ def test_addresses_that_are_none(client: httpx.Client, studio: FakeLabelStudio, 
     """Refused, with an answer that is one: nothing of the address becomes a header."""
     body = json.dumps(hostile(studio, hostname=hostname)).encode()
     with Line(client) as line:
-        line.send(
-            b"POST /setup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
+        line.send(b"POST /setup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        line.send(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         head, _, answer = line.read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     names = {each.partition(b":")[0].lower() for each in head.split(b"\r\n")[1:]}
@@ -373,7 +372,11 @@ def test_bodies_that_grow(client: httpx.Client, path: str, body: bytes) -> None:
 
 
 def test_too_many_tasks(client: httpx.Client) -> None:
-    answer = client.post("/predict", content=b'{"project": "1", "tasks": [' + b"{}," * 100_000 + b"{}]}")
+    answer = client.post(
+        "/predict",
+        content=b'{"project": "1", "tasks": [' + b"{}," * 100_000 + b"{}]}",
+        headers={"Content-Type": "application/json"},
+    )
     assert answer.status_code == 400
     assert "at most 100000 items" in answer.json()["error"]
 

@@ -11,8 +11,8 @@ import pytest
 from server.playing import TOKEN, ColourNetwork, FakeLabelStudio, choices_config, picture, predict_body, setup_body
 
 from ram_backend.errors import SettingsError
-from ram_backend.server.access import Access
 from ram_backend.server.app import create_app
+from ram_backend.server.middleware import Access
 from ram_backend.settings import Settings, load_settings
 
 Start = Callable[..., httpx.Client]
@@ -66,18 +66,20 @@ def test_half_a_login_is_a_mistake(settings: Settings) -> None:
 def test_the_usual_names_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIC_AUTH_USER", "a")
     monkeypatch.setenv("BASIC_AUTH_PASS", "b")
-    assert Access.of(load_settings()) == Access("a", "b")
+    access = Access.of(load_settings())
+    assert (access.user, access.password) == ("a", "b")
     assert "'b'" not in repr(load_settings()) + repr(Access("a", "b"))
 
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_bodies_have_a_limit(start: Start, announced: bool) -> None:
     client = start(max_body_bytes=1000)
-    content = b" " * 2000
-    answer = client.post("/webhook", content=content if announced else iter([content[:900], content[900:]]))
+    content, json = b" " * 2000, {"Content-Type": "application/json"}
+    parts = content if announced else iter([content[:900], content[900:]])
+    answer = client.post("/webhook", content=parts, headers=json)
     assert answer.status_code == 413
     assert "RAM_MAX_BODY_BYTES" in answer.json()["error"]
-    assert client.post("/webhook", content=b"{}" + b" " * 900).status_code == 200
+    assert client.post("/webhook", content=b"{}" + b" " * 900, headers=json).status_code == 200
 
 
 def test_a_body_of_425_kb_is_taken(client: httpx.Client) -> None:

@@ -345,7 +345,7 @@ def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> N
     ],
 )
 def test_requests_that_cannot_be_answered(client: httpx.Client, body: bytes, said: str) -> None:
-    answer = client.post("/predict", content=body)
+    answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert said in answer.json()["error"]
     assert set(answer.json()) == {"error", "type", "request_id"}

@@ -15,8 +15,7 @@ from fastapi.responses import JSONResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.server.problems import problem
-from ram_backend.server.reasons import MAX_LENGTH, TellingProtocol, as_reason
+from ram_backend.server.problems import LONGEST_REASON, ReasonPhraseProtocol, as_reason, problem
 
 BODY = '"\r\nHTTP/1.1 400 x\r\nx-reason: from the body\r\n\r\n"'
 
@@ -37,7 +36,7 @@ def address() -> Iterator[str]:
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=TellingProtocol, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, http=ReasonPhraseProtocol, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
@@ -68,6 +67,6 @@ def test_answers_that_succeed_are_left_alone(address: str) -> None:
 @given(st.text(max_size=600))
 def test_any_message_fits_a_status_line(message: str) -> None:
     reason = as_reason(message)
-    assert len(reason) <= MAX_LENGTH
+    assert len(reason) <= LONGEST_REASON
     assert reason.isascii()
     assert not any(letter in reason for letter in "\r\n\0")

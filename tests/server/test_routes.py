@@ -204,7 +204,7 @@ def test_versions_of_one_project(client: httpx.Client, studio: FakeLabelStudio) 
     ("method", "path", "status"), [("GET", "/predict", 405), ("POST", "/train", 404), ("GET", "/x", 404)]
 )
 def test_what_there_is_not_is_json_too(client: httpx.Client, method: str, path: str, status: int) -> None:
-    answer = client.request(method, path)
+    answer = client.request(method, path, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 

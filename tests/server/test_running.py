@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 from ram_backend import server as server_package
 from ram_backend.cli import app as command
 from ram_backend.errors import SettingsError
-from ram_backend.server.gate import request_id
-from ram_backend.server.logs import configure_logging
+from ram_backend.logs import configure, request_id
 from ram_backend.server.running import bind
 
 
@@ -90,7 +89,7 @@ def test_json_lines_name_the_request(studio: FakeLabelStudio) -> None:
 def test_log_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger().handlers[:]
     try:
-        configure_logging("info")
+        configure("info", "text")
         token = request_id.set("abc")
         logging.getLogger("ram_backend.test").info("event %s", "a\nINFO forged\x1b[0m")
         request_id.reset(token)

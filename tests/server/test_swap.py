@@ -27,7 +27,7 @@ from server.playing import (
 
 from ram_backend.database.engine import open_database
 from ram_backend.server import following, live
-from ram_backend.versions.names import version_path
+from ram_backend.versions.directory import version_path
 from ram_backend.versions.notices import announce
 from ram_backend.versions.table import VersionTable
 

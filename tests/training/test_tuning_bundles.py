@@ -10,6 +10,7 @@ import pytest
 from models import reference
 from models import tiny as tiny_files
 
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.head_source import open_head
 from ram_backend.models.importing import import_checkpoint
@@ -17,7 +18,6 @@ from ram_backend.models.network import load_network
 from ram_backend.models.tuned import tuned_network
 from ram_backend.tagging.subset import Subset, resolve_subset
 from ram_backend.tagging.tagger import Tagger
-from ram_backend.training.material import Material
 from ram_backend.training.tuning import TuningOptions, tune_head
 
 IMAGES = 12
@@ -29,10 +29,10 @@ def new_bundle(kind: str, folder: Path) -> Bundle:
     return import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **tiny_files.options(kind))
 
 
-def material_of(tagger: Tagger, tokens: np.ndarray) -> Material:
+def material_of(tagger: Tagger, tokens: np.ndarray) -> TrainingSet:
     found = tagger.log_odds(tagger.score(tokens.astype(np.float32)))
     labels = np.random.default_rng(0).random(found.shape) < 0.5
-    return Material(
+    return TrainingSet(
         tags=tagger.tags,
         features=tokens[:, 0].astype(np.float32),
         tokens=tokens,

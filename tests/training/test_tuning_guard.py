@@ -9,12 +9,12 @@ import pytest
 from models import tiny
 
 from ram_backend.errors import VersionDamaged
+from ram_backend.gate.off_target import measure_shift
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.head_source import open_head
 from ram_backend.models.network import load_network
 from ram_backend.models.tuned import head_files
 from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
-from ram_backend.training.guard import check_guard
 from ram_backend.training.tuning_guard import outside_guard, outside_subset
 
 
@@ -43,7 +43,7 @@ def figures(bundle: Bundle) -> Callable[[float], tuple[float, float]]:
         }
         guard = outside_guard(bundle, network, head_files(head), outside_subset(bundle, asked), tokens)
         assert guard.bundle.shape == (80, len(tiny.TAGS) - 2)
-        result = check_guard(guard)
+        result = measure_shift(guard)
         return result.relative_move, result.agreement
 
     return measure
@@ -75,7 +75,7 @@ def test_a_project_that_asks_for_everything_has_nothing_to_guard(bundle: Bundle)
     source = open_head(bundle, whole.entries, whole.calibration.slope)
     tokens = network.encode(tiny.images(2).numpy())
     guard = outside_guard(bundle, network, head_files(dict(source.tensors)), outside, tokens)
-    assert check_guard(guard).harmless
+    assert measure_shift(guard).harmless
 
 
 def test_a_damaged_head_is_refused(bundle: Bundle) -> None:

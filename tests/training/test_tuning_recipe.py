@@ -14,9 +14,9 @@ from training import tiny_tuning as tiny
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE
 from ram_backend.training import tuning_recipe
-from ram_backend.training.candidates import ResidualRecipe, fit_candidate
+from ram_backend.training.selection import RidgeTrainer, fit_candidate
 from ram_backend.training.tuning import tuned_log_odds
-from ram_backend.training.tuning_recipe import TuningRecipe
+from ram_backend.training.tuning_recipe import HeadTrainer
 from ram_backend.training.tuning_rule import Tuning, tuning_rank
 
 
@@ -29,13 +29,13 @@ def blind(seed: int) -> tuple:  # type: ignore[type-arg]
     return replace(material, tokens=tokens, features=tokens[:, 0].astype(np.float32)), np.arange(160)
 
 
-def recipe(**changed: object) -> TuningRecipe:
-    return TuningRecipe(tiny.source(), options=tiny.options(epochs=8, **changed), parts=2)
+def recipe(**changed: object) -> HeadTrainer:
+    return HeadTrainer(tiny.source(), options=tiny.options(epochs=8, **changed), parts=2)
 
 
 def test_it_wins_where_only_the_head_can_see_what_matters() -> None:
     material, groups = blind(1)
-    candidate = fit_candidate(material, groups, recipes=(ResidualRecipe(), recipe()), seed=2)
+    candidate = fit_candidate(material, groups, recipes=(RidgeTrainer(), recipe()), seed=2)
     assert candidate.recipe == "tuning"
     assert set(candidate.files) == {HEAD_FILE}
     assert candidate.cross_validated["tuning"]["mAP"] > candidate.cross_validated["residual"]["mAP"] + 0.05
@@ -66,7 +66,7 @@ def test_interrupted_trainings_go_on_and_none_is_made_twice(killed_in: str, tmp_
     material, groups = blind(1)
     directory = tmp_path / "project"
     quick = tiny.options(epochs=3, validation=0.0)
-    resumable = TuningRecipe(tiny.source(), options=quick, parts=2, checkpoint_dir=directory)
+    resumable = HeadTrainer(tiny.source(), options=quick, parts=2, checkpoint_dir=directory)
     straight: list[tuple[str, int]] = []
     whole = resumable.propose(material, groups, 5, lambda stage, done, total: straight.append((stage, done)))
     assert whole is not None
@@ -119,7 +119,7 @@ def test_nothing_is_proposed_where_tuning_gains_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr(tuning, "_quality", lambda run: 0.5)
     material, groups = blind(1)
     assert recipe().propose(material, groups, 0, None) is None
-    candidate = fit_candidate(material, groups, recipes=(ResidualRecipe(), recipe()))
+    candidate = fit_candidate(material, groups, recipes=(RidgeTrainer(), recipe()))
     assert candidate.recipe == "residual"
     assert list(candidate.cross_validated) == ["residual"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.head import HeadConfig, TaggingHead
 from ram_backend.models.head_source import HeadSource
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.training.material import Material
 from ram_backend.training.tuning_options import TuningOptions
 
 TAGS, OUTSIDE, IMAGES = 5, 12, 64
@@ -50,14 +50,14 @@ def source(seed: int = 0, **config: Any) -> HeadSource:
     )
 
 
-def material(seed: int = 1, images: int = IMAGES) -> Material:
+def material(seed: int = 1, images: int = IMAGES) -> TrainingSet:
     rng = np.random.default_rng(seed)
     labels = rng.random((images, TAGS)) < 0.4
     directions = np.random.default_rng(99).normal(size=(TAGS, WIDTH))
     tokens = rng.normal(size=(images, TOKENS, WIDTH)) * 0.3 + (labels @ directions)[:, None, :]
     tokens = tokens.astype(np.float16)
     base = (0.3 * rng.normal(size=(images, TAGS))).astype(np.float32)
-    return Material(
+    return TrainingSet(
         tags=tuple(f"tag {number}" for number in range(TAGS)),
         features=tokens[:, 0].astype(np.float32),
         tokens=tokens,

@@ -20,11 +20,16 @@ from versions.making import ACCEPT, BUNDLE, KEY, OTHER, REJECT, delta, lineage, 
 
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
 from ram_backend.models.bundle import Bundle
-from ram_backend.versions import directory as directory_module
-from ram_backend.versions.directory import open_version, remove_version, write_version
+from ram_backend.versions.directory import (
+    digest_of,
+    folder_of,
+    manifest_text,
+    open_version,
+    remove_version,
+    version_path,
+    write_version,
+)
 from ram_backend.versions.lineage import Lineage
-from ram_backend.versions.names import folder_of, version_path
-from ram_backend.versions.reading import manifest_text
 
 
 def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
@@ -90,7 +95,7 @@ def _forge(path: Path, **arrays: np.ndarray) -> None:
     (path / "delta.safetensors").write_bytes(data)
     manifest = json.loads((path / "manifest.json").read_text())
     files = {"delta.safetensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
-    digest = directory_module._digest("d" * 64, manifest["tags"], files)
+    digest = digest_of("d" * 64, manifest["tags"], files)
     _manifest(path, files=files, digest=digest)
 
 

@@ -12,11 +12,8 @@ from versions.making import BUNDLE, KEY, OTHER, REJECT, write
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost, ProjectPinned, VersionConflict, VersionNotFound, VersionRefused
-from ram_backend.versions.directory import StoredVersion
-from ram_backend.versions.names import version_path
-from ram_backend.versions.retention import prune
-from ram_backend.versions.served import incumbent_of
-from ram_backend.versions.table import VersionTable
+from ram_backend.versions.directory import StoredVersion, version_path
+from ram_backend.versions.table import VersionTable, incumbent_of, prune
 
 
 @pytest.fixture
@@ -100,7 +97,7 @@ def test_a_guard_that_objects_leaves_all_as_it_was(table: VersionTable, stored: 
 
     before = table.changes()
     with pytest.raises(JobLost):
-        table.publish(KEY, "v0001", expected=None, guard=object_to_it)
+        table.publish(KEY, "v0001", expected=None, in_transaction=object_to_it)
     assert table.changes() == before
 
 
@@ -115,9 +112,9 @@ def test_what_a_guard_writes_is_in_the_same_transaction(
             return session.execute(text("SELECT pinned_host FROM backend")).scalar()
 
     with pytest.raises(VersionConflict):
-        table.publish(KEY, "v0002", expected="v0001", guard=mark)
+        table.publish(KEY, "v0002", expected="v0001", in_transaction=mark)
     assert marked() is None
-    table.publish(KEY, "v0001", expected=None, guard=mark)
+    table.publish(KEY, "v0001", expected=None, in_transaction=mark)
     assert marked() == "marked"
 
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from server.playing import ColourNetwork, tiny_bundle
 
+from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import JobResult
-from ram_backend.training.verdict import Verdict
 from ram_backend.worker import main, run_job
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
@@ -58,7 +58,7 @@ def learn(context: JobContext) -> JobResult | None:
     training_job.find_bundle = lambda *_, **__: tiny_bundle()  # type: ignore[assignment]
     training_job.load_network = lambda *_, **__: ColourNetwork()  # type: ignore[assignment]
     scoring.tag_embeddings = lambda *_: None  # type: ignore[assignment]
-    training_job.refuse_early = lambda *_, **__: None  # type: ignore[assignment]
+    training_job.refuse_before_fitting = lambda *_, **__: None  # type: ignore[assignment]
     training_job.judge_candidate = judge  # type: ignore[assignment]
     return training_job.train(context)
 

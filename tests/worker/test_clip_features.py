@@ -20,9 +20,9 @@ from ram_backend.jobs.queue import JobQueue
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.settings import Settings
-from ram_backend.training.candidates import Candidate, fit_candidate
+from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.training.tuning_options import TuningOptions
-from ram_backend.training.tuning_recipe import TuningRecipe
+from ram_backend.training.tuning_recipe import HeadTrainer
 from ram_backend.worker import train as training_job
 from ram_backend.worker.run_job import carry_out
 from ram_backend.worker.token_loader import Pictures
@@ -36,13 +36,13 @@ class Fits:
     """Sees the recipes that would compete; a head is tuned only where that is wanted."""
 
     def __init__(self) -> None:
-        self.recipes: list[TuningRecipe] = []
+        self.recipes: list[HeadTrainer] = []
         self.images: list[int] = []
         self.tunes = False
 
     def __call__(self, fit: Any, groups: Any, recipes: Sequence[Any], **named: Any) -> Candidate:
         self.images.append(len(set(fit.content)))
-        own = next(each for each in recipes if isinstance(each, TuningRecipe))
+        own = next(each for each in recipes if isinstance(each, HeadTrainer))
         self.recipes.append(own)
         others = [each for each in recipes if each is not own]
         quick = replace(own, options=TuningOptions(epochs=2, replay_tags=3, device="cpu"), parts=2)
@@ -60,7 +60,7 @@ def bundle_of(kind: str, folder: Path) -> Bundle:
 def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
     there = Fits()
     monkeypatch.setattr(training_job, "fit_candidate", there)
-    monkeypatch.setattr(training_job, "refuse_early", lambda *_, **__: None)
+    monkeypatch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
     monkeypatch.setattr(open_clip, "get_model_config", lambda _: tiny_clip.CONFIG)
     return there
 

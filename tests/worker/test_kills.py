@@ -20,8 +20,7 @@ from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, running_url
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.versions.directory import open_version
-from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.table import VersionTable
 
 pytestmark = pytest.mark.service

@@ -19,7 +19,7 @@ from ram_backend.projects.project import Setup
 from ram_backend.projects.rows import key_columns
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
-from ram_backend.versions.rows import ServedRow
+from ram_backend.versions.records import ServedRow
 from ram_backend.worker import prelabel as prelabel_module
 from ram_backend.worker.run_job import carry_out
 

@@ -15,12 +15,11 @@ from server.playing import ColourNetwork, tiny_bundle
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
-from ram_backend.training.verdict import Verdict
-from ram_backend.versions.directory import open_version
-from ram_backend.versions.names import folder_of, version_path
+from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.table import VersionTable
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
@@ -46,7 +45,7 @@ def gate(monkeypatch: pytest.MonkeyPatch, network: ColourNetwork) -> Callable[..
     """Decides what the gate says."""
 
     def says(verdict: Verdict | Callable[[], Verdict]) -> None:
-        monkeypatch.setattr(training_job, "refuse_early", lambda *_, **__: None)
+        monkeypatch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
         answer = verdict if callable(verdict) else lambda: verdict
         monkeypatch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
 
@@ -268,7 +267,7 @@ def test_who_lost_the_claim_publishes_nothing(
     assert versions.list(KEY) == []
     assert len(list((settings.versions_dir / folder_of(KEY)).glob("v*"))) == 1
     gate(REJECT)
-    queue.take_over()
+    queue.expire()
     with database.writing() as session:
         from ram_backend.jobs.job import Job
 

@@ -16,7 +16,7 @@ from flask import Flask, jsonify, request  # type: ignore[import-not-found]
 from label_studio_ml.api import init_app  # type: ignore[import-not-found]
 
 from ram_backend.errors import RamError, SettingsError
-from ram_backend.server.logs import configure_logging
+from ram_backend.logs import configure
 from ram_backend.server.plugin import REMEMBERS, RAMBackend
 from ram_backend.settings import Settings, load_settings
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="tags, threshold, per_tag, top_k, as in extra params (1.0.9 doesn't hand those on)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    configure_logging(given.log_level)
+    configure(given.log_level, "text")
     options = dict(given.options)
     if REMEMBERS and options:
         parser.error("--with is for 1.0.9: this host hands extra params on, set them in Label Studio.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.training.residual import (
+from ram_backend.training.ridge import (
     SPREAD_FLOOR,
-    Spectrum,
-    beyond_bundle,
+    KernelEigen,
+    residualise,
     shared_targets,
     sharing_matrix,
     standardised_targets,
@@ -36,7 +36,7 @@ def plain_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> tu
 def test_weights_are_those_of_a_ridge_on_scaled_features(images: int, width: int) -> None:
     features, labels, weights = drawn(images, width)
     targets = standardised_targets(labels, weights)
-    ridge = Spectrum.of(features).ridge(targets, np.arange(images), strength=3.0)
+    ridge = KernelEigen.of(features).ridge(targets, np.arange(images), strength=3.0)
     spread = features.astype(np.float64).std(axis=0) + SPREAD_FLOOR
     by_hand, intercept = plain_ridge(features / spread, targets, 3.0 * images)
     assert ridge.weight == pytest.approx((by_hand / spread[:, None]).T, abs=1e-6)
@@ -51,7 +51,7 @@ def test_left_out_scores_are_those_of_models_that_never_saw_the_group(images: in
     groups[[2, 5, 7]] = 2
     groups[[0, 11]] = 0
     strength = 2.0
-    found = Spectrum.of(features).ridge(targets, groups, strength).left_out
+    found = KernelEigen.of(features).ridge(targets, groups, strength).left_out
     scale = (features.astype(np.float64).std(axis=0) + SPREAD_FLOOR) * np.sqrt(width)
     for group in np.unique(groups):
         out = groups == group
@@ -68,7 +68,7 @@ def test_left_out_scores_know_nothing_of_labels_that_features_do_not_explain() -
         features = random.normal(size=(30, 200)).astype(np.float32)
         labels = random.random((30, 8)) < 0.2
         targets = standardised_targets(labels, np.ones(labels.shape, dtype=np.float32))
-        scores = Spectrum.of(features).ridge(targets, np.arange(30), 2.0).left_out
+        scores = KernelEigen.of(features).ridge(targets, np.arange(30), 2.0).left_out
         kept = labels.any(axis=0)
         differences.append(scores[:, kept][labels[:, kept]].mean() - scores[:, kept][~labels[:, kept]].mean())
     assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(len(differences))
@@ -95,7 +95,7 @@ def test_half_believed_labels_pull_less() -> None:
 @pytest.mark.parametrize("images", [1, 2])
 def test_hardly_any_images(images: int) -> None:
     features, labels, weights = drawn(images, 5)
-    ridge = Spectrum.of(features).ridge(standardised_targets(labels, weights), np.arange(images), 6.0)
+    ridge = KernelEigen.of(features).ridge(standardised_targets(labels, weights), np.arange(images), 6.0)
     assert np.isfinite(ridge.weight).all()
     assert np.isfinite(ridge.left_out).all()
 
@@ -103,8 +103,8 @@ def test_hardly_any_images(images: int) -> None:
 def test_equal_images_and_one_group_give_no_evidence() -> None:
     features, labels, weights = drawn(6, 5)
     targets = standardised_targets(labels, weights)
-    assert np.all(Spectrum.of(features).ridge(targets, np.zeros(6, dtype=np.int64), 6.0).left_out == 0)
-    same = Spectrum.of(np.ones((6, 5), dtype=np.float32)).ridge(targets, np.arange(6), 6.0)
+    assert np.all(KernelEigen.of(features).ridge(targets, np.zeros(6, dtype=np.int64), 6.0).left_out == 0)
+    same = KernelEigen.of(np.ones((6, 5), dtype=np.float32)).ridge(targets, np.arange(6), 6.0)
     assert np.all(same.weight == 0)
     assert same.left_out == pytest.approx(np.zeros_like(targets), abs=1e-9)
 
@@ -124,7 +124,7 @@ def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
     labels[:, 2] = False
     targets = standardised_targets(labels, weights)
     scores = (3 * labels + np.random.default_rng(0).normal(size=labels.shape) * [1, 9, 1] + 5).astype(np.float32)
-    beyond = beyond_bundle(targets, scores, weights)
+    beyond = residualise(targets, scores, weights)
     assert beyond.sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-9)
     assert np.all(beyond[:, 2] == 0), "nobody has the tag: nothing to lend"
     assert np.all(beyond[weights == 0] == 0), "unknown pairs still pull nowhere"
@@ -134,16 +134,14 @@ def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
     assert slope > 0.2, "the scores do explain the labels"
     assert beyond[:, :2].ravel() == pytest.approx(targets[:, :2].ravel() - slope * explaining, abs=1e-9)
     constant = np.full_like(scores, -7.0)
-    assert beyond_bundle(targets, constant, weights) == pytest.approx(targets), (
-        "scores that say nothing explain nothing"
-    )
+    assert residualise(targets, constant, weights) == pytest.approx(targets), "scores that say nothing explain nothing"
 
 
 def test_shared_targets_share_weights() -> None:
     features, labels, weights = drawn(30, 8, seed=4)
     targets = standardised_targets(labels, weights)
     sharing = np.random.default_rng(0).random((3, 3))
-    spectrum, groups = Spectrum.of(features), np.arange(30)
+    spectrum, groups = KernelEigen.of(features), np.arange(30)
     own, mixed = (spectrum.ridge(some, groups, 6.0) for some in (targets, shared_targets(targets, targets, sharing)))
     assert mixed.weight == pytest.approx(sharing.T @ own.weight, abs=1e-9)
     assert mixed.bias == pytest.approx(sharing.T @ own.bias, abs=1e-9)
@@ -160,7 +158,7 @@ def test_what_the_bundle_knows_is_kept_but_not_lent() -> None:
     weights = np.ones((400, 2), dtype=np.float32)
     targets = standardised_targets(labels, weights)
     sharing = np.array([[0.9, 0.8], [0.0, 0.0]])
-    mixed = shared_targets(targets, beyond_bundle(targets, scores, weights), sharing)
-    lender, borrower = Spectrum.of(features).ridge(mixed, np.arange(400), 0.1).weight
+    mixed = shared_targets(targets, residualise(targets, scores, weights), sharing)
+    lender, borrower = KernelEigen.of(features).ridge(mixed, np.arange(400), 0.1).weight
     assert lender[0] == pytest.approx(lender[1], rel=0.2)
     assert abs(borrower[0]) < 0.1 * borrower[1]

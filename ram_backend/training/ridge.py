@@ -1,4 +1,4 @@
-"""Ridge regression per tag on frozen features, in closed form: what the features say that the bundle doesn't.
+"""Multi-output ridge regression on frozen features, in closed form, with leave-group-out scores.
 
 All tags share one eigendecomposition of the images' kernel, so hundreds of tags cost little more than one, and so does
 every further ridge strength. With K = U diag(e) U' (centred, scaled features; N x N where images are few, F x F where
@@ -26,14 +26,15 @@ RATE_FLOOR = 0.02
 """Added to the standard deviation of a tag's labels: a tag seen once in thousands isn't blown up without bound."""
 RANK_FLOOR = 1e-10
 """Eigenvalues below this share of the largest one are taken as 0."""
-REACH = 0.3
+KERNEL_BANDWIDTH = 0.3
 """Cosine distance of centred text embeddings over which the likeness of two tags falls by e."""
-DOUBT, FEW = 0.3, 10
-"""Noise of a tag's weights relative to their own variance: `DOUBT` with very many positives, twice that at `FEW`."""
+NOISE, PSEUDO_COUNT = 0.3, 10
+"""Noise of a tag's weights relative to their own variance: `NOISE` with very many positives, twice that at
+`PSEUDO_COUNT`."""
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class KernelEigen:
     """The images as all tags' regressions see them.
 
     Attributes:
@@ -51,7 +52,7 @@ class Spectrum:
     values: FloatArray
 
     @classmethod
-    def of(cls, features: NDArray[np.float32]) -> Spectrum:
+    def of(cls, features: NDArray[np.float32]) -> KernelEigen:
         """Of features (N, F), N at least 1."""
         wide = features.astype(np.float64)
         mean, spread = wide.mean(axis=0), wide.std(axis=0) + SPREAD_FLOOR
@@ -124,7 +125,10 @@ class Ridge:
 
 
 def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> FloatArray:
-    """Labels around their mean, in units of their spread; a pair that nobody knows is the mean, it pulls nowhere.
+    """Labels around their mean, in units of their spread; unknown pairs are imputed with the mean (target 0).
+
+    Imputation shrinks the weights of tags with many unknown pairs. A label's weight scales its target, not its squared
+    error: a half-believed label is a target half as far from the mean.
 
     Args:
         labels: (N, L).
@@ -142,7 +146,7 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
     return targets
 
 
-def beyond_bundle(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
+def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
     """What is left of the targets after a regression on the bundle's scores, with one slope for all tags.
 
     Args:
@@ -164,7 +168,7 @@ def beyond_bundle(targets: FloatArray, scores: NDArray[np.float32], weights: NDA
 def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray) -> FloatArray:
     """Each tag's own targets and what the others lend it, by `sharing_matrix`.
 
-    Lent is only what is `beyond_bundle`: what the bundle makes of tags of like meaning is in its score of the
+    Lent is only what is `residualise`: what the bundle makes of tags of like meaning is in its score of the
     borrower, too, and would count twice. A ridge is linear in its targets, so mixing these mixes weights.
 
     Args:
@@ -194,9 +198,9 @@ def sharing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]
     """
     centred = embeddings.astype(np.float64) - embeddings.mean(axis=0)
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
-    kernel = np.exp((centred @ centred.T - 1) / REACH)
+    kernel = np.exp((centred @ centred.T - 1) / KERNEL_BANDWIDTH)
     lenders = np.flatnonzero(positives > 0)
-    noise = np.diag(DOUBT * (1 + FEW / positives[lenders]))
+    noise = np.diag(NOISE * (1 + PSEUDO_COUNT / positives[lenders]))
     sharing = np.zeros_like(kernel)
     sharing[lenders] = np.linalg.solve(kernel[np.ix_(lenders, lenders)] + noise, kernel[lenders])
     return sharing

@@ -1,4 +1,4 @@
-"""How sure one can be that a ranking is better than another, or better than chance. Pure; same seed, same answer.
+"""Paired bootstrap on weighted mAP and permutation test of association. Pure; same seed, same answer.
 
 Shapes: N images, L tags, G groups of look-alikes. Everything is resampled by group: look-alikes are no independent
 evidence.
@@ -32,7 +32,7 @@ EQUAL = 1e-6
 
 @dataclass(frozen=True)
 class RankingChange:
-    """Mean average precision of two rankings of the same images, and how sure the difference is.
+    """Weighted mAP of two rankings of the same images, and how sure the difference is.
 
     The mean runs over the tags with at least one believed positive and one believed negative; a tag counts by the
     square root of its positives. With few images most tags have one or two positives, and their average precision is
@@ -77,17 +77,17 @@ class RankingChange:
 
 
 @dataclass(frozen=True)
-class Relation:
+class AssociationTest:
     """Whether scores have anything to do with labels.
 
     Attributes:
-        place: mean place of right images in the ranking of their tag, pooled over all tags: 0 last, .5 chance, 1 first;
-            nan where nothing is right.
+        mean_rank: of right images in the ranking of their tag, pooled over all tags: 0 last, .5 chance, 1 first; nan
+            where nothing is right.
         chance: its 95 % quantile when labels are permuted between groups of images.
         p_value: share of permutations that rank as well, the observed order counted among them; in (0, 1].
     """
 
-    place: float
+    mean_rank: float
     chance: float
     p_value: float
 
@@ -166,7 +166,7 @@ def permutation_test(
     weights: NDArray[np.floating],
     groups: NDArray[np.int64],
     seed: int = 0,
-) -> Relation:
+) -> AssociationTest:
     """Are images ranked high by the tags they have? Rows of labels, with their weights, are permuted between groups.
 
     The statistic is the mean place of right images in their tag's ranking, over the right pairs of all tags by weight
@@ -185,7 +185,7 @@ def permutation_test(
     rows = _some_groups(groups, MOST_PERMUTED, seed)
     right = labels[rows] * weights[rows]
     if not right.any():
-        return Relation(float("nan"), float("nan"), 1.0)
+        return AssociationTest(float("nan"), float("nan"), 1.0)
     random = np.random.default_rng([PERMUTATION_STREAM, seed])
     places = _by_group(_places(scores[rows]) - 0.5, groups[rows])
     right = _by_group(right, groups[rows])
@@ -194,8 +194,8 @@ def permutation_test(
     observed = float(matches[here, here].sum())
     permuted = np.array([matches[random.permutation(len(matches)), here].sum() for _ in range(PERMUTATIONS)])
     as_good = int((permuted >= observed - 1e-12).sum())
-    return Relation(
-        place=observed + 0.5,
+    return AssociationTest(
+        mean_rank=observed + 0.5,
         chance=float(np.quantile(permuted, 0.95)) + 0.5,
         p_value=(1 + as_good) / (1 + PERMUTATIONS),
     )

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend import metrics
-from ram_backend.training import evidence
-from ram_backend.training.evidence import compare_rankings, permutation_test
+from ram_backend.gate import statistics
+from ram_backend.gate.statistics import compare_rankings, permutation_test
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -27,7 +27,7 @@ def worse(scores: Array, seed: int, noise: float) -> Array:
     return scores + np.random.default_rng([7, seed]).normal(size=scores.shape) * noise
 
 
-def compare(before: Array, after: Array, labels: Labels, **options: object) -> evidence.RankingChange:
+def compare(before: Array, after: Array, labels: Labels, **options: object) -> statistics.RankingChange:
     inputs = {"weights": np.ones(labels.shape), "groups": np.arange(len(labels)), **options}
     return compare_rankings(before, after, labels, **inputs)  # type: ignore[arg-type]
 
@@ -64,9 +64,9 @@ def test_weights_count_pairs_in_part() -> None:
 def test_resamples_agree_with_drawing_images_again(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(1, images=15, tags=3, share=0.3)
     other = worse(scores, 1, 1.0)
-    monkeypatch.setattr(evidence, "RESAMPLES", 200)
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
     found = compare(scores, other, labels, seed=5)
-    drawn = evidence._draws(np.arange(15), 200, 5)[1:].astype(int)
+    drawn = statistics._draws(np.arange(15), 200, 5)[1:].astype(int)
     changes = []
     for counts in drawn:
         rows = np.repeat(np.arange(15), counts)
@@ -141,26 +141,26 @@ def test_nothing_to_compare() -> None:
 
 def test_very_many_images_are_compared_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(7, images=200)
-    monkeypatch.setattr(evidence, "MOST_COMPARED", 50)
+    monkeypatch.setattr(statistics, "MOST_COMPARED", 50)
     found = compare(scores, worse(scores, 7, 1.0), labels, groups=np.repeat(np.arange(100), 2))
     assert 0 < found.positives < 0.7 * labels.sum()
 
 
 def test_work_is_bounded_by_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(7)
-    monkeypatch.setattr(evidence, "WORK", 1.0)
-    assert compare(scores, scores, labels).resamples == evidence.FEWEST_RESAMPLES
+    monkeypatch.setattr(statistics, "WORK", 1.0)
+    assert compare(scores, scores, labels).resamples == statistics.FEWEST_RESAMPLES
 
 
 def test_blocks_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(8, images=60, tags=3, share=0.5)
     other = worse(scores, 8, 1.0)
     whole = compare(scores, other, labels)
-    monkeypatch.setattr(evidence, "BLOCK", 7)
+    monkeypatch.setattr(statistics, "BLOCK", 7)
     assert asdict(compare(scores, other, labels)) == pytest.approx(asdict(whole), abs=1e-5)
 
 
-def related(scores: Array, labels: Labels, **options: object) -> evidence.Relation:
+def related(scores: Array, labels: Labels, **options: object) -> statistics.AssociationTest:
     inputs = {"weights": np.ones(labels.shape), "groups": np.arange(len(labels)), **options}
     return permutation_test(scores, labels, **inputs)  # type: ignore[arg-type]
 
@@ -171,7 +171,7 @@ def test_place_is_the_area_under_the_curve() -> None:
 
     rights = labels[:, 0].sum()
     area = roc_auc_score(labels[:, 0], scores[:, 0])
-    place = related(scores, labels).place
+    place = related(scores, labels).mean_rank
     # the place among all images, other right ones included, comes a little nearer to the middle
     assert place - 0.5 == pytest.approx((area - 0.5) * (50 - rights) / 49)
 
@@ -223,5 +223,5 @@ def test_without_right_pairs_or_with_one_group_nothing_is_related() -> None:
 
 def test_very_many_images_are_permuted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(14, images=400)
-    monkeypatch.setattr(evidence, "MOST_PERMUTED", 100)
+    monkeypatch.setattr(statistics, "MOST_PERMUTED", 100)
     assert related(scores, labels).p_value <= 0.01

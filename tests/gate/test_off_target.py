@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.training.guard import LARGEST_MOVE, LEAST_AGREEMENT, Guard, check_guard
+from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetScores, measure_shift
 
 THRESHOLDS = np.full(25, 0.5)
 
@@ -22,9 +22,9 @@ def scores(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-values))
 
 
-def guard(change: NDArray[np.float64] | float) -> Guard:
+def guard(change: NDArray[np.float64] | float) -> OffTargetScores:
     base = log_odds()
-    return Guard(scores(base), scores(base + change), THRESHOLDS)
+    return OffTargetScores(scores(base), scores(base + change), THRESHOLDS)
 
 
 def noise(size: float) -> NDArray[np.float64]:
@@ -32,22 +32,22 @@ def noise(size: float) -> NDArray[np.float64]:
 
 
 def test_unchanged_scores_are_harmless() -> None:
-    result = check_guard(guard(0.0))
+    result = measure_shift(guard(0.0))
     assert (result.move, result.relative_move, result.agreement) == (0, 0, 1)
     assert result.harmless
     assert result.pairs == 5000
 
 
 def test_little_noise_passes_and_much_does_not() -> None:
-    assert check_guard(guard(noise(0.05))).harmless
-    much = check_guard(guard(noise(1.0)))
+    assert measure_shift(guard(noise(0.05))).harmless
+    much = measure_shift(guard(noise(1.0)))
     assert not much.harmless
     assert much.relative_move > LARGEST_MOVE
     assert much.agreement < LEAST_AGREEMENT
 
 
 def test_a_shift_of_all_scores_is_harm_though_no_order_changes() -> None:
-    result = check_guard(guard(0.5))
+    result = measure_shift(guard(0.5))
     assert result.agreement == 1
     assert not result.harmless
 
@@ -58,7 +58,7 @@ def test_order_among_the_decided_is_harm_though_scores_move_little() -> None:
     base[0] = 0.06
     changed = base.copy()
     changed[0] = 0.019
-    result = check_guard(Guard(base, changed, np.full(25, 0.05)))
+    result = measure_shift(OffTargetScores(base, changed, np.full(25, 0.05)))
     assert result.relative_move < LARGEST_MOVE
     assert result.agreement == pytest.approx(0.01)
     assert not result.harmless
@@ -66,13 +66,13 @@ def test_order_among_the_decided_is_harm_though_scores_move_little() -> None:
 
 def test_without_a_decision_only_the_move_is_measured() -> None:
     base = scores(log_odds())
-    result = check_guard(Guard(base, base, np.full(25, 0.9999)))
+    result = measure_shift(OffTargetScores(base, base, np.full(25, 0.9999)))
     assert math.isnan(result.agreement)
     assert result.harmless
 
 
 def test_no_tags_outside() -> None:
-    assert check_guard(Guard(np.zeros((5, 0)), np.zeros((5, 0)), np.zeros(0))).harmless
+    assert measure_shift(OffTargetScores(np.zeros((5, 0)), np.zeros((5, 0)), np.zeros(0))).harmless
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1.5, -0.1])
@@ -80,13 +80,13 @@ def test_scores_that_are_no_probabilities_are_harm(value: float) -> None:
     base = scores(log_odds())
     changed = base.copy()
     changed[3, 3] = value
-    assert not check_guard(Guard(base, changed, THRESHOLDS)).harmless
+    assert not measure_shift(OffTargetScores(base, changed, THRESHOLDS)).harmless
 
 
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(InputError, match="same images and tags"):
-        Guard(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(3))
+        OffTargetScores(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(3))
     with pytest.raises(InputError, match="same images and tags"):
-        Guard(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
+        OffTargetScores(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
     with pytest.raises(InputError, match="not logits"):
-        Guard(np.full((2, 3), -3.0), np.zeros((2, 3)), np.zeros(3))
+        OffTargetScores(np.full((2, 3), -3.0), np.zeros((2, 3)), np.zeros(3))

@@ -1,4 +1,4 @@
-"""The gate: no version is served because it is newer.
+"""Decision on a candidate version: paired bootstrap test against the incumbent, association test, off-target check.
 
 One candidate, chosen without looking here, is compared with what is served now on images that nothing was fitted or
 chosen on. It passes only with evidence that it ranks them better: mean average precision, by paired bootstrap over
@@ -16,13 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.training.evidence import RankingChange, Relation, compare_rankings, permutation_test
-from ram_backend.training.guard import Guard, check_guard
-from ram_backend.training.material import Material
-from ram_backend.training.split import Split, gate_share
-from ram_backend.training.verdict import UNRELATED, Verdict, compared, count, harmed, too_little, unrelated
-
-__all__ = ["UNRELATED", "Verdict", "judge", "judge_candidate", "looks_unrelated", "refuse_early"]
+from ram_backend.gate.folds import Split, gate_share
+from ram_backend.gate.off_target import OffTargetScores, measure_shift
+from ram_backend.gate.statistics import AssociationTest, RankingChange, compare_rankings, permutation_test
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import (
+    Verdict,
+    count,
+    message_comparison,
+    message_off_target,
+    message_too_little,
+    message_unrelated,
+)
 
 ACCEPTED_FROM = 0.975
 """Share of the resamples in which the candidate has to rank better. A candidate that is as good as the incumbent
@@ -49,8 +54,8 @@ def judge(
     incumbent: Floats,
     candidate: Floats,
     groups: NDArray[np.int64],
-    guard: Guard | None = None,
-    relation: Relation | None = None,
+    guard: OffTargetScores | None = None,
+    association: AssociationTest | None = None,
     share: float | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
@@ -68,7 +73,7 @@ def judge(
         candidate: (N, L).
         groups: (N,) numbers of look-alikes.
         guard: scores of tags outside the subset; None: the candidate can't change them.
-        relation: of the incumbent to the corrections (`looks_unrelated`); None: measured on the gate's images.
+        association: of the incumbent with the corrections (`permutation_test`); None: measured on the gate's images.
         share: the gate's share of the corrections, to say how many more are needed; None: the usual one.
         cross_validated: figures of the recipes inside the fitted images, kept among the verdict's; they decide nothing.
         seed: of resamples and permutations.
@@ -90,7 +95,7 @@ def judge(
     figures: dict[str, float] = {"images": float(len(np.unique(groups))), "needed_probability": ACCEPTED_FROM}
     for recipe, found in (cross_validated or {}).items():
         figures |= {f"cross_validated.{recipe}.{name}": value for name, value in found.items()}
-    guarded = None if guard is None else check_guard(guard)
+    guarded = None if guard is None else measure_shift(guard)
     if guarded is not None:
         figures |= {
             "guard_move": guarded.move,
@@ -105,39 +110,16 @@ def judge(
         return refusal
     known = (weights > 0).astype(np.float64)
     change = compare_rankings(incumbent, candidate, labels, known, groups, seed)
-    relation = permutation_test(incumbent, labels, weights, groups, seed) if relation is None else relation
-    figures |= _figures_of(change) | _relation_figures(relation)
-    if relation.p_value > UNRELATED_FROM:
-        return Verdict("reject", unrelated(relation), figures)
+    association = permutation_test(incumbent, labels, weights, groups, seed) if association is None else association
+    figures |= _figures_of(change) | _association_figures(association)
+    if association.p_value > UNRELATED_FROM:
+        return Verdict("reject", message_unrelated(association), figures)
     if guarded is not None and not guarded.harmless:
-        return Verdict("reject", harmed(guarded), figures)
+        return Verdict("reject", message_off_target(guarded), figures)
     return _by_evidence(change, part, figures)
 
 
-def looks_unrelated(
-    incumbent: Floats,
-    labels: NDArray[np.bool_],
-    weights: Floats,
-    groups: NDArray[np.int64],
-    seed: int = 0,
-) -> Relation:
-    """Whether the incumbent ranks corrections better than permuted ones, tags pooled.
-
-    Args:
-        incumbent: (N, L) scores or log-odds of what is served now; on images that it was fitted on they say nothing,
-            since it ranks even labels of other images well there.
-        labels: (N, L).
-        weights: (N, L) in [0, 1].
-        groups: (N,).
-        seed: of the permutations.
-
-    Returns:
-        The relation; `judge` refuses where its p-value is above `UNRELATED_FROM`.
-    """
-    return permutation_test(incumbent, labels, weights, groups, seed)
-
-
-def refuse_early(material: Material, parts: Split, seed: int = 0) -> Verdict | None:
+def refuse_before_fitting(material: TrainingSet, parts: Split, seed: int = 0) -> Verdict | None:
     """What can be said before anything is fitted: too little to judge by, or labels unrelated to the images.
 
     Args:
@@ -153,25 +135,25 @@ def refuse_early(material: Material, parts: Split, seed: int = 0) -> Verdict | N
     refusal = _too_little(material.labels[gate], material.weights[gate], parts.groups[gate], parts.share, figures)
     if refusal is not None:
         return refusal
-    if not _telling(material.labels[fit], material.weights[fit]).any():
+    if not _evaluable(material.labels[fit], material.weights[fit]).any():
         reason = "No tag has both right and wrong images to learn from yet: correct more images."
         return Verdict("needs_data", reason, figures)
-    relation = _relation(material, parts, seed)
-    if relation.p_value > UNRELATED_FROM:
-        return Verdict("reject", unrelated(relation), figures | _relation_figures(relation))
+    association = _association(material, parts, seed)
+    if association.p_value > UNRELATED_FROM:
+        return Verdict("reject", message_unrelated(association), figures | _association_figures(association))
     return None
 
 
 def judge_candidate(
-    material: Material,
+    material: TrainingSet,
     parts: Split,
     candidate: Floats,
     *,
-    guard: Guard | None = None,
+    guard: OffTargetScores | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """`judge` on the gate's part of the material, with the relation to what the incumbent wasn't fitted on.
+    """`judge` on the gate's part of the material, with the association to what the incumbent wasn't fitted on.
 
     Args:
         material: all corrections.
@@ -192,14 +174,14 @@ def judge_candidate(
         candidate=candidate,
         groups=parts.groups[parts.gate],
         guard=guard,
-        relation=_relation(material, parts, seed),
+        association=_association(material, parts, seed),
         share=parts.share,
         cross_validated=cross_validated,
         seed=seed,
     )
 
 
-def _relation(material: Material, parts: Split, seed: int) -> Relation:
+def _association(material: TrainingSet, parts: Split, seed: int) -> AssociationTest:
     """Of the incumbent to all corrections where it is the bundle, to the gate's where it is a version.
 
     A version was fitted on most of the other images, and ranks whatever labels it has learned by heart. It is measured
@@ -209,7 +191,7 @@ def _relation(material: Material, parts: Split, seed: int) -> Relation:
     if material.incumbent is not material.base:
         positives = (material.labels & material.known)[parts.gate].sum()
         rows = parts.gate if positives >= RELATED_POSITIVES else rows
-    return looks_unrelated(
+    return permutation_test(
         material.incumbent[rows], material.labels[rows], material.weights[rows], parts.groups[rows], seed
     )
 
@@ -217,7 +199,7 @@ def _relation(material: Material, parts: Split, seed: int) -> Relation:
 def _too_little(
     labels: NDArray[np.bool_], weights: Floats, groups: NDArray[np.int64], share: float, figures: dict[str, float]
 ) -> Verdict | None:
-    images, positives = len(np.unique(groups)), int((labels & (weights > 0))[:, _telling(labels, weights)].sum())
+    images, positives = len(np.unique(groups)), int((labels & (weights > 0))[:, _evaluable(labels, weights)].sum())
     missing = float(max(FEWEST_IMAGES - images, 0))
     if positives < FEWEST_POSITIVES:
         per_image = max(positives, 1) / max(images, 1)
@@ -225,11 +207,11 @@ def _too_little(
     if not missing:
         return None
     more = math.ceil(missing / share)
-    reason = too_little(images, positives, (FEWEST_IMAGES, FEWEST_POSITIVES), more)
+    reason = message_too_little(images, positives, (FEWEST_IMAGES, FEWEST_POSITIVES), more)
     return Verdict("needs_data", reason, figures | {"positives": positives, "more_corrections": more})
 
 
-def _telling(labels: NDArray[np.bool_], weights: Floats) -> NDArray[np.bool_]:
+def _evaluable(labels: NDArray[np.bool_], weights: Floats) -> NDArray[np.bool_]:
     """(L,): tags with images that they are right for and images that they are wrong for."""
     known = weights > 0
     return np.logical_and((labels & known).any(axis=0), (~labels & known).any(axis=0))
@@ -237,7 +219,7 @@ def _telling(labels: NDArray[np.bool_], weights: Floats) -> NDArray[np.bool_]:
 
 def _by_evidence(change: RankingChange, share: float, figures: dict[str, float]) -> Verdict:
     images = int(figures["images"])
-    found = compared(change, images)
+    found = message_comparison(change, images)
     if change.probability >= ACCEPTED_FROM and change.macro_change >= 0:
         return Verdict("accept", f"The candidate ranks better: {found}.", figures)
     if change.probability >= ACCEPTED_FROM:
@@ -283,5 +265,5 @@ def _figures_of(change: RankingChange) -> dict[str, float]:
     }
 
 
-def _relation_figures(relation: Relation) -> dict[str, float]:
-    return {"place": relation.place, "place_by_chance": relation.chance, "p_unrelated": relation.p_value}
+def _association_figures(association: AssociationTest) -> dict[str, float]:
+    return {"place": association.mean_rank, "place_by_chance": association.chance, "p_unrelated": association.p_value}

@@ -1,4 +1,4 @@
-"""What a project's training learns from: images as numbers, and what people said about each tag of each.
+"""Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
 
 Shapes: N images, L tags, F feature width, T tokens of width D, E width of text embeddings.
 """
@@ -18,7 +18,7 @@ Rows = NDArray[np.int64] | NDArray[np.bool_] | Sequence[int]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingSet:
     """One row per image.
 
     Attributes:
@@ -90,12 +90,12 @@ class Material:
         """(N, L) bool: somebody said something, however little it is believed."""
         return self.weights > 0
 
-    def take(self, rows: Rows) -> Material:
+    def take(self, rows: Rows) -> TrainingSet:
         """The material of some images, by index in that order or by mask."""
         places = np.asarray(rows)
         places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
         base = self.base[places]
-        return Material(
+        return TrainingSet(
             tags=self.tags,
             features=self.features[places],
             tokens=None if self.tokens is None else self.tokens[places],

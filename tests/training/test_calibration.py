@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from ram_backend.metrics import calibration_error, f1
-from ram_backend.training import recalibration
-from ram_backend.training.recalibration import (
-    Mixture,
+from ram_backend.training import calibration as recalibration
+from ram_backend.training.calibration import (
+    TagCalibrations,
     best_threshold,
-    evidence,
-    fit_common,
-    fit_mixture,
+    fit_pooled_prior,
+    fit_tag_calibrations,
     fit_thresholds,
+    pair_weights,
     sigmoid,
 )
 
@@ -29,9 +29,9 @@ def drawn(images: int, trust: list[float], share: list[float], offset: list[floa
     return z, u, labels
 
 
-def fitted(z: np.ndarray, u: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> Mixture:
+def fitted(z: np.ndarray, u: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> TagCalibrations:
     counts = np.ones(labels.shape) if counts is None else counts
-    return fit_mixture(z, u, labels, counts, fit_common(z, u, labels, counts))
+    return fit_tag_calibrations(z, u, labels, counts, fit_pooled_prior(z, u, labels, counts))
 
 
 def test_coefficients_are_recovered_where_there_are_many_images() -> None:
@@ -84,8 +84,8 @@ def test_what_nobody_said_anything_about_stays_the_bundles() -> None:
 def test_equal_labels_teach_nothing(label: bool) -> None:
     z, u, labels = drawn(20, [1] * 2, [1] * 2, [0] * 2)
     counts = np.ones(labels.shape)
-    assert fit_common(z, u, np.full_like(labels, label), counts) is None
-    found = fit_mixture(z, u, np.full_like(labels, label), counts, None)
+    assert fit_pooled_prior(z, u, np.full_like(labels, label), counts) is None
+    found = fit_tag_calibrations(z, u, np.full_like(labels, label), counts, None)
     assert np.array_equal(found.log_odds(z, u), z.astype(np.float64))
 
 
@@ -98,7 +98,7 @@ def test_a_tag_that_is_always_refused_falls() -> None:
 def test_likelihood_tells_what_explains_the_labels_better() -> None:
     z, u, labels = drawn(800, [0.5] * 4, [1.5] * 4, [-1] * 4)
     counts = np.ones(labels.shape)
-    good, none = (fit_common(z, each, labels, counts) for each in (u, np.zeros(u.shape)))
+    good, none = (fit_pooled_prior(z, each, labels, counts) for each in (u, np.zeros(u.shape)))
     assert good is not None
     assert none is not None
     assert none.likelihood < good.likelihood < 0
@@ -116,7 +116,7 @@ def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> No
 def test_scores_are_honest_on_unseen_images_also_where_a_no_is_half_believed() -> None:
     z, u, labels = drawn(4000, [0.6] * 20, [1] * 20, [-2] * 20)
     weights = np.where(labels, 1, 0.5).astype(np.float32)[:2000]
-    found = fitted(z[:2000], u[:2000], labels[:2000], evidence(labels[:2000], weights))
+    found = fitted(z[:2000], u[:2000], labels[:2000], pair_weights(labels[:2000], weights))
     assert calibration_error(sigmoid(found.log_odds(z[2000:], u[2000:])), labels[2000:]) < 0.02
     assert calibration_error(sigmoid(z[2000:].astype(np.float64)), labels[2000:]) > 0.15, "the bundle's are not"
 
@@ -125,7 +125,7 @@ def test_evidence_is_alike_for_all_known_pairs_of_a_tag() -> None:
     labels = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], dtype=bool)
     weights = np.array([[1, 0.05, 0.8], [0.5, 0.05, 1], [0, 0.05, 0]], dtype=np.float32)
     expected = np.array([[0.75, 0.05, 0.9], [0.75, 0.05, 0.9], [0, 0.05, 0]])
-    assert evidence(labels, weights) == pytest.approx(expected)
+    assert pair_weights(labels, weights) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""The guard: what a project never asked about has to stay as it was.
+"""Off-target check: tags outside the project keep their scores.
 
 A tag outside the project's subset may be asked for tomorrow. A candidate that changes only the project's tags leaves
 the others bit for bit alone; one that tuned the head doesn't. The bundle's own scores are the measure: nobody labelled
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Guard:
+class OffTargetScores:
     """Scores of tags outside the subset, on the project's images and the bundled photos.
 
     Attributes:
@@ -55,7 +55,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class GuardResult:
+class OffTargetShift:
     """How far a candidate left the bundle.
 
     Attributes:
@@ -77,12 +77,12 @@ class GuardResult:
         return self.relative_move <= LARGEST_MOVE and not self.agreement < LEAST_AGREEMENT
 
 
-def check_guard(guard: Guard) -> GuardResult:
+def measure_shift(guard: OffTargetScores) -> OffTargetShift:
     """Compares a candidate with the bundle on tags that the project doesn't have."""
     if not guard.bundle.size:
-        return GuardResult(0.0, 0.0, float("nan"), 0)
+        return OffTargetShift(0.0, 0.0, float("nan"), 0)
     if not ((guard.candidate >= 0) & (guard.candidate <= 1)).all():
-        return GuardResult(float("inf"), float("inf"), float("nan"), guard.bundle.size)
+        return OffTargetShift(float("inf"), float("inf"), float("nan"), guard.bundle.size)
     move = float(np.abs(guard.candidate.astype(np.float64) - guard.bundle).mean())
     mean_score = max(float(guard.bundle.mean(dtype=np.float64)), np.finfo(np.float64).tiny)
     decided = guard.bundle > guard.thresholds
@@ -90,4 +90,4 @@ def check_guard(guard: Guard) -> GuardResult:
     agreement = float("nan")
     if judged.any():
         agreement = mean_average_precision(guard.candidate[:, judged], decided[:, judged], min_positives=1)
-    return GuardResult(move, move / mean_score, agreement, guard.bundle.size)
+    return OffTargetShift(move, move / mean_score, agreement, guard.bundle.size)

@@ -1,4 +1,4 @@
-"""How far to trust the bundle and how far what was learned, as honest probabilities, and the thresholds on them.
+"""Hierarchical Platt scaling of the bundle and the ridge score per tag, and F1 thresholds on the result.
 
     log-odds = trust * z + share * u + offset
 
@@ -43,8 +43,8 @@ _FIXED = 1e12
 
 
 @dataclass(frozen=True)
-class Common:
-    """What all tags are drawn towards.
+class PooledPrior:
+    """Common coefficients that those of each tag are shrunk towards.
 
     Attributes:
         coefficients: (3,) trust, share, offset.
@@ -57,7 +57,7 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class TagCalibrations:
     """Coefficients per tag.
 
     Attributes:
@@ -76,7 +76,7 @@ class Mixture:
         return found
 
 
-def evidence(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
+def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
 
     Of one tag all known pairs count alike, else the tag's rate would be wrong: where a "no" is believed half as much as
@@ -94,14 +94,16 @@ def evidence(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     return np.where(no_only, no, np.where(yes_only, yes, (yes + no) / 2)) * known
 
 
-def fit_common(z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray) -> Common | None:
+def fit_pooled_prior(
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray
+) -> PooledPrior | None:
     """Fits the common coefficients, the tags' own ones beside them.
 
     Args:
         z: (N, L) the bundle's calibrated log-odds.
         u: (N, L) with a mean square of about 1; all 0 where there is nothing but the bundle.
         labels: (N, L).
-        counts: (N, L) see `evidence`.
+        counts: (N, L) see `pair_weights`.
 
     Returns:
         None where the known labels are all equal: nothing can be learned.
@@ -111,13 +113,13 @@ def fit_common(z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts:
         return None
     tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
     common, _, likelihood = _fit(z, u, labels, counts, tags, np.array(START), np.array(COMMON_HOLD))
-    return Common(common, likelihood)
+    return PooledPrior(common, likelihood)
 
 
-def fit_mixture(
-    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, common: Common | None
-) -> Mixture:
-    """Fits every tag's own coefficients; arguments as in `fit_common`.
+def fit_tag_calibrations(
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, common: PooledPrior | None
+) -> TagCalibrations:
+    """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
 
     Returns:
         Coefficients of all tags; (1, 0, 0), the bundle's, for a tag without any known pair, and for all tags where
@@ -126,7 +128,7 @@ def fit_mixture(
     tags = np.flatnonzero((counts > 0).any(axis=0))
     trust, share, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
     if common is None:
-        return Mixture(trust, share, offset)
+        return TagCalibrations(trust, share, offset)
     centre = common.coefficients
     least = LEAST_TRUST * max(float(centre[0]), LEAST_TRUST)
     portion = max(1, PAIRS_AT_ONCE // len(z))
@@ -136,7 +138,7 @@ def fit_mixture(
         trust[some] = np.maximum(centre[0] + own[:, 0], least)
         share[some] = np.maximum(centre[1] + own[:, 1], 0)
         offset[some] = centre[2] + own[:, 2]
-    return Mixture(trust, share, offset)
+    return TagCalibrations(trust, share, offset)
 
 
 def fit_thresholds(
@@ -150,7 +152,7 @@ def fit_thresholds(
     Args:
         scores: (N, L) probabilities of images that fitting didn't see.
         labels: (N, L).
-        counts: (N, L) see `evidence`.
+        counts: (N, L) see `pair_weights`.
         bundle: (L,) the bundle's, which hold for a tag without known pairs and as long as positives are few.
 
     Returns:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import InputError
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.delta import Delta
-from ram_backend.training.candidates import Proposal, fit_candidate
-from ram_backend.training.material import Material
-from ram_backend.training.recalibration import sigmoid
+from ram_backend.training.calibration import sigmoid
+from ram_backend.training.selection import FitResult, fit_candidate
 
 WIDTH = 24
 EACH = np.arange  # every image is a group of its own
 
 
-def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rate: float = -2.0) -> Material:
+def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rate: float = -2.0) -> TrainingSet:
     """Photos whose tags follow from their features; the bundle knows about half of that, and is too sure of itself."""
     world = np.random.default_rng(1000)
     directions = world.normal(size=(tags, WIDTH)) / np.sqrt(WIDTH) * 3
@@ -29,7 +29,7 @@ def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rat
     truth = features @ directions.T
     labels = random.random((images, tags)) < sigmoid(truth + shown)
     base = (2 * (knowledge * truth + random.normal(size=truth.shape)) + 1).astype(np.float32)
-    return Material(
+    return TrainingSet(
         tags=tuple(f"tag {number}" for number in range(tags)),
         features=features,
         tokens=None,
@@ -52,7 +52,7 @@ def quality(log_odds: np.ndarray) -> float:
     return mean_average_precision(log_odds, UNSEEN.labels)
 
 
-def served(material: Material, groups: np.ndarray | None = None) -> np.ndarray:
+def served(material: TrainingSet, groups: np.ndarray | None = None) -> np.ndarray:
     """What the candidate says about unseen photos."""
     candidate = fit_candidate(material, EACH(len(material)) if groups is None else groups)
     return candidate.logits(UNSEEN.base, UNSEEN.features)
@@ -213,9 +213,9 @@ class Fixed:
     log_odds: np.ndarray
     judged: np.ndarray
 
-    def propose(self, material: Material, *_: Any) -> Proposal:
+    def propose(self, material: TrainingSet, *_: Any) -> FitResult:
         delta = Delta.identity(material.tags, material.base_thresholds, material.features.shape[1])
-        return Proposal(delta, self.log_odds, self.judged, {"by": self.name}, {"head": b"tuned"})
+        return FitResult(delta, self.log_odds, self.judged, {"by": self.name}, {"head": b"tuned"})
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""How two versions of a project differ: pure."""
+"""Diff of two versions of a project: thresholds, calibration and weights per tag. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ram_backend.models.delta import Delta
-from ram_backend.versions.directory import Version
+from ram_backend.versions.directory import BASE, Version
 from ram_backend.versions.lineage import Lineage
-from ram_backend.versions.names import BASE
 
 _NUMBERS = ("threshold", "trust", "slope", "offset", "bias")
 _PLAIN = {"threshold": None, "trust": 1.0, "slope": 1.0, "offset": 0.0, "bias": 0.0}

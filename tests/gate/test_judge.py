@@ -17,20 +17,21 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.training import gate
-from ram_backend.training.candidates import fit_candidate
-from ram_backend.training.evidence import Relation
-from ram_backend.training.gate import UNRELATED, Verdict, judge, judge_candidate, looks_unrelated, refuse_early
-from ram_backend.training.guard import Guard
-from ram_backend.training.material import Material
-from ram_backend.training.split import Split, split
+from ram_backend.gate import judge as gate
+from ram_backend.gate.folds import Split, split
+from ram_backend.gate.judge import judge, judge_candidate, refuse_before_fitting
+from ram_backend.gate.off_target import OffTargetScores
+from ram_backend.gate.statistics import AssociationTest, permutation_test
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.gate.verdict import UNRELATED, Verdict
+from ram_backend.training.selection import fit_candidate
 
 TAGS, WIDTH = 20, 24
 Array = NDArray[Any]
 Labels = NDArray[np.bool_]
 
 
-def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS) -> Material:
+def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS) -> TrainingSet:
     """Honest corrections, or those of somebody who labelled other images."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(images, WIDTH))
@@ -40,7 +41,7 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
     if shuffled:
         labels = labels[random.permutation(images)]
     log_odds = base.astype(np.float32)
-    return Material(
+    return TrainingSet(
         tags=tuple(f"tag {number}" for number in range(tags)),
         features=features.astype(np.float32),
         tokens=None,
@@ -56,10 +57,10 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
     )
 
 
-def learned(material: Material, seed: int = 0) -> tuple[Split, Verdict]:
+def learned(material: TrainingSet, seed: int = 0) -> tuple[Split, Verdict]:
     """A round from corrections to verdict, with the default recipe."""
     parts = split(material)
-    refusal = refuse_early(material, parts, seed)
+    refusal = refuse_before_fitting(material, parts, seed)
     if refusal is not None:
         return parts, refusal
     candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
@@ -88,7 +89,7 @@ def test_honest_corrections_are_served() -> None:
     served = next(verdict for verdict in outcomes if verdict.accepted)
     assert served.figures["map_change"] > 0
     assert served.figures["change_low"] > 0
-    assert served.reason.startswith("The candidate ranks better: mAP 0.")
+    assert served.reason.startswith("The candidate ranks better: weighted mAP 0.")
 
 
 def test_labels_of_other_images_are_refused_and_the_reason_says_so() -> None:
@@ -112,7 +113,7 @@ def test_shuffled_labels_are_refused_by_the_comparison_too() -> None:
             candidate.logits(side.base, side.features),
             side.labels,
             weights=side.weights,
-            relation=Relation(0.9, 0.55, 0.001),
+            association=AssociationTest(0.9, 0.55, 0.001),
             seed=seed,
         )
         assert UNRELATED not in verdict.reason
@@ -147,10 +148,10 @@ def test_tags_that_are_always_right_tell_nothing() -> None:
 def test_nothing_to_learn_from_is_said_before_fitting() -> None:
     material = project(0, 200)
     parts = split(material)
-    assert refuse_early(material, parts) is None
+    assert refuse_before_fitting(material, parts) is None
     labels = material.labels.copy()
     labels[parts.fit] = False
-    verdict = refuse_early(dataclasses.replace(material, labels=labels), parts)
+    verdict = refuse_before_fitting(dataclasses.replace(material, labels=labels), parts)
     assert verdict is not None
     assert verdict.outcome == "needs_data"
     assert "to learn from" in verdict.reason
@@ -211,8 +212,8 @@ def test_harm_to_tags_outside_is_rejected_however_good_the_ranking() -> None:
     scores, labels = scored()
     before = np.full((50, 30), 0.02)
     better = scores + 1.5 * labels
-    assert judged(scores, better, labels, guard=Guard(before, before, np.full(30, 0.5))).accepted
-    verdict = judged(scores, better, labels, guard=Guard(before, before + 0.02, np.full(30, 0.5)))
+    assert judged(scores, better, labels, guard=OffTargetScores(before, before, np.full(30, 0.5))).accepted
+    verdict = judged(scores, better, labels, guard=OffTargetScores(before, before + 0.02, np.full(30, 0.5)))
     assert verdict.outcome == "reject"
     assert "tags outside the project" in verdict.reason
     assert verdict.figures["guard_move"] == pytest.approx(0.02)
@@ -231,8 +232,8 @@ def test_diverged_candidate_is_rejected(value: float) -> None:
 
 def test_unrelated_labels_are_refused_however_good_the_ranking() -> None:
     scores, labels = scored()
-    relation = Relation(place=0.503, chance=0.52, p_value=0.4)
-    verdict = judged(scores, scores + 1.5 * labels, labels, relation=relation)
+    relation = AssociationTest(mean_rank=0.503, chance=0.52, p_value=0.4)
+    verdict = judged(scores, scores + 1.5 * labels, labels, association=relation)
     assert verdict.outcome == "reject"
     assert UNRELATED in verdict.reason
     assert verdict.figures["p_unrelated"] == 0.4
@@ -251,9 +252,9 @@ def test_unknown_pairs_play_no_part() -> None:
     weights[:, 4:] = 0
     changed = better.copy()
     changed[:, 4:] = -scores[:, 4:]
-    relation = Relation(0.9, 0.5, 0.001)
-    one = judged(scores, better, labels, weights=weights, relation=relation)
-    other = judged(scores, changed, labels, weights=weights, relation=relation)
+    relation = AssociationTest(0.9, 0.5, 0.001)
+    one = judged(scores, better, labels, weights=weights, association=relation)
+    other = judged(scores, changed, labels, weights=weights, association=relation)
     assert one.figures == other.figures
     assert one.figures["tags"] == 4
 
@@ -272,7 +273,7 @@ def test_what_the_incumbent_showed_does_not_count_against_it(untouched: float) -
     assert sum(accepted) <= 1
 
 
-def by_heart(material: Material, parts: Split) -> Material:
+def by_heart(material: TrainingSet, parts: Split) -> TrainingSet:
     """The material under a version that has learned the labels of its fitted images by heart."""
     incumbent = material.base.copy()
     incumbent[parts.fit] += 6 * material.labels[parts.fit]
@@ -284,9 +285,9 @@ def test_labels_that_a_version_knows_by_heart_are_unrelated_all_the_same() -> No
         material = project(seed, 200, shuffled=True)
         parts = split(material)
         served = by_heart(material, parts)
-        everything = looks_unrelated(served.incumbent, served.labels, served.weights, parts.groups, seed)
+        everything = permutation_test(served.incumbent, served.labels, served.weights, parts.groups, seed)
         assert everything.p_value <= gate.UNRELATED_FROM
-        early = refuse_early(served, parts, seed)
+        early = refuse_before_fitting(served, parts, seed)
         late = judge_candidate(served, parts, served.base[parts.gate] + 3 * served.labels[parts.gate], seed=seed)
         assert early is not None
         assert UNRELATED in early.reason
@@ -297,15 +298,15 @@ def test_honest_labels_under_a_version_are_not_taken_for_unrelated() -> None:
     for seed in range(6):
         material = project(seed, 200)
         parts = split(material)
-        assert refuse_early(by_heart(material, parts), parts, seed) is None
+        assert refuse_before_fitting(by_heart(material, parts), parts, seed) is None
 
 
 def test_all_images_tell_where_the_bundle_is_served_or_the_gate_has_few_right_tags() -> None:
     material = project(0, 200)
     parts = split(material)
     verdict = judge_candidate(material, parts, material.base[parts.gate], seed=1)
-    everything = looks_unrelated(material.base, material.labels, material.weights, parts.groups, 1)
-    assert verdict.figures["place"] == everything.place
+    everything = permutation_test(material.base, material.labels, material.weights, parts.groups, 1)
+    assert verdict.figures["place"] == everything.mean_rank
     few = by_heart(material, parts)
     labels = few.labels.copy()
     right = np.argwhere(labels[parts.gate])
@@ -313,17 +314,17 @@ def test_all_images_tell_where_the_bundle_is_served_or_the_gate_has_few_right_ta
         labels[parts.gate[row], tag] = False
     few = dataclasses.replace(few, labels=labels)
     verdict = judge_candidate(few, parts, few.base[parts.gate], seed=1)
-    everything = looks_unrelated(few.incumbent, few.labels, few.weights, parts.groups, 1)
-    assert verdict.figures["place"] == everything.place
+    everything = permutation_test(few.incumbent, few.labels, few.weights, parts.groups, 1)
+    assert verdict.figures["place"] == everything.mean_rank
 
 
 def test_all_corrections_tell_whether_labels_are_related() -> None:
     scores, labels = scored(images=300)
-    honest = looks_unrelated(scores, labels, np.ones(labels.shape), np.arange(300))
+    honest = permutation_test(scores, labels, np.ones(labels.shape), np.arange(300))
     assert honest.p_value <= 0.01
-    assert honest.place > honest.chance
+    assert honest.mean_rank > honest.chance
     permuted = labels[np.random.default_rng(0).permutation(300)]
-    assert looks_unrelated(scores, permuted, np.ones(labels.shape), np.arange(300)).p_value > 0.01
+    assert permutation_test(scores, permuted, np.ones(labels.shape), np.arange(300)).p_value > 0.01
 
 
 def test_new_tags_that_start_near_chance_are_not_taken_for_unrelated() -> None:
@@ -331,7 +332,7 @@ def test_new_tags_that_start_near_chance_are_not_taken_for_unrelated() -> None:
     random = np.random.default_rng(4)
     labels = random.random((100, 40)) < 0.05
     scores = random.normal(size=labels.shape) + 0.5 * labels
-    assert looks_unrelated(scores, labels, np.ones(labels.shape), np.arange(100)).p_value <= 0.01
+    assert permutation_test(scores, labels, np.ones(labels.shape), np.arange(100)).p_value <= 0.01
 
 
 def test_same_seed_gives_the_same_verdict() -> None:

@@ -1,4 +1,4 @@
-"""What the gate says, and the sentences it says it with."""
+"""Verdict of the gate: outcome, figures, and the sentence that explains it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 from ram_backend.errors import InputError
-from ram_backend.training.evidence import RankingChange, Relation
-from ram_backend.training.guard import LARGEST_MOVE, LEAST_AGREEMENT, GuardResult
+from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift
+from ram_backend.gate.statistics import AssociationTest, RankingChange
 
 Outcome = Literal["accept", "reject", "needs_data"]
 OUTCOMES = ("accept", "reject", "needs_data")
@@ -59,7 +59,7 @@ class Verdict:
         return cls(cast("Outcome", outcome), reason, {str(name): float(value) for name, value in figures.items()})
 
 
-def too_little(images: int, positives: int, fewest: tuple[int, int], more: int) -> str:
+def message_too_little(images: int, positives: int, fewest: tuple[int, int], more: int) -> str:
     """The gate has too few images or right tags (`fewest`: of each); so many more corrections are needed."""
     return (
         f"Too little to judge by: {count(images, 'image')} with {count(positives, 'right tag')} kept aside for the"
@@ -67,18 +67,18 @@ def too_little(images: int, positives: int, fewest: tuple[int, int], more: int) 
     )
 
 
-def unrelated(relation: Relation) -> str:
+def message_unrelated(association: AssociationTest) -> str:
     """The incumbent ranks the corrections no better than permuted ones."""
-    if math.isnan(relation.place):
+    if math.isnan(association.mean_rank):
         return f"Nothing is learned from these corrections, their {UNRELATED}: no tag is right for any of them."
     return (
         f"Nothing is learned from these corrections, their {UNRELATED}: what is served now ranks them at"
-        f" {relation.place:.3f}, where .5 is chance and 1 is perfect, and {relation.p_value:.0%} of random permutations"
-        " of the labels do as well; check that the annotations belong to these images."
+        f" {association.mean_rank:.3f}, where .5 is chance and 1 is perfect, and {association.p_value:.0%} of random"
+        " permutations of the labels do as well; check that the annotations belong to these images."
     )
 
 
-def harmed(result: GuardResult) -> str:
+def message_off_target(result: OffTargetShift) -> str:
     """The guard doesn't hold."""
     if not math.isfinite(result.move):
         return "The candidate's scores for tags outside the project are no probabilities: training diverged."
@@ -90,10 +90,10 @@ def harmed(result: GuardResult) -> str:
     )
 
 
-def compared(change: RankingChange, images: int) -> str:
+def message_comparison(change: RankingChange, images: int) -> str:
     """Both rankings in figures."""
     return (
-        f"mAP {change.after:.3f} instead of {change.before:.3f} ({change.change:+.3f}, 95 % interval"
+        f"weighted mAP {change.after:.3f} instead of {change.before:.3f} ({change.change:+.3f}, 95 % interval"
         f" {change.low:+.3f} to {change.high:+.3f}, better in {change.probability:.1%} of the resamples) on"
         f" {count(images, 'image')} that nothing was fitted on"
     )

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.training.material import Material
-from ram_backend.training.split import gate_share, group_alike, split
+from ram_backend.gate.folds import gate_share, group_alike, split
+from ram_backend.gate.training_set import TrainingSet
 
 PHASH = np.random.default_rng(3).integers(0, 2**64, 4000, dtype=np.uint64)
 CONTENT = tuple(f"{number:064x}" for number in range(4000))
@@ -22,13 +22,13 @@ def material(
     phash: NDArray[np.uint64] | None = None,
     content: tuple[str, ...] | None = None,
     truth: tuple[int, ...] = (),
-) -> Material:
+) -> TrainingSet:
     """Images by number; only what the split looks at differs between them."""
     count = len(rows)
     pairs = np.zeros((count, 1), dtype=np.float32)
     marks = np.zeros(count, dtype=np.bool_)
     marks[list(truth)] = True
-    return Material(
+    return TrainingSet(
         tags=("cat",),
         features=np.zeros((count, 2), dtype=np.float32),
         tokens=None,

@@ -1,4 +1,4 @@
-"""Recipes compete on the corrections that may be fitted; the one that cross-validates best becomes the candidate.
+"""Model selection: trainers compete on cross-validated mAP, the winner becomes the candidate.
 
 Nothing here sees the gate's images. Each recipe says what it would make of images that it was not fitted on: that is
 what it is compared by, and what its probabilities and thresholds are fitted on.
@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
-from ram_backend.training.material import Material
-from ram_backend.training.recalibration import (
-    Common,
-    Mixture,
-    evidence,
-    fit_common,
-    fit_mixture,
+from ram_backend.training.calibration import (
+    PooledPrior,
+    TagCalibrations,
+    fit_pooled_prior,
+    fit_tag_calibrations,
     fit_thresholds,
+    pair_weights,
     sigmoid,
 )
-from ram_backend.training.residual import (
+from ram_backend.training.ridge import (
+    KernelEigen,
     Ridge,
-    Spectrum,
-    beyond_bundle,
+    residualise,
     shared_targets,
     sharing_matrix,
     standardised_targets,
@@ -40,16 +40,16 @@ FloatArray = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 """Told of a stage's name, the step it is at and the number of steps."""
 
-STRENGTHS = (2.0, 6.0, 20.0, 60.0, 150.0)
+RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
 """Ridge penalties that compete."""
 FIGURE_TAGS = 500
 """Recipes are compared on at most so many tags, those with the most positives: ranking thousands takes minutes."""
-WORTH = 0.005
+MIN_MAP_GAIN = 0.005
 """mAP by which a later recipe has to be better than an earlier, simpler one; smaller differences are noise."""
 
 
 @dataclass(frozen=True)
-class Proposal:
+class FitResult:
     """What one recipe makes of the corrections.
 
     Attributes:
@@ -68,7 +68,7 @@ class Proposal:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-class Recipe(Protocol):
+class Trainer(Protocol):
     """A way of learning from corrections."""
 
     @property
@@ -76,8 +76,8 @@ class Recipe(Protocol):
         """Stands in a version's lineage."""
 
     def propose(
-        self, material: Material, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> Proposal | None:
+        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult | None:
         """Learns from all of the material; None: nothing came out of it.
 
         Args:
@@ -96,7 +96,7 @@ class Candidate:
         recipe: name of the recipe that won.
         params: its settings, JSON.
         delta: all tags of the material, in its order; tags that nobody said anything about are left as they are.
-        files: see `Proposal`; empty for the residual.
+        files: see `FitResult`; empty for the residual.
         cross_validated: per recipe that competed "mAP", and "base_mAP" and "incumbent_mAP" of the same images. The
             incumbent may have been fitted on some of them, so that its figure is no evidence; the gate's is.
     """
@@ -108,12 +108,12 @@ class Candidate:
     cross_validated: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def logits(self, z: FloatArray, features: FloatArray) -> FloatArray:
-        """Calibrated log-odds (N, L) of images by their z (N, L), see `Proposal.files`, and their features (N, F)."""
+        """Calibrated log-odds (N, L) of images by their z (N, L), see `FitResult.files`, and their features (N, F)."""
         return self.delta.log_odds(z, features)
 
 
 @dataclass(frozen=True)
-class ResidualRecipe:
+class RidgeTrainer:
     """Trust in the bundle plus a ridge regression per tag, see `residual.py` and `recalibration.py`.
 
     Ridge strength, trust and share, and whether tags of similar meaning share what they learn, are settled on scores of
@@ -123,14 +123,14 @@ class ResidualRecipe:
         strengths: ridge penalties to choose from.
     """
 
-    strengths: tuple[float, ...] = STRENGTHS
+    strengths: tuple[float, ...] = RIDGE_ALPHAS
     name: str = "residual"
 
     def propose(
-        self, material: Material, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> Proposal | None:
-        """As `Recipe` says; nothing here is random."""
-        counts = evidence(material.labels, material.weights)
+        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult | None:
+        """As `Trainer` says; nothing here is random."""
+        counts = pair_weights(material.labels, material.weights)
         targets = standardised_targets(material.labels, material.weights)
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
@@ -140,7 +140,7 @@ class ResidualRecipe:
                 progress(self.name, step, steps)
 
         tell(0)
-        spectrum = Spectrum.of(material.features)
+        spectrum = KernelEigen.of(material.features)
         tried: list[_Trial] = []
         for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
             ridge = spectrum.ridge(targets, groups, strength)
@@ -149,16 +149,16 @@ class ResidualRecipe:
         best = max(tried, key=_likelihood)
         if material.embeddings is not None and learned.sum() > 1:
             positives = (material.labels & material.known).sum(axis=0) * learned
-            beyond = beyond_bundle(targets, material.base, material.weights)
+            beyond = residualise(targets, material.base, material.weights)
             mixed = shared_targets(targets, beyond, sharing_matrix(material.embeddings, positives))
             ridge = spectrum.ridge(mixed, groups, best.params["strength"])
             lending = _trial(material, counts, ridge, learned, {**best.params, "sharing": True})
             best = max((best, lending), key=_likelihood)
-        mixture = fit_mixture(material.base, best.ridge.left_out, material.labels, counts, best.common)
+        mixture = fit_tag_calibrations(material.base, best.ridge.left_out, material.labels, counts, best.common)
         log_odds = mixture.log_odds(material.base, best.ridge.left_out)
         thresholds = fit_thresholds(sigmoid(log_odds), material.labels, counts, material.base_thresholds)
         tell(steps)
-        return Proposal(
+        return FitResult(
             delta=_delta(material, mixture, best.ridge, thresholds),
             log_odds=log_odds.astype(np.float32),
             judged=np.ones(len(material), dtype=np.bool_),
@@ -167,9 +167,9 @@ class ResidualRecipe:
 
 
 def fit_candidate(
-    material: Material,
+    material: TrainingSet,
     groups: NDArray[np.int64],
-    recipes: Sequence[Recipe] = (ResidualRecipe(),),
+    recipes: Sequence[Trainer] = (RidgeTrainer(),),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Candidate:
@@ -184,7 +184,7 @@ def fit_candidate(
 
     Returns:
         The best by mean average precision on images that it was not fitted on, compared on the same images; a later
-        recipe has to be better by more than `WORTH`.
+        recipe has to be better by more than `MIN_MAP_GAIN`.
 
     Raises:
         InputError: no material, no recipes, or none that proposed anything.
@@ -204,7 +204,7 @@ def fit_candidate(
     figures = {name: _figures(material, proposal.log_odds, rows) for name, proposal in proposals.items()}
     winner = next(iter(proposals))
     for name in proposals:
-        if figures[name].get("mAP", 0) > figures[winner].get("mAP", 0) + WORTH:
+        if figures[name].get("mAP", 0) > figures[winner].get("mAP", 0) + MIN_MAP_GAIN:
             winner = name
     best = proposals[winner]
     return Candidate(winner, best.params, best.delta, best.files, figures)
@@ -213,24 +213,24 @@ def fit_candidate(
 @dataclass(frozen=True)
 class _Trial:
     ridge: Ridge
-    common: Common | None
+    common: PooledPrior | None
     params: dict[str, Any]
 
 
 def _trial(
-    material: Material, counts: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_], params: dict[str, Any]
+    material: TrainingSet, counts: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_], params: dict[str, Any]
 ) -> _Trial:
     """Weighs a ridge, brought to a mean square of 1, against the bundle."""
     size = float(np.sqrt(np.mean(ridge.left_out[:, learned] ** 2))) if learned.any() else 0.0
     ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
-    return _Trial(ridge, fit_common(material.base, ridge.left_out, material.labels, counts), params)
+    return _Trial(ridge, fit_pooled_prior(material.base, ridge.left_out, material.labels, counts), params)
 
 
 def _likelihood(trial: _Trial) -> float:
     return 0.0 if trial.common is None else trial.common.likelihood
 
 
-def _delta(material: Material, mixture: Mixture, ridge: Ridge, thresholds: FloatArray) -> Delta:
+def _delta(material: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
     learned = ridge.scaled(mixture.share)
     return Delta(
         tags=material.tags,
@@ -242,7 +242,7 @@ def _delta(material: Material, mixture: Mixture, ridge: Ridge, thresholds: Float
     )
 
 
-def _figures(material: Material, log_odds: FloatArray, rows: NDArray[np.bool_]) -> dict[str, float]:
+def _figures(material: TrainingSet, log_odds: FloatArray, rows: NDArray[np.bool_]) -> dict[str, float]:
     """Figures of one recipe; a number that these images can't give is left out."""
     labels, known = material.labels[rows], material.known[rows]
     tags = np.sort(np.argsort(-(labels & known).sum(axis=0), kind="stable")[:FIGURE_TAGS])

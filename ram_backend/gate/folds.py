@@ -1,4 +1,4 @@
-"""Which corrected images a candidate is fitted on, and which it is judged by.
+"""Split of corrected images into fit and gate: by content hash, look-alikes stay together.
 
 The side of an image follows from its content alone, so it is the same in every round, on every machine and in whatever
 order corrections arrive. Images that look alike form a group and stay together. From round to round images only move
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.hashing import BITS
-from ram_backend.training.material import Material
 
 LARGEST_SHARE, LARGEST_UNTIL = 0.4, 100
 """The gate's share of the images, up to this many: fewer than 40 images can hardly show a gain of a candidate."""
@@ -59,7 +59,7 @@ class Split:
     groups: Rows
 
 
-def split(material: Material, *, at_most: float | None = None) -> Split:
+def split(material: TrainingSet, *, at_most: float | None = None) -> Split:
     """Parts the material into fit and gate.
 
     Args:

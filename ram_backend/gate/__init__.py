@@ -1,0 +1,1 @@
+"""Acceptance test of a candidate version: folds, statistics, off-target check, verdict. Pure."""

@@ -1,0 +1,103 @@
+"""A web page, wherever it comes from, can neither read nor change anything: only Label Studio's own server asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from security.hosting import Line
+from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body
+
+from ram_backend.server.middleware import Access
+from ram_backend.settings import Settings
+
+Start = Callable[..., httpx.Client]
+GETS = ("/", "/health", "/ready", "/versions", "/jobs", "/metrics", "/docs", "/openapi.json")
+POSTS = ("/setup", "/predict", "/webhook")
+FOREIGN: list[dict[str, str]] = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},  # another port of this machine
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "garbage"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": ""},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_pages_of_another_origin(client: httpx.Client, studio: FakeLabelStudio, headers: dict[str, str]) -> None:
+    for path in GETS:
+        answer = client.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (403, "ForeignOrigin"), path
+    for path in POSTS:
+        assert client.post(path, json={}, headers=headers).status_code == 403, path
+    setup = client.post("/setup", json=setup_body(choices_config("red"), studio), headers=headers)
+    assert setup.status_code == 403
+    assert client.get("/versions").json() == {"versions": []}, "no project was connected"
+
+
+def test_a_preflight_allows_nothing(client: httpx.Client) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options("/setup", headers=asked)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None])
+@pytest.mark.parametrize("path", POSTS)
+def test_a_post_is_json(client: httpx.Client, path: str, kind: str | None) -> None:
+    """What a page may send to any server without asking it first."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = client.post(path, content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (415, "NotJson")
+
+
+def test_label_studio_may_do_all(client: httpx.Client, studio: FakeLabelStudio) -> None:
+    """It sends JSON, no Origin and no Sec-Fetch-Site; a person's browser opens an address of its own accord."""
+    config = choices_config("red")
+    assert client.post("/setup", json=setup_body(config, studio)).status_code == 200
+    body = predict_body(config, [studio.upload("a.png", picture(RED))])
+    kind = {"Content-Type": "application/json; charset=utf-8"}
+    assert client.post("/predict", json=body, headers=kind).status_code == 200
+    assert client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
+    own = str(client.base_url).rstrip("/")
+    for headers in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": own}):
+        for path in GETS:
+            assert client.get(path, headers=headers).status_code == 200, path
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", ""]
+)
+def test_hosts_on_loopback(start: Start, host: str) -> None:
+    """A page that makes its own name lead here (DNS rebinding) is of the same origin as what it asks."""
+    client = start(allowed_hosts="tagger.example")
+    for path in ("/health", "/jobs"):
+        with Line(client) as line:
+            line.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            status, body = line.answer()
+        assert (status, b"RAM_ALLOWED_HOSTS" in body) == (421, True)
+    with Line(client) as line:
+        line.send(f"GET /jobs HTTP/1.1\r\nHost: localhost\r\nHost: {host}\r\n\r\n".encode())
+        assert line.answer()[0] in (400, 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9090", "127.0.0.1:1", "[::1]:9090", "tagger.example:80"])
+def test_hosts_that_are_known(start: Start, host: str) -> None:
+    client = start(allowed_hosts=" Tagger.example , other")
+    assert client.get("/jobs", headers={"Host": host}).status_code == 200
+
+
+def test_hosts_elsewhere(settings: Settings) -> None:
+    """Where it listens for other machines any name will do, unless names are set."""
+
+    def hosts(**changes: str) -> frozenset[str] | None:
+        return Access.of(settings.model_copy(update=changes)).hosts
+
+    assert hosts(host="0.0.0.0") is None
+    assert hosts(host="backend") is None
+    assert hosts(host="127.0.0.2") == hosts(host="::1") == hosts(host="localhost") != None  # noqa: E711
+    assert hosts(host="0.0.0.0", allowed_hosts="backend:9090") == {"backend", "localhost", "127.0.0.1", "::1"}
