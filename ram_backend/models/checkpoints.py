@@ -1,4 +1,4 @@
-"""Official weight files: opened without running their code or filling memory, and checked key by key."""
+"""Reader of official weight files: runs no code of theirs, maps their tensors, checks every key."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class FixedQueries:
 
 
 @dataclass(frozen=True)
-class DescribedTags:
+class ImageDependentQueries:
     """Tags whose queries depend on the image (RAM++): their rows, in memory if they are few."""
 
     entries: tuple[Entry, ...]
@@ -126,7 +126,7 @@ class TorchNetwork:
         return tokens.float().cpu().numpy()
 
     @torch.inference_mode()
-    def select(self, tags: Sequence[Entry]) -> FixedQueries | DescribedTags:
+    def select(self, tags: Sequence[Entry]) -> FixedQueries | ImageDependentQueries:
         """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others.
 
         Raises:
@@ -137,7 +137,7 @@ class TorchNetwork:
         if self._module.reweight_scale is not None:
             rows = sum(int(self._labels.counts[entry]) if isinstance(entry, int) else len(entry) for entry in entries)
             resident = self._device.type != "cpu" or rows <= RESIDENT_ROWS
-            return DescribedTags(entries, self._descriptions(entries) if resident and entries else None)
+            return ImageDependentQueries(entries, self._descriptions(entries) if resident and entries else None)
         embeddings = self._label_rows(entries)
         if self._module.architecture.head.classifier == "shared":
             return FixedQueries(self._module.head.queries(embeddings))
@@ -145,7 +145,7 @@ class TorchNetwork:
         return FixedQueries(self._module.head.queries(embeddings, rows_of_tags))
 
     @torch.inference_mode()
-    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | DescribedTags) -> NDArray[np.float32]:
+    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | ImageDependentQueries) -> NDArray[np.float32]:
         """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
         result = np.empty((len(tokens), len(queries)), dtype=np.float32)
         if result.size == 0:
@@ -154,7 +154,7 @@ class TorchNetwork:
         with self._computing():
             memory = self._module.head.keys_values(seen)
         step = max(1, PAIRS_AT_ONCE // len(tokens))
-        if isinstance(queries, DescribedTags):
+        if isinstance(queries, ImageDependentQueries):
             step = min(step, DESCRIBED_AT_ONCE)
         for start in range(0, len(queries), step):
             part = slice(start, min(start + step, len(queries)))
@@ -166,7 +166,7 @@ class TorchNetwork:
             hidden = self._module.head.hidden_states(memory, queries)[-1]
         return self._module.head.classify(hidden.float(), queries)
 
-    def _part(self, queries: FixedQueries | DescribedTags, part: slice, tokens: Tensor) -> TagQueries:
+    def _part(self, queries: FixedQueries | ImageDependentQueries, part: slice, tokens: Tensor) -> TagQueries:
         if isinstance(queries, FixedQueries):
             return TagQueries(*(None if array is None else array[part] for array in queries.tags))  # type: ignore[arg-type]
         if queries.resident is None:
