@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ram_backend.cli.jobs import progress_of
-from ram_backend.errors import NotAvailable, ProjectPinned
+from ram_backend.errors import NotAvailable
 from ram_backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def train(
     """Learn from a project's corrections now, whatever their number. A worker does it."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.service import JobService, Pinned
+    from ram_backend.jobs.service import JobService
     from ram_backend.projects.keys import select
 
     settings = load_settings()
@@ -39,11 +39,6 @@ def train(
     service = JobService(settings, database)
     key = select([each.key for each in service.projects.changes().projects], project)
     asked = service.train(key, reason)
-    if isinstance(asked, Pinned):
-        raise ProjectPinned(
-            f"Project {key} is pinned to {asked.version}, so nothing is learned: `ram-backend versions unpin {key.id}`"
-            " ends that."
-        )
     known = "is queued" if asked.is_new else f"was {asked.job.state} already"
     typer.echo(f"Training of project {key} {known} as job {asked.job.id}.")
     if wait:

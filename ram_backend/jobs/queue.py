@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, cast, get_args
 
-from sqlalchemy import ColumnElement, CursorResult, and_, func, select, text, update
+from sqlalchemy import CursorResult, and_, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -32,8 +32,6 @@ KEPT = 200
 
 BACKOFF_S = (1.0, 300.0)
 """How long a job waits after its first failed attempt, and at most."""
-
-_NO_PROGRESS: dict[str, Any] = {"stage": None, "step": 0, "steps": 0}
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class JobQueue:
                 return None
             begun = {"fence": job.fence + 1, "attempt": job.attempt + 1, "started_at": now, "heartbeat_at": now}
             try:
-                _apply(session, job, "claim", {**begun, **_NO_PROGRESS, "worker": worker, "message": "", "again": None})
+                _apply(session, job, "claim", {**begun, "worker": worker, "message": "", "again": None})
             except JobLost:
                 return None
             return job
@@ -218,7 +216,8 @@ class JobQueue:
         """
         with self._database.writing() as session:
             begin = moment(session) + timedelta(seconds=delay_s)
-            _apply(session, job, "release", {"not_before": begin, "message": message, "attempt": Job.attempt - 1})
+            stopped = {"stage": None, "step": 0, "steps": 0, "attempt": Job.attempt - 1}
+            _apply(session, job, "release", {**stopped, "not_before": begin, "message": message})
 
     def finish(self, job: Job, result: JobResult) -> None:
         """Ends a job well, whatever its verdict.
@@ -245,63 +244,51 @@ class JobQueue:
         """
         seen = self._ledger.last_event(job.key)
         with self._database.writing() as session:
-            now = session.get(Job, job.id)
-            pause_s = next(islice(backoff(*BACKOFF_S, factor=10), now.attempt - 1 if now else 0, None))
-            return self._end_attempt(session, job, message, seen, retry=retry, pause_s=pause_s)
+            attempt = session.get_one(Job, job.id).attempt
+            pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, attempt - 1), None))
+            return self._end_attempt(session, job, message, seen, pause_s if retry else None)
 
-    def expire(self) -> list[Job]:
+    def expire(self, killed: tuple[str, str] | None = None) -> list[Job]:
         """Ends the attempts whose lease has run out; what their workers write from now on is refused.
+
+        Args:
+            killed: id of a job, and its worker whose process is known to have ended: that job only, at once.
 
         Returns:
             The jobs, as they are now: they wait for a worker again, or have failed where they were tried often enough.
         """
         with self._database.reading() as session:
-            stale = and_(Job.state == "running", Job.heartbeat_at < moment(session) - timedelta(seconds=self._lease_s))
-            found = list(session.scalars(select(Job).where(stale)))
-        return self._expire(found, stale, f"The worker gave no sign of life for {self._lease_s:g} s")
-
-    def expire_killed(self, job_id: str, worker: str) -> list[Job]:
-        """The same for one job whose worker is known to have ended, before its lease runs out."""
-        with self._database.reading() as session:
-            held = and_(Job.id == job_id, Job.state == "running", Job.worker == worker)
-            found = list(session.scalars(select(Job).where(held)))
-        return self._expire(found, held, "The worker's process has ended before the job did")
-
-    def _expire(self, found: list[Job], condition: ColumnElement[bool], reason: str) -> list[Job]:
+            if killed is None:
+                stale = Job.heartbeat_at < moment(session) - timedelta(seconds=self._lease_s)
+                reason = f"The worker gave no sign of life for {self._lease_s:g} s"
+            else:
+                stale = and_(Job.id == killed[0], Job.worker == killed[1])
+                reason = "The worker's process has ended before the job did"
+            found = list(session.scalars(select(Job).where(Job.state == "running", stale)))
+        expired: list[Job] = []
         for job in found:
             seen = self._ledger.last_event(job.key)
             with self._database.writing() as session:
-                still = session.scalar(select(Job).where(Job.id == job.id, condition).with_for_update())
-                if still is not None and still.fence == job.fence:  # else somebody has given a sign of life meanwhile
-                    message = f"{reason} (attempt {job.attempt} of {self._attempts})."
-                    self._end_attempt(session, job, message, seen, retry=True, fence=job.fence + 1)
-        with self._database.reading() as session:
-            ended = {job.id: job.fence for job in found}
-            rows = session.scalars(select(Job).where(Job.id.in_(ended)))
-            return [job for job in rows if job.fence > ended[job.id]]
+                held = (Job.id == job.id, Job.fence == job.fence, Job.state == "running", stale)
+                if (row := session.scalar(select(Job).where(*held).with_for_update())) is not None:  # no sign meanwhile
+                    message = f"{reason} (attempt {row.attempt} of {self._attempts})."
+                    self._end_attempt(session, job, message, seen, 0.0, fence=job.fence + 1)
+                    expired.append(row)
+        return expired
 
     def _end_attempt(
-        self,
-        session: Session,
-        job: Job,
-        message: str,
-        seen: int,
-        *,
-        retry: bool,
-        pause_s: float = 0.0,
-        **columns: Any,
+        self, session: Session, job: Job, message: str, seen: int, pause_s: float | None, **columns: Any
     ) -> bool:
         """Retries a job after a pause, or fails it: then events of the ledger up to `seen` count as tried."""
-        now, row = moment(session), session.get(Job, job.id)
-        attempt = row.attempt if row is not None else job.attempt
-        ended = {**_NO_PROGRESS, **columns}
-        if retry and attempt < self._attempts:
+        row, now = session.get_one(Job, job.id), moment(session)
+        ended = {"stage": None, "step": 0, "steps": 0, **columns}
+        if pause_s is not None and row.attempt < self._attempts:
             begin = now + timedelta(seconds=pause_s)
             _apply(session, job, "release", {**ended, "message": message, "not_before": begin})
             return True
-        if retry and self._attempts > 1:
-            message = f"Given up after {attempt} attempts. The last one: {message}"
-        if job.kind == "train" and (row is None or row.last_event is None):
+        if pause_s is not None and self._attempts > 1:
+            message = f"Given up after {row.attempt} attempts. The last one: {message}"
+        if job.kind == "train" and row.last_event is None:
             ended["last_event"] = seen
         _apply(session, job, "fail", {**ended, "message": message, "finished_at": now})
         _after_end(session, job)

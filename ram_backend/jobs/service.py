@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 from ram_backend.database.engine import Database
-from ram_backend.errors import ProjectNotFound
+from ram_backend.errors import ProjectNotFound, ProjectPinned
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, PrelabelOptions
 from ram_backend.jobs.queue import JobQueue, Requested
@@ -15,17 +15,6 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """No job was made: what the project is served is pinned.
-
-    Attributes:
-        version: name of what is served.
-    """
-
-    version: str
 
 
 class JobService:
@@ -46,21 +35,25 @@ class JobService:
         self._train_after = settings.train_after
         self._debounce_s = settings.train_debounce_seconds
 
-    def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested | Pinned:
-        """Asks for a training, unless the project is pinned; debounced, it begins a moment later.
+    def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
+        """Asks for a training; debounced, it begins a moment later. Asking five times leads to one job.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
+            ProjectPinned: what it is served is pinned by hand.
             DatabaseUnavailable: nothing was written.
         """
         key = self.known(key)
         served = self.versions.served(key)
         if served.pinned:
-            return Pinned(served.name)
+            raise ProjectPinned(
+                f"Project {key} is pinned to {served.name}, so nothing is learned:"
+                f" `ram-backend versions unpin {key.id}` ends that."
+            )
         return self.queue.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
 
     def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
-        """`train` for people: durable when it returns. Asking five times leads to one job.
+        """`train` for people: durable when it returns.
 
         Args:
             key: which project; its Label Studio may be left open ("").
@@ -75,13 +68,8 @@ class JobService:
         """
         try:
             asked = self.train(key, reason, debounced=debounced)
-        except ProjectNotFound as error:
+        except (ProjectNotFound, ProjectPinned) as error:
             return {"message": str(error)}
-        if isinstance(asked, Pinned):
-            return {
-                "message": f"Nothing was started: the project is pinned to {asked.version}."
-                f" `ram-backend versions unpin {key.id}` ends that."
-            }
         job = asked.job
         if asked.is_new:
             message = f"Training is queued as job {job.id}; `ram-backend jobs` and /jobs show how far it is."
@@ -168,16 +156,12 @@ class JobService:
         found: list[Job] = []
         known = self.projects.keys() if keys and self._train_after else ()
         for each in keys if self._train_after else ():
-            try:
+            with suppress(ProjectNotFound, ProjectPinned):
                 key = _known(each, known)
-            except ProjectNotFound:
-                continue
-            if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
-                continue  # when that one ends, the project is looked at again
-            pending = self.pending(key)
-            if pending >= self._train_after:
-                asked = self.train(key, f"{pending} corrections have changed")
-                found += [] if isinstance(asked, Pinned) else [asked.job]
+                if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
+                    continue  # when that one ends, the project is looked at again
+                if (pending := self.pending(key)) >= self._train_after:
+                    found.append(self.train(key, f"{pending} corrections have changed").job)
         return found
 
     def known(self, key: ProjectKey) -> ProjectKey:

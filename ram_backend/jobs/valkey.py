@@ -17,7 +17,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -51,58 +51,38 @@ class Valkey:
         self._process: subprocess.Popen[bytes] | None = None  # where it was started here
         self.url = settings.redis_url or f"unix://{self._socket}"
 
-    def open(self) -> Valkey:
+    def __enter__(self) -> Valkey:
         """Finds the server, or starts it. Of an external one it isn't asked whether it answers.
 
         Raises:
             ValkeyUnavailable: our own can't be started; says why.
         """
         if not self._external:
-            with self._alone():
-                self._held = (self._folder / "users.lock").open("ab")
+            with self._alone(), ExitStack() as undo:
+                self._held = undo.enter_context((self._folder / "users.lock").open("ab"))
                 fcntl.flock(self._held, fcntl.LOCK_SH)
-                try:
-                    self._start()
-                except BaseException:
-                    self._held.close()
-                    raise
-        return self
-
-    def revive(self) -> bool:
-        """Starts our own again where it has ended; True: it answers now. An external one is only asked."""
-        if answers(self.url):
-            return True
-        if self._external:
-            return False
-        try:
-            with self._alone():
                 self._start()
-        except ValkeyUnavailable as error:
-            _log.warning("%s", error)
-            return False
-        return True
-
-    def close(self) -> None:
-        """Leaves; the last one to leave stops our own."""
-        if self._held is None:
-            return
-        try:
-            with self._alone():
-                if _locked(self._held):
-                    self._stop()
-        except ValkeyUnavailable as error:
-            _log.warning("The queue's server is left running: %s", error)
-        finally:
-            self._held.close()
-            self._held = None
-
-    def __enter__(self) -> Valkey:
-        return self.open()
+                undo.pop_all()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        """Leaves; the last one to leave stops our own."""
+        if self._held is not None:
+            with self._held, suppress(ValkeyUnavailable), self._alone():
+                if _locked(self._held):
+                    self._stop()
+
+    def revive(self) -> bool:
+        """Starts our own again where it has ended; True: it answers now. An external one is only asked."""
+        try:
+            if not self._external and not answers(self.url):
+                with self._alone():
+                    self._start()
+        except ValkeyUnavailable as error:
+            _log.warning("%s", error)
+        return answers(self.url)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import sys
 import time
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
 from redis.exceptions import RedisError
 from rq import Queue, SpawnWorker
@@ -21,23 +21,22 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from ram_backend.database.engine import Database, open_database
+from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.dispatch import QUEUES, connect
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.valkey import Valkey
 from ram_backend.logs import LogFormat, configure
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.maintenance import Maintenance
-from ram_backend.worker.run_job import killed
-
-if TYPE_CHECKING:
-    from redis import Redis
+from ram_backend.worker.run_job import worker_name
 
 MONITORING_S = 5
 """So often a worker tells the queue that its job is still being done."""
 
 AGAIN_S = 1.0
+_QUEUES = list(QUEUES.values())
 _log = logging.getLogger(__name__)
 
 
@@ -46,29 +45,19 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
     Attributes:
         child: module whose `do_job` is called in the process of a job.
-        stop_requested: whether a signal has said so.
+        stopped: numbers of the signals that have asked this process to end.
     """
 
     child = "ram_backend.worker.main"
+    stopped: ClassVar[list[int]] = []  # the lock of an `Event` may be held by the very thread that a signal interrupts
     max_connection_wait_time = 2.0
-
-    def __init__(self, connection: Redis, settings: Settings | None = None, **options: Any) -> None:
-        queues = list(QUEUES.values())
-        super().__init__(
-            queues, connection=connection, serializer=JSONSerializer, job_monitoring_interval=MONITORING_S, **options
-        )
-        self.settings = settings
-        self.stop_requested = False
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
         """Starts the process that does a job; it reads its settings and RQ's numbers from its environment."""
         execution = self.execution.id if self.execution else ""
         numbers = {"RQ_WORKER_ID": self.name, "RQ_JOB_ID": job.id, "RQ_EXECUTION_ID": execution}
-        settings = self.settings.environment() if self.settings else {}
-        program = f"from {self.child} import do_job; do_job()"
-        self._horse_pid = os.posix_spawn(
-            sys.executable, [sys.executable, "-c", program], {**os.environ, **settings, **numbers}, setpgroup=0
-        )
+        command = [sys.executable, "-c", f"from {self.child} import do_job; do_job()"]
+        self._horse_pid = os.posix_spawn(sys.executable, command, {**os.environ, **numbers}, setpgroup=0)
 
     def maintain_heartbeats(self, job: QueuedJob, execution: Execution) -> None:
         """Tells the queue that the job is still being done, if the queue is there."""
@@ -79,7 +68,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         """Ends the process: at once where it only waits, else when its job is done."""
-        self.stop_requested = True
+        self.stopped.append(number)
         super().request_stop(number, frame)
 
 
@@ -97,23 +86,22 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
     """
     database = open_database(settings)
     upgrade(database)
-    stopped: list[int] = []  # a list: the lock of an `Event` may be held by the very thread that the signal interrupts
+    killed = partial(_on_killed, JobQueue.of(settings, database))
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
-        while not stopped:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda number, _frame: stopped.append(number))
-            own = settings.model_copy(update={"redis_url": valkey.url})
+        os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs
+        while not worker.stopped:
+            for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own ones are in place while it works
+                signal.signal(number, lambda number, _frame: worker.stopped.append(number))
             try:
                 with connect(valkey.url, None) as connection:
-                    current = worker(connection, own, work_horse_killed_handler=partial(_on_killed, own, database))
-                    current.work(logging_level="WARNING")
+                    options = {"job_monitoring_interval": MONITORING_S, "work_horse_killed_handler": killed}
+                    worker(_QUEUES, connection=connection, serializer=JSONSerializer, **options).work(
+                        logging_level="WARNING"
+                    )
                     return
             except RedisError as error:
-                if current.stop_requested:
-                    return
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
                 time.sleep(AGAIN_S)
-    database.close()
 
 
 def do_job() -> None:
@@ -121,7 +109,7 @@ def do_job() -> None:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     with connect(settings.redis_url or "", None) as connection:
-        worker = JobWorker(connection)
+        worker = JobWorker(_QUEUES, connection=connection, serializer=JSONSerializer)
         worker.name = os.environ["RQ_WORKER_ID"]
         job = QueuedJob.fetch(os.environ["RQ_JOB_ID"], connection=connection, serializer=JSONSerializer)
         worker.execution = Execution.fetch(os.environ["RQ_EXECUTION_ID"], job.id, connection=connection)
@@ -140,10 +128,10 @@ def configure_logging(level: str, log_format: LogFormat = "text") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _on_killed(settings: Settings, database: Database, job: QueuedJob, pid: int | None, *_: object) -> None:
+def _on_killed(queue: JobQueue, job: QueuedJob, pid: int | None, *_: object) -> None:
     """A job whose process was killed needn't wait until its lease runs out."""
     try:
-        for each in killed(settings, database, str(job.args[0]), pid or 0):
+        for each in queue.expire((str(job.args[0]), worker_name(pid or 0))):
             _log.warning("job %s of project %s: %s", each.id, each.key, each.message)
     except DatabaseUnavailable as error:
         _log.warning("%s", error)

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import InputError, JobLost, NotAvailable, RamError, SettingsError
-from ram_backend.jobs.job import Job, Kind
+from ram_backend.jobs.job import Kind
 from ram_backend.jobs.service import JobService
 from ram_backend.logs import in_the_name_of
 from ram_backend.settings import Settings, load_settings
@@ -128,8 +128,3 @@ def _function(kind: Kind) -> JobFunction:
     module, _, name = FUNCTIONS[kind].partition(":")
     function: JobFunction = getattr(import_module(module), name)
     return function
-
-
-def killed(settings: Settings, database: Database, job_id: str, pid: int) -> list[Job]:
-    """Gives a job back whose process is known to have ended; the jobs that this concerned."""
-    return JobService(settings, database).queue.expire_killed(job_id, worker_name(pid))

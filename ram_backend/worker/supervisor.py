@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from ram_backend.backoff import backoff
@@ -29,27 +30,33 @@ class WorkerSupervisor:
     """A worker process that is there while this is open; started again where it ends.
 
     Args:
-        settings: of the server: its bundle, its data folder.
+        settings: of the server, and of the worker.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"]
         self._environment = {**os.environ, **settings.environment()}
-        self._process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> WorkerSupervisor:
-        self._start()  # in this thread, which lives as long as the process
+        self._process = self._start()  # in this thread, which lives as long as the process
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Asks it to end, then to end at once, then ends it; a job that is cut short is begun anew by the next one."""
         self._stop.set()
         self._thread.join(10)
-        self._end()
+        process = self._process
+        if process is not None:
+            for end in (process.terminate, process.terminate, process.kill):
+                end()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE_S)
+                    return
 
     @property
     def pid(self) -> int | None:
@@ -57,14 +64,10 @@ class WorkerSupervisor:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"]
+        null = subprocess.DEVNULL
+        return subprocess.Popen(command, env=self._environment, stdin=null, stdout=null, start_new_session=True)
 
     def _run(self) -> None:
         pauses, began = backoff(*PAUSES_S), time.monotonic()
@@ -76,20 +79,4 @@ class WorkerSupervisor:
             _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
             if self._stop.wait(next(pauses)):
                 return
-            began = time.monotonic()
-            self._start()
-
-    def _end(self) -> None:
-        """Asks it to end, then to end at once, then ends it; a job that is cut short is begun anew by the next one."""
-        process = self._process
-        if process is None:
-            return
-        for end in (process.terminate, process.terminate, process.kill):
-            if process.poll() is not None:
-                return
-            end()
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                continue
-        process.wait()
+            began, self._process = time.monotonic(), self._start()

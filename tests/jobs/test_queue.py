@@ -201,11 +201,11 @@ def test_whoever_renews_a_lease_meanwhile_keeps_it(queue: JobQueue, database: Da
 def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobQueue) -> None:
     claimed(queue, worker="here/1")
     other = claimed(queue, OTHER, worker="here/2")
-    assert queue.expire_killed(other.id, "here/1") == []
-    (expired,) = queue.expire_killed(other.id, "here/2")
+    assert queue.expire((other.id, "here/1")) == []
+    (expired,) = queue.expire((other.id, "here/2"))
     assert expired.key == OTHER
     assert "ended before the job did" in expired.message
-    assert queue.expire_killed(other.id, "here/2") == []
+    assert queue.expire((other.id, "here/2")) == []
 
 
 def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database) -> None:

@@ -177,7 +177,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(own: Settings) -> None:
         place.chmod(0o777)
         assert running_url(own) is None
         with pytest.raises(ValkeyUnavailable, match="not a folder of this user alone"):
-            Valkey(own).open()
+            Valkey(own).__enter__()
     finally:
         place.rmdir()
 
@@ -185,7 +185,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(own: Settings) -> None:
 def test_one_that_does_not_start_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(valkey_module, "_OPTIONS", ("--no-such-option", "1"))
     with pytest.raises(ValkeyUnavailable, match="did not start"):
-        Valkey(own).open()
+        Valkey(own).__enter__()
     monkeypatch.undo()
     with Valkey(own) as valkey:  # and nothing stands in the way later
         assert Redis.from_url(valkey.url).ping()

@@ -41,18 +41,18 @@ def test_a_notice_is_heard_also_after_the_server_was_away(tmp_path: Path, monkey
     monkeypatch.setattr(module, "_PAUSES_S", (0.05, 0.1))
     settings = load_settings(data_dir=tmp_path / "data")
     heard = threading.Semaphore(0)
-    valkey = Valkey(settings).open()
+    valkey = Valkey(settings).__enter__()
     listener = Listener(valkey.url, heard.release)
     listener.start()
     try:
         assert heard.acquire(timeout=30), "a new connection counts as one: something may have been missed"
         assert announce(valkey.url)
         assert heard.acquire(timeout=30)
-        valkey.close()
-        valkey = Valkey(settings).open()
+        valkey.__exit__(None, None, None)
+        valkey = Valkey(settings).__enter__()
         assert heard.acquire(timeout=30), "connected again"
         assert announce(valkey.url)
         assert heard.acquire(timeout=30)
     finally:
         listener.close()
-        valkey.close()
+        valkey.__exit__(None, None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -22,7 +24,8 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service
-TASKS = 200
+TASKS = 1500
+KILLS = 30
 
 
 @pytest.fixture
@@ -49,23 +52,39 @@ def database(settings: Settings, studio: PredictingProject) -> Iterator[Database
     none_is_left()
 
 
-def test_killed_twice_each_task_has_exactly_one(
+def test_thirty_kills_and_each_task_has_exactly_one(
     settings: Settings, database: Database, studio: PredictingProject
 ) -> None:
-    queue = JobQueue(database)
+    chance = random.Random(5)
+    queue, service = JobQueue(database), JobService(settings, database)
+    worker: RunningWorker | None = None
+
+    def is_running() -> bool:
+        """Asked for again, as people do, where three attempts in a row were killed before they got anywhere."""
+        if not any(job.is_open for job in queue.jobs()):
+            service.prelabel(studio.key, range(1, TASKS + 1), "late")
+        return bool(job_processes(queue))
+
     with Valkey(settings):
-        job = JobService(settings, database).prelabel(studio.key, range(1, TASKS + 1), "late")["job"]
-        for _ in range(2):
-            worker, asked = RunningWorker(settings), len(studio.portions)
-            wait_until(lambda asked=asked: len(studio.portions) > asked + 1 and studio.waiting)
-            own = job_processes(queue)
-            worker.kill()
-            for horse in own:
-                kill(horse)
+        try:
+            for _ in range(KILLS):
+                if worker is None or worker.process.poll() is not None:
+                    worker = RunningWorker(settings)
+                victim = chance.choice(("worker", "job", "both"))
+                wait_until(is_running)
+                time.sleep(chance.uniform(0, 0.5))
+                for pid in job_processes(queue) if victim != "worker" else ():
+                    kill(pid)
+                if victim != "job":
+                    worker.kill()
+                assert studio.counts()[2] == 0
             assert studio.counts()[1] < TASKS
+        finally:
+            if worker is not None:
+                worker.stop()
         with working(settings):
+            is_running()
             wait_until(lambda: queue.jobs()[0].state == "done", 120)
-    assert queue.jobs()[0].id == job
     assert studio.counts() == {1: TASKS}
     asked_for = list(chain.from_iterable(studio.portions))
     assert len(asked_for) == len(set(asked_for)), "nothing is computed twice"

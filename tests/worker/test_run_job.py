@@ -183,7 +183,7 @@ def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQu
     told: list[str] = []
 
     def function(context: JobContext) -> JobResult:
-        assert queue.expire_killed(context.job.id, str(context.job.worker))
+        assert queue.expire((context.job.id, str(context.job.worker)))
         wait_until(lambda: told)
         with pytest.raises(JobLost):
             context.heartbeat("fit")
