@@ -32,7 +32,6 @@ from ram_backend.settings import Settings
 from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.notices import announce
 from ram_backend.versions.table import Incumbent, incumbent_of, prune
 from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.context import JobContext
@@ -210,7 +209,6 @@ def _settle(
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")
         else:
-            announce(context.settings.redis_url)
             _prune(context)
             return None
     with context.database.writing() as session:
