@@ -96,7 +96,8 @@ def full(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.
     folder, files = shared / "ram-reference", shared / "ram-files"
     salt, tensors = reference.read_manifest(folder / f"manifest.{model}.json")
     work = tmp_path_factory.mktemp(model)
-    weights = reference.state_dict(tensors, salt, hollow=reference.is_caption_key)
+    tensors = {key: entry for key, entry in tensors.items() if not reference.is_caption_key(key)}  # a gigabyte
+    weights = reference.state_dict(tensors, salt)
     torch.save({"model": weights, "optimizer": {"state": {}}, "config": {}, "epoch": 1}, work / "file.pth")
     del weights
     tags = files / ("tag2text_ori_tag_list.txt" if model == "tag2text" else "ram_tag_list.txt")
@@ -159,7 +160,7 @@ def test_tags_from_other_embeddings(full: Full) -> None:
 
 
 def test_bf16_keeps_the_top_tags(full: Full) -> None:
-    half = load_network(full.bundle, device="cpu", precision="bf16", threads=THREADS)
+    half = load_network(full.bundle, device="cpu", precision="force-bf16", threads=THREADS)
     logits = half.logits(half.encode(full.pixels[:3]), half.select(range(len(full.bundle.vocabulary))))
     for image in range(3):
         best = set(np.argsort(-logits[image])[:20]) & set(np.argsort(-full.expected["logits"][image])[:20])
