@@ -11,6 +11,7 @@ from ram_backend.demo import photo_paths
 from ram_backend.errors import RamError, VersionDamaged
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network
 from ram_backend.server.batcher import Batcher
@@ -51,7 +52,9 @@ class Canary:
                 raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
         features = features_of(self._photo())
         with np.errstate(all="ignore"):
-            scores = delta.calibration.scores(delta.logits(np.zeros((1, len(delta)), dtype=np.float32), features))
+            scores = Calibration.identity(len(delta)).scores(
+                delta.log_odds(np.zeros((1, len(delta)), dtype=np.float32), features)
+            )
         _refuse_impossible(scores)
 
     def check_tagger(self, tagger: Tagger) -> None:

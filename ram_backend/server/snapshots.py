@@ -147,7 +147,7 @@ class SnapshotShelf:
         learned = version.learned(network)
         plain = self._without_version(texts, learned.network)
         try:
-            tagger = plain.under(learned.delta, version.digest)
+            tagger = plain.with_version(learned.delta, version.digest)
             self._canary.check_tagger(tagger)
         except VersionDamaged as error:
             version.condemn(error)

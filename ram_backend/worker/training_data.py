@@ -74,7 +74,7 @@ class Scorer:
                 self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=version.delta, version=version.digest
             )
         else:
-            tagger = self._base.under(version.delta, version.digest)
+            tagger = self._base.with_version(version.delta, version.digest)
         return self._log_odds(tagger, tokens, progress)
 
     def with_head(
