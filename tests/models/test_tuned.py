@@ -132,7 +132,7 @@ def test_in_half_precision_a_tuned_network_is_close_to_the_exact_one(tiny_bundle
     bundle = tiny_bundle(kind)
     files = head_files(changed(open_source(bundle, [0])))
     exact = load_network(bundle, device="cpu", precision="fp32")
-    half = load_network(bundle, device="cpu", precision="bf16")
+    half = load_network(bundle, device="cpu", precision="force-bf16")
     tokens = exact.encode(tiny.images(3).numpy())
     tuned = tuned_network(half, files)
     assert isinstance(tuned, TorchNetwork)
