@@ -221,7 +221,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         studio = FakeLabelStudio()
         stack.callback(studio.close)
         studio.upload("red.png", picture((255, 0, 0)))
-        app = create_app(own, desk=Desk(), identity=identity(), network=ColourNetwork())
+        app = create_app(own, jobs=Desk(), identity=identity(), network=ColourNetwork())
         client = stack.enter_context(hosting(app, own))
         assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
         yield House(client, studio)
