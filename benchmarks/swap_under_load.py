@@ -183,7 +183,7 @@ def make_versions(
         verdict = {"outcome": "accept", "reason": "made for a benchmark"}
         stored = write_version(settings.versions_dir, key, delta, {}, lineage, verdict)
         table.record(stored)
-        expected[stored.name] = says(plain.under(delta, stored.digest))
+        expected[stored.name] = says(plain.with_version(delta, stored.digest))
     return expected
 
 

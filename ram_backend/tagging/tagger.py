@@ -86,7 +86,7 @@ class Tagger:
         self.model_version = _model_version(bundle, network, subset, token_dtype, self.thresholds, version)
         self._queries = network.select(subset.entries) if queries is None else queries
 
-    def under(self, delta: Delta, version: str) -> Tagger:
+    def with_version(self, delta: Delta, version: str) -> Tagger:
         """The same tags under a project's version; shares what was precomputed for them, so it is made at once.
 
         Args:
