@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ram_backend.feedback.weights import Weights
+from ram_backend.feedback.labels import Weights
 from ram_backend.gate.folds import Split, split
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet

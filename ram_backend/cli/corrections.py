@@ -21,12 +21,11 @@ from ram_backend.database.migrate import upgrade
 from ram_backend.errors import InputError
 from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import Correction, corrections_of, gather
-from ram_backend.feedback.labels import State, TaskLabels
+from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import reconcile
-from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.projects.keys import select
@@ -186,7 +185,7 @@ def _open(project: str) -> _Place:
 def _with_corrections(
     place: _Place, annotations: Sequence[CurrentAnnotation]
 ) -> Iterator[tuple[CurrentAnnotation, list[Correction]]]:
-    shown: Mapping[int, Sequence[Shown]] = place.ledger.shown(place.project.key, annotated=True)
+    shown: Mapping[int, Sequence[ServedPrediction]] = place.ledger.shown(place.project.key, annotated=True)
     said: dict[int, list[Correction]] = {}
     for correction in corrections_of(place.plan, annotations, shown, place.weights):
         said.setdefault(correction.annotation_id, []).append(correction)
@@ -220,7 +219,7 @@ def _totals(
     corrections: Sequence[Correction],
     labels: Sequence[TaskLabels],
 ) -> dict[str, Any]:
-    states = Counter(label.state for each in corrections for label in each.said.values())
+    states = Counter(label.state for each in corrections for label in each.states.values())
     several = [each for each in labels if len(each.annotation_ids) > 1]
     return {
         "project": str(place.project.key),
@@ -241,7 +240,7 @@ def _agreement(corrections: Sequence[Correction]) -> float | None:
     """Of the tags that any annotator of an image ticked, the share that all of them ticked; None: no image has two."""
     by_image: dict[tuple[int, str], list[set[str]]] = {}
     for each in corrections:
-        ticked = {tag for tag, label in each.said.items() if label.label}
+        ticked = {tag for tag, label in each.states.items() if label.label}
         by_image.setdefault((each.task_id, each.to_name), []).append(ticked)
     several = [sets for sets in by_image.values() if len(sets) > 1]
     if not several:
@@ -253,7 +252,7 @@ def _agreement(corrections: Sequence[Correction]) -> float | None:
 def _per_tag(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
     counts: dict[str, Counter[State]] = {}
     for each in corrections:
-        for tag, label in each.said.items():
+        for tag, label in each.states.items():
             if label.state in _STATES:
                 counts.setdefault(tag, Counter())[label.state] += 1
     rows = [
@@ -269,7 +268,7 @@ def _per_tag(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
 
 
 def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
-    tags = dict.fromkeys([*labels.said, *(labels.asked.tags if untouched else ())])
+    tags = dict.fromkeys([*labels.states, *(labels.candidates.tags if untouched else ())])
     found = {tag: labels.label(tag) for tag in sorted(tags)}
     return {
         "task": labels.task_id,

@@ -1,7 +1,7 @@
-"""From annotations, and from what was shown, to what they say about each tag of each image: pure.
+"""Corrections: annotations compared with the predictions they started from, per tag and image. Pure.
 
-A tag is named by its text, the string that is scored: two choices with one text are one tag, which is on where either
-is ticked. What a chosen entry of a nested list says of the entries above it is left open.
+A tag is its text, the string that is scored. Two choices with one text are one tag, which is on if either is ticked. A
+ticked entry of a nested list leaves the entries above it unknown.
 """
 
 from __future__ import annotations
@@ -13,38 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from ram_backend.feedback.labels import UNKNOWN, Asked, State, TagLabel, TaskLabels, agreed, stronger
-from ram_backend.feedback.offered import Offered
-from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
+from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.labelstudio.choices import Choice, free_choice
 from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference
 from ram_backend.labelstudio.stated_items import ChoiceId, said_in
 
 CLOCKS_APART = timedelta(seconds=60)
-"""Label Studio's clock and ours may differ by so much."""
+"""Largest difference between Label Studio's clock and ours."""
 
 _Choices = Mapping[ChoiceId, Choice]
-_Shown = Mapping[int, Sequence[Shown]]
+_Shown = Mapping[int, Sequence[ServedPrediction]]
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What one annotation says about the tags of one image.
+    """The labels that one annotation gives the tags of one image.
 
     Attributes:
-        annotation_id: which annotation.
-        task_id: of which task.
+        annotation_id: the annotation.
+        task_id: its task.
         to_name: name of the image in the label config.
-        annotator: number of the user; None: not said.
-        stated_at: when, by Label Studio's clock; None: not said.
-        ground_truth: the project's owner vouches for it.
+        annotator: number of the user; None: not known.
+        stated_at: by Label Studio's clock; None: not known.
+        ground_truth: marked as ground truth.
         model_version: of the prediction that the annotator started from; None: from none, or not known.
         version: the project's version that made it; None: the bundle's base, or not known.
-        asked: what there was to choose from.
-        said: what was said of tags, other than leaving them off.
+        candidates: the tags that could be chosen.
+        states: labels of all tags but the untouched ones.
     """
 
     annotation_id: int
@@ -55,31 +54,31 @@ class Correction:
     ground_truth: bool
     model_version: str | None
     version: str | None
-    asked: Asked
-    said: Mapping[str, TagLabel]
+    candidates: CandidateTags
+    states: Mapping[str, TagLabel]
 
     def label(self, tag: str) -> TagLabel:
-        """What it says about a tag; of tags that could not be chosen: nothing."""
-        return self.said.get(tag) or self.asked.label(tag)
+        """The label of a tag; `UNKNOWN` if it could not be chosen."""
+        return self.states.get(tag) or self.candidates.label(tag)
 
     def tags(self, state: State) -> tuple[str, ...]:
         """The tags in a state other than untouched, in order of their names."""
-        return tuple(sorted(tag for tag, label in self.said.items() if label.state == state))
+        return tuple(sorted(tag for tag, label in self.states.items() if label.state == state))
 
 
 def corrections_of(
     plan: LabelPlan, annotations: Iterable[CurrentAnnotation], shown: _Shown, weights: Weights
 ) -> list[Correction]:
-    """What each annotation says, one for each image that tags are asked for; those that can't be used are left out.
+    """The corrections of each usable annotation, one per image with tags.
 
-    An annotation that started from a prediction confirms, adds, removes or leaves alone against what that one showed.
-    Of one that started from none, or from one that nobody knows, what is ticked is added.
+    An annotation confirms, adds, removes or leaves untouched relative to the prediction that it started from. Without a
+    known prediction, every ticked tag is added.
 
     Args:
         plan: of the project's label config.
         annotations: the current truth.
-        shown: what annotators were shown, by task.
-        weights: how much each kind of statement is believed.
+        shown: served predictions by task.
+        weights: of labels by state.
     """
     usable = [annotation for annotation in annotations if annotation.usable]
     reader = _Reader(plan, weights, usable, shown)
@@ -94,16 +93,17 @@ def gather(
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[TaskLabels]:
-    """What is known about each image, by task and image name.
+    """Weak labels of each image, by task and image name.
 
-    Where a task has ground truth, that alone counts. Of several annotations each has its say (`agreed`).
+    Ground truth, if a task has any, decides alone. Otherwise several annotations are merged by weighted vote
+    (`agreed`).
 
     Args:
         plan: of the project's label config.
-        annotations: the current truth; those that can't be used are left out.
-        shown: what annotators were shown, by task.
-        weights: how much each kind of statement is believed.
-        task_data: newer data of tasks than the events', e.g. from a listing.
+        annotations: the current truth; unusable ones are ignored.
+        shown: served predictions by task.
+        weights: of labels by state.
+        task_data: newer data of tasks than the events have, for instance from a listing.
     """
     by_task: dict[int, list[CurrentAnnotation]] = {}
     for annotation in annotations:
@@ -122,10 +122,10 @@ def gather(
     return result
 
 
-def shown_to(stated: StatedAnnotation, shown: Sequence[Shown]) -> Shown | None:
+def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> ServedPrediction | None:
     """The prediction that an annotation started from: by its number, else the last one served before it was made.
 
-    None where it started from none, or nobody knows from which.
+    None: it started from none, or the prediction is not known.
     """
     if stated.parent_prediction is None:
         return None
@@ -140,10 +140,10 @@ def shown_to(stated: StatedAnnotation, shown: Sequence[Shown]) -> Shown | None:
 
 
 class _Reader:
-    """Reads annotations with one plan; what is the same for all tasks is made once.
+    """Reads annotations with one plan; what all tasks share is computed once.
 
-    A control that lists no tags has those that any of the annotations says, or that were shown for any of their tasks,
-    however they are written: who left one off has not thought of it, so that counts as for a list that nobody reads.
+    The candidates of a control without a list of tags are the tags that any annotation or any served prediction of the
+    project names, case folded. A tag that an annotator left out weighs as in a list that is not on screen.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class _Reader:
         }
         for name, spelled in self._spelled.items():
             self._fixed[name] = _by_path(free_choice(text) for text in dict.fromkeys(spelled.values()))
-        self._asked: dict[str, Asked] = {}
+        self._candidates: dict[str, CandidateTags] = {}
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
     def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any], shown: _Shown) -> Iterator[Correction]:
@@ -167,11 +167,11 @@ class _Reader:
         started_from = shown_to(stated, shown.get(stated.task, ()))
         for to_name, controls in self._controls.items():
             choices = [self._choices(control, data) for control in controls]
-            said: dict[str, TagLabel] = {}
+            states: dict[str, TagLabel] = {}
             for control, known in zip(controls, choices, strict=True):
-                for choice, label in self._said(control, known, annotation, started_from):
+                for choice, label in self._labels(control, known, annotation, started_from):
                     for tag in choice.texts:
-                        said[tag] = stronger(said.get(tag), label)
+                        states[tag] = stronger(states.get(tag), label)
             yield Correction(
                 annotation_id=stated.id,
                 task_id=stated.task,
@@ -181,16 +181,18 @@ class _Reader:
                 ground_truth=stated.ground_truth,
                 model_version=started_from.model_version if started_from else None,
                 version=started_from.version if started_from else None,
-                asked=self._asked_for(to_name, controls, choices),
-                said=said,
+                candidates=self._candidates_of(to_name, controls, choices),
+                states=states,
             )
 
     def _choices(self, control: TagControl, data: Mapping[str, Any]) -> _Choices:
         return self._fixed[control.name] if control.dynamic is None else _by_path(choices_for(control, data))
 
-    def _asked_for(self, to_name: str, controls: Sequence[TagControl], choices: Sequence[_Choices]) -> Asked:
+    def _candidates_of(
+        self, to_name: str, controls: Sequence[TagControl], choices: Sequence[_Choices]
+    ) -> CandidateTags:
         fixed = all(control.dynamic is None for control in controls)
-        found = self._asked.get(to_name) if fixed else None
+        found = self._candidates.get(to_name) if fixed else None
         if found is None:
             untouched: dict[str, float] = {}
             for control, known in zip(controls, choices, strict=True):
@@ -198,17 +200,21 @@ class _Reader:
                 for choice in known.values():
                     for tag in choice.texts:
                         untouched[tag] = max(untouched.get(tag, 0.0), weight)
-            found = Asked(tuple(untouched), np.array(list(untouched.values()), dtype=np.float32))
+            found = CandidateTags(tuple(untouched), np.array(list(untouched.values()), dtype=np.float32))
             if fixed:
-                self._asked[to_name] = found
+                self._candidates[to_name] = found
         return found
 
-    def _said(
-        self, control: TagControl, choices: _Choices, annotation: CurrentAnnotation, started_from: Shown | None
+    def _labels(
+        self,
+        control: TagControl,
+        choices: _Choices,
+        annotation: CurrentAnnotation,
+        started_from: ServedPrediction | None,
     ) -> Iterator[tuple[Choice, TagLabel]]:
-        """What is said of choices, other than leaving them off.
+        """Labels of all choices but the untouched ones.
 
-        A choice of several texts says that one of them is there, not which: each gets its share of the weight.
+        A ticked choice of several texts means that one of them applies, not which: they share the weight.
         """
         on = {self._path(control, path) for path in said_in(control, annotation.stated.items)} & choices.keys()
         there = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
@@ -231,12 +237,12 @@ class _Reader:
                     yield choice, UNKNOWN
 
     def _path(self, control: TagControl, path: ChoiceId) -> ChoiceId:
-        """Of free tags the one way in which they are written here."""
+        """Free tags in their one spelling."""
         spelled = self._spelled.get(control.name)
         return path if spelled is None else (spelled.get(path[0].casefold(), path[0]),)
 
-    def _not_offered(self, control: TagControl, offered: Offered) -> list[Choice]:
-        """Choices that came into the label config later: who could not tick them has said nothing."""
+    def _not_offered(self, control: TagControl, offered: LabelSpace) -> list[Choice]:
+        """Choices that the label config lacked at the time of the statement: they are unknown."""
         key = (offered.digest, control.name)
         if key not in self._unoffered:
             self._unoffered[key] = [choice for choice in control.choices if not offered.has(control.name, choice.path)]
@@ -248,7 +254,7 @@ def _by_path(choices: Iterable[Choice]) -> _Choices:
 
 
 def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:
-    """Free tags, folded -> as the model writes them, else as the first person wrote them; in order of the former."""
+    """Free tags: case folded -> as the model writes them, else as the first annotator did; sorted by the former."""
     found: dict[str, str] = {}
     tasks = sorted({annotation.stated.task for annotation in annotations})
     for each in (each for task in tasks for row in shown.get(task, ()) for each in row.choices):
@@ -261,22 +267,22 @@ def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], sh
 
 
 def _together(plan: LabelPlan, data: Mapping[str, Any], corrections: Sequence[Correction]) -> TaskLabels:
-    vouched = [each for each in corrections if each.ground_truth]
-    counted = vouched or list(corrections)
+    ground_truth = [each for each in corrections if each.ground_truth]
+    counted = ground_truth or list(corrections)
     first = counted[0]
-    said = first.said
+    states = first.states
     if len(counted) > 1:
-        tags = dict.fromkeys(tag for each in counted for tag in each.said)
-        said = {tag: agreed([each.label(tag) for each in counted]) for tag in tags}
+        tags = dict.fromkeys(tag for each in counted for tag in each.states)
+        states = {tag: agreed([each.label(tag) for each in counted]) for tag in tags}
     control = next(control for control in plan.tag_controls if control.to_name == first.to_name)
     return TaskLabels(
         task_id=first.task_id,
         to_name=first.to_name,
         reference=image_reference(control, data),
         data=data,
-        asked=first.asked,
-        said=said,
-        ground_truth=bool(vouched),
+        candidates=first.candidates,
+        states=states,
+        ground_truth=bool(ground_truth),
         annotation_ids=tuple(sorted(each.annotation_id for each in counted)),
         model_versions=tuple(sorted({each.model_version for each in counted if each.model_version is not None})),
     )

@@ -1,4 +1,4 @@
-"""Events of the ledger: what Label Studio's webhooks and listings say, trimmed, each with an identity of its own."""
+"""Ledger events from Label Studio's webhooks and listings: trimmed, each with an identity of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from ram_backend.feedback.offered import Offered, offered_by
+from ram_backend.feedback.label_space import LabelSpace, label_space_of
 from ram_backend.labelstudio.annotations import (
     StatedAnnotation,
     content_of,
@@ -19,9 +19,9 @@ from ram_backend.labelstudio.annotations import (
 from ram_backend.labelstudio.requests import EventProject, WebhookRequest
 
 Kind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
-"""`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio said so, for good, for it
-gives no number twice. `annotation_missing`: a complete listing lacked the annotation; holds until a later listing has
-it again (`annotation_found`)."""
+"""`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio's tombstones, final, as no
+number is given twice. `annotation_missing`: a complete listing lacked the annotation; a later listing that has it again
+revokes that (`annotation_found`)."""
 
 Source = Literal["webhook", "listing"]
 
@@ -38,17 +38,17 @@ class FeedbackEvent:
 
     Attributes:
         kind: see `Kind`.
-        annotation_id: 0 where a task is deleted.
-        task_id: 0 where the event doesn't say.
-        updated_us: of a statement Label Studio's `updated_at`, of `annotation_missing` and `annotation_found` when the
-            listing began: microseconds since 1970, UTC; else 0.
-        statement: canonical JSON of what was stated; "" for all other kinds.
-        content: sha256 of it; "" for all other kinds.
-        usable: whether the statement may be learned from.
-        received_at: when it came here.
-        source: how it came here.
+        annotation_id: 0 for the deletion of a task.
+        task_id: 0 if the event doesn't name it.
+        updated_us: microseconds since 1970, UTC: Label Studio's `updated_at` for a statement, the start of the listing
+            for `annotation_missing` and `annotation_found`, else 0.
+        statement: canonical JSON of the annotation; "" for all other kinds.
+        content: sha256 of the statement; "" for all other kinds.
+        usable: whether the statement may be trained on.
+        received_at: when it arrived.
+        source: how it arrived.
         task_data: JSON of the task's data, trimmed; None: not known.
-        offered: the tags that there were to choose from; None: not known.
+        offered: the tags that could be chosen; None: not known.
     """
 
     kind: Kind
@@ -61,13 +61,13 @@ class FeedbackEvent:
     usable: bool = False
     source: Source = "webhook"
     task_data: str | None = field(default=None, repr=False)
-    offered: Offered | None = field(default=None, repr=False)
+    offered: LabelSpace | None = field(default=None, repr=False)
 
 
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
-    """The events in one webhook call (protocol section 7), whatever its action; most have none.
+    """The events in one webhook call; most actions have none. Never raises.
 
-    What can't be kept (no number, wrong types, huge) is left out and counted in the log; it never raises.
+    Entries that can't be kept (no number, wrong types, huge) are dropped and counted in the log.
 
     Args:
         request: the call.
@@ -89,17 +89,17 @@ def statement_event(
     received_at: datetime,
     *,
     task_data: object = None,
-    offered: Offered | None = None,
+    offered: LabelSpace | None = None,
     source: Source = "webhook",
 ) -> FeedbackEvent:
     """The event of one statement.
 
     Args:
-        stated: what was said.
-        received_at: when that came here.
-        task_data: the task's data as it came.
-        offered: the tags that there were to choose from.
-        source: how it came here.
+        stated: the annotation.
+        received_at: when it arrived.
+        task_data: the task's data as received.
+        offered: the tags that could be chosen.
+        source: how it arrived.
     """
     statement = stated.canonical()
     return FeedbackEvent(
@@ -121,7 +121,7 @@ def _statements(request: WebhookRequest, received_at: datetime) -> list[Feedback
     tasks = {number_of(task): task.get("data") for task in request.task_objects}
     only_task = next(iter(tasks)) if len(tasks) == 1 else None
     project = request.project
-    offered = offered_by(project.label_config) if isinstance(project, EventProject) else None
+    offered = label_space_of(project.label_config) if isinstance(project, EventProject) else None
     events: list[FeedbackEvent] = []
     given = request.annotation_objects
     for annotation in given:

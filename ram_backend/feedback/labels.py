@@ -1,4 +1,4 @@
-"""What is known about the tags of an image: per tag a label, how much it is believed, and how it came about. Pure."""
+"""Weak labels: per tag of an image a label, its weight, and how it came about. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.labelstudio.plan import TagControl
+from ram_backend.settings import Settings
+
 State = Literal["confirmed", "added", "removed", "untouched", "unknown"]
 """`confirmed`: shown as on, left on. `added`: ticked by a person. `removed`: shown as on, unticked by a person.
-`untouched`: off, and left off. `unknown`: as much says yes as says no, or nobody could say anything."""
+`untouched`: off, and left off. `unknown`: annotators disagree evenly, or none of them could have chosen it."""
 
-FORCE: Mapping[State, int] = {"confirmed": 4, "added": 3, "removed": 2, "unknown": 1, "untouched": 0}
-"""What was said before what was not."""
+PRECEDENCE: Mapping[State, int] = {"confirmed": 4, "added": 3, "removed": 2, "unknown": 1, "untouched": 0}
+"""Explicit statements come before silence."""
 
 
 @dataclass(frozen=True)
 class TagLabel:
-    """What is known about one tag of one image.
+    """The label of one tag for one image.
 
     Attributes:
-        label: whether it is there.
-        weight: how much that is believed, in [0, 1]; 0: nothing is known.
-        state: how that came about.
+        label: whether the tag applies.
+        weight: in [0, 1]; 0: nothing is known.
+        state: how the label came about.
         score: that was shown, in [0, 1]; None: none, or not known.
     """
 
@@ -38,20 +41,57 @@ class TagLabel:
 UNKNOWN = TagLabel(False, 0.0, "unknown")
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Weights of labels by how they came about, in [0, 1]; 1: a person stated it, 0: nobody did.
+
+    Attributes:
+        confirmed: of a tag that was shown as on and left on.
+        added: of a tag that a person ticked.
+        removed: of a tag that was shown as on and that a person unticked.
+        untouched_listed: of a tag that stayed off in a list of `Choices` or labels short enough to be on screen as a
+            whole: the annotator most likely saw it.
+        untouched_hidden: of a tag that stayed off in a longer list, in a `Taxonomy`, which is closed at first, or in a
+            `TextArea`, which lists none: the annotator most likely didn't consider it.
+        listed_tags: lists of at most this many choices or labels count as on screen.
+    """
+
+    confirmed: float = 1.0
+    added: float = 1.0
+    removed: float = 1.0
+    untouched_listed: float = 0.5
+    untouched_hidden: float = 0.05
+    listed_tags: int = 200
+
+    @classmethod
+    def of(cls, settings: Settings) -> Weights:
+        """From RAM_UNTOUCHED_WEIGHT, RAM_UNTOUCHED_HIDDEN_WEIGHT and RAM_LISTED_TAGS."""
+        return cls(
+            untouched_listed=settings.untouched_weight,
+            untouched_hidden=settings.untouched_hidden_weight,
+            listed_tags=settings.listed_tags,
+        )
+
+    def untouched(self, control: TagControl, choices: int) -> float:
+        """Weight of a tag that stayed off in a control with that number of choices."""
+        listed = (control.kind == "choices" or control.regions) and choices <= self.listed_tags
+        return self.untouched_listed if listed else self.untouched_hidden
+
+
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The tags that there were to choose from for an image, and what it means that one stayed off.
+class CandidateTags:
+    """The tags that could be chosen for an image, and the weight of "off" for those that nobody touched.
 
     Attributes:
         tags: (T,) distinct texts.
-        untouched: (T,) float32: how much "not there" is believed of a tag that nobody touched.
+        untouched: (T,) float32 in [0, 1], the weight of each tag's label while it is untouched.
     """
 
     tags: tuple[str, ...] = field(repr=False)
     untouched: NDArray[np.float32] = field(repr=False)
 
     def label(self, tag: str) -> TagLabel:
-        """What silence about a tag says."""
+        """The label of a tag that nobody touched."""
         place = self._places.get(tag)
         return UNKNOWN if place is None else TagLabel(False, float(self.untouched[place]), "untouched")
 
@@ -62,17 +102,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """What all annotations of a task together say about the tags of one image.
+    """The labels of one image: all annotations of its task merged.
 
     Attributes:
-        task_id: which task.
+        task_id: the task.
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
         data: of the task, as far as it is kept.
-        asked: what there was to choose from; one object for all tasks with the same tags.
-        said: what is known about tags, other than that all annotators left them off.
-        ground_truth: the project's owner vouches for it.
-        annotation_ids: that were taken into account, rising.
+        candidates: the tags that could be chosen; one object for all tasks with the same tags.
+        states: labels of the tags that at least one annotator touched.
+        ground_truth: an annotation marked as ground truth decided.
+        annotation_ids: of the annotations that were merged, ascending.
         model_versions: of the predictions that they started from.
     """
 
@@ -80,23 +120,23 @@ class TaskLabels:
     to_name: str
     reference: str | None
     data: Mapping[str, Any] = field(repr=False)
-    asked: Asked
-    said: Mapping[str, TagLabel]
+    candidates: CandidateTags
+    states: Mapping[str, TagLabel]
     ground_truth: bool
     annotation_ids: tuple[int, ...]
     model_versions: tuple[str, ...]
 
     def label(self, tag: str) -> TagLabel:
-        """What is known about a tag; of one that could not be chosen: nothing."""
-        return self.said.get(tag) or self.asked.label(tag)
+        """The label of a tag; `UNKNOWN` if it could not be chosen."""
+        return self.states.get(tag) or self.candidates.label(tag)
 
 
 def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels and weights of tags.
+    """Labels and weights as matrices.
 
     Args:
         labels: N images.
-        tags: L distinct texts; of those that an image was not asked about nothing is known.
+        tags: L distinct texts; the weight is 0 where an image's candidates lack one.
 
     Returns:
         (N, L) bool and (N, L) float32 in [0, 1].
@@ -104,12 +144,13 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
     columns = {tag: place for place, tag in enumerate(tags)}
-    silent: dict[int, NDArray[np.float32]] = {}
+    untouched: dict[int, NDArray[np.float32]] = {}
     for row, each in enumerate(labels):
-        if id(each.asked) not in silent:
-            silent[id(each.asked)] = np.array([each.asked.label(tag).weight for tag in tags], dtype=np.float32)
-        weights[row] = silent[id(each.asked)]
-        for tag, label in each.said.items():
+        candidates = each.candidates
+        if id(candidates) not in untouched:
+            untouched[id(candidates)] = np.array([candidates.label(tag).weight for tag in tags], dtype=np.float32)
+        weights[row] = untouched[id(candidates)]
+        for tag, label in each.states.items():
             column = columns.get(tag)
             if column is not None:
                 on[row, column], weights[row, column] = label.label, label.weight
@@ -117,22 +158,22 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
 
 
 def stronger(one: TagLabel | None, other: TagLabel) -> TagLabel:
-    """Of what two choices say of one tag: on before off, and what was said before what was not."""
+    """Merges what two choices state of one tag: on before off, then explicit statements before silence."""
     if one is None:
         return other
 
-    def force(label: TagLabel) -> tuple[object, ...]:
+    def precedence(label: TagLabel) -> tuple[object, ...]:
         score = -1.0 if label.score is None else label.score
-        return (label.label, FORCE[label.state] >= 2, label.weight, FORCE[label.state], score)
+        return (label.label, PRECEDENCE[label.state] >= 2, label.weight, PRECEDENCE[label.state], score)
 
-    return max(one, other, key=force)
+    return max(one, other, key=precedence)
 
 
 def agreed(labels: Sequence[TagLabel]) -> TagLabel:
-    """What several annotators say of one tag.
+    """Weighted vote of several annotators on one tag.
 
-    The side with more weight wins, with the mean weight of those on it times (2 x share - 1), where the share is that
-    of its weight in all: agreement counts in full, a tie is `unknown`.
+    The side with more weight wins. Its weight is the mean weight of its voters times (2 x share - 1), where share is
+    its part of all weight: agreement counts in full, a tie is `unknown`.
     """
     sides = [[each for each in labels if each.label is on and each.weight > 0] for on in (False, True)]
     no, yes = (sum(each.weight for each in side) for side in sides)
@@ -140,7 +181,7 @@ def agreed(labels: Sequence[TagLabel]) -> TagLabel:
         return UNKNOWN
     winners = sides[yes > no]
     share = max(yes, no) / (yes + no)
-    strength = max(yes, no) / len(winners)
-    state = max(winners, key=lambda each: FORCE[each.state]).state
+    mean_weight = max(yes, no) / len(winners)
+    state = max(winners, key=lambda each: PRECEDENCE[each.state]).state
     scores = [each.score for each in labels if each.score is not None]
-    return TagLabel(yes > no, strength * (2 * share - 1), state, max(scores, default=None))
+    return TagLabel(yes > no, mean_weight * (2 * share - 1), state, max(scores, default=None))

@@ -1,7 +1,7 @@
-"""The ledger: events are written once and stay, and the current truth is read out of them.
+"""Event-sourced ledger of annotations: immutable events in the database, the current truth as a view over them.
 
-Everything here waits for the database. Rows of a project that no `/setup` had named yet (instance "") are read along
-with those of the project of the same number and creation time.
+All methods block on the database. A project's rows from before its first `/setup` have the instance ""; they are read
+together with the rows of the project of the same number and creation time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
-from ram_backend.feedback.offered import Offered
-from ram_backend.feedback.rows import FeedbackEventRow, OfferedRow, insert_into, of_project
-from ram_backend.feedback.shown import KnownImages, Shown, TaskImage
-from ram_backend.feedback.shown_rows import ShownRows, image_rows, images_of, put_images, shown_of
+from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.rows import FeedbackEventRow, LabelSpaceRow, insert_into, of_project
+from ram_backend.feedback.shown import KnownImages, ServedPrediction, TaskImage
+from ram_backend.feedback.shown_rows import images_of, put_images, put_shown, shown_of
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects.keys import ProjectKey
@@ -54,12 +54,12 @@ class Ledger:
         self._database.close()
 
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
-        """Writes events, all or none; they are durable when it returns. Those that are there already change nothing.
+        """Appends events, all or none; they are durable when this returns. Known ones change nothing.
 
-        Events get their numbers one transaction after another: who has seen number n has seen all before it.
+        Numbers are given one transaction after another: a reader that sees number n sees all before it.
 
         Returns:
-            How many were new.
+            The number of new events.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -78,11 +78,11 @@ class Ledger:
             return sum(len(session.execute(insert, some).all()) for some in _portions(rows, _AT_ONCE))
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
-        """The current truth: what each annotation that is still there says, by number; also what can't be used.
+        """The current truth: the latest statement of each existing annotation, by number, usable or not.
 
         Args:
             key: the project.
-            up_to: the truth as it was when this event was the last one; None: now.
+            up_to: as of this event; None: now.
 
         Raises:
             DatabaseUnavailable: see the message.
@@ -94,7 +94,7 @@ class Ledger:
         return [_annotation(line, bodies[line.event_id], offered) for line in truth.values()]
 
     def lines(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventLine]:
-        """All events of a project without what was stated, in the order of their numbers."""
+        """All events of a project without their statements, by number."""
         with self._database.reading() as session:
             return self._lines(session, key, up_to)
 
@@ -105,27 +105,27 @@ class Ledger:
             return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
 
     def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> Changes:
-        """What became of the corrections that may be learned from since an event was the last one.
+        """How the usable annotations changed between two events.
 
         Args:
             key: the project.
-            event_id: number of that event.
-            up_to: what became of them until this event was the last one; None: until now.
+            event_id: after this event.
+            up_to: up to this event; None: until now.
         """
         lines = self.lines(key, up_to=up_to)
         before = view.current(line for line in lines if line.event_id <= event_id)
         return view.changes(before, view.current(lines))
 
     def changed_since(self, key: ProjectKey, event_id: int) -> int:
-        """Number of annotations whose usable statement is another one since an event was the last one, or gone."""
+        """Number of usable annotations that were added, edited or withdrawn after an event."""
         return self.changes_since(key, event_id).total
 
     def fingerprint(self, key: ProjectKey, *, up_to: int | None = None) -> Fingerprint:
-        """Which corrections there are to learn from; see `annotations` for `up_to`."""
+        """Identity of the usable annotations; see `annotations` for `up_to`."""
         return view.fingerprint(view.current(self.lines(key, up_to=up_to)))
 
     def keys(self) -> list[ProjectKey]:
-        """All projects that there are events of."""
+        """All projects that have events."""
         columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
         with self._database.reading() as session:
             return sorted(ProjectKey(*row) for row in session.execute(select(*columns).distinct()))
@@ -137,40 +137,38 @@ class Ledger:
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
-    def record_shown(self, key: ProjectKey, shown: Sequence[Shown]) -> None:
-        """Writes what annotators were shown, and what the images were.
+    def record_shown(self, key: ProjectKey, shown: Sequence[ServedPrediction]) -> None:
+        """Upserts served predictions and the identities of their images.
 
-        Of one task and `model_version` there is one row: the last that was served. What a listing has is taken where
-        nothing was served; of what was served it adds Label Studio's number.
+        A task and `model_version` have one row, the last that was served. A listing's prediction is kept only if none
+        was served; otherwise it adds Label Studio's number to the row.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         if not shown:
             return
-        rows = ShownRows.of(key, shown)
         with self._database.writing() as session:
-            rows.put(session)
+            put_shown(session, key, shown)
 
-    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[Shown]]:
-        """What annotators were shown, by task, oldest first.
+    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
+        """Served predictions by task, oldest first.
 
         Args:
             key: the project.
-            annotated: only of tasks that somebody has annotated: most are not, in a large project.
+            annotated: only for tasks that have annotations, which in a large project are few.
         """
         with self._database.reading() as session:
             return shown_of(session, key, annotated=annotated)
 
     def record_images(self, key: ProjectKey, images: Sequence[TaskImage]) -> None:
-        """Writes what images of tasks are, over what they were."""
-        rows = image_rows(key, images)
-        if rows:
+        """Upserts identities of images."""
+        if images:
             with self._database.writing() as session:
-                put_images(session, rows)
+                put_images(session, key, images)
 
     def images(self, key: ProjectKey) -> KnownImages:
-        """What the images of the project's tasks were when they were last seen."""
+        """Identities of the images of the project's tasks when they were last seen."""
         with self._database.reading() as session:
             return images_of(session, key)
 
@@ -189,16 +187,18 @@ class Ledger:
         wanted = set(events)
         return {row[0]: tuple(row[1:]) for row in session.execute(query) if row[0] in wanted}
 
-    def _offered(self, session: Session, key: ProjectKey) -> dict[str, Offered]:
-        rows = session.execute(select(OfferedRow.digest, OfferedRow.tags).where(of_project(OfferedRow, key)))
-        return {digest: Offered.from_json(tags, digest) for digest, tags in rows}
+    def _offered(self, session: Session, key: ProjectKey) -> dict[str, LabelSpace]:
+        rows = session.execute(select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(of_project(LabelSpaceRow, key)))
+        return {digest: LabelSpace.from_json(tags, digest) for digest, tags in rows}
 
-    def _add_offered(self, session: Session, key: ProjectKey, offered: Mapping[str, Offered]) -> None:
-        there = select(OfferedRow.digest).where(of_project(OfferedRow, key), OfferedRow.digest.in_(list(offered)))
+    def _add_offered(self, session: Session, key: ProjectKey, offered: Mapping[str, LabelSpace]) -> None:
+        there = select(LabelSpaceRow.digest).where(
+            of_project(LabelSpaceRow, key), LabelSpaceRow.digest.in_(list(offered))
+        )
         new = offered.keys() - set(session.scalars(there)) if offered else set()
         for digest in sorted(new):
             session.add(
-                OfferedRow(
+                LabelSpaceRow(
                     **key_columns(key), digest=digest, tags=offered[digest].to_json(), first_seen_at=datetime.now(UTC)
                 )
             )
@@ -233,7 +233,7 @@ def _event_row(key: ProjectKey, event: FeedbackEvent) -> dict[str, Any]:
     }
 
 
-def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, Offered]) -> CurrentAnnotation:
+def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, LabelSpace]) -> CurrentAnnotation:
     statement, task_data, digest, received_at = body
     return CurrentAnnotation(
         event_id=line.event_id,

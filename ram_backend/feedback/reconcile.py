@@ -1,4 +1,4 @@
-"""The ledger brought in step with Label Studio, which is the truth: webhooks come late, twice and not at all."""
+"""Reconciliation of the ledger with Label Studio's API, since webhooks come late, twice or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from ram_backend.errors import LabelStudioRefused
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent, statement_event
+from ram_backend.feedback.label_space import LabelSpace, label_space_of
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.offered import Offered, offered_by
-from ram_backend.feedback.shown import Shown, ShownChoice
+from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
 from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
@@ -21,8 +21,8 @@ from ram_backend.labelstudio.stated_items import read_items
 from ram_backend.projects.keys import ProjectKey
 
 SETTLED = timedelta(seconds=60)
-"""What came in so shortly before the listing began is not taken for gone where the listing lacks it: a webhook is sent
-before Label Studio has committed the annotation that it is about."""
+"""An annotation that arrived later than this before the listing is not taken for gone if the listing lacks it: Label
+Studio sends the webhook before it commits the annotation."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
@@ -30,16 +30,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What came of it.
+    """Result of a reconciliation.
 
     Attributes:
         listed: annotations that Label Studio has.
         added: statements that the ledger lacked.
-        gone: annotations that Label Studio has no more.
-        returned: annotations that an earlier listing had lacked.
-        shown: predictions that annotators started from, and that nobody had recorded.
-        left_out: annotations that nothing can be made of.
-        task_data: data of the tasks that were listed.
+        gone: annotations that Label Studio no longer has.
+        returned: annotations that an earlier listing lacked.
+        shown: predictions that annotators started from and that were not recorded.
+        left_out: annotations that can't be parsed.
+        task_data: data of the listed tasks.
     """
 
     listed: int
@@ -62,18 +62,18 @@ def reconcile(
 ) -> Reconciled:
     """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
 
-    Statements that webhooks have brought are the same events, and are not added again; nor are those that lack only the
-    prediction which the annotator started from: Label Studio forgets it when it is deleted. An annotation that the
-    ledger has and the listing lacks is looked up once more by its task before it counts as gone, and not at all where
-    it came in after, or shortly before, the listing began.
+    A statement that a webhook brought is the same event and is not added again. Neither is one that differs only by its
+    missing parent prediction, which Label Studio forgets when the prediction is deleted. An annotation that the listing
+    lacks is looked up once more by its task before it counts as gone; one that arrived after, or shortly before, the
+    listing began never does.
 
     Args:
-        ledger: where events are kept.
+        ledger: of the project.
         key: the project.
         api: of the project's Label Studio.
-        began: when the listing begins; by default now.
-        settled: how long before that an annotation must have come in to be taken for gone.
-        progress: told of the number of tasks read so far.
+        began: start of the listing; by default now.
+        settled: how long before the listing an annotation must have arrived to be taken for gone.
+        progress: called with the number of tasks read so far.
 
     Raises:
         LabelStudioUnreachable, LabelStudioUnauthorized: nothing was written.
@@ -98,7 +98,7 @@ def reconcile(
         event
         for event in listing.statements
         if (event.annotation_id, event.task_id, event.updated_us, event.content) not in there
-        and not _is_forgetful(listing.stated[event.annotation_id], known.get(event.annotation_id))
+        and not _lost_its_prediction(listing.stated[event.annotation_id], known.get(event.annotation_id))
     ]
     gone = [
         annotation.stated
@@ -131,14 +131,14 @@ def reconcile(
 
 
 class _Listing:
-    """What Label Studio has, as it is read page by page."""
+    """Label Studio's annotations and predictions, read page by page."""
 
-    def __init__(self, began: datetime, offered: Offered | None) -> None:
+    def __init__(self, began: datetime, offered: LabelSpace | None) -> None:
         self._began = began
         self._offered = offered
         self.stated: dict[int, StatedAnnotation] = {}
         self.statements: list[FeedbackEvent] = []
-        self.shown: dict[int, Shown] = {}
+        self.shown: dict[int, ServedPrediction] = {}
         self.task_data: dict[int, Mapping[str, Any]] = {}
         self.left_out = 0
 
@@ -160,8 +160,8 @@ class _Listing:
                 self.shown[stated.parent_prediction] = _shown(task.id, stated, started_from)
 
 
-def _same_project(key: ProjectKey, api: ProjectApi) -> Offered | None:
-    """Checks that it is, and returns what its label config offers now."""
+def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
+    """Checks that key and API mean one project; returns its current label space."""
     state = api.state()
     created = state.created
     if key.created and created and key.created != created:
@@ -169,32 +169,34 @@ def _same_project(key: ProjectKey, api: ProjectApi) -> Offered | None:
             f"Project {key.id} in the Label Studio at {api.label_studio.origin} was made at another time than {key}:"
             " it is another project. Check LABEL_STUDIO_URL, or connect this backend there."
         )
-    return offered_by(state.label_config)
+    return label_space_of(state.label_config)
 
 
-def _is_forgetful(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:
-    """Whether a listed statement is the known one, less the prediction that it started from."""
+def _lost_its_prediction(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:
+    """Whether a listed statement is the known one without its parent prediction."""
     if known is None or listed.parent_prediction is not None:
         return False
     before = known.stated
     return replace(listed, parent_prediction=before.parent_prediction, unseen=before.unseen) == before
 
 
-def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> Shown:
+def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> ServedPrediction:
     number, version, result = stated.parent_prediction, prediction.get("model_version"), prediction.get("result")
     items = read_items(result if isinstance(result, list) else ())
-    return Shown(
+    return ServedPrediction(
         task_id=task,
         model_version=version if isinstance(version, str) and version else f"prediction {number}",
         shown_at=stated.created_at or _EPOCH,
-        choices=tuple(ShownChoice(item.from_name, path, None, True) for item in items for path in item.values),
+        choices=tuple(ServedChoice(item.from_name, path, None, True) for item in items for path in item.values),
         prediction_id=number,
         source="listing",
     )
 
 
-def _not_recorded(listed: Iterable[Shown], known: Mapping[int, list[Shown]]) -> list[Shown]:
-    """Those whose number is not known yet, though what they show may be."""
+def _not_recorded(
+    listed: Iterable[ServedPrediction], known: Mapping[int, list[ServedPrediction]]
+) -> list[ServedPrediction]:
+    """The predictions whose number is not recorded yet."""
     numbers = {each.prediction_id for rows in known.values() for each in rows}
     return [each for each in listed if each.prediction_id not in numbers]
 

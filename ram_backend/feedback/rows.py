@@ -1,4 +1,4 @@
-"""The tables of this room."""
+"""Tables of the ledger: events, label spaces, served predictions, image identities."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ram_backend.projects.rows import OfProject
 
 
 class FeedbackEventRow(OfProject, Base):
-    """One event, never changed and never deleted: what somebody stated, or that it is gone.
+    """One event, never changed and never deleted: a statement, or a tombstone.
 
-    `statement` is canonical JSON in ASCII and `content` its sha256; both "" for deletions. `updated_us` is Label
-    Studio's `updated_at` in microseconds since 1970, UTC; 0 for what has none. `annotation_id` and `task_id` are 0
-    where the event names none. What stands after `statement` is not part of the event's identity.
+    `statement` is canonical JSON in ASCII and `content` its sha256; both are "" for tombstones. `updated_us` is Label
+    Studio's `updated_at` in microseconds since 1970, UTC, or 0. `annotation_id` and `task_id` are 0 if the event names
+    none. The columns after `statement` are not part of the event's identity.
     """
 
     __tablename__ = "feedback_events"
@@ -53,8 +53,8 @@ class FeedbackEventRow(OfProject, Base):
     received_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class OfferedRow(OfProject, Base):
-    """The tags that a label config offered, by the digest that events name; `tags` is JSON."""
+class LabelSpaceRow(OfProject, Base):
+    """A label space, by the digest that events name; `tags` is JSON."""
 
     __tablename__ = "offered_tags"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created", "digest", name="uq_offered_tags_identity"),)
@@ -66,9 +66,9 @@ class OfferedRow(OfProject, Base):
 
 
 class ShownRow(OfProject, Base):
-    """What annotators were shown for a task by one model version; `choices` and `images` are JSON.
+    """A served prediction for a task by one model version; `choices` and `images` are JSON.
 
-    `prediction_id` is Label Studio's number of it, where reconciling has brought it.
+    `prediction_id` is Label Studio's number, once reconciliation has found it.
     """
 
     __tablename__ = "shown"
@@ -88,7 +88,7 @@ class ShownRow(OfProject, Base):
 
 
 class TaskImageRow(OfProject, Base):
-    """What an image of a task was when it was last seen; `reference` is the sha256 of what the task says."""
+    """Identity of an image of a task when it was last seen; `reference` is the sha256 of the task's reference."""
 
     __tablename__ = "task_images"
     __table_args__ = (
@@ -104,11 +104,11 @@ class TaskImageRow(OfProject, Base):
 
 
 def of_project(table: type[OfProject], key: ProjectKey) -> ColumnElement[bool]:
-    """A project's rows, with those of the same project that came before any `/setup` had named it."""
+    """Condition for a project's rows, including those from before its first `/setup`."""
     return projects_rows.of_project(table, key, unnamed=True)
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:
-    """An INSERT that can say what to do on conflict: SQLite and PostgreSQL each have their own."""
+    """The dialect's INSERT with ON CONFLICT, for SQLite or PostgreSQL."""
     dialect = session.get_bind().dialect.name
     return (postgresql if dialect == "postgresql" else sqlite).insert(table.__table__)

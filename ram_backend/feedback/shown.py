@@ -1,4 +1,4 @@
-"""What annotators were shown for a task, and what its images were: as the ledger keeps it."""
+"""Served predictions: what annotators were shown for a task, and the identity of its images. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ram_backend.labelstudio.stated_items import ChoiceId
 
 
 @dataclass(frozen=True)
-class ShownChoice:
-    """One choice of a prediction.
+class ServedChoice:
+    """One choice of a served prediction.
 
     Attributes:
         control: name of its control.
@@ -31,8 +31,8 @@ class ShownChoice:
 
 
 @dataclass(frozen=True)
-class ShownImage:
-    """One image of a task, as it was when it was tagged.
+class ServedImage:
+    """Identity of one image when it was tagged.
 
     Attributes:
         to_name: name of the image in the label config.
@@ -48,25 +48,25 @@ class ShownImage:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One prediction for one task.
+class ServedPrediction:
+    """One prediction for one task, as an annotator saw it.
 
     Attributes:
-        task_id: number of the task.
+        task_id: the task.
         model_version: of the prediction.
         shown_at: when it was served, or made.
-        choices: those that were ticked, and others whose scores are known.
+        choices: the ticked ones, and others whose scores are known.
         images: that were tagged.
-        version: the project's version that was served; None: the bundle's base, or not known.
-        prediction_id: Label Studio's number of it; None: not known.
-        source: "served" by us, or found in a "listing" of Label Studio's.
+        version: the project's version that made it; None: the bundle's base, or not known.
+        prediction_id: Label Studio's number; None: not known.
+        source: "served" by us, or found in a "listing" of Label Studio.
     """
 
     task_id: int
     model_version: str
     shown_at: datetime
-    choices: tuple[ShownChoice, ...] = ()
-    images: tuple[ShownImage, ...] = ()
+    choices: tuple[ServedChoice, ...] = ()
+    images: tuple[ServedImage, ...] = ()
     version: str | None = None
     prediction_id: int | None = None
     source: Literal["served", "listing"] = "served"
@@ -87,7 +87,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class TaskImage:
-    """What an image of a task was when it was last seen; see `ShownImage`."""
+    """Identity of an image of a task when it was last seen; see `ServedImage`."""
 
     task_id: int
     reference: str
@@ -105,7 +105,7 @@ class KnownImages:
         return len(self._by_digest)
 
     def get(self, task_id: int, reference: str) -> TaskImage | None:
-        """What was last seen there; None: nothing yet."""
+        """The image that was last seen there; None: none yet."""
         found = self._by_digest.get((task_id, reference_digest(reference)))
         return None if found is None else TaskImage(task_id, reference, *found)
 
@@ -115,19 +115,19 @@ def reference_digest(reference: str) -> str:
     return sha256(reference.encode("utf-8", "replace")).hexdigest()
 
 
-def read_choices(text: str) -> tuple[ShownChoice, ...]:
-    """What `choices_json` wrote."""
+def read_choices(text: str) -> tuple[ServedChoice, ...]:
+    """Reads what `choices_json` wrote."""
     return tuple(
-        ShownChoice(control, tuple(path), score, bool(ticked))
+        ServedChoice(control, tuple(path), score, bool(ticked))
         for control, rows in json.loads(text).items()
         for path, score, ticked in rows
     )
 
 
-def read_images(text: str) -> tuple[ShownImage, ...]:
-    """What `images_json` wrote."""
+def read_images(text: str) -> tuple[ServedImage, ...]:
+    """Reads what `images_json` wrote."""
     return tuple(
-        ShownImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
+        ServedImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
     )
 
 

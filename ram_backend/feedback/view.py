@@ -1,4 +1,4 @@
-"""From events to the current truth: pure, and the same whatever order the events came in."""
+"""Current truth: a view over immutable events, independent of the order in which they came. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ram_backend.feedback.offered import Offered
+from ram_backend.feedback.label_space import LabelSpace
 from ram_backend.labelstudio.annotations import StatedAnnotation
 
 
 class EventLine(NamedTuple):
-    """An event without what was stated: see `FeedbackEvent`."""
+    """A `FeedbackEvent` without its statement."""
 
     event_id: int
     kind: str
@@ -26,31 +26,31 @@ class EventLine(NamedTuple):
 
 @dataclass(frozen=True)
 class CurrentAnnotation:
-    """What an annotation says now.
+    """The latest statement of an annotation.
 
     Attributes:
         event_id: of the event that brought it.
-        stated: what was said.
-        task_data: of its task; {} where it is not known.
-        offered: the tags that there were to choose from; None: not known.
+        stated: the annotation as it was then.
+        task_data: of its task; {}: not known.
+        offered: the tags that could be chosen then; None: not known.
         received_at: when the event came.
     """
 
     event_id: int
     stated: StatedAnnotation
     task_data: Mapping[str, Any] = field(repr=False)
-    offered: Offered | None = field(repr=False)
+    offered: LabelSpace | None = field(repr=False)
     received_at: datetime
 
     @property
     def usable(self) -> bool:
-        """Whether it may be learned from."""
+        """Whether it may be trained on."""
         return self.stated.usable
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the corrections that may be learned from, between two moments: numbers of annotations."""
+    """Number of usable annotations that were added, edited or withdrawn between two moments."""
 
     added: int = 0
     edited: int = 0
@@ -64,13 +64,13 @@ class Changes:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Which corrections there are to learn from: equal fingerprints, equal corrections.
+    """Identity of the usable annotations: equal fingerprints, equal corrections.
 
     Attributes:
-        count: of annotations.
-        first_event: the earliest of their events; 0: there are none.
-        last_event: the latest of their events; 0: there are none.
-        hash: sha256 of their numbers and contents. It says nothing of the order in which events came.
+        count: number of annotations.
+        first_event: the earliest of their events; 0: none.
+        last_event: the latest of their events; 0: none.
+        hash: sha256 of their numbers and contents, independent of the order of events.
     """
 
     count: int
@@ -80,58 +80,46 @@ class Fingerprint:
 
 
 def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
-    """The current truth: per annotation that is still there its latest statement.
+    """The current truth: the latest statement of each annotation that still exists.
 
-    The latest is the one of the latest `updated_us`, of several of those the one of the greatest content hash. Gone is
-    what a deletion names, the annotation or its task, whichever came first; and what the last listing that speaks of it
-    lacked.
+    The latest has the greatest `updated_us`, then the greatest content hash. An annotation is gone if it or its task
+    was deleted, whichever event came first, or if the last listing that should have had it lacked it.
 
     Args:
-        lines: of one project, in any order, each any number of times.
+        lines: of one project, in any order, repetitions allowed.
 
     Returns:
-        By number of the annotation, in order of it.
+        By number of the annotation, ascending.
     """
+    lines = list(lines)
     latest: dict[int, EventLine] = {}
-    deleted: set[int] = set()
-    deleted_tasks: set[int] = set()
-    listed: dict[int, tuple[int, bool]] = {}  # when the last listing began that speaks of it, and whether it had it
     for line in lines:
         if line.kind == "stated":
             known = latest.get(line.annotation_id)
-            if known is None or _force(line) > _force(known):
+            if known is None or _precedence(line) > _precedence(known):
                 latest[line.annotation_id] = line
-        elif line.kind == "annotation_deleted":
-            deleted.add(line.annotation_id)
-        elif line.kind == "task_deleted":
-            deleted_tasks.add(line.task_id)
-        else:
-            said = (line.updated_us, line.kind == "annotation_found")
-            listed[line.annotation_id] = max(listed.get(line.annotation_id, said), said)
-    return {
-        number: latest[number]
-        for number in sorted(latest)
-        if number not in deleted and latest[number].task_id not in deleted_tasks and listed.get(number, (0, True))[1]
-    }
+    gone = missing(lines) | {line.annotation_id for line in lines if line.kind == "annotation_deleted"}
+    tasks = {line.task_id for line in lines if line.kind == "task_deleted"}
+    return {number: line for number, line in sorted(latest.items()) if number not in gone and line.task_id not in tasks}
 
 
 def missing(lines: Iterable[EventLine]) -> set[int]:
-    """Annotations that are gone because a listing lacked them: should a later one have them, they are back."""
-    listed: dict[int, tuple[int, bool]] = {}
+    """Annotations that the last listing lacked; they are back as soon as a later listing has them."""
+    listed: dict[int, tuple[int, bool]] = {}  # when the listing began, and whether it had the annotation
     for line in lines:
         if line.kind in ("annotation_missing", "annotation_found"):
-            said = (line.updated_us, line.kind == "annotation_found")
-            listed[line.annotation_id] = max(listed.get(line.annotation_id, said), said)
+            seen = (line.updated_us, line.kind == "annotation_found")
+            listed[line.annotation_id] = max(listed.get(line.annotation_id, seen), seen)
     return {number for number, (_, found) in listed.items() if not found}
 
 
 def usable(truth: Mapping[int, EventLine]) -> dict[int, EventLine]:
-    """Of the current truth what may be learned from."""
+    """The part of the current truth that may be trained on."""
     return {number: line for number, line in truth.items() if line.usable}
 
 
 def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> Changes:
-    """What differs between two current truths, in what may be learned from; a statement repeated is no change."""
+    """What differs between the usable parts of two current truths; a repeated statement is no change."""
     old = {number: line.content for number, line in usable(before).items()}
     new = {number: line.content for number, line in usable(after).items()}
     both = old.keys() & new.keys()
@@ -143,7 +131,7 @@ def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> 
 
 
 def fingerprint(truth: Mapping[int, EventLine]) -> Fingerprint:
-    """Of what may be learned from."""
+    """Fingerprint of the usable part of a current truth."""
     lines = usable(truth)
     events = [line.event_id for line in lines.values()]
     text = "".join(f"{number} {lines[number].content}\n" for number in sorted(lines))
@@ -155,6 +143,6 @@ def fingerprint(truth: Mapping[int, EventLine]) -> Fingerprint:
     )
 
 
-def _force(line: EventLine) -> tuple[int, str, int]:
-    """The same statement may stand in two rows (before and after the project was known): the first of them counts."""
+def _precedence(line: EventLine) -> tuple[int, str, int]:
+    """A statement may have two rows (before and after the project was known): the first of them counts."""
     return (line.updated_us, line.content, -line.event_id)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
-from ram_backend.feedback.shown import Shown, ShownImage
+from ram_backend.feedback.shown import ServedImage, ServedPrediction
 from ram_backend.labelstudio.label_config import look_up
 from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
@@ -56,7 +56,7 @@ class _Seen:
     size: tuple[int, int]
     tokens: FloatArray | None
     trouble: Trouble | None = None
-    shown: ShownImage | None = None
+    shown: ServedImage | None = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Predictor:
             for task, choices in zip(there, found, strict=True):
                 scored[task][control.name] = choices
         results: list[dict[str, Any] | Trouble] = []
-        shown: list[Shown] = []
+        shown: list[ServedPrediction] = []
         for number, choices_by_control in enumerate(scored):
             images = [seen[number, to_name] for to_name in place.plan.images]
             trouble = next((image.trouble for image in images if image.trouble is not None), None)
@@ -235,7 +235,7 @@ class Predictor:
         self._metrics.image(None)
         shown = None
         if picture.phash is not None and isinstance(reference.value, str):
-            shown = ShownImage(to_name, reference.value, picture.content, picture.phash)
+            shown = ServedImage(to_name, reference.value, picture.content, picture.phash)
         return _Seen(picture.size, await self._tokens(picture, place.network), shown=shown)
 
     def _broken(self, task: Task, error: Trouble) -> _Seen:
@@ -288,7 +288,7 @@ def _shown(
     prediction: dict[str, Any],
     scored: dict[str, list[ScoredChoice]],
     images: Sequence[_Seen],
-) -> list[Shown]:
+) -> list[ServedPrediction]:
     """What the ledger keeps of one prediction; nothing where Label Studio names no task or project."""
     if not isinstance(task.id, int) or task.id <= 0 or place.key.id <= 0:
         return []

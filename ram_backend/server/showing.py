@@ -10,7 +10,7 @@ from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import Shown, ShownChoice, ShownImage
+from ram_backend.feedback.shown import ServedChoice, ServedImage, ServedPrediction
 from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.predictions import ScoredChoice
 from ram_backend.labelstudio.stated_items import read_items, said_in
@@ -33,11 +33,11 @@ def shown_of(
     task_id: int,
     prediction: Mapping[str, Any],
     scored: Mapping[str, Sequence[ScoredChoice]],
-    images: Sequence[ShownImage],
+    images: Sequence[ServedImage],
     *,
     version: str | None,
     now: datetime,
-) -> Shown:
+) -> ServedPrediction:
     """What one prediction shows: pure.
 
     Args:
@@ -49,14 +49,14 @@ def shown_of(
         version: name of the project's version; None: the bundle's base.
         now: when it was answered.
     """
-    choices: list[ShownChoice] = []
+    choices: list[ServedChoice] = []
     items = read_items(prediction["result"])
     for control in plan.tag_controls:
         ticked = said_in(control, items)
         for one in scored.get(control.name, ()):
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
-            choices.append(ShownChoice(control.name, path, one.score, path in ticked))
-    return Shown(
+            choices.append(ServedChoice(control.name, path, one.score, path in ticked))
+    return ServedPrediction(
         task_id=task_id,
         model_version=prediction["model_version"],
         shown_at=now,
@@ -77,7 +77,7 @@ class ShownRecorder:
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger = ledger
         self._metrics = metrics
-        self._waiting: dict[ProjectKey, list[Shown]] = {}
+        self._waiting: dict[ProjectKey, list[ServedPrediction]] = {}
         self._count = 0
         self._changed = threading.Condition()
         self._stopping = False
@@ -95,7 +95,7 @@ class ShownRecorder:
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def note(self, key: ProjectKey, shown: Iterable[Shown]) -> None:
+    def note(self, key: ProjectKey, shown: Iterable[ServedPrediction]) -> None:
         """Takes records of a project in. Waits for nothing."""
         with self._changed:
             mine = self._waiting.setdefault(key, [])
@@ -144,7 +144,7 @@ class ShownRecorder:
                 self._count += len(some)
                 self._make_room()
 
-    def _take(self) -> tuple[ProjectKey, list[Shown]]:
+    def _take(self) -> tuple[ProjectKey, list[ServedPrediction]]:
         """Some records of the project that has waited longest."""
         if not self._waiting:
             return ProjectKey("", 0, 0), []
@@ -155,7 +155,7 @@ class ShownRecorder:
         self._count -= min(len(mine), AT_ONCE)
         return key, mine[:AT_ONCE]
 
-    def _write(self, key: ProjectKey, some: Sequence[Shown]) -> str | None:
+    def _write(self, key: ProjectKey, some: Sequence[ServedPrediction]) -> str | None:
         """Writes records; says why that has to wait. What the database refuses is lost: the others must not wait."""
         try:
             self._ledger.record_shown(key, some)

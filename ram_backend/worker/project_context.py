@@ -11,11 +11,10 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import InputError, LabelStudioUnreachable, ProjectNotFound
 from ram_backend.feedback.connecting import open_label_studio
 from ram_backend.feedback.corrections import gather
-from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.view import Fingerprint
-from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
@@ -115,7 +114,9 @@ def gather_corrections(settings: Settings, ledger: Ledger, place: Place, heartbe
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")
     texts = [text for control in place.plan.tag_controls for choice in control.choices for text in choice.texts]
-    asked = [tag for each in {id(each.asked): each.asked for each in with_place}.values() for tag in each.tags]
+    asked = [
+        tag for each in {id(each.candidates): each.candidates for each in with_place}.values() for tag in each.tags
+    ]
     tags = tuple(dict.fromkeys(tag for tag in (*texts, *asked) if tag.strip()))
     return Gathered(
         labels=with_place,

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback.weights import Weights
+from ram_backend.feedback.labels import Weights
 from ram_backend.gate.folds import Split, split
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.feedback.events import FeedbackEvent, statement_event
-from ram_backend.feedback.shown import Shown, ShownChoice
+from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
 from ram_backend.projects.keys import ProjectKey
@@ -74,8 +74,8 @@ def current(stated: StatedAnnotation, **changes: Any) -> CurrentAnnotation:
     return CurrentAnnotation(stated=stated, **fields)
 
 
-def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **changes: Any) -> Shown:
-    choices = [ShownChoice("tags", (tag,), 0.9, True) for tag in ticked]
-    choices += [ShownChoice("tags", (tag,), 0.2, False) for tag in off]
+def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **changes: Any) -> ServedPrediction:
+    choices = [ServedChoice("tags", (tag,), 0.9, True) for tag in ticked]
+    choices += [ServedChoice("tags", (tag,), 0.2, False) for tag in off]
     fields: dict[str, Any] = {"model_version": "starter-1", "shown_at": NOW - MINUTE, **changes}
-    return Shown(task_id=task, choices=tuple(choices), **fields)
+    return ServedPrediction(task_id=task, choices=tuple(choices), **fields)

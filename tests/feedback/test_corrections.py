@@ -11,11 +11,10 @@ import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
 from ram_backend.feedback.corrections import Correction, corrections_of, gather, shown_to
-from ram_backend.feedback.labels import State, TagLabel, TaskLabels, to_matrix
-from ram_backend.feedback.offered import Offered
-from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
+from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.settings import load_settings
@@ -28,7 +27,7 @@ TREE = parse_label_config(
 )
 
 
-def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: Shown, plan: Any = PLAN) -> Correction:
+def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: ServedPrediction, plan: Any = PLAN) -> Correction:
     given = current(annotation) if isinstance(annotation, StatedAnnotation) else annotation
     (correction,) = corrections_of(plan, [given], {given.stated.task: showings}, WEIGHTS)
     return correction
@@ -86,12 +85,12 @@ def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
 
 def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
     correction = only(said(1, "bus", "cat", parent_prediction=9), shown(1, ["bus", "train"]))
-    assert set(correction.said) == {"cat"}
+    assert set(correction.states) == {"cat"}
     assert states(correction, ["bus", "train"]) == [("unknown", 0), ("unknown", 0)]
 
 
 def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
-    earlier = Offered.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
+    earlier = LabelSpace.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
     annotation = current(said(1, "cat"), offered=earlier)
     assert states(only(annotation)) == [("added", 1), ("untouched", 0.5), ("unknown", 0)]
     (labels,) = gather(PLAN, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
@@ -255,7 +254,7 @@ def test_a_matrix() -> None:
 
 def test_tags_of_all_tasks_are_kept_once() -> None:
     one, other = together(said(1, "cat"), said(2))
-    assert one.asked is other.asked
+    assert one.candidates is other.candidates
 
 
 def test_weights_come_from_the_settings() -> None:
@@ -304,9 +303,9 @@ def test_a_word_that_others_thought_of_counts_a_little_where_nobody_did() -> Non
     one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), plan=WORDS)
     assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 0.05)]
     assert states(other, ["Sofa", "lamp"]) == [("untouched", 0.05), ("added", 1)]
-    assert one.asked is other.asked
+    assert one.candidates is other.candidates
 
 
 def test_without_any_word_there_is_no_tag() -> None:
     correction = only(stating(1), plan=WORDS)
-    assert (correction.said, correction.asked.tags) == ({}, ())
+    assert (correction.states, correction.candidates.tags) == ({}, ())

@@ -11,7 +11,7 @@ from contract.recorded import NAMES, body
 from feedback.saying import CONFIG, NOW
 
 from ram_backend.feedback.events import FeedbackEvent, events_of
-from ram_backend.feedback.offered import Offered, offered_by
+from ram_backend.feedback.label_space import LabelSpace, label_space_of
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.requests import WebhookRequest
 
@@ -110,18 +110,18 @@ def test_an_annotation_that_names_no_task_belongs_to_the_only_one() -> None:
 
 @pytest.mark.parametrize("config", [None, "", "<View/>", "<View", 7, "no XML"])
 def test_a_label_config_that_cannot_be_read_offers_what_nobody_knows(config: object) -> None:
-    assert offered_by(config) is None
+    assert label_space_of(config) is None
     project = {"id": 1, "label_config": config}
     (event,) = sent("ANNOTATION_CREATED", annotation={"id": 1, "task": 2, "result": []}, project=project)
     assert event.offered is None
 
 
 def test_what_was_offered_is_named_by_all_of_it() -> None:
-    one, same = offered_by(CONFIG), offered_by(CONFIG.replace("<View>", '<View style="x">'))
-    other = offered_by(CONFIG.replace('"dog"', '"bus"'))
+    one, same = label_space_of(CONFIG), label_space_of(CONFIG.replace("<View>", '<View style="x">'))
+    other = label_space_of(CONFIG.replace('"dog"', '"bus"'))
     assert one is not None
     assert other is not None
     assert one == same != other
-    again = Offered.from_json(one.to_json(), one.digest)
-    assert again.choices == one.choices == Offered.of(parse_label_config(CONFIG)).choices
+    again = LabelSpace.from_json(one.to_json(), one.digest)
+    assert again.choices == one.choices == LabelSpace.of(parse_label_config(CONFIG)).choices
     assert json.loads(one.to_json()) == {"tags": [["cat"], ["dog"], ["tree"]]}

@@ -17,9 +17,9 @@ from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, event, s
 from ram_backend.database.engine import open_database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import events_of
+from ram_backend.feedback.label_space import label_space_of
 from ram_backend.feedback.ledger import Ledger, open_ledger
-from ram_backend.feedback.offered import offered_by
-from ram_backend.feedback.shown import ShownImage, TaskImage
+from ram_backend.feedback.shown import ServedImage, TaskImage
 from ram_backend.labelstudio.requests import WebhookRequest
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
@@ -40,12 +40,12 @@ def tags(ledger: Ledger, key: ProjectKey = KEY) -> dict[int, set[str]]:
 
 
 def test_what_was_recorded_is_read_again(ledger: Ledger) -> None:
-    made = replace(event(1, "cat", "dog", completed_by=7, ground_truth=True), offered=offered_by(CONFIG))
+    made = replace(event(1, "cat", "dog", completed_by=7, ground_truth=True), offered=label_space_of(CONFIG))
     assert ledger.record(KEY, [made]) == 1
     (annotation,) = ledger.annotations(KEY)
     assert annotation.stated == said(1, "cat", "dog", completed_by=7, ground_truth=True)
     assert annotation.task_data == {"image": "/data/1.jpg"}
-    assert annotation.offered == offered_by(CONFIG)
+    assert annotation.offered == label_space_of(CONFIG)
     assert annotation.offered is not None
     assert annotation.offered.has("tags", ("tree",))
     assert annotation.received_at == NOW
@@ -217,7 +217,7 @@ def test_large_histories_are_read(ledger: Ledger) -> None:
 
 
 def test_what_was_shown_is_read_again(ledger: Ledger) -> None:
-    images = (ShownImage("image", "/data/1.jpg", "ab" * 32, 2**64 - 1),)
+    images = (ServedImage("image", "/data/1.jpg", "ab" * 32, 2**64 - 1),)
     first = shown(1, ["cat"], ["dog"], images=images, version="v0003")
     second = shown(1, ["dog"], model_version="starter-2", shown_at=NOW)
     ledger.record_shown(KEY, [second, first, shown(2)])

@@ -23,9 +23,9 @@ from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, Labe
 from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
+from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger, open_ledger
 from ram_backend.feedback.reconcile import reconcile
-from ram_backend.feedback.weights import Weights
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi

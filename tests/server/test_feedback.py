@@ -28,7 +28,7 @@ from server.playing import (
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger, open_ledger
-from ram_backend.feedback.shown import Shown
+from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.choices import free_choice
@@ -303,8 +303,8 @@ class Slow:
         self.written.extend(each.task_id for each in shown)
 
 
-def record(task: int) -> Shown:
-    return Shown(task_id=task, model_version="v", shown_at=datetime.now(UTC))
+def record(task: int) -> ServedPrediction:
+    return ServedPrediction(task_id=task, model_version="v", shown_at=datetime.now(UTC))
 
 
 def test_closing_writes_what_waits() -> None:

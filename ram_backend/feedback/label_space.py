@@ -1,4 +1,4 @@
-"""The tags that a label config offers: who could not tick a tag has said nothing about it."""
+"""Label space of an annotation: a tag that could not be ticked then is unknown, not off."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ram_backend.labelstudio.stated_items import ChoiceId
 
 
 @dataclass(frozen=True)
-class Offered:
-    """What there was to choose from when something was stated.
+class LabelSpace:
+    """The fixed choices of a label config at the time of a statement.
 
     Attributes:
-        digest: of all of it.
-        choices: control name -> paths of its fixed choices. Dynamic ones come with each task, and are not here.
+        digest: sha256 of `to_json`.
+        choices: control name -> paths of its fixed choices. Dynamic choices come with each task and are not included.
     """
 
     digest: str
     choices: dict[str, frozenset[ChoiceId]] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, plan: LabelPlan) -> Offered:
-        """What a plan offers."""
+    def of(cls, plan: LabelPlan) -> LabelSpace:
+        """The label space of a plan."""
         choices = {control.name: frozenset(choice.path for choice in control.choices) for control in plan.tag_controls}
         return cls(hashlib.sha256(_text(choices).encode()).hexdigest(), choices)
 
@@ -36,8 +36,8 @@ class Offered:
         return _text(self.choices)
 
     @classmethod
-    def from_json(cls, text: str, digest: str) -> Offered:
-        """What `to_json` wrote."""
+    def from_json(cls, text: str, digest: str) -> LabelSpace:
+        """Reads what `to_json` wrote."""
         said = json.loads(text)
         return cls(digest, {name: frozenset(tuple(path) for path in paths) for name, paths in said.items()})
 
@@ -46,8 +46,8 @@ class Offered:
         return choice in self.choices.get(control, frozenset())
 
 
-def offered_by(label_config: object) -> Offered | None:
-    """What a label config offers; None where it is none that can be read. Remembers the latest ones."""
+def label_space_of(label_config: object) -> LabelSpace | None:
+    """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
     if not isinstance(label_config, str) or not label_config.strip():
         return None
     try:
@@ -56,7 +56,7 @@ def offered_by(label_config: object) -> Offered | None:
         return None
     found = _known.get(plan.digest)
     if found is None:
-        found = Offered.of(plan)
+        found = LabelSpace.of(plan)
         if len(_known) >= _KEPT:
             _known.clear()
         _known[plan.digest] = found
@@ -64,7 +64,7 @@ def offered_by(label_config: object) -> Offered | None:
 
 
 _KEPT = 64
-_known: dict[str, Offered] = {}
+_known: dict[str, LabelSpace] = {}
 
 
 def _text(choices: dict[str, frozenset[ChoiceId]]) -> str:

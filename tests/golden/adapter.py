@@ -1,0 +1,133 @@
+"""Adapter to the current package: all names of its modules that the golden tests know."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from golden import cases
+from numpy.typing import NDArray
+
+
+def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], NDArray[np.float32]]:
+    """Tags of the starter bundle and the (N, L) logits of photos."""
+    from PIL import Image
+
+    from ram_backend.models.network import load_network
+    from ram_backend.models.store import find_bundle
+    from ram_backend.tagging.subset import resolve_subset
+    from ram_backend.tagging.tagger import Tagger
+
+    bundle = find_bundle("starter", data_dir / "bundles")
+    names = [tag.name for tag in bundle.vocabulary.tags]
+    tagger = Tagger(bundle, load_network(bundle, threads=1), resolve_subset(bundle, names))
+    return names, tagger.tag([Image.open(path).convert("RGB") for path in photos]).logits
+
+
+def tiny_logits(kind: str) -> NDArray[np.float32]:
+    """Logits of a small network of one of RAM's kinds with drawn weights, for drawn images."""
+    import torch
+    from models import tiny
+    from models.test_ram import build
+
+    network, _, labels = build(kind)
+    network.attach_labels(labels)
+    with torch.no_grad():
+        return np.asarray(network(tiny.images(3)).numpy())
+
+
+def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
+    """Outcome and figures of a simulated project's round: split, refusal or fit, verdict."""
+    from ram_backend.gate.folds import split
+    from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+    from ram_backend.gate.training_set import TrainingSet
+    from ram_backend.training.selection import fit_candidate
+
+    material = TrainingSet(**cases.simulated(seed, images, shuffled))
+    parts = split(material)
+    verdict = refuse_before_fitting(material, parts, seed)
+    if verdict is None:
+        candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
+        side = material.take(parts.gate)
+        verdict = judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+    return {"outcome": verdict.outcome, "figures": dict(sorted(verdict.figures.items()))}
+
+
+def read_history(data_dir: Path) -> dict[str, Any]:
+    """What the rooms read from a data folder's database and versions, as JSON; upgrades the database."""
+    from ram_backend.feedback.corrections import gather
+    from ram_backend.feedback.ledger import open_ledger
+    from ram_backend.feedback.weights import Weights
+    from ram_backend.labelstudio.label_config import parse_label_config
+    from ram_backend.projects.table import open_table
+    from ram_backend.settings import load_settings
+    from ram_backend.versions.directory import open_version, version_path
+    from ram_backend.versions.table import open_version_table
+
+    settings = load_settings(data_dir=data_dir)
+    projects = open_table(settings)
+    changes = projects.changes()
+    ledger = open_ledger(settings)
+    table = open_version_table(settings)
+    found: dict[str, Any] = {"pinned": changes.pinned_host, "projects": {}}
+    for project in sorted(changes.projects, key=lambda each: each.key.id):
+        key = project.key
+        print_ = ledger.fingerprint(key)
+        truth = ledger.annotations(key)
+        labels = gather(parse_label_config(project.label_config), truth, ledger.shown(key), Weights())
+        versions = {}
+        for record in table.list(key):
+            version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)
+            tensors = {name: float(np.abs(array).sum()) for name, array in version.delta.to_tensors().items()}
+            versions[record.name] = {
+                "state": record.state,
+                "verdict": dict(record.verdict),
+                "digest": record.digest,
+                "lineage": record.lineage.to_json(),
+                "tags": list(version.delta.tags),
+                "tensors": tensors,
+            }
+        served = table.served(key)
+        found["projects"][str(key)] = {
+            "revision": project.revision,
+            "label_config": hashlib.sha256(project.label_config.encode()).hexdigest(),
+            "token": project.access_token,
+            "options": [project.extra_params.to_json(), project.set_options.to_json()],
+            "fingerprint": [print_.hash, print_.count, print_.first_event, print_.last_event],
+            "annotations": {
+                str(each.stated.id): [each.stated.task, [[list(v) for v in item.values] for item in each.stated.items]]
+                for each in truth
+            },
+            "labels": {
+                str(each.task_id): {tag: [label.state, label.weight] for tag, label in sorted(each.said.items())}
+                for each in labels
+            },
+            "shown": {str(task): len(rows) for task, rows in sorted(ledger.shown(key).items())},
+            "versions": versions,
+            "served": [served.name, served.digest, served.pinned],
+            "jobs": jobs_of(settings, key),
+        }
+    ledger.close()
+    return found
+
+
+def jobs_of(settings: Any, key: Any) -> list[list[Any]]:
+    """A project's jobs: kind, state, reason, message, attempts, result, event; in no order."""
+    from ram_backend.database.engine import open_database
+    from ram_backend.jobs.queue import JobQueue
+
+    database = open_database(settings)
+    try:
+        jobs = JobQueue(database).jobs(key)
+    finally:
+        database.close()
+    return sorted(
+        (
+            [each.kind, each.state, each.reason, each.message, each.attempt, each.result, each.last_event]
+            for each in jobs
+        ),
+        key=str,
+    )

@@ -1,0 +1,100 @@
+"""What release 0147a08 recorded is still true: predictions, logits, verdicts of the gate, its database and versions.
+
+`make_golden.py` has recorded it. A value that is changed on purpose is named in `MAY_DIFFER`, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import adapter, cases
+
+MAY_DIFFER = {
+    "predictions": {
+        "model_version": "the string may change once; that it names behaviour is tested in tests/server",
+        "id": "results are numbered at random",
+    },
+    "history": {},
+    "verdicts": {},
+}
+"""Fields that are not compared, with reasons."""
+
+ROUNDING = 1e-4
+"""Calibrated scores are rounded to six digits after tokens were rounded to float16."""
+
+
+def recorded(name: str) -> Any:
+    return json.loads((cases.HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def assert_as_recorded(name: str, found: Any, tolerance: float = ROUNDING) -> None:
+    fields = frozenset(MAY_DIFFER[name])
+    before, after = (cases.without(each, fields) for each in (recorded(name), json.loads(json.dumps(found))))
+    different = cases.differences(before, after, tolerance)
+    assert not different, "\n".join(different[:40])
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, starter_data: Path) -> Path:
+    """A data folder as that release left it."""
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    (folder / "bundles").symlink_to(starter_data / "bundles")
+    cases.restore(folder)
+    return folder
+
+
+def test_the_files_are_small() -> None:
+    assert sum(path.stat().st_size for path in cases.HERE.rglob("*") if path.suffix != ".pyc") < 400_000
+
+
+def test_an_earlier_database_and_its_versions_are_read_with_nothing_lost(data_dir: Path) -> None:
+    assert_as_recorded("history", adapter.read_history(data_dir), 1e-6)
+
+
+def test_an_earlier_database_is_upgraded_once(data_dir: Path) -> None:
+    first = adapter.read_history(data_dir)
+    assert adapter.read_history(data_dir) == first
+
+
+@pytest.mark.service
+def test_recorded_requests_get_the_same_predictions(data_dir: Path) -> None:
+    answers = cases.predictions(data_dir)
+    assert_as_recorded("predictions", answers)
+    versions = {name: answer["model_version"] for name, answer in answers.items()}
+    assert "v0002" in versions["predict-one-upload"], "the version that was rolled back to"
+    assert "v0" not in versions["predict-one-http"], "a project without versions"
+
+
+def test_the_starter_gives_the_same_logits(starter_data: Path) -> None:
+    tags, logits = adapter.starter_logits(starter_data, [cases.PHOTOS / name for name in cases.SHOWN_PHOTOS])
+    with np.load(cases.HERE / "logits.npz") as before:
+        assert hashlib.sha256("\n".join(tags).encode()).hexdigest() == str(before["starter_tags"])
+        np.testing.assert_allclose(logits, before["starter"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_small_networks_give_the_same_logits(kind: str) -> None:
+    with np.load(cases.HERE / "logits.npz") as before:
+        np.testing.assert_allclose(adapter.tiny_logits(kind), before[kind], atol=1e-5, rtol=1e-5)
+
+
+def test_the_gate_gives_the_same_verdicts() -> None:
+    found = [adapter.gate_round(*each) for each in cases.ROUNDS]
+    assert {each["outcome"] for each in found} == {"accept", "reject", "needs_data"}
+    assert_as_recorded("verdicts", found)
+
+
+def test_the_comparison_finds_what_differs() -> None:
+    before = recorded("predictions")
+    after = json.loads(json.dumps(before))
+    assert cases.differences(before, after, ROUNDING) == []
+    after["predict-one-upload"]["results"][0]["score"] += 0.001
+    assert len(cases.differences(before, after, ROUNDING)) == 1
+    after["predict-one-upload"]["results"][0]["result"][0]["value"]["choices"].append("moose")
+    assert len(cases.differences(before, after, ROUNDING)) == 2
