@@ -1,4 +1,4 @@
-"""Every error that crosses a room, drawn once.
+"""Tree of the errors that cross rooms.
 
     RamError
     ├── InputError                 what was handed in can't be used (HTTP 4xx, exit status 1 or 2)

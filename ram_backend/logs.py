@@ -1,4 +1,4 @@
-"""Log lines of all our processes: one per event, as text or as JSON, with the id of the request that it belongs to.
+"""Structured logging: one line per event, as text or JSON, with the id of its request.
 
 As JSON each line is one object: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process` (its number), `request`
 where there is one, `error` with the traceback where there is one, and what the line says in fields of its own

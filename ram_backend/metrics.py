@@ -1,4 +1,4 @@
-"""How good scores are: one definition each, for gate, benchmarks and evaluation.
+"""Metrics of multi-label scores: one definition each, for gate, benchmarks and evaluation.
 
 Everything here is pure: arrays in, numbers out. The arrays of one call share the shape (N, L), N images by L tags:
 

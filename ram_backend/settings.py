@@ -1,4 +1,4 @@
-"""One `Settings` object: built once at the edge (command line, server, worker) and passed in."""
+"""Settings from the environment, built once at the edge (command line, server, worker) and passed in."""
 
 from __future__ import annotations
 

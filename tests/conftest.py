@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from postgres import Cluster
+    from support.postgres import Cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_SHARED = "the folder of reference data is not beside the repository"
@@ -76,7 +76,7 @@ def with_starter(starter_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server of our own; each `new_database()` is the address of an empty database."""
-    from postgres import Cluster, find_programs
+    from support.postgres import Cluster, find_programs
 
     made = Cluster(find_programs())
     try:

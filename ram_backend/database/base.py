@@ -1,4 +1,4 @@
-"""What all tables have in common: their metadata, the names of their constraints, and column types."""
+"""Declarative base of all tables: metadata, naming convention of constraints, column types."""
 
 from __future__ import annotations
 

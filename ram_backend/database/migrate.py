@@ -1,4 +1,4 @@
-"""Brings a database to the tables that this version of the package works with; safe for several processes at once."""
+"""Migrations with Alembic to the tables of this version, under a lock between processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the tags that somebody asks for to what a network needs to score them."""
+"""Subset: asked tags resolved to entries of the vocabulary and embeddings for unknown texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The texts of a subset's tags as numbers, for what compares tags by their meaning."""
+"""Text embeddings of a subset's tags, for comparing tags by meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in, scores per tag out; nothing is read or written here."""
+"""Tagger: images and a subset in, calibrated scores out. No I/O."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from fake_label_studio import LEGACY
-from labelstudio.test_connecting import CONFIG, OTHER, Connected
+from labelstudio.test_connecting import CONFIG, OTHER
+from support.label_studio import LEGACY, StudioProject
 from typer.testing import CliRunner
 
 from ram_backend.cli.connect import connect, secret_headers
@@ -26,15 +26,16 @@ def run(*arguments: str) -> str:
 
 
 @pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connected]:
-    with Connected() as there:
-        assert isinstance(there, Connected)
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioProject]:
+    with StudioProject() as there:
+        assert isinstance(there, StudioProject)
+        there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
         monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
         yield there
 
 
-def test_connected_and_told(studio: Connected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connected_and_told(studio: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_WEBHOOK_SECRET", "hush")
     file = tmp_path / "config.xml"
     file.write_text(OTHER)
@@ -46,7 +47,7 @@ def test_connected_and_told(studio: Connected, tmp_path: Path, monkeypatch: pyte
     assert (studio.record["label_config"], studio.connected[0]["extra_params"]) == (OTHER, {"top_k": 3})
 
 
-def test_a_project_without_anything_to_tag_gets_all_tags(studio: Connected) -> None:
+def test_a_project_without_anything_to_tag_gets_all_tags(studio: StudioProject) -> None:
     studio.record["label_config"] = "<View></View>"
     run()
     assert studio.record["label_config"].count("<Choice ") > 4000
@@ -60,7 +61,7 @@ def test_basic_auth_for_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert secret_headers(load_settings()) == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
-def test_address_and_token_are_needed(studio: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_and_token_are_needed(studio: StudioProject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "c" * 40)
     with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
         run()
@@ -78,7 +79,9 @@ def test_address_and_token_are_needed(studio: Connected, monkeypatch: pytest.Mon
         (["--extra-params", '{"threshold": 7}'], ProjectOptionsError),
     ],
 )
-def test_what_can_not_be_used_changes_nothing(studio: Connected, arguments: list[str], error: type[RamError]) -> None:
+def test_what_can_not_be_used_changes_nothing(
+    studio: StudioProject, arguments: list[str], error: type[RamError]
+) -> None:
     with pytest.raises(error):
         run(*arguments)
     assert studio.connected == []

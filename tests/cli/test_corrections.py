@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_label_studio import LEGACY
-from fake_project import CREATED, StudioProject
 from feedback.saying import CONFIG, NOW, deleted, event, shown
+from support.label_studio import CREATED, LEGACY, StudioProject
 from typer.testing import CliRunner
 
 from ram_backend.cli.corrections import app

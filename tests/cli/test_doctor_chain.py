@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fake_label_studio import LEGACY
 from jobs.making import CONFIG, make_old
 from sqlalchemy import text, update
+from support.label_studio import LEGACY
 from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.cli.checks.finding import Finding, State

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import typer
-from fake_label_studio import LEGACY
 from jobs.making import CONFIG
+from support.label_studio import LEGACY
 from typer.testing import CliRunner
 from worker.predicting import VERSION, PredictingProject
 

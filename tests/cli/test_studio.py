@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_label_studio import LEGACY, Studio
+from support.label_studio import LEGACY, Studio
+from support.web import Reply
 from typer.testing import CliRunner
-from web import Reply
 
 from ram_backend.cli import app
 from ram_backend.cli.studio.api import StudioApi

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from e2e.reading import confidences, tags
-from fake_label_studio import LEGACY, Studio
-from web import Reply
+from support.label_studio import LEGACY, Studio
+from support.web import Reply
 
 from ram_backend.cli.studio.servers import Server, start_backend
 from ram_backend.demo import photo_paths

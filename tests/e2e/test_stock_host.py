@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from e2e.browser import StudioPage, agrees
 from e2e.reading import confidences, items, photo, tags
-from stock_host import needs_stock_host, stock_host
+from support.stock_host import needs_stock_host, stock_host
 
 from ram_backend.cli.studio.api import StudioApi
 from ram_backend.cli.studio.servers import Server

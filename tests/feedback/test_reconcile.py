@@ -11,13 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fake_label_studio import LEGACY
-from fake_project import CREATED_AT, StudioProject
 from feedback.saying import KEY, MINUTE, NOBODYS, NOW, deleted, shown, task_deleted
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from web import Reply
+from support.label_studio import CREATED_AT, LEGACY, StudioProject
+from support.web import Reply
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.feedback.connecting import open_project_api

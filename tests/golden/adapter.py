@@ -59,8 +59,8 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
 def read_history(data_dir: Path) -> dict[str, Any]:
     """What the rooms read from a data folder's database and versions, as JSON; upgrades the database."""
     from ram_backend.feedback.corrections import gather
+    from ram_backend.feedback.labels import Weights
     from ram_backend.feedback.ledger import open_ledger
-    from ram_backend.feedback.weights import Weights
     from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.projects.table import open_table
     from ram_backend.settings import load_settings

@@ -62,7 +62,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
     from ram_backend.projects import open_table
     from ram_backend.settings import load_settings
     from ram_backend.versions import open_version, open_version_table
-    from ram_backend.versions.names import version_path
+    from ram_backend.versions.directory import version_path
 
     settings = load_settings(data_dir=data_dir)
     projects = open_table(settings)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from web import Asked, Reply, Web, redirect
+from support.web import Asked, Reply, Web, redirect
 
 from ram_backend.errors import (
     ImageError,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_label_studio import LEGACY, PERSONAL, Studio
-from web import Reply, Web, redirect
+from support.label_studio import LEGACY, PERSONAL, Studio
+from support.web import Reply, Web, redirect
 
 from ram_backend.errors import (
     ImageError,

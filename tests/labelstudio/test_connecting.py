@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from fake_label_studio import LEGACY
-from fake_project import StudioProject
-from web import Asked, Reply
+from support.label_studio import LEGACY, StudioProject
 
 from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
 from ram_backend.labelstudio.client import LabelStudio
@@ -22,104 +18,24 @@ CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toNam
 <Choice value="red"/></Choices></View>"""
 OTHER = CONFIG.replace("red", "blue")
 SECRET = {"X-RAM-Webhook-Secret": "hush"}
-REFUSED = {"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"}
-
-
-class Connected(StudioProject):
-    """A project whose connection can be changed; `refuses` are the addresses that it won't ask, by what: its own codes.
-
-    Attributes:
-        hooks: its webhooks.
-        refuses: "backend" and "webhook": what of a connection is refused as private.
-        reaches: whether it can reach backends.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
-        self.hooks: list[dict[str, Any]] = []
-        self.refuses: set[str] = set()
-        self.reaches = True
-        self.version = "starter-1"
-        self.done: list[tuple[str, str]] = []
-        self.sent: list[dict[str, Any]] = []
-        self._route("/api/ml", self._backends)
-        self._route("/api/webhooks/", self._webhooks)
-
-    def backend(self, url: str, **fields: Any) -> dict[str, Any]:
-        """One that is on record, without webhook."""
-        made = {"id": 20 + len(self.done) + len(self.connected), "url": url, "title": "RAM", "state": "CO", **fields}
-        made.setdefault("model_version", self.version)
-        self.connected.append(made)
-        self._route(f"/api/ml/{made['id']}", lambda asked: self._one(self.connected, made, asked))
-        return made
-
-    def hook(self, url: str, **fields: Any) -> dict[str, Any]:
-        made = {"id": 50 + len(self.done) + len(self.hooks), "url": url, "headers": {}, "is_active": True, **fields}
-        made = {"send_payload": True, "send_for_all_actions": True} | made
-        self.hooks.append(made)
-        self._route(f"/api/webhooks/{made['id']}/", lambda asked: self._one(self.hooks, made, asked))
-        return made
-
-    def _one(self, rows: list[dict[str, Any]], row: dict[str, Any], asked: Asked) -> Any:
-        self.done.append((asked.method, urlsplit(asked.target).path))
-        if asked.method == "DELETE":
-            rows.remove(row)
-            return Reply(204)
-        body = json.loads(asked.body)
-        self.sent.append(body)
-        if rows is self.connected and body.get("title") and self.record["model_version"] == row["title"]:
-            self.record["model_version"] = body["title"]
-        row.update(body)
-        return row
-
-    def _backends(self, asked: Asked) -> Any:
-        if asked.method == "GET":
-            return self.connected
-        self.done.append(("POST", "/api/ml"))
-        body = json.loads(asked.body)
-        self.sent.append(body)
-        if not self.reaches:
-            said = "Can't connect to ML backend <a href='x'>Learn more</a>, health check failed."
-            return _answer(400, {"detail": "Validation error", "validation_errors": {"non_field_errors": [said]}})
-        if "backend" in self.refuses:
-            return _answer(403, REFUSED)
-        self.backend(**{key: value for key, value in body.items() if key != "project"})
-        if "webhook" in self.refuses:
-            return _answer(403, REFUSED)  # half of it stays
-        self.hook(f"{body['url']}/webhook")
-        self.record["model_version"] = self.record["model_version"] or body["title"]
-        return self.connected[-1]
-
-    def _webhooks(self, asked: Asked) -> Any:
-        if asked.method == "GET":
-            return self.hooks
-        self.done.append(("POST", "/api/webhooks/"))
-        if "webhook" in self.refuses:
-            return _answer(403, REFUSED)
-        body = json.loads(asked.body)
-        return self.hook(body["url"], headers=body["headers"])
-
-
-def _answer(status: int, body: object) -> Reply:
-    return Reply(status, json.dumps(body).encode())
 
 
 @pytest.fixture
-def studio() -> Iterator[Connected]:
-    with Connected() as there:
-        assert isinstance(there, Connected)
+def studio() -> Iterator[StudioProject]:
+    with StudioProject() as there:
+        assert isinstance(there, StudioProject)
+        there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
         yield there
 
 
-def connect(studio: Connected, **wish: Any) -> list[Step]:
+def connect(studio: StudioProject, **wish: Any) -> list[Step]:
     steps: list[Step] = []
     api = ConnectionApi(LabelStudio(studio.url, LEGACY), studio.project)
     Connecting(api, Wish(wish.pop("url", URL), **wish), steps.append).run()
     return steps
 
 
-def test_all_of_it_at_once_and_nothing_twice(studio: Connected) -> None:
+def test_all_of_it_at_once_and_nothing_twice(studio: StudioProject) -> None:
     steps = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
     assert all(step.changed for step in steps)
     assert [step.what for step in steps] == ["label config", "backend", "webhook", "predictions", "order"]
@@ -134,18 +50,18 @@ def test_all_of_it_at_once_and_nothing_twice(studio: Connected) -> None:
     assert (len(studio.done), len(studio.patched)) == before
 
 
-def test_the_projects_own_label_config_stays(studio: Connected) -> None:
+def test_the_projects_own_label_config_stays(studio: StudioProject) -> None:
     connect(studio, fallback=lambda: OTHER)
     assert studio.record["label_config"] == CONFIG
 
 
-def test_a_project_without_label_config_gets_one(studio: Connected) -> None:
+def test_a_project_without_label_config_gets_one(studio: StudioProject) -> None:
     studio.record["label_config"] = "<View></View>"
     connect(studio, fallback=lambda: OTHER)
     assert studio.record["label_config"] == OTHER
 
 
-def test_a_label_config_for_something_else_is_not_replaced(studio: Connected) -> None:
+def test_a_label_config_for_something_else_is_not_replaced(studio: StudioProject) -> None:
     config = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>'
     studio.record["label_config"] = config
     with pytest.raises(LabelConfigError, match="--label-config"):
@@ -154,7 +70,7 @@ def test_a_label_config_for_something_else_is_not_replaced(studio: Connected) ->
     assert studio.connected == []
 
 
-def test_a_backend_with_basic_auth(studio: Connected) -> None:
+def test_a_backend_with_basic_auth(studio: StudioProject) -> None:
     """Each change asks `/setup` with what it brings: login and extra params go along (protocol section 9)."""
     connect(studio, login=("me", "hidden"), secret={"Authorization": "Basic bWU6aGlkZGVu"}, extra_params={"top_k": 3})
     asked = [body for body in studio.sent if "title" in body]
@@ -163,7 +79,7 @@ def test_a_backend_with_basic_auth(studio: Connected) -> None:
     assert studio.hooks[0]["headers"] == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
-def test_half_a_connection_is_completed(studio: Connected) -> None:
+def test_half_a_connection_is_completed(studio: StudioProject) -> None:
     studio.backend(URL)
     steps = connect(studio, secret=SECRET)
     assert [step.changed for step in steps] == [False, False, True, True]
@@ -172,7 +88,7 @@ def test_half_a_connection_is_completed(studio: Connected) -> None:
 
 
 @pytest.mark.parametrize("there_before", [False, True])
-def test_no_half_of_it_stays_where_label_studio_refuses(studio: Connected, there_before: bool) -> None:
+def test_no_half_of_it_stays_where_label_studio_refuses(studio: StudioProject, there_before: bool) -> None:
     """With ML_BLOCK_LOCAL_IP=false alone it keeps the backend, and registers no webhook."""
     studio.refuses = {"webhook"}
     if there_before:
@@ -182,13 +98,13 @@ def test_no_half_of_it_stays_where_label_studio_refuses(studio: Connected, there
     assert studio.connected == []
 
 
-def test_an_address_that_is_refused(studio: Connected) -> None:
+def test_an_address_that_is_refused(studio: StudioProject) -> None:
     studio.refuses = {"backend"}
     with pytest.raises(LabelStudioRefused, match="SSRF_PROTECTION_ENABLED"):
         connect(studio)
 
 
-def test_a_backend_that_label_studio_can_not_reach(studio: Connected) -> None:
+def test_a_backend_that_label_studio_can_not_reach(studio: StudioProject) -> None:
     studio.reaches = False
     with pytest.raises(LabelStudioRefused, match=r"Can't connect to ML backend Learn more.*host\.docker\.internal"):
         connect(studio)
@@ -198,7 +114,7 @@ def test_a_backend_that_label_studio_can_not_reach(studio: Connected) -> None:
         connect(studio)
 
 
-def test_another_backend_is_not_replaced_unasked(studio: Connected) -> None:
+def test_another_backend_is_not_replaced_unasked(studio: StudioProject) -> None:
     studio.backend("http://old:9090")
     studio.hook("http://old:9090/webhook")
     studio.hook("http://chat.example.com/hooks/7")
@@ -209,14 +125,14 @@ def test_another_backend_is_not_replaced_unasked(studio: Connected) -> None:
     assert {each["url"] for each in studio.hooks} == {f"{URL}/webhook", "http://chat.example.com/hooks/7"}
 
 
-def test_leftover_webhooks_are_named(studio: Connected) -> None:
+def test_leftover_webhooks_are_named(studio: StudioProject) -> None:
     studio.hook("http://old:9090/webhook?secret=hush")
     said = " ".join(step.said for step in connect(studio))
     assert "http://old:9090/webhook" in said
     assert "hush" not in said
 
 
-def test_a_webhook_that_is_off_or_lacks_its_secret(studio: Connected) -> None:
+def test_a_webhook_that_is_off_or_lacks_its_secret(studio: StudioProject) -> None:
     studio.backend(URL)
     studio.hook(f"{URL}/webhook", is_active=False, headers={"X-Own": "1"})
     connect(studio, secret=SECRET)
@@ -224,7 +140,7 @@ def test_a_webhook_that_is_off_or_lacks_its_secret(studio: Connected) -> None:
     assert studio.hooks[0]["headers"] == {"X-Own": "1", **SECRET}
 
 
-def test_a_version_chosen_by_hand_gives_way(studio: Connected) -> None:
+def test_a_version_chosen_by_hand_gives_way(studio: StudioProject) -> None:
     """A project that shows stored predictions of one version never asks for new ones (protocol section 2)."""
     studio.record |= {"model_version": "of-old", "show_collab_predictions": False}
     connect(studio)
@@ -232,7 +148,7 @@ def test_a_version_chosen_by_hand_gives_way(studio: Connected) -> None:
     assert studio.record["show_collab_predictions"] is True
 
 
-def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: Connected) -> None:
+def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: StudioProject) -> None:
     studio.backend(URL, state="ER", error_message="401 Client Error: Basic auth is missing or wrong.")
     with pytest.raises(NotAvailable, match="BASIC_AUTH_USER"):
         connect(studio)

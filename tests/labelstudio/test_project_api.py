@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fake_label_studio import LEGACY, PERSONAL, Studio
-from fake_project import CREATED, StudioProject
-from web import Reply, Web, redirect
+from support.label_studio import CREATED, LEGACY, PERSONAL, Studio, StudioProject
+from support.web import Reply, Web, redirect
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.images.fetch import FetchLimits

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fake_label_studio import LEGACY, PERSONAL, Studio
-from web import Asked, Reply, Web, redirect
+from support.label_studio import LEGACY, PERSONAL, Studio
+from support.web import Asked, Reply, Web, redirect
 
 from ram_backend.errors import (
     ImageError,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from security.hosting import Line, resident_bytes
 from server.playing import RED, TOKEN, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
-from web import Reply, Web, redirect
+from support.web import Reply, Web, redirect
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")

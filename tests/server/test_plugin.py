@@ -34,7 +34,7 @@ from server.playing import (
     tags_of,
     wait_until,
 )
-from stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
+from support.stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
 
 from ram_backend.database.engine import open_database
 from ram_backend.demo import photo_paths

@@ -9,9 +9,8 @@ from collections import Counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fake_label_studio import LEGACY
-from fake_project import CREATED, StudioProject
-from web import Asked, Reply
+from support.label_studio import CREATED, LEGACY, StudioProject
+from support.web import Asked, Reply
 
 from ram_backend.projects.keys import ProjectKey
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from fake_label_studio import LEGACY
 from jobs.making import CONFIG, KEY, make_due, make_old, wait_until
+from support.label_studio import LEGACY
 from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.database.engine import Database

@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from fake_label_studio import LEGACY
 from jobs.making import CONFIG, wait_until
+from support.label_studio import LEGACY
 from worker.predicting import PredictingProject
 from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import chain
 
 import pytest
-from fake_label_studio import LEGACY
 from jobs.making import wait_until
+from support.label_studio import LEGACY
 from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
-from fake_label_studio import LEGACY
 from jobs.making import CONFIG
 from sqlalchemy import insert
+from support.label_studio import LEGACY
 from worker.predicting import PredictingProject
 
 from ram_backend.database.engine import Database
