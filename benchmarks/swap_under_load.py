@@ -45,7 +45,7 @@ from ram_backend.models.store import find_bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
-from ram_backend.server.recipes import make_recipe
+from ram_backend.server.resolved_config import resolve_config
 from ram_backend.server.scoring import scored_choices
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import resolve_subset
@@ -154,15 +154,15 @@ def make_versions(
         for path in photo_paths()
     ]
     identity = ModelIdentity(bundle, network.encoder_id)
-    recipe = make_recipe(identity, parse_label_config(config(tags)), Project(key))
-    (asked,) = recipe.asked.values()
+    resolved = resolve_config(identity, parse_label_config(config(tags)), Project(key))
+    (asked,) = resolved.asked.values()
     plain = Tagger(bundle, network, resolve_subset(bundle, asked.texts), token_dtype=TOKEN_DTYPE)
     tokens = plain.encode(images)
 
     def says(tagger: Tagger) -> list[tuple[frozenset[str], float]]:
         found = scored_choices(asked, tagger.score(tokens).scores, tagger.thresholds)
-        name = recipe.plan.tag_controls[0].name
-        made = [prediction(recipe.plan, {name: choices}, model_version="") for choices in found]
+        name = resolved.plan.tag_controls[0].name
+        made = [prediction(resolved.plan, {name: choices}, model_version="") for choices in found]
         return [
             (frozenset(path[-1] for item in each["result"] for path in item["value"]["taxonomy"]), each["score"])
             for each in made

@@ -223,7 +223,7 @@ def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dic
 def _remarks(project: Project) -> list[str]:
     """What the label config makes of what was set; why it can't be read."""
     from ram_backend.labelstudio.label_config import parse_label_config
-    from ram_backend.server.recipes import remarks
+    from ram_backend.server.resolved_config import remarks
 
     if not project.label_config:
         return []
@@ -238,7 +238,7 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.models.store import find_bundle
     from ram_backend.server.model import ModelIdentity
-    from ram_backend.server.recipes import make_recipe
+    from ram_backend.server.resolved_config import resolve_config
 
     if not project.label_config:
         return []
@@ -247,7 +247,7 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     try:
         plan = parse_label_config(project.label_config)
         identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
-        return list(make_recipe(identity, plan, project).notes[len(plan.notes) :])
+        return list(resolve_config(identity, plan, project).notes[len(plan.notes) :])
     except RamError as error:
         return [f"not known: {error}"]
 

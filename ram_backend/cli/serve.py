@@ -53,7 +53,7 @@ def serve(
     typer.echo(f"ram-backend serves {url} with the bundle {identity.bundle.name} ({vocabulary:,} tags).")
     typer.echo(_next_step(url, settings))
     with _jobs(settings) as (jobs, own):
-        run(create_app(own, identity=identity, desk=jobs), own, listening)
+        run(create_app(own, identity=identity, jobs=jobs), own, listening)
     typer.echo("Stopped.")
 
 

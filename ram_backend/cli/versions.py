@@ -20,7 +20,6 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.diff import Compared, compare
 from ram_backend.versions.directory import BASE, open_version, version_path
-from ram_backend.versions.notices import announce
 from ram_backend.versions.records import Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
@@ -165,9 +164,6 @@ def _open(project: str) -> _Place:
 
 
 def _tell(place: _Place, reason: str, *, changed: bool) -> None:
-    from ram_backend.jobs.valkey import running_url
-
-    announce(running_url(place.settings))
     if changed and (said := after_change(place.settings, place.key, reason)):
         typer.echo(said)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ram_backend import __version__
+from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.models.network import Network
 from ram_backend.server.events import EventSink
@@ -19,7 +20,6 @@ from ram_backend.server.middleware import Access, RequestMiddleware
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.problems import add_problem_handlers
 from ram_backend.server.services import Services
-from ram_backend.server.training_desk import TrainingDesk
 from ram_backend.server.waiting import unless_gone
 from ram_backend.settings import Settings
 
@@ -33,7 +33,7 @@ def create_app(
     settings: Settings,
     *,
     sink: EventSink | None = None,
-    desk: TrainingDesk | None = None,
+    jobs: JobService | None = None,
     identity: ModelIdentity | None = None,
     network: Network | None = None,
 ) -> FastAPI:
@@ -42,7 +42,7 @@ def create_app(
     Args:
         settings: all of the server's settings.
         sink: takes the events of webhooks; None: the ledger of the settings' database does.
-        desk: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
+        jobs: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
             Training says so.
         identity: the bundle, where it is open already; None: it is opened in the background.
         network: the bundle's network, where it is loaded already; None: it is loaded in the background.
@@ -54,7 +54,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services(settings, metrics, sink, desk=desk, identity=identity, network=network)
+        services = Services(settings, metrics, sink, jobs=jobs, identity=identity, network=network)
         app.state.services = services
         services.start()
         try:
@@ -113,8 +113,13 @@ async def ready(request: Request) -> JSONResponse:
         "status": model.state,
         "error": model.problem,
         "quarantined": [
-            {"project": str(each.key), "version": each.version, "serving": each.serving, "reason": each.reason}
-            for each in services.served.troubles
+            {
+                "project": str(each.wanted.key),
+                "version": each.wanted.name,
+                "serving": each.serving,
+                "reason": each.reason,
+            }
+            for each in services.swap.failures
         ],
     }
     return JSONResponse(content, status_code=200 if model.state == "ready" else 503)

@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ram_backend.errors import RamError
+from ram_backend.jobs.service import JobService
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.training_desk import TrainingDesk
 
 COUNT_S = 15.0
 """Counted at most so often, however often /metrics is asked."""
@@ -21,12 +21,12 @@ class Counting:
     """Counts open jobs and pending corrections when somebody looks; what is said is one look behind.
 
     Args:
-        desk: that knows; None: there are no jobs.
+        jobs: that knows; None: there are no jobs.
         metrics: told the numbers.
     """
 
-    def __init__(self, desk: TrainingDesk | None, metrics: ServerMetrics) -> None:
-        self._desk = desk
+    def __init__(self, jobs: JobService | None, metrics: ServerMetrics) -> None:
+        self._jobs = jobs
         self._metrics = metrics
         self._lock = threading.Lock()
         self._counting = False
@@ -36,11 +36,11 @@ class Counting:
     def look(self) -> None:
         """Begins to count, unless that was done lately. Waits for nothing."""
         with self._lock:
-            if self._desk is None or self._counting or time.monotonic() - self._counted < COUNT_S:
+            if self._jobs is None or self._counting or time.monotonic() - self._counted < COUNT_S:
                 return
             self._counting = True
         try:
-            self._thread.submit(self._count, self._desk)
+            self._thread.submit(self._count, self._jobs)
         except RuntimeError:
             return  # the server is going down
 
@@ -48,10 +48,10 @@ class Counting:
         """Stops counting."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _count(self, desk: TrainingDesk) -> None:
+    def _count(self, jobs: JobService) -> None:
         try:
-            self._metrics.open_jobs(desk.open_jobs())
-            self._metrics.pending.set(desk.pending())
+            self._metrics.open_jobs(jobs.open_jobs())
+            self._metrics.pending.set(jobs.pending())
         except RamError as error:
             _log.info("jobs and corrections can't be counted: %s", error)
         except Exception:

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ram_backend.labelstudio.requests import ProjectRef, WebhookRequest
-from ram_backend.server.training_desk import NO_WORKER
 
 START_TRAINING = "START_TRAINING"
+NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend train PROJECT` instead."
 
 _log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import EventProject, ProjectRef
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.events import START_TRAINING, Event
+from ram_backend.server.events import NO_WORKER, START_TRAINING, Event
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.training_desk import NO_WORKER, TrainingDesk
 
 WITHOUT_PROJECT = "The request names no project, so nothing was started."
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class LedgerSink:
-    """Writes corrections to the ledger, and takes Start Training to the training desk. Implements `EventSink`.
+    """Writes corrections to the ledger, and takes Start Training to the job service. Implements `EventSink`.
 
     Where the database is away the event is not taken in: the answer is an error, which Label Studio doesn't look at.
     The ledger gets it from Label Studio itself, when it is next compared with it.
@@ -31,14 +31,14 @@ class LedgerSink:
         ledger: of the server's database.
         key_of: the project that a webhook means, which names no Label Studio.
         metrics: told what became of events.
-        desk: where training is asked for; None: there is none.
+        jobs: where training is asked for; None: there is none.
     """
 
-    def __init__(self, ledger: Ledger, key_of: KeyOf, metrics: ServerMetrics, desk: TrainingDesk | None = None) -> None:
+    def __init__(self, ledger: Ledger, key_of: KeyOf, metrics: ServerMetrics, jobs: JobService | None = None) -> None:
         self._ledger = ledger
         self._key_of = key_of
         self._metrics = metrics
-        self._desk = desk
+        self._jobs = jobs
 
     def accept(self, event: Event) -> Mapping[str, Any] | None:
         """See `EventSink`.
@@ -67,15 +67,15 @@ class LedgerSink:
         return None
 
     def _start_training(self, event: Event) -> Mapping[str, Any]:
-        if self._desk is None:
+        if self._jobs is None:
             return {"message": NO_WORKER}
         if event.project is None:
             return {"message": WITHOUT_PROJECT}
         key = self._key_of(event.project)
         if _is_inside_a_submit(event):
-            said = self._desk.request(key, "an annotation was submitted", debounced=True)
+            said = self._jobs.request(key, "an annotation was submitted", debounced=True)
         else:
-            said = self._desk.request(key, "Start Training was pressed")
+            said = self._jobs.request(key, "Start Training was pressed")
         _log.info("project %s: Start Training: %s", key, said.get("message"))
         return said
 

@@ -25,13 +25,14 @@ from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
+from ram_backend.server.loaded_version import LoadedVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.pictures import Picture, PictureDesk
-from ram_backend.server.recipes import Recipe
+from ram_backend.server.resolved_config import ResolvedConfig
 from ram_backend.server.scoring import scored_choices
 from ram_backend.server.showing import ShownRecorder, now, shown_of
-from ram_backend.server.snapshots import Snapshot, SnapshotShelf
+from ram_backend.server.snapshots import Snapshot, SnapshotCache
 from ram_backend.server.waiting import all_of, in_thread, shared
 from ram_backend.settings import Settings
 from ram_backend.tagging.tagger import Tagger, TagScores
@@ -72,7 +73,7 @@ class _Workplace:
 
     @property
     def plan(self) -> LabelPlan:
-        return self.snapshot.recipe.plan
+        return self.snapshot.config.plan
 
 
 class Predictor:
@@ -81,7 +82,7 @@ class Predictor:
     Args:
         settings: deadline and batch size.
         model: encodes and scores.
-        shelf: of snapshots.
+        snapshots: builds and keeps them.
         desk: fetches and decodes images, in threads of `fetchers`.
         batcher: where the network works.
         fetchers: threads that wait for images.
@@ -95,7 +96,7 @@ class Predictor:
         settings: Settings,
         *,
         model: Model,
-        shelf: SnapshotShelf,
+        snapshots: SnapshotCache,
         desk: PictureDesk,
         batcher: Batcher,
         fetchers: Executor,
@@ -105,7 +106,7 @@ class Predictor:
     ) -> None:
         self._settings = settings
         self._model = model
-        self._shelf = shelf
+        self._snapshots = snapshots
         self._desk = desk
         self._batcher = batcher
         self._fetchers = fetchers
@@ -115,7 +116,13 @@ class Predictor:
         self._shares: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
 
     async def predict(
-        self, key: ProjectKey, tasks: Sequence[Task], recipe: Recipe, source: TaskImages, deadline: float
+        self,
+        key: ProjectKey,
+        tasks: Sequence[Task],
+        config: ResolvedConfig,
+        version: LoadedVersion | None,
+        source: TaskImages,
+        deadline: float,
     ) -> list[dict[str, Any]]:
         """One prediction per task, in order; those of images that can't be tagged are empty.
 
@@ -124,7 +131,8 @@ class Predictor:
         Args:
             key: of the project.
             tasks: whose images are tagged.
-            recipe: what to do.
+            config: what to do.
+            version: the loaded one that `config.version` names.
             source: of images.
             deadline: on the event loop's clock.
 
@@ -135,21 +143,22 @@ class Predictor:
             LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
             ImageUnreachable: none of the images could be had, and later some may.
         """
+        snapshot: Snapshot | None = None
         try:
             async with asyncio.timeout_at(deadline):
-                with self._shelf.awaited(recipe) as building:
+                with self._snapshots.awaited(config, version) as building:
                     snapshot = await shared(building)
                 network = await shared(self._model.network)
                 request, project = self._share(FETCHING_SHARE), self._share_of(key)
                 done = await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project))
         except TimeoutError:
-            raise PredictionsLate(self._too_late(recipe, len(tasks))) from None
+            raise PredictionsLate(self._too_late(snapshot is None, len(tasks))) from None
         troubles = [each for each in done if not isinstance(each, dict)]
         if troubles and len(troubles) == len(done) and all(isinstance(each, ImageUnreachable) for each in troubles):
             raise troubles[0]
         for each in done:
             self._metrics.task(tagged=isinstance(each, dict))
-        return [each if isinstance(each, dict) else empty_prediction(recipe.model_version) for each in done]
+        return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
 
     def _share_of(self, key: ProjectKey) -> asyncio.Semaphore:
         share = self._shares.get(key)
@@ -160,10 +169,10 @@ class Predictor:
     def _share(self, part: float) -> asyncio.Semaphore:
         return asyncio.Semaphore(max(1, int(self._settings.fetch_threads * part)))
 
-    def _too_late(self, recipe: Recipe, tasks: int) -> str:
+    def _too_late(self, unbuilt: bool, tasks: int) -> str:
         if not self._model.network.done():
             return "The model is still being loaded: try again in a moment; /ready says when it is there."
-        if not self._shelf.get(recipe).done():
+        if unbuilt:
             return "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
         return (
             f"{tasks} tasks were not done within {self._settings.predict_seconds:g} s. The images seen so far are"
@@ -212,10 +221,10 @@ class Predictor:
     def _prediction(
         self, snapshot: Snapshot, scored: dict[str, list[ScoredChoice]], sizes: dict[str, tuple[int, int]]
     ) -> dict[str, Any]:
-        recipe = snapshot.recipe
-        limits = {name: options.top_k for name, options in recipe.options.items()}
-        version = snapshot.model_version
-        return prediction(recipe.plan, scored, model_version=version, image_sizes=sizes, top_k=limits)
+        config = snapshot.config
+        limits = {name: options.top_k for name, options in config.options.items()}
+        version = config.model_version
+        return prediction(config.plan, scored, model_version=version, image_sizes=sizes, top_k=limits)
 
     async def _see(self, task: Task, to_name: str, place: _Workplace) -> _Seen:
         """Tokens of one image of a task, or why there are none."""
@@ -254,25 +263,25 @@ class Predictor:
         self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], place: _Workplace
     ) -> list[list[ScoredChoice]]:
         """Scored choices of one control, per task."""
-        recipe, loop = place.snapshot.recipe, asyncio.get_running_loop()
+        config, loop = place.snapshot.config, asyncio.get_running_loop()
         if not tasks:
             return []
-        if control.name in recipe.asked:
-            tagger, asked = place.snapshot.taggers.get(control.name), recipe.asked[control.name]
+        if control.name in config.asked:
+            tagger, asked = place.snapshot.taggers.get(control.name), config.asked[control.name]
             if tagger is None:
                 return [[] for _ in tasks]
             scores = await self._scores(tagger, np.stack(tokens))
             return await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds)
         found: list[list[ScoredChoice]] = []
         for task, one in zip(tasks, tokens, strict=True):
-            asked = recipe.ask(control, choices_for(control, task.data))
+            asked = config.ask(control, choices_for(control, task.data))
             if not asked.texts:
                 found.append([])
                 continue
-            with self._shelf.tagger(asked.texts, recipe.version) as building:
-                tagger = (await shared(building)).tagger
-            scores = await self._scores(tagger, one[None])
-            found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds))
+            with self._snapshots.tagger(place.snapshot, asked.texts) as building:
+                dynamic, _ = await shared(building)
+            scores = await self._scores(dynamic, one[None])
+            found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, dynamic.thresholds))
         return found
 
     async def _scores(self, tagger: Tagger, tokens: FloatArray) -> FloatArray:
@@ -292,7 +301,7 @@ def _shown(
     """What the ledger keeps of one prediction; nothing where Label Studio names no task or project."""
     if not isinstance(task.id, int) or task.id <= 0 or place.key.id <= 0:
         return []
-    version = place.snapshot.recipe.version
+    version = place.snapshot.config.version
     seen = [image.shown for image in images if image.shown is not None]
     name = None if version is None else version.name
     return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=now())]

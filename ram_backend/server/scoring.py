@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.labelstudio.predictions import ScoredChoice
-from ram_backend.server.recipes import Asked
+from ram_backend.server.resolved_config import Asked
 
 FloatArray = NDArray[np.float32]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -14,29 +16,27 @@ from typing import Any
 from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, VersionDamaged
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, Task, WebhookRequest
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.canary import Canary
 from ram_backend.server.counting import Counting
 from ram_backend.server.embedding import SharedTextEncoder
-from ram_backend.server.events import Event, EventSink
+from ram_backend.server.events import NO_WORKER, Event, EventSink
 from ram_backend.server.ledger_sink import LedgerSink
-from ram_backend.server.live import LiveVersion
+from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity, has_spare_lane
 from ram_backend.server.pictures import PictureDesk
 from ram_backend.server.predicting import Predictor
-from ram_backend.server.recipe_book import RecipeBook
-from ram_backend.server.recipes import Recipe
-from ram_backend.server.served import ServedVersions
+from ram_backend.server.resolved_config import ResolvedConfig
 from ram_backend.server.showing import ShownRecorder
-from ram_backend.server.snapshots import Snapshot, SnapshotShelf
+from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.sources import ImageSources
-from ram_backend.server.training_desk import NO_WORKER, TrainingDesk
+from ram_backend.server.swap import VersionSwap
 from ram_backend.server.waiting import shared
 from ram_backend.settings import Settings
 from ram_backend.tagging.token_cache import TokenCache
@@ -51,6 +51,9 @@ HAND_OVER_S = 5.0
 TRIES = 3
 """A prediction whose version turns out to be damaged is made again with what is served instead, so often."""
 
+KEPT_PROJECTS = 1000
+"""Projects whose model version is remembered for `/versions`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ class Services:
         settings: of the server.
         metrics: of this app.
         sink: takes events; None: the ledger does.
-        desk: where training is asked for; None: no worker is connected.
+        jobs: where training is asked for; None: no worker is connected.
         identity, network: where they are loaded already (see `Model`).
     """
 
@@ -71,7 +74,7 @@ class Services:
         metrics: ServerMetrics,
         sink: EventSink | None = None,
         *,
-        desk: TrainingDesk | None = None,
+        jobs: JobService | None = None,
         identity: ModelIdentity | None = None,
         network: Network | None = None,
     ) -> None:
@@ -80,10 +83,10 @@ class Services:
         self.model = Model(settings, metrics, identity=identity, network=network)
         self.store = ProjectStore.open(settings)
         self._database = open_database(settings)
-        self._desk = desk
-        self.counting = Counting(desk, metrics)
+        self._jobs = jobs
+        self.counting = Counting(jobs, metrics)
         ledger = Ledger(self._database)
-        self._sink = sink or LedgerSink(ledger, self._key, metrics, desk)
+        self._sink = sink or LedgerSink(ledger, self._key, metrics, jobs)
         self._recorder = ShownRecorder(ledger, metrics)
         self._fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self._keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
@@ -95,24 +98,24 @@ class Services:
         )
         self._text_encoder = SharedTextEncoder(self.model, settings)
         self._sources = ImageSources(self.store, settings)
-        self.book = RecipeBook()
-        canary = Canary(self.model, self._batcher)
-        self.shelf = SnapshotShelf(
-            self.model, self._text_encoder, self._builders, settings.max_snapshots, metrics, canary
+        loader = VersionLoader(settings.versions_dir, self.model, self._batcher)
+        self.snapshots = SnapshotCache(
+            self.model, self._text_encoder, loader, self._builders, settings.max_snapshots, metrics
         )
-        self.served = ServedVersions(
-            settings,
+        self.swap = VersionSwap(
             VersionTable(self._database),
+            self.store,
             model=self.model,
+            loader=loader,
+            snapshots=self.snapshots,
             metrics=metrics,
-            check=canary.check,
-            warmth=self,
-            desk=desk,
+            jobs=jobs,
         )
+        self._served_as: OrderedDict[ProjectKey, tuple[VersionRef | None, str]] = OrderedDict()
         self._predictor = Predictor(
             settings,
             model=self.model,
-            shelf=self.shelf,
+            snapshots=self.snapshots,
             desk=PictureDesk(settings, TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes), metrics),
             batcher=self._batcher,
             fetchers=self._fetchers,
@@ -124,9 +127,9 @@ class Services:
     def start(self) -> None:
         """Begins to load the model, to watch what is served, and to build the snapshots of the projects known."""
         self.model.start()
-        self.served.start(look=self.store.health.ok)
+        self.swap.start(look=self.store.health.ok)
         self._recorder.start()
-        self._builders.submit(self._build_known)
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
@@ -136,7 +139,7 @@ class Services:
             pool.shutdown(wait=False, cancel_futures=True)
         self._events.shutdown(wait=True)
         self.counting.close()
-        self.served.close()
+        self.swap.close()
         self._batcher.close()
         self._recorder.close()
         self.store.close()
@@ -156,13 +159,16 @@ class Services:
             access_token=request.access_token,
             extra_params=request.extra_params,
         )
-        recipe = await self._recipe(project, request.label_config)
-        self._note(project.key, recipe)
-        failed = self.shelf.failure(recipe)
-        self.shelf.get(recipe)
+        identity = await self._identity()
+        live = self.swap.live(project.key, identity)  # begins to load it
+        config = await self._resolve(project, request.label_config, self.swap.ref(project.key, identity))
+        failed = self.snapshots.failure(config)
+        if not isinstance(live, Future) and config.version == _ref_of(live):
+            with self.snapshots.awaited(config, live):
+                pass  # begins to build it
         if isinstance(failed, RamError) and not isinstance(failed, VersionDamaged):
             raise failed
-        return recipe.model_version
+        return config.model_version
 
     async def predict(self, request: PredictRequest) -> dict[str, Any]:
         """Answers `/predict`: {"results": [...], "model_version": "..."}, all of it by one snapshot.
@@ -177,18 +183,24 @@ class Services:
         source = self._sources.of(project)
         deadline = asyncio.get_running_loop().time() + self.settings.predict_seconds
         with self.metrics.predicting.track_inprogress():
-            for left in reversed(range(TRIES)):
-                recipe = await self._recipe(project, request.label_config or project.label_config)
-                self._note(project.key, recipe)
-                try:
-                    results = await self._predictor.predict(project.key, request.tasks, recipe, source, deadline)
-                    break
-                except VersionDamaged:
-                    if not left:
-                        raise
-                except PredictionsLate as late:
-                    raise await self._handed_over(late, project.key, request.tasks) from None
-        return {"results": results, "model_version": recipe.model_version}
+            try:
+                version = await self._version(project.key, deadline)
+                for left in reversed(range(TRIES)):
+                    label_config = request.label_config or project.label_config
+                    config = await self._resolve(project, label_config, _ref_of(version))
+                    try:
+                        results = await self._predictor.predict(
+                            project.key, request.tasks, config, version, source, deadline
+                        )
+                        break
+                    except VersionDamaged as error:
+                        if version is None or not left:
+                            raise
+                        self.swap.reject(version, error)
+                        version = await self._version(project.key, deadline)
+            except PredictionsLate as late:
+                raise await self._handed_over(late, project.key, request.tasks) from None
+        return {"results": results, "model_version": config.model_version}
 
     async def event(self, request: WebhookRequest) -> dict[str, Any]:
         """Hands an event to the sink; returns the answer of `/webhook`.
@@ -207,12 +219,18 @@ class Services:
 
         Projects that only another server on this database was asked about are among them.
         """
+        found: list[str] = []
         for known in self.store.projects():
-            named = project is not None and project in (str(known.key.id), f"{known.key.id}.{known.key.created}")
-            if known.label_config and (named or (project is None and not self.book.has(known.key))):
+            if project is None or project in (str(known.key.id), f"{known.key.id}.{known.key.created}"):
                 with suppress(InputError, NotAvailable):  # its own request says so
-                    self._note(known.key, await self._recipe(known, known.label_config))
-        return self.book.versions(project)
+                    ref = self.swap.ref(known.key, await self._identity())
+                    noted = self._served_as.get(known.key)
+                    if (noted is None or noted[0] != ref) and known.label_config:
+                        await self._resolve(known, known.label_config, ref)
+        for key, (_, model_version) in list(self._served_as.items()):
+            if project is None or [str(key.id), str(key.created)][: project.count(".") + 1] == project.split("."):
+                found.append(model_version)
+        return sorted(set(found))
 
     async def jobs(self, project: str | None = None) -> dict[str, Any]:
         """Answers `/jobs`: how far training is, of one project ("1.1795452148", or its number) or of all.
@@ -220,46 +238,22 @@ class Services:
         Raises:
             NotAvailable: the database can't be asked.
         """
-        if self._desk is None:
+        if self._jobs is None:
             return {"jobs": [], "message": NO_WORKER}
         ref = None if project is None else ProjectRef.parse(project)
         if project is not None and ref is None:
             raise InputError(f"project={project[:60]!r} names no project: give its number, such as 1 or 1.1795452148.")
         key = None if ref is None else self._project(ref).key
-        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._desk.jobs, key)
+        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._jobs.jobs, key)
         return {"jobs": jobs}
-
-    def warm(self, key: ProjectKey, version: LiveVersion | None) -> Iterable[Future[Snapshot]]:
-        """See `Warmth`: the snapshots of the label configs that the project was asked for with."""
-        project, identity = self.store.get(key), self.model.identity.result()
-        building: list[Future[Snapshot]] = []
-        if project is None:
-            return building
-        for label_config in self.book.label_configs(project):
-            with suppress(InputError):  # it is no fault of the version's
-                building.append(self.shelf.get(self.book.make(identity, project, label_config, version)))
-        return building
-
-    def forget(self, version: LiveVersion) -> None:
-        """See `Warmth`."""
-        self.book.forget(version)
-        self.shelf.forget(version)
-
-    def swapped(self, key: ProjectKey) -> None:
-        """See `Warmth`: `/versions` says so at once."""
-        project, identity = self.store.get(key), self.model.identity.result()
-        if project is not None and project.label_config:
-            with suppress(InputError):
-                version = self.served.live(key, identity)
-                self._note(key, self.book.make(identity, project, project.label_config, version))
 
     async def _handed_over(self, late: PredictionsLate, key: ProjectKey, tasks: Sequence[Task]) -> NotAvailable:
         """What a request of many tasks answers that is late, after it has asked for a job to do them; else `late`."""
         numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
-        if self._desk is None or len(numbers) < 2 or key.id <= 0:
+        if self._jobs is None or len(numbers) < 2 or key.id <= 0:
             return late
         reason = f"{len(numbers)} tasks were not done within a request"
-        ask, within = self._desk.prelabel, copy_context().run
+        ask, within = self._jobs.prelabel, copy_context().run
         asking = asyncio.get_running_loop().run_in_executor(self._readers, within, ask, key, numbers, reason)
         try:
             said = await asyncio.wait_for(asyncio.shield(asking), HAND_OVER_S)
@@ -281,16 +275,41 @@ class Services:
     def _key(self, ref: ProjectRef) -> ProjectKey:
         return self._project(ref).key
 
-    async def _recipe(self, project: Project, label_config: str) -> Recipe:
-        """The recipe of a project with that label config, and with the version that is served now."""
+    async def _version(self, key: ProjectKey, deadline: float) -> LoadedVersion | None:
+        """What a project is served now; the first request after a start waits until it is loaded.
+
+        Raises:
+            PredictionsLate: it is not loaded in time.
+            NotAvailable: it can't be loaded now.
+        """
         identity = await self._identity()
-        version = self.served.live(project.key, identity)
-        recipe = self.book.find(project, label_config, version)
-        if recipe is None:
-            loop = asyncio.get_running_loop()
-            make = self.book.make
-            recipe = await loop.run_in_executor(self._keepers, make, identity, project, label_config, version)
-        return recipe
+        for _ in range(TRIES):
+            live = self.swap.live(key, identity)
+            if not isinstance(live, Future):
+                return live
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await shared(self.model.network)
+                    await shared(live)
+            except TimeoutError:
+                raise PredictionsLate("The project's version is still being loaded: try again in a moment.") from None
+        raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
+
+    async def _resolve(self, project: Project, label_config: str, ref: VersionRef | None) -> ResolvedConfig:
+        """What a label config means for a project under a version; notes that the project is served so."""
+        config = self.snapshots.find(project, label_config, ref)
+        if config is None:
+            identity, loop = await self._identity(), asyncio.get_running_loop()
+            resolve = self.snapshots.resolve
+            config = await loop.run_in_executor(self._keepers, resolve, identity, project, label_config, ref)
+        if self._served_as.get(project.key) != (ref, config.model_version):
+            self._served_as[project.key] = (ref, config.model_version)
+            self._served_as.move_to_end(project.key)
+            while len(self._served_as) > KEPT_PROJECTS:
+                self._served_as.popitem(last=False)
+            self.metrics.projects.set(len(self._served_as))
+            _log.info("project %s is served as %s", project.key, config.model_version)
+        return config
 
     async def _identity(self) -> ModelIdentity:
         if not self.model.identity.done():
@@ -298,23 +317,16 @@ class Services:
                 await asyncio.wait_for(shared(self.model.identity), IDENTITY_WAIT_S)
         return self.model.known()
 
-    def _note(self, key: ProjectKey, recipe: Recipe) -> None:
-        count = self.book.note(key, recipe)
-        if count is not None:
-            self.metrics.projects.set(count)
-
-    def _build_known(self) -> None:
+    def _warm(self) -> None:
         """Builds what the projects will ask for, latest first, so that the first tasks after a start needn't wait."""
         try:
             identity = self.model.identity.result()
-        except RamError:
-            return  # said by the model already
-        known = sorted(self.store.projects(), key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
-        for project in known[-self.settings.max_snapshots // 2 :]:
-            try:
-                version = self.served.live(project.key, identity)
-                self.shelf.get(self.book.make(identity, project, project.label_config, version))
-            except (InputError, NotAvailable) as error:
-                _log.info("project %s: %s", project.key, error)
-            except RuntimeError:
-                return  # the server is going down
+            known = sorted(self.store.projects(), key=lambda each: each.updated_at or datetime.min.replace(tzinfo=UTC))
+            for project in known[-self.settings.max_snapshots // 2 :]:
+                self.swap.warm(project.key, identity)
+        except (RamError, RuntimeError, CancelledError) as error:  # the model says so, or the server is going down
+            _log.info("Snapshots are not built beforehand: %s", error)
+
+
+def _ref_of(version: LoadedVersion | None) -> VersionRef | None:
+    return None if version is None else version.ref

@@ -32,13 +32,11 @@ from ram_backend.settings import Settings
 from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.notices import announce
 from ram_backend.versions.table import Incumbent, incumbent_of, prune
-from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
 from ram_backend.worker.token_loader import Pictures, Seen
-from ram_backend.worker.trainers import guard_of_candidate, log_odds_of, recipes_for
+from ram_backend.worker.trainers import log_odds_of, off_target_scores_of, trainers_for
 from ram_backend.worker.training_data import Scorer, material_of
 
 CONFLICTS = 3
@@ -120,16 +118,14 @@ def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Se
         return _without_version(gathered, refusal, basis)
     heartbeat("fit")
     fit = material.take(parts.fit)
-    recipes = recipes_for(
-        context.settings, context.key, scorer, fit, seed, lambda: clip_features(pictures, seen, parts.fit, heartbeat)
-    )
-    fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=heartbeat)
+    trainers = trainers_for(context.settings, scorer, fit, seed)
+    fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
     heartbeat("gate")
     verdict = judge_candidate(
         material,
         parts,
         log_odds_of(fitted, scorer, material, parts, lambda step, steps: heartbeat("gate", step, steps)),
-        guard=guard_of_candidate(fitted, scorer, material, seed),
+        guard=off_target_scores_of(fitted, scorer, material, seed),
         cross_validated=fitted.cross_validated,
         seed=seed,
     )
@@ -210,7 +206,6 @@ def _settle(
         except ProjectPinned as error:
             kept = replace(kept, message=f"{error} {verdict.reason}")
         else:
-            announce(context.settings.redis_url)
             _prune(context)
             return None
     with context.database.writing() as session:

@@ -13,14 +13,11 @@ from versions.making import REJECT, lineage, write
 from ram_backend.cli import versions as command
 from ram_backend.cli.versions import app
 from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
-from ram_backend.jobs.dispatch import connect
-from ram_backend.jobs.valkey import Valkey
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import open_table
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import write_version
-from ram_backend.versions.notices import CHANNEL
 from ram_backend.versions.table import VersionTable, open_version_table
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
@@ -174,18 +171,6 @@ def test_rollback_to_what_may_not_be_served(table: VersionTable) -> None:
     path.write_bytes(whole)
     run("rollback", 7, "v0001")
     assert table.get(KEY, "v0001").quarantined is None, "its files are whole again"
-
-
-@pytest.mark.service
-def test_servers_of_the_data_folder_hear_of_it(table: VersionTable) -> None:
-    """The embedded queue is told, which no setting names."""
-    with Valkey(load_settings()) as valkey, connect(valkey.url) as connection:
-        hearing = connection.pubsub(ignore_subscribe_messages=True)
-        hearing.subscribe(CHANNEL)
-        hearing.get_message(timeout=5)
-        for command in ("pin", "unpin"):
-            run(command, 7)
-            assert hearing.get_message(timeout=5) is not None, command
 
 
 def test_pin_and_unpin(table: VersionTable) -> None:

@@ -44,7 +44,7 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
 
         def begin(**changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            app = create_app(own, desk=Desk(), identity=identity(), network=ColourNetwork())
+            app = create_app(own, jobs=Desk(), identity=identity(), network=ColourNetwork())
             return stack.enter_context(hosting(app, own))
 
         yield begin

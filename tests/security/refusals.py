@@ -320,16 +320,17 @@ REFUSALS = (
     ),
     Refusal(
         "label configs that were refused, in memory",
-        "server/recipe_book.py",
-        "            recipe = self._recipes.get(key)\n",
-        "            self._remember(project.key, label_config)\n            recipe = self._recipes.get(key)\n",
+        "server/snapshots.py",
+        "        config = resolve_config(identity, parse_label_config(label_config), project, version)\n",
+        "        self._plain[label_config] = self\n"
+        "        config = resolve_config(identity, parse_label_config(label_config), project, version)\n",
         "security/test_hostile_setup.py::test_refused_label_configs_are_not_kept",
     ),
     Refusal(
         "label configs in memory without bounds",
-        "server/recipe_book.py",
-        "> KEPT_CHARACTERS:",
-        "> 10**12:",
+        "server/snapshots.py",
+        'hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).hexdigest()',
+        "label_config",
         "security/test_hostile_setup.py::test_good_label_configs_are_kept_within_bounds",
     ),
     Refusal(

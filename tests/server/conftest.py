@@ -12,7 +12,7 @@ import pytest
 from server.house import House
 from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
 
-from ram_backend.server import embedding, following, troubles
+from ram_backend.server import embedding, swap
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
 
@@ -72,8 +72,8 @@ def client(start: Callable[..., httpx.Client]) -> httpx.Client:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the database often, and tries again soon."""
-    monkeypatch.setattr(following, "POLL_S", 0.02)
-    monkeypatch.setattr(troubles, "RETRY_S", (0.05, 0.05))
+    monkeypatch.setattr(swap, "POLL_S", 0.02)
+    monkeypatch.setattr(swap, "RETRY_S", (0.05, 0.05))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def house(
             """Another server on the same database and versions each time."""
             mine = House(settings.model_copy(update=changes), studio)
             given = {"identity": identity(), "network": network or ColourNetwork()}
-            mine.app = create_app(mine.settings, desk=mine.desk, **given)
+            mine.app = create_app(mine.settings, jobs=mine.desk, **given)
             mine.client = stack.enter_context(serving(mine.app))
             if not built:
                 mine.setup()

@@ -76,13 +76,21 @@ class House:
         assert self.app is not None
         return self.app.state.services
 
-    def make(self, bias: float, *, bundle: str = "d" * 64, key: ProjectKey | None = None, **more: Any) -> StoredVersion:
+    def make(
+        self,
+        bias: float,
+        *,
+        threshold: float = 0.5,
+        bundle: str = "d" * 64,
+        key: ProjectKey | None = None,
+        **more: Any,
+    ) -> StoredVersion:
         """A version that raises or lowers red, and nothing else."""
         verdict = more.pop("verdict", {"outcome": "accept", "reason": "better", "figures": {}})
         stored = write_version(
             self.settings.versions_dir,
             key or self.key,
-            colours(bias),
+            colours(bias, threshold),
             more.pop("files", {}),
             lineage(bundle_digest=bundle),
             verdict,
@@ -115,16 +123,16 @@ class House:
 
     def is_served(self, name: str) -> bool:
         """Whether a version (or "base") is live."""
-        version = self.services.served.live(self.key, identity())
-        return (version.name if version is not None else "base") == name
+        ref = self.services.swap.ref(self.key, identity())
+        return (ref.name if ref is not None else "base") == name
 
 
-def colours(bias: float) -> Delta:
+def colours(bias: float, threshold: float = 0.5) -> Delta:
     return Delta(
         tags=("red", "turquoise"),
         trust=np.ones(2, dtype=np.float32),
         weight=np.zeros((2, 3), dtype=np.float32),
         bias=np.array([bias, bias], dtype=np.float32),
         calibration=Calibration.identity(2),
-        thresholds=np.full(2, 0.5, dtype=np.float32),
+        thresholds=np.full(2, threshold, dtype=np.float32),
     )

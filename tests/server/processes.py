@@ -17,16 +17,15 @@ import sys
 sys.path.insert(0, {tests!r})
 from server.playing import ColourNetwork, identity
 from ram_backend.cli import serve as command
-from ram_backend import server
-from ram_backend.server import model
+from ram_backend.server import model, running
 
 class Slow(ColourNetwork):
     def __init__(self):
         super().__init__(seconds={seconds!r})
 
 model.load_network = lambda *args, **options: Slow()
-server.prepare = lambda settings, say: None
-server.identify = lambda settings: identity()
+running.prepare = lambda settings, say: None
+model.identify = lambda settings: identity()
 import ram_backend.cli
 sys.argv = ["ram-backend", "serve", *sys.argv[1:]]
 ram_backend.cli.main()

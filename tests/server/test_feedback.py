@@ -78,7 +78,7 @@ def served(settings: Settings, words: ColourWords, desk: Desk) -> Iterator[Calla
 
         def begin(desk: Desk | None = desk, **changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            app = create_app(own, desk=desk, identity=identity(), network=ColourNetwork())
+            app = create_app(own, jobs=desk, identity=identity(), network=ColourNetwork())
             client = stack.enter_context(serving(app))
             client.app = app  # type: ignore[attr-defined]
             return client

@@ -15,10 +15,10 @@ from server.playing import FakeLabelStudio, choices_config, picture, predict_bod
 from server.processes import served, url_in
 from typer.testing import CliRunner
 
-from ram_backend import server as server_package
 from ram_backend.cli import app as command
 from ram_backend.errors import SettingsError
 from ram_backend.logs import configure, request_id
+from ram_backend.server import running
 from ram_backend.server.running import bind
 
 
@@ -60,7 +60,7 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
 
 
 def test_half_a_login_is_told_before_anything_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_package, "prepare", lambda *_: pytest.fail("the bundle was opened"))
+    monkeypatch.setattr(running, "prepare", lambda *_: pytest.fail("the bundle was opened"))
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
     result = CliRunner().invoke(command, ["serve", "--port", "0"])
     assert isinstance(result.exception, SettingsError)

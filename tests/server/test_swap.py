@@ -26,9 +26,8 @@ from server.playing import (
 )
 
 from ram_backend.database.engine import open_database
-from ram_backend.server import following, live
+from ram_backend.server import loaded_version
 from ram_backend.versions.directory import version_path
-from ram_backend.versions.notices import announce
 from ram_backend.versions.table import VersionTable
 
 pytestmark = ON_BOTH_DATABASES
@@ -59,6 +58,61 @@ def test_a_published_version_is_served_and_rolled_back(house: Callable[..., Hous
     assert 'ram_version_swaps_total{outcome="swapped"} 4.0' in text
     assert "ram_versions_served 0.0" in text
     assert "ram_version_swap_seconds_count 4.0" in text
+
+
+def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> None:
+    """The versions give the same scores; only where they tick differs."""
+    there = house()
+    base = there.scores()
+    high, low = there.make(0.0, threshold=0.99), there.make(0.0, threshold=0.01)
+    there.publish(high)
+    wait_until(lambda: there.is_served("v0001"))
+    before = there.predict()
+    assert tags_of(before["results"][0]) == []
+    there.publish(low)
+    wait_until(lambda: there.is_served("v0002"))
+    assert tags_of(there.predict()["results"][0]) == ["red"]
+    there.table.roll_back(there.key, "v0001")
+    wait_until(lambda: there.is_served("v0001"))
+    assert there.predict() == before
+    there.table.roll_back(there.key, None)
+    wait_until(lambda: there.is_served("base"))
+    assert there.scores() == base
+
+
+def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once its version is no longer served: it doesn't build and check one for each task."""
+    checked: list[tuple[str, ...]] = []
+    real = loaded_version.VersionLoader.check
+
+    def check(self: loaded_version.VersionLoader, tagger: Any) -> None:
+        checked.append(tagger.tags)
+        real(self, tagger)
+
+    monkeypatch.setattr(loaded_version.VersionLoader, "check", check)
+    there = house()
+    there.publish(there.make(-5.0))
+    wait_until(lambda: there.is_served("v0001"))
+    images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(20)]
+    go_on = threading.Event()
+    there.studio.held = dict.fromkeys(images, go_on)
+    body = predict_body(choices_config(attributes='value="$options"'), images, PROJECT)
+    for task in body["tasks"]:
+        task["data"]["options"] = [{"value": "red"}, {"value": "green"}]
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
+    asking.start()
+    wait_until(lambda: there.studio.asked)
+    there.publish(there.make(5.0))
+    wait_until(lambda: there.is_served("v0002"))
+    go_on.set()
+    asking.join(30)
+    (answer,) = answers
+    assert answer["model_version"].startswith("colours-v0001-")
+    assert [tags_of(result) for result in answer["results"]] == [[]] * 20
+    assert checked.count(("red", "green")) == 1
 
 
 def test_the_routes_say_the_new_version_at_once(house: Callable[..., House]) -> None:
@@ -109,13 +163,13 @@ def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], m
     wait_until(lambda: first.is_served("v0001"))
     there = first.scores()
     go_on = threading.Event()
-    real = live.open_version
+    real = loaded_version.open_version
 
     def slow(*args: Any, **options: Any) -> Any:
         assert go_on.wait(30)
         return real(*args, **options)
 
-    monkeypatch.setattr(live, "open_version", slow)
+    monkeypatch.setattr(loaded_version, "open_version", slow)
     second = house()
     assert second.setup() == there[0], "its name is known before its files are read"
     assert second.client is not None
@@ -185,8 +239,8 @@ def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
     there.publish(there.make(-5.0))
     wait_until(lambda: there.is_served("v0001"))
     there.scores()
-    old = there.services.served.live(there.key, identity())
-    held = [weakref.ref(old), weakref.ref(old.learned(None).delta)]
+    old = there.services.swap.live(there.key, identity())
+    held = [weakref.ref(old), weakref.ref(old.delta)]
     del old
     there.publish(there.make(5.0))
     wait_until(lambda: there.is_served("v0002"))
@@ -308,7 +362,7 @@ def test_a_version_with_a_head_of_its_own(house: Callable[..., House], monkeypat
         asked.append(files)
         return Tuned()
 
-    monkeypatch.setattr(live, "tuned_network", tuned)
+    monkeypatch.setattr(loaded_version, "tuned_network", tuned)
     network = ColourNetwork()
     there = house(network=network)
     before = there.scores()
@@ -319,21 +373,3 @@ def test_a_version_with_a_head_of_its_own(house: Callable[..., House], monkeypat
     there.table.roll_back(there.key, None)
     wait_until(lambda: there.is_served("base"))
     assert there.scores() == before
-
-
-@pytest.mark.service
-def test_a_notice_is_quicker_than_looking(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
-    from ram_backend.jobs.valkey import Valkey
-
-    monkeypatch.setattr(following, "POLL_S", 3600.0)
-    first = house()
-    with Valkey(first.settings) as valkey:
-        there = house(redis_url=valkey.url)
-        wait_until(there.services.served._follower._listener._thread.is_alive)
-        there.publish(there.make(-5.0))
-
-        def heard() -> bool:
-            announce(valkey.url)
-            return there.is_served("v0001")
-
-        wait_until(heard)

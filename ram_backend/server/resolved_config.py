@@ -1,9 +1,10 @@
-"""What a snapshot is made of, and the `model_version` that names it: known before anything is embedded or loaded."""
+"""Resolved config: what a label config, options and a version mean for `/predict`; `model_version` names it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,15 +12,82 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.choices import Choice, free_choice
 from ram_backend.labelstudio.label_config import LabelPlan, TagControl
 from ram_backend.labelstudio.stated_items import as_line
+from ram_backend.models.bundle import Bundle
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.certainty import Certainty, of_dynamic
-from ram_backend.server.live import LiveVersion
+from ram_backend.server.loaded_version import VersionRef
 from ram_backend.server.model import ModelIdentity
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
-RECIPE_FORMAT = 1
-"""Raise it when the same recipe begins to give other predictions."""
+CONFIG_FORMAT = 1
+"""Raise it when the same config begins to give other predictions."""
+
+_NAMED = 5
+_NEW = "not in the vocabulary, scored from their text alone"
+_SHARED = "no calibration of their own, one curve serves many tags"
+_PLAIN = "not calibrated, their scores are the network's own"
+
+
+class PrecisionThresholds:
+    """Thresholds for "tick only where precision is at least p", and for which tags a bundle's calibration promises it.
+
+    A calibrated score is the expected precision at that score: of images on which a tag scores .9, nine of ten have it.
+    Of all that lies above a threshold at least that share is right, however the scores of a project are spread, and
+    below it there is always a spread for which it is less. So p itself is the lowest threshold that keeps the promise.
+    That holds as far as the calibration does: for tags that have a curve of their own, on photos such as those it was
+    fitted on. All other tags are ticked above p, too, but never below the bundle's threshold, and are named.
+
+    Args:
+        bundle: whose scores they are.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        curves = list(zip(bundle.calibration.slope.tolist(), bundle.calibration.offset.tolist(), strict=True))
+        known = Counter(curves)
+        self._of_row = [_PLAIN if curve == (1.0, 0.0) else _SHARED if known[curve] > 1 else None for curve in curves]
+
+    def threshold(self, texts: Sequence[str], precision: float) -> float:
+        """Of a choice with these texts: `precision`, or a higher threshold of the bundle where nothing is promised.
+
+        Args:
+            texts: what is scored, one or more.
+            precision: in [0, 1].
+        """
+        rows = self._bundle.vocabulary.resolve(texts)
+        own = [
+            self._bundle.new_tag_threshold if row is None else self._bundle.vocabulary.thresholds[row]
+            for row in rows
+            if self._trouble(row) is not None
+        ]
+        return max([precision, *(float(f"{each:.6g}") for each in own)])
+
+    def notes(self, name: str, precision: float, texts: Sequence[str], own_threshold: Sequence[str]) -> list[str]:
+        """For which tags of a control the precision is promised, and for which not and why: sentences.
+
+        Args:
+            name: of the control.
+            precision: in [0, 1].
+            texts: what is scored of choices that have no threshold of their own.
+            own_threshold: what is scored of those that have one.
+        """
+        troubles: dict[str, list[str]] = {}
+        for text, row in zip(texts, self._bundle.vocabulary.resolve(texts) if texts else (), strict=True):
+            trouble = self._trouble(row)
+            if trouble is not None:
+                troubles.setdefault(trouble, []).append(text)
+        if own_threshold:
+            troubles["a threshold of their own"] = list(own_threshold)
+        without = sum(map(len, troubles.values()))
+        held = len(texts) + len(own_threshold) - without
+        found = [
+            f"{name!r} ticks tags where at least {precision:.0%} of such ticks are right: promised, on photos like"
+            f" those that bundle {self._bundle.name!r} was calibrated with, for {held} of {held + without} tags."
+        ]
+        return found + [f"{name!r}: not promised for {_named(tags)}: {why}." for why, tags in troubles.items()]
+
+    def _trouble(self, row: int | None) -> str | None:
+        return _NEW if row is None else self._of_row[row]
 
 
 @dataclass(frozen=True)
@@ -40,7 +108,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ResolvedConfig:
     """Everything that decides what a project's predictions are.
 
     Attributes:
@@ -50,7 +118,7 @@ class Recipe:
         model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
             thresholds), never of computed numbers.
         version: what the project has learned; None: the bundle's base.
-        certainty: says where "precision at least p" puts thresholds; None: nobody asks for that.
+        by_precision: says where "precision at least p" puts thresholds; None: nobody asks for that.
         notes: what people should know, one sentence each: the plan's, and where a precision can't be promised.
     """
 
@@ -58,16 +126,18 @@ class Recipe:
     options: Mapping[str, ProjectOptions]
     asked: Mapping[str, Asked]
     model_version: str
-    version: LiveVersion | None = None
-    certainty: Certainty | None = None
+    version: VersionRef | None = None
+    by_precision: PrecisionThresholds | None = None
     notes: tuple[str, ...] = ()
 
     def ask(self, control: TagControl, choices: Sequence[Choice]) -> Asked:
         """What is scored of a dynamic control, given its choices for one task."""
-        return asked(control, choices, self.options[control.name], self.certainty)
+        return asked(control, choices, self.options[control.name], self.by_precision)
 
 
-def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version: LiveVersion | None = None) -> Recipe:
+def resolve_config(
+    model: ModelIdentity, plan: LabelPlan, project: Project, version: VersionRef | None = None
+) -> ResolvedConfig:
     """Merges what the label config, its admin, the bundle and the project's version say.
 
     Args:
@@ -81,13 +151,13 @@ def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version
     """
     options = {control.name: project.options(_attributes(control)) for control in plan.tag_controls}
     certain = any(each.precision is not None for each in options.values())
-    certainty = Certainty(model.bundle) if certain else None
+    by_precision = PrecisionThresholds(model.bundle) if certain else None
     fixed = {
         control.name: asked(
             control,
             _free_choices(model, plan, control, options[control.name]) if control.free else control.choices,
             options[control.name],
-            certainty,
+            by_precision,
         )
         for control in plan.tag_controls
         if control.dynamic is None
@@ -95,15 +165,18 @@ def make_recipe(model: ModelIdentity, plan: LabelPlan, project: Project, version
     if fixed and len(fixed) == len(plan.tag_controls) and not any(each.choices for each in fixed.values()):
         raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
     name = _model_version(model, plan, options, fixed, version)
-    promises = _promises(plan, options, fixed, certainty)
+    promises = _promises(plan, options, fixed, by_precision)
     if promises and version is not None:
         promises.append(f"Tags that {version.name} has learned have its calibration: on photos like the project's own.")
     notes = (*plan.notes, *promises)
-    return Recipe(plan, options, fixed, name, version, certainty, notes)
+    return ResolvedConfig(plan, options, fixed, name, version, by_precision, notes)
 
 
 def asked(
-    control: TagControl, choices: Sequence[Choice], options: ProjectOptions, certainty: Certainty | None = None
+    control: TagControl,
+    choices: Sequence[Choice],
+    options: ProjectOptions,
+    by_precision: PrecisionThresholds | None = None,
 ) -> Asked:
     """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set.
 
@@ -111,7 +184,7 @@ def asked(
         control: whose choices they are.
         choices: all of them.
         options: that hold for the control.
-        certainty: needed where the options name a precision.
+        by_precision: needed where the options name a precision.
     """
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
     kept: dict[object, Choice] = {}
@@ -128,7 +201,7 @@ def asked(
         choices=tuple(kept.values()),
         texts=tuple(texts),
         columns=tuple(columns),
-        thresholds=tuple(_threshold(choice, options, certainty) for choice in kept.values()),
+        thresholds=tuple(_threshold(choice, options, by_precision) for choice in kept.values()),
     )
 
 
@@ -170,16 +243,19 @@ def _free_choices(
 
 
 def _promises(
-    plan: LabelPlan, options: Mapping[str, ProjectOptions], fixed: Mapping[str, Asked], certainty: Certainty | None
+    plan: LabelPlan,
+    options: Mapping[str, ProjectOptions],
+    fixed: Mapping[str, Asked],
+    by_precision: PrecisionThresholds | None,
 ) -> list[str]:
     """Where precisions that were asked for can be promised."""
     said: list[str] = []
     for control in plan.tag_controls:
         own = options[control.name]
-        if own.precision is None or certainty is None:
+        if own.precision is None or by_precision is None:
             continue
         if control.name not in fixed:
-            said.append(of_dynamic(control.name, own.precision))
+            said.append(_of_dynamic(control.name, own.precision))
             continue
         choices = fixed[control.name].choices
         texts: dict[str, None] = {}
@@ -187,7 +263,7 @@ def _promises(
         for choice in choices:
             special = any(name in own.per_tag for name in _names(choice))
             (named if special else texts).update(dict.fromkeys(choice.texts))
-        said += certainty.notes(control.name, own.precision, tuple(texts), tuple(named))
+        said += by_precision.notes(control.name, own.precision, tuple(texts), tuple(named))
     return said
 
 
@@ -196,12 +272,12 @@ def _names(choice: Choice) -> tuple[str, ...]:
     return tuple(dict.fromkeys([" / ".join(choice.path), choice.value, choice.label, *choice.texts, choice.path[-1]]))
 
 
-def _threshold(choice: Choice, options: ProjectOptions, certainty: Certainty | None) -> float | None:
+def _threshold(choice: Choice, options: ProjectOptions, by_precision: PrecisionThresholds | None) -> float | None:
     name = next((name for name in _names(choice) if name in options.per_tag), None)
     if name is not None:
         return options.per_tag[name]
-    if options.precision is not None and certainty is not None:
-        return certainty.threshold(choice.texts, options.precision)
+    if options.precision is not None and by_precision is not None:
+        return by_precision.threshold(choice.texts, options.precision)
     return options.threshold
 
 
@@ -210,7 +286,7 @@ def _model_version(
     plan: LabelPlan,
     options: Mapping[str, ProjectOptions],
     fixed: Mapping[str, Asked],
-    version: LiveVersion | None,
+    version: VersionRef | None,
 ) -> str:
     """As `Tagger.model_version`, for a whole label config."""
 
@@ -224,7 +300,7 @@ def _model_version(
 
     bundle = model.bundle
     identity: dict[str, object] = {
-        "format": RECIPE_FORMAT,
+        "format": CONFIG_FORMAT,
         "bundle": bundle.digest,
         "engine": model.encoder_id,
         "token_dtype": TOKEN_DTYPE,
@@ -246,3 +322,16 @@ def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:
         f"None of the tags that an admin asked for ({named}) is a choice of the label config (such as {there}):"
         " add them to the label config, or change the tags in the extra params or with `ram-backend project set`."
     )
+
+
+def _of_dynamic(name: str, precision: float) -> str:
+    """What can be said of a control whose choices come with each task."""
+    return (
+        f"{name!r} ticks tags where at least {precision:.0%} of such ticks are right; its choices come with each task:"
+        " it is not promised for those that the vocabulary doesn't know, or has no calibration of their own for."
+    )
+
+
+def _named(tags: Sequence[str]) -> str:
+    more = f" and {len(tags) - _NAMED} more" if len(tags) > _NAMED else ""
+    return ", ".join(repr(tag) for tag in tags[:_NAMED]) + more

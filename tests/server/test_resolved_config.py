@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +20,16 @@ from ram_backend.models.calibration import Calibration
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project
-from ram_backend.server.live import LiveVersion
-from ram_backend.server.recipes import Recipe, make_recipe
+from ram_backend.server.loaded_version import VersionRef
+from ram_backend.server.resolved_config import ResolvedConfig, resolve_config
 from ram_backend.server.scoring import scored_choices
 
 CONFIG = choices_config("red", "green", "blue")
 
 
-def recipe(config: str = CONFIG, extra: object = None, own: object = None) -> Recipe:
+def recipe(config: str = CONFIG, extra: object = None, own: object = None) -> ResolvedConfig:
     project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra), set_options=parse_options(own))
-    return make_recipe(identity(), parse_label_config(config), project)
+    return resolve_config(identity(), parse_label_config(config), project)
 
 
 def test_the_version_names_the_behaviour() -> None:
@@ -56,29 +55,21 @@ def test_the_version_depends_on_bundle_and_engine() -> None:
     other = tiny_bundle()
     other.digest = "e" * 64  # type: ignore[misc]
     kinds = [identity(bundle), identity(other), replace(identity(bundle), encoder_id="mean-colour-bf16")]
-    assert len({make_recipe(each, plan, project).model_version for each in kinds}) == 3
+    assert len({resolve_config(each, plan, project).model_version for each in kinds}) == 3
 
 
 def test_the_base_keeps_the_name_that_it_has_always_had() -> None:
-    """Label Studio asks anew for every task where the string changes: raise `RECIPE_FORMAT` on purpose only."""
+    """Label Studio asks anew for every task where the string changes: raise `CONFIG_FORMAT` on purpose only."""
     assert recipe().model_version == "colours-97e7c33f5c9b"
     assert recipe(choices_config("red", "green"), extra={"threshold": 0.3}).model_version == "colours-afb147322c18"
 
 
-def test_a_projects_version_is_part_of_the_name(tmp_path: Path) -> None:
+def test_a_projects_version_is_part_of_the_name() -> None:
     plan, project = parse_label_config(CONFIG), Project(ProjectKey("", 1, 2))
 
     def named(name: str, digest: str) -> str:
-        version = LiveVersion(
-            tmp_path,
-            project.key,
-            name,
-            digest,
-            bundle=tiny_bundle(),
-            check=lambda delta, network: None,
-            on_damage=lambda version, error: None,
-        )
-        return make_recipe(identity(), plan, project, version).model_version
+        version = VersionRef(project.key, name, digest)
+        return resolve_config(identity(), plan, project, version).model_version
 
     names = {named("v0001", "1" * 64), named("v0001", "2" * 64), recipe().model_version}
     assert len(names) == 3, "the digest counts, and nothing of it was read"
@@ -193,9 +184,9 @@ def calibrated() -> Bundle:
     return bundle
 
 
-def precise(precision: float, bundle: Bundle, *tags: str, **more: object) -> Recipe:
+def precise(precision: float, bundle: Bundle, *tags: str, **more: object) -> ResolvedConfig:
     project = Project(ProjectKey("", 1, 2), extra_params=parse_options({"precision": precision, **more}))
-    return make_recipe(identity(bundle), parse_label_config(choices_config(*tags)), project)
+    return resolve_config(identity(bundle), parse_label_config(choices_config(*tags)), project)
 
 
 def test_a_precision_is_the_threshold_where_the_calibration_promises_it() -> None:
@@ -209,7 +200,7 @@ def test_a_precision_is_the_threshold_where_the_calibration_promises_it() -> Non
 
 def recipe_of(bundle: Bundle, extra: object, *tags: str) -> str:
     project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra))
-    return make_recipe(identity(bundle), parse_label_config(choices_config(*tags)), project).model_version
+    return resolve_config(identity(bundle), parse_label_config(choices_config(*tags)), project).model_version
 
 
 def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
@@ -239,7 +230,7 @@ def test_a_bundle_without_calibration_promises_nothing() -> None:
 
 def test_a_precision_for_choices_that_come_with_each_task() -> None:
     plan = parse_label_config(choices_config(attributes='value="$options" model_min_precision="0.65"'))
-    made = make_recipe(identity(calibrated()), plan, Project(ProjectKey("", 1, 2)))
+    made = resolve_config(identity(calibrated()), plan, Project(ProjectKey("", 1, 2)))
     (control,) = plan.tag_controls
     offered = choices_for(control, {"options": ["red", "blue", "pink"]})
     assert made.ask(control, offered).thresholds == (0.65, 0.7, 0.65)
