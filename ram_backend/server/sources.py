@@ -8,7 +8,7 @@ from collections import OrderedDict
 from ram_backend.errors import SettingsError
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
-from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.task_images import TaskImages
 from ram_backend.projects.connection import Connection
 from ram_backend.projects.project import Project
@@ -31,6 +31,7 @@ class ImageSources:
 
     def __init__(self, store: ProjectStore, settings: Settings) -> None:
         self._store = store
+        self._settings = settings
         self._guard = AddressGuard.parse(settings.allowed_image_hosts)
         self._limits = FetchLimits(
             max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
@@ -53,15 +54,9 @@ class ImageSources:
     def _open(self, connection: Connection, hostname: str) -> TaskImages:
         label_studio: LabelStudio | None = None
         if connection.base_url:
-            known_as = [hostname] if hostname else []
             try:
-                label_studio = LabelStudio(
-                    connection.base_url,
-                    connection.token,
-                    trusted=connection.trusted,
-                    known_as=known_as,
-                    limits=self._limits,
-                    guard=self._guard,
+                label_studio = open_label_studio(
+                    self._settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=hostname
                 )
             except SettingsError:
                 if connection.trusted and not hostname:

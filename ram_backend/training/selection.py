@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
     PooledPrior,
@@ -116,7 +115,7 @@ class Candidate:
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, trust and share, and whether tags of similar meaning share what they learn, are settled on scores of
+    Ridge strength, both scales, and whether tags of similar meaning share what they learn, are settled on scores of
     images that were left out.
 
     Attributes:
@@ -229,13 +228,12 @@ def _likelihood(trial: _Trial) -> float:
 
 
 def _delta(material: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
-    learned = ridge.scaled(mixture.share)
+    learned = ridge.scaled(mixture.residual_scale)
     return Delta(
         tags=material.tags,
-        trust=mixture.trust.astype(np.float32),
+        base_scale=mixture.base_scale.astype(np.float32),
         weight=learned.weight.astype(np.float32),
         bias=(learned.bias + mixture.offset).astype(np.float32),
-        calibration=Calibration.identity(len(material.tags)),
         thresholds=thresholds,
     )
 

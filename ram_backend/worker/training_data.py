@@ -60,7 +60,9 @@ class Scorer:
         stacked = np.concatenate(features) if features else np.empty((0, width), dtype=np.float32)
         return stacked, self._log_odds(self._base, tokens, progress)
 
-    def under(self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> FloatArray:
+    def with_version(
+        self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]
+    ) -> FloatArray:
         """Calibrated log-odds (N, L) under a version.
 
         Raises:
@@ -74,7 +76,7 @@ class Scorer:
                 self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=version.delta, version=version.digest
             )
         else:
-            tagger = self._base.under(version.delta, version.digest)
+            tagger = self._base.with_version(version.delta, version.digest)
         return self._log_odds(tagger, tokens, progress)
 
     def with_head(
@@ -136,7 +138,7 @@ def material_of(
     features, base = scorer.base(seen.tokens, lambda step, steps: progress("scores", step, steps))
     served = base
     if incumbent is not None:
-        served = scorer.under(
+        served = scorer.with_version(
             incumbent, seen.tokens, lambda step, steps: progress("scores of the version", step, steps)
         )
     labels, weights = to_matrix(seen.labels, scorer.subset.names)
