@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ram_backend.errors import ImageError, LabelStudioUnreachable
 from ram_backend.feedback.labels import TaskLabels
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import TaskImage
-from ram_backend.images.decode import decode
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio
@@ -104,8 +101,7 @@ class Pictures:
         network: Network,
         label_studio: LabelStudio | None,
     ) -> None:
-        self.settings = settings
-        self.bundle = bundle
+        self._settings = settings
         self._ledger = ledger
         self._network = network
         self._label_studio = label_studio
@@ -129,7 +125,7 @@ class Pictures:
         Raises:
             LabelStudioUnreachable: too many of them can't be had now.
         """
-        tokens = _room(len(labels), self._network.token_shape, self.settings.cache_dir)
+        tokens = _room(len(labels), self._network.token_shape, self._settings.cache_dir)
         known = self._ledger.images(key)
         images: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
         for row, each in enumerate(labels):
@@ -171,7 +167,7 @@ class Pictures:
                 tokens[row] = own
             waiting.clear()
 
-        for count, (row, outcome) in enumerate(self.fetch(labels, rows)):
+        for count, (row, outcome) in enumerate(self._fetch(labels, rows)):
             progress("new images", count, len(rows))
             if not isinstance(outcome, bytes):
                 self.missing.add(outcome, for_good=isinstance(outcome, ImageError))
@@ -182,7 +178,7 @@ class Pictures:
                 self.missing.add(error, for_good=True)
                 continue
             found[row], waiting[row] = (image.sha256, image.phash), image
-            if len(waiting) == self.settings.batch_size:
+            if len(waiting) == self._settings.batch_size:
                 encode()
         encode()
         if self.missing.unreachable > MOST_MISSING * len(labels):
@@ -192,7 +188,7 @@ class Pictures:
             )
         return found
 
-    def fetch(self, labels: Sequence[TaskLabels], rows: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+    def _fetch(self, labels: Sequence[TaskLabels], rows: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
         """Rows, and the bytes of their images or why there are none; where Label Studio fails, all others have failed.
 
         Args:
@@ -200,12 +196,12 @@ class Pictures:
             rows: which of them, rising.
         """
         limits = FetchLimits(
-            max_bytes=self.settings.max_image_bytes,
-            seconds=self.settings.fetch_seconds,
-            connections=self.settings.fetch_threads,
+            max_bytes=self._settings.max_image_bytes,
+            seconds=self._settings.fetch_seconds,
+            connections=self._settings.fetch_threads,
         )
-        guard = AddressGuard.parse(self.settings.allowed_image_hosts)
-        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self.settings.fetch_threads)
+        guard = AddressGuard.parse(self._settings.allowed_image_hosts)
+        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self._settings.fetch_threads)
         done = 0
         try:
             references = [ImageReference(labels[row].task_id, labels[row].reference) for row in rows]
@@ -217,22 +213,6 @@ class Pictures:
                 yield row, error
         finally:
             source.close()
-
-    def decoded(self, data: bytes, task: int) -> tuple[str, Image.Image]:
-        """Content hash (sha256, in hex) and image, as the bundle wants it turned and laid.
-
-        Raises:
-            ImageError: it is none, or too large.
-        """
-        image, _ = decode(
-            data,
-            exif_orientation=self.bundle.preprocessing.exif_orientation,
-            alpha=self.bundle.preprocessing.alpha,
-            max_pixels=self.settings.max_image_pixels,
-            max_bytes=self.settings.max_image_bytes,
-            name=f"image of task {task}",
-        )
-        return hashlib.sha256(data).hexdigest(), image
 
 
 def _room(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
