@@ -183,7 +183,9 @@ class LabelStudio:
                 f"{asked}: answered HTTP {answer.status}. Look at its log, or try again later."
             )
         if not 200 <= answer.status < 300:
-            raise LabelStudioRefused(f"{asked}: answered HTTP {answer.status}{said_in(answer.body)}")
+            detail = said_in(answer.body)
+            message = f"{asked}: answered HTTP {answer.status}{detail}"
+            raise LabelStudioRefused(message, status=answer.status, detail=detail)
         if not answer.body.strip():
             return None
         try:
