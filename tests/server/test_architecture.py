@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +30,7 @@ def called() -> set[str]:
 
 
 @pytest.fixture
-def traced(called: set[str], request: pytest.FixtureRequest) -> httpx.Client:
+def traced(called: set[str], request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     def note(frame: FrameType, event: str, argument: object) -> None:
         name = frame.f_globals.get("__name__", "")
         if event == "call" and name.startswith("ram_backend.server.") and frame.f_code.co_name != "<module>":
@@ -38,9 +39,11 @@ def traced(called: set[str], request: pytest.FixtureRequest) -> httpx.Client:
     before = sys.getprofile()
     threading.setprofile(note)
     sys.setprofile(note)
-    request.addfinalizer(lambda: (sys.setprofile(before), threading.setprofile(None)))  # type: ignore[func-returns-value, arg-type]
-    client: httpx.Client = request.getfixturevalue("client")
-    return client
+    try:
+        yield request.getfixturevalue("client")
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
 
 
 def test_the_modules_between_a_request_and_its_tags(
