@@ -79,7 +79,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
     changes = projects.changes()
     ledger = open_ledger(settings)
     table = open_version_table(settings)
-    found: dict[str, Any] = {"pinned": changes.pinned_host, "projects": {}}
+    found: dict[str, Any] = {"pinned": changes.pin and changes.pin.host, "projects": {}}
     for project in sorted(changes.projects, key=lambda each: each.key.id):
         key = project.key
         print_ = ledger.fingerprint(key)
