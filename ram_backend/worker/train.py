@@ -12,14 +12,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback.labels import Weights
+from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import Split, split
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
@@ -36,7 +37,7 @@ from ram_backend.versions.table import Incumbent, incumbent_of, prune
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
 from ram_backend.worker.token_loader import Pictures, Seen
-from ram_backend.worker.trainers import log_odds_of, off_target_scores_of, trainers_for
+from ram_backend.worker.trainers import is_tuning_wanted, log_odds_of, off_target_scores_of, trainers_for
 from ram_backend.worker.training_data import Scorer, material_of
 
 CONFLICTS = 3
@@ -252,17 +253,23 @@ def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, ver
 
 
 def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, incumbent: Incumbent) -> str:
-    """Names everything that the outcome follows from: the same basis, the same verdict."""
-    version = incumbent.version
+    """Digest of everything that the outcome follows from: the same basis, the same verdict."""
+    version, subset = incumbent.version, scorer.subset
+    labels, weights = to_matrix(seen.labels, subset.names)
+    ground_truth = np.array([each.ground_truth for each in seen.labels], dtype=np.bool_)
+    embeddings = [entry for entry in subset.entries if not isinstance(entry, int)]
+    arrays = [labels, weights, ground_truth, seen.phash, subset.thresholds, *embeddings]
     identity = [
         gathered.fingerprint.hash,
-        asdict(Weights.of(settings)),
         settings.tuning,
+        is_tuning_wanted(settings, len(seen)),
         [*seen.content],
         list(gathered.tags),
+        [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays],
+        subset.text_identity,
         scorer.bundle.digest,
         scorer.network.encoder_id,
-        None if version is None else version.digest,
+        None if version is None else [version.digest, version.lineage.gate_share],
         __version__,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
