@@ -36,13 +36,13 @@ def noisy_picture(number: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def correct_by_two_colours(database: Database, order: np.ndarray) -> None:
+def correct_by_two_colours(database: Database, order: np.ndarray, own: float = 0.4) -> None:
     """Annotators tick "red" where red and blue together are strong, and so on; the bundle looks at red alone.
 
-    Image `n` gets the tags of image `order[n]`.
+    Image `n` gets the tags of image `order[n]`; `own` is the share of the tag's own colour.
     """
     ticked = [
-        [tag for tag, level in zip(TAGS, 0.4 * colour + 0.6 * np.roll(colour, 1), strict=True) if level > 0.5]
+        [tag for tag, level in zip(TAGS, own * colour + (1 - own) * np.roll(colour, 1), strict=True) if level > 0.5]
         for colour in COLOURS
     ]
     Ledger(database).record(KEY, [statement(n + 1, ticked[order[n]], image=noisy_picture(n)) for n in range(IMAGES)])
@@ -84,3 +84,14 @@ def test_shuffled_corrections_are_never_served(
     job = trained(settings, database, queue)
     assert (job.state, job.verdict) == ("done", "reject"), job.message
     assert VersionTable(database).served(KEY).version is None
+
+
+def test_a_candidate_is_not_served_where_the_bundle_is_right_already(
+    settings: Settings, database: Database, queue: JobQueue
+) -> None:
+    correct_by_two_colours(database, np.arange(IMAGES), own=1.0)
+    job = trained(settings, database, queue)
+    assert (job.state, job.verdict) == ("done", "reject"), job.message
+    versions = VersionTable(database)
+    assert [record.outcome for record in versions.list(KEY)] == ["reject"], "it was fitted, judged and kept"
+    assert versions.served(KEY).version is None
