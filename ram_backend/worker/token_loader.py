@@ -33,7 +33,7 @@ LARGEST_IN_MEMORY = 500_000_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedImages:
     """N corrected images, in order of their tasks.
 
     Attributes:
@@ -81,7 +81,7 @@ class Missing:
         return f"{count} images were left out; the first of them: {self.first}" if count else None
 
 
-class Pictures:
+class CorrectedImages:
     """Finds the tokens of corrected images, and notes in the ledger what the images were.
 
     Args:
@@ -114,7 +114,9 @@ class Pictures:
         )
         self.missing = Missing()
 
-    def of(self, key: ProjectKey, labels: Sequence[TaskLabels], progress: Callable[[str, int, int], None]) -> Seen:
+    def of(
+        self, key: ProjectKey, labels: Sequence[TaskLabels], progress: Callable[[str, int, int], None]
+    ) -> EncodedImages:
         """The images that can be had, in order of their tasks.
 
         Args:
@@ -144,7 +146,7 @@ class Pictures:
         for place, row in enumerate(rows):  # rows rise, so none is written over before it has moved
             if row != place:
                 tokens[place] = tokens[row]
-        return Seen(
+        return EncodedImages(
             labels=[labels[row] for row in rows],
             content=tuple(images[row][0] for row in rows),
             phash=np.array([images[row][1] for row in rows], dtype=np.uint64),

@@ -36,7 +36,7 @@ from ram_backend.versions.lineage import CorrectionsUsed, Lineage
 from ram_backend.versions.table import Incumbent, incumbent_of, prune
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
-from ram_backend.worker.token_loader import Pictures, Seen
+from ram_backend.worker.token_loader import CorrectedImages, EncodedImages
 from ram_backend.worker.trainers import is_tuning_wanted, log_odds_of, off_target_scores_of, trainers_for
 from ram_backend.worker.training_data import Scorer, material_of
 
@@ -83,14 +83,14 @@ def train(context: JobContext) -> JobResult | None:
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
-    pictures = Pictures(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
-    seen = pictures.of(context.key, gathered.labels, heartbeat)
-    if pictures.missing.note:
-        gathered = replace(gathered, notes=(*gathered.notes, pictures.missing.note))
+    corrected = CorrectedImages(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
+    images = corrected.of(context.key, gathered.labels, heartbeat)
+    if corrected.missing.note:
+        gathered = replace(gathered, notes=(*gathered.notes, corrected.missing.note))
     scorer = Scorer(bundle, network, gathered.tags, settings)
     for _ in range(CONFLICTS):
         try:
-            return _round(context, pictures, gathered, seen, scorer)
+            return _round(context, gathered, images, scorer)
         except VersionConflict as error:
             _log.info("%s", error)
     raise VersionConflict(
@@ -99,7 +99,7 @@ def train(context: JobContext) -> JobResult | None:
     )
 
 
-def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Seen, scorer: Scorer) -> JobResult | None:
+def _round(context: JobContext, gathered: Gathered, images: EncodedImages, scorer: Scorer) -> JobResult | None:
     """One comparison with what is served now.
 
     Raises:
@@ -107,11 +107,11 @@ def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Se
     """
     heartbeat, seed = context.heartbeat, int(gathered.fingerprint.hash[:8], 16)
     incumbent = incumbent_of(context.versions, context.settings.versions_dir, context.key, scorer.bundle)
-    basis = _basis(context.settings, gathered, seen, scorer, incumbent)
+    basis = _basis(context.settings, gathered, images, scorer, incumbent)
     earlier = _same_before(context, basis)
     if earlier is not None:
         return _without_version(gathered, earlier, basis)
-    material = material_of(seen, scorer, incumbent.version, heartbeat)
+    material = material_of(images, scorer, incumbent.version, heartbeat)
     heartbeat("split")
     parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
     refusal = refuse_before_fitting(material, parts, seed)
@@ -252,18 +252,18 @@ def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, ver
     return JobResult(" ".join([message, *gathered.notes]), result, gathered.last_event)
 
 
-def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, incumbent: Incumbent) -> str:
+def _basis(settings: Settings, gathered: Gathered, images: EncodedImages, scorer: Scorer, incumbent: Incumbent) -> str:
     """Digest of everything that the outcome follows from: the same basis, the same verdict."""
     version, subset = incumbent.version, scorer.subset
-    labels, weights = to_matrix(seen.labels, subset.names)
-    ground_truth = np.array([each.ground_truth for each in seen.labels], dtype=np.bool_)
+    labels, weights = to_matrix(images.labels, subset.names)
+    ground_truth = np.array([each.ground_truth for each in images.labels], dtype=np.bool_)
     embeddings = [entry for entry in subset.entries if not isinstance(entry, int)]
-    arrays = [labels, weights, ground_truth, seen.phash, subset.thresholds, *embeddings]
+    arrays = [labels, weights, ground_truth, images.phash, subset.thresholds, *embeddings]
     identity = [
         gathered.fingerprint.hash,
         settings.tuning,
-        is_tuning_wanted(settings, len(seen)),
-        [*seen.content],
+        is_tuning_wanted(settings, len(images)),
+        [*images.content],
         list(gathered.tags),
         [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays],
         subset.text_identity,
