@@ -38,7 +38,6 @@ from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import prediction
-from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta, feature_width
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
@@ -128,10 +127,9 @@ def some_delta(tags: Sequence[str], width: int, seed: int) -> Delta:
     count = len(tags)
     return Delta(
         tags=tuple(tags),
-        trust=np.exp(random.normal(0, 0.2, count)).astype(np.float32),
+        base_scale=np.exp(random.normal(0, 0.2, count)).astype(np.float32),
         weight=random.normal(0, 0.3 / np.sqrt(width), (count, width)).astype(np.float32),
         bias=random.normal(0, 1, count).astype(np.float32),
-        calibration=Calibration.identity(count),
         thresholds=random.uniform(0.3, 0.6, count).astype(np.float32),
     )
 
@@ -183,7 +181,7 @@ def make_versions(
         verdict = {"outcome": "accept", "reason": "made for a benchmark"}
         stored = write_version(settings.versions_dir, key, delta, {}, lineage, verdict)
         table.record(stored)
-        expected[stored.name] = says(plain.under(delta, stored.digest))
+        expected[stored.name] = says(plain.with_version(delta, stored.digest))
     return expected
 
 

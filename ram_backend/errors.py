@@ -161,7 +161,17 @@ class LabelStudioUnauthorized(LabelStudioUnreachable):
 
 
 class LabelStudioRefused(InputError):
-    """Label Studio answers a request of ours with HTTP 4xx: there is no such thing, or it doesn't take the value."""
+    """Label Studio answers a request of ours with HTTP 4xx: there is no such thing, or it doesn't take the value.
+
+    Attributes:
+        status: of the answer; None: it is refused for another reason.
+        detail: what the answer says, without the address that was asked.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, detail: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
 
 
 class LabelConfigError(InputError):

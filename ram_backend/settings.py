@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ram_backend.errors import SettingsError
 
 Device = Literal["cpu", "cuda", "auto"]
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Precision = Literal["fp32", "bf16", "fp16", "auto", "force-bf16", "force-fp16"]
 Tuning = Literal["auto", "off", "whole", "low-rank"]
 
 

@@ -36,8 +36,8 @@ class HeadOptions:
     tags: int = 96
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    focus: float = 4.0
-    margin: float = 0.05
+    gamma_neg: float = 4.0
+    clip: float = 0.05
     text_scale: float = 384**0.5
 
 
@@ -120,7 +120,7 @@ def train_head(
             target = torch.from_numpy(states[np.ix_(photos, tags)])
             logits = head(torch.from_numpy(tokens), head.queries(texts[torch.from_numpy(tags)]))
             loss = asymmetric_loss(
-                logits, target == PRESENT, target != UNKNOWN, focus=options.focus, margin=options.margin
+                logits, target == PRESENT, target != UNKNOWN, gamma_neg=options.gamma_neg, clip=options.clip
             )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

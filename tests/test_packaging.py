@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,10 @@ PACKAGE = REPOSITORY / "ram_backend"
 
 @pytest.mark.slow
 def test_the_wheel_holds_all_data_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a `build` folder of before would be packed again
+    shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
     command = [
         sys.executable,
         "-m",
@@ -24,7 +29,7 @@ def test_the_wheel_holds_all_data_files(tmp_path: Path) -> None:
         "--no-deps",
         "--wheel-dir",
         str(tmp_path),
-        str(REPOSITORY),
+        str(source),
     ]
     subprocess.run(command, check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")

@@ -56,7 +56,7 @@ def import_(
     """Make a bundle of an official weight file.
 
     Which of the three models it is, is seen from its keys. The file is read without running any code in it, and refused
-    where a key is missing, malformed or unknown. What only the optimizer or the captioner need is left out.
+    where a key is missing, malformed or unknown. The captioner's weights are kept; the optimizer's state is not.
     """
     from ram_backend.models.importing import import_checkpoint
 
@@ -173,6 +173,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "tags": f"{len(bundle.vocabulary):,}: {', '.join(bundle.vocabulary.names[:6])}, ...",
         "new tags": f"with {bundle.text_encoder}" if bundle.text_encoder else "no: learned without a text encoder",
         "preprocessing": bundle.preprocessing.id,
+        "caption weights": f"no: {bundle.lacks_captioner}" if bundle.lacks_captioner else "yes",
         "licence": str(manifest.get("licence", "not given")),
     }
     for role, entry in sources.items():

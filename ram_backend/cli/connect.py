@@ -39,8 +39,9 @@ def connect(
 ) -> None:
     """Connect a project with a running `ram-backend serve`: label config, backend, webhook with its secret, live order.
 
-    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the
-    server has them. Asking again changes nothing that is right already.
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, and keeps them in the database, so that the server and its workers
+    may fetch from there; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server has them. Asking
+    again changes nothing that is right already.
     """
     from ram_backend.labelstudio.connecting import Connecting, Wish
     from ram_backend.labelstudio.connection_api import ConnectionApi
@@ -57,7 +58,9 @@ def connect(
         alone=replace,
     )
     label_studio = _label_studio(settings)
+    _trust(settings, label_studio)
     Connecting(ConnectionApi(label_studio, project), wish, _say).run()
+    _warn_of_other_addresses(settings, label_studio, project)
     _out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
     _out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
 
@@ -77,7 +80,7 @@ def _say(step: Step) -> None:
 
 
 def _label_studio(settings: Settings) -> LabelStudio:
-    from ram_backend.labelstudio.client import LabelStudio
+    from ram_backend.labelstudio.client import open_label_studio
 
     missing = [
         name
@@ -92,10 +95,38 @@ def _label_studio(settings: Settings) -> LabelStudio:
             f"Set {' and '.join(missing)}: Label Studio's address as this machine sees it, and a personal access token"
             " (Account & Settings in Label Studio)."
         )
-    found = LabelStudio(settings.label_studio_url or "", (settings.label_studio_api_key or "").strip())
+    found = open_label_studio(settings, settings.label_studio_url or "", (settings.label_studio_api_key or "").strip())
     found.version()
     found.whoami()
     return found
+
+
+def _trust(settings: Settings, label_studio: LabelStudio) -> None:
+    """Pins the Label Studio with our token: a server that shares this data folder or database may fetch from it."""
+    from ram_backend.labelstudio.connecting import Step
+    from ram_backend.projects.keys import instance_of
+    from ram_backend.projects.table import open_table
+
+    host, table = instance_of(label_studio.base_url), open_table(settings)
+    before = table.changes().pin
+    pin = table.pin_host(host, token=(settings.label_studio_api_key or "").strip())
+    instead = f" instead of {before.host}" if before is not None and before.host != host else ""
+    _say(Step("trust", f"{host} may be sent this token{instead}", changed=pin != before))
+
+
+def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, project: int) -> None:
+    """Says where a server without LABEL_STUDIO_URL knows the project under another address than the pinned one."""
+    from ram_backend.projects.keys import instance_of
+    from ram_backend.projects.table import open_table
+
+    host = instance_of(label_studio.base_url)
+    names = {each.hostname for each in open_table(settings).changes().projects if each.key.id == project}
+    if names and host not in names:
+        _out.print(
+            f"Label Studio calls itself {', '.join(sorted(names))}: set LABEL_STUDIO_URL={host} for the server, too, or"
+            " connect again with LABEL_STUDIO_URL as Label Studio writes it.",
+            markup=False,
+        )
 
 
 def _backend_url(url: str | None, settings: Settings) -> str:

@@ -28,6 +28,7 @@ from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import select
 from ram_backend.projects.project import Project
 from ram_backend.projects.table import ProjectTable
@@ -48,7 +49,7 @@ class _Place:
 
     settings: Settings
     project: Project
-    pinned_host: str | None
+    pin: Pin | None
     ledger: Ledger
     pending: int
 
@@ -156,7 +157,7 @@ def export(
 def reconcile_(project: Id, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     place = _open(project)
-    api = open_project_api(place.settings, place.project, pinned_host=place.pinned_host)
+    api = open_project_api(place.settings, place.project, pin=place.pin)
     found = reconcile(place.ledger, place.project.key, api)
     counts = {name: getattr(found, name) for name in ("listed", "added", "gone", "returned", "shown", "left_out")}
     if as_json:
@@ -179,7 +180,7 @@ def _open(project: str) -> _Place:
     there = {each.key: each for each in changes.projects}
     found = there[select(there, project)]
     pending = JobService(settings, database).pending(found.key)
-    return _Place(settings, found, changes.pinned_host, Ledger(database), pending)
+    return _Place(settings, found, changes.pin, Ledger(database), pending)
 
 
 def _with_corrections(

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend.errors import InputError, RamError
-from ram_backend.projects.connection import connection_of
+from ram_backend.labelstudio.client import connect_command
+from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import instance_of, select
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project
@@ -99,7 +100,7 @@ def show(project: Id, as_json: AsJson = False) -> None:
     settings = load_settings()
     table = open_table(settings)
     found = _find(table, project)
-    facts = _facts(found, table.changes().pinned_host, settings)
+    facts = _facts(found, table.changes().pin, settings)
     promises = _promises(found, settings)
     if promises:
         facts["precision"] = promises
@@ -122,13 +123,13 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
     projects = sorted(changes.projects, key=lambda each: each.key)
     if as_json:
         for each in projects:
-            typer.echo(json.dumps(_facts(each, changes.pinned_host, settings), ensure_ascii=False))
+            typer.echo(json.dumps(_facts(each, changes.pin, settings), ensure_ascii=False))
         return
     if not projects:
         typer.echo("No project yet: connect this backend in Label Studio (Settings > Model).")
         return
     for each in projects:
-        facts = _facts(each, changes.pinned_host, settings)
+        facts = _facts(each, changes.pin, settings)
         typer.echo(f"{each.key}  ({facts['host']}; holds: {_text(facts['holds'])})")
         if each.extra_params_error:
             typer.echo(f"    {each.extra_params_error}")
@@ -140,7 +141,8 @@ def pin_host(
 ) -> None:
     """Trust this Label Studio, and no other any more: tokens are sent to it, and images fetched from it.
 
-    The first one that connects is trusted by itself. `LABEL_STUDIO_URL` is stronger than what is pinned.
+    `LABEL_STUDIO_URL` is stronger than what is pinned. Only where both this server and Label Studio are on loopback
+    addresses, the first one that connects is trusted by itself, with its own token.
     """
     settings = load_settings()
     host = instance_of(url)
@@ -149,7 +151,7 @@ def pin_host(
     table = open_table(settings)
     before = table.changes()
     table.pin_host(host)
-    instead = f" instead of {before.pinned_host}" if before.pinned_host not in (None, host) else ""
+    instead = f" instead of {before.pin.host}" if before.pin is not None and before.pin.host != host else ""
     typer.echo(f"{host} is trusted{instead}.")
     if settings.label_studio_url:
         typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")
@@ -200,10 +202,10 @@ def _say_what_holds(project: Project) -> None:
     typer.echo(_WHEN)
 
 
-def _facts(project: Project, pinned_host: str | None, settings: Settings) -> dict[str, Any]:
+def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, Any]:
     url, api_key = settings.label_studio_url, settings.label_studio_api_key
-    connection = connection_of(project, pinned_host=pinned_host, url=url, api_key=api_key)
-    host = "trusted" if connection.trusted else f"not trusted: ram-backend project pin-host {project.hostname}"
+    connection = connection_of(project, pin=pin, url=url, api_key=api_key)
+    host = "trusted" if connection.trusted else f"not trusted: {connect_command(project.key.id)}"
     config = project.label_config
     return {
         "project": str(project.key),

@@ -250,10 +250,10 @@ def _print_diff(compared: Compared, before: str, after: str, top: int) -> None:
     if not compared.tags:
         _out.print("No tag differs.")
         return
-    table = Table("tag", "threshold", "trust", "slope", "offset", "weights moved", box=None, pad_edge=False)
+    table = Table("tag", "threshold", "base scale", "bias", "weights moved", box=None, pad_edge=False)
     for tag in compared.tags[:top]:
         table.add_row(
-            Text(tag.name), *[tag.shown(name) for name in ("threshold", "trust", "slope", "offset")], tag.moved_text
+            Text(tag.name), *[tag.shown(name) for name in ("threshold", "base_scale", "bias")], tag.moved_text
         )
     _out.print(table)
     left = len(compared.tags) - top

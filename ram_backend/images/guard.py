@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
@@ -230,3 +230,20 @@ def _allowed_host(entry: str) -> tuple[str, int | None]:
             f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is no host, host:port or network. Write e.g. minio:9000,10.1.0.0/16."
         )
     return host, parts.port
+
+
+def is_loopback(host_or_url: str) -> bool:
+    """Whether a host name, an IP address or a URL is that of the very machine, or container, that asks."""
+    url = host_or_url if "//" in host_or_url else f"//{_bracketed(host_or_url)}"
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host

@@ -16,6 +16,7 @@ from ram_backend.errors import (
     LabelStudioRefused,
     LabelStudioUnauthorized,
     LabelStudioUnreachable,
+    RamError,
     SettingsError,
 )
 from ram_backend.images.connections import Deadline
@@ -23,6 +24,7 @@ from ram_backend.images.fetch import Answer, Fetcher, FetchLimits, body_of
 from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
 from ram_backend.labelstudio.answers import refuses_address, said_in
 from ram_backend.labelstudio.tokens import Login
+from ram_backend.settings import Settings
 
 _FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
 """Below these paths Label Studio asks for a login; elsewhere the token is not sent, e.g. to /logout."""
@@ -37,8 +39,8 @@ class LabelStudio:
     Args:
         base_url: its address, with a path where it has one ("https://example.com/label-studio").
         token: legacy token or personal access token; None: none.
-        trusted: False: it is sent no token, and is fetched from only where its address is a public one (design
-            decision 15: `/setup` named another host than the pinned one).
+        trusted: False: it is fetched from only where its address is a public one, because only a `/setup` request named
+            it. `token` must then be the one that this request brought.
         known_as: other addresses that it calls itself by (`hostname` of `/setup`): absolute addresses of its files in
             tasks begin with them.
         limits: what one image may cost.
@@ -71,7 +73,7 @@ class LabelStudio:
         guard = guard or AddressGuard()
         self.fetcher = Fetcher(limits, guard.with_origins([self.origin]) if trusted else guard)
         self._known_as = frozenset(_origins(known_as))
-        self._login = Login(token if trusted else None, self._refresh)
+        self._login = Login(token, self._refresh)
 
     @property
     def origin(self) -> Origin:
@@ -142,7 +144,7 @@ class LabelStudio:
         """
         try:
             return json.loads(self.get(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise LabelStudioUnreachable(
                 f"{self.origin}{redacted(path)}: answered something that is no JSON. Check that it is a Label Studio."
             ) from None
@@ -181,7 +183,9 @@ class LabelStudio:
                 f"{asked}: answered HTTP {answer.status}. Look at its log, or try again later."
             )
         if not 200 <= answer.status < 300:
-            raise LabelStudioRefused(f"{asked}: answered HTTP {answer.status}{said_in(answer.body)}")
+            detail = said_in(answer.body)
+            message = f"{asked}: answered HTTP {answer.status}{detail}"
+            raise LabelStudioRefused(message, status=answer.status, detail=detail)
         if not answer.body.strip():
             return None
         try:
@@ -245,7 +249,7 @@ class LabelStudio:
         except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: there is no host of that name
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
         except ImageRefused as error:  # only where it is not trusted
-            raise LabelStudioUnreachable(f"Label Studio: {error} Or set LABEL_STUDIO_URL to it.") from None
+            raise LabelStudioUnreachable(f"Label Studio: {error} Or {connect_command()}.") from None
 
     def _body(self, answer: Answer) -> bytes:
         if answer.status in (401, 403):
@@ -275,15 +279,55 @@ class LabelStudio:
         return access
 
     def _unauthorized(self) -> LabelStudioUnauthorized:
-        if not self.trusted:
-            reason = "wants a login, and is not the Label Studio that tokens are sent to. Set LABEL_STUDIO_URL to it"
-        elif not self._login:
-            reason = "wants a login. Set LABEL_STUDIO_API_KEY to a personal access token"
+        if not self._login:
+            reason = "wants a login"
         elif self._login.is_personal:
-            reason = "takes our personal access token no more. Set LABEL_STUDIO_API_KEY to a new one"
+            reason = "takes our personal access token no more: make a new one"
         else:
-            reason = "refuses our legacy token (off by default). Set LABEL_STUDIO_API_KEY to a personal access token"
-        return LabelStudioUnauthorized(f"Label Studio at {self.origin} {reason}.")
+            reason = "refuses our legacy token (off by default)"
+        return LabelStudioUnauthorized(f"Label Studio at {self.origin} {reason}. To give it one, {connect_command()}.")
+
+
+def open_label_studio(
+    settings: Settings, base_url: str, token: str | None, *, trusted: bool = True, hostname: str = ""
+) -> LabelStudio:
+    """A client with the settings' limits and allowed hosts.
+
+    Args:
+        settings: limits, and which internal hosts images may come from.
+        base_url: its address; for a project, these three are what `connection_of` decided.
+        token: legacy token or personal access token; None: none.
+        trusted: see `LabelStudio`.
+        hostname: what it calls itself in `/setup`; "": not known.
+
+    Raises:
+        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
+    """
+    limits = FetchLimits(
+        max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
+    )
+    guard = AddressGuard.parse(settings.allowed_image_hosts)
+    known_as = [hostname] if hostname else []
+    return LabelStudio(base_url, token, trusted=trusted, known_as=known_as, limits=limits, guard=guard)
+
+
+def connect_command(project: int | None = None) -> str:
+    """What to run so that a project's Label Studio is trusted and gets a token that it takes."""
+    number = "NUMBER" if project is None else project
+    return (
+        f"run `ram-backend connect --project {number}` with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY (a personal"
+        " access token)"
+    )
+
+
+def takes_token(label_studio: LabelStudio) -> bool:
+    """Whether Label Studio answers and takes the client's token."""
+    try:
+        return bool(label_studio.whoami())
+    except RamError:
+        return False
+    finally:
+        label_studio.close()
 
 
 def _origins(urls: Iterable[str]) -> Iterable[Origin]:

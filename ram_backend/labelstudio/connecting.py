@@ -7,6 +7,7 @@ and shows predictions by the project's version, which is the backend's title at 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,7 +169,13 @@ class Connecting:
         backend = next(each for each in self._api.backends() if each.url.rstrip("/") == self._url)
         if backend.state in ("DI", "ER") or not backend.model_version:
             said = f": {backend.error.rstrip('.')}" if backend.error else ""
-            remedy = LOGIN if "401" in said else UNREACHED if backend.state == "DI" else "Look at the backend's log."
+            remedy = (
+                LOGIN
+                if _wants_login(backend.error or "")
+                else UNREACHED
+                if backend.state == "DI"
+                else "Look at the backend's log."
+            )
             raise NotAvailable(f"Label Studio can't use the backend {backend.url}{said}. {remedy}")
         return backend
 
@@ -228,10 +235,15 @@ def with_reasons(ask: Callable[[], None]) -> None:
         ask()
     except LabelStudioRefused as error:
         said = str(error)
-        if "HTTP 403" in said or "not allowed" in said or "reserved" in said:
+        if error.status == 403 or "not allowed" in error.detail or "reserved" in error.detail:
             raise LabelStudioRefused(f"{PRIVATE} ({said})") from None
-        if "authentication" in said or "401" in said:
+        if "authentication" in error.detail or _wants_login(error.detail):
             raise LabelStudioRefused(f"{said} {LOGIN}") from None
-        if "connect" in said.lower():
+        if "connect" in error.detail.lower():
             raise LabelStudioRefused(f"{said} {UNREACHED}") from None
         raise
+
+
+def _wants_login(detail: str) -> bool:
+    """Whether Label Studio passes on a 401 of the backend; ports and paths of addresses don't count."""
+    return re.search(r"\b401\b", re.sub(r"https?://\S+", "", detail)) is not None

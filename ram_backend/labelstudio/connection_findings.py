@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
+from ram_backend.images.guard import is_loopback
 from ram_backend.labelstudio.connecting import UNREACHED
 from ram_backend.labelstudio.connection_api import ProjectSwitches, Webhook
 from ram_backend.labelstudio.project_api import ConnectedBackend
@@ -62,15 +61,6 @@ def look_at(
     yield from _webhook(first, webhooks, secret, reconnect)
     yield from _leftovers(backends, webhooks, reconnect)
     yield from _shown(first, switches, f"{reconnect} --url {first.url}")
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is that of the very machine, or container, that asks."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _state(backend: ConnectedBackend, reconnect: str) -> Found:

@@ -54,7 +54,7 @@ class PrelabelApi(ProjectApi):
         lacking = _filter("predictions_model_versions", "not_contains", "List", [version])
         if among is None:
             unsaid = [_filter("total_annotations", "equal", "Number", 0)] if unlabelled else []
-            for task in self._after_all([lacking, *unsaid], fields="task_only"):
+            for task in self._after(lacking, *unsaid, fields="task_only"):
                 yield task.id
             return
         for start in range(0, len(among), PAGE):
@@ -76,11 +76,11 @@ class PrelabelApi(ProjectApi):
     def has_any(self, version: str) -> bool:
         """Whether any task of the project has a prediction of that version."""
         there = _filter("predictions_model_versions", "contains", "List", [version])
-        return next(self._after_all([there], fields="task_only"), None) is not None
+        return next(self._after(there, fields="task_only"), None) is not None
 
     def failed(self, version: str) -> Iterator[TaskPredictions]:
         """What tasks have whose prediction of that version is empty because their image could not be had."""
-        for task in self._after_all([_filter("predictions_results", "equal", "String", "[]")]):
+        for task in self._after(_filter("predictions_results", "equal", "String", "[]")):
             found = TaskPredictions.of(task, version)
             if found.failed:
                 yield found
@@ -92,18 +92,6 @@ class PrelabelApi(ProjectApi):
     def delete_prediction(self, number: int) -> None:
         """Deletes one prediction."""
         self.label_studio.send_json("DELETE", f"/api/predictions/{number}/")
-
-    def _after_all(self, conditions: Sequence[Mapping[str, Any]], fields: str = "all") -> Iterator[ListedTask]:
-        last = 0
-        while True:
-            items = [*conditions, _filter("id", "greater", "Number", last)]
-            query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
-            page = sorted({task.id: task for task in self._page(query, fields)}.values(), key=lambda task: task.id)
-            page = [task for task in page if task.id > last]
-            if not page:
-                return
-            yield from page
-            last = page[-1].id
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:

@@ -180,12 +180,17 @@ class ProjectApi:
         body = {"selectedItems": {"all": False, "included": list(tasks)}}
         self.label_studio.send_json("POST", f"/api/dm/actions?{query}", body, seconds=RETRIEVING_SECONDS)
 
-    def _after(self, condition: Mapping[str, Any], fields: str = "all") -> Iterator[ListedTask]:
+    def _after(self, *conditions: Mapping[str, Any], fields: str = "all") -> Iterator[ListedTask]:
+        """Pages through the tasks that meet all conditions, by keyset: each page begins after the last number seen.
+
+        Raises:
+            LabelStudioUnreachable: also where pages come in another order, since tasks would then be skipped.
+        """
         last = 0
         while True:
-            items = [condition, _filter("id", "greater", last)]
+            items = [*conditions, _filter("id", "greater", last)]
             query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
-            page = self._page(query, fields)
+            page = list({task.id: task for task in self._page(query, fields)}.values())
             if not page:
                 return
             if page[0].id <= last or any(one.id >= other.id for one, other in pairwise(page)):

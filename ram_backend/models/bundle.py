@@ -5,6 +5,7 @@
     label_embeddings.safetensors   see `label_embeddings.py`
     vocabulary.json                the tags, with their thresholds
     calibration.safetensors        optional, see `calibration.py`
+    captioner.safetensors          the captioner's weights by their official names; tagging never reads it
 
 What is in a bundle never changes: another model is another bundle.
 """
@@ -32,6 +33,7 @@ from ram_backend.vocabulary.tags import Vocabulary
 FORMAT = 1
 MANIFEST = "bundle.json"
 NETWORK = "network.safetensors"
+CAPTIONER = "captioner.safetensors"
 VOCABULARY = "vocabulary.json"
 STARTER = "starter"
 """Name of the bundle that installs itself."""
@@ -69,6 +71,17 @@ class Bundle:
     text_encoder: str | None
     new_tag_threshold: float
     manifest: Mapping[str, Any]
+
+    @property
+    def lacks_captioner(self) -> str | None:
+        """Why the bundle can't write captions, and what to do; None: it has a captioner's weights."""
+        if CAPTIONER in self.manifest["files"]:
+            return None
+        if self.kind in ("starter", "ram_plus"):
+            return "this model has no captioner: import RAM or Tag2Text for captions"
+        if "captioner_keys" in self.manifest.get("provenance", {}):
+            return "the imported file had none: import the authors' file again under another name"
+        return "it was imported before they were kept: import the file again under another name"
 
 
 def open_bundle(path: Path) -> Bundle:

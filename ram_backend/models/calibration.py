@@ -1,4 +1,4 @@
-"""From logits to scores: one strictly increasing curve per tag."""
+"""Platt scaling per tag: from logits to scores by one strictly increasing curve each."""
 
 from __future__ import annotations
 

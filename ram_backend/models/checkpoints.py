@@ -1,4 +1,4 @@
-"""Official weight files: opened without running their code or filling memory, and checked key by key."""
+"""Reader of official weight files: runs no code of theirs, maps their tensors, checks every key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Checkpoint:
         architecture: its numbers.
         descriptions: label embeddings per tag.
         weights: by official name, float32.
-        dropped: what else was in the file: entries beside the weights, keys of the captioner, keys that a model
+        captioner: tensors of the captioner by official name, float32, without second names of the same tensor; empty
+            in RAM++.
+        dropped: what else was in the file: entries beside the weights, second names of tensors, keys that a model
             computes itself, and unknown keys that were allowed.
     """
 
@@ -40,6 +42,7 @@ class Checkpoint:
     architecture: Architecture
     descriptions: int
     weights: Mapping[str, Tensor]
+    captioner: Mapping[str, Tensor]
     dropped: Mapping[str, Any]
 
 
@@ -83,10 +86,13 @@ def open_checkpoint(
     dropped = {
         "beside_weights": beside,
         "structural_keys": len(groups.structural),
-        "caption_keys": len(groups.caption),
+        "tied_keys": groups.tied,
         "extra_keys": sorted(groups.weights.keys() - expected.keys()),
     }
-    return Checkpoint(kind, architecture, each, {key: groups.weights[key] for key in expected}, dropped)
+    for key, tensor in groups.caption.items():
+        _check_type(file, key, tensor)
+    kept = {key: groups.weights[key] for key in expected}
+    return Checkpoint(kind, architecture, each, kept, groups.caption, dropped)
 
 
 def check_finite(file: Path, key: str, tensor: Tensor) -> None:
@@ -105,7 +111,8 @@ def check_finite(file: Path, key: str, tensor: Tensor) -> None:
 class _Groups:
     weights: dict[str, Tensor]
     structural: list[str]
-    caption: list[str]
+    caption: dict[str, Tensor]
+    tied: int = 0
 
 
 def _load(file: Path) -> Any:
@@ -152,16 +159,22 @@ def _state_dict(file: Path, entries: Any) -> tuple[Mapping[str, Tensor], list[st
 
 
 def _sort_keys(state: Mapping[str, Tensor]) -> _Groups:
-    groups = _Groups({}, [], [])
+    weights: dict[str, Tensor] = {}
+    structural: list[str] = []
+    caption: dict[str, Tensor] = {}
+    tied = 0
     for key, tensor in state.items():
         name = official.modern_name(key)
         if official.is_structural(name):
-            groups.structural.append(key)
+            structural.append(key)
         elif name.startswith(official.CAPTION_PREFIXES):
-            groups.caption.append(key)
+            if official.is_tied(name):
+                tied += 1
+            else:
+                caption[name] = tensor
         elif name == key or name not in state:
-            groups.weights[name] = tensor
-    return groups
+            weights[name] = tensor
+    return _Groups(weights, structural, caption, tied)
 
 
 def _check_keys(
@@ -207,6 +220,10 @@ def _check_tensor(file: Path, key: str, tensor: Tensor, shape: official.Shape) -
         )
     if found != shape:
         raise CheckpointError(f"{file}: key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
+    _check_type(file, key, tensor)
+
+
+def _check_type(file: Path, key: str, tensor: Tensor) -> None:
     if tensor.dtype != torch.float32:
         raise CheckpointError(
             f"{file}: key {key!r} is {str(tensor.dtype).removeprefix('torch.')}, float32 is needed:"
@@ -217,6 +234,3 @@ def _check_tensor(file: Path, key: str, tensor: Tensor, shape: official.Shape) -
 def _listed(keys: Sequence[str]) -> str:
     shown = ", ".join(repr(key) for key in keys[:_SHOWN])
     return f"{shown} and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else shown
-
-
-__all__ = ["Checkpoint", "check_finite", "open_checkpoint"]

@@ -1,12 +1,12 @@
-"""What a project's version changes about a bundle: per tag a few numbers on top of what the bundle already computes.
+"""Linear adapter on the bundle's log-odds: what a project's version changes about the tags that it names.
 
-A tag's logit under a delta is
+A tag's log-odds under a delta are
 
-    logit = trust * z + features . weight + bias
+    base_scale * base_log_odds + features . weight + bias
 
-where z is the log-odds that the bundle itself gives the tag (its logit after the bundle's calibration) and `features`
-describe the image as a whole. So a delta costs one small matrix product, needs no network of its own, and can't touch
-tags that it doesn't name.
+where `base_log_odds` are those that the bundle itself gives the tag (its logit after the bundle's calibration) and
+`features` describe the image as a whole. So a delta costs one small matrix product, needs no network of its own, and
+can't touch tags that it doesn't name.
 
 Shapes: N images, K tags of the delta, T tokens of width D, F feature width.
 """
@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import BundleDamaged, VersionDamaged
-from ram_backend.models.calibration import Calibration
+from ram_backend.errors import VersionDamaged
 
 FloatArray = NDArray[np.float32]
 
-TENSORS = ("trust", "weight", "bias", "slope", "offset", "thresholds")
+TENSORS = ("base_scale", "weight", "bias", "thresholds")
 """Names of the arrays that `Delta.to_tensors` gives."""
+_OLD_TENSORS = ("trust", "weight", "bias", "slope", "offset", "thresholds")
+"""Those of versions that were written when a delta had a calibration of its own."""
 
 
 def features_of(tokens: NDArray[np.float32] | NDArray[np.float16]) -> FloatArray:
@@ -51,10 +52,9 @@ class Delta:
 
     Attributes:
         tags: K distinct texts, as the tagger is asked for them.
-        trust: (K,) float32 above 0, factor on the bundle's log-odds.
+        base_scale: (K,) float32 above 0, factor on the bundle's log-odds.
         weight: (K, F) float32 on `features_of(tokens)`.
         bias: (K,) float32.
-        calibration: from the delta's logits to scores, K tags.
         thresholds: (K,) float32 in [0, 1): a tag is on where its score is strictly above.
 
     Raises:
@@ -62,28 +62,27 @@ class Delta:
     """
 
     tags: tuple[str, ...]
-    trust: FloatArray
+    base_scale: FloatArray
     weight: FloatArray
     bias: FloatArray
-    calibration: Calibration
     thresholds: FloatArray
 
     def __post_init__(self) -> None:
-        for name in ("trust", "weight", "bias", "thresholds"):
+        for name in ("base_scale", "weight", "bias", "thresholds"):
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float32))
         count = len(self.tags)
         if len(set(self.tags)) != count or not all(isinstance(tag, str) and tag for tag in self.tags):
             raise _damaged("names a tag twice, or an empty one")
-        if self.weight.ndim != 2 or len(self.weight) != count or len(self.calibration) != count:
+        if self.weight.ndim != 2 or len(self.weight) != count:
             raise _damaged(f"is for {count} tags, but has weights {self.weight.shape}")
-        for name in ("trust", "bias", "thresholds"):
+        for name in ("base_scale", "bias", "thresholds"):
             if getattr(self, name).shape != (count,):
                 raise _damaged(f"is for {count} tags, but has {name} {getattr(self, name).shape}")
-        for name in ("trust", "weight", "bias", "thresholds"):
+        for name in ("base_scale", "weight", "bias", "thresholds"):
             if not np.isfinite(getattr(self, name)).all():
                 raise _damaged(f"has {name} that are not finite")
-        if (self.trust <= 0).any():
-            raise _damaged("has a trust that is not above 0")
+        if (self.base_scale <= 0).any():
+            raise _damaged("has a base_scale that is not above 0")
         if ((self.thresholds < 0) | (self.thresholds >= 1)).any():
             raise _damaged("has a threshold outside [0, 1)")
 
@@ -93,10 +92,9 @@ class Delta:
         count = len(tags)
         return cls(
             tags=tuple(tags),
-            trust=np.ones(count, dtype=np.float32),
+            base_scale=np.ones(count, dtype=np.float32),
             weight=np.zeros((count, width), dtype=np.float32),
             bias=np.zeros(count, dtype=np.float32),
-            calibration=Calibration.identity(count),
             thresholds=thresholds,
         )
 
@@ -108,71 +106,69 @@ class Delta:
         """F."""
         return int(self.weight.shape[1])
 
-    def logits(self, z: FloatArray, features: FloatArray) -> FloatArray:
-        """Logits before the delta's calibration.
+    def log_odds(self, base_log_odds: FloatArray, features: FloatArray) -> FloatArray:
+        """Calibrated log-odds under the delta.
 
         Args:
-            z: (N, K) the bundle's calibrated log-odds of the delta's tags.
+            base_log_odds: (N, K) the bundle's calibrated log-odds of the delta's tags.
             features: (N, F), see `features_of`.
 
         Returns:
             (N, K) float32.
         """
-        found: FloatArray = (z * self.trust + features @ self.weight.T + self.bias).astype(np.float32)
-        return found
-
-    def log_odds(self, z: FloatArray, features: FloatArray) -> FloatArray:
-        """Calibrated log-odds (N, K): what `z` is for the bundle; arguments as in `logits`."""
-        return self.calibration.log_odds(self.logits(z, features))
+        found = base_log_odds * self.base_scale + features @ self.weight.T + self.bias
+        return np.asarray(found, dtype=np.float32)
 
     def take(self, rows: Sequence[int]) -> Delta:
         """The delta of a selection of its tags, in that order."""
         places = list(rows)
         return Delta(
             tags=tuple(self.tags[row] for row in places),
-            trust=self.trust[places],
+            base_scale=self.base_scale[places],
             weight=self.weight[places],
             bias=self.bias[places],
-            calibration=self.calibration.take(places),
             thresholds=self.thresholds[places],
         )
 
     def to_tensors(self) -> dict[str, FloatArray]:
         """All numbers by the names in `TENSORS`, float32; the tags are not among them."""
-        return {
-            "trust": self.trust,
-            "weight": self.weight,
-            "bias": self.bias,
-            "slope": self.calibration.slope,
-            "offset": self.calibration.offset,
-            "thresholds": self.thresholds,
-        }
+        return {name: getattr(self, name) for name in TENSORS}
 
     @classmethod
     def from_tensors(cls, tags: Sequence[str], tensors: Mapping[str, FloatArray]) -> Delta:
-        """The delta that `to_tensors` took apart.
+        """The delta that `to_tensors` took apart, now or when a delta had a calibration of its own.
 
         Raises:
             VersionDamaged: an array is missing or superfluous, is not float32, has a wrong shape, or holds a number
                 that can't be.
         """
-        if set(tensors) != set(TENSORS):
-            raise _damaged(f"has the arrays {sorted(tensors)} instead of {sorted(TENSORS)}")
-        wrong = next((name for name in TENSORS if tensors[name].dtype != np.float32), None)
+        names = _OLD_TENSORS if "trust" in tensors else TENSORS
+        if set(tensors) != set(names):
+            raise _damaged(f"has the arrays {sorted(tensors)} instead of {sorted(names)}")
+        wrong = next((name for name in names if tensors[name].dtype != np.float32), None)
         if wrong is not None:
             raise _damaged(f"has {wrong} as {tensors[wrong].dtype} instead of float32")
-        try:
-            calibration = Calibration(tensors["slope"], tensors["offset"])
-        except BundleDamaged:
-            raise _damaged("has a calibration whose slopes and offsets don't fit or are not finite") from None
-        return cls(
-            tags=tuple(tags),
-            trust=tensors["trust"],
-            weight=tensors["weight"],
-            bias=tensors["bias"],
-            calibration=calibration,
-            thresholds=tensors["thresholds"],
-        )
+        return cls(tags=tuple(tags), **(_without_calibration(tensors) if names is _OLD_TENSORS else tensors))
+
+
+def _without_calibration(tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """The old arrays with their calibration, slope * logit + offset, folded into the numbers that make the logit.
+
+    Raises:
+        VersionDamaged: slopes or offsets that aren't one per tag, or slopes that aren't finite and above 0.
+    """
+    trust, bias, slope, offset = (tensors[name] for name in ("trust", "bias", "slope", "offset"))
+    weight = tensors["weight"]
+    if weight.ndim != 2 or any(each.shape != (len(weight),) for each in (trust, bias, slope, offset)):
+        raise _damaged("has a trust, bias, slope or offset that isn't one number per row of its weights")
+    if not (np.isfinite(slope).all() and (slope > 0).all()):
+        raise _damaged("has a slope that is not finite or not above 0")
+    return {
+        "base_scale": trust * slope,
+        "weight": weight * slope[:, None],
+        "bias": bias * slope + offset,
+        "thresholds": tensors["thresholds"],
+    }
 
 
 def _damaged(what: str) -> VersionDamaged:

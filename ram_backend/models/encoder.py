@@ -1,4 +1,4 @@
-"""The image encoder of RAM, RAM++ and Tag2Text: timm's Swin, a mean token in front, and an optional projection."""
+"""Swin encoder of RAM, RAM++ and Tag2Text: timm's Swin, a mean token in front, and an optional projection."""
 
 from __future__ import annotations
 

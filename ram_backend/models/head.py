@@ -1,4 +1,4 @@
-"""The one tagging head: tag queries that attend to image tokens, and never to each other.
+"""Tagging head: cross-attention from tag queries to image tokens, without attention between queries.
 
 RAM, RAM++, Tag2Text and the starter differ only in their `HeadConfig`. A layer is a post-norm transformer layer without
 self-attention (RAM paper, section 3.2; "Recognize Anything", Zhang et al. 2023):

@@ -1,4 +1,4 @@
-"""The authors' released files: where they are, and how they get here.
+"""Download of the authors' released files from the hub, resumed where it stopped.
 
 Weights come from the Hugging Face hub through its own client (resume, checksums, mirrors by HF_ENDPOINT); tag lists and
 thresholds are small text files in the authors' code repository. Every address can be replaced, also by a local file.

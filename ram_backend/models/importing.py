@@ -1,4 +1,4 @@
-"""From an official weight file and its tag list to a bundle."""
+"""Import of an official weight file and its tag list as a bundle, with all of its parts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ram_backend import __version__
 from ram_backend.errors import CheckpointError
 from ram_backend.models import label_embeddings, official
 from ram_backend.models.bundle import (
+    CAPTIONER,
     NETWORK,
     VOCABULARY,
     Bundle,
@@ -109,6 +110,7 @@ def import_checkpoint(
             "sources": sources,
             "origin": origin,
             "dropped": dict(checkpoint.dropped),
+            "captioner_keys": len(checkpoint.captioner),
             "deleted_tags": list(TAG2TEXT_DELETED)
             if _is_released_list(checkpoint.kind, len(plain), thresholds)
             else [],
@@ -142,20 +144,20 @@ def _source(path: Path) -> dict[str, Any]:
 
 
 def _write_tensors(file: Path, checkpoint: Checkpoint, directory: Path, *, tags: int) -> None:
-    """Writes both weight files; safetensors copies from the mapped file straight into the new one."""
+    """Writes the weight files; safetensors copies from the mapped file straight into the new ones."""
     network: dict[str, Tensor] = {}
-    label = official.label_key(checkpoint.kind)
-    for key, tensor in checkpoint.weights.items():
+    names = official.our_names(checkpoint.kind, checkpoint.architecture)
+    for key, tensor in {**checkpoint.weights, **checkpoint.captioner}.items():
         check_finite(file, key, tensor)
-        if key != label:
-            # Tag2Text's classifier has a leading 1 in both of its tensors
-            values = tensor[0] if key in {"fc.W", "fc.b"} else tensor
-            network[official.our_name(key)] = _alone(values)
+        if key in names:
+            network[names[key]] = _alone(tensor[0] if key in official.PER_TAG_CLASSIFIER else tensor)
     counts = torch.full((tags,), checkpoint.descriptions, dtype=torch.int32)
-    labels = {"rows": _alone(checkpoint.weights[label]), "counts": counts}
+    labels = {"rows": _alone(checkpoint.weights[official.label_key(checkpoint.kind)]), "counts": counts}
     try:
         save_file(network, directory / NETWORK)
         save_file(labels, directory / label_embeddings.FILE)
+        if checkpoint.captioner:
+            save_file({key: _alone(tensor) for key, tensor in checkpoint.captioner.items()}, directory / CAPTIONER)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory.parent}: no room for the bundle ({error}): make some, or set RAM_DATA_DIR."
@@ -166,6 +168,3 @@ def _alone(tensor: Tensor) -> Tensor:
     """The tensor itself where it fills its storage, as usual; a copy where it is a part of a larger one."""
     tensor = tensor.contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-__all__ = ["import_checkpoint"]

@@ -1,4 +1,4 @@
-"""The label embeddings of a bundle: on disk, mapped into memory, only the asked tags' rows read."""
+"""Memory-mapped label embeddings of a bundle: only the asked tags' rows are read."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ram_backend.models.bundle import Bundle
 
 Device = Literal["cpu", "cuda", "auto"]
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Precision = Literal["fp32", "bf16", "fp16", "auto", "force-bf16", "force-fp16"]
 
 
 class Queries(Protocol):
@@ -60,7 +60,8 @@ def load_network(
     Args:
         bundle: what to load.
         device: "auto" takes a CUDA device where there is one.
-        precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it.
+        precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it. What this
+            CPU only emulates (8 to 9 times slower than fp32) is replaced by fp32 with a warning, unless it is forced.
         threads: CPU threads for inference; None leaves the engine's default.
 
     Raises:

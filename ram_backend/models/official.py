@@ -1,6 +1,6 @@
-"""What is in the authors' weight files: key names, shapes, and where each tensor goes in ours.
+"""Key names and shapes of the authors' weight files, and where each tensor goes in ours.
 
-Key families and shapes are those of the official package; the numbers of a network are read from the shapes.
+Shapes are read off our own network on torch's meta device; the numbers of a network are read from a file's shapes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import torch
 
 from ram_backend.errors import CheckpointError
 from ram_backend.models.bundle import Kind
 from ram_backend.models.encoder import SwinConfig
 from ram_backend.models.head import HeadConfig
-from ram_backend.models.ram import Architecture
+from ram_backend.models.ram import Architecture, TaggingNetwork
 
 Shape = tuple[int, ...]
 
@@ -25,6 +28,12 @@ HEADS = 4
 """Attention heads of the tagging head, in all three models. Not to be seen in any shape."""
 
 CAPTION_PREFIXES = ("tag_encoder.", "text_decoder.")
+_TIED = re.compile(
+    r"tag_encoder\.encoder\.layer\.[01]\.(crossattention|intermediate|output)\.|text_decoder\.cls\.predictions\.decoder\."
+)
+PER_TAG_CLASSIFIER = ("fc.W", "fc.b")
+"""Tag2Text's classifier, which has a leading axis of length 1 in both of its tensors."""
+
 _STRUCTURAL = ("relative_position_index", "attn_mask", "position_ids")
 _SWIN = "visual_encoder"
 _LAYER = "tagging_head.encoder.layer"
@@ -50,6 +59,15 @@ def modern_name(key: str) -> str:
 def is_structural(key: str) -> bool:
     """Whether a model computes this tensor itself, so that its values in the file don't matter."""
     return any(part in key for part in _STRUCTURAL)
+
+
+def is_tied(key: str) -> bool:
+    """Whether a tensor of the captioner is another one under a second name.
+
+    Layers 0 and 1 of the tag encoder share all but self-attention with the tagging head, the decoder's last layer is
+    the decoder's word embeddings (and its bias `text_decoder.cls.predictions.bias`).
+    """
+    return _TIED.match(key) is not None
 
 
 def label_key(kind: Kind) -> str:
@@ -150,83 +168,50 @@ def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descripti
         tags: number of tags.
         descriptions: label embeddings per tag (RAM++).
     """
-    head, encoder = architecture.head, architecture.encoder
-    shapes = _swin_shapes(encoder)
-    hidden, width, inner = head.hidden, head.token_width, head.intermediate
-    for layer in range(head.layers):
-        at = f"{_LAYER}.{layer}"
-        for name, fan in (("query", hidden), ("key", width), ("value", width)):
-            shapes |= _linear(f"{at}.crossattention.self.{name}", hidden, fan)
-        shapes |= _linear(f"{at}.crossattention.output.dense", hidden, hidden)
-        shapes |= _norm(f"{at}.crossattention.output.LayerNorm", hidden)
-        shapes |= _linear(f"{at}.intermediate.dense", inner, hidden)
-        shapes |= _linear(f"{at}.output.dense", hidden, inner)
-        shapes |= _norm(f"{at}.output.LayerNorm", hidden)
-    labels = tags * descriptions if architecture.reweight else tags
-    shapes[label_key(kind)] = (labels, head.query_input_width)
-    if kind == "tag2text":
-        return shapes | {"fc.W": (1, tags, hidden), "fc.b": (1, tags)}
-    shapes |= _linear("image_proj", width, encoder.swin_width)
-    shapes |= _linear("wordvec_proj", hidden, head.query_input_width)
-    shapes |= _linear("fc", 1, hidden)
-    return shapes | ({"reweight_scale": ()} if architecture.reweight else {})
+    shapes = {}
+    for key, (_, shape) in _tensors(kind, architecture).items():
+        shapes[key] = (1, *shape) if key in PER_TAG_CLASSIFIER else shape
+    rows = tags * descriptions if architecture.reweight else tags
+    return shapes | {label_key(kind): (rows, architecture.head.query_input_width)}
 
 
-def _swin_shapes(config: SwinConfig) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {f"{_SWIN}.patch_embed.proj.weight": (config.embed, 3, config.patch, config.patch)}
-    shapes[f"{_SWIN}.patch_embed.proj.bias"] = (config.embed,)
-    shapes |= _norm(f"{_SWIN}.patch_embed.norm", config.embed)
-    for stage, depth in enumerate(config.depths):
-        width = config.embed * 2**stage
-        inner = round(width * config.mlp_ratio)
-        for block in range(depth):
-            at = f"{_SWIN}.layers.{stage}.blocks.{block}"
-            shapes |= _norm(f"{at}.norm1", width) | _norm(f"{at}.norm2", width)
-            shapes |= _linear(f"{at}.attn.qkv", 3 * width, width) | _linear(f"{at}.attn.proj", width, width)
-            shapes |= _linear(f"{at}.mlp.fc1", inner, width) | _linear(f"{at}.mlp.fc2", width, inner)
-            shapes[f"{at}.attn.relative_position_bias_table"] = ((2 * config.window - 1) ** 2, config.heads[stage])
-        if stage < len(config.depths) - 1:
-            at = f"{_SWIN}.layers.{stage}.downsample"
-            shapes |= _norm(f"{at}.norm", 4 * width) | {f"{at}.reduction.weight": (2 * width, 4 * width)}
-    return shapes | _norm(f"{_SWIN}.norm", config.swin_width)
+def our_names(kind: Kind, architecture: Architecture) -> dict[str, str]:
+    """Where each tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
+    return {key: name for key, (name, _) in _tensors(kind, architecture).items()}
 
 
-def _linear(key: str, out: int, fan: int) -> dict[str, Shape]:
-    return {f"{key}.weight": (out, fan), f"{key}.bias": (out,)}
+@lru_cache(maxsize=8)
+def _tensors(kind: Kind, architecture: Architecture) -> dict[str, tuple[str, Shape]]:
+    """Official key -> (our key, shape), from a network on torch's meta device: it has shapes and no memory."""
+    with torch.device("meta"):
+        state = TaggingNetwork(architecture).state_dict()
+    return {_official_name(kind, name): (name, tuple(tensor.shape)) for name, tensor in state.items()}
 
 
-def _norm(key: str, width: int) -> dict[str, Shape]:
-    return {f"{key}.weight": (width,), f"{key}.bias": (width,)}
+_HEAD_PARTS = {
+    **{part: f"crossattention.self.{part}" for part in ("query", "key", "value")},
+    "attention_output": "crossattention.output.dense",
+    "attention_norm": "crossattention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
 
 
-_PARTS = (
-    ("crossattention.self.", ""),
-    ("crossattention.output.dense", "attention_output"),
-    ("crossattention.output.LayerNorm", "attention_norm"),
-    ("intermediate.dense", "up"),
-    ("output.dense", "down"),
-    ("output.LayerNorm", "output_norm"),
-)
-
-
-def our_name(key: str) -> str:
-    """Where a tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
-    if key.startswith(f"{_SWIN}."):
-        name = key.removeprefix(f"{_SWIN}.")
+def _official_name(kind: Kind, name: str) -> str:
+    """Inverse of `our_names` for one key."""
+    if name.startswith("encoder.swin."):
         # timm merges patches at the start of the next stage, the official code at the end of the one before
-        return "encoder.swin." + re.sub(
-            r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name
-        )
-    if key.startswith(f"{_LAYER}."):
-        layer, _, rest = key.removeprefix(f"{_LAYER}.").partition(".")
-        old, new = next(part for part in _PARTS if rest.startswith(part[0]))
-        return f"head.layers.{layer}.{new}{rest.removeprefix(old)}"
-    for old, new in (("image_proj", "encoder.projection"), ("wordvec_proj", "head.projection")):
-        if key.startswith(f"{old}."):
-            return new + key.removeprefix(old)
-    return {
-        "fc.weight": "head.classifier.weight",
-        "fc.bias": "head.classifier.bias",
-        "fc.W": "head.classifier.weight",
-        "fc.b": "head.classifier.bias",
-    }.get(key, key)
+        merging = re.compile(r"^layers\.(\d+)\.downsample")
+        rest = merging.sub(lambda at: f"layers.{int(at[1]) - 1}.downsample", name.removeprefix("encoder.swin."))
+        return f"{_SWIN}.{rest}"
+    if name.startswith("head.layers."):
+        _, _, layer, part, value = name.split(".")
+        return f"{_LAYER}.{layer}.{_HEAD_PARTS[part]}.{value}"
+    if kind == "tag2text" and name.startswith("head.classifier."):
+        return "fc.W" if name.endswith("weight") else "fc.b"
+    for ours, official in (
+        ("encoder.projection", "image_proj"), ("head.projection", "wordvec_proj"), ("head.classifier", "fc"),
+    ):  # fmt: skip
+        name = name.replace(f"{ours}.", f"{official}.")
+    return name

@@ -1,4 +1,4 @@
-"""From a PIL image to the float array that a network takes. numpy and Pillow only."""
+"""Image preprocessing: resize, normalise, PIL image to float array; numpy and Pillow only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundles of a data folder: which there are, and how to get at one by its name."""
+"""Registry of the bundles in a data folder: list them, open one by its name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""RAM, RAM++ and Tag2Text on torch, for inference: device, precision, and only the asked tags' rows."""
+"""Inference of RAM, RAM++ and Tag2Text on torch: device, mixed precision, thread count, selected tags only."""
 
 from __future__ import annotations
 
 import copy
+import logging
+import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +35,7 @@ RESIDENT_ROWS = 512 * 51
 
 Entry = int | NDArray[np.float32]
 FixedPrecision = Literal["fp32", "bf16", "fp16"]
+_log = logging.getLogger(__name__)
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,7 +50,7 @@ class FixedQueries:
 
 
 @dataclass(frozen=True)
-class DescribedTags:
+class ImageDependentQueries:
     """Tags whose queries depend on the image (RAM++): their rows, in memory if they are few."""
 
     entries: tuple[Entry, ...]
@@ -123,7 +126,7 @@ class TorchNetwork:
         return tokens.float().cpu().numpy()
 
     @torch.inference_mode()
-    def select(self, tags: Sequence[Entry]) -> FixedQueries | DescribedTags:
+    def select(self, tags: Sequence[Entry]) -> FixedQueries | ImageDependentQueries:
         """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others.
 
         Raises:
@@ -134,7 +137,7 @@ class TorchNetwork:
         if self._module.reweight_scale is not None:
             rows = sum(int(self._labels.counts[entry]) if isinstance(entry, int) else len(entry) for entry in entries)
             resident = self._device.type != "cpu" or rows <= RESIDENT_ROWS
-            return DescribedTags(entries, self._descriptions(entries) if resident and entries else None)
+            return ImageDependentQueries(entries, self._descriptions(entries) if resident and entries else None)
         embeddings = self._label_rows(entries)
         if self._module.architecture.head.classifier == "shared":
             return FixedQueries(self._module.head.queries(embeddings))
@@ -142,7 +145,7 @@ class TorchNetwork:
         return FixedQueries(self._module.head.queries(embeddings, rows_of_tags))
 
     @torch.inference_mode()
-    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | DescribedTags) -> NDArray[np.float32]:
+    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | ImageDependentQueries) -> NDArray[np.float32]:
         """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
         result = np.empty((len(tokens), len(queries)), dtype=np.float32)
         if result.size == 0:
@@ -151,7 +154,7 @@ class TorchNetwork:
         with self._computing():
             memory = self._module.head.keys_values(seen)
         step = max(1, PAIRS_AT_ONCE // len(tokens))
-        if isinstance(queries, DescribedTags):
+        if isinstance(queries, ImageDependentQueries):
             step = min(step, DESCRIBED_AT_ONCE)
         for start in range(0, len(queries), step):
             part = slice(start, min(start + step, len(queries)))
@@ -163,7 +166,7 @@ class TorchNetwork:
             hidden = self._module.head.hidden_states(memory, queries)[-1]
         return self._module.head.classify(hidden.float(), queries)
 
-    def _part(self, queries: FixedQueries | DescribedTags, part: slice, tokens: Tensor) -> TagQueries:
+    def _part(self, queries: FixedQueries | ImageDependentQueries, part: slice, tokens: Tensor) -> TagQueries:
         if isinstance(queries, FixedQueries):
             return TagQueries(*(None if array is None else array[part] for array in queries.tags))  # type: ignore[arg-type]
         if queries.resident is None:
@@ -252,6 +255,14 @@ torch_threads = _ThreadCount()
 def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> TorchNetwork:
     """Implements `network.load_network` for RAM, RAM++ and Tag2Text; weights are mapped from the bundle's file."""
     place = _device(device)
+    fixed = _precision(precision, place)
+    if fixed == "fp32" and precision not in ("fp32", "auto"):
+        _log.warning(
+            "This CPU has no instructions for %s and would emulate it, many times slower than fp32: fp32 is used."
+            " Set RAM_PRECISION=auto, or force-%s to use it anyway.",
+            precision,
+            precision,
+        )
     module = load_module(bundle)
     labels = LabelEmbeddings.open(bundle.path)
     if len(labels) != len(bundle.vocabulary):
@@ -263,7 +274,7 @@ def load_torch_network(bundle: Bundle, *, device: str, precision: str, threads: 
         module,
         labels,
         device=place,
-        precision=_precision(precision, place),
+        precision=fixed,
         identity=bundle.digest[:16],
         new_tags=bundle.text_encoder is not None,
         threads=threads,
@@ -310,10 +321,22 @@ def _device(name: str) -> torch.device:
 
 
 def _precision(name: str, device: torch.device) -> FixedPrecision:
-    if name != "auto":
-        return cast(FixedPrecision, name)
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"
+    """The precision that is used where `name` is asked for."""
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
+    plain = cast(FixedPrecision, name.removeprefix("force-"))
+    return "fp32" if plain == name and device.type == "cpu" and _is_emulated(plain) else plain
+
+
+def _is_emulated(precision: FixedPrecision) -> bool:
+    """Whether this CPU has no instructions for products in that precision."""
+    if precision == "fp32":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        names = {"bf16": ("avx512_bf16", "amx_tile"), "fp16": ("amx_fp16",)}[precision]
+        return not any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in names)
+    return not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
 
 
 def _halve(module: TaggingNetwork, half: torch.dtype) -> None:

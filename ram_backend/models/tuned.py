@@ -1,11 +1,8 @@
-"""A tagging head that a project's training tuned: its file in a version, and the network that it makes of the bundle's.
+"""Fine-tuned tagging head of a version: its file, and the network that it makes of the bundle's.
 
-    head.safetensors            every tensor of the head; or
-    head_low_rank.safetensors   what is added to it: `<name>.a` (r, in) and `<name>.b` (out, r), whose product b a is
-                                added to the weight `<name>`
-
-The tuned network shares encoder, label embeddings and everything else with the bundle's network: a hundred projects
-cost a hundred heads. Its tokens are the bundle's, and so is its `encoder_id`. No import here loads torch.
+The file holds every tensor of the head by its name, or LoRA factors: `<name>.a` (r, in) and `<name>.b` (out, r), whose
+product b a is added to the bundle's weight `<name>`. The tuned network shares encoder, label embeddings and tokens
+with the bundle's, and so its `encoder_id`. No import here loads torch.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import BundleDamaged, VersionDamaged
+from ram_backend.errors import VersionDamaged
 from ram_backend.models.network import Network
 
 FloatArray = NDArray[np.float32]
@@ -31,7 +28,7 @@ _A, _B = ".a", ".b"
 
 
 class LowRank(NamedTuple):
-    """What low-rank tuning adds to a weight (out, in): `b @ a`.
+    """What LoRA adds to a weight (out, in): `b @ a`.
 
     Attributes:
         a: (r, in) float32.
@@ -58,9 +55,8 @@ def low_rank_files(factors: Mapping[str, LowRank]) -> dict[str, bytes]:
     """The file of a head that differs from the bundle's by a low-rank product per weight; `factors` by its name."""
     from safetensors.numpy import save
 
-    stored: dict[str, FloatArray] = {}
-    for name, pair in factors.items():
-        stored[f"{name}{_A}"], stored[f"{name}{_B}"] = np.ascontiguousarray(pair.a), np.ascontiguousarray(pair.b)
+    stored = {f"{name}{_A}": np.ascontiguousarray(pair.a) for name, pair in factors.items()}
+    stored |= {f"{name}{_B}": np.ascontiguousarray(pair.b) for name, pair in factors.items()}
     return {LOW_RANK_FILE: save(stored)}
 
 
@@ -81,16 +77,15 @@ def tuned_tensors(base: Tensors, files: Mapping[str, bytes]) -> dict[str, FloatA
     names = [name for name in TUNED_FILES if name in files]
     if len(names) != 1:
         raise _damaged(f"has {' and '.join(names) or 'no file of a tuned head'}, and one of {TUNED_FILES} is needed")
-    stored = _read(names[0], files[names[0]])
-    tensors = dict(stored) if names[0] == HEAD_FILE else _added(base, stored)
-    if set(tensors) != set(base):
-        odd = sorted(set(tensors) ^ set(base))
-        raise _damaged(f"holds another head than the bundle's: {odd[0]} is in one of them only")
-    for name, array in tensors.items():
-        if array.shape != base[name].shape:
-            raise _damaged(f"holds another head than the bundle's: {name} is {array.shape}, not {base[name].shape}")
-        if not np.isfinite(array).all():
-            raise _damaged(f"has values in {name} that are not finite")
+    tensors = _read(names[0], files[names[0]])
+    if names[0] == LOW_RANK_FILE:
+        tensors = _merged(base, tensors)
+    odd = sorted(set(tensors) ^ set(base)) or [name for name in base if tensors[name].shape != base[name].shape]
+    if odd:
+        raise _damaged(f"holds another head than the bundle's: they differ in {odd[0]}")
+    broken = next((name for name, array in tensors.items() if not np.isfinite(array).all()), None)
+    if broken is not None:
+        raise _damaged(f"has values in {broken} that are not finite")
     return tensors
 
 
@@ -105,33 +100,18 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
         A network whose tokens are the base's, with the same `encoder_id`; thread-safe as the base is.
 
     Raises:
-        VersionDamaged: see `tuned_tensors`; or the head computes something that is not finite.
-        BundleDamaged: the bundle's own head can't be read.
+        VersionDamaged: see `tuned_tensors`; or the network takes no head (the starter's was fine-tuned by earlier
+            releases), or the head computes something that is not finite.
     """
-    network = _with_head(base, files)
+    from ram_backend.models.torch_network import TorchNetwork
+
+    if not isinstance(base, TorchNetwork):
+        raise _damaged(f"brings a fine-tuned head, and a {type(base).__name__} takes none")
+    network = cast(Network, base.with_head(tuned_tensors(base.head_tensors(), files)))
     tokens = np.linspace(-1, 1, int(np.prod(base.token_shape)), dtype=np.float32).reshape(1, *base.token_shape)
     if not np.isfinite(network.logits(tokens, network.select([0]))).all():
         raise _damaged("has a head whose logits are not finite")
     return network
-
-
-def _with_head(base: Network, files: Mapping[str, bytes]) -> Network:
-    from ram_backend.models.starter.network import StarterNetwork
-
-    if isinstance(base, StarterNetwork):
-        from ram_backend.models.onnx_head import OnnxHead
-
-        head = OnnxHead(base.directory)
-        tensors = tuned_tensors(head.tensors(), files)
-        try:
-            return cast(Network, base.with_head(head.files(tensors)))
-        except BundleDamaged as error:
-            raise _damaged(f"has a head that doesn't run ({error})") from None
-    from ram_backend.models.torch_network import TorchNetwork
-
-    if not isinstance(base, TorchNetwork):
-        raise _damaged(f"brings a tagging head, and a {type(base).__name__} takes none")
-    return cast(Network, base.with_head(tuned_tensors(base.head_tensors(), files)))
 
 
 def _read(name: str, content: bytes) -> dict[str, FloatArray]:
@@ -148,19 +128,15 @@ def _read(name: str, content: bytes) -> dict[str, FloatArray]:
     return stored
 
 
-def _added(base: Tensors, stored: Tensors) -> dict[str, FloatArray]:
-    """The base's tensors plus the products of a low-rank file."""
+def _merged(base: Tensors, stored: Tensors) -> dict[str, FloatArray]:
+    """The base's tensors plus the products of LoRA factors."""
     tensors = {name: np.array(array) for name, array in base.items()}
     for name in {key.removesuffix(_A).removesuffix(_B) for key in stored}:
         a, b = stored.get(f"{name}{_A}"), stored.get(f"{name}{_B}")
-        if name not in tensors or a is None or b is None:
+        fit = name in tensors and a is not None and b is not None and a.ndim == b.ndim == 2
+        if not fit or b.shape[1] != len(a) or (len(b), a.shape[1]) != tensors[name].shape:  # type: ignore[union-attr, arg-type]
             raise _damaged(f"holds another head than the bundle's, or only a part of one: {name}")
-        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a) or (len(b), a.shape[1]) != tensors[name].shape:
-            raise _damaged(
-                f"holds another head than the bundle's: {name} is {tensors[name].shape}, its factors are {b.shape} and"
-                f" {a.shape}"
-            )
-        tensors[name] += b @ a
+        tensors[name] += b @ a  # type: ignore[operator]
     return tensors
 
 

@@ -1,4 +1,8 @@
-"""How a project's Label Studio is reached, and whether it may be sent credentials: pure."""
+"""Trust policy: which address and which token a project's Label Studio is asked with; pure.
+
+`LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned by a command. A host that only a
+`/setup` request named gets the token that this request brought, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,28 @@ from ram_backend.projects.project import Project
 
 
 @dataclass(frozen=True)
+class Pin:
+    """The Label Studio that is trusted where the settings name none.
+
+    Attributes:
+        host: its address, as `instance_of` writes it.
+        by_command: `connect` or `project pin-host` named it; False: the first `/setup` did, both ends on loopback.
+        token: what `connect` was given for it; None: nothing.
+    """
+
+    host: str
+    by_command: bool
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Connection:
     """How a project's Label Studio is reached.
 
     Attributes:
         base_url: its address; None: nobody has named one.
         token: what to authenticate with: a legacy token or a personal access token; None: nothing.
-        trusted: whether it may be sent the token, and internal addresses of it may be fetched.
+        trusted: whether internal addresses of it may be fetched.
     """
 
     base_url: str | None
@@ -22,18 +41,20 @@ class Connection:
     trusted: bool
 
 
-def connection_of(project: Project, *, pinned_host: str | None, url: str | None, api_key: str | None) -> Connection:
-    """The settings' address where there is one, else the project's own, trusted where it is the pinned one.
-
-    The token is the settings', else that of the project's `/setup`; there is none where the address is not trusted.
+def connection_of(project: Project, *, pin: Pin | None, url: str | None, api_key: str | None) -> Connection:
+    """The settings' address where there is one, else the address that the project's `/setup` named.
 
     Args:
         project: which one.
-        pinned_host: address of the pinned Label Studio, as `instance_of` writes it.
+        pin: the pinned Label Studio.
         url: Label Studio's address from the settings.
         api_key: the token from the settings.
     """
-    named = (url or "").strip().rstrip("/")
-    base = named or project.hostname or None
-    trusted = bool(named) or (base is not None and base == pinned_host)
-    return Connection(base, ((api_key or "").strip() or project.access_token) if trusted else None, trusted)
+    key, named = (api_key or "").strip(), (url or "").strip().rstrip("/")
+    if named:
+        return Connection(named, key or project.access_token, trusted=True)
+    if pin is None or project.hostname != pin.host:
+        return Connection(project.hostname or None, project.access_token, trusted=False)
+    if pin.by_command:
+        return Connection(pin.host, key or pin.token or project.access_token, trusted=True)
+    return Connection(pin.host, project.access_token, trusted=True)

@@ -5,10 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ColumnElement, Index, Integer, Text, UniqueConstraint, and_
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ColumnElement,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    and_,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database.base import Base, BigId, UtcDateTime
+from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 
 
@@ -69,3 +82,11 @@ class BackendRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     change: Mapped[int] = mapped_column(BigInteger)
     pinned_host: Mapped[str | None] = mapped_column(Text)
+    pinned_by_command: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    pinned_token: Mapped[str | None] = mapped_column(Text)
+
+    @property
+    def pin(self) -> Pin | None:
+        """The pinned Label Studio."""
+        host = self.pinned_host
+        return None if host is None else Pin(host, self.pinned_by_command, self.pinned_token)

@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, InputError, ProjectOptionsError
-from ram_backend.projects.connection import Connection, connection_of
+from ram_backend.images.guard import is_loopback
+from ram_backend.projects.connection import Connection, Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project, Setup
 from ram_backend.projects.table import Changes, ProjectTable
@@ -53,7 +54,8 @@ class ProjectStore:
     Args:
         database: not necessarily there yet.
         label_studio_url: Label Studio's address from the settings: where there is one, nothing is pinned.
-        label_studio_api_key: the token from the settings: where there is one, it wins over that of `/setup`.
+        label_studio_api_key: the token from the settings, for that address or a host pinned by command.
+        on_loopback: the server is reached from this machine only: the first `/setup` may pin a Label Studio on it.
         max_projects: `/setup` brings no more than so many, with `CHARACTERS_EACH` each on average.
         poll_s: seconds between two looks at the database.
     """
@@ -64,6 +66,7 @@ class ProjectStore:
         *,
         label_studio_url: str | None = None,
         label_studio_api_key: str | None = None,
+        on_loopback: bool = False,
         max_projects: int = 1000,
         poll_s: float = POLL_S,
     ) -> None:
@@ -71,13 +74,14 @@ class ProjectStore:
         self._table = ProjectTable(database)
         self._url = (label_studio_url or "").strip() or None
         self._api_key = label_studio_api_key
+        self._on_loopback = on_loopback
         self._max_projects = max_projects
         self._poll_s = poll_s
         self._lock = threading.Lock()  # around the fields below; never held while the database works
         self._view: dict[ProjectKey, Project] = {}
         self._pending: dict[ProjectKey, Setup] = {}
         self._latest: dict[tuple[int, int], ProjectKey] = {}
-        self._pinned: str | None = None
+        self._pinned: Pin | None = None
         self._to_pin: str | None = None
         self._change = -1
         self._loaded = False
@@ -99,6 +103,7 @@ class ProjectStore:
             open_database(settings),
             label_studio_url=settings.label_studio_url,
             label_studio_api_key=settings.label_studio_api_key,
+            on_loopback=is_loopback(settings.host),
             max_projects=settings.max_projects,
         )
         store.start()
@@ -134,13 +139,14 @@ class ProjectStore:
             return StoreHealth(self._health is None, self._health or f"{self._database.shown} answers", pending)
 
     @property
-    def pinned_host(self) -> str | None:
-        """The Label Studio that may be sent credentials where the settings name none; None: none, or not known yet.
+    def pin(self) -> Pin | None:
+        """The Label Studio that is trusted where the settings name none; None: none, or not known yet.
 
         The first host is taken at once where the database was seen to have no pin; should another process have been
         quicker, its pin holds from the next exchange on.
         """
-        return self._pinned or (self._to_pin if self._loaded else None)
+        first = self._to_pin
+        return self._pinned or (Pin(first, by_command=False) if first is not None and self._loaded else None)
 
     def upsert(
         self,
@@ -173,7 +179,8 @@ class ProjectStore:
                 self._pending[key] = pending
                 self._view[key] = after
                 self._wake.set()
-            if key.instance and self._url is None and self._pinned is None and self._to_pin is None:
+            both_on_loopback = self._on_loopback and is_loopback(key.instance)
+            if both_on_loopback and self._url is None and self._pinned is None and self._to_pin is None:
                 self._to_pin = key.instance
                 self._wake.set()
         if setup.error is not None:
@@ -198,17 +205,33 @@ class ProjectStore:
         with self._lock:
             found = [each for key, each in self._view.items() if (key.id, key.created) == (project_id, created)]
             latest = self._latest.get((project_id, created))
-        trusted = None if self._url else self.pinned_host
+        pin = None if self._url else self.pin
 
         def force(each: Project) -> tuple[bool, bool, float]:
             written = each.updated_at.timestamp() if each.updated_at else inf
-            return (trusted is not None and each.hostname == trusted, each.key == latest, written)
+            return (pin is not None and each.hostname == pin.host, each.key == latest, written)
 
         return max(found, key=force, default=None)
 
     def connection(self, project: Project) -> Connection:
         """How to reach the project's Label Studio, and with which token: see `connection_of`."""
-        return connection_of(project, pinned_host=self.pinned_host, url=self._url, api_key=self._api_key)
+        return connection_of(project, pin=self.pin, url=self._url, api_key=self._api_key)
+
+    def to_try(self, project: str | int, *, hostname: str | None, access_token: str | None) -> Connection | None:
+        """Where a `/setup` request's token has to be tried before it replaces the one that a project has.
+
+        Returns:
+            The project's trusted Label Studio with the new token; None: nothing is to be tried, since the token is not
+            new, replaces none, or would go to a host that is not trusted.
+
+        Raises:
+            InputError: `project` or `hostname` is malformed.
+        """
+        known, token = self.get(ProjectKey.parse(project, hostname)), (access_token or "").strip()
+        if known is None or not token or known.access_token in (None, token):
+            return None
+        connection = self.connection(known)
+        return replace(connection, token=token) if connection.trusted else None
 
     def settle(self, timeout_s: float = 5.0) -> bool:
         """Waits until nothing is pending; False where that takes longer. For tests and shutdown, not for requests."""
@@ -270,7 +293,7 @@ class ProjectStore:
     def _write(self) -> None:
         host = self._to_pin
         if host is not None:
-            pinned = self._table.pin_host(host, only_if_none=True)
+            pinned = self._table.pin_host(host, by_command=False)
             with self._lock:
                 self._pinned, self._to_pin = pinned, None
         with self._lock:
@@ -296,7 +319,7 @@ class ProjectStore:
             self._take(changes)
 
     def _take(self, changes: Changes) -> None:
-        self._change, self._pinned, self._loaded = changes.change, changes.pinned_host, True
+        self._change, self._pinned, self._loaded = changes.change, changes.pin, True
         for project in changes.projects:
             pending = self._pending.get(project.key)
             self._view[project.key] = project if pending is None else pending.applied_to(project)

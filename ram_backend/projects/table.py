@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
+from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project, Setup, with_options
@@ -25,12 +26,12 @@ class Changes:
 
     Attributes:
         change: the counter now.
-        pinned_host: the pinned Label Studio now.
+        pin: the pinned Label Studio now.
         projects: those that were written since.
     """
 
     change: int
-    pinned_host: str | None
+    pin: Pin | None
     projects: tuple[Project, ...]
 
 
@@ -55,9 +56,9 @@ class ProjectTable:
             if backend is None:
                 raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
             if backend.change == since:
-                return Changes(since, backend.pinned_host, ())
+                return Changes(since, backend.pin, ())
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
-            return Changes(backend.change, backend.pinned_host, tuple(_project(row) for row in rows))
+            return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows))
 
     def keys(self) -> list[ProjectKey]:
         """All projects, without what is known of them.
@@ -96,23 +97,28 @@ class ProjectTable:
             before = _project(row)
             return _write(session, backend, row, before, with_options(before, edit(before.set_options)))
 
-    def pin_host(self, host: str, *, only_if_none: bool = False) -> str:
-        """Pins the address of a Label Studio, as `instance_of` writes it; says which one is pinned now.
+    def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> Pin:
+        """Pins the address of a Label Studio; returns what is pinned now.
 
         Args:
-            host: the address.
-            only_if_none: leave a pin that is there as it is.
+            host: the address, as `instance_of` writes it.
+            token: to be sent to it; None: one that is kept for the same host stays.
+            by_command: False: a `/setup` request named it; it replaces no pin that is there.
 
         Raises:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
             backend = _take_turn(session)
-            if backend.pinned_host is not None and (only_if_none or backend.pinned_host == host):
-                return backend.pinned_host
-            backend.pinned_host = host
-            backend.change += 1
-            return host
+            before = backend.pin
+            if before is not None and not by_command:
+                return before
+            kept = before.token if before is not None and before.by_command and before.host == host else None
+            pin = Pin(host, by_command, token or kept)
+            if pin != before:
+                backend.pinned_host, backend.pinned_by_command, backend.pinned_token = pin.host, by_command, pin.token
+                backend.change += 1
+            return pin
 
 
 def open_table(settings: Settings) -> ProjectTable:

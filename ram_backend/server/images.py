@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import SettingsError
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
-from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.projects.connection import Connection
 from ram_backend.projects.project import Project
@@ -114,13 +114,8 @@ class ServerImages:
         label_studio: LabelStudio | None = None
         if connection.base_url:
             try:
-                label_studio = LabelStudio(
-                    connection.base_url,
-                    connection.token,
-                    trusted=connection.trusted,
-                    known_as=[hostname] if hostname else [],
-                    limits=self._limits,
-                    guard=self._guard,
+                label_studio = open_label_studio(
+                    self._settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=hostname
                 )
             except SettingsError:
                 if connection.trusted and not hostname:

@@ -14,6 +14,7 @@ from ram_backend.demo import photo_paths
 from ram_backend.errors import RamError, VersionDamaged
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta, feature_width, features_of
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
@@ -94,8 +95,8 @@ class VersionLoader:
                 raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
         even = np.zeros((1, len(version.delta)), dtype=np.float32)
         with np.errstate(all="ignore"):
-            logits = version.delta.logits(even, features_of(self._tokens()))
-            _refuse_impossible(version.delta.calibration.scores(logits))
+            log_odds = version.delta.log_odds(even, features_of(self._tokens()))
+            _refuse_impossible(Calibration.identity(len(version.delta)).scores(log_odds))
         return LoadedVersion(ref, version.delta, own)
 
     def check(self, tagger: Tagger) -> None:

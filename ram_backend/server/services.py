@@ -14,9 +14,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ram_backend.database.engine import open_database
-from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, VersionDamaged
+from ram_backend.errors import (
+    InputError,
+    NotAvailable,
+    PredictionsLate,
+    RamError,
+    SettingsError,
+    VersionDamaged,
+)
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
 from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, Task, WebhookRequest
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
@@ -38,6 +46,9 @@ from ram_backend.versions.table import VersionTable
 
 IDENTITY_WAIT_S = 2.0
 """`/setup` waits so long for the bundle to be opened: Label Studio gives up after 3 s."""
+
+TOKEN_WAIT_S = 1.5
+"""`/setup` waits so long for Label Studio to take a changed token, within the same 3 s."""
 
 HAND_OVER_S = 5.0
 """So long a request that is late waits for the database: with `predict_seconds` it stays below Label Studio's 100 s."""
@@ -145,13 +156,21 @@ class Services:
             InputError: project, hostname, extra params or label config can't be used.
             NotAvailable: the bundle can't be opened, or building the snapshot has failed.
         """
+        known = self.store.get(ProjectKey.parse(request.project, request.hostname))
         project = self.store.upsert(
             request.project,
             hostname=request.hostname,
             label_config=request.label_config,
-            access_token=request.access_token,
+            access_token=await self._accepted_token(request),
             extra_params=request.extra_params,
         )
+        connection = self.store.connection(project)
+        if known is None and connection.base_url and not connection.trusted:
+            _log.warning(
+                "Project %s: only /setup named %s, so images are fetched with that request's token, and only from"
+                " public addresses. Where that can't work, %s.",
+                *(project.key, connection.base_url, connect_command(project.key.id)),
+            )
         identity = await self._identity()
         live = self.swap.live(project.key, identity)  # begins to load it
         config = await self._resolve(project, request.label_config, self.swap.ref(project.key, identity))
@@ -162,6 +181,28 @@ class Services:
         if isinstance(failed, RamError) and not isinstance(failed, VersionDamaged):
             raise failed
         return config.model_version
+
+    async def _accepted_token(self, request: SetupRequest) -> str | None:
+        """The token that a `/setup` request brings; None where Label Studio doesn't take it in place of the known one.
+
+        Raises:
+            InputError: project or hostname is malformed.
+        """
+        token = request.access_token
+        connection = self.store.to_try(request.project, hostname=request.hostname, access_token=token)
+        if connection is None or connection.base_url is None:
+            return token
+        try:
+            quick = self.settings.model_copy(update={"fetch_seconds": TOKEN_WAIT_S})
+            label_studio = open_label_studio(quick, connection.base_url, connection.token)
+        except SettingsError:
+            return None
+        if await asyncio.to_thread(takes_token, label_studio):
+            return token
+        _log.warning(
+            "Project %s: Label Studio doesn't take the new token of /setup; the old one stays.", request.project
+        )
+        return None
 
     async def predict(self, request: PredictRequest) -> dict[str, Any]:
         """Answers `/predict`: {"results": [...], "model_version": "..."}, all of it by one snapshot.

@@ -281,7 +281,7 @@ class SnapshotCache:
             plain = self._without_version(texts, self._model.network.result())
             return plain, plain
         plain = self._without_version(texts, version.network)
-        tagger = plain.under(version.delta, version.ref.digest)
+        tagger = plain.with_version(version.delta, version.ref.digest)
         self._loader.check(tagger)
         return tagger, plain
 

@@ -47,8 +47,8 @@ class Tagger:
     unrounded tokens by the rounding, so `token_dtype` is part of `model_version`: same string, same scores. Where
     nothing is cached, as in `ram-backend tag`, nothing is rounded, and the logits are those of the authors' code.
 
-    A project's version is a delta: tags that it names get its logits, calibration and thresholds, all others stay what
-    they are without it, bit by bit.
+    A project's version is a delta: tags that it names get its log-odds and thresholds, all others stay what they are
+    without it, bit by bit.
 
     Args:
         bundle: whose network it is.
@@ -80,13 +80,13 @@ class Tagger:
         self.subset = subset
         self.token_dtype: TokenDtype | None = token_dtype
         self.version = version
-        self._change = None if delta is None else _Change.of(delta, subset, network)
-        self.thresholds: NDArray[np.float32] = subset.thresholds if self._change is None else self._change.thresholds
+        self._delta = None if delta is None else AppliedDelta.of(delta, subset, network)
+        self.thresholds: NDArray[np.float32] = subset.thresholds if self._delta is None else self._delta.thresholds
         """(L,) float32: a tag is on where its score is strictly above."""
         self.model_version = _model_version(bundle, network, subset, token_dtype, self.thresholds, version)
         self._queries = network.select(subset.entries) if queries is None else queries
 
-    def under(self, delta: Delta, version: str) -> Tagger:
+    def with_version(self, delta: Delta, version: str) -> Tagger:
         """The same tags under a project's version; shares what was precomputed for them, so it is made at once.
 
         Args:
@@ -135,33 +135,33 @@ class Tagger:
             nothing = np.empty((0, len(self.tags)), dtype=np.float32)
             return TagScores(logits=nothing, scores=nothing)
         logits = self.network.logits(tokens, self._queries)
-        if self._change is None:
+        if self._delta is None:
             return TagScores(logits=logits, scores=self.subset.calibration.scores(logits))
-        logits = self._change.logits(logits, features_of(tokens))
-        return TagScores(logits=logits, scores=self._change.calibration.scores(logits))
+        logits = self._delta.logits(logits, features_of(tokens))
+        return TagScores(logits=logits, scores=self._delta.calibration.scores(logits))
 
     def log_odds(self, found: TagScores) -> NDArray[np.float32]:
         """Calibrated log-odds (N, L) of what `score` found; the sigmoid of them are the scores."""
-        calibration = self.subset.calibration if self._change is None else self._change.calibration
+        calibration = self.subset.calibration if self._delta is None else self._delta.calibration
         return calibration.log_odds(found.logits)
 
 
 @dataclass(frozen=True)
-class _Change:
+class AppliedDelta:
     """A delta, laid out for one subset.
 
     Attributes:
         columns: (C,) columns of the subset that the delta names, a tag as often as the subset asks it.
-        trust: (C,) of those columns, as in `Delta`.
+        base_scale: (C,) of those columns, as in `Delta`.
         weight: (C, F).
         bias: (C,).
         before: calibration of those columns without the delta.
-        calibration: of all L columns, with the delta.
+        calibration: of all L columns, with the delta: the identity in those that it names.
         thresholds: (L,) with the delta.
     """
 
     columns: NDArray[np.int64]
-    trust: NDArray[np.float32]
+    base_scale: NDArray[np.float32]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     before: Calibration
@@ -169,7 +169,8 @@ class _Change:
     thresholds: NDArray[np.float32]
 
     @classmethod
-    def of(cls, delta: Delta, subset: Subset, network: Network) -> _Change:
+    def of(cls, delta: Delta, subset: Subset, network: Network) -> AppliedDelta:
+        """Lays a delta out for a subset; VersionDamaged where it was made for features of another width."""
         width = feature_width(network.token_shape)
         if delta.width != width:
             raise VersionDamaged(
@@ -180,12 +181,12 @@ class _Change:
         columns = [column for column, name in enumerate(subset.names) if name in row_of]
         rows = [row_of[subset.names[column]] for column in columns]
         slope, offset = subset.calibration.slope.copy(), subset.calibration.offset.copy()
-        slope[columns], offset[columns] = delta.calibration.slope[rows], delta.calibration.offset[rows]
+        slope[columns], offset[columns] = 1, 0
         thresholds = subset.thresholds.copy()
         thresholds[columns] = delta.thresholds[rows]
         return cls(
             columns=np.array(columns, dtype=np.int64),
-            trust=delta.trust[rows],
+            base_scale=delta.base_scale[rows],
             weight=delta.weight[rows],
             bias=delta.bias[rows],
             before=subset.calibration.take(columns),
@@ -194,10 +195,10 @@ class _Change:
         )
 
     def logits(self, logits: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The bundle's logits (N, L) with the delta's columns replaced; see `Delta.logits`."""
+        """The bundle's logits (N, L) with the delta's log-odds in the columns that it names, see `Delta.log_odds`."""
         changed = logits.copy()
-        z = self.before.log_odds(logits[:, self.columns])
-        changed[:, self.columns] = z * self.trust + features @ self.weight.T + self.bias
+        base_log_odds = self.before.log_odds(logits[:, self.columns])
+        changed[:, self.columns] = base_log_odds * self.base_scale + features @ self.weight.T + self.bias
         return changed
 
 

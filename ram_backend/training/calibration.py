@@ -1,12 +1,12 @@
 """Hierarchical Platt scaling of the bundle and the ridge score per tag, and F1 thresholds on the result.
 
-    log-odds = trust * z + share * u + offset
+    log-odds = base_scale * z + residual_scale * u + offset
 
 is a logistic regression per tag whose coefficients are drawn towards common ones (a mixed-effects model fitted by
 penalised likelihood; Gelman and Hill 2007, chapter 14): a tag that was seen often goes its own way, a rare one follows
-the others, and with few images in all the common ones stay near the bundle's own curve: trust 1, offset 0. Here z is
-the bundle's calibrated log-odds and u what a recipe says about images that it was not fitted on, so that `share` is
-honest.
+the others, and with few images in all the common ones stay near the bundle's own curve: base_scale 1, offset 0.
+Here z is the bundle's calibrated log-odds and u what a recipe says about images that it was not fitted on, so that
+`residual_scale` is honest.
 
 Shapes: N images, L tags.
 """
@@ -22,13 +22,13 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 START = (1.0, 0.5, 0.0)
-"""Common trust, share and offset where nothing is known; u has a mean square of 1."""
+"""Common base_scale, residual_scale and offset where nothing is known; u has a mean square of 1."""
 COMMON_HOLD = (10.0, 1.0, 0.3)
 """How strongly the common coefficients are held there: inverse variances of Gaussian priors."""
 OWN_HOLD = (10.0, 30.0, 0.3)
 """The same for the difference of a tag's own coefficients from the common ones."""
-LEAST_TRUST = 0.1
-"""Of a tag, relative to the common trust; the common one is at least this, too."""
+MIN_BASE_SCALE = 0.1
+"""Of a tag, relative to the common base_scale; the common one is at least this, too."""
 PAIRS_AT_ONCE = 400_000
 """The common coefficients are learned from the tags of about so many pairs; a tag's own from all of its pairs."""
 THRESHOLD_HOLD = 100.0
@@ -47,7 +47,7 @@ class PooledPrior:
     """Common coefficients that those of each tag are shrunk towards.
 
     Attributes:
-        coefficients: (3,) trust, share, offset.
+        coefficients: (3,) base_scale, residual_scale, offset.
         likelihood: penalised log-likelihood of the pairs that they were learned from, at most 0; comparable between
             several u of the same labels.
     """
@@ -61,18 +61,18 @@ class TagCalibrations:
     """Coefficients per tag.
 
     Attributes:
-        trust: (L,) on z, above 0.
-        share: (L,) on u, at least 0.
+        base_scale: (L,) on z, above 0.
+        residual_scale: (L,) on u, at least 0.
         offset: (L,).
     """
 
-    trust: FloatArray
-    share: FloatArray
+    base_scale: FloatArray
+    residual_scale: FloatArray
     offset: FloatArray
 
     def log_odds(self, z: FloatArray | NDArray[np.float32], u: FloatArray) -> FloatArray:
         """Calibrated log-odds (N, L)."""
-        found: FloatArray = self.trust * z + self.share * u + self.offset
+        found: FloatArray = self.base_scale * z + self.residual_scale * u + self.offset
         return found
 
 
@@ -126,19 +126,19 @@ def fit_tag_calibrations(
         there are no common ones.
     """
     tags = np.flatnonzero((counts > 0).any(axis=0))
-    trust, share, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
+    base_scale, residual_scale, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
     if common is None:
-        return TagCalibrations(trust, share, offset)
+        return TagCalibrations(base_scale, residual_scale, offset)
     centre = common.coefficients
-    least = LEAST_TRUST * max(float(centre[0]), LEAST_TRUST)
+    least = MIN_BASE_SCALE * max(float(centre[0]), MIN_BASE_SCALE)
     portion = max(1, PAIRS_AT_ONCE // len(z))
     for start in range(0, len(tags), portion):
         some = tags[start : start + portion]
         _, own, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED))
-        trust[some] = np.maximum(centre[0] + own[:, 0], least)
-        share[some] = np.maximum(centre[1] + own[:, 1], 0)
+        base_scale[some] = np.maximum(centre[0] + own[:, 0], least)
+        residual_scale[some] = np.maximum(centre[1] + own[:, 1], 0)
         offset[some] = centre[2] + own[:, 2]
-    return TagCalibrations(trust, share, offset)
+    return TagCalibrations(base_scale, residual_scale, offset)
 
 
 def fit_thresholds(

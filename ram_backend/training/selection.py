@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
     PooledPrior,
@@ -75,7 +74,7 @@ class Trainer(Protocol):
     def name(self) -> str:
         """Stands in a version's lineage."""
 
-    def propose(
+    def fit(
         self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
     ) -> FitResult | None:
         """Learns from all of the material; None: nothing came out of it.
@@ -96,7 +95,7 @@ class Candidate:
         recipe: name of the recipe that won.
         params: its settings, JSON.
         delta: all tags of the material, in its order; tags that nobody said anything about are left as they are.
-        files: see `FitResult`; empty for the residual.
+        files: see `FitResult`; empty for the ridge.
         cross_validated: per recipe that competed "mAP", and "base_mAP" and "incumbent_mAP" of the same images. The
             incumbent may have been fitted on some of them, so that its figure is no evidence; the gate's is.
     """
@@ -114,9 +113,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RidgeTrainer:
-    """Trust in the bundle plus a ridge regression per tag, see `residual.py` and `recalibration.py`.
+    """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, trust and share, and whether tags of similar meaning share what they learn, are settled on scores of
+    Ridge strength, both scales, and whether tags of similar meaning share what they learn, are settled on scores of
     images that were left out.
 
     Attributes:
@@ -126,9 +125,7 @@ class RidgeTrainer:
     strengths: tuple[float, ...] = RIDGE_ALPHAS
     name: str = "residual"
 
-    def propose(
-        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> FitResult | None:
+    def fit(self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None) -> FitResult:
         """As `Trainer` says; nothing here is random."""
         counts = pair_weights(material.labels, material.weights)
         targets = standardised_targets(material.labels, material.weights)
@@ -194,7 +191,7 @@ def fit_candidate(
     proposals = {
         recipe.name: proposal
         for recipe in recipes
-        if (proposal := recipe.propose(material, groups, seed, progress)) is not None
+        if (proposal := recipe.fit(material, groups, seed, progress)) is not None
     }
     if not proposals:
         raise InputError(f"None of the recipes ({', '.join(recipe.name for recipe in recipes)}) made a proposal.")
@@ -231,13 +228,12 @@ def _likelihood(trial: _Trial) -> float:
 
 
 def _delta(material: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
-    learned = ridge.scaled(mixture.share)
+    learned = ridge.scaled(mixture.residual_scale)
     return Delta(
         tags=material.tags,
-        trust=mixture.trust.astype(np.float32),
+        base_scale=mixture.base_scale.astype(np.float32),
         weight=learned.weight.astype(np.float32),
         bias=(learned.bias + mixture.offset).astype(np.float32),
-        calibration=Calibration.identity(len(material.tags)),
         thresholds=thresholds,
     )
 

@@ -1,4 +1,4 @@
-"""Diff of two versions of a project: thresholds, calibration and weights per tag. Pure."""
+"""Diff of two versions of a project: thresholds, base scale, bias and weights per tag. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ram_backend.models.delta import Delta
 from ram_backend.versions.directory import BASE, Version
 from ram_backend.versions.lineage import Lineage
 
-_NUMBERS = ("threshold", "trust", "slope", "offset", "bias")
-_PLAIN = {"threshold": None, "trust": 1.0, "slope": 1.0, "offset": 0.0, "bias": 0.0}
+_NUMBERS = ("threshold", "base_scale", "bias")
+_PLAIN = {"threshold": None, "base_scale": 1.0, "bias": 0.0}
 """A tag that a version leaves to the bundle; the threshold is the bundle's then."""
 
 
@@ -23,7 +23,7 @@ class ChangedTag:
 
     Attributes:
         name: the tag.
-        before, after: its threshold, trust, slope, offset and bias; a threshold of None is the bundle's own.
+        before, after: its threshold, base_scale and bias; a threshold of None is the bundle's own.
         moved: length of the difference of its weights.
     """
 
@@ -139,13 +139,7 @@ def _numbers(side: Version | None, row: int | None) -> dict[str, float | None]:
     if side is None or row is None:
         return dict(_PLAIN)
     delta: Delta = side.delta
-    values = (
-        delta.thresholds[row],
-        delta.trust[row],
-        delta.calibration.slope[row],
-        delta.calibration.offset[row],
-        delta.bias[row],
-    )
+    values = (delta.thresholds[row], delta.base_scale[row], delta.bias[row])
     return {name: round(float(value), 6) for name, value in zip(_NUMBERS, values, strict=True)}
 
 

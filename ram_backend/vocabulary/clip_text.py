@@ -1,4 +1,4 @@
-"""CLIP's ViT-B/16 text tower with OpenAI's weights, as RAM and RAM++ embed their tags."""
+"""Text encoder of RAM and RAM++: CLIP's ViT-B/16 text tower, averaged over prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ram_backend.vocabulary.clip_weights import MODEL, chosen_device, digest_of, load_tower, read_tower
+from ram_backend.vocabulary.clip_weights import MODEL, chosen_device, digest_of, load_tower
 from ram_backend.vocabulary.prompts import prompts, recipe_id
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     """CLIP ViT-B/16's text encoder with OpenAI's weights.
 
     Args:
-        weights: a state dict (.safetensors or .pt) or OpenAI's TorchScript archive; None: from the hub, or what was
-            fetched from it before.
+        weights: a state dict (.safetensors or .pt), or a folder with one; None: from the hub, or what was fetched from
+            it before.
         device: "cpu", "cuda" or "auto".
 
     Raises:
@@ -106,15 +106,6 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     tower = build_text_tower(open_clip.get_model_config(MODEL))
     load_tower(tower, weights, _text_key, "text")
     return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=chosen_device(device))
-
-
-def read_text_weights(path: Path) -> dict[str, Tensor]:
-    """The text tower's tensors of a weight file, float32.
-
-    Raises:
-        TextEncoderUnavailable: see `read_tower`.
-    """
-    return read_tower(path, _text_key, "text")
 
 
 def _text_key(key: str) -> str | None:

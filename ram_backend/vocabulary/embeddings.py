@@ -1,4 +1,4 @@
-"""Text embeddings of tags: the protocol, a cache on disk, and the one way to open an encoder."""
+"""Text encoders: their protocol, their cache on disk (SQLite, LRU), and how a bundle's one is opened."""
 
 from __future__ import annotations
 

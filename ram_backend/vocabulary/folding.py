@@ -1,4 +1,4 @@
-"""Ways in which two spellings may mean one tag: used for look-up only, never for what is shown.
+"""Normalisation and stemming of tag names, for look-up only.
 
 Three reductions, from strict to loose:
 

@@ -1,4 +1,4 @@
-"""The starter's text encoder: all-MiniLM-L6-v2, exported to ONNX once and then run without torch."""
+"""Text encoder of the starter: all-MiniLM-L6-v2, exported to ONNX once, then run without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that hold tags: our JSON, one tag a line, and the plain lists of RAM's authors."""
+"""Readers and writer of tag files: our JSON, one tag a line, and the plain lists of RAM's authors."""
 
 from __future__ import annotations
 

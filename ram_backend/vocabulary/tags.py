@@ -1,4 +1,4 @@
-"""Tags and the ordered, immutable vocabulary that holds them.
+"""Tag and vocabulary: an ordered, immutable list of tags with forgiving look-up.
 
 A vocabulary is read from a JSON file (one tag a line) or from the plain lists that RAM's authors publish: one
 name a line, one threshold a line. Look-up is forgiving, output is not: what was asked is what is shown.
@@ -170,17 +170,6 @@ class Vocabulary:
             found.append(same[min(turn, len(same) - 1)])
         return found
 
-    def subset(self, indices: Sequence[int]) -> Vocabulary:
-        """The tags at `indices`, in that order.
-
-        Raises:
-            VocabularyError: an index outside the vocabulary, or none at all.
-        """
-        for index in indices:
-            if not 0 <= index < len(self):
-                raise VocabularyError(f"There is no tag {index}: the vocabulary has the tags 0 to {len(self) - 1}.")
-        return Vocabulary(self._tags[index] for index in indices)
-
     def save(self, path: Path) -> None:
         """Writes one JSON file, one tag a line; a reader never sees half of it."""
         tag_files.write_tags(path, [asdict(tag) for tag in self._tags])
@@ -208,19 +197,15 @@ class Vocabulary:
         *,
         default_threshold: float = 0.5,
         threshold_by_index: Mapping[int, float] | None = None,
-        expected: int | None = None,
-        strip_trailing: bool = True,
         source: str | None = None,
     ) -> Vocabulary:
         """Reads RAM's plain lists: one name a line, and as many thresholds, one a line.
 
         Args:
-            tag_list: UTF-8 text; names may repeat, a final newline may be missing.
+            tag_list: UTF-8 text; names may repeat, blanks at their ends (the Chinese list has them) are dropped.
             thresholds: one number in [0, 1] per tag, or None.
             default_threshold: for all tags where there is no file.
             threshold_by_index: single tags that differ; wins over the file (1.0 = never on).
-            expected: number of tags that the network has; None: not checked.
-            strip_trailing: drop blanks at the ends of names (the Chinese list has them).
             source: short name of the list, kept in every tag.
 
         Raises:
@@ -228,10 +213,6 @@ class Vocabulary:
                 counts that differ; names file, line, and both numbers.
         """
         names = tag_files.read_names(tag_list)
-        if expected is not None and len(names) != expected:
-            raise VocabularyError(
-                f"{tag_list} has {len(names)} tags, the weights have {expected}. Give the tag list that fits them."
-            )
         values = [default_threshold] * len(names) if thresholds is None else tag_files.read_thresholds(thresholds)
         if len(values) != len(names):
             raise VocabularyError(
@@ -246,7 +227,7 @@ class Vocabulary:
             values[index] = value
         sources = (source,) if source else ()
         return cls(
-            Tag(name.rstrip() if strip_trailing else name, category="other", threshold=value, sources=sources)
+            Tag(name.rstrip(), category="other", threshold=value, sources=sources)
             for name, value in zip(names, values, strict=True)
         )
 

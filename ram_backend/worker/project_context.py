@@ -9,7 +9,7 @@ from typing import Any
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import InputError, LabelStudioUnreachable, ProjectNotFound
-from ram_backend.feedback.connecting import open_label_studio
+from ram_backend.feedback.connecting import label_studio_of
 from ram_backend.feedback.corrections import gather
 from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
@@ -81,7 +81,7 @@ def open_place(settings: Settings, database: Database, key: ProjectKey) -> Place
     if project is None:
         raise ProjectNotFound(f"There is no project {key} any more; see `ram-backend project list`.")
     try:
-        label_studio: LabelStudio | None = open_label_studio(settings, project, pinned_host=changes.pinned_host)
+        label_studio: LabelStudio | None = label_studio_of(settings, project, pin=changes.pin)
     except LabelStudioUnreachable:
         label_studio = None
     return Place(project, parse_label_config(project.label_config), label_studio)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,25 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ram_backend.errors import ImageError, LabelStudioUnreachable
 from ram_backend.feedback.labels import TaskLabels
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import TaskImage
-from ram_backend.images.decode import decode
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
-from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
-
-FloatArray = NDArray[np.float32]
+from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.token_cache import TokenCache
 
 MOST_MISSING = 0.5
 """Where more than this share of the images can't be had now, a training waits for a better time."""
@@ -38,7 +33,7 @@ LARGEST_IN_MEMORY = 500_000_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedImages:
     """N corrected images, in order of their tasks.
 
     Attributes:
@@ -55,16 +50,6 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.content)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """One image: what it is, and which row its tokens have."""
-
-    labels: TaskLabels
-    content: str
-    phash: int
-    row: int
 
 
 @dataclass
@@ -96,7 +81,7 @@ class Missing:
         return f"{count} images were left out; the first of them: {self.first}" if count else None
 
 
-class Pictures:
+class CorrectedImages:
     """Finds the tokens of corrected images, and notes in the ledger what the images were.
 
     Args:
@@ -116,15 +101,22 @@ class Pictures:
         network: Network,
         label_studio: LabelStudio | None,
     ) -> None:
-        self.settings = settings
-        self.bundle = bundle
+        self._settings = settings
         self._ledger = ledger
         self._network = network
         self._label_studio = label_studio
-        self._cache = TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes)
+        self._loader = ImageLoader(
+            bundle.preprocessing,
+            network.encoder_id,
+            TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+            max_pixels=settings.max_image_pixels,
+            max_bytes=settings.max_image_bytes,
+        )
         self.missing = Missing()
 
-    def of(self, key: ProjectKey, labels: Sequence[TaskLabels], progress: Callable[[str, int, int], None]) -> Seen:
+    def of(
+        self, key: ProjectKey, labels: Sequence[TaskLabels], progress: Callable[[str, int, int], None]
+    ) -> EncodedImages:
         """The images that can be had, in order of their tasks.
 
         Args:
@@ -135,65 +127,62 @@ class Pictures:
         Raises:
             LabelStudioUnreachable: too many of them can't be had now.
         """
-        tokens = _room(len(labels), self._network.token_shape, self.settings.cache_dir)
+        tokens = _room(len(labels), self._network.token_shape, self._settings.cache_dir)
         known = self._ledger.images(key)
-        found: list[_Picture] = []
-        new: list[int] = []
-        for place, each in enumerate(labels):
-            progress("cached images", place, len(labels))
+        images: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
+        for row, each in enumerate(labels):
+            progress("cached images", row, len(labels))
             image = known.get(each.task_id, each.reference or "")
-            cached = None if image is None else self._cache.get(self._key(image.sha256))
-            if image is None or cached is None:
-                new.append(place)
-            else:
-                tokens[place] = cached.tokens
-                found.append(_Picture(each, image.sha256, image.phash, place))
+            cached = None if image is None else self._loader.cached(image.sha256)
+            if image is not None and cached is not None:
+                tokens[row], images[row] = cached.tokens, (image.sha256, image.phash)
+        new = [row for row in range(len(labels)) if row not in images]
         if new:
             fetched = self._fetched(labels, new, tokens, progress)
-            self._ledger.record_images(
-                key,
-                [TaskImage(one.labels.task_id, one.labels.reference or "", one.content, one.phash) for one in fetched],
-            )
-            found = sorted([*found, *fetched], key=lambda one: one.row)
-        for row, one in enumerate(found):  # rows rise, so none is written over before it has moved
-            if row != one.row:
-                tokens[row] = tokens[one.row]
-        return Seen(
-            labels=[one.labels for one in found],
-            content=tuple(one.content for one in found),
-            phash=np.array([one.phash for one in found], dtype=np.uint64),
-            tokens=tokens[: len(found)],
+            found = {row: (labels[row].task_id, labels[row].reference or "") for row in fetched}
+            self._ledger.record_images(key, [TaskImage(*found[row], *fetched[row]) for row in fetched])
+            images |= fetched
+        rows = sorted(images)
+        for place, row in enumerate(rows):  # rows rise, so none is written over before it has moved
+            if row != place:
+                tokens[place] = tokens[row]
+        return EncodedImages(
+            labels=[labels[row] for row in rows],
+            content=tuple(images[row][0] for row in rows),
+            phash=np.array([images[row][1] for row in rows], dtype=np.uint64),
+            tokens=tokens[: len(rows)],
         )
 
     def _fetched(
         self,
         labels: Sequence[TaskLabels],
-        places: Sequence[int],
+        rows: Sequence[int],
         tokens: NDArray[np.float16],
         progress: Callable[[str, int, int], None],
-    ) -> list[_Picture]:
-        """The images at these places, as far as they can be had; writes their tokens."""
-        found: list[_Picture] = []
-        waiting: list[tuple[_Picture, FloatArray]] = []
-        for count, (place, outcome) in enumerate(self.fetch(labels, places)):
-            progress("new images", count, len(places))
+    ) -> dict[int, tuple[str, int]]:
+        """Hashes of the images of these rows, as far as they can be had; writes their tokens."""
+        found: dict[int, tuple[str, int]] = {}
+        waiting: dict[int, LoadedImage] = {}
+
+        def encode() -> None:
+            for row, own in zip(waiting, self._loader.encode(self._network, list(waiting.values())), strict=True):
+                tokens[row] = own
+            waiting.clear()
+
+        for count, (row, outcome) in enumerate(self._fetch(labels, rows)):
+            progress("new images", count, len(rows))
             if not isinstance(outcome, bytes):
                 self.missing.add(outcome, for_good=isinstance(outcome, ImageError))
                 continue
             try:
-                content, phash, ready = self._prepared(outcome, labels[place].task_id)
+                image = self._loader.load(outcome, name=f"image of task {labels[row].task_id}")
             except ImageError as error:
                 self.missing.add(error, for_good=True)
                 continue
-            found.append(_Picture(labels[place], content, phash, place))
-            if ready.ndim == 2:
-                tokens[place] = ready
-            else:
-                waiting.append((found[-1], ready))
-            if len(waiting) == self.settings.batch_size:
-                self._encode(waiting, tokens)
-                waiting = []
-        self._encode(waiting, tokens)
+            found[row], waiting[row] = (image.sha256, image.phash), image
+            if len(waiting) == self._settings.batch_size:
+                encode()
+        encode()
         if self.missing.unreachable > MOST_MISSING * len(labels):
             raise LabelStudioUnreachable(
                 f"{self.missing.unreachable} of {len(labels)} corrected images can't be had now; the first of them:"
@@ -201,67 +190,31 @@ class Pictures:
             )
         return found
 
-    def fetch(self, labels: Sequence[TaskLabels], places: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
-        """Bytes of images as they come, in order; from where Label Studio fails on, all that are left have failed.
+    def _fetch(self, labels: Sequence[TaskLabels], rows: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+        """Rows, and the bytes of their images or why there are none; where Label Studio fails, all others have failed.
 
         Args:
             labels: with references.
-            places: which of them.
-
-        Yields:
-            The place, and the bytes or why there are none.
+            rows: which of them, rising.
         """
         limits = FetchLimits(
-            max_bytes=self.settings.max_image_bytes,
-            seconds=self.settings.fetch_seconds,
-            connections=self.settings.fetch_threads,
+            max_bytes=self._settings.max_image_bytes,
+            seconds=self._settings.fetch_seconds,
+            connections=self._settings.fetch_threads,
         )
-        guard = AddressGuard.parse(self.settings.allowed_image_hosts)
-        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self.settings.fetch_threads)
+        guard = AddressGuard.parse(self._settings.allowed_image_hosts)
+        source = TaskImages(self._label_studio, limits=limits, guard=guard, threads=self._settings.fetch_threads)
         done = 0
         try:
-            references = [ImageReference(labels[place].task_id, labels[place].reference) for place in places]
+            references = [ImageReference(labels[row].task_id, labels[row].reference) for row in rows]
             for outcome in source.fetch_all(references):
-                yield places[done], outcome
+                yield rows[done], outcome
                 done += 1
         except LabelStudioUnreachable as error:
-            for place in places[done:]:
-                yield place, error
+            for row in rows[done:]:
+                yield row, error
         finally:
             source.close()
-
-    def decoded(self, data: bytes, task: int) -> tuple[str, Image.Image]:
-        """Content hash (sha256, in hex) and image, as the bundle wants it turned and laid.
-
-        Raises:
-            ImageError: it is none, or too large.
-        """
-        image, _ = decode(
-            data,
-            exif_orientation=self.bundle.preprocessing.exif_orientation,
-            alpha=self.bundle.preprocessing.alpha,
-            max_pixels=self.settings.max_image_pixels,
-            max_bytes=self.settings.max_image_bytes,
-            name=f"image of task {task}",
-        )
-        return hashlib.sha256(data).hexdigest(), image
-
-    def _prepared(self, data: bytes, task: int) -> tuple[str, int, FloatArray]:
-        """Content hash, perceptual hash, and tokens (T, D) or else pixels (3, S, S)."""
-        content, image = self.decoded(data, task)
-        entry = self._cache.get(self._key(content))
-        return content, perceptual_hash(image), self.bundle.preprocessing(image) if entry is None else entry.tokens
-
-    def _encode(self, waiting: Sequence[tuple[_Picture, FloatArray]], tokens: NDArray[np.float16]) -> None:
-        if waiting:
-            encoded = self._network.encode(np.stack([pixels for _, pixels in waiting]))
-            for (picture, _), own in zip(waiting, encoded, strict=True):
-                tokens[picture.row] = self._cache.put(
-                    self._key(picture.content), CachedImage(own, picture.phash, (0, 0))
-                )
-
-    def _key(self, content: str) -> str:
-        return token_key(content, self.bundle.preprocessing.id, self._network.encoder_id)
 
 
 def _room(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:

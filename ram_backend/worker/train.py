@@ -12,14 +12,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback.labels import Weights
+from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import Split, split
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
@@ -33,11 +34,10 @@ from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
 from ram_backend.versions.table import Incumbent, incumbent_of, prune
-from ram_backend.worker.clip_features import clip_features
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
-from ram_backend.worker.token_loader import Pictures, Seen
-from ram_backend.worker.trainers import guard_of_candidate, log_odds_of, recipes_for
+from ram_backend.worker.token_loader import CorrectedImages, EncodedImages
+from ram_backend.worker.trainers import is_tuning_wanted, log_odds_of, off_target_scores_of, trainers_for
 from ram_backend.worker.training_data import Scorer, material_of
 
 CONFLICTS = 3
@@ -83,14 +83,14 @@ def train(context: JobContext) -> JobResult | None:
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
-    pictures = Pictures(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
-    seen = pictures.of(context.key, gathered.labels, heartbeat)
-    if pictures.missing.note:
-        gathered = replace(gathered, notes=(*gathered.notes, pictures.missing.note))
+    corrected = CorrectedImages(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
+    images = corrected.of(context.key, gathered.labels, heartbeat)
+    if corrected.missing.note:
+        gathered = replace(gathered, notes=(*gathered.notes, corrected.missing.note))
     scorer = Scorer(bundle, network, gathered.tags, settings)
     for _ in range(CONFLICTS):
         try:
-            return _round(context, pictures, gathered, seen, scorer)
+            return _round(context, gathered, images, scorer)
         except VersionConflict as error:
             _log.info("%s", error)
     raise VersionConflict(
@@ -99,7 +99,7 @@ def train(context: JobContext) -> JobResult | None:
     )
 
 
-def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Seen, scorer: Scorer) -> JobResult | None:
+def _round(context: JobContext, gathered: Gathered, images: EncodedImages, scorer: Scorer) -> JobResult | None:
     """One comparison with what is served now.
 
     Raises:
@@ -107,11 +107,11 @@ def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Se
     """
     heartbeat, seed = context.heartbeat, int(gathered.fingerprint.hash[:8], 16)
     incumbent = incumbent_of(context.versions, context.settings.versions_dir, context.key, scorer.bundle)
-    basis = _basis(context.settings, gathered, seen, scorer, incumbent)
+    basis = _basis(context.settings, gathered, images, scorer, incumbent)
     earlier = _same_before(context, basis)
     if earlier is not None:
         return _without_version(gathered, earlier, basis)
-    material = material_of(seen, scorer, incumbent.version, heartbeat)
+    material = material_of(images, scorer, incumbent.version, heartbeat)
     heartbeat("split")
     parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
     refusal = refuse_before_fitting(material, parts, seed)
@@ -119,16 +119,14 @@ def _round(context: JobContext, pictures: Pictures, gathered: Gathered, seen: Se
         return _without_version(gathered, refusal, basis)
     heartbeat("fit")
     fit = material.take(parts.fit)
-    recipes = recipes_for(
-        context.settings, context.key, scorer, fit, seed, lambda: clip_features(pictures, seen, parts.fit, heartbeat)
-    )
-    fitted = fit_candidate(fit, parts.groups[parts.fit], recipes, seed=seed, progress=heartbeat)
+    trainers = trainers_for(context.settings, scorer, fit, seed)
+    fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
     heartbeat("gate")
     verdict = judge_candidate(
         material,
         parts,
         log_odds_of(fitted, scorer, material, parts, lambda step, steps: heartbeat("gate", step, steps)),
-        guard=guard_of_candidate(fitted, scorer, material, seed),
+        guard=off_target_scores_of(fitted, scorer, material, seed),
         cross_validated=fitted.cross_validated,
         seed=seed,
     )
@@ -254,18 +252,24 @@ def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, ver
     return JobResult(" ".join([message, *gathered.notes]), result, gathered.last_event)
 
 
-def _basis(settings: Settings, gathered: Gathered, seen: Seen, scorer: Scorer, incumbent: Incumbent) -> str:
-    """Names everything that the outcome follows from: the same basis, the same verdict."""
-    version = incumbent.version
+def _basis(settings: Settings, gathered: Gathered, images: EncodedImages, scorer: Scorer, incumbent: Incumbent) -> str:
+    """Digest of everything that the outcome follows from: the same basis, the same verdict."""
+    version, subset = incumbent.version, scorer.subset
+    labels, weights = to_matrix(images.labels, subset.names)
+    ground_truth = np.array([each.ground_truth for each in images.labels], dtype=np.bool_)
+    embeddings = [entry for entry in subset.entries if not isinstance(entry, int)]
+    arrays = [labels, weights, ground_truth, images.phash, subset.thresholds, *embeddings]
     identity = [
         gathered.fingerprint.hash,
-        asdict(Weights.of(settings)),
         settings.tuning,
-        [*seen.content],
+        is_tuning_wanted(settings, len(images)),
+        [*images.content],
         list(gathered.tags),
+        [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays],
+        subset.text_identity,
         scorer.bundle.digest,
         scorer.network.encoder_id,
-        None if version is None else version.digest,
+        None if version is None else [version.digest, version.lineage.gate_share],
         __version__,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

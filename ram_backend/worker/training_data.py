@@ -23,7 +23,7 @@ from ram_backend.tagging.tag_embeddings import tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.versions.directory import Version
-from ram_backend.worker.token_loader import Seen
+from ram_backend.worker.token_loader import EncodedImages
 
 FloatArray = NDArray[np.float32]
 
@@ -60,7 +60,9 @@ class Scorer:
         stacked = np.concatenate(features) if features else np.empty((0, width), dtype=np.float32)
         return stacked, self._log_odds(self._base, tokens, progress)
 
-    def under(self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> FloatArray:
+    def with_version(
+        self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]
+    ) -> FloatArray:
         """Calibrated log-odds (N, L) under a version.
 
         Raises:
@@ -74,7 +76,7 @@ class Scorer:
                 self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=version.delta, version=version.digest
             )
         else:
-            tagger = self._base.under(version.delta, version.digest)
+            tagger = self._base.with_version(version.delta, version.digest)
         return self._log_odds(tagger, tokens, progress)
 
     def with_head(
@@ -120,12 +122,12 @@ class Scorer:
 
 
 def material_of(
-    seen: Seen, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
+    images: EncodedImages, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
 ) -> TrainingSet:
     """What training learns from.
 
     Args:
-        seen: N images with what was said about them.
+        images: N images with what was said about them.
         scorer: of L tags.
         incumbent: what is served; None: the bundle itself.
         progress: told of stage, step and steps.
@@ -133,25 +135,25 @@ def material_of(
     Raises:
         VersionDamaged: the incumbent was made for another bundle.
     """
-    features, base = scorer.base(seen.tokens, lambda step, steps: progress("scores", step, steps))
+    features, base = scorer.base(images.tokens, lambda step, steps: progress("scores", step, steps))
     served = base
     if incumbent is not None:
-        served = scorer.under(
-            incumbent, seen.tokens, lambda step, steps: progress("scores of the version", step, steps)
+        served = scorer.with_version(
+            incumbent, images.tokens, lambda step, steps: progress("scores of the version", step, steps)
         )
-    labels, weights = to_matrix(seen.labels, scorer.subset.names)
+    labels, weights = to_matrix(images.labels, scorer.subset.names)
     new = set(scorer.subset.new_tags)
     return TrainingSet(
         tags=scorer.subset.names,
         features=features,
-        tokens=seen.tokens,
+        tokens=images.tokens,
         base=base,
         incumbent=served,
         labels=labels,
         weights=weights,
-        content=seen.content,
-        phash=seen.phash,
-        ground_truth=np.array([each.ground_truth for each in seen.labels], dtype=np.bool_),
+        content=images.content,
+        phash=images.phash,
+        ground_truth=np.array([each.ground_truth for each in images.labels], dtype=np.bool_),
         known_tags=np.array([tag not in new for tag in scorer.subset.names], dtype=np.bool_),
         base_thresholds=scorer.subset.thresholds,
         embeddings=tag_embeddings(scorer.bundle, scorer.subset),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from ram_backend.cli.project import app
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
+from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Setup
@@ -17,6 +18,7 @@ from ram_backend.projects.table import ProjectTable, open_table
 from ram_backend.settings import load_settings
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
+NOT_TRUSTED = "not trusted: run `ram-backend connect --project 1`"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -117,7 +119,7 @@ def test_list(table: ProjectTable) -> None:
         "1.10@http://other:8080",
     ]
     assert [text.count(name) >= 1 for name in names] == [True] * 4
-    assert "not trusted: ram-backend project pin-host http://other:8080" in text
+    assert NOT_TRUSTED in text
     lines = [json.loads(line) for line in run("list", "--json").splitlines()]
     assert [line["project"] for line in lines] == names
 
@@ -177,9 +179,9 @@ def test_wrong_input_says_what_to_do_and_changes_nothing(
 
 
 def test_pin_host(table: ProjectTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown(f"1.10@{OTHER_HOST}")["host"] == f"not trusted: ram-backend project pin-host {OTHER_HOST}"
+    assert shown(f"1.10@{OTHER_HOST}")["host"].startswith(NOT_TRUSTED)
     assert f"{OTHER_HOST} is trusted instead of {HOST}" in run("pin-host", "http://Other:8080/")
-    assert table.changes().pinned_host == OTHER_HOST
+    assert table.changes().pin == Pin(OTHER_HOST, by_command=True)
     assert shown(f"1.10@{OTHER_HOST}")["host"] == "trusted"
     assert shown(7)["host"].startswith("not trusted")
     assert "No project is from there so far" in run("pin-host", "http://elsewhere")

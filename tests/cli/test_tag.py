@@ -198,7 +198,10 @@ def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
 def test_grey_and_transparent_images_are_tagged(tmp_path: Path) -> None:
     Image.open(CAT).convert("L").save(tmp_path / "grey.png")
     Image.open(CAT).convert("RGBA").save(tmp_path / "alpha.png")
-    lines = json_lines(run("tag", tmp_path, "--tags", "cat", "--format", "json"))
+    result = run("tag", tmp_path, "--tags", "cat", "--format", "json")
+    assert result.exit_code == 0
+    lines = json_lines(result)
+    assert [Path(line["image"]).name for line in lines] == ["alpha.png", "grey.png"]
     assert all(line["tags"][0]["score"] > 0.3 for line in lines)
 
 

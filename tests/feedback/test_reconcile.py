@@ -29,6 +29,7 @@ from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.requests import WebhookRequest
+from ram_backend.projects.connection import Pin
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
 
@@ -284,13 +285,13 @@ def test_progress_is_told(ledger: Ledger, studio: StudioProject, api: ProjectApi
 
 def test_the_api_of_a_project_row(studio: StudioProject) -> None:
     project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
-    api = open_project_api(load_settings(), project, pinned_host=studio.url)
+    api = open_project_api(load_settings(), project, pin=Pin(studio.url, by_command=True))
     assert api.state().created == KEY.created
-    untrusted = open_project_api(load_settings(), project, pinned_host="http://other")
+    untrusted = open_project_api(load_settings(), project, pin=Pin("http://other", by_command=True))
     with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
         untrusted.state()
     with pytest.raises(LabelStudioUnreachable, match=r"Nobody has named.*LABEL_STUDIO_URL"):
-        open_project_api(load_settings(), Project(NOBODYS), pinned_host=None)
+        open_project_api(load_settings(), Project(NOBODYS), pin=None)
 
 
 # Any history

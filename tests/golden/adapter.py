@@ -12,6 +12,13 @@ from golden import cases
 from numpy.typing import NDArray
 
 
+def delta_of(folder: Path) -> Any:
+    """The delta of one version's directory."""
+    from ram_backend.versions.directory import open_version
+
+    return open_version(folder, None).delta
+
+
 def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], NDArray[np.float32]]:
     """Tags of the starter bundle and the (N, L) logits of photos."""
     from PIL import Image
@@ -72,7 +79,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
     changes = projects.changes()
     ledger = open_ledger(settings)
     table = open_version_table(settings)
-    found: dict[str, Any] = {"pinned": changes.pinned_host, "projects": {}}
+    found: dict[str, Any] = {"pinned": changes.pin and changes.pin.host, "projects": {}}
     for project in sorted(changes.projects, key=lambda each: each.key.id):
         key = project.key
         print_ = ledger.fingerprint(key)
@@ -81,14 +88,12 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)
-            tensors = {name: float(np.abs(array).sum()) for name, array in version.delta.to_tensors().items()}
             versions[record.name] = {
                 "state": record.state,
                 "verdict": dict(record.verdict),
                 "digest": record.digest,
                 "lineage": record.lineage.to_json(),
                 "tags": list(version.delta.tags),
-                "tensors": tensors,
             }
         served = table.served(key)
         found["projects"][str(key)] = {
@@ -102,7 +107,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
                 for each in truth
             },
             "labels": {
-                str(each.task_id): {tag: [label.state, label.weight] for tag, label in sorted(each.said.items())}
+                str(each.task_id): {tag: [label.state, label.weight] for tag, label in sorted(each.states.items())}
                 for each in labels
             },
             "shown": {str(task): len(rows) for task, rows in sorted(ledger.shown(key).items())},

@@ -35,14 +35,26 @@ def connect(database: Database, key: ProjectKey) -> None:
 
 
 def statement(
-    number: int, tags: Sequence[str] = ("red",), *, second: int = 0, image: str | None = None
+    number: int,
+    tags: Sequence[str] = ("red",),
+    *,
+    second: int = 0,
+    image: str | None = None,
+    prediction: int | None = None,
 ) -> FeedbackEvent:
     """Somebody has said these tags of task `number`."""
     moment = f"2026-11-23T17:00:{second:02d}.000000Z"
     item = {"id": "t", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}
-    stated = read_annotation(
-        {"id": number, "task": number, "result": [item], "created_at": moment, "updated_at": moment, "lead_time": 1.0}
-    )
+    annotation = {
+        "id": number,
+        "task": number,
+        "result": [item],
+        "created_at": moment,
+        "updated_at": moment,
+        "lead_time": 1.0,
+        "parent_prediction": prediction,
+    }
+    stated = read_annotation(annotation)
     assert stated is not None
     data = {"image": image or picture_of(number)}
     return statement_event(stated, datetime.now(UTC), task_data=data)

@@ -148,6 +148,14 @@ def test_a_version_chosen_by_hand_gives_way(studio: StudioProject) -> None:
     assert studio.record["show_collab_predictions"] is True
 
 
+def test_a_port_that_looks_like_a_status_asks_for_no_login(studio: StudioProject) -> None:
+    url = "http://127.0.0.1:401"
+    studio.backend(URL, state="ER", error_message=f"500 Server Error for url: {url}/setup")
+    with pytest.raises(NotAvailable, match="Look at the backend's log") as caught:
+        connect(studio)
+    assert "BASIC_AUTH_USER" not in str(caught.value)
+
+
 def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: StudioProject) -> None:
     studio.backend(URL, state="ER", error_message="401 Client Error: Basic auth is missing or wrong.")
     with pytest.raises(NotAvailable, match="BASIC_AUTH_USER"):

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from ram_backend.images.guard import is_loopback
 from ram_backend.labelstudio.connection_api import ProjectSwitches, Webhook
-from ram_backend.labelstudio.connection_findings import Found, is_loopback, look_at
+from ram_backend.labelstudio.connection_findings import Found, look_at
 from ram_backend.labelstudio.project_api import ConnectedBackend
 
 SECRET = {"X-RAM-Webhook-Secret": "hush"}

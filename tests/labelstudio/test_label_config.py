@@ -1,4 +1,8 @@
+"""Label configs: which controls are ours, which tags they have, and what is refused in one line."""
+
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -8,13 +12,21 @@ from ram_backend.labelstudio.label_config import KEPT_PLANS, parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference, look_up
 
 IMAGE = '<Image name="image" value="$image"/>'
+ENTRIES = '<Label value="cat"/><Label value="Dog" alias="d"/>'
+BOXES = '<RectangleLabels name="boxes" toName="image" {}>' + ENTRIES + "</RectangleLabels>"
+LABELS = '<Labels name="labels" toName="image"><Label value="cat" predicted_values="kitten,tiger"/></Labels>'
+TOOL = '<Rectangle name="where" toName="image"/>'
+AREA = '<TextArea name="{}" toName="image" {}/>'
+HIDDEN = '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
+CAT_AND_DOG = '<Choice value="cat"/><Choice value="dog"/>'
+KITTEN = '<Choice value="cat"><Choice value="kitten"/></Choice>'
 
 
 def plan(*inside: str) -> LabelPlan:
     return parse_label_config(f"<View>{''.join(inside)}</View>")
 
 
-def choices(inside: str = '<Choice value="cat"/><Choice value="dog"/>', attributes: str = 'choice="multiple"') -> str:
+def choices(inside: str = CAT_AND_DOG, attributes: str = 'choice="multiple"') -> str:
     return f'<Choices name="tags" toName="image" {attributes}>{inside}</Choices>'
 
 
@@ -27,10 +39,6 @@ def control(*inside: str) -> TagControl:
     return only
 
 
-def values(found: TagControl) -> list[str]:
-    return [choice.value for choice in found.choices]
-
-
 def refusal(*inside: str) -> str:
     with pytest.raises(LabelConfigError) as caught:
         plan(*inside)
@@ -39,110 +47,133 @@ def refusal(*inside: str) -> str:
     return message
 
 
-def test_choices_on_an_image():
+def test_choices_on_an_image() -> None:
     found = control(choices())
     assert (found.name, found.to_name, found.kind, found.image_key) == ("tags", "image", "choices", "image")
-    assert not found.single
     assert found.choices[0] == Choice(value="cat", text="cat", path=("cat",), texts=("cat",), label="cat")
-    assert values(found) == ["cat", "dog"]
-    assert (found.threshold, found.top_k, found.dynamic, found.required) == (None, None, None, False)
+    assert (found.single, found.required, found.threshold, found.top_k, found.dynamic) == (
+        False,
+        False,
+        None,
+        None,
+        None,
+    )
+    assert choices_for(found, {"tags": ["x"]}) is found.choices, "choices of the config need no task"
 
 
-@pytest.mark.parametrize("attributes", ['choice="single"', 'choice="single-radio"', ""])
-def test_choices_are_single_unless_multiple(attributes):
-    assert control(choices(attributes=attributes)).single
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        (CAT_AND_DOG, ["cat", "dog"]),
+        ('<Choice value="cat"/><Choice/><Choice value=" "/><Choice value="$x"/>', ["cat"]),  # no text
+        ('<Choice value="cat"/><Choice value="p" alias="cat"/><Choice value="cat "/>', ["cat", "cat "]),
+        (f'<View><Header value="h"/>{KITTEN}</View>', ["cat"]),  # layout elements; nested choices are not shown
+        ('<Choice value="caf&#233; &amp; &lt;bar&gt;"/><Choice value="猫"/>', ["café & <bar>", "猫"]),
+    ],
+)
+def test_values_of_choices(inside: str, expected: list[str]) -> None:
+    assert [choice.value for choice in control(choices(inside)).choices] == expected
 
 
-def test_element_and_attribute_names_in_any_case():
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        (choices(f'{KITTEN}<Choice value="dog"/>', 'allowNested="true"'), [("cat", "kitten"), ("dog",)]),
+        (taxonomy(f'<Choice value="big" alias="A">{CAT_AND_DOG}</Choice>'), [("A",), ("A", "cat"), ("A", "dog")]),
+        (taxonomy(KITTEN, 'leafsOnly="true"'), [("cat", "kitten")]),
+        (taxonomy(f'{KITTEN}<Choice value="kitten"/>', 'leafsOnly="true"'), [("cat", "kitten"), ("kitten",)]),
+    ],
+    ids=["nested choices are leaves", "each level of a taxonomy", "leaves only", "one word in two branches"],
+)
+def test_paths(inside: str, expected: list[tuple[str, ...]]) -> None:
+    assert [choice.path for choice in control(inside).choices] == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ('<Choice value="Domestic cat" alias="C1"/>', ("C1", "Domestic cat", "Domestic cat", ("Domestic cat",))),
+        ('<Choice value="Car" predicted_values="jeep, van ,,jeep"/>', ("Car", "jeep", "Car", ("jeep", "van"))),
+    ],
+)
+def test_what_results_say_and_what_is_scored(choice: str, expected: tuple[Any, ...]) -> None:
+    (found,) = control(choices(choice)).choices
+    assert (found.value, found.text, found.label, found.texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        (choices(attributes='choice="single"'), {"single": True}),
+        (choices(attributes='choice="single-radio"'), {"single": True}),
+        (choices(attributes=""), {"single": True}),
+        (choices(attributes='visibleWhen="no-region-selected"'), {"name": "tags"}),
+        (choices(KITTEN, 'allowNested="true"'), {"nesting": "leaves"}),
+        (taxonomy(KITTEN, 'maxUsages="3"'), {"kind": "taxonomy", "single": False, "max_usages": 3}),
+        (choices(attributes='model_score_threshold="0.35"'), {"threshold": 0.35}),
+        (choices(attributes='model_top_k="7" required="true"'), {"top_k": 7, "required": True}),
+        (choices(attributes='model_min_precision="0.9"'), {"precision": 0.9}),
+        (BOXES.format(""), {"kind": "rectanglelabels", "regions": True, "free": False, "single": False}),
+        (BOXES.format('maxUsages="1" required="true"'), {"max_usages": None, "required": False}),
+        (BOXES.format('model_min_precision="0.9"'), {"precision": 0.9}),
+        (BOXES.format('opacity="0"'), {"name": "boxes"}),
+        (LABELS + TOOL, {"kind": "labels", "regions": True, "tool": "where"}),
+        (AREA.format("words", ""), {"kind": "textarea", "free": True, "choices": ()}),
+        (AREA.format("words", 'maxSubmissions="4"'), {"max_usages": 4}),
+    ],
+)
+def test_a_control(inside: str, expected: dict[str, Any]) -> None:
+    found = control(inside)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_labels_of_regions() -> None:
+    assert [(each.value, each.text) for each in control(BOXES.format("")).choices] == [("cat", "cat"), ("d", "Dog")]
+    assert control(LABELS, TOOL).choices[0].texts == ("kitten", "tiger")
+    assert choices_for(control(BOXES.format('value="$labels"')), {"labels": ["cow"]})[0].value == "cow"
+
+
+def test_element_and_attribute_names_in_any_case() -> None:
     found = parse_label_config(
         '<view><image NAME="i" Value="$photo"/><choices name="t" TONAME="i"><choice VALUE="cat"/></choices></view>'
     )
     assert found.images == {"i": "photo"}
-    assert values(found.tag_controls[0]) == ["cat"]
-
-
-def test_an_alias_is_what_results_say_and_the_value_is_what_is_scored():
-    (choice,) = control(choices('<Choice value="Domestic cat" alias="C1"/>')).choices
-    assert (choice.value, choice.text, choice.label) == ("C1", "Domestic cat", "Domestic cat")
-
-
-def test_predicted_values_are_scored_in_place_of_the_value():
-    (choice,) = control(choices('<Choice value="Car" predicted_values="jeep, cab ,,limousine, cab"/>')).choices
-    assert choice.texts == ("jeep", "cab", "limousine")
-    assert (choice.text, choice.value) == ("jeep", "Car")
-
-
-def test_choices_inside_layout_elements_are_found_and_nested_ones_are_not_shown_by_the_page():
-    found = control(choices('<View><Header value="h"/><Choice value="cat"><Choice value="kitten"/></Choice></View>'))
-    assert values(found) == ["cat"]
-
-
-def test_nested_choices_where_the_control_allows_them_are_leaves_with_paths():
-    found = control(
-        choices('<Choice value="cat"><Choice value="kitten"/></Choice><Choice value="dog"/>', 'allowNested="true"')
-    )
-    assert [choice.path for choice in found.choices] == [("cat", "kitten"), ("dog",)]
-    assert found.nesting == "leaves"
-
-
-def test_entries_that_results_cannot_tell_apart_are_one():
-    found = control(choices('<Choice value="cat"/><Choice value="pussy" alias="cat"/><Choice value="cat "/>'))
-    assert values(found) == ["cat", "cat "]
-
-
-def test_entries_without_a_text_are_left_out():
-    assert values(control(choices('<Choice value="cat"/><Choice/><Choice value=" "/><Choice value="$x"/>'))) == ["cat"]
-
-
-def test_taxonomy_has_paths_from_the_root_and_each_level_can_be_ticked():
-    found = control(taxonomy('<Choice value="animal" alias="A"><Choice value="cat"/></Choice><Choice value="sky"/>'))
-    assert found.kind == "taxonomy"
-    assert not found.single
-    assert [choice.path for choice in found.choices] == [("A",), ("A", "cat"), ("sky",)]
-    assert [choice.text for choice in found.choices] == ["animal", "cat", "sky"]
-
-
-def test_taxonomy_with_leaves_only():
-    found = control(taxonomy('<Choice value="animal"><Choice value="cat"/></Choice>', 'leafsOnly="true" maxUsages="3"'))
-    assert [choice.path for choice in found.choices] == [("animal", "cat")]
-    assert found.max_usages == 3
-
-
-def test_one_word_in_two_branches_stays_two_choices():
-    found = control(
-        taxonomy(
-            '<Choice value="bird"><Choice value="crane"/></Choice><Choice value="tool"><Choice value="crane"/></Choice>'
-        )
-    )
-    assert [choice.path for choice in found.choices if choice.value == "crane"] == [
-        ("bird", "crane"),
-        ("tool", "crane"),
-    ]
-
-
-def test_threshold_and_top_k():
-    found = control(
-        choices(attributes='choice="multiple" model_score_threshold="0.35" model_top_k="7" required="true"')
-    )
-    assert (found.threshold, found.top_k, found.required) == (0.35, 7, True)
+    assert [choice.value for choice in found.tag_controls[0].choices] == ["cat"]
 
 
 @pytest.mark.parametrize(
-    "attribute", ['model_score_threshold="high"', 'model_score_threshold="1.5"', 'model_top_k="0"']
+    ("inside", "words"),
+    [
+        *(
+            (choices(attributes=f'{name}="{value}"'), ("'tags'", name, value))
+            for name, value in (
+                ("model_score_threshold", "high"),
+                ("model_score_threshold", "1.5"),
+                ("model_score_threshold", "nan"),
+                ("model_top_k", "0"),
+                ("model_min_precision", "90"),
+                ("model_tags", "perhaps"),
+            )
+        ),
+        (choices(attributes='model_min_precision="0.9" model_score_threshold="0.4"'), ("give one of them",)),
+        (choices() + choices(), ("'tags'",)),
+        (LABELS, ("no <Rectangle>",)),
+        (LABELS + '<Rectangle name="where" toName="other"/>', ("no <Rectangle>",)),
+        (AREA.format("a", "") + AREA.format("b", ""), ("'a', 'b'",)),
+        ('<PolygonLabels name="b" toName="image"/>', ("Image 'image' ($image)", "<Choices", "<Taxonomy")),
+    ],
 )
-def test_an_attribute_that_cannot_be_used_is_named(attribute):
-    name, value = attribute.replace('"', "").split("=")
-    message = refusal(IMAGE, choices(attributes=attribute))
-    assert "'tags'" in message
-    assert name in message
-    assert value in message
+def test_what_cannot_be_used_is_named(inside: str, words: tuple[str, ...]) -> None:
+    message = refusal(IMAGE, inside)
+    assert [word for word in words if word not in message] == []
 
 
-def test_nan_is_no_threshold():
-    assert "model_score_threshold" in refusal(IMAGE, choices(attributes='model_score_threshold="nan"'))
+def test_an_image_that_is_no_variable_is_named() -> None:
+    assert "'image'" in refusal('<Image name="image" valueList="$images"/>', choices())
+    assert "http://x/y.jpg" in refusal('<Image name="image" value="http://x/y.jpg"/>', choices())
 
 
-def test_several_controls_each_with_its_own_tags_and_threshold_for_several_images():
+def test_several_controls_each_with_its_own_tags_and_threshold_for_several_images() -> None:
     found = plan(
         '<Image name="front" value="$image1"/><Image name="back" value="$image2"/>',
         '<Choices name="a" toName="front" model_score_threshold="0.2"><Choice value="cat"/></Choices>',
@@ -157,11 +188,7 @@ def test_several_controls_each_with_its_own_tags_and_threshold_for_several_image
     assert found.images == {"front": "image1", "back": "image2"}
 
 
-def test_two_controls_of_one_name_are_refused():
-    assert "'tags'" in refusal(IMAGE, choices(), choices())
-
-
-def test_other_controls_and_images_that_nobody_tags_are_ignored():
+def test_other_controls_and_images_that_nobody_tags_are_ignored() -> None:
     found = plan(
         IMAGE,
         '<Image name="logo" value="$logo"/><Text name="text" value="$text"/>',
@@ -189,28 +216,38 @@ def test_other_controls_and_images_that_nobody_tags_are_ignored():
         choices(inside=""),
     ],
 )
-def test_what_is_not_for_the_whole_image_or_has_no_tags_is_left_alone_and_said(inside):
-    message = refusal(IMAGE, inside)
-    assert "'tags' is left alone" in message
+def test_what_is_not_for_the_whole_image_or_has_no_tags_is_left_alone_and_said(inside: str) -> None:
+    assert "'tags' is left alone" in refusal(IMAGE, inside)
     other = plan(IMAGE, inside, '<Choices name="plain" toName="image"><Choice value="cat"/></Choices>')
     assert [each.name for each in other.tag_controls] == ["plain"]
     assert any("'tags'" in note for note in other.notes)
 
 
-def test_visible_while_no_region_is_selected_is_for_the_whole_image():
-    assert control(choices(attributes='visibleWhen="no-region-selected"')).name == "tags"
+@pytest.mark.parametrize(
+    "inside",
+    [
+        AREA.format("confidence", ""),
+        AREA.format("t", 'maxSubmissions="0"'),
+        AREA.format("t", 'readonly="true"'),
+        AREA.format("t", 'perRegion="true"'),
+        BOXES.format('model_tags="false"'),
+        BOXES.format('perRegion="true"'),
+        f'{BOXES.format("")}<Choices name="kind" toName="image" perRegion="true"><Choice value="x"/></Choices>',
+    ],
+)
+def test_controls_that_somebody_else_fills_are_not_ours(inside: str) -> None:
+    assert refusal(IMAGE, inside)
 
 
-def test_nothing_to_tag_lists_what_was_found_and_what_is_needed():
-    message = refusal(IMAGE, '<PolygonLabels name="boxes" toName="image"><Label value="cat"/></PolygonLabels>')
-    assert "Image 'image' ($image)" in message
-    assert "<Choices" in message
-    assert "<Taxonomy" in message
-
-
-def test_an_image_that_is_no_variable_is_named():
-    assert "'image'" in refusal('<Image name="image" valueList="$images"/>', choices())
-    assert "http://x/y.jpg" in refusal('<Image name="image" value="http://x/y.jpg"/>', choices())
+def test_who_names_a_control_gets_it_filled_besides() -> None:
+    more = 'model_tags="true"'
+    found = plan(IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", ""))
+    assert [each.name for each in found.tag_controls] == ["tags", "boxes", "more"]
+    assert found.confidence_controls == {}
+    without = plan(IMAGE, choices(attributes='model_tags="no"'), BOXES.format(more))
+    assert [each.name for each in without.tag_controls] == ["boxes"]
+    assert any("model_tags" in note for note in without.notes)
+    assert [each.name for each in plan(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
 
 
 @pytest.mark.parametrize(
@@ -225,12 +262,12 @@ def test_an_image_that_is_no_variable_is_named():
         ("<a>" * 5000 + "</a>" * 5000, "nests deeper"),
     ],
 )
-def test_what_is_no_label_config(text, word):
+def test_what_is_no_label_config(text: str, word: str) -> None:
     with pytest.raises(LabelConfigError, match=word):
         parse_label_config(text)
 
 
-def test_entities_are_refused_before_they_can_grow_or_read_files():
+def test_entities_are_refused_before_they_can_grow_or_read_files() -> None:
     grown = choices('<Choice value="&e9;"/>')
     bomb = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
     for subset in (f'<!ENTITY e0 "ha">{bomb}', '<!ENTITY e9 SYSTEM "file:///etc/passwd">'):
@@ -239,50 +276,34 @@ def test_entities_are_refused_before_they_can_grow_or_read_files():
         assert "root:" not in str(caught.value)
 
 
-def test_characters_are_read_as_written():
-    found = control(choices('<Choice value="caf&#233; &amp; &lt;bar&gt;"/><Choice value="猫"/>'))
-    assert values(found) == ["café & <bar>", "猫"]
-
-
-def test_dynamic_choices_come_from_the_task():
+def test_dynamic_choices_come_from_the_task() -> None:
     found = control(choices(inside="", attributes='value="$options" choice="multiple"'))
     assert (found.choices, found.dynamic) == ((), "options")
     task = {"options": ["cat", {"value": "dog", "alias": "D", "html": "<b>x</b>"}, 7, None, {"html": "x"}, "cat", True]}
     assert [(each.value, each.text) for each in choices_for(found, task)] == [("cat", "cat"), ("D", "dog"), ("7", "7")]
     for nothing in ({}, {"options": None}, {"options": "cat"}, {"options": {"value": "cat"}}):
         assert choices_for(found, nothing) == ()
+    both = control(choices(inside='<Choice value="other"/>', attributes='value="$options"'))
+    for options in (["cat", "other"], ["cat"]):
+        assert [each.value for each in choices_for(both, {"options": options})] == ["cat", "other"]
 
 
-def test_dynamic_choices_stand_before_those_of_the_config():
-    found = control(choices(inside='<Choice value="other"/>', attributes='value="$options"'))
-    assert [each.value for each in choices_for(found, {"options": ["cat", "other"]})] == ["cat", "other"]
-    assert [each.value for each in choices_for(found, {"options": ["cat"]})] == ["cat", "other"]
-
-
-def test_dynamic_taxonomy_has_paths():
+def test_dynamic_taxonomy_has_paths() -> None:
     found = control(taxonomy("", 'value="$tree" leafsOnly="true"'))
     task = {"tree": [{"value": "animal", "children": [{"value": "cat", "alias": "C"}, "dog"]}, {"value": "sky"}]}
     assert [each.path for each in choices_for(found, task)] == [("animal", "C"), ("animal", "dog"), ("sky",)]
 
 
-def test_choices_of_the_config_need_no_task():
-    found = control(choices())
-    assert choices_for(found, {"tags": ["x"]}) is found.choices
-
-
-def test_where_the_image_is():
+def test_where_the_image_is() -> None:
     deep = plan('<Image name="image" value="$photos[1].url"/>', choices()).tag_controls[0]
     assert image_reference(deep, {"photos": [{}, {"url": "/data/upload/1/x.jpg"}]}) == "/data/upload/1/x.jpg"
     for without in ({}, {"photos": []}, {"photos": [{}, {"url": None}]}, {"photos": [{}, {"url": " "}]}, {"photos": 3}):
         assert image_reference(deep, without) is None
-
-
-def test_a_key_that_looks_like_a_path_wins_over_the_path():
-    assert look_up({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    assert look_up({"a.b": 1, "a": {"b": 2}}, "a.b") == 1, "a key that looks like a path wins over the path"
     assert look_up({"a": {"b": 2}}, "a.b") == 2
 
 
-def test_a_text_area_that_nobody_can_type_in_shows_confidences():
+def test_a_text_area_that_nobody_can_type_in_shows_confidences() -> None:
     area = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
     (found,) = plan(IMAGE, choices(), area).confidence_controls["image"]
     assert (found.name, found.kind) == ("confidence", "textarea")
@@ -298,46 +319,55 @@ def test_a_text_area_that_nobody_can_type_in_shows_confidences():
         '<TextArea name="confidence" toName="image" maxSubmissions="0" perRegion="true"/>',
         '<View visibleWhen="choice-selected"><TextArea name="confidence" toName="image" maxSubmissions="0"/></View>',
         '<TextArea name="confidence" toName="text" maxSubmissions="0"/>',
-        '<RectangleLabels name="conf" toName="image" opacity="0.5"><Label value="cat"/></RectangleLabels>',
+        HIDDEN.replace('"0"', '"0.5"'),
     ],
 )
-def test_what_annotators_fill_is_not_ours(area):
+def test_what_annotators_fill_is_not_ours(area: str) -> None:
     assert plan(IMAGE, '<Text name="text" value="$t"/>', choices(), area).confidence_controls == {}
 
 
-def test_invisible_rectangles_may_be_hidden_by_a_condition_that_never_holds():
-    rectangles = '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
-    hidden = f'<View visibleWhen="region-selected" whenTagName="conf" whenLabelValue="zz">{rectangles}</View>'
-    assert [each.name for each in plan(IMAGE, hidden, choices()).confidence_controls["image"]] == ["conf"]
+@pytest.mark.parametrize(
+    "inside",
+    [
+        choices() + HIDDEN,
+        BOXES.format("") + HIDDEN,
+        f'{choices()}<View visibleWhen="region-selected" whenTagName="conf" whenLabelValue="zz">{HIDDEN}</View>',
+    ],
+    ids=["beside choices", "beside visible boxes", "under a condition that never holds"],
+)
+def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled(inside: str) -> None:
+    found = plan(IMAGE, inside)
+    assert [each.name for each in found.confidence_controls["image"]] == ["conf"]
+    assert "conf" not in [each.name for each in found.tag_controls]
 
 
 @pytest.mark.parametrize("opacity", ["0", "0.0", "0."])
-def test_invisible_rectangles_show_confidences_of_tags_that_have_a_label(opacity):
-    rectangles = (
-        f'<RectangleLabels name="conf" toName="image" opacity="{opacity}">'
-        '<Label value="cat"/><Label value="Dog" alias="d"/></RectangleLabels>'
-    )
-    (found,) = plan(IMAGE, choices(), rectangles).confidence_controls["image"]
+def test_invisible_rectangles_show_confidences_of_tags_that_have_a_label(opacity: str) -> None:
+    (found,) = plan(IMAGE, choices(), BOXES.format(f'opacity="{opacity}"')).confidence_controls["image"]
     assert found.kind == "rectanglelabels"
     assert dict(found.labels) == {"cat": "cat", "Dog": "d", "d": "d"}
 
 
-def test_the_digest_is_of_what_changes_answers():
+def test_the_digest_is_of_what_changes_answers() -> None:
+    """It is part of the model version: another one makes Label Studio ask anew for every task."""
     first = plan(IMAGE, choices())
+    assert first.digest.startswith("8583528cad21ae8a"), "label configs that say nothing new keep their digest"
     assert plan(IMAGE, '<Header value="Which animals?"/>', choices()).digest == first.digest
-    for other in (
+    others = [
         plan(IMAGE, choices('<Choice value="dog"/><Choice value="cat"/>')),
         plan(IMAGE, choices(attributes='choice="multiple" model_score_threshold="0.4"')),
         plan(IMAGE, choices(attributes='choice="multiple" model_top_k="4"')),
+        plan(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.8"')),
+        plan(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.9"')),
         plan(IMAGE, choices(attributes='choice="single"')),
         plan(IMAGE, choices('<Choice value="cat" predicted_values="lynx"/><Choice value="dog"/>')),
         plan('<Image name="image" value="$photo"/>', choices()),
         plan(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
-    ):
-        assert other.digest != first.digest
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 1 + len(others)
 
 
-def test_plans_are_remembered_and_no_more_than_so_many():
+def test_plans_are_remembered_and_no_more_than_so_many() -> None:
     first = plan(IMAGE, choices(), "<!-- remembered -->")
     assert plan(IMAGE, choices(), "<!-- remembered -->") is first
     for number in range(KEPT_PLANS):
@@ -345,87 +375,3 @@ def test_plans_are_remembered_and_no_more_than_so_many():
     again = plan(IMAGE, choices(), "<!-- remembered -->")
     assert again is not first
     assert again == first
-
-
-ENTRIES = '<Label value="cat"/><Label value="Dog" alias="d"/>'
-BOXES = '<RectangleLabels name="boxes" toName="image" {}>' + ENTRIES + "</RectangleLabels>"
-LABELS = '<Labels name="labels" toName="image"><Label value="cat" predicted_values="kitten,tiger"/></Labels>'
-TOOL = '<Rectangle name="where" toName="image"/>'
-AREA = '<TextArea name="{}" toName="image" {}/>'
-
-
-def test_without_choices_and_taxonomy_rectangle_labels_are_filled():
-    found = control(BOXES.format('maxUsages="1" required="true" model_min_precision="0.9"'))
-    assert (found.kind, found.regions, found.free, found.single) == ("rectanglelabels", True, False, False)
-    assert [(each.value, each.text, each.label) for each in found.choices] == [
-        ("cat", "cat", "cat"),
-        ("d", "Dog", "Dog"),
-    ]
-    assert (found.max_usages, found.required, found.precision) == (None, False, 0.9)
-    assert choices_for(control(BOXES.format('value="$labels"')), {"labels": ["cow"]})[0].value == "cow"
-
-
-def test_labels_are_filled_where_a_rectangle_says_where_their_regions_are():
-    found = control(LABELS, TOOL)
-    assert (found.kind, found.regions, found.tool) == ("labels", True, "where")
-    assert found.choices[0].texts == ("kitten", "tiger")
-    assert "no <Rectangle>" in refusal(IMAGE, LABELS)
-    assert "no <Rectangle>" in refusal(IMAGE, LABELS, '<Rectangle name="where" toName="other"/>')
-
-
-def test_a_text_area_alone_is_for_any_tag():
-    found = control(AREA.format("words", 'maxSubmissions="4"'))
-    assert (found.kind, found.free, found.choices, found.max_usages) == ("textarea", True, (), 4)
-    assert "'a', 'b'" in refusal(IMAGE, AREA.format("a", ""), AREA.format("b", ""))
-    assert [each.name for each in plan(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
-
-
-@pytest.mark.parametrize(
-    "inside",
-    [
-        AREA.format("confidence", ""),
-        AREA.format("t", 'maxSubmissions="0"'),
-        AREA.format("t", 'readonly="true"'),
-        AREA.format("t", 'perRegion="true"'),
-        BOXES.format('model_tags="false"'),
-        BOXES.format('perRegion="true"'),
-        f'{BOXES.format("")}<Choices name="kind" toName="image" perRegion="true"><Choice value="x"/></Choices>',
-    ],
-)
-def test_controls_that_somebody_else_fills_are_not_ours(inside):
-    assert refusal(IMAGE, inside)
-
-
-def test_who_names_a_control_gets_it_filled_besides():
-    more = 'model_tags="true"'
-    found = plan(IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", ""))
-    assert [each.name for each in found.tag_controls] == ["tags", "boxes", "more"]
-    assert found.confidence_controls == {}
-    without = plan(IMAGE, choices(attributes='model_tags="no"'), BOXES.format(more))
-    assert [each.name for each in without.tag_controls] == ["boxes"]
-    assert any("model_tags" in note for note in without.notes)
-    assert "model_tags" in refusal(IMAGE, choices(attributes='model_tags="perhaps"'))
-
-
-def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled():
-    hidden = BOXES.format('opacity="0"')
-    for other in (choices(), BOXES.replace("boxes", "tags").format("")):
-        found = plan(IMAGE, hidden, other)
-        assert [each.name for each in found.tag_controls] == ["tags"]
-        assert [each.name for each in found.confidence_controls["image"]] == ["boxes"]
-    assert control(hidden).name == "boxes"
-
-
-def test_precision():
-    assert control(choices(attributes='model_min_precision="0.9"')).precision == 0.9
-    assert "model_min_precision" in refusal(IMAGE, choices(attributes='model_min_precision="90"'))
-    both = 'model_min_precision="0.9" model_score_threshold="0.4"'
-    assert "give one of them" in refusal(IMAGE, choices(attributes=both))
-    first = plan(IMAGE, choices(attributes='model_min_precision="0.9"')).digest
-    assert first != plan(IMAGE, choices(attributes='model_min_precision="0.8"')).digest
-    assert first != plan(IMAGE, choices()).digest
-
-
-def test_label_configs_that_say_nothing_new_keep_their_digest():
-    """It is part of the model version: another one makes Label Studio ask anew for every task."""
-    assert plan(IMAGE, choices()).digest.startswith("8583528cad21ae8a")

@@ -12,6 +12,7 @@ from support.web import Reply, Web, redirect
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.prelabel_api import PrelabelApi
 from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
 
 
@@ -172,6 +173,13 @@ def test_a_list_that_does_not_go_on_is_not_asked_for_ever(api: ProjectApi, studi
     studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 1}]}')
     with pytest.raises(LabelStudioUnreachable, match="another order"):
         list(api.annotated_tasks())
+
+
+def test_predictions_are_not_looked_for_in_a_list_of_another_order(api: ProjectApi, studio: StudioProject) -> None:
+    """Going on after the largest number of a page skipped tasks without a word."""
+    studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 2}, {"id": 1}]}')
+    with pytest.raises(LabelStudioUnreachable, match="another order"):
+        list(PrelabelApi(api.label_studio, 3).failed("v1"))
 
 
 # Backends and predictions

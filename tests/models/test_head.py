@@ -12,7 +12,7 @@ from models import plain, tiny
 from torch import Tensor, nn
 
 from ram_backend.models.head import HeadConfig, StableLayerNorm, TaggingHead, TagQueries
-from ram_backend.models.official import our_name
+from ram_backend.models.official import our_names, read_architecture
 
 CONFIG = HeadConfig(token_width=20, hidden=32, heads=4, layers=2, intermediate=48, label_width=12)
 
@@ -41,7 +41,9 @@ def test_the_layers_compute_rams_formula(kind: str) -> None:
         classifier="shared" if projected else "per_tag",
         tags=None if projected else len(tiny.TAGS),
     )
-    ours = {our_name(key).removeprefix("head."): value for key, value in weights.items() if key.startswith("tagging")}
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    names = our_names(kind, read_architecture(kind, shapes, len(tiny.TAGS), tiny.IMAGE))  # type: ignore[arg-type]
+    ours = {names[key].removeprefix("head."): value for key, value in weights.items() if key.startswith("tagging")}
     head = TaggingHead(config).eval()
     head.load_state_dict({**head.state_dict(), **ours})
     queries, tokens = drawn(5, tiny.HIDDEN), drawn(2, 9, config.token_width, seed=1)

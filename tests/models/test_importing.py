@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ram_backend.errors import CheckpointError, RamError, VocabularyError
 from ram_backend.models import official
-from ram_backend.models.bundle import Bundle, verify
+from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.checkpoints import open_checkpoint
 from ram_backend.models.importing import _write_tensors, import_checkpoint
 from ram_backend.models.network import load_network
@@ -59,13 +60,13 @@ def test_kind_and_numbers_are_seen_from_the_file(tmp_path: Path, kind: str) -> N
     assert bundle.text_encoder == (None if kind == "tag2text" else "clip-vit-b-16")
 
 
-def test_only_what_tagging_needs_is_kept(tmp_path: Path) -> None:
+def test_what_only_an_optimizer_needs_is_left_out(tmp_path: Path) -> None:
     moments = {"state": {0: {"exp_avg": torch.zeros(100_000)}}, "param_groups": [{"lr": 1e-5}]}
     bundle = importing(tmp_path, "ram", beside={"optimizer": moments, "config": {"vit": "swin_l"}})
     assert bundle.manifest["provenance"]["dropped"] == {
         "beside_weights": ["config", "epoch", "optimizer"],
         "structural_keys": 9,
-        "caption_keys": 3,
+        "tied_keys": 1,
         "extra_keys": [],
     }
     kept = load_file(bundle.path / "network.safetensors")
@@ -73,6 +74,43 @@ def test_only_what_tagging_needs_is_kept(tmp_path: Path) -> None:
     values = sum(int(np.prod(shape)) for key, shape in tiny.shapes("ram").items() if not _dropped(key))
     assert sum(array.size for array in kept.values()) + rows["rows"].size == values
     assert rows["counts"].tolist() == [1] * 7
+
+
+@pytest.mark.parametrize("kind", ["ram", "tag2text"])
+def test_the_captioner_s_weights_are_kept_beside_and_not_read_by_tagging(tmp_path: Path, kind: str) -> None:
+    state = tiny.state_dict(kind)
+    tied = "tag_encoder.encoder.layer.1.output.dense.bias"
+    state[tied] = state["tagging_head.encoder.layer.1.output.dense.bias"]
+    bundle = importing(tmp_path, kind, state)
+    kept = load_file(bundle.path / "captioner.safetensors")
+    wanted = {key for key in state if key.startswith(("tag_encoder.", "text_decoder."))}
+    wanted -= {tied, "tag_encoder.embeddings.position_ids", "tag_encoder.encoder.layer.0.output.dense.bias"}
+    assert kept.keys() == wanted
+    for key in wanted:
+        np.testing.assert_array_equal(kept[key], state[key].numpy())
+    assert bundle.lacks_captioner is None
+    verify(bundle)
+    (bundle.path / "captioner.safetensors").write_bytes(b"0" * (bundle.path / "captioner.safetensors").stat().st_size)
+    load_network(bundle, device="cpu").encode(tiny.images(1).numpy())
+
+
+def test_a_bundle_without_a_captioner_says_why(tmp_path: Path) -> None:
+    assert "no captioner" in str(importing(tmp_path / "a", "ram_plus").lacks_captioner)
+    state = {key: value for key, value in tiny.state_dict("ram").items() if not _dropped(key)}
+    bundle = importing(tmp_path / "b", "ram", state)
+    assert "the imported file had none" in str(bundle.lacks_captioner)
+    manifest = json.loads((bundle.path / "bundle.json").read_text())
+    del manifest["provenance"]["captioner_keys"]  # as bundles were written that dropped the captioner
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    assert "imported before they were kept: import the file again" in str(open_bundle(bundle.path).lacks_captioner)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "half"])
+def test_a_damaged_captioner_is_refused(tmp_path: Path, value: float | str) -> None:
+    state = tiny.state_dict("ram")
+    key = "text_decoder.cls.predictions.bias"
+    state[key] = state[key].half() if value == "half" else torch.full_like(state[key], float(value))
+    assert repr(key) in refused(tmp_path, "ram", state)
 
 
 def _dropped(key: str) -> bool:

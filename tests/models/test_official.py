@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from models import reference, tiny
 
 from ram_backend.models import official
@@ -31,20 +32,22 @@ def test_expected_shapes_are_those_written_out_by_hand(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_every_official_key_has_its_place_in_our_network(kind: str) -> None:
-    import torch
-
-    architecture = official.RELEASED[kind]
+def test_every_tensor_of_our_network_has_an_official_key(kind: str) -> None:
+    names = official.our_names(kind, official.RELEASED[kind])  # type: ignore[arg-type]
     each = official.DESCRIPTIONS_PER_TAG if kind == "ram_plus" else 1
-    shapes = official.expected_shapes(kind, architecture, TAGS[kind], each)  # type: ignore[arg-type]
+    shapes = official.expected_shapes(kind, official.RELEASED[kind], TAGS[kind], each)  # type: ignore[arg-type]
+    assert names.keys() == shapes.keys() - {official.label_key(kind)}  # type: ignore[arg-type]
     with torch.device("meta"):
-        ours = {key: tuple(value.shape) for key, value in TaggingNetwork(architecture).state_dict().items()}
-    moved = {
-        official.our_name(key): shape[1:] if key in {"fc.W", "fc.b"} else shape
-        for key, shape in shapes.items()
-        if key != official.label_key(kind)  # type: ignore[arg-type]
-    }
-    assert moved == ours
+        assert set(names.values()) == set(TaggingNetwork(official.RELEASED[kind]).state_dict())
+    assert names["visual_encoder.layers.0.downsample.norm.bias"] == "encoder.swin.layers.1.downsample.norm.bias"
+
+
+def test_second_names_of_a_tensor_are_known() -> None:
+    assert official.is_tied("tag_encoder.encoder.layer.1.crossattention.self.key.bias")
+    assert official.is_tied("text_decoder.cls.predictions.decoder.weight")
+    assert not official.is_tied("tag_encoder.encoder.layer.1.attention.self.key.bias")
+    assert not official.is_tied("tag_encoder.encoder.layer.10.output.dense.bias")
+    assert not official.is_tied("text_decoder.cls.predictions.bias")
 
 
 def test_a_released_file_with_one_wrong_shape_keeps_its_architecture() -> None:

@@ -8,7 +8,7 @@ from models import plain, tiny
 from torch import Tensor
 
 from ram_backend.models.encoder import ImageEncoder, SwinConfig, restore_buffers
-from ram_backend.models.official import label_key, our_name, read_architecture
+from ram_backend.models.official import label_key, our_names, read_architecture
 from ram_backend.models.ram import Architecture, Descriptions, TaggingNetwork
 
 
@@ -19,9 +19,8 @@ def build(kind: str) -> tuple[TaggingNetwork, dict[str, Tensor], list[Tensor]]:
     architecture = read_architecture(kind, shapes, len(tiny.TAGS), tiny.IMAGE)  # type: ignore[arg-type]
     label = label_key(kind)  # type: ignore[arg-type]
     ours = {
-        our_name(key): value[0] if key in {"fc.W", "fc.b"} else value
-        for key, value in weights.items()
-        if key != label and not tiny.is_structural(key) and not key.startswith(("tag_encoder", "text_decoder"))
+        name: weights[key][0] if key in {"fc.W", "fc.b"} else weights[key]
+        for key, name in our_names(kind, architecture).items()  # type: ignore[arg-type]
     }
     network = TaggingNetwork.with_weights(architecture, ours)
     labels = weights[label].reshape(len(tiny.TAGS), -1, weights[label].shape[1])

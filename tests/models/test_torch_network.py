@@ -16,7 +16,7 @@ from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavaila
 from ram_backend.models import torch_network
 from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.models.network import load_network
+from ram_backend.models.network import encoder_id_of, load_network
 
 TinyBundle = Callable[[str], Bundle]
 L = len(tiny.TAGS)
@@ -126,7 +126,7 @@ def test_what_cannot_be_selected_is_refused(tiny_bundle: TinyBundle) -> None:
         load_network(tiny_bundle("tag2text"), device="cpu").select([np.zeros((1, 32), dtype=np.float32)])
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["force-bf16", "force-fp16"])
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_half_precision_is_close_and_has_another_id(tiny_bundle: TinyBundle, kind: str, precision: str) -> None:
     exact = load_network(tiny_bundle(kind), device="cpu", precision="fp32")
@@ -136,7 +136,7 @@ def test_half_precision_is_close_and_has_another_id(tiny_bundle: TinyBundle, kin
     assert tokens.dtype == np.float32
     logits = half.logits(tokens, half.select(range(L)))
     error = np.abs(logits - expected(kind)).max()
-    assert 1e-6 < error < (0.15 if precision == "bf16" else 0.02)
+    assert 1e-6 < error < (0.15 if precision == "force-bf16" else 0.02)
 
 
 def test_the_id_names_weights_engine_and_precision(tiny_bundle: TinyBundle) -> None:
@@ -191,3 +191,21 @@ def test_the_number_of_threads_holds_during_calls_and_is_restored(tiny_bundle: T
     network.logits(network.encode(PIXELS), network.select(range(L)))
     assert during == [before + 1]
     assert torch.get_num_threads() == before
+
+
+def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forced(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = tiny_bundle("ram")
+    monkeypatch.setattr(torch_network.platform, "machine", lambda: "x86_64")  # type: ignore[attr-defined]
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False)
+    assert load_network(bundle, device="cpu", precision="bf16").encoder_id.endswith("-cpu-fp32")
+    assert encoder_id_of(bundle, device="cpu", precision="bf16").endswith("-cpu-fp32")
+    assert "no instructions for bf16" in caplog.text
+    assert "force-bf16" in caplog.text
+    caplog.clear()
+    assert load_network(bundle, device="cpu", precision="force-bf16").encoder_id.endswith("-cpu-bf16")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert load_network(bundle, device="cpu", precision="bf16").encoder_id.endswith("-cpu-bf16")
+    assert caplog.text == ""

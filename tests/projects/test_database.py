@@ -39,7 +39,7 @@ def row(**fields: object) -> ProjectRow:
 @pytest.fixture
 def all_rows() -> None:
     """Every table that a room keeps is known."""
-    for module in ("projects.rows", "feedback.rows", "versions.rows", "jobs.job"):
+    for module in ("projects.rows", "feedback.rows", "versions.records", "jobs.job"):
         importlib.import_module(f"ram_backend.{module}")
 
 

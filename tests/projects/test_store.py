@@ -15,6 +15,7 @@ import pytest
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
+from ram_backend.projects.connection import Connection, Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
@@ -146,7 +147,7 @@ def test_a_malformed_setup_takes_nothing_in(store: ProjectStore, bad: dict[str, 
     with pytest.raises(InputError):
         setup(store, **bad)
     assert store.projects() == []
-    assert store.pinned_host is None
+    assert store.pin is None
 
 
 def test_what_no_database_keeps_does_no_harm(store: ProjectStore, table: ProjectTable) -> None:
@@ -214,28 +215,84 @@ def test_a_request_without_hostname_finds_its_project(store: ProjectStore) -> No
 def test_the_first_host_is_pinned_and_no_other_gets_a_token(
     store: ProjectStore, table: ProjectTable, until: Until
 ) -> None:
-    assert store.pinned_host is None
+    assert store.pin is None
     mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
     assert store.settle()
-    assert store.pinned_host == table.changes().pinned_host == HOST
+    assert store.pin == table.changes().pin == Pin(HOST, by_command=False)
     trusted, other = store.connection(mine), store.connection(theirs)
     assert (trusted.base_url, trusted.token, trusted.trusted) == (HOST, TOKEN, True)
-    assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, None, False)
+    assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, TOKEN, False), "its own token, under the guard"
     table.pin_host(OTHER_HOST)
-    until(lambda: store.pinned_host == OTHER_HOST)
+    until(lambda: store.pin == Pin(OTHER_HOST, by_command=True))
     assert not store.connection(mine).trusted
     assert store.connection(theirs).token == TOKEN
     setup(store)
     assert store.settle()
-    assert table.changes().pinned_host == OTHER_HOST
+    assert table.changes().pin == Pin(OTHER_HOST, by_command=True)
 
 
 def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
-    assert table.pin_host(HOST, only_if_none=True) == HOST
+    first = Pin(HOST, by_command=False)
+    assert table.pin_host(HOST, by_command=False) == first
     before = table.changes().change
-    assert table.pin_host(OTHER_HOST, only_if_none=True) == HOST
-    assert table.pin_host(HOST) == HOST
+    assert table.pin_host(OTHER_HOST, by_command=False) == first
     assert table.changes().change == before
+
+
+def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) -> None:
+    with_token = Pin(HOST, by_command=True, token=TOKEN)
+    table.pin_host(HOST, by_command=False)
+    assert table.pin_host(HOST, token=TOKEN) == with_token == table.changes().pin
+    before = table.changes().change
+    assert table.pin_host(HOST) == table.pin_host(OTHER_HOST, by_command=False) == with_token
+    assert table.changes().change == before
+    assert table.pin_host(OTHER_HOST).token is None
+    assert TOKEN not in repr(with_token)
+
+
+@pytest.mark.parametrize(("server", "studio"), [("0.0.0.0", HOST), ("127.0.0.1", OTHER_HOST), ("127.0.0.1", "")])
+def test_setup_pins_nothing_unless_both_are_on_loopback(tmp_path: Path, server: str, studio: str) -> None:
+    """Without the guard, the first request pins any address, inside the network as well."""
+    with ProjectStore.open(load_settings(data_dir=tmp_path, host=server, label_studio_api_key="own")) as store:
+        connection = store.connection(setup(store, hostname=studio))
+        assert store.settle()
+        assert store.pin is None
+        assert (connection.base_url, connection.token, connection.trusted) == (studio or None, TOKEN, False)
+
+
+def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path, until: Until) -> None:
+    settings = load_settings(data_dir=tmp_path, label_studio_api_key="own")
+    with ProjectStore.open(settings) as store:
+        pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
+        assert store.settle()
+        assert (store.connection(pinned).token, store.connection(pinned).trusted) == (TOKEN, True)
+        assert (store.connection(other).token, store.connection(other).trusted) == (TOKEN, False)
+        open_table(settings).pin_host(HOST)
+        until(lambda: store.connection(pinned).token == "own")
+        assert store.connection(other).token == TOKEN
+
+
+def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    open_table(settings).pin_host(OTHER_HOST, token="kept")
+    with ProjectStore.open(settings) as store:
+        connection = store.connection(setup(store, hostname=OTHER_HOST))
+        assert (connection.token, connection.trusted) == ("kept", True)
+        assert store.connection(setup(store)).token == TOKEN, "not to another host"
+
+
+def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectStore) -> None:
+    def to_try(hostname: str, token: str | None) -> Connection | None:
+        return store.to_try(REF, hostname=hostname, access_token=token)
+
+    assert to_try(HOST, "new") is None, "nothing to replace"
+    setup(store)
+    setup(store, hostname=OTHER_HOST)
+    assert store.settle()
+    assert to_try(HOST, TOKEN) is None
+    assert to_try(HOST, None) is None
+    assert to_try(OTHER_HOST, "new") is None, "one that only /setup named"
+    assert to_try(HOST, "new") == Connection(HOST, "new", trusted=True)
 
 
 def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> None:
@@ -246,10 +303,10 @@ def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> Non
         connection = store.connection(setup(store, hostname=OTHER_HOST))
         assert (connection.base_url, connection.token, connection.trusted) == ("http://label-studio:8080", "own", True)
         assert store.settle()
-        assert store.pinned_host is None
+        assert store.pin is None
     with ProjectStore.open(load_settings(data_dir=tmp_path, label_studio_api_key="own")) as store:
         theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
-        assert (store.connection(theirs).token, store.connection(mine).token) == ("own", None)
+        assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
 
 
 def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
@@ -302,7 +359,7 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
     store.start()
     assert store.settle()
     assert not store.connection(project).trusted
-    assert store.pinned_host == HOST
+    assert store.pin == Pin(HOST, by_command=True)
     store.close()
 
 
@@ -383,12 +440,12 @@ store = ProjectStore.open(settings)
 assert store.health.ok, store.health
 for project in range(10):
     for own in ("shared", f"own-{number}"):
-        host = "http://" + own
+        host = f"http://{own}.localhost"
         store.upsert(f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
 assert store.settle(60)
 while len(store.projects()) < 50:
     time.sleep(0.01)
-print(json.dumps([store.pinned_host, sorted((str(each.key), each.revision) for each in store.projects())]))
+print(json.dumps([store.pin and store.pin.host, sorted((str(each.key), each.revision) for each in store.projects())]))
 store.close()
 """
 
@@ -415,7 +472,7 @@ def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings,
     assert [each.returncode for each in processes] == [0] * 4, outcomes
     answers = [json.loads(stdout) for stdout, _ in outcomes]
     assert all(answer == answers[0] for answer in answers)
-    assert answers[0][0] == "http://shared"
+    assert answers[0][0] == "http://shared.localhost"
     assert len(answers[0][1]) == 50
     assert {revision for _, revision in answers[0][1]} == {1}
     changes = open_table(settings).changes()

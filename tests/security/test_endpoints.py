@@ -417,7 +417,8 @@ def test_odd_methods_and_headers(
         line.send(head + host + lines + length + body)
         said = line.read()
     assert said.startswith(b"HTTP/1.1 ")
-    assert int(said.split(b" ", 2)[1]) < 500 or path == "/predict", said
+    status = int(said.split(b" ", 2)[1])
+    assert status < 500 or (status, path) == (503, "/predict"), said
 
 
 @settings(max_examples=100, **SETTINGS)
@@ -426,11 +427,7 @@ def test_any_bytes_are_a_request(house: House, data: bytes) -> None:
     with Line(house.client) as line:
         line.send(data)
         line.socket.shutdown(1)
-        line.socket.settimeout(0.05)
-        try:
-            said = line.socket.recv(65536)
-        except (TimeoutError, ConnectionError):
-            said = b""
+        said = line.read()
     assert not said.startswith(b"HTTP/1.1 5"), said
     assert house.client.get("/health").status_code == 200
 

@@ -47,16 +47,34 @@ def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabe
 
 @pytest.mark.parametrize("token", ["settings", "setup"])
 def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsewhere: Web, token: str) -> None:
-    """Not even where an admin allowed its address: that is for images."""
+    """Not even where an admin allowed its address: it gets the token that its own /setup brought, never ours."""
     known = {"label_studio_api_key": TOKEN} if token == "settings" else {}
     client = start(allowed_image_hosts="127.0.0.2", **known)
     client.post("/setup", json=setup_body(CONFIG, studio))
     for number in range(3):
-        client.post("/setup", json=hostile(studio, hostname=elsewhere.url, project=ELSEWHERE))
+        client.post("/setup", json=hostile(studio, hostname=elsewhere.url, project=ELSEWHERE, access_token="theirs"))
         body = predict_body(CONFIG, [f"/data/upload/1/a.png?{number}"], ELSEWHERE)
         assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
     assert len(elsewhere.asked) == 3
-    assert not any(name.lower() in ("authorization", "cookie") for each in elsewhere.asked for name in each.headers)
+    assert {each.headers.get("Authorization") for each in elsewhere.asked} == {"Token theirs"}
+    assert not any("Cookie" in each.headers for each in elsewhere.asked)
+
+
+def test_the_first_setup_pins_no_host_inside_the_network(start: Start, studio: FakeLabelStudio, elsewhere: Web) -> None:
+    """Nobody has connected yet, and the settings' token leaves for nobody (a server that others can reach)."""
+    client = start(host="0.0.0.0", label_studio_api_key=TOKEN)
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    answer = client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))]))
+    assert "ram-backend connect" in answer.text
+    assert studio.asked == []
+
+
+def test_a_changed_token_is_tried_before_it_replaces_the_old_one(start: Start, studio: FakeLabelStudio) -> None:
+    client = start()
+    image = studio.upload("a.png", picture(RED))
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    assert client.post("/setup", json=hostile(studio, access_token="evil")).status_code == 200
+    assert tags_of(client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]) == ["red"]
 
 
 def test_another_host_for_the_same_project_changes_nothing_for_it(
@@ -292,7 +310,7 @@ def test_large_projects_without_end(start: Start, studio: FakeLabelStudio) -> No
     assert ask(1, 3_500_000).status_code == 400
     assert ask(1, 100).status_code == 200
     assert ask(3, 2_000_000).status_code == 200, "there is room again"
-    assert client.post("/setup", json=hostile(studio, access_token="t" * 3_000_000)).status_code == 400
+    assert client.post("/setup", json=hostile(studio, project="9.9", access_token="t" * 3_000_000)).status_code == 400
 
 
 def test_dynamic_choices_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:

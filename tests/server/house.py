@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
 from versions.making import lineage
 
-from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
@@ -130,9 +129,8 @@ class House:
 def colours(bias: float, threshold: float = 0.5) -> Delta:
     return Delta(
         tags=("red", "turquoise"),
-        trust=np.ones(2, dtype=np.float32),
+        base_scale=np.ones(2, dtype=np.float32),
         weight=np.zeros((2, 3), dtype=np.float32),
         bias=np.array([bias, bias], dtype=np.float32),
-        calibration=Calibration.identity(2),
         thresholds=np.full(2, threshold, dtype=np.float32),
     )

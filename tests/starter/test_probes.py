@@ -32,12 +32,16 @@ def test_unknown_pairs_teach_nothing() -> None:
     hidden = states.copy()
     hidden[:, 2] = -1
     hidden[:10, 2] = states[:10, 2]
-    spoiled = hidden.copy()
     probes = fit_probes([features], hidden, embeddings, strength=1.0)
-    others = fit_probes([features], spoiled[:, :2], embeddings[:2], strength=1.0)
+    others = fit_probes([features], hidden[:, :2], embeddings[:2], strength=1.0)
     np.testing.assert_allclose(probes.weight[:2], others.weight, atol=1e-6)
-    full = fit_probes([features], states, embeddings, strength=1.0)
-    assert np.linalg.norm(probes.weight[2]) < np.linalg.norm(full.weight[2])
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-3)
+    rate = (hidden[:10, 2] == 1).mean()
+    pull = scaled[:10].T @ ((hidden[:10, 2] == 1) - rate) / (np.sqrt(rate * (1 - rate)) + 0.02)  # of known pairs alone
+    expected = np.linalg.solve(scaled.T @ scaled + len(features) * np.eye(12), pull) / (features.std(0) + 1e-3)
+    np.testing.assert_allclose(probes.weight[2], expected, atol=1e-5)
+    absent = np.where(hidden == -1, 0, hidden).astype(np.int8)
+    assert np.abs(fit_probes([features], absent, embeddings, strength=1.0).weight[2] - expected).max() > 1e-3
 
 
 def test_a_similar_text_borrows_and_a_strange_one_does_not() -> None:

@@ -68,10 +68,9 @@ def delta(tags: tuple[str, ...] = ("green", "teal"), width: int = 3) -> Delta:
     count = len(tags)
     return Delta(
         tags,
-        trust=np.full(count, 0.5, dtype=np.float32),
+        base_scale=np.full(count, 0.5, dtype=np.float32),
         weight=drawn.normal(size=(count, width)).astype(np.float32),
         bias=np.arange(count, dtype=np.float32) + 1,
-        calibration=Calibration(np.full(count, 3.0), np.full(count, -1.0)),
         thresholds=np.full(count, 0.25, dtype=np.float32),
     )
 
@@ -82,7 +81,7 @@ def test_named_tags_get_the_deltas_logits_and_scores(bundle: Bundle) -> None:
     logits = 0.5 * z + TOKENS[:, 0] @ delta().weight[0] + 1
     found = changed.score(TOKENS)
     assert found.logits[:, 1] == pytest.approx(logits, abs=1e-6)
-    assert found.scores[:, 1] == pytest.approx(1 / (1 + np.exp(-(3 * logits - 1))), abs=1e-6)
+    assert found.scores[:, 1] == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
     assert np.abs(found.scores[:, 1] - plain.score(TOKENS).scores[:, 1]).max() > 0.05
 
 

@@ -1,4 +1,4 @@
-"""Trust, share, offset and thresholds: recovered where there is enough data, the bundle's where there is none."""
+"""Scales, offset and thresholds: recovered where there is enough data, the bundle's where there is none."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from ram_backend.training.calibration import (
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def drawn(images: int, trust: list[float], share: list[float], offset: list[float], seed: int = 0) -> Drawn:
+def drawn(
+    images: int, base_scale: list[float], residual_scale: list[float], offset: list[float], seed: int = 0
+) -> Drawn:
     """Log-odds of a bundle, scores of a recipe, and labels that follow the given coefficients per tag."""
     random = np.random.default_rng(seed)
-    z = (2 * random.normal(size=(images, len(trust))) - 1).astype(np.float32)
+    z = (2 * random.normal(size=(images, len(base_scale))) - 1).astype(np.float32)
     u = random.normal(size=z.shape)
-    labels = random.random(z.shape) < sigmoid(np.array(trust) * z + np.array(share) * u + np.array(offset))
+    log_odds = np.array(base_scale) * z + np.array(residual_scale) * u + np.array(offset)
+    labels = random.random(z.shape) < sigmoid(log_odds)
     return z, u, labels
 
 
@@ -35,10 +38,10 @@ def fitted(z: np.ndarray, u: np.ndarray, labels: np.ndarray, counts: np.ndarray 
 
 
 def test_coefficients_are_recovered_where_there_are_many_images() -> None:
-    trust, share, offset = [0.5, 0.7, 0.6, 0.9], [1, 1.5, 0.5, 2], [-1, -2, 0, -0.5]
-    found = fitted(*drawn(4000, trust, share, offset))
-    assert found.trust == pytest.approx(trust, abs=0.1)
-    assert found.share == pytest.approx(share, abs=0.15)
+    base_scale, residual_scale, offset = [0.5, 0.7, 0.6, 0.9], [1, 1.5, 0.5, 2], [-1, -2, 0, -0.5]
+    found = fitted(*drawn(4000, base_scale, residual_scale, offset))
+    assert found.base_scale == pytest.approx(base_scale, abs=0.1)
+    assert found.residual_scale == pytest.approx(residual_scale, abs=0.15)
     assert found.offset == pytest.approx(offset, abs=0.15)
 
 
@@ -47,28 +50,28 @@ def test_a_rare_tag_follows_the_others() -> None:
     counts = np.ones(labels.shape)
     counts[6:, 5] = 0  # of the last tag only six images are known
     found = fitted(z, u, labels, counts)
-    assert found.share[5] == pytest.approx(1.5, abs=0.3)
+    assert found.residual_scale[5] == pytest.approx(1.5, abs=0.3)
     assert found.offset[5] == pytest.approx(-2, abs=0.9)
 
 
-def test_with_hardly_any_images_the_bundle_is_trusted() -> None:
+def test_with_hardly_any_images_the_bundle_is_kept() -> None:
     z = np.array([[2.0, -2], [1, -3], [-2, 0]], dtype=np.float32)
     labels = np.array([[1, 0], [1, 0], [0, 1]], dtype=bool)
     found = fitted(z, np.zeros(z.shape), labels)
-    assert found.trust == pytest.approx(np.ones(2), abs=0.25)
+    assert found.base_scale == pytest.approx(np.ones(2), abs=0.25)
     assert found.offset == pytest.approx(np.zeros(2), abs=0.8)
 
 
-def test_a_recipe_that_says_nothing_gets_no_share() -> None:
+def test_a_recipe_that_says_nothing_gets_no_weight() -> None:
     z, _, labels = drawn(1500, [1] * 5, [0] * 5, [0] * 5)
     noise = np.random.default_rng(9).normal(size=z.shape)
-    assert np.abs(fitted(z, noise, labels).share).max() < 0.15
-    assert np.all(fitted(z, -10 * (labels - 0.5), labels).share >= 0), "never against what was learned"
+    assert np.abs(fitted(z, noise, labels).residual_scale).max() < 0.15
+    assert np.all(fitted(z, -10 * (labels - 0.5), labels).residual_scale >= 0), "never against what was learned"
 
 
 def test_order_is_kept_where_the_bundle_is_worse_than_none() -> None:
     z, u, labels = drawn(1500, [-1] * 4, [0] * 4, [0] * 4)
-    assert np.all(fitted(z, np.zeros(u.shape), labels).trust > 0)
+    assert np.all(fitted(z, np.zeros(u.shape), labels).base_scale > 0)
 
 
 def test_what_nobody_said_anything_about_stays_the_bundles() -> None:
@@ -76,7 +79,7 @@ def test_what_nobody_said_anything_about_stays_the_bundles() -> None:
     counts = np.ones(labels.shape)
     counts[:, 1] = 0
     found = fitted(z, u, labels, counts)
-    assert (found.trust[1], found.share[1], found.offset[1]) == (1, 0, 0)
+    assert (found.base_scale[1], found.residual_scale[1], found.offset[1]) == (1, 0, 0)
     assert found.offset[0] < -0.5
 
 
@@ -109,7 +112,7 @@ def test_many_tags_are_fitted_in_portions(monkeypatch: pytest.MonkeyPatch) -> No
     whole = fitted(z, u, labels)
     monkeypatch.setattr(recalibration, "PAIRS_AT_ONCE", 1000)
     parts = fitted(z, u, labels)
-    assert parts.trust == pytest.approx(whole.trust, abs=0.2)
+    assert parts.base_scale == pytest.approx(whole.base_scale, abs=0.2)
     assert parts.offset == pytest.approx(whole.offset, abs=0.5)
 
 

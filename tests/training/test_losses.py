@@ -11,7 +11,7 @@ def test_without_focus_and_margin_it_is_binary_cross_entropy() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 7), torch.rand(4, 7) > 0.5
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / 4
-    loss = asymmetric_loss(logits, labels, torch.ones(4, 7), focus=0.0, margin=0.0)
+    loss = asymmetric_loss(logits, labels, torch.ones(4, 7), gamma_neg=0.0, clip=0.0)
     torch.testing.assert_close(loss, expected)
 
 

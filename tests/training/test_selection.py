@@ -213,7 +213,7 @@ class Fixed:
     log_odds: np.ndarray
     judged: np.ndarray
 
-    def propose(self, material: TrainingSet, *_: Any) -> FitResult:
+    def fit(self, material: TrainingSet, *_: Any) -> FitResult:
         delta = Delta.identity(material.tags, material.base_thresholds, material.features.shape[1])
         return FitResult(delta, self.log_odds, self.judged, {"by": self.name}, {"head": b"tuned"})
 
@@ -221,7 +221,7 @@ class Fixed:
 class Silent:
     name = "silent"
 
-    def propose(self, *_: Any) -> None:
+    def fit(self, *_: Any) -> None:
         return None
 
 

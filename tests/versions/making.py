@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.calibration import Calibration
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.directory import StoredVersion, write_version
@@ -29,10 +28,9 @@ def delta(bias: float = 0.0, tags: tuple[str, ...] = ("red", "green"), width: in
     count = len(tags)
     return Delta(
         tags=tags,
-        trust=np.ones(count, dtype=np.float32),
+        base_scale=np.ones(count, dtype=np.float32),
         weight=np.full((count, width), 0.25, dtype=np.float32),
         bias=np.full(count, bias, dtype=np.float32),
-        calibration=Calibration.identity(count),
         thresholds=np.full(count, 0.5, dtype=np.float32),
     )
 

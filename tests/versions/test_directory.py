@@ -88,8 +88,8 @@ def _manifest(path: Path, **changes: Any) -> None:
     (path / "manifest.json").write_text(manifest_text({**manifest, **changes}))
 
 
-def _forge(path: Path, **arrays: np.ndarray) -> None:
-    """Replaces the delta by one with other numbers, and all checksums and the digest with it."""
+def _forge(path: Path, **arrays: np.ndarray | None) -> None:
+    """Replaces the delta by one with other numbers, or without some, and all checksums and the digest with it."""
     tensors = {**delta().to_tensors(), **arrays}
     data = save({name: array for name, array in tensors.items() if array is not None})
     (path / "delta.safetensors").write_bytes(data)
@@ -149,8 +149,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no verdict": (lambda path: _manifest(path, verdict={}), "lacks or garbles"),
     "lineage garbled": (lambda path: _manifest(path, lineage={"parent": None}), "lineage can't be read"),
     "nan": (lambda path: _forge(path, bias=NAN), "not finite"),
-    "infinite slope": (lambda path: _forge(path, slope=np.full(2, np.inf, np.float32)), "not finite"),
-    "negative trust": (lambda path: _forge(path, trust=np.array([-1, 1], np.float32)), "trust"),
+    "infinite scale": (lambda path: _forge(path, base_scale=np.full(2, np.inf, np.float32)), "not finite"),
+    "negative scale": (lambda path: _forge(path, base_scale=np.array([-1, 1], np.float32)), "base_scale"),
     "another shape": (lambda path: _forge(path, weight=np.zeros((3, 3), np.float32)), "for 2 tags"),
     "another width": (lambda path: _forge(path, weight=np.zeros((2, 4), np.float32)), "4 features"),
     "another type": (lambda path: _forge(path, bias=np.zeros(2)), "float64 instead of float32"),
@@ -170,6 +170,16 @@ def test_what_is_damaged_is_never_opened(tmp_path: Path, kind: str) -> None:
         open_version(stored.path, BUNDLE, width=3)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(("train again.", "Train again.")), "it says what to do"
+
+
+def test_a_version_whose_delta_had_a_calibration_is_read_with_equal_log_odds(tmp_path: Path) -> None:
+    stored = write(tmp_path)
+    old = {"trust": np.array([0.5, 2]), "slope": np.array([2, 0.5]), "offset": np.array([0.25, -1])}
+    _forge(stored.path, **{name: value.astype(np.float32) for name, value in old.items()}, base_scale=None)
+    found = open_version(stored.path, BUNDLE, width=3).delta
+    z, features = np.array([[1, -3]], dtype=np.float32), np.array([[1, 2, 3]], dtype=np.float32)
+    expected = (z * old["trust"] + features @ delta().weight.T + delta().bias) * old["slope"] + old["offset"]
+    assert found.log_odds(z, features) == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_single_byte_counts(tmp_path: Path) -> None:

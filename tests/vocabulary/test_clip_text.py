@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import socket
@@ -22,7 +21,6 @@ from ram_backend.vocabulary.clip_text import (
     ClipTextEncoder,
     build_text_tower,
     load_clip_text_encoder,
-    read_text_weights,
 )
 from ram_backend.vocabulary.embeddings import open_text_encoder
 from ram_backend.vocabulary.prompts import prompts
@@ -190,7 +188,7 @@ def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
         del state["ln_final.bias"]
     elif how == "'text_projection' of shape":
         state["text_projection"] = torch.zeros(3, 3)
-    elif how == "no numbers":
+    elif how == "NaN or infinity":
         state["ln_final.bias"] = torch.full_like(state["ln_final.bias"], math.nan)
     else:
         state.clear()
@@ -199,7 +197,7 @@ def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("small_clip")
 @pytest.mark.parametrize(
-    "how", ["lacks 'ln_final.bias'", "'text_projection' of shape", "no numbers", "holds no text tower"]
+    "how", ["lacks 'ln_final.bias'", "'text_projection' of shape", "NaN or infinity", "holds no text tower"]
 )
 def test_weights_that_do_not_fit_are_refused_by_name(how: str, tmp_path: Path) -> None:
     path = saved(tmp_path, "plain", broken(dict(tower().state_dict()), how))
@@ -223,10 +221,10 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
     torch.save({"text_projection": Evil(tmp_path / "ran")}, path)
     with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
-        read_text_weights(path)
+        load_clip_text_encoder(path, device="cpu")
     path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     with pytest.raises(TextEncoderUnavailable, match=r"evil\.pt can't be read"):
-        read_text_weights(path)
+        load_clip_text_encoder(path, device="cpu")
     assert not (tmp_path / "ran").exists()
 
 
@@ -235,7 +233,7 @@ def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path, "safetensors" if name.endswith("s") else "plain", dict(tower().state_dict()))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(TextEncoderUnavailable, match="can't be read"):
-        read_text_weights(path)
+        load_clip_text_encoder(path, device="cpu")
 
 
 class Scripted(torch.nn.Module):
@@ -248,13 +246,20 @@ class Scripted(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_only_the_published_archive_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_holds_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ViT-B-16.pt"
     torch.jit.script(Scripted()).save(str(path))  # type: ignore[no-untyped-call]
-    with pytest.raises(TextEncoderUnavailable, match="TorchScript archive, but not OpenAI's"):
-        read_text_weights(path)
-    monkeypatch.setattr(clip_weights, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    assert list(read_text_weights(path)) == ["text_projection"]
+    with pytest.raises(TextEncoderUnavailable, match=r"ViT-B-16\.pt can't be read.*TorchScript") as raised:
+        load_clip_text_encoder(path, device="cpu")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("small_clip")
+def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
+    saved(tmp_path, "safetensors", dict(tower().state_dict())).rename(tmp_path / "open_clip_model.safetensors")
+    assert load_clip_text_encoder(tmp_path, device="cpu").id == encoder().id
+    with pytest.raises(TextEncoderUnavailable, match=r"empty is no file, and no folder with one"):
+        load_clip_text_encoder(tmp_path / "empty", device="cpu")
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_thirty_kills_and_each_task_has_exactly_one(
                 if worker is None or worker.process.poll() is not None:
                     worker = RunningWorker(settings)
                 victim = chance.choice(("worker", "job", "both"))
-                wait_until(is_running)
+                wait_until(is_running, 120)
                 time.sleep(chance.uniform(0, 0.5))
                 for pid in job_processes(queue) if victim != "worker" else ():
                     kill(pid)

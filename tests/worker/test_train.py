@@ -5,22 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from jobs.making import KEY, correct, make_due, statement
-from server.playing import ColourNetwork, tiny_bundle
+from jobs.making import CONFIG, KEY, correct, make_due, picture_of, statement
+from server.playing import NEW, ColourNetwork, ColourWords, tiny_bundle
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
+from ram_backend.projects.project import Setup
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.table import VersionTable
+from ram_backend.vocabulary import embeddings as text_embeddings
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
 from ram_backend.worker.run_job import carry_out
@@ -151,6 +156,62 @@ def test_with_nothing_new_the_verdict_stands(
     correct(database, 13)
     assert train().message.startswith("v0002")
     assert first.id != again.id
+
+
+def test_weights_of_labels_are_part_of_what_the_verdict_follows_from(
+    train: Train, gate: Callable[..., None], database: Database
+) -> None:
+    """What was shown came late: "green" was off because a person took it off, not because nobody looked at it."""
+    correct(database, *range(1, 13))
+    Ledger(database).record(KEY, [statement(13, prediction=5)])
+    gate(REJECT)
+    train()
+    moment = datetime(2026, 11, 23, 16, tzinfo=UTC)
+    choices = (ServedChoice("tags", ("green",), 0.9, True),)
+    Ledger(database).record_shown(KEY, [ServedPrediction(13, "colours-1", moment, choices)])
+    assert train().message.startswith("v0002")
+    assert train().message.startswith("Nothing has changed")
+
+
+def test_perceptual_hashes_are_part_of_what_the_verdict_follows_from(
+    train: Train, gate: Callable[..., None], database: Database
+) -> None:
+    correct(database, *range(1, 13))
+    gate(REJECT)
+    train()
+    ledger, reference = Ledger(database), picture_of(1)
+    image = ledger.images(KEY).get(1, reference)
+    assert image is not None
+    ledger.record_images(KEY, [replace(image, phash=image.phash ^ 255)])
+    assert train().message.startswith("v0002")
+
+
+def test_embeddings_of_new_tags_are_part_of_what_the_verdict_follows_from(
+    train: Train, gate: Callable[..., None], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another text encoder of the same name: its weights were replaced."""
+    config = CONFIG.replace('"green"', '"pink"')
+    ProjectTable(database).apply(Setup.read(KEY, label_config=config, access_token="t", extra_params=None))
+    words = ColourWords()
+    words.go_on.set()
+    monkeypatch.setattr(text_embeddings, "open_text_encoder", lambda *_: words)
+    correct(database, *range(1, 13))
+    gate(REJECT)
+    train()
+    assert train().message.startswith("Nothing has changed")
+    monkeypatch.setitem(NEW, "pink", (0.8, 0.4, 0.3))
+    assert train().message.startswith("v0002")
+
+
+def test_whether_a_head_is_tuned_here_is_part_of_what_the_verdict_follows_from(
+    train: Train, gate: Callable[..., None], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job moved to a machine with a GPU; the trainers are left as they are."""
+    correct(database, *range(1, 13))
+    gate(REJECT)
+    train()
+    monkeypatch.setattr(training_job, "is_tuning_wanted", lambda *_: True)
+    assert train().message.startswith("v0002")
 
 
 def test_pinned_meanwhile(train: Train, gate: Callable[..., None], database: Database, versions: VersionTable) -> None:
@@ -340,9 +401,6 @@ def test_images_seen_before_are_not_encoded_again(
 
 
 def test_a_label_config_without_tags_fails_at_once(train: Train, database: Database) -> None:
-    from ram_backend.projects.project import Setup
-    from ram_backend.projects.table import ProjectTable
-
     ProjectTable(database).apply(Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None))
     job = train()
     assert job.state == "failed"

@@ -16,11 +16,12 @@ from ram_backend.errors import (
     LabelStudioUnreachable,
     RamError,
 )
-from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.images.guard import is_loopback
+from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.connection_api import ConnectionApi
-from ram_backend.labelstudio.connection_findings import is_loopback, look_at
+from ram_backend.labelstudio.connection_findings import look_at
 from ram_backend.labelstudio.tokens import is_personal
-from ram_backend.projects.connection import connection_of
+from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.project import Project
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
@@ -48,7 +49,7 @@ def check_label_studio(settings: Settings) -> Iterator[Finding]:
     if settings.label_studio_api_key is None:
         yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", TOKEN)
         return
-    yield _token(LabelStudio(base, settings.label_studio_api_key), settings.label_studio_api_key)
+    yield _token(open_label_studio(settings, base, settings.label_studio_api_key), settings.label_studio_api_key)
 
 
 def check_projects(settings: Settings) -> Iterator[Finding]:
@@ -64,30 +65,32 @@ def check_projects(settings: Settings) -> Iterator[Finding]:
         return
     latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
     for project in latest[: -AT_MOST - 1 : -1]:
-        for finding in _project(settings, project, changes.pinned_host):
+        for finding in _project(settings, project, changes.pin):
             yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
 
 
-def _project(settings: Settings, project: Project, pinned_host: str | None) -> Iterator[Finding]:
-    connection = connection_of(
-        project, pinned_host=pinned_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
-    )
+def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[Finding]:
+    connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
     if project.extra_params_error is not None:
         yield Finding("extra params", State.bad, project.extra_params_error, "correct them in Settings > Model")
     if connection.base_url is None:
         yield Finding("Label Studio", State.bad, "nobody has named its address", "set LABEL_STUDIO_URL")
         return
     if not connection.trusted:
-        said = f"{connection.base_url} is not the pinned one ({pinned_host}): it is sent no token"
-        yield Finding("Label Studio", State.note, said, f"ram-backend project pin-host {connection.base_url}")
+        said = (
+            f"only /setup named {connection.base_url} (pinned: {pin.host if pin else 'none'}): images are fetched with"
+            " that request's token, and only where the address is a public one"
+        )
+        remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
+        yield Finding("Label Studio", State.note, said, remedy)
         return
-    label_studio = LabelStudio(connection.base_url, connection.token, known_as=[project.hostname])
+    label_studio = open_label_studio(settings, connection.base_url, connection.token, hostname=project.hostname)
     try:
         label_studio.version()
     except RamError as error:
         yield Finding("Label Studio", State.bad, str(error), _remedy(connection.base_url))
         return
-    if settings.label_studio_api_key is None:
+    if connection.token == project.access_token:
         yield _token(label_studio, connection.token or "", of_setup=True)
     api = ConnectionApi(label_studio, project.key.id)
     try:

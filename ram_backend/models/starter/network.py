@@ -11,7 +11,6 @@ with mixing weights of its own for a tag that training saw, and common ones for 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,20 +113,6 @@ class StarterNetwork:
             raise BundleDamaged(
                 f"Starter bundle {directory} can't be loaded ({error}). Remove that directory: it is made again."
             ) from None
-
-    def with_head(self, files: Mapping[str, bytes]) -> StarterNetwork:
-        """A network with another head that shares everything else with this one.
-
-        Args:
-            files: contents of `HEAD_QUERIES` and `HEAD`.
-
-        Raises:
-            BundleDamaged: a file is no ONNX file.
-        """
-        network = copy.copy(self)
-        network._head_queries = _session(files[HEAD_QUERIES], self._threads)
-        network._head = _session(files[HEAD], self._threads)
-        return network
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """(B, 3, 260, 260) to tokens (B, 26, 1454), float32."""

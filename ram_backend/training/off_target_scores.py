@@ -1,4 +1,4 @@
-"""What a tuned head does to tags that the project never asked about: the figures for `guard.py`."""
+"""Scores of tags outside the project under a fine-tuned head: input of the gate's off-target check."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def outside_subset(bundle: Bundle, asked: Subset, *, count: int = 300, seed: int
     )
 
 
-def outside_guard(
+def off_target_scores(
     bundle: Bundle,
     network: Network,
     files: Mapping[str, bytes],

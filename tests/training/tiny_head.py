@@ -9,15 +9,15 @@ import torch
 
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.head import HeadConfig, TaggingHead
-from ram_backend.models.head_source import HeadSource
+from ram_backend.models.head_checkpoint import HeadCheckpoint
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.training.tuning_options import TuningOptions
+from ram_backend.training.head_tuning import TuningOptions
 
 TAGS, OUTSIDE, IMAGES = 5, 12, 64
 TOKENS, WIDTH, TEXT = 4, 16, 10
 QUICK: dict[str, Any] = {
-    "epochs": 6, "batch": 8, "learning_rate": 1e-2, "replay_tags": 6, "dropout": 0.0, "validation": 0.25,
-    "device": "cpu", "focus": 0.0, "margin": 0.0,
+    "epochs": 8, "batch": 8, "learning_rate": 1e-2, "replay_tags": 6, "dropout": 0.0, "validation": 0.25,
+    "device": "cpu", "gamma_neg": 0.0, "clip": 0.0,
 }  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def options(**changed: Any) -> TuningOptions:
     return TuningOptions(**{**QUICK, **changed})
 
 
-def source(seed: int = 0, **config: Any) -> HeadSource:
+def checkpoint(seed: int = 0, **config: Any) -> HeadCheckpoint:
     """A head with drawn weights over a vocabulary of `TAGS + OUTSIDE` tags, of which the first are the project's."""
     torch.manual_seed(seed)
     numbers = HeadConfig(
@@ -37,24 +37,25 @@ def source(seed: int = 0, **config: Any) -> HeadSource:
     head = TaggingHead(numbers)
     tensors = {name: tensor.detach().numpy().copy() for name, tensor in head.state_dict().items()}
     rng = np.random.default_rng(seed)
-    width = numbers.query_input_width
-    rows = rng.normal(size=(TAGS + OUTSIDE, width)).astype(np.float32)
-    return HeadSource(
+    rows = rng.normal(size=(TAGS + OUTSIDE, numbers.query_input_width)).astype(np.float32)
+    return HeadCheckpoint(
         config=numbers,
         tensors=tensors,
         entries=tuple(range(TAGS)),
-        scale=np.linspace(0.5, 1.5, TAGS).astype(np.float32),
+        slope=np.linspace(0.5, 1.5, TAGS).astype(np.float32),
         outside=np.arange(TAGS, TAGS + OUTSIDE),
-        outside_scale=np.ones(OUTSIDE, dtype=np.float32),
+        outside_slope=np.ones(OUTSIDE, dtype=np.float32),
         labels=LabelEmbeddings(rows, np.ones(len(rows), dtype=np.int32)),
     )
 
 
-def material(seed: int = 1, images: int = IMAGES) -> TrainingSet:
+def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
+    """Images whose global token says nothing, so that only a head that looks at the other tokens can learn."""
     rng = np.random.default_rng(seed)
     labels = rng.random((images, TAGS)) < 0.4
     directions = np.random.default_rng(99).normal(size=(TAGS, WIDTH))
     tokens = rng.normal(size=(images, TOKENS, WIDTH)) * 0.3 + (labels @ directions)[:, None, :]
+    tokens[:, 0] = rng.normal(size=tokens[:, 0].shape)
     tokens = tokens.astype(np.float16)
     base = (0.3 * rng.normal(size=(images, TAGS))).astype(np.float32)
     return TrainingSet(
@@ -71,8 +72,3 @@ def material(seed: int = 1, images: int = IMAGES) -> TrainingSet:
         known_tags=np.ones(TAGS, dtype=bool),
         base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
     )
-
-
-def groups(images: int = IMAGES) -> np.ndarray:
-    """Pairs of look-alikes."""
-    return np.arange(images) // 2

@@ -11,11 +11,11 @@ from models import tiny
 from ram_backend.errors import VersionDamaged
 from ram_backend.gate.off_target import measure_shift
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.head_source import open_head
+from ram_backend.models.head_checkpoint import open_head
 from ram_backend.models.network import load_network
 from ram_backend.models.tuned import head_files
 from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
-from ram_backend.training.tuning_guard import outside_guard, outside_subset
+from ram_backend.training.off_target_scores import off_target_scores, outside_subset
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def figures(bundle: Bundle) -> Callable[[float], tuple[float, float]]:
             name: (array + noise * np.abs(array).mean() * rng.normal(size=array.shape)).astype(np.float32)
             for name, array in source.tensors.items()
         }
-        guard = outside_guard(bundle, network, head_files(head), outside_subset(bundle, asked), tokens)
+        guard = off_target_scores(bundle, network, head_files(head), outside_subset(bundle, asked), tokens)
         assert guard.bundle.shape == (80, len(tiny.TAGS) - 2)
         result = measure_shift(guard)
         return result.relative_move, result.agreement
@@ -74,14 +74,14 @@ def test_a_project_that_asks_for_everything_has_nothing_to_guard(bundle: Bundle)
     assert outside.names == ()
     source = open_head(bundle, whole.entries, whole.calibration.slope)
     tokens = network.encode(tiny.images(2).numpy())
-    guard = outside_guard(bundle, network, head_files(dict(source.tensors)), outside, tokens)
+    guard = off_target_scores(bundle, network, head_files(dict(source.tensors)), outside, tokens)
     assert measure_shift(guard).harmless
 
 
 def test_a_damaged_head_is_refused(bundle: Bundle) -> None:
     network = load_network(bundle, device="cpu")
     with pytest.raises(VersionDamaged):
-        outside_guard(
+        off_target_scores(
             bundle,
             network,
             {"head.safetensors": b"no head"},

@@ -1,0 +1,57 @@
+"""`docs/architecture.md` lists the modules of the server between a request and its tags: the list is what runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import pytest
+from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
+
+DOC = Path(__file__).resolve().parent.parent.parent / "docs" / "architecture.md"
+CONFIG = choices_config("red", "green")
+
+
+def listed(heading: str) -> list[str]:
+    """The numbered modules under a heading, as dotted names below `ram_backend`."""
+    section = DOC.read_text(encoding="utf-8").split(f"### {heading}\n", 1)[1].split("\n#", 1)[0]
+    return [path.replace("/", ".") for path in re.findall(r"^\d+\. `([\w/]+)`", section, re.MULTILINE)]
+
+
+@pytest.fixture
+def called() -> set[str]:
+    """Modules of the server in which a function ran, in threads that start from now on."""
+    return set()
+
+
+@pytest.fixture
+def traced(called: set[str], request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and name.startswith("ram_backend.server.") and frame.f_code.co_name != "<module>":
+            called.add(name.removeprefix("ram_backend."))
+
+    before = sys.getprofile()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield request.getfixturevalue("client")
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+
+
+def test_the_modules_between_a_request_and_its_tags(
+    traced: httpx.Client, called: set[str], studio: FakeLabelStudio
+) -> None:
+    assert traced.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
+    image = studio.upload("a.png", picture(RED))
+    called.clear()
+    answer = traced.post("/predict", json=predict_body(CONFIG, [image])).json()
+    assert tags_of(answer["results"][0]) == ["red"]
+    assert sorted(called) == sorted(listed("A prediction"))

@@ -1,0 +1,97 @@
+"""The gate within a real training job: corrections with a pattern are served, the same ones shuffled are not."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from jobs.making import KEY, make_due, statement
+from PIL import Image
+from server.playing import ColourNetwork, tiny_bundle
+
+from ram_backend.database.engine import Database
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.jobs.job import Job
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.settings import Settings
+from ram_backend.versions.table import VersionTable
+from ram_backend.worker import train as training_job
+from ram_backend.worker import training_data
+from ram_backend.worker.run_job import carry_out
+
+IMAGES = 160
+TAGS = ("red", "green", "blue")
+COLOURS = np.random.default_rng(5).uniform(0.15, 0.85, (IMAGES, 3))
+"""Mean colour of each image, in [0, 1]."""
+
+
+def noisy_picture(number: int) -> str:
+    """A coarse pattern around a colour, so that no two images are near-duplicates."""
+    noise = np.random.default_rng(number).uniform(-0.15, 0.15, (8, 8, 1))
+    pixels = (255 * np.clip(COLOURS[number] + noise, 0, 1)).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(data, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def correct_by_two_colours(database: Database, order: np.ndarray, own: float = 0.4) -> None:
+    """Annotators tick "red" where red and blue together are strong, and so on; the bundle looks at red alone.
+
+    Image `n` gets the tags of image `order[n]`; `own` is the share of the tag's own colour.
+    """
+    ticked = [
+        [tag for tag, level in zip(TAGS, own * colour + (1 - own) * np.roll(colour, 1), strict=True) if level > 0.5]
+        for colour in COLOURS
+    ]
+    Ledger(database).record(KEY, [statement(n + 1, ticked[order[n]], image=noisy_picture(n)) for n in range(IMAGES)])
+
+
+def trained(settings: Settings, database: Database, queue: JobQueue) -> Job:
+    """A training job that ran, with nothing of fit or gate replaced."""
+    job = queue.request(KEY, "train", "asked").job
+    make_due(database, job.id)
+    own = settings.model_copy(update={"tuning": "off"})
+    carry_out(own, database, job.id, {"train": training_job.train})  # type: ignore[arg-type]
+    found = queue.get(job.id)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(autouse=True)
+def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's feature is the mean colour; its tags have no texts."""
+    monkeypatch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
+    monkeypatch.setattr(training_job, "load_network", lambda *_, **__: ColourNetwork())
+    monkeypatch.setattr(training_data, "tag_embeddings", lambda *_: None)
+
+
+def test_what_can_be_learned_is_served(settings: Settings, database: Database, queue: JobQueue) -> None:
+    correct_by_two_colours(database, np.arange(IMAGES))
+    job = trained(settings, database, queue)
+    assert (job.state, job.verdict) == ("done", "accept"), job.message
+    figures = (job.result or {})["verdict"]["figures"]
+    assert figures["map_candidate"] > figures["map_incumbent"] + 0.05
+    assert VersionTable(database).served(KEY).version == "v0001"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_corrections_are_never_served(
+    settings: Settings, database: Database, queue: JobQueue, seed: int
+) -> None:
+    correct_by_two_colours(database, np.random.default_rng(seed).permutation(IMAGES))
+    job = trained(settings, database, queue)
+    assert (job.state, job.verdict) == ("done", "reject"), job.message
+    assert VersionTable(database).served(KEY).version is None
+
+
+def test_a_candidate_is_not_served_where_the_bundle_is_right_already(
+    settings: Settings, database: Database, queue: JobQueue
+) -> None:
+    correct_by_two_colours(database, np.arange(IMAGES), own=1.0)
+    job = trained(settings, database, queue)
+    assert (job.state, job.verdict) == ("done", "reject"), job.message
+    versions = VersionTable(database)
+    assert [record.outcome for record in versions.list(KEY)] == ["reject"], "it was fitted, judged and kept"
+    assert versions.served(KEY).version is None
