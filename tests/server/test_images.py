@@ -9,6 +9,7 @@ from server.house import House
 
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.task_images import TaskImages
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.server import images
 
@@ -38,7 +39,7 @@ def test_clients_are_closed_where_there_are_too_many(
     store, own = there.services.store, there.services._images
     first = own.client(store.get(there.key))
     assert closed == []
-    second = own.client(Project(there.key, hostname="http://elsewhere.example"))
+    second = own.client(Project(ProjectKey("http://elsewhere.example", there.key.id, 0)))
     assert first in closed
     assert second not in closed
     own.close()
