@@ -1,0 +1,43 @@
+"""No `LABEL_STUDIO_*` setting: a server on this machine works with the token that Label Studio sends at `/setup`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from e2e.conftest import FIRST_PORT, Start
+from e2e.reading import photo, tags
+
+from ram_backend.cli.studio.api import StudioApi
+from ram_backend.cli.studio.servers import Server, start_backend
+
+NOTHING = {"RAM_LABEL_STUDIO_URL": "", "RAM_LABEL_STUDIO_API_KEY": ""}
+CAT = "chelsea_cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def folder(backend_data: Callable[[str], Path]) -> Path:
+    return backend_data("without-settings")
+
+
+@pytest.fixture(scope="module")
+def unconfigured(start: Start, folder: Path, label_studio: Server) -> Server:
+    own = {"RAM_DATA_DIR": str(folder), **NOTHING}
+    log, port = folder / "backend.log", FIRST_PORT["backend"] + 60
+    return start("backend-without-settings", lambda: start_backend(log, port, label_studio.url, "", own))
+
+
+@pytest.fixture(scope="module")
+def project(api: StudioApi, photos: list[Path], label_config: Callable[[str], str], unconfigured: Server) -> int:
+    number = int(api.create_project("Without settings", label_config("choices_with_confidence"))["id"])
+    api.upload(number, [path for path in photos if path.name == CAT])
+    api.connect(number, unconfigured.url)
+    return number
+
+
+def test_uploaded_photos_are_fetched_with_the_token_that_setup_brought(api: StudioApi, project: int) -> None:
+    api.retrieve(project)
+    (task,) = api.tasks(project)
+    assert photo(task) == CAT
+    assert "cat" in tags(task["predictions"][0])
