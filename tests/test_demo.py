@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from ram_backend import images
 from ram_backend.demo import photo_paths
+from ram_backend.images.decode import decode, find_images
 
 TAGS = Path(__file__).parent / "data" / "demo_photo_tags.json"
 
@@ -16,10 +16,10 @@ def test_photos_are_small_and_decodable() -> None:
     paths = photo_paths()
     assert len(paths) >= 10
     assert paths == sorted(paths)
-    assert paths == images.find_images([paths[0].parent])
+    assert paths == find_images([paths[0].parent])
     assert sum(path.stat().st_size for path in paths) < 1_000_000
     for path in paths:
-        image, _ = images.decode(path, exif_orientation=True, alpha="white", max_pixels=640 * 640, max_bytes=120_000)
+        image, _ = decode(path, exif_orientation=True, alpha="white", max_pixels=640 * 640, max_bytes=120_000)
         assert max(image.size) <= 640, path.name
         assert len(image.getcolors(640 * 640) or []) > 100, path.name  # a photo, not a blank
 
