@@ -63,6 +63,8 @@ class ImageDependentQueries:
 class TorchNetwork:
     """A `Network` (see `network.py`) on torch; may be used by several threads at once."""
 
+    side_by_side = False  # each calling thread would bring a team of its own
+
     def __init__(
         self,
         module: TaggingNetwork,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +22,10 @@ from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
 
 LATE_S = 0.1
-"""An image that has waited so long goes before jobs that no batch has kept waiting: a stream of jobs keeps none out."""
+"""An image that has waited so long goes before jobs that have not waited for one: a stream of them keeps none out."""
+
+SPARE_NICENESS = 5
+"""Of the spare lane's thread: a third of the share that threads which answer, fetch and decode get beside it."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -39,7 +45,7 @@ class _Item:
 
 @dataclass
 class _Job:
-    """Something else that uses a network, such as scoring."""
+    """Something else that uses a network."""
 
     work: Callable[[], object]
     future: Future[object] = field(default_factory=Future)
@@ -48,27 +54,35 @@ class _Job:
 class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time; in the order in which they came.
 
-    A batch goes when it is full, or when its first image has waited `wait_s`. Jobs go before the next batch, for they
-    finish requests; where its first image is late, only those that one batch has kept waiting already. Cancel the
-    future of what nobody waits for any more: it is left out.
+    A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
+    next batch, for they finish requests; where its first image has waited too long, only those that a batch has kept
+    waiting before. Whatever nobody waits for any more is left out: cancel its future.
+
+    A spare lane is a second thread that encodes, too, while the first one is busy: at low priority, in the time that
+    answering, fetching and decoding leave of their core; only for networks that gain by it (`Network.side_by_side`).
 
     Args:
         size: images in a batch, at most.
         wait_s: seconds that an image waits for others at most.
         metrics: told of queue and batches.
+        spare_lane: whether there is one.
     """
 
-    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics) -> None:
+    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:
         self._size = size
         self._wait_s = wait_s
         self._metrics = metrics
         self._items: deque[_Item] = deque()
         self._jobs: deque[_Job] = deque()
-        self._waited = 0  # jobs that have waited for a batch already
+        self._owed = 0  # jobs that have waited for a batch already, and won't for another one
+        self._busy = False  # with a batch: the first lane
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
-        self._thread.start()
+        self._lanes = [threading.Thread(target=self._run, name="network", daemon=True)]
+        if spare_lane:
+            self._lanes.append(threading.Thread(target=self._run_spare, name="network-spare", daemon=True))
+        for lane in self._lanes:
+            lane.start()
 
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
         """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded."""
@@ -77,7 +91,7 @@ class Batcher:
             self._refuse_if_stopped()
             self._items.append(item)
             self._metrics.queued.set(len(self._items))
-            self._changed.notify()
+            self._changed.notify_all()
         return item.future
 
     def run(self, work: Callable[[], T]) -> Future[T]:
@@ -86,26 +100,37 @@ class Batcher:
         with self._changed:
             self._refuse_if_stopped()
             self._jobs.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
         return job.future  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Ends the thread after what it does now; what waits is cancelled."""
+        """Ends the threads after what they do now; what waits is cancelled."""
         with self._changed:
             self._stopping = True
             for item in self._items:
                 item.future.cancel()
             for job in self._jobs:
                 job.future.cancel()
-            self._changed.notify()
-        self._thread.join(timeout=30)
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join(timeout=30)
 
     def _refuse_if_stopped(self) -> None:
         if self._stopping:
             raise NotAvailable("The server is going down: ask again in a moment.")
 
-    def _run(self) -> None:
-        while (work := self._next()) is not None:
+    def _run_spare(self) -> None:
+        if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
+            with suppress(OSError):
+                mine = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, from the process: 0 unless somebody set it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, mine + SPARE_NICENESS))
+        self._run(spare=True)
+
+    def _run(self, *, spare: bool = False) -> None:
+        while True:
+            work = self._next(spare=spare)
+            if work is None:
+                return
             if isinstance(work, _Job):
                 if work.future.set_running_or_notify_cancel():
                     with self._metrics.stage("score"):
@@ -113,23 +138,39 @@ class Batcher:
             else:
                 self._encode(work)
                 with self._changed:
-                    self._waited = len(self._jobs)
-            del work  # a thread that waits keeps no images
+                    self._owed = len(self._jobs)
+            del work  # a lane that waits keeps no images
 
-    def _next(self) -> _Job | list[_Item] | None:
+    def _next(self, *, spare: bool) -> _Job | list[_Item] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
+            if not spare:
+                self._busy = False
             while not self._stopping:
-                while self._items and self._items[0].future.cancelled():
-                    self._items.popleft()
-                waited = time.monotonic() - self._items[0].arrived if self._items else 0.0
-                if self._jobs and (self._waited > 0 or waited <= LATE_S):
-                    self._waited = max(0, self._waited - 1)
+                self._drop_cancelled()
+                if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
+                    self._owed -= 1
                     return self._jobs.popleft()
-                if self._items and (len(self._items) >= self._size or waited >= self._wait_s):
-                    return self._take_batch()
-                self._changed.wait(self._wait_s - waited if self._items else None)
+                if self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
+                    left = self._items[0].arrived + self._wait_s - time.monotonic()
+                    if len(self._items) >= self._size or left <= 0:
+                        batch = self._take_batch()
+                        if not spare:
+                            self._busy = True
+                            self._changed.notify_all()
+                        return batch
+                    self._changed.wait(left)
+                else:
+                    self._changed.wait()
             return None
+
+    def _is_late(self) -> bool:
+        return bool(self._items) and time.monotonic() - self._items[0].arrived > LATE_S
+
+    def _drop_cancelled(self) -> None:
+        while self._items and self._items[0].future.cancelled():
+            self._items.popleft()
+            self._metrics.queued.set(len(self._items))
 
     def _take_batch(self) -> list[_Item]:
         """The oldest images of one encoder; the others keep their places."""

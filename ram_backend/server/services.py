@@ -35,7 +35,7 @@ from ram_backend.server.events import NO_WORKER, Event, EventSink, LedgerSink
 from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
 from ram_backend.server.metrics import DatabaseGauges, ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder
+from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane
 from ram_backend.server.predict import Predictor, shared
 from ram_backend.server.resolved_config import ResolvedConfig
 from ram_backend.server.shown_log import ShownLog
@@ -98,7 +98,9 @@ class Services:
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._events = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics)
+        self._batcher = Batcher(
+            settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
+        )
         self._text_encoder = SharedTextEncoder(self.model, settings)
         self._images = ServerImages(self.store, self.model, settings, metrics)
         loader = VersionLoader(settings.versions_dir, self.model, self._batcher)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -18,6 +20,7 @@ from ram_backend.server.metrics import ServerMetrics
 class Gated:
     """Encodes when it is let; a token is the first pixel."""
 
+    side_by_side = True
     token_shape = (1, 1)
 
     def __init__(self, encoder_id: str = "one") -> None:
@@ -77,6 +80,75 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher) -> None:
     assert seen.result(30) == 1
     network.go_on.release()
     waiting.result(30)
+
+
+@pytest.fixture
+def with_spare() -> Iterator[Batcher]:
+    made = Batcher(1, 0.0, ServerMetrics(), spare_lane=True)
+    yield made
+    made.close()
+
+
+def test_a_spare_lane_works_beside_the_first(with_spare: Batcher) -> None:
+    network = Gated()
+    futures = [with_spare.encode(network, image(number)) for number in (0, 1, 2)]  # type: ignore[arg-type]
+    for _ in range(2):
+        assert network.entered.acquire(timeout=30)
+    assert with_spare.encode(network, image(3)).cancel()  # type: ignore[arg-type]
+    for _ in range(3):
+        network.go_on.release()
+    assert [future.result(30).item() for future in futures] == [0, 1, 2]
+    assert sorted(network.batches) == [[0], [1], [2]]
+
+
+def test_a_spare_lane_leaves_networks_alone_that_use_all_threads_for_each_call(with_spare: Batcher) -> None:
+    network = Gated()
+    network.side_by_side = False
+    futures = [with_spare.encode(network, image(number)) for number in (0, 1)]  # type: ignore[arg-type]
+    assert network.entered.acquire(timeout=30)
+    assert not network.entered.acquire(timeout=0.2)
+    for _ in range(2):
+        network.go_on.release()
+    assert [future.result(30).item() for future in futures] == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
+    class Telling(Gated):
+        def encode(self, pixels: np.ndarray) -> np.ndarray:
+            both.wait(30)
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return pixels[:, 0, :1, :1]
+
+    both, network = threading.Barrier(2), Telling()
+    found: list[int] = []
+    for future in [with_spare.encode(network, image(number)) for number in range(2)]:  # type: ignore[arg-type]
+        future.result(30)
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert sorted(found) == [here, here + batcher_module.SPARE_NICENESS]
+
+
+def test_a_spare_lane_does_nothing_while_the_first_has_a_short_job(with_spare: Batcher) -> None:
+    network, go_on = Gated(), threading.Event()
+    job = with_spare.run(lambda: go_on.wait(30))
+    future = with_spare.encode(network, image(0))  # type: ignore[arg-type]
+    assert not network.entered.acquire(timeout=0.2)
+    go_on.set()
+    assert job.result(30)
+    network.go_on.release()
+    assert future.result(30).item() == 0
+
+
+def test_a_spare_lane_does_nothing_while_the_first_is_free(with_spare: Batcher) -> None:
+    class Telling(Gated):
+        def encode(self, pixels: np.ndarray) -> np.ndarray:
+            lanes.add(threading.current_thread().name)
+            return pixels[:, 0, :1, :1]
+
+    network, lanes = Telling(), set[str]()
+    for number in range(100):
+        with_spare.encode(network, image(number)).result(30)  # type: ignore[arg-type]
+    assert lanes == {"network"}
 
 
 def test_cancelled_images_are_left_out(batcher: Batcher) -> None:
