@@ -15,7 +15,7 @@ import ram_backend
 from ram_backend.cli.studio.process import Service, free_port
 from ram_backend.cli.studio.servers import Server
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("RAM_STOCK_HOST_VENV", REPOSITORY / ".venv-stock-host"))
 FOLDER = Path(ram_backend.__file__).parent / "server" / "stock_host"
 PROGRAM = VENV / "bin" / "label-studio-ml"
