@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 from serving import SERVE, Caller, _port, _wait_ready, borrow, config, play_label_studio, setup_body
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -52,7 +53,7 @@ from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.versions.directory import write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.table import VersionTable, open_version_table
+from ram_backend.versions.table import VersionTable
 
 PROJECT = "1.1"
 NEAR = 1e-5
@@ -250,7 +251,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         borrow(load_settings(), Path(folder))
         settings = load_settings(data_dir=Path(folder))
-        table = open_version_table(settings)
+        table = VersionTable(open_migrated(settings))
         tags = find_bundle(settings.bundle, settings.bundles_dir).vocabulary.names[: options.tags]
         expected = make_versions(settings, table, key, tags, options.versions)
         environment = {**os.environ, "RAM_DATA_DIR": folder, "RAM_LOG_LEVEL": "warning"}

@@ -103,11 +103,12 @@ def _label_studio(settings: Settings) -> LabelStudio:
 
 def _trust(settings: Settings, label_studio: LabelStudio) -> None:
     """Pins the Label Studio with our token: a server that shares this data folder or database may fetch from it."""
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.labelstudio.connecting import Step
     from ram_backend.projects.keys import instance_of
-    from ram_backend.projects.table import open_table
+    from ram_backend.projects.table import ProjectTable
 
-    host, table = instance_of(label_studio.base_url), open_table(settings)
+    host, table = instance_of(label_studio.base_url), ProjectTable(open_migrated(settings))
     before = table.changes().pin
     pin = table.pin_host(host, token=(settings.label_studio_api_key or "").strip())
     instead = f" instead of {before.host}" if before is not None and before.host != host else ""
@@ -116,11 +117,14 @@ def _trust(settings: Settings, label_studio: LabelStudio) -> None:
 
 def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, project: int) -> None:
     """Says where a server without LABEL_STUDIO_URL knows the project under another address than the pinned one."""
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.projects.keys import instance_of
-    from ram_backend.projects.table import open_table
+    from ram_backend.projects.table import ProjectTable
 
     host = instance_of(label_studio.base_url)
-    names = {each.hostname for each in open_table(settings).changes().projects if each.key.id == project}
+    names = {
+        each.hostname for each in ProjectTable(open_migrated(settings)).changes().projects if each.key.id == project
+    }
     if names and host not in names:
         _out.print(
             f"Label Studio calls itself {', '.join(sorted(names))}: set LABEL_STUDIO_URL={host} for the server, too, or"

@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError
 from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import Correction, corrections_of, gather
@@ -174,8 +173,7 @@ def _open(project: str) -> _Place:
     from ram_backend.jobs.service import JobService
 
     settings = load_settings()
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     changes = ProjectTable(database).changes()
     there = {each.key: each for each in changes.projects}
     found = there[select(there, project)]

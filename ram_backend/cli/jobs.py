@@ -17,14 +17,12 @@ def jobs(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
-    from ram_backend.database.engine import open_database
-    from ram_backend.database.migrate import upgrade
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.jobs.queue import JobQueue
     from ram_backend.projects.keys import select
     from ram_backend.projects.table import ProjectTable
 
-    database = open_database(load_settings())
-    upgrade(database)
+    database = open_migrated(load_settings())
     key = None
     if project is not None:
         key = select([each.key for each in ProjectTable(database).changes().projects], project)

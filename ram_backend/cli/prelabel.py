@@ -46,16 +46,14 @@ def prelabel(
     Label Studio asks the running server, a portion of tasks at a time. Stop it whenever you like and ask again: it goes
     on with what is missing, and each task ends with exactly one prediction of the version.
     """
-    from ram_backend.database.engine import open_database
-    from ram_backend.database.migrate import upgrade
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.jobs.job import PrelabelOptions
     from ram_backend.jobs.service import JobService
     from ram_backend.projects.keys import select
 
     which = _which(everything, unlabelled, retry_failed)
     settings = load_settings()
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     service = JobService(settings, database)
     service.queue.expire()
     key = select([each.key for each in service.projects.changes().projects], project)

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
 from ram_backend.labelstudio.client import connect_command
 from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import instance_of, select
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project
-from ram_backend.projects.table import ProjectTable, open_table
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
@@ -57,7 +58,7 @@ def set_(
     if all(value is None for value in given.values()):
         raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag, --top-k or --precision.")
     new = parse_options(given, source="ram-backend project set")
-    table = open_table(load_settings())
+    table = ProjectTable(open_migrated(load_settings()))
     _say_what_holds(table.set_options(_find(table, project).key, lambda old: merge(new, old)))
 
 
@@ -90,7 +91,7 @@ def unset(
         left = {key: value for key, value in old.to_json().items() if key not in taken}
         return parse_options({**left, "per_tag": kept}, source="ram-backend project unset")
 
-    table = open_table(load_settings())
+    table = ProjectTable(open_migrated(load_settings()))
     _say_what_holds(table.set_options(_find(table, project).key, without))
 
 
@@ -98,7 +99,7 @@ def unset(
 def show(project: Id, as_json: AsJson = False) -> None:
     """Show what is known of a project, what was set, and what holds."""
     settings = load_settings()
-    table = open_table(settings)
+    table = ProjectTable(open_migrated(settings))
     found = _find(table, project)
     facts = _facts(found, table.changes().pin, settings)
     promises = _promises(found, settings)
@@ -119,7 +120,7 @@ def show(project: Id, as_json: AsJson = False) -> None:
 def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
     """List the projects that Label Studio has connected."""
     settings = load_settings()
-    changes = open_table(settings).changes()
+    changes = ProjectTable(open_migrated(settings)).changes()
     projects = sorted(changes.projects, key=lambda each: each.key)
     if as_json:
         for each in projects:
@@ -148,7 +149,7 @@ def pin_host(
     host = instance_of(url)
     if not host:
         raise InputError("The address is empty: give that of Label Studio, such as http://localhost:8080.")
-    table = open_table(settings)
+    table = ProjectTable(open_migrated(settings))
     before = table.changes()
     table.pin_host(host)
     instead = f" instead of {before.pin.host}" if before.pin is not None and before.pin.host != host else ""

@@ -28,14 +28,12 @@ def train(
     reason: Annotated[str, typer.Option(help="Why, for the list of jobs.")] = "asked for on the command line",
 ) -> None:
     """Learn from a project's corrections now, whatever their number. A worker does it."""
-    from ram_backend.database.engine import open_database
-    from ram_backend.database.migrate import upgrade
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.jobs.service import JobService
     from ram_backend.projects.keys import select
 
     settings = load_settings()
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     service = JobService(settings, database)
     key = select([each.key for each in service.projects.changes().projects], project)
     asked = service.train(key, reason)

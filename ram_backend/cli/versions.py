@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import VersionDamaged, VersionRefused
 from ram_backend.projects.keys import ProjectKey, select
 from ram_backend.projects.table import ProjectTable
@@ -157,8 +157,7 @@ def unpin(project: Id) -> None:
 
 def _open(project: str) -> _Place:
     settings = load_settings()
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     keys = [each.key for each in ProjectTable(database).changes().projects]
     return _Place(settings, select(keys, project), VersionTable(database))
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, text
 
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import DatabaseUnavailable
+from ram_backend.settings import Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -23,6 +24,17 @@ WAIT_S = 60.0
 _ADVISORY_LOCK = 0x52414D5F4D494752  # any number that nobody else uses in that database
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _one_at_a_time = threading.Lock()  # alembic's `op` and `context` are global to a process
+
+
+def open_migrated(settings: Settings) -> Database:
+    """The settings' database, made or migrated if needed.
+
+    Raises:
+        SettingsError, DatabaseUnavailable: see the message.
+    """
+    database = open_database(settings)
+    upgrade(database)
+    return database
 
 
 def upgrade(database: Database) -> None:

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.label_space import LabelSpace
@@ -27,7 +26,6 @@ from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fin
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns
-from ram_backend.settings import Settings
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
 _AT_ONCE = 400
@@ -44,7 +42,7 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """The ledger of all projects in one database, whose migrations have run (`open_ledger` sees to that)."""
+    """The ledger of all projects in one database, whose migrations have run (`open_migrated`)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -203,17 +201,6 @@ class Ledger:
                 )
             )
         session.flush()
-
-
-def open_ledger(settings: Settings) -> Ledger:
-    """The ledger in the settings' database, which is made or migrated where needed.
-
-    Raises:
-        SettingsError, DatabaseUnavailable: see the message.
-    """
-    database = open_database(settings)
-    upgrade(database)
-    return Ledger(database)
 
 
 def _event_row(key: ProjectKey, event: FeedbackEvent) -> dict[str, Any]:

@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project, Setup, with_options
 from ram_backend.projects.rows import BackendRow, ProjectRow, key_columns, of_project
-from ram_backend.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,6 @@ class ProjectTable:
                 backend.pinned_host, backend.pinned_by_command, backend.pinned_token = pin.host, by_command, pin.token
                 backend.change += 1
             return pin
-
-
-def open_table(settings: Settings) -> ProjectTable:
-    """Project rows of the settings' database, which is made or migrated where needed.
-
-    Raises:
-        SettingsError, DatabaseUnavailable: see the message.
-    """
-    database = open_database(settings)
-    upgrade(database)
-    return ProjectTable(database)
 
 
 def _take_turn(session: Session) -> BackendRow:

@@ -12,8 +12,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
 from ram_backend.errors import (
     DatabaseUnavailable,
     ProjectPinned,
@@ -26,7 +25,6 @@ from ram_backend.errors import (
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
-from ram_backend.settings import Settings
 from ram_backend.versions.directory import (
     ACCEPTED,
     BASE,
@@ -248,17 +246,6 @@ class VersionTable:
             for name, row in rows.items():
                 row.removed = row.removed or name not in needed
             return [name for name, row in rows.items() if row.removed]
-
-
-def open_version_table(settings: Settings) -> VersionTable:
-    """The versions in the settings' database, which is made or migrated if needed.
-
-    Raises:
-        SettingsError, DatabaseUnavailable: see the message.
-    """
-    database = open_database(settings)
-    upgrade(database)
-    return VersionTable(database)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.dispatch import QUEUES, connect
 from ram_backend.jobs.queue import JobQueue
@@ -84,8 +83,7 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
         SettingsError, DatabaseUnavailable: see the message.
         ValkeyUnavailable: the data folder's own queue can't be started.
     """
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     killed = partial(_on_killed, JobQueue.of(settings, database))
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
         os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs

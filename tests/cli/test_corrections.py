@@ -13,11 +13,12 @@ from support.label_studio import CREATED, LEGACY, StudioProject
 from typer.testing import CliRunner
 
 from ram_backend.cli.corrections import app
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectNotFound
-from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
-from ram_backend.projects.table import open_table
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
 KEY = ProjectKey("http://localhost:8080", 3, CREATED)
@@ -35,7 +36,7 @@ def json_lines(*arguments: object) -> list[dict[str, Any]]:
 
 
 def connect(key: ProjectKey) -> None:
-    table = open_table(load_settings())
+    table = ProjectTable(open_migrated(load_settings()))
     table.apply(Setup.read(key, label_config=CONFIG, access_token=LEGACY, extra_params=None))
     table.pin_host(key.instance)
 
@@ -43,7 +44,7 @@ def connect(key: ProjectKey) -> None:
 @pytest.fixture
 def ledger() -> Iterator[Ledger]:
     connect(KEY)
-    opened = open_ledger(load_settings())
+    opened = Ledger(open_migrated(load_settings()))
     yield opened
     opened.close()
 

@@ -13,8 +13,8 @@ from worker.predicting import VERSION, PredictingProject
 from ram_backend.cli.checks.finding import Finding, State
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
@@ -40,8 +40,7 @@ def studio() -> Iterator[PredictingProject]:
 
 @pytest.fixture
 def database() -> Iterator[Database]:
-    there = open_database(load_settings())
-    upgrade(there)
+    there = open_migrated(load_settings())
     yield there
     there.close()
 

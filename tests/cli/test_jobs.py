@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from ram_backend.cli import app
 from ram_backend.cli.jobs import progress_of
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import JobQueue
@@ -39,8 +39,7 @@ def run(*arguments: object) -> str:
 
 @pytest.fixture
 def database() -> Database:
-    there = open_database(load_settings())
-    upgrade(there)
+    there = open_migrated(load_settings())
     for key in (KEY, OTHER):
         ProjectTable(there).apply(Setup.read(key, label_config="<View/>", access_token=None, extra_params=None))
     return there

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.cli.prelabel import prelabel
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.jobs.queue import JobQueue
@@ -46,8 +46,7 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictingProject]:
 
 @pytest.fixture
 def database(studio: PredictingProject) -> Iterator[Database]:
-    there = open_database(load_settings())
-    upgrade(there)
+    there = open_migrated(load_settings())
     ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
     yield there
     there.close()

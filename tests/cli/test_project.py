@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from ram_backend.cli.project import app
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
 from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable, open_table
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
@@ -40,7 +41,7 @@ def connect(table: ProjectTable, key: ProjectKey, extra_params: object = None) -
 @pytest.fixture
 def table() -> ProjectTable:
     """Project 7 of one Label Studio, and project 1 of two, once made anew."""
-    table = open_table(load_settings())
+    table = ProjectTable(open_migrated(load_settings()))
     for key in (
         ProjectKey(HOST, 7, 70),
         ProjectKey(HOST, 1, 10),

@@ -12,13 +12,14 @@ from versions.making import REJECT, lineage, write
 
 from ram_backend.cli import versions as command
 from ram_backend.cli.versions import app
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
-from ram_backend.projects.table import open_table
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import write_version
-from ram_backend.versions.table import VersionTable, open_version_table
+from ram_backend.versions.table import VersionTable
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 
@@ -46,8 +47,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ProjectKey, str]]:
 def table() -> VersionTable:
     """Project 7 with two accepted versions, the second one served, and a rejected one."""
     settings = load_settings()
-    open_table(settings).apply(Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None))
-    table = open_version_table(settings)
+    ProjectTable(open_migrated(settings)).apply(
+        Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None)
+    )
+    table = VersionTable(open_migrated(settings))
     for bias, parent, verdict in ((0.0, None, None), (1.0, "v0001", None), (2.0, "v0002", REJECT)):
         more = {} if verdict is None else {"verdict": verdict}
         table.record(write(settings.versions_dir, bias, key=KEY, parent=parent, **more))
@@ -57,7 +60,9 @@ def table() -> VersionTable:
 
 
 def test_a_project_without_versions() -> None:
-    open_table(load_settings()).apply(Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None))
+    ProjectTable(open_migrated(load_settings())).apply(
+        Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None)
+    )
     assert "no version yet" in run("list", 7)
     assert json.loads(run("list", 7, "--json"))["versions"] == []
 

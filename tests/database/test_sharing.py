@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.settings import load_settings
 
 COUNT = "SELECT count(*) FROM notes"
@@ -42,8 +42,7 @@ def write(database: Database) -> None:
 def test_processes_that_come_and_go_part_nobody_from_the_file(tmp_path: Path) -> None:
     """A process that closes any file handle of its own on a database loses SQLite's locks on it: then the next process
     that goes takes itself for the last one, and removes the log that this one still writes to."""
-    database = open_database(load_settings(data_dir=tmp_path))
-    upgrade(database)
+    database = open_migrated(load_settings(data_dir=tmp_path))
     with database.writing() as session:
         session.execute(text("CREATE TABLE notes (number INTEGER)"))
     with database.reading() as first, database.reading() as second:  # two connections at the same time

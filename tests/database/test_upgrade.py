@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import PrelabelOptions
@@ -55,8 +55,7 @@ def test_nothing_is_lost(settings: Settings) -> None:
 
 
 def test_what_was_begun_goes_on(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     queue = JobQueue(database)
     (key, other) = (each.key for each in ProjectTable(database).changes().projects)
     assert VersionTable(database).served(key).version == "v0001"

@@ -15,10 +15,11 @@ from contract.recorded import NAMES, body
 from feedback.saying import CONFIG, KEY, MINUTE, NOBODYS, NOW, deleted, event, said, shown, task_deleted
 
 from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.label_space import label_space_of
-from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedImage, TaskImage
 from ram_backend.labelstudio.requests import WebhookRequest
 from ram_backend.projects.keys import ProjectKey
@@ -27,7 +28,7 @@ from ram_backend.settings import Settings
 
 @pytest.fixture
 def ledger(settings: Settings) -> Iterator[Ledger]:
-    opened = open_ledger(settings)
+    opened = Ledger(open_migrated(settings))
     yield opened
     opened.close()
 
@@ -138,10 +139,11 @@ def test_projects_do_not_mix(ledger: Ledger) -> None:
 def test_another_process_sees_it_at_once(ledger: Ledger, settings: Settings) -> None:
     program = (
         "import os\n"
-        "from ram_backend.feedback.ledger import open_ledger\n"
+        "from ram_backend.database.migrate import open_migrated\n"
+        "from ram_backend.feedback.ledger import Ledger\n"
         "from ram_backend.settings import load_settings\n"
         "from feedback.saying import KEY, event\n"
-        "ledger = open_ledger(load_settings())\n"
+        "ledger = Ledger(open_migrated(load_settings()))\n"
         "ledger.record(KEY, [event(1, 'cat')]); os._exit(9)"  # nothing is closed in order
     )
     environment = {"RAM_DATA_DIR": str(settings.data_dir), "PYTHONPATH": ":".join(sys.path), "PATH": ""}
@@ -156,7 +158,7 @@ def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(ledger: Ledge
     seen: list[int] = []
 
     def write(seed: int) -> None:
-        own = open_ledger(settings)
+        own = Ledger(open_migrated(settings))
         mixed = random.Random(seed).sample(history, len(history))
         for start in range(0, len(mixed), 5):
             seen.append(own.record(KEY, mixed[start : start + 5]))
@@ -175,7 +177,7 @@ def test_a_reader_that_has_seen_an_event_has_seen_all_before_it(ledger: Ledger, 
     """Numbers are given out one transaction after another: what is counted from a mark on is never too little."""
 
     def write(first: int) -> None:
-        own = open_ledger(settings)
+        own = Ledger(open_migrated(settings))
         for number in range(first, first + 100):
             own.record(KEY, [event(number, "cat")])
         own.close()

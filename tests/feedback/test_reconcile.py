@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from support.label_studio import CREATED_AT, LEGACY, StudioProject
 from support.web import Reply
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.labels import Weights
-from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -49,7 +50,7 @@ def api(studio: StudioProject) -> ProjectApi:
 
 @pytest.fixture
 def ledger(settings: Settings) -> Iterator[Ledger]:
-    opened = open_ledger(settings)
+    opened = Ledger(open_migrated(settings))
     yield opened
     opened.close()
 
@@ -312,7 +313,7 @@ examples = itertools.count()
 
 @pytest.fixture(scope="module")
 def any_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    opened = open_ledger(load_settings(data_dir=tmp_path_factory.mktemp("ledger")))
+    opened = Ledger(open_migrated(load_settings(data_dir=tmp_path_factory.mktemp("ledger"))))
     yield opened
     opened.close()
 

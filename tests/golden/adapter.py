@@ -65,20 +65,21 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
 
 def read_history(data_dir: Path) -> dict[str, Any]:
     """What the rooms read from a data folder's database and versions, as JSON; upgrades the database."""
+    from ram_backend.database.migrate import open_migrated
     from ram_backend.feedback.corrections import gather
     from ram_backend.feedback.labels import Weights
-    from ram_backend.feedback.ledger import open_ledger
+    from ram_backend.feedback.ledger import Ledger
     from ram_backend.labelstudio.label_config import parse_label_config
-    from ram_backend.projects.table import open_table
+    from ram_backend.projects.table import ProjectTable
     from ram_backend.settings import load_settings
     from ram_backend.versions.directory import open_version, version_path
-    from ram_backend.versions.table import open_version_table
+    from ram_backend.versions.table import VersionTable
 
     settings = load_settings(data_dir=data_dir)
-    projects = open_table(settings)
+    projects = ProjectTable(open_migrated(settings))
     changes = projects.changes()
-    ledger = open_ledger(settings)
-    table = open_version_table(settings)
+    ledger = Ledger(open_migrated(settings))
+    table = VersionTable(open_migrated(settings))
     found: dict[str, Any] = {"pinned": changes.pin and changes.pin.host, "projects": {}}
     for project in sorted(changes.projects, key=lambda each: each.key.id):
         key = project.key

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 import pytest
 from jobs.making import KEY, connect
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    there = open_database(settings)
-    upgrade(there)
+    there = open_migrated(settings)
     connect(there, KEY)
     yield there
     there.close()

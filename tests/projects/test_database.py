@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ram_backend.database.base import Base
 from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.rows import BackendRow, ProjectRow
 from ram_backend.settings import Settings, load_settings
@@ -45,8 +45,7 @@ def all_rows() -> None:
 
 @pytest.mark.usefixtures("all_rows")
 def test_migrations_make_exactly_the_tables_of_the_rows(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     with database.reading() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -55,8 +54,7 @@ def test_migrations_make_exactly_the_tables_of_the_rows(settings: Settings) -> N
 
 
 def test_migrating_again_changes_nothing(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     with database.writing() as session:
         session.add(row())
     upgrade(database)
@@ -67,8 +65,7 @@ def test_migrating_again_changes_nothing(settings: Settings) -> None:
 
 
 def test_a_failed_migration_leaves_nothing_behind(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
 
     def fail_half_way() -> None:
         with database.migrating() as connection:
@@ -83,8 +80,7 @@ def test_a_failed_migration_leaves_nothing_behind(settings: Settings) -> None:
 
 
 def test_a_database_of_a_newer_version_is_left_alone(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(DatabaseUnavailable, match=r"newer version .*9999.*update this one"):
@@ -93,8 +89,7 @@ def test_a_database_of_a_newer_version_is_left_alone(settings: Settings) -> None
 
 
 def test_an_error_rolls_back_and_shows_no_parameters(settings: Settings) -> None:
-    database = open_database(settings)
-    upgrade(database)
+    database = open_migrated(settings)
 
     def write_twice() -> None:
         with database.writing() as session:
@@ -130,8 +125,7 @@ def test_the_sqlite_file_is_private_logged_ahead_and_checks_references(tmp_path:
 def test_a_sqlite_file_that_others_could_read_becomes_private(tmp_path: Path) -> None:
     file = tmp_path / "own.db"
     file.touch(0o644)
-    database = open_database(load_settings(database_url=f"sqlite:///{file}"))
-    upgrade(database)
+    database = open_migrated(load_settings(database_url=f"sqlite:///{file}"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     database.close()
 
@@ -179,8 +173,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
-    database = open_database(load_settings(data_dir=tmp_path))
-    upgrade(database)
+    database = open_migrated(load_settings(data_dir=tmp_path))
     other = sqlite3.connect(tmp_path / "ram_backend.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     upgrade(database)

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
 from ram_backend.projects.connection import Connection, Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
-from ram_backend.projects.table import ProjectTable, open_table
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
@@ -48,7 +49,7 @@ def store(settings: Settings) -> Iterator[ProjectStore]:
 @pytest.fixture
 def table(store: ProjectStore, settings: Settings) -> ProjectTable:
     """The same database, as another process sees it."""
-    return open_table(settings)
+    return ProjectTable(open_migrated(settings))
 
 
 def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectStore, settings: Settings) -> None:
@@ -69,7 +70,7 @@ def test_closing_writes_what_is_pending(store: ProjectStore, settings: Settings)
     for number in range(20):
         setup(store, f"{number}.5")
     store.close()
-    assert len(open_table(settings).changes().projects) == 20
+    assert len(ProjectTable(open_migrated(settings)).changes().projects) == 20
 
 
 def test_the_same_setup_again_writes_nothing(store: ProjectStore, table: ProjectTable) -> None:
@@ -267,14 +268,14 @@ def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path
         assert store.settle()
         assert (store.connection(pinned).token, store.connection(pinned).trusted) == (TOKEN, True)
         assert (store.connection(other).token, store.connection(other).trusted) == (TOKEN, False)
-        open_table(settings).pin_host(HOST)
+        ProjectTable(open_migrated(settings)).pin_host(HOST)
         until(lambda: store.connection(pinned).token == "own")
         assert store.connection(other).token == TOKEN
 
 
 def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
-    open_table(settings).pin_host(OTHER_HOST, token="kept")
+    ProjectTable(open_migrated(settings)).pin_host(OTHER_HOST, token="kept")
     with ProjectStore.open(settings) as store:
         connection = store.connection(setup(store, hostname=OTHER_HOST))
         assert (connection.token, connection.trusted) == ("kept", True)
@@ -328,7 +329,7 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         locker.close()
         assert store.settle(30)
         until(lambda: store.health.ok)
-        stored = {project.key.id: project for project in open_table(settings).changes().projects}
+        stored = {project.key.id: project for project in ProjectTable(open_migrated(settings)).changes().projects}
         assert stored[1].extra_params == ProjectOptions(threshold=0.3)
         assert stored[1].revision == 2
         assert 2 in stored
@@ -347,12 +348,12 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
         assert store.settle(30)
         until(lambda: store.health.ok)
         assert store.connection(project).trusted
-        assert open_table(settings).changes().projects == (project,)
+        assert ProjectTable(open_migrated(settings)).changes().projects == (project,)
 
 
 def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
-    open_table(settings).pin_host(HOST)
+    ProjectTable(open_migrated(settings)).pin_host(HOST)
     store = ProjectStore(open_database(settings))  # not started: it has not read the pin
     project = setup(store, hostname=OTHER_HOST)
     assert not store.connection(project).trusted
@@ -365,7 +366,7 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
 
 def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(data_dir=tmp_path)
-    table = open_table(settings)
+    table = ProjectTable(open_migrated(settings))
     store = ProjectStore(open_database(settings))  # no thread: each exchange is ours
     setup(store)
     store._exchange()
@@ -398,7 +399,7 @@ def test_a_database_put_back_from_an_older_copy(tmp_path: Path, until: Until) ->
         until(lambda: [project.key.id for project in store.projects()] == [1])
         setup(store, "2.5")
         assert store.settle()
-        assert len(open_table(settings).changes().projects) == 2
+        assert len(ProjectTable(open_migrated(settings)).changes().projects) == 2
 
 
 @pytest.mark.service
@@ -422,7 +423,10 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
             cluster.start()
         assert store.settle(30)
         until(lambda: store.health.ok)
-        assert [project.label_config for project in open_table(settings).changes().projects] == ["<View/>", CONFIG]
+        assert [project.label_config for project in ProjectTable(open_migrated(settings)).changes().projects] == [
+            "<View/>",
+            CONFIG,
+        ]
 
 
 PROCESS = """
@@ -475,7 +479,7 @@ def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings,
     assert answers[0][0] == "http://shared.localhost"
     assert len(answers[0][1]) == 50
     assert {revision for _, revision in answers[0][1]} == {1}
-    changes = open_table(settings).changes()
+    changes = ProjectTable(open_migrated(settings)).changes()
     assert len(changes.projects) == 50
     assert changes.change == 50 + 1, "one write for each project, one for the pin"
 

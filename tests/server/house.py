@@ -12,11 +12,12 @@ from fastapi import FastAPI
 from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
 from versions.making import lineage
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import StoredVersion, write_version
-from ram_backend.versions.table import open_version_table
+from ram_backend.versions.table import VersionTable
 
 CONFIG = choices_config("red", "green", "blue")
 PROJECT = "1.1795452148"
@@ -62,7 +63,7 @@ class House:
 
     def __init__(self, settings: Settings, studio: FakeLabelStudio) -> None:
         self.settings = settings
-        self.table = open_version_table(settings)
+        self.table = VersionTable(open_migrated(settings))
         self.key = ProjectKey(studio.url, 1, 1_795_452_148)
         self.studio = studio
         self.red = studio.upload("red.png", picture(RED))

@@ -26,8 +26,9 @@ from server.playing import (
     wait_until,
 )
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.feedback.ledger import Ledger, open_ledger
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
@@ -88,7 +89,7 @@ def served(settings: Settings, words: ColourWords, desk: Desk) -> Iterator[Calla
 
 @pytest.fixture
 def ledger(settings: Settings) -> Ledger:
-    return open_ledger(settings)
+    return Ledger(open_migrated(settings))
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    there = open_database(settings)
-    upgrade(there)
+    there = open_migrated(settings)
     yield there
     there.close()
 

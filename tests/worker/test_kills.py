@@ -12,8 +12,8 @@ import pytest
 from jobs.making import connect, correct, wait_until
 from worker.working import RunningWorker, job_processes, kill, none_is_left
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
@@ -64,8 +64,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    there = open_database(settings)
-    upgrade(there)
+    there = open_migrated(settings)
     connect(there, KEY)
     yield there
     there.close()

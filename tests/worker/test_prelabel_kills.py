@@ -14,8 +14,8 @@ from support.label_studio import LEGACY
 from worker.predicting import PredictingProject
 from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey
@@ -44,8 +44,7 @@ def settings(tmp_path: Path, studio: PredictingProject) -> Settings:
 
 @pytest.fixture
 def database(settings: Settings, studio: PredictingProject) -> Iterator[Database]:
-    there = open_database(settings)
-    upgrade(there)
+    there = open_migrated(settings)
     ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
     yield there
     there.close()

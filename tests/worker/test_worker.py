@@ -14,8 +14,8 @@ from jobs.making import KEY, OTHER, connect, correct, processes, wait_until
 from redis import Redis
 from worker.working import RunningWorker, busy, job_processes, kill, none_is_left, working
 
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
@@ -34,8 +34,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    there = open_database(settings)
-    upgrade(there)
+    there = open_migrated(settings)
     connect(there, KEY)
     connect(there, OTHER)
     yield there
