@@ -53,7 +53,7 @@ def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | N
     """Asks the jobs for fresh predictions of a project's unlabelled tasks; says so in a sentence, None: it can't."""
     from ram_backend.jobs.service import JobService
 
-    job = JobService(settings, open_database(settings)).refresh(key, reason).job
+    job = JobService(settings, open_database(settings)).queue.request(key, "refresh", reason).job
     return f"A worker brings Label Studio's predictions up to date (job {job.id})."
 
 

@@ -1,35 +1,25 @@
-"""The row of a job, its states, and the transition table."""
+"""The row of a job, its states, options and result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database.base import Base, UtcDateTime
-from ram_backend.errors import InputError
 from ram_backend.projects.rows import OfProject
 
 Kind = Literal["train", "refresh", "prelabel"]
 State = Literal["requested", "running", "done", "failed"]
-Transition = Literal["claim", "heartbeat", "release", "finish", "fail"]
+"""A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
 OPEN: tuple[State, ...] = ("requested", "running")
-WHICH: tuple[Which, ...] = ("all", "unlabelled", "retry-failed")
-
-TRANSITIONS: dict[Transition, tuple[State, State]] = {
-    "claim": ("requested", "running"),
-    "heartbeat": ("running", "running"),
-    "release": ("running", "requested"),
-    "finish": ("running", "done"),
-    "fail": ("running", "failed"),
-}
-"""From which state to which. Each happens only while the row has the state and the fencing number that are expected."""
+WHICH: tuple[Which, ...] = get_args(Which)
 
 _IS_OPEN = text("state IN ('requested', 'running')")
 
@@ -143,7 +133,7 @@ class PrelabelOptions:
     Attributes:
         which: kinds of tasks: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty
             because their image could not be had, and unlabelled ones without any).
-        tasks: numbers of further tasks, rising.
+        tasks: numbers of further tasks; made distinct, and sorted.
         per_second: at most so many tasks a second; None: as fast as it goes.
     """
 
@@ -151,27 +141,19 @@ class PrelabelOptions:
     tasks: tuple[int, ...] = ()
     per_second: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "which", tuple(each for each in WHICH if each in self.which))
+        object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
+
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> PrelabelOptions:
-        """Reads what `to_json` has written.
-
-        Raises:
-            InputError: it is something else.
-        """
-        found = options or {}
-        which, tasks, per_second = found.get("which", []), found.get("tasks", []), found.get("per_second")
-        if not set(which) <= set(WHICH) or not all(type(task) is int for task in tasks):
-            raise InputError(f"A job's options are none of pre-labelling: {str(found)[:200]}. Ask for the job again.")
-        if per_second is not None and not (isinstance(per_second, int | float) and per_second > 0):
-            raise InputError(f"per_second={per_second!r} has to be more than 0.")
-        return cls(tuple(each for each in WHICH if each in which), tuple(sorted(set(tasks))), per_second)
+        """Those of a job's row."""
+        return cls(**(options or {}))
 
     def also(self, other: PrelabelOptions) -> PrelabelOptions:
         """Both; the other one's speed, where it names one."""
-        which = tuple(each for each in WHICH if each in self.which + other.which)
-        tasks = tuple(sorted({*self.tasks, *other.tasks}))
-        return PrelabelOptions(which, tasks, other.per_second or self.per_second)
+        return PrelabelOptions(self.which + other.which, self.tasks + other.tasks, other.per_second or self.per_second)
 
     def to_json(self) -> dict[str, Any]:
         """For the job's row."""
-        return {"which": list(self.which), "tasks": list(self.tasks), "per_second": self.per_second}
+        return asdict(self)

@@ -1,19 +1,20 @@
 """Job queue in a table: request, claim, heartbeat, retry with backoff, finish.
 
-Each change is one transaction, or part of the caller's (`request_in`, `finish_in`). Every moment that is compared is
-the database's: workers on several machines needn't agree about the time.
+Each change locks the job's row and is one transaction, or part of the caller's (`finish_in`). Every moment that is
+compared is the database's: workers on several machines needn't agree about the time.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, cast, get_args
 
-from sqlalchemy import CursorResult, and_, func, select, text, update
+from sqlalchemy import and_, delete, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from ram_backend.backoff import backoff
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import OPEN, TRANSITIONS, Job, JobResult, Kind, PrelabelOptions, Transition
+from ram_backend.jobs.job import OPEN, Job, JobResult, Kind, PrelabelOptions, State
 from ram_backend.logs import asked_by
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns, of_project
@@ -90,12 +91,10 @@ class JobQueue:
         Raises:
             DatabaseUnavailable: nothing was written.
         """
-        try:
-            with self._database.writing() as session:
-                return request_in(session, key, kind, reason, options, delay_s=delay_s)
-        except IntegrityError:  # another process has asked at this very moment (PostgreSQL)
-            with self._database.writing() as session:
-                return request_in(session, key, kind, reason, options, delay_s=delay_s)
+        with suppress(IntegrityError), self._database.writing() as session:
+            return _request(session, key, kind, reason, options, delay_s)
+        with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)
+            return _request(session, key, kind, reason, options, delay_s)
 
     def get(self, job_id: str) -> Job | None:
         """The job as it is now; None: there is none of that number."""
@@ -121,11 +120,9 @@ class JobQueue:
     def open_jobs(self) -> dict[tuple[str, str], int]:
         """How many jobs of all projects wait or run: every kind with every such state, also where there are none."""
         question = select(Job.kind, Job.state, func.count()).where(Job.state.in_(OPEN)).group_by(Job.kind, Job.state)
-        counts: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(Kind) for state in OPEN}
+        none: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(Kind) for state in OPEN}
         with self._database.reading() as session:
-            for kind, state, count in session.execute(question):
-                counts[kind, state] = count
-        return counts
+            return {**none, **{(kind, state): count for kind, state, count in session.execute(question)}}
 
     def last_attempt(self, key: ProjectKey) -> int:
         """Number of the last event that an ended training of the project has seen; 0: there was none."""
@@ -153,14 +150,12 @@ class JobQueue:
             The job with its new fencing number; None: it is not there, not due, taken already, or finished.
         """
         with self._database.writing() as session:
-            now, job = moment(session), session.get(Job, job_id)
+            now, job = moment(session), session.get(Job, job_id, with_for_update=True)
             if job is None or job.state != "requested" or job.not_before > now:
                 return None
-            begun = {"fence": job.fence + 1, "attempt": job.attempt + 1, "started_at": now, "heartbeat_at": now}
-            try:
-                _apply(session, job, "claim", {**begun, "worker": worker, "message": "", "again": None})
-            except JobLost:
-                return None
+            job.state, job.worker, job.message, job.again = "running", worker, "", None
+            job.fence, job.attempt = job.fence + 1, job.attempt + 1
+            job.started_at = job.heartbeat_at = now
             return job
 
     def heartbeat(self, job: Job, stage: str | None = None, step: int = 0, steps: int = 0) -> bool:
@@ -172,16 +167,14 @@ class JobQueue:
         Raises:
             JobLost: another claim followed, or the lease was taken away.
         """
-        progress = {} if stage is None else {"stage": stage, "step": step, "steps": steps}
         with self._database.writing() as session:
-            try:
-                _apply(session, job, "heartbeat", {"heartbeat_at": moment(session), **progress})
-            except JobLost:
-                now = session.get(Job, job.id)
-                if now is None or now.fence != job.fence:
-                    raise
+            row = _claimed(session, job, may_have_ended=True)
+            if row.state != "running":
                 return False
-        return True
+            row.heartbeat_at = moment(session)
+            if stage is not None:
+                row.stage, row.step, row.steps = stage, step, steps
+            return True
 
     def note_seen(self, job: Job, last_event: int) -> None:
         """Notes up to which event of the ledger a job has looked.
@@ -190,7 +183,7 @@ class JobQueue:
             JobLost: the claim is good no more.
         """
         with self._database.writing() as session:
-            _apply(session, job, "heartbeat", {"last_event": last_event})
+            _claimed(session, job).last_event = last_event
 
     def checkpoint(self, job: Job, kept: Mapping[str, Any], *, progressed: bool = False) -> None:
         """Keeps something for the next attempt, durably.
@@ -204,9 +197,10 @@ class JobQueue:
             JobLost: the claim is good no more; nothing was written.
         """
         with self._database.writing() as session:
-            now = moment(session)
-            first = {"attempt": 1} if progressed else {}
-            _apply(session, job, "heartbeat", {"kept": {**kept, "at": now.isoformat()}, "heartbeat_at": now, **first})
+            row, now = _claimed(session, job), moment(session)
+            row.kept, row.heartbeat_at = {**kept, "at": now.isoformat()}, now
+            if progressed:
+                row.attempt = 1
 
     def release(self, job: Job, message: str, *, delay_s: float = 1.0) -> None:
         """Lets other jobs go first: this one waits for a worker again, as if this attempt had not been.
@@ -215,9 +209,9 @@ class JobQueue:
             JobLost: the claim is good no more; nothing was written.
         """
         with self._database.writing() as session:
-            begin = moment(session) + timedelta(seconds=delay_s)
-            stopped = {"stage": None, "step": 0, "steps": 0, "attempt": Job.attempt - 1}
-            _apply(session, job, "release", {**stopped, "not_before": begin, "message": message})
+            row = _claimed(session, job)
+            row.attempt -= 1
+            _wait_again(session, row, message, delay_s)
 
     def finish(self, job: Job, result: JobResult) -> None:
         """Ends a job well, whatever its verdict.
@@ -242,11 +236,10 @@ class JobQueue:
         Raises:
             JobLost: the claim is good no more; nothing was written.
         """
-        seen = self._ledger.last_event(job.key)
         with self._database.writing() as session:
-            attempt = session.get_one(Job, job.id).attempt
-            pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, attempt - 1), None))
-            return self._end_attempt(session, job, message, seen, pause_s if retry else None)
+            row = _claimed(session, job)
+            pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, row.attempt - 1), None))
+            return self._end_attempt(session, row, message, pause_s if retry else None)
 
     def expire(self, killed: tuple[str, str] | None = None) -> list[Job]:
         """Ends the attempts whose lease has run out; what their workers write from now on is refused.
@@ -264,47 +257,64 @@ class JobQueue:
             else:
                 stale = and_(Job.id == killed[0], Job.worker == killed[1])
                 reason = "The worker's process has ended before the job did"
-            found = list(session.scalars(select(Job).where(Job.state == "running", stale)))
-        expired: list[Job] = []
-        for job in found:
-            seen = self._ledger.last_event(job.key)
-            with self._database.writing() as session:
-                held = (Job.id == job.id, Job.fence == job.fence, Job.state == "running", stale)
-                if (row := session.scalar(select(Job).where(*held).with_for_update())) is not None:  # no sign meanwhile
-                    message = f"{reason} (attempt {row.attempt} of {self._attempts})."
-                    self._end_attempt(session, job, message, seen, 0.0, fence=job.fence + 1)
-                    expired.append(row)
-        return expired
+            expired = select(Job).where(Job.state == "running", stale)
+            if session.scalars(expired).first() is None:
+                return []
+        with self._database.writing() as session:
+            rows = session.scalars(
+                expired.with_for_update(skip_locked=True)
+            ).all()  # locked: a heartbeat comes just now
+            for row in rows:
+                row.fence += 1
+                message = f"{reason} (attempt {row.attempt} of {self._attempts})."
+                self._end_attempt(session, row, message, 0.0)
+            return list(rows)
 
-    def _end_attempt(
-        self, session: Session, job: Job, message: str, seen: int, pause_s: float | None, **columns: Any
-    ) -> bool:
-        """Retries a job after a pause, or fails it: then events of the ledger up to `seen` count as tried."""
-        row, now = session.get_one(Job, job.id), moment(session)
-        ended = {"stage": None, "step": 0, "steps": 0, **columns}
+    def _end_attempt(self, session: Session, row: Job, message: str, pause_s: float | None) -> bool:
+        """Retries a job after a pause, or fails it: then a training counts as one that has seen all events."""
         if pause_s is not None and row.attempt < self._attempts:
-            begin = now + timedelta(seconds=pause_s)
-            _apply(session, job, "release", {**ended, "message": message, "not_before": begin})
+            _wait_again(session, row, message, pause_s)
             return True
         if pause_s is not None and self._attempts > 1:
             message = f"Given up after {row.attempt} attempts. The last one: {message}"
-        if job.kind == "train" and row.last_event is None:
-            ended["last_event"] = seen
-        _apply(session, job, "fail", {**ended, "message": message, "finished_at": now})
-        _after_end(session, job)
+        row.stage, row.step, row.steps = None, 0, 0
+        if row.kind == "train" and row.last_event is None:
+            row.last_event = self._ledger.last_event(row.key)
+        _end(session, row, "failed", message)
         return False
 
 
-def request_in(
+def finish_in(session: Session, job: Job, result: JobResult) -> None:
+    """`JobQueue.finish` within a transaction, e.g. the one that publishes a version.
+
+    Raises:
+        JobLost: the claim is good no more; the transaction has to be rolled back.
+    """
+    row = _claimed(session, job)
+    row.result = dict(result.result)
+    if result.last_event is not None:
+        row.last_event = result.last_event
+    if result.refresh is not None:
+        _request(session, job.key, "refresh", result.refresh)
+    _end(session, row, "done", result.message)
+
+
+def moment(session: Session) -> datetime:
+    """What the database's clock says now, also within a transaction; UTC, to the millisecond at least."""
+    if session.get_bind().dialect.name == "sqlite":
+        now = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(now).replace(tzinfo=UTC)
+    return cast(datetime, session.execute(select(func.clock_timestamp())).scalar_one()).astimezone(UTC)
+
+
+def _request(
     session: Session,
     key: ProjectKey,
     kind: Kind,
     reason: str,
     options: PrelabelOptions | None = None,
-    *,
     delay_s: float = 0.0,
 ) -> Requested:
-    """`JobQueue.request` within a transaction."""
     now = moment(session)
     begin = now + timedelta(seconds=delay_s)
     job = session.scalars(
@@ -316,7 +326,6 @@ def request_in(
             setattr(job, name, value)
         job.options = None if options is None else options.to_json()
         session.add(job)
-        session.flush()
         return Requested(job, True)
     if options is not None:
         job.options = PrelabelOptions.of(job.options).also(options).to_json()
@@ -324,69 +333,39 @@ def request_in(
         job.again, job.not_before = reason, begin
     else:
         job.not_before = min(job.not_before, begin)
-    session.flush()
     return Requested(job, False)
 
 
-def finish_in(session: Session, job: Job, result: JobResult) -> None:
-    """`JobQueue.finish` within a transaction, e.g. the one that publishes a version.
+def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job:
+    """The row of a job that runs under this very claim, locked until the transaction ends.
 
     Raises:
-        JobLost: the claim is good no more; the transaction has to be rolled back.
+        JobLost: it has another fencing number by now, or has ended.
     """
-    now = moment(session)
-    columns = {"finished_at": now, "heartbeat_at": now, "message": result.message, "result": dict(result.result)}
-    if result.last_event is not None:
-        columns["last_event"] = result.last_event
-    _apply(session, job, "finish", columns)
-    if result.refresh is not None:
-        request_in(session, job.key, "refresh", result.refresh)
-    _after_end(session, job)
-
-
-def moment(session: Session) -> datetime:
-    """What the database's clock says now, also within a transaction; UTC, to the millisecond at least."""
-    if session.get_bind().dialect.name == "sqlite":
-        now = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
-        return datetime.fromisoformat(now).replace(tzinfo=UTC)
-    return cast(datetime, session.execute(select(func.clock_timestamp())).scalar_one()).astimezone(UTC)
-
-
-def _apply(session: Session, job: Job, transition: Transition, columns: Mapping[str, Any]) -> None:
-    """Makes a transition of a job, if it is still in the state and has the fencing number that are expected.
-
-    Raises:
-        JobLost: it is not, or has not; nothing was changed.
-    """
-    before, after = TRANSITIONS[transition]
-    expected = (Job.id == job.id, Job.fence == job.fence, Job.state == before)
-    change = update(Job).where(*expected).values(state=after, **columns).execution_options(synchronize_session=False)
-    if cast(CursorResult[Any], session.execute(change)).rowcount == 0:
+    row = session.get(Job, job.id, with_for_update=True)
+    if row is None or row.fence != job.fence or not (row.state == "running" or may_have_ended):
         raise JobLost(
             f"Job {job.id} of project {job.key} belongs to another worker by now: what this one did is not used."
         )
-    own = session.get(Job, job.id)
-    if own is not None:
-        session.refresh(own)
+    return row
 
 
-def _after_end(session: Session, job: Job) -> None:
-    """Asks for the job once more where somebody did while it ran; removes the oldest ended ones of its kind.
+def _wait_again(session: Session, row: Job, message: str, delay_s: float) -> None:
+    row.state, row.message, row.not_before = "requested", message, moment(session) + timedelta(seconds=delay_s)
+    row.stage, row.step, row.steps = None, 0, 0
+
+
+def _end(session: Session, row: Job, state: State, message: str) -> None:
+    """Ends a job, and requests another one if `again` asks for that; removes the oldest ended jobs of its kind.
 
     The one that has seen the latest events stays: they count as tried.
     """
-    ended = session.get_one(Job, job.id)
-    if ended.again is not None:
-        begin, now = ended.not_before, moment(session)
-        options = None if ended.options is None else PrelabelOptions.of(ended.options)
-        wait_s = max(0.0, (begin - now).total_seconds())
-        request_in(session, job.key, job.kind, ended.again, options, delay_s=wait_s)
-    rows = session.execute(
-        select(Job.id, Job.last_event)
-        .where(of_project(Job, job.key), Job.kind == job.kind, Job.state.not_in(OPEN))
-        .order_by(Job.requested_at.desc())
-    ).all()
-    latest = max((row.last_event or 0 for row in rows), default=0)
-    for row in rows[KEPT:]:
-        if (row.last_event or 0) < latest or latest == 0:
-            session.delete(session.get_one(Job, row.id))
+    row.state, row.message, row.finished_at = state, message, moment(session)
+    if row.again is not None:
+        options = None if row.options is None else PrelabelOptions.of(row.options)
+        _request(session, row.key, row.kind, row.again, options).job.not_before = row.not_before
+    ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
+    latest = ended.order_by(Job.requested_at.desc()).limit(KEPT)
+    last_attempt = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc()).limit(1)
+    outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(last_attempt))
+    session.execute(delete(Job).where(*outdated).execution_options(synchronize_session=False))

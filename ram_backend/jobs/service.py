@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +18,10 @@ from ram_backend.versions.table import VersionTable
 
 
 class JobService:
-    """Asks for jobs, from wherever: server, worker, command. Safe for many threads; all of it waits for the database.
+    """Requests jobs for server, worker and commands. Safe for many threads; all of it waits for the database.
 
     A request is one row in the database. Workers look for rows that are due, so it is durable without queue or worker.
+    Where a key leaves its Label Studio open (""), as webhooks do, the project of that number is meant.
 
     Args:
         settings: how many changed corrections are enough, and how long a debounced request waits.
@@ -36,14 +37,14 @@ class JobService:
         self._debounce_s = settings.train_debounce_seconds
 
     def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
-        """Asks for a training; debounced, it begins a moment later. Asking five times leads to one job.
+        """Requests a training; debounced, it begins a moment later. Five requests lead to one job.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
             ProjectPinned: what it is served is pinned by hand.
             DatabaseUnavailable: nothing was written.
         """
-        key = self.known(key)
+        key = _known(key, self.projects.keys())
         served = self.versions.served(key)
         if served.pinned:
             raise ProjectPinned(
@@ -53,18 +54,10 @@ class JobService:
         return self.queue.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
 
     def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
-        """`train` for people: durable when it returns.
-
-        Args:
-            key: which project; its Label Studio may be left open ("").
-            reason: in a few words.
-            debounced: begin a moment later: more requests are about to come.
-
-        Returns:
-            "message" for people, and "job", its id, where there is one.
+        """`train`, answered for people: "message", and "job", its id, where there is one.
 
         Raises:
-            DatabaseUnavailable: nothing was asked for.
+            DatabaseUnavailable: nothing was written.
         """
         try:
             asked = self.train(key, reason, debounced=debounced)
@@ -80,63 +73,34 @@ class JobService:
         return {"job": job.id, "message": message}
 
     def push(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
-        """Asks for predictions of many tasks. Not for those that such a job is asking Label Studio for this moment.
+        """Requests predictions of many tasks. Not for those that such a job is asking Label Studio for this moment.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
             DatabaseUnavailable: nothing was written.
         """
-        key = self.known(key)
-        running = next((job for job in self.queue.jobs(key, kind="prelabel", limit=1) if job.state == "running"), None)
-        if running is not None and options.tasks and not options.which:
-            being_asked = (running.kept or {}).get("portion")
-            if isinstance(being_asked, list) and set(options.tasks) <= set(being_asked):
-                return Requested(running, False)
+        key = _known(key, self.projects.keys())
+        for job in self.queue.jobs(key, kind="prelabel", limit=1):
+            portion = (job.kept or {}).get("portion", ())
+            if job.state == "running" and not options.which and set(options.tasks) <= set(portion):
+                return Requested(job, False)
         return self.queue.request(key, "prelabel", reason, options)
 
     def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
-        """Asks for predictions of tasks that were not done within a request: durable when it returns.
-
-        Args:
-            key: which project; its Label Studio may be left open ("").
-            tasks: their numbers.
-            reason: in a few words.
-
-        Returns:
-            As `request`.
+        """`push` of tasks that were not done within a request; answered as by `request`.
 
         Raises:
-            DatabaseUnavailable: nothing was asked for.
+            DatabaseUnavailable: nothing was written.
         """
         try:
-            asked = self.push(key, PrelabelOptions(tasks=tuple(sorted(set(tasks)))), reason)
+            job = self.push(key, PrelabelOptions(tasks=tuple(tasks)), reason).job
         except ProjectNotFound as error:
             return {"message": str(error)}
         message = (
-            f"{len(tasks):,} tasks were not done in time: job {asked.job.id} goes on with them, and their predictions"
+            f"{len(tasks):,} tasks were not done in time: job {job.id} goes on with them, and their predictions"
             f" appear as they are done. `ram-backend jobs` and /jobs show how far it is; it needs a worker."
         )
-        return {"job": asked.job.id, "message": message}
-
-    def refresh(self, key: ProjectKey, reason: str) -> Requested:
-        """Asks for fresh predictions of unlabelled tasks, after what is served has changed."""
-        return self.queue.request(key, "refresh", reason)
-
-    def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
-        """Open jobs first, then the latest, as `GET /jobs` shows them.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
-        return [job.to_json() for job in self.queue.jobs(key)]
-
-    def open_jobs(self) -> Mapping[tuple[str, str], int]:
-        """How many jobs of all projects wait or run; every kind with every such state is named.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
-        return self.queue.open_jobs()
+        return {"job": job.id, "message": message}
 
     def pending(self, key: ProjectKey | None = None) -> int:
         """Corrections of a project, or of all, that have changed since the last attempt to learn from them.
@@ -148,32 +112,27 @@ class JobService:
         return sum(self.ledger.changed_since(each, self.queue.last_attempt(each)) for each in keys)
 
     def check(self, *keys: ProjectKey) -> list[Job]:
-        """Asks for a training of each of these projects that has enough pending corrections, and no open training.
+        """Requests a training of each of these projects that has enough pending corrections, and no open training.
 
         Raises:
             DatabaseUnavailable: see the message.
         """
+        if not keys or not self._train_after:
+            return []
         found: list[Job] = []
-        known = self.projects.keys() if keys and self._train_after else ()
-        for each in keys if self._train_after else ():
+        known = self.projects.keys()
+        for each in keys:
             with suppress(ProjectNotFound, ProjectPinned):
                 key = _known(each, known)
                 if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
-                    continue  # when that one ends, the project is looked at again
+                    continue  # its end looks at the project again
                 if (pending := self.pending(key)) >= self._train_after:
                     found.append(self.train(key, f"{pending} corrections have changed").job)
         return found
 
-    def known(self, key: ProjectKey) -> ProjectKey:
-        """The key under which `/setup` has brought the project, whose Label Studio an event doesn't name.
-
-        Raises:
-            ProjectNotFound: it has not.
-        """
-        return _known(key, self.projects.keys())
-
 
 def _known(key: ProjectKey, keys: Collection[ProjectKey]) -> ProjectKey:
+    """The key under which `/setup` has brought the project, whose Label Studio an event doesn't name."""
     if key in keys:
         return key
     same = [each for each in keys if (each.id, each.created) == (key.id, key.created)]

@@ -225,7 +225,7 @@ class DatabaseGauges:
 
     def _count(self, jobs: JobService) -> None:
         try:
-            self._metrics.open_jobs(jobs.open_jobs())
+            self._metrics.open_jobs(jobs.queue.open_jobs())
             self._metrics.pending.set(jobs.pending())
         except RamError as error:
             _log.info("jobs and corrections can't be counted: %s", error)

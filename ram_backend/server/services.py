@@ -280,8 +280,8 @@ class Services:
         if project is not None and ref is None:
             raise InputError(f"project={project[:60]!r} names no project: give its number, such as 1 or 1.1795452148.")
         key = None if ref is None else self._project(ref).key
-        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._jobs.jobs, key)
-        return {"jobs": jobs}
+        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._jobs.queue.jobs, key)
+        return {"jobs": [job.to_json() for job in jobs]}
 
     async def _handed_over(self, late: PredictionsLate, key: ProjectKey, tasks: Sequence[Task]) -> NotAvailable:
         """What a request of many tasks answers that is late, after it has asked for a job to do them; else `late`."""

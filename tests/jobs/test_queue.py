@@ -181,23 +181,6 @@ def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Datab
     assert [job.id for job in queue.due()] == [claim.id]
 
 
-def test_whoever_renews_a_lease_meanwhile_keeps_it(queue: JobQueue, database: Database) -> None:
-    """As after a stall of the database: all that waited goes on at once, in any order."""
-    claim = claimed(queue)
-    make_old(database, claim.id, 60)
-    last_event = queue._ledger.last_event
-
-    def then_a_heartbeat(key: ProjectKey) -> int:
-        beaten.append(queue.heartbeat(claim))
-        return last_event(key)
-
-    beaten: list[bool] = []
-    queue._ledger.last_event = then_a_heartbeat  # type: ignore[method-assign]
-    assert queue.expire() == []
-    assert beaten == [True]
-    queue.finish(claim, JobResult("done", {}, 5))
-
-
 def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobQueue) -> None:
     claimed(queue, worker="here/1")
     other = claimed(queue, OTHER, worker="here/2")

@@ -36,7 +36,7 @@ def test_five_presses_are_one_job(service: JobService, queue: JobQueue) -> None:
     assert len({each["job"] for each in said}) == 1
     assert "is queued as job" in said[0]["message"]
     assert "was queued already" in said[4]["message"]
-    assert [job["reason"] for job in service.jobs()] == ["Start Training was pressed"]
+    assert [job.reason for job in queue.jobs()] == ["Start Training was pressed"]
 
 
 def test_while_one_runs_the_answer_says_so(service: JobService, queue: JobQueue) -> None:
@@ -126,11 +126,3 @@ def test_a_look_at_all_projects_loads_them_once(service: JobService, database: D
 
     service.check(*keys)
     assert sum("FROM projects" in each for each in statements) == 1
-
-
-def test_jobs_are_json(service: JobService) -> None:
-    service.request(KEY, "pressed")
-    (job,) = service.jobs(KEY)
-    assert job["state"] == "requested"
-    assert job["project"] == str(KEY)
-    assert service.jobs(OTHER) == []

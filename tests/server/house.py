@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -31,9 +32,10 @@ ON_BOTH_DATABASES = [
 
 
 class Desk:
-    """A training desk that notes what is asked of it."""
+    """A job service that notes what is asked of it, and its queue."""
 
     def __init__(self) -> None:
+        self.queue = self
         self.asked: list[tuple[ProjectKey, str]] = []
         self.debounced: list[bool] = []
         self.corrections = 0
@@ -54,8 +56,9 @@ class Desk:
     def pending(self) -> int:
         return self.corrections
 
-    def jobs(self, key: ProjectKey | None = None) -> list[dict[str, Any]]:
-        return [{"id": "j1", "project": None if key is None else str(key)}]
+    def jobs(self, key: ProjectKey | None = None) -> list[SimpleNamespace]:
+        row = {"id": "j1", "project": None if key is None else str(key)}
+        return [SimpleNamespace(to_json=lambda: row)]
 
 
 class House:

@@ -121,9 +121,9 @@ def test_its_own_portion_asks_for_no_further_job(
 def test_the_server_asks_through_the_desk(own: Settings, database: Database, studio: PredictingProject) -> None:
     service = JobService(own, database)
     said = service.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
-    (job,) = service.jobs(studio.key)
-    assert (job["job"], job["kind"], job["reason"]) == (said["job"], "prelabel", "late")
-    assert f"500 tasks were not done in time: job {job['job']} goes on with them" in said["message"]
+    (job,) = service.queue.jobs(studio.key)
+    assert (job.id, job.kind, job.reason) == (said["job"], "prelabel", "late")
+    assert f"500 tasks were not done in time: job {job.id} goes on with them" in said["message"]
     unknown = service.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
     assert "job" not in unknown
     assert "not known yet" in unknown["message"]
