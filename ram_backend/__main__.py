@@ -1,6 +1,6 @@
 """`python -m ram_backend` is the `ram-backend` command."""
 
-from ram_backend.cli import main
+from ram_backend.cli.main import main
 
 if __name__ == "__main__":
     main()

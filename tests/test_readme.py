@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ram_backend.cli.output import AsJson, JsonLines, notes, out, print_facts, print_json
 from ram_backend.models.bundle import Bundle, verify
 from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import load_settings
 
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)
-
-_out = Console(highlight=False, soft_wrap=True)
-_notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Model(StrEnum):
@@ -60,7 +54,7 @@ def import_(
     """
     from ram_backend.models.importing import import_checkpoint
 
-    with _progress() as say:
+    with notes.status("Starting") as status:
         bundle = import_checkpoint(
             file,
             tags,
@@ -70,7 +64,7 @@ def import_(
             allow_extra=allow_extra,
             descriptions=descriptions,
             image_size=image_size,
-            progress=say,
+            progress=status.update,
         )
     _announce(bundle)
 
@@ -98,14 +92,14 @@ def pull(
     from ram_backend.models.hub import pull as pull_release
 
     settings = load_settings()
-    asked = {
+    named = {
         "repository": repository,
         "filename": filename,
         "revision": revision,
         "tags": tags,
         "thresholds": thresholds,
     }
-    release = replace(RELEASES[model.value], **{key: value for key, value in asked.items() if value is not None})
+    release = replace(RELEASES[model.value], **{key: value for key, value in named.items() if value is not None})
     bundle = pull_release(
         model.value,
         bundles_dir=settings.bundles_dir,
@@ -116,53 +110,47 @@ def pull(
         allow_extra=allow_extra,
         descriptions=descriptions,
         image_size=image_size,
-        progress=lambda text: _notes.print(f"{text} ...", markup=False),
+        progress=lambda text: notes.print(f"{text} ...", markup=False),
     )
     _announce(bundle)
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+def list_(as_json: JsonLines = False) -> None:
     """List the bundles of the data folder."""
     entries = list_bundles(load_settings().bundles_dir)
     if as_json:
         for entry in entries:
             fields = {"name": entry.name, "kind": entry.kind, "path": str(entry.path), "installed": entry.installed}
-            typer.echo(json.dumps({**fields, "summary": entry.summary, "problem": entry.problem}, ensure_ascii=False))
+            print_json({**fields, "summary": entry.summary, "problem": entry.problem})
         return
     table = Table("bundle", "what it is", "where")
     for entry in entries:
         table.add_row(entry.name, entry.problem or entry.summary, str(entry.path) if entry.installed else "")
-    _out.print(table)
+    out.print(table)
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name of a bundle.")],
     check: Annotated[bool, typer.Option("--verify", help="Read all files and compare their checksums.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything in bundle.json.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a bundle is, where it came from, and its first tags."""
     bundle = find_bundle(name, load_settings().bundles_dir)
     if check:
         verify(bundle)
     if as_json:
-        typer.echo(json.dumps(bundle.manifest, indent=1, ensure_ascii=False))
+        print_json(bundle.manifest, indent=1)
         return
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in _facts(bundle).items():
-        table.add_row(key, value)
-    _out.print(table)
+    print_facts(_facts(bundle))
     if check:
-        _out.print("All checksums are right.")
+        typer.echo("All checksums are right.")
 
 
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest: dict[str, Any] = dict(bundle.manifest)
     provenance = manifest.get("provenance", {})
-    sources = provenance.get("sources", {}) if isinstance(provenance, dict) else {}
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     facts = {
         "name": bundle.name,
@@ -176,10 +164,10 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "caption weights": f"no: {bundle.lacks_captioner}" if bundle.lacks_captioner else "yes",
         "licence": str(manifest.get("licence", "not given")),
     }
-    for role, entry in sources.items():
-        if isinstance(entry, dict) and "file" in entry:
+    for role, entry in provenance.get("sources", {}).items():
+        if "file" in entry:
             facts[f"from ({role})"] = f"{entry['file']}, sha256 {str(entry.get('sha256', '?'))[:16]}"
-    if isinstance(provenance, dict) and provenance.get("made"):
+    if provenance.get("made"):
         facts["made"] = str(provenance["made"])
     return facts
 
@@ -187,9 +175,3 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 def _announce(bundle: Bundle) -> None:
     typer.echo(f"Bundle {bundle.name} ({bundle.kind}, {len(bundle.vocabulary):,} tags) is ready at {bundle.path}.")
     typer.echo(f"Next: ram-backend tag PHOTO --bundle {bundle.name}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    with _notes.status("Starting") as status:
-        yield status.update

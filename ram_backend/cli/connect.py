@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ram_backend.cli.output import out, read_text
+from ram_backend.cli.serve import url_of
 from ram_backend.errors import InputError, SettingsError
 from ram_backend.settings import Settings, load_settings
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ram_backend.labelstudio.client import LabelStudio
     from ram_backend.labelstudio.connecting import Step
 
-_out = Console(highlight=False, soft_wrap=True)
+XML_FILE = "give an XML file with --label-config, such as those in label_configs/"
 
 
 def connect(
@@ -49,7 +50,7 @@ def connect(
     settings = load_settings()
     wish = Wish(
         url=_backend_url(url, settings),
-        label_config=None if label_config is None else _text_of(label_config),
+        label_config=None if label_config is None else read_text(label_config, XML_FILE),
         fallback=lambda: _all_tags(settings),
         login=settings.basic_auth(),
         secret=secret_headers(settings),
@@ -61,8 +62,8 @@ def connect(
     _trust(settings, label_studio)
     Connecting(ConnectionApi(label_studio, project), wish, _say).run()
     _warn_of_other_addresses(settings, label_studio, project)
-    _out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
-    _out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
+    out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
+    out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
 
 
 def secret_headers(settings: Settings) -> dict[str, str]:
@@ -76,7 +77,7 @@ def secret_headers(settings: Settings) -> dict[str, str]:
 
 
 def _say(step: Step) -> None:
-    _out.print(f"{'changed' if step.changed else 'ok     '}  {step.what}: {step.said}", markup=False)
+    out.print(f"{'changed' if step.changed else 'ok     '}  {step.what}: {step.said}", markup=False)
 
 
 def _label_studio(settings: Settings) -> LabelStudio:
@@ -126,7 +127,7 @@ def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, proj
         each.hostname for each in ProjectTable(open_migrated(settings)).changes().projects if each.key.id == project
     }
     if names and host not in names:
-        _out.print(
+        out.print(
             f"Label Studio calls itself {', '.join(sorted(names))}: set LABEL_STUDIO_URL={host} for the server, too, or"
             " connect again with LABEL_STUDIO_URL as Label Studio writes it.",
             markup=False,
@@ -137,22 +138,11 @@ def _backend_url(url: str | None, settings: Settings) -> str:
     from ram_backend.projects.keys import instance_of
 
     if url is None:
-        host = "localhost" if settings.host in ("0.0.0.0", "::", "") else settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{settings.port or 9090}"
+        return url_of(settings.host, settings.port or 9090)
     try:
         return instance_of(url)
     except InputError:
         raise InputError(f"--url {url[:80]!r} is no address: give http://HOST:PORT of `ram-backend serve`.") from None
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise InputError(
-            f"--label-config {path}: {reason}. Give an XML file, such as those in label_configs/."
-        ) from None
 
 
 def _all_tags(settings: Settings) -> str:

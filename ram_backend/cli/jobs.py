@@ -1,44 +1,207 @@
-"""`ram-backend jobs`: what is asked for, what is being done and how far it is, what came of it."""
+"""`ram-backend jobs`, `train` and `prelabel`: jobs are listed, asked for, and followed to their end."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.status import Status
 
+from ram_backend.cli.opening import OpenProject, ProjectArgument, ProjectOption, open_project
+from ram_backend.cli.output import JsonLines, notes, print_json
+from ram_backend.database.migrate import open_migrated
+from ram_backend.errors import InputError, NotAvailable
 from ram_backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from ram_backend.jobs.job import Job, JobResult, Which
+    from ram_backend.jobs.queue import JobQueue
+    from ram_backend.worker.context import JobContext
+
+LOOK_S = 0.5
+NEWS_S = 5.0
+"""Seconds between two lines of progress where no terminal shows it."""
+
+UNTAKEN_S = 15.0
+"""A job that is waiting longer than this probably has no worker."""
 
 
 def jobs(
-    project: Annotated[str | None, typer.Option(help="Only of this project: its number, or as `list` says.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    project: Annotated[
+        str | None, typer.Option(help="Only of this project: its number, or as `project list` writes it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
+    as_json: JsonLines = False,
 ) -> None:
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
-    from ram_backend.database.migrate import open_migrated
     from ram_backend.jobs.queue import JobQueue
-    from ram_backend.projects.keys import select
-    from ram_backend.projects.table import ProjectTable
 
-    database = open_migrated(load_settings())
-    key = None
-    if project is not None:
-        key = select([each.key for each in ProjectTable(database).changes().projects], project)
+    if project is None:
+        database, key = open_migrated(load_settings()), None
+    else:
+        opened = open_project(project)
+        database, key = opened.database, opened.key
     found = [job.to_json() for job in JobQueue(database).jobs(key, limit=limit)]
     if as_json:
-        for each in found:
-            typer.echo(json.dumps(each, ensure_ascii=False))
+        print_json(*found)
         return
     if not found:
         typer.echo("No jobs yet: press Start Training in Label Studio, or use `ram-backend train PROJECT`.")
-        return
     for each in found:
-        asked = f"{each['requested_at'][:19].replace('T', ' ')}, {each['reason']}"
-        typer.echo(f"{each['job'][:8]}  {each['kind']} of project {each['project']}: {progress_of(each)}  ({asked})")
+        requested = f"{each['requested_at'][:19].replace('T', ' ')}, {each['reason']}"
+        progress = progress_of(each)
+        typer.echo(f"{each['job'][:8]}  {each['kind']} of project {each['project']}: {progress}  ({requested})")
         if each["message"]:
             typer.echo(f"    {each['message']}")
+
+
+def train(
+    project: ProjectArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, and print its result.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the list of jobs.")] = "asked for on the command line",
+) -> None:
+    """Learn from a project's corrections now, whatever their number. A worker does it."""
+    opened = open_project(project)
+    request = opened.jobs.train(opened.key, reason)
+    known = "is queued" if request.is_new else f"was {request.job.state} already"
+    typer.echo(f"Training of project {opened.key} {known} as job {request.job.id}.")
+    if not wait:
+        return
+    began = time.monotonic()
+    warned = False
+    with notes.status("Waiting for a worker") as status:
+
+        def show(job: Job) -> None:
+            nonlocal warned
+            status.update(progress_of(job.to_json()))
+            if job.attempt == 0 and not warned and time.monotonic() - began > UNTAKEN_S:
+                warned = True
+                notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
+            time.sleep(LOOK_S)
+
+        job = _follow(opened.jobs.queue, request.job.id, show)
+    typer.echo(job.message)
+
+
+def prelabel(
+    project: ProjectOption,
+    everything: Annotated[bool, typer.Option("--all", help="All tasks, those with annotations, too.")] = False,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tasks without any annotation (default).")] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Tasks whose image could not be had, and unlabelled ones without any."),
+    ] = False,
+    background: Annotated[bool, typer.Option("--background", help="Let a worker do it, and return at once.")] = False,
+    per_second: Annotated[
+        float | None, typer.Option("--per-second", min=0.001, help="At most this many tasks a second.")
+    ] = None,
+) -> None:
+    """Push predictions of what is served now into Label Studio, for every task that has none.
+
+    Label Studio asks the running server, a portion of tasks at a time. Stop it whenever you like and ask again: it goes
+    on with what is missing, and each task ends with exactly one prediction of the version.
+    """
+    from ram_backend.jobs.job import PrelabelOptions
+
+    which = _which(everything, unlabelled, retry_failed)
+    opened = open_project(project)
+    opened.jobs.queue.expire()
+    options = PrelabelOptions(which, per_second=per_second)
+    request = opened.jobs.push(opened.key, options, "asked for on the command line")
+    if not background:
+        _prelabel_here(opened, request.job.id)
+        return
+    job, known = request.job, "is queued"
+    if not request.is_new:
+        known = f"was {job.state} already, and does this as well,"
+    typer.echo(
+        f"Pre-labelling of project {opened.key} {known} as job {job.id}. `ram-backend jobs` shows how far it is."
+    )
+
+
+def _which(everything: bool, unlabelled: bool, retry_failed: bool) -> tuple[Which, ...]:
+    if everything and unlabelled:
+        raise InputError("--all and --unlabelled contradict each other: give one of them.")
+    found: list[Which] = ["all"] if everything else ["unlabelled"] if unlabelled else []
+    if retry_failed:
+        found.append("retry-failed")
+    return tuple(found or ["unlabelled"])
+
+
+def _prelabel_here(opened: OpenProject, job_id: str) -> None:
+    """Does a job in this process, or follows the worker that has it."""
+    from ram_backend.worker.prelabel import prelabel as work
+    from ram_backend.worker.run_job import carry_out
+
+    queue = opened.jobs.queue
+    here = False
+
+    def run(context: JobContext) -> JobResult | None:
+        nonlocal here
+        here = True
+        try:
+            return work(context, gives_way=False, told=progress.update)
+        except KeyboardInterrupt:
+            context.queue.fail(context.job, "Stopped by hand. What is done stays; asking again goes on.", retry=False)
+            raise
+
+    def step(job: Job) -> None:
+        if job.state == "requested":
+            carry_out(opened.settings, opened.database, job_id, {"prelabel": run})
+            job = queue.get(job_id) or job
+        else:
+            queue.expire()
+        if job.is_open:
+            text = progress_of(job.to_json())
+            progress.show(f"{text}: {job.message}" if job.message else text)
+            time.sleep(LOOK_S)
+
+    with notes.status("Looking for tasks") as status:
+        progress = _Progress(status)
+        job = _follow(queue, job_id, step)
+    typer.echo(job.message)
+    result = job.result or {}
+    seconds, tasks = result.get("seconds"), int(result.get("tasks", 0))
+    took = sum(seconds.values()) if isinstance(seconds, dict) else 0.0
+    if tasks and took:
+        typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{'' if here else ', by a worker'}.")
+
+
+class _Progress:
+    """Progress of a job: one line that changes in a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._printed = ("", 0.0)
+
+    def update(self, stage: str, step: int, steps: int) -> None:
+        self.show(f"{stage} {step:,}/{steps:,}" if steps else stage)
+
+    def show(self, text: str) -> None:
+        if notes.is_terminal:
+            self._status.update(text)
+        elif text != self._printed[0] and time.monotonic() - self._printed[1] > NEWS_S:
+            self._printed = text, time.monotonic()
+            notes.print(text, markup=False)
+
+
+def _follow(queue: JobQueue, job_id: str, step: Callable[[Job], None]) -> Job:
+    """Calls `step` with a job until it has ended; `step` waits.
+
+    Raises:
+        NotAvailable: it has failed, or is gone.
+    """
+    while True:
+        job = queue.get(job_id)
+        if job is None:
+            raise NotAvailable(f"Job {job_id} is gone from the database: ask again.")
+        if job.state == "failed":
+            raise NotAvailable(f"Job {job_id} failed: {job.message}")
+        if not job.is_open:
+            return job
+        step(job)
 
 
 def progress_of(job: Mapping[str, Any]) -> str:
@@ -48,7 +211,5 @@ def progress_of(job: Mapping[str, Any]) -> str:
     if job["state"] != "running":
         verdict = job["verdict"]
         return f"{job['state']}: {verdict.replace('_', ' ')}" if verdict else str(job["state"])
-    said = str(job["stage"] or "beginning")
-    if job["steps"]:
-        said += f" {job['step']}/{job['steps']}"
-    return said
+    stage = str(job["stage"] or "beginning")
+    return f"{stage} {job['step']}/{job['steps']}" if job["steps"] else stage

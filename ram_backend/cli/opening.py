@@ -1,29 +1,111 @@
-"""From settings to a loaded tagger: the one place where the commands read bundles and weights."""
+"""Loading for the commands: from settings to a tagger, or to a project and its database."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
+from ram_backend.cli.output import notes, read_text
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
+from ram_backend.errors import VocabularyError
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
-from ram_backend.settings import Settings
+from ram_backend.projects.connection import Pin
+from ram_backend.projects.keys import ProjectKey, select
+from ram_backend.projects.project import Project
+from ram_backend.projects.table import ProjectTable
+from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.descriptions import embed_descriptions, load_descriptions
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from ram_backend.jobs.service import JobService
+
+_PROJECT = "Number of the project in Label Studio, or as `project list` writes it."
+ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT)]
+ProjectOption = Annotated[str, typer.Option("--project", "-p", help=_PROJECT, show_default=False)]
+BundleOption = Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto (default: RAM_DEVICE, else auto).")]
+
+
+@dataclass(frozen=True)
+class OpenProject:
+    """A project and its database.
+
+    Attributes:
+        settings: of the command.
+        database: migrated.
+        project: its row.
+        pin: the pinned Label Studio.
+    """
+
+    settings: Settings
+    database: Database
+    project: Project
+    pin: Pin | None
+
+    @property
+    def key(self) -> ProjectKey:
+        """Which project."""
+        return self.project.key
+
+    @cached_property
+    def jobs(self) -> JobService:
+        """Requests for jobs."""
+        from ram_backend.jobs.service import JobService
+
+        return JobService(self.settings, self.database)
+
+
+def open_project(text: str) -> OpenProject:
+    """Opens the database and finds a project by its number or key.
+
+    Raises:
+        ProjectNotFound, ProjectAmbiguous, InputError: see `select`.
+        SettingsError, DatabaseUnavailable: see the message.
+    """
+    settings = load_settings()
+    database = open_migrated(settings)
+    changes = ProjectTable(database).changes()
+    projects = {each.key: each for each in changes.projects}
+    return OpenProject(settings, database, projects[select(projects, text)], changes.pin)
+
+
+def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
+    """The tags of `--tags` or `--tags-file`; None if neither was given.
+
+    Raises:
+        VocabularyError: both were given, or no tag is in them.
+        InputError: the file can't be read.
+    """
+    if tags is not None and tags_file is not None:
+        raise VocabularyError("--tags and --tags-file were both given: use one.")
+    if tags_file is not None:
+        names = read_text(tags_file, "give a text file with one tag a line").splitlines()
+    elif tags is not None:
+        names = tags.split(",")
+    else:
+        return None
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise VocabularyError(f"No tags in {'--tags' if tags is not None else tags_file}: name at least one.")
+    return names
 
 
 def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: Path | None = None) -> Tagger:
-    """Opens the bundle of the settings and makes a tagger for the asked tags.
+    """Opens the bundle of the settings and makes a tagger.
 
-    The starter bundle is installed where it is not there yet, which takes some seconds once; a text encoder is opened
-    only where a tag is not in the vocabulary.
+    The starter bundle is installed at its first use, which takes some seconds; a text encoder is opened only if a tag
+    is not in the vocabulary.
 
     Args:
         settings: name of the bundle, device, precision, threads.
@@ -44,8 +126,8 @@ def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: P
         )
         tagger = Tagger(bundle, network, subset)
     if subset.new_tags:
-        shown = ", ".join(subset.new_tags[:8]) + (" ..." if len(subset.new_tags) > 8 else "")
-        notes.print(f"Not looked up in the vocabulary of {bundle.name} but scored from text: {shown}", markup=False)
+        listed = ", ".join(subset.new_tags[:8]) + (" ..." if len(subset.new_tags) > 8 else "")
+        notes.print(f"Not looked up in the vocabulary of {bundle.name} but scored from text: {listed}", markup=False)
     return tagger
 
 

@@ -1,123 +1,84 @@
-"""What the commands print about tags, and the arrays they write."""
+"""Terminal input and output of the commands: consoles, JSON lines, facts as a table, text files."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.tagging.tagger import Tagger
+from ram_backend.errors import InputError
+
+out = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The tags to show for one image, best first: (tag, score, whether it is above its threshold)."""
-
-    image: str
-    model_version: str
-    tags: tuple[tuple[str, float, bool], ...]
+def print_json(*values: Any, indent: int | None = None) -> None:
+    """Prints each value as JSON, on one line if `indent` is None."""
+    for value in values:
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
-def shown_tags(
-    path: Path,
-    tagger: Tagger,
-    scores: NDArray[np.float32],
-    *,
-    top: int | None,
-    min_score: float | None,
-    all_asked: bool,
-) -> Shown:
-    """Chooses which tags of an image are shown.
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Prints names and values as a table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
+    out.print(table)
+
+
+def read_text(path: Path, expected: str) -> str:
+    """Reads a text file in UTF-8.
 
     Args:
-        path: the image.
-        tagger: whose tags and thresholds they are.
-        scores: (L,) of that image.
-        top: at most this many.
-        min_score: those that score at least this.
-        all_asked: every tag, where neither `top` nor `min_score` chooses; else those above their thresholds.
+        path: the file.
+        expected: what to give instead, for the message.
+
+    Raises:
+        InputError: it can't be read.
     """
-    on = scores > tagger.thresholds
-    if min_score is not None:
-        chosen = scores >= min_score
-    else:
-        chosen = np.ones(len(scores), dtype=bool) if all_asked or top is not None else on
-    order = [place for place in np.argsort(-scores, kind="stable") if chosen[place]][:top]
-    picked = tuple((tagger.tags[place], float(scores[place]), bool(on[place])) for place in order)
-    return Shown(image=str(path), model_version=tagger.model_version, tags=picked)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"{path} can't be read ({reason}): {expected}.") from None
 
 
-def print_json_line(shown: Shown) -> None:
-    """One JSON object on one line of standard output."""
-    tags = [{"tag": tag, "score": round(score, 6)} for tag, score, _ in shown.tags]
-    line = json.dumps({"image": shown.image, "model_version": shown.model_version, "tags": tags}, ensure_ascii=False)
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def check_folder_of(path: Path) -> None:
+    """Checks early that a file can be written.
+
+    Raises:
+        InputError: it is a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder: name a file in it.")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: the folder {path.parent} does not exist: create it first.")
 
 
-def print_table(
-    rows: Sequence[Shown], *, title: str | None = None, nothing: str = "no tag above its threshold"
-) -> None:
-    """One row per image: file name with extension, and its tags with their scores, best first."""
-    table = Table("image", "tags", title=title, title_justify="left", show_lines=True, expand=False)
-    table.columns[0].overflow = "fold"
-    below = False
-    for row in rows:
-        text = Text()
-        for place, (tag, score, on) in enumerate(row.tags):
-            text.append(", " if place else "")
-            shown = f"{tag} {score:.2f}" if score >= 0.095 else f"{tag} {score:.3f}"
-            text.append(shown if on else f"({shown})", style="bold" if on else "dim")
-            below = below or not on
-        table.add_row(Path(row.image).name, text if row.tags else Text(nothing, style="dim"))
-    console = Console(highlight=False)
-    console.print(table)
-    if below:
-        console.print("In brackets: below the tag's threshold.", style="dim")
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears as a whole or not at all.
 
-
-class Arrays:
-    """Collects logits and scores of images, and writes them as one .npz file."""
-
-    def __init__(self, tags: Sequence[str], thresholds: NDArray[np.float32]) -> None:
-        self._tags = tags
-        self._thresholds = thresholds
-        self._images: list[str] = []
-        self._logits: list[NDArray[np.float32]] = []
-        self._scores: list[NDArray[np.float32]] = []
-
-    def add(self, path: Path, logits: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
-        """Adds one image: logits before calibration and calibrated scores, (L,) each."""
-        self._images.append(str(path))
-        self._logits.append(logits)
-        self._scores.append(scores)
-
-    def write(self, path: Path) -> None:
-        """Writes `images` (N,), `tags` (L,), `logits` and `scores` (N, L) float32 and `thresholds` (L,) float32.
-
-        The file appears whole or not at all.
-        """
-        shape = (len(self._images), len(self._tags))
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    images=np.array(self._images, dtype=np.str_),
-                    tags=np.array(self._tags, dtype=np.str_),
-                    logits=np.array(self._logits, dtype=np.float32).reshape(shape),
-                    scores=np.array(self._scores, dtype=np.float32).reshape(shape),
-                    thresholds=self._thresholds,
-                )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    Raises:
+        InputError: it can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}): choose another file.") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`ram-backend serve`: the HTTP server that Label Studio talks to."""
+"""`ram-backend serve` and `worker`: the HTTP server that Label Studio talks to, and the process that trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ram_backend.cli.opening import notes
+from ram_backend.cli.opening import BundleOption, DeviceOption
+from ram_backend.cli.output import notes
 from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
 from ram_backend.logs import configure
 from ram_backend.settings import Settings, load_settings
@@ -23,7 +24,7 @@ def serve(
         int | None,
         typer.Option(min=0, max=65535, help="Port (default: RAM_PORT, else 9090); if taken, the next free one."),
     ] = None,
-    bundle: Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")] = None,
+    bundle: BundleOption = None,
     with_worker: Annotated[
         bool | None,
         typer.Option(
@@ -48,13 +49,35 @@ def serve(
     port_taken = listening.getsockname()[1]
     if settings.port not in (0, port_taken):
         typer.echo(f"Port {settings.port} is taken: using {port_taken} instead.")
-    url = f"http://{_shown_host(settings.host)}:{port_taken}"
+    url = url_of(settings.host, port_taken)
     vocabulary = len(identity.bundle.vocabulary)
     typer.echo(f"ram-backend serves {url} with the bundle {identity.bundle.name} ({vocabulary:,} tags).")
     typer.echo(_next_step(url, settings))
     with _jobs(settings) as (jobs, own):
         run(create_app(own, identity=identity, jobs=jobs), own, listening)
     typer.echo("Stopped.")
+
+
+def worker(
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="End when the process that started this one has ended.", hidden=True)
+    ] = False,
+) -> None:
+    """Learn from corrections, as the server or `ram-backend train` asks for it.
+
+    Server and worker find each other by RAM_DATA_DIR, or on several machines by RAM_DATABASE_URL and RAM_REDIS_URL. Any
+    number of workers may run. Ctrl-C or SIGTERM: end the job that is being done, then stop; a second one stops at once,
+    and the next worker begins the job anew.
+    """
+    from ram_backend.worker.main import configure_logging, work
+
+    settings = load_settings(bundle=bundle, device=device)
+    configure_logging(settings.log_level, settings.log_format)
+    typer.echo(f"ram-backend worker waits for jobs (data folder {settings.data_dir}). Ctrl-C stops.")
+    work(settings, with_parent=with_parent)
+    typer.echo("Worker stopped.")
 
 
 @contextmanager
@@ -82,10 +105,10 @@ def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
         yield JobService(settings, database), own
 
 
-def _shown_host(host: str) -> str:
-    if host in ("0.0.0.0", "::", ""):
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
+def url_of(host: str, port: int) -> str:
+    """The address of a server on this machine that listens at a host and port."""
+    host = "localhost" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _next_step(url: str, settings: Settings) -> str:

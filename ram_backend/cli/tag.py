@@ -1,28 +1,36 @@
-"""`ram-backend tag`: the tags of images, as a table, as JSON lines, as arrays."""
+"""`ram-backend tag` and `demo`: the tags of images, as a table, as JSON lines, as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-from ram_backend.cli.opening import notes, open_tagger
-from ram_backend.cli.output import Arrays, Shown, print_json_line, print_table, shown_tags
-from ram_backend.errors import ImageError, InputError, VocabularyError
+from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
+from ram_backend.cli.output import check_folder_of, notes, out, print_json, written_whole
+from ram_backend.demo import photo_paths
+from ram_backend.errors import ImageError, InputError
 from ram_backend.images.decode import find_images, read_file
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.tagger import Tagger
 
 PROGRESS_FROM = 20
-"""Images from which on a progress bar is worth its line."""
+"""Number of images from which on a progress bar is shown."""
+
+Row = tuple[Path, list[tuple[str, float, bool]]]
+"""An image and its tags, best first: tag, score, whether it is above its threshold."""
 
 
 class Format(StrEnum):
@@ -32,9 +40,18 @@ class Format(StrEnum):
     json = "json"
 
 
+@dataclass(frozen=True)
+class TaggedImage:
+    """An image with its logits before calibration and its calibrated scores, (L,) float32 each."""
+
+    path: Path
+    logits: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
 def tag(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
-    bundle: Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")] = None,
+    bundle: BundleOption = None,
     tags: Annotated[
         str | None, typer.Option(help='Score only these tags, e.g. "dog,red car"; any text can be a tag.')
     ] = None,
@@ -48,8 +65,10 @@ def tag(
         float | None, typer.Option(min=0, max=1, help="Show tags that score at least this, whatever their thresholds.")
     ] = None,
     format: Annotated[Format, typer.Option(help="A table, or one JSON object a line.")] = Format.table,
-    out: Annotated[Path | None, typer.Option(help="Also write all logits and scores to this .npz file.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto (default: RAM_DEVICE, else auto).")] = None,
+    arrays: Annotated[
+        Path | None, typer.Option("--out", help="Also write all logits and scores to this .npz file.")
+    ] = None,
+    device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto (default: RAM_PRECISION).")] = None,
 ) -> None:
     """Tag images.
@@ -59,81 +78,65 @@ def tag(
     skipped; the exit status is then 1.
     """
     settings = load_settings(bundle=bundle, device=device, precision=precision)
-    names = asked_tags(tags, tags_file)
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out}: is a folder: name a file in it, such as {out / 'scores.npz'}.")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first.")
+    names = listed_tags(tags, tags_file)
+    if arrays is not None:
+        check_folder_of(arrays)
     found = find_images(images)
     if not found:
-        raise InputError(
-            f"No images in {', '.join(str(path) for path in images)}: name image files, or folders that hold some."
-        )
+        listed = ", ".join(map(str, images))
+        raise InputError(f"No images in {listed}: name image files, or folders that hold some.")
     tagger = open_tagger(settings, names, descriptions)
-    rows: list[Shown] = []
-    arrays = Arrays(tagger.tags, tagger.thresholds)
+    every = top is not None or names is not None or descriptions is not None
+    rows: list[Row] = []
+    tagged: list[TaggedImage] = []
     failed = 0
-    for path, outcome in tag_files(tagger, found, settings):
-        if isinstance(outcome, ImageError):
+    for image in tag_files(tagger, found, settings):
+        if isinstance(image, ImageError):
             failed += 1
-            notes.print(f"skipped: {outcome}", markup=False)
+            notes.print(f"skipped: {image}", markup=False)
             continue
-        logits, scores = outcome
-        if out is not None:
-            arrays.add(path, logits, scores)
-        shown = shown_tags(
-            path, tagger, scores, top=top, min_score=min_score, all_asked=names is not None or descriptions is not None
-        )
+        if arrays is not None:
+            tagged.append(image)
+        best = _best(tagger, image.scores, top=top, min_score=min_score, every=every)
         if format is Format.json:
-            print_json_line(shown)
+            scored = [{"tag": tag, "score": round(score, 6)} for tag, score, _ in best]
+            print_json({"image": str(image.path), "model_version": tagger.model_version, "tags": scored})
         else:
-            rows.append(shown)
-    if format is Format.table and rows:
-        print_table(rows)
-    if out is not None:
-        try:
-            arrays.write(out)
-        except OSError as error:
-            raise InputError(f"--out {out}: can't be written ({error.strerror}): choose another place.") from None
+            rows.append((image.path, best))
+    if rows:
+        _print_table(rows)
+    if arrays is not None:
+        _write_arrays(arrays, tagger, tagged)
     if failed:
         notes.print(f"{failed} of {len(found)} files could not be tagged.", markup=False)
         raise typer.Exit(1)
 
 
-def asked_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
-    """Tags of the two options; None where neither was given.
+def demo(
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Show tags that score at least this.")] = 0.7,
+) -> None:
+    """Tag the photos that come with the package, and say what to do next.
 
-    Raises:
-        VocabularyError: both were given, no tag is in them, or the file is no UTF-8 text.
+    The bundle of RAM_BUNDLE (default: starter) is used; the starter is installed at its first use.
     """
-    if tags is not None and tags_file is not None:
-        raise VocabularyError("--tags and --tags-file were both given: use one.")
-    if tags is not None:
-        names = [name.strip() for name in tags.split(",")]
-    elif tags_file is not None:
-        try:
-            names = [line.strip() for line in tags_file.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise VocabularyError(
-                f"{tags_file}: not readable as UTF-8 text ({error}): one tag a line is expected."
-            ) from None
-    else:
-        return None
-    names = [name for name in names if name]
-    if not names:
-        raise VocabularyError(f"No tags in {'--tags' if tags is not None else tags_file}: name at least one.")
-    return names
+    settings = load_settings()
+    tagger = open_tagger(settings, None)
+    rows: list[Row] = []
+    for image in tag_files(tagger, photo_paths(), settings):
+        if isinstance(image, ImageError):
+            raise image
+        rows.append((image.path, _best(tagger, image.scores, min_score=min_score)))
+    title = f"{len(rows)} photos, {len(tagger.tags):,} tags; shown are those that score {min_score:g} or more"
+    _print_table(rows, title=title, empty=f"no tag scores {min_score:g}")
+    out.print(
+        "Next: tag your own photos with  .venv/bin/ram-backend tag PHOTO_OR_FOLDER   (any text can be a tag:"
+        ' --tags "golden retriever,my product name")',
+        markup=False,
+    )
 
 
-Outcome = ImageError | tuple[np.ndarray, np.ndarray]
-
-
-def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[tuple[Path, Outcome]]:
-    """Tags files in their order, with a progress bar where they are many.
-
-    Yields:
-        The path and either its logits and scores, (L,) float32 each, or why the image can't be tagged.
-    """
+def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[TaggedImage | ImageError]:
+    """Tags files in their order; of one that can't be tagged comes the error. Many files get a progress bar."""
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=notes, transient=True) if len(paths) >= PROGRESS_FROM else None
     loader = ImageLoader(
@@ -152,9 +155,9 @@ def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iter
             scored = tagger.score(
                 np.stack(tokens) if tokens else np.empty((0, *tagger.network.token_shape), np.float32)
             )
-            pairs = iter(zip(scored.logits, scored.scores, strict=True))
+            pairs = zip(scored.logits, scored.scores, strict=True)
             for path, image in batch:
-                yield path, (image if isinstance(image, ImageError) else next(pairs))
+                yield image if isinstance(image, ImageError) else TaggedImage(path, *next(pairs))
             if bar is not None and task is not None:
                 bar.advance(task, len(batch))
 
@@ -180,3 +183,47 @@ def _loaded_batches(
         for start in range(size, len(paths) + size, size):
             current, ahead = ahead, submit(start)
             yield [(path, future.result()) for path, future in current]
+
+
+def _best(
+    tagger: Tagger,
+    scores: NDArray[np.float32],
+    *,
+    top: int | None = None,
+    min_score: float | None = None,
+    every: bool = False,
+) -> list[tuple[str, float, bool]]:
+    """The tags to show of an image, best first: at least `min_score`, else every one, else above their thresholds."""
+    on = scores > tagger.thresholds
+    chosen = scores >= min_score if min_score is not None else on | every
+    order = [place for place in np.argsort(-scores, kind="stable") if chosen[place]][:top]
+    return [(tagger.tags[place], float(scores[place]), bool(on[place])) for place in order]
+
+
+def _print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "no tag above its threshold") -> None:
+    table = Table("image", "tags", title=title, title_justify="left", show_lines=True, expand=False)
+    table.columns[0].overflow = "fold"
+    for path, tags in rows:
+        text = Text() if tags else Text(empty, style="dim")
+        for place, (tag, score, on) in enumerate(tags):
+            text.append(", " if place else "")
+            scored = f"{tag} {score:.2f}" if score >= 0.095 else f"{tag} {score:.3f}"
+            text.append(scored if on else f"({scored})", style="bold" if on else "dim")
+        table.add_row(path.name, text)
+    out.print(table, soft_wrap=False)
+    if not all(on for _, tags in rows for _, _, on in tags):
+        out.print("In brackets: below the tag's threshold.", style="dim")
+
+
+def _write_arrays(path: Path, tagger: Tagger, images: Sequence[TaggedImage]) -> None:
+    """Writes `images` (N,), `tags` (L,), `logits` and `scores` (N, L) float32 and `thresholds` (L,) float32."""
+    shape = (len(images), len(tagger.tags))
+    with written_whole(path) as file:
+        np.savez(
+            file,
+            images=np.array([str(each.path) for each in images], dtype=np.str_),
+            tags=np.array(tagger.tags, dtype=np.str_),
+            logits=np.array([each.logits for each in images], dtype=np.float32).reshape(shape),
+            scores=np.array([each.scores for each in images], dtype=np.float32).reshape(shape),
+            thresholds=tagger.thresholds,
+        )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from ram_backend.errors import InputError
+from ram_backend.cli.opening import BundleOption
+from ram_backend.cli.output import check_folder_of, written_whole
+from ram_backend.cli.output import out as console
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.vocabulary.label_system import build_label_system, load_label_system
@@ -29,7 +30,7 @@ class Control(StrEnum):
 @app.command()
 def find(
     texts: Annotated[list[str], typer.Argument(help='Words, e.g. "dogs" or "T-Shirt".')],
-    bundle: Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")] = None,
+    bundle: BundleOption = None,
 ) -> None:
     """Say as which tag of a bundle each text is scored; exit status 1 where one is new to it."""
     settings = load_settings(bundle=bundle)
@@ -43,7 +44,7 @@ def find(
         tag = vocabulary[row]
         lists = (", ".join(tag.synonyms), ", ".join(tag.hypernyms), f"{tag.threshold:.2f}", ", ".join(tag.sources))
         table.add_row(text, tag.name, tag.category, *lists)
-    Console(highlight=False).print(table)
+    console.print(table, soft_wrap=False)
     if None in rows:
         raise typer.Exit(1)
 
@@ -57,8 +58,7 @@ def build(
     ] = None,
 ) -> None:
     """Build the universal label system of the starter from its word lists."""
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first.")
+    check_folder_of(out)
     given = {"sources": sources} if sources is not None else {}
     vocabulary = build_label_system(**given, wordnet=wordnet)
     vocabulary.save(out)
@@ -82,8 +82,6 @@ def label_config(
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}. Give a file in a folder that exists.") from None
+    with written_whole(out) as file:
+        file.write(text.encode())
     typer.echo(f"{out}: {len(vocabulary)} tags")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 
 

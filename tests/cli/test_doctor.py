@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
 from ram_backend.cli.doctor import Finding, State, examine
+from ram_backend.cli.main import app
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings

@@ -14,8 +14,8 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
 from ram_backend.cli.jobs import progress_of
+from ram_backend.cli.main import app
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned

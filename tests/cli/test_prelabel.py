@@ -13,7 +13,7 @@ from support.label_studio import LEGACY
 from typer.testing import CliRunner
 from worker.predicting import VERSION, PredictingProject
 
-from ram_backend.cli.prelabel import prelabel
+from ram_backend.cli.jobs import prelabel
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound

@@ -16,7 +16,7 @@ from support.label_studio import LEGACY, Studio
 from support.web import Reply
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.cli.studio.api import StudioApi
 from ram_backend.cli.studio.process import Service, ended_by_signals, free_port
 from ram_backend.cli.studio.servers import Account, open_account, running_backend, start_label_studio

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import CheckpointError, InputError, VocabularyError
 
@@ -173,7 +173,7 @@ def test_out_is_a_file_in_a_folder(tmp_path: Path) -> None:
 
 def test_tags_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "tags.bin").write_bytes(b"\xff\xfe\x00cat")
-    with pytest.raises(VocabularyError, match=r"tags\.bin"):
+    with pytest.raises(InputError, match=r"tags\.bin"):
         run("tag", CAT, "--tags-file", tmp_path / "tags.bin")
 
 
@@ -187,7 +187,7 @@ def test_errors_are_one_line_and_exit_status_1(tmp_path: Path, starter_data: Pat
 
 def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from ram_backend.cli import app;"
+        "import sys; from typer.testing import CliRunner; from ram_backend.cli.main import app;"
         f"r = CliRunner().invoke(app, ['tag', {str(CAT)!r}, '--tags', 'cat,my product name']);"
         "assert r.exit_code == 0, r.output; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
     )

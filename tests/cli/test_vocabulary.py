@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.errors import InputError
 from ram_backend.vocabulary.label_system import load_label_system
 from ram_backend.vocabulary.tags import Vocabulary

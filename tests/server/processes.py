@@ -16,7 +16,6 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 from server.playing import ColourNetwork, identity
-from ram_backend.cli import serve as command
 from ram_backend.server import model, running
 
 class Slow(ColourNetwork):
@@ -26,9 +25,9 @@ class Slow(ColourNetwork):
 model.load_network = lambda *args, **options: Slow()
 running.prepare = lambda settings, say: None
 model.identify = lambda settings: identity()
-import ram_backend.cli
+from ram_backend.cli.main import main
 sys.argv = ["ram-backend", "serve", *sys.argv[1:]]
-ram_backend.cli.main()
+main()
 """
 
 

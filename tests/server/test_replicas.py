@@ -15,7 +15,7 @@ from server.playing import GREEN, TOKEN, FakeLabelStudio, picture, predict_body,
 from server.processes import served, url_in
 from typer.testing import CliRunner
 
-from ram_backend.cli import app
+from ram_backend.cli.main import app
 from ram_backend.settings import Settings, load_settings
 
 WITHIN_S = 5.0

@@ -15,7 +15,7 @@ from server.playing import FakeLabelStudio, choices_config, picture, predict_bod
 from server.processes import served, url_in
 from typer.testing import CliRunner
 
-from ram_backend.cli import app as command
+from ram_backend.cli.main import app as command
 from ram_backend.errors import SettingsError
 from ram_backend.logs import configure, request_id
 from ram_backend.server import running

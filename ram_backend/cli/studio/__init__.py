@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ram_backend.cli.opening import notes
+from ram_backend.cli.output import notes
 from ram_backend.cli.studio.api import StudioApi
 from ram_backend.cli.studio.process import ended_by_signals
 from ram_backend.cli.studio.servers import (

@@ -1,0 +1,62 @@
+"""The `ram-backend` command: its subcommands, and errors as one line with an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+
+from ram_backend import __version__
+from ram_backend.cli import bundles, corrections, project, versions, vocabulary
+from ram_backend.cli.connect import connect
+from ram_backend.cli.doctor import doctor
+from ram_backend.cli.jobs import jobs, prelabel, train
+from ram_backend.cli.serve import serve, worker
+from ram_backend.cli.studio import studio
+from ram_backend.cli.tag import demo, tag
+from ram_backend.errors import RamError
+
+app = typer.Typer(
+    name="ram-backend",
+    help="Tags photos with the Recognize Anything Model: thousands of tags, and any further one from its text.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, studio, doctor):
+    app.command()(command)
+for room in (bundles, vocabulary, project, corrections, versions):
+    app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ram-backend {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _wanted: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command; an error on purpose becomes one line on standard error and exit status 1."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.29 and later report home unless told not to
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them
+    try:
+        app()
+    except RamError as error:
+        sys.exit(f"ram-backend: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
