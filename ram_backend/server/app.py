@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import generate_latest
 from starlette.types import Receive
 
 from ram_backend import __version__
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.models.network import Network
-from ram_backend.server.events import EventSink
-from ram_backend.server.metrics import CONTENT_TYPE, ServerMetrics
+from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.middleware import Access, RequestMiddleware
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.problems import add_problem_handlers
@@ -26,6 +26,7 @@ from ram_backend.settings import Settings
 T = TypeVar("T")
 
 _GONE = 499
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}}
 
 routes = APIRouter()
@@ -34,7 +35,6 @@ routes = APIRouter()
 def create_app(
     settings: Settings,
     *,
-    sink: EventSink | None = None,
     jobs: JobService | None = None,
     identity: ModelIdentity | None = None,
     network: Network | None = None,
@@ -43,7 +43,6 @@ def create_app(
 
     Args:
         settings: all of the server's settings.
-        sink: takes the events of webhooks; None: the ledger of the settings' database does.
         jobs: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
             Training says so.
         identity: the bundle, where it is open already; None: it is opened in the background.
@@ -56,7 +55,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services(settings, metrics, sink, jobs=jobs, identity=identity, network=network)
+        services = Services(settings, metrics, jobs=jobs, identity=identity, network=network)
         app.state.services = services
         services.start()
         try:
@@ -158,15 +157,16 @@ async def versions(request: Request, project: str | None = None) -> JSONResponse
 @routes.get("/jobs")
 async def jobs(request: Request, project: str | None = None) -> JSONResponse:
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
-    return JSONResponse(await _services(request).jobs(project))
+    return JSONResponse(await _services(request).list_jobs(project))
 
 
 @routes.get("/metrics")
-async def metrics(request: Request) -> Response:
+def metrics(request: Request) -> Response:  # in a thread, for it may wait for the database
     """Numbers for Prometheus."""
-    _services(request).gauges.look()
-    content: Any = _services(request).metrics.exposed()
-    return Response(content, media_type=CONTENT_TYPE)
+    services = _services(request)
+    if services.jobs is not None:
+        services.metrics.count_jobs(services.jobs)
+    return Response(generate_latest(services.metrics.registry), media_type=_METRICS_TYPE)
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:

@@ -133,7 +133,7 @@ class Batcher:
                 return
             if isinstance(work, _Job):
                 if work.future.set_running_or_notify_cancel():
-                    with self._metrics.stage("score"):
+                    with self._metrics.stage_seconds.labels("score").time():
                         _settle(work.future, work.work)
             else:
                 self._encode(work)
@@ -190,9 +190,9 @@ class Batcher:
     def _encode(self, batch: list[_Item]) -> None:
         if not batch:
             return
-        self._metrics.batch(len(batch))
+        self._metrics.batch_images.observe(len(batch))
         try:
-            with self._metrics.stage("encode"):
+            with self._metrics.stage_seconds.labels("encode").time():
                 tokens = batch[0].network.encode(np.stack([item.pixels for item in batch]))
         except Exception as error:
             _log.exception("Encoding %d images failed", len(batch))

@@ -1,133 +1,78 @@
-"""Events of webhooks: what annotators said is on disk before Label Studio is answered."""
+"""Webhook events: corrections are written to the ledger, and Start Training becomes a job, before the answer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.requests import EventProject, ProjectRef, WebhookRequest
+from ram_backend.labelstudio.requests import WebhookRequest
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
 START_TRAINING = "START_TRAINING"
 NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend train PROJECT` instead."
+WITHOUT_PROJECT = "The request names no project, so nothing was started."
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Event:
-    """One webhook call (protocol section 7).
+def take_event(
+    request: WebhookRequest,
+    received_at: datetime,
+    key: ProjectKey | None,
+    *,
+    ledger: Ledger,
+    jobs: JobService | None,
+    metrics: ServerMetrics,
+) -> dict[str, Any]:
+    """Makes an event durable (protocol section 7). Waits for the database.
 
-    Attributes:
-        action: "ANNOTATION_CREATED", ...; any text, also one that nobody has heard of.
-        project: which one; None where the body names none.
-        received_at: when it came, UTC.
-        request: all of it.
-    """
-
-    action: str
-    project: ProjectRef | None
-    received_at: datetime
-    request: WebhookRequest = field(repr=False)
-
-
-class EventSink(Protocol):
-    """Takes events in. It is called before the webhook is answered, in a thread, one event at a time."""
-
-    def accept(self, event: Event) -> Mapping[str, Any] | None:
-        """Makes an event durable, within milliseconds.
-
-        Returns:
-            Fields for the answer, such as `job` and `message` for START_TRAINING; None: nothing to say.
-        """
-        ...
-
-
-class LoggingEventSink:
-    """Notes that an event came, and keeps nothing of it."""
-
-    def accept(self, event: Event) -> Mapping[str, Any] | None:
-        """See `EventSink`."""
-        _log.info("event %s of project %s", repr(event.action[:60]), event.project)
-        if event.action == START_TRAINING:
-            return {"message": NO_WORKER}
-        return None
-
-
-WITHOUT_PROJECT = "The request names no project, so nothing was started."
-
-KeyOf = Callable[[ProjectRef], ProjectKey]
-
-
-class LedgerSink:
-    """Writes corrections to the ledger, and takes Start Training to the job service. Implements `EventSink`.
-
-    Where the database is away the event is not taken in: the answer is an error, which Label Studio doesn't look at.
-    The ledger gets it from Label Studio itself, when it is next compared with it.
+    An event that can't be written is answered by an error, which Label Studio doesn't look at. The ledger gets it from
+    Label Studio itself, when it is next compared with it.
 
     Args:
+        request: body of the webhook, with any action.
+        received_at: when it came, UTC.
+        key: the project that it means; None: it names none.
         ledger: of the server's database.
-        key_of: the project that a webhook means, which names no Label Studio.
-        metrics: told what became of events.
-        jobs: where training is asked for; None: there is none.
+        jobs: where training is asked for; None: no worker is connected.
+        metrics: counts events by outcome.
+
+    Returns:
+        Fields for the answer, such as `job` and `message` for START_TRAINING.
+
+    Raises:
+        DatabaseUnavailable: nothing was written.
     """
-
-    def __init__(self, ledger: Ledger, key_of: KeyOf, metrics: ServerMetrics, jobs: JobService | None = None) -> None:
-        self._ledger = ledger
-        self._key_of = key_of
-        self._metrics = metrics
-        self._jobs = jobs
-
-    def accept(self, event: Event) -> Mapping[str, Any] | None:
-        """See `EventSink`.
-
-        Raises:
-            DatabaseUnavailable: the event was not written.
-        """
-        if event.action == START_TRAINING:
-            return self._start_training(event)
-        if event.project is None:
-            return None
-        events = events_of(event.request, event.received_at)
-        if not events:
-            return None
-        key = self._key_of(event.project)
-        try:
-            new = self._ledger.record(key, events)
-        except DatabaseUnavailable:
-            self._metrics.ledger(failed=len(events))
-            _log.error("project %s: %d events of %s are not in the ledger", key, len(events), event.action[:60])
-            raise
-        except Exception:
-            self._metrics.ledger(failed=len(events))
-            raise
-        self._metrics.ledger(new=new, known=len(events) - new)
-        return None
-
-    def _start_training(self, event: Event) -> Mapping[str, Any]:
-        if self._jobs is None:
-            return {"message": NO_WORKER}
-        if event.project is None:
-            return {"message": WITHOUT_PROJECT}
-        key = self._key_of(event.project)
-        if _is_inside_a_submit(event):
-            said = self._jobs.request(key, "an annotation was submitted", debounced=True)
-        else:
-            said = self._jobs.request(key, "Start Training was pressed")
-        _log.info("project %s: Start Training: %s", key, said.get("message"))
-        return said
+    if request.action == START_TRAINING:
+        return _start_training(request, key, jobs)
+    events = [] if key is None else events_of(request, received_at)
+    if key is None or not events:
+        return {}
+    try:
+        new = ledger.record(key, events)
+    except Exception:
+        metrics.ledger_events.labels("failed").inc(len(events))
+        _log.error("project %s: %d events of %s are not in the ledger", key, len(events), request.action[:60])
+        raise
+    metrics.ledger_events.labels("new").inc(new)
+    metrics.ledger_events.labels("known").inc(len(events) - new)
+    return {}
 
 
-def _is_inside_a_submit(event: Event) -> bool:
-    """Whether Label Studio may have said this before it sends the annotation that it is about (protocol section 8)."""
-    project = event.request.project
-    every = project.min_annotations_to_start_training if isinstance(project, EventProject) else None
-    return isinstance(every, int) and every > 0
+def _start_training(request: WebhookRequest, key: ProjectKey | None, jobs: JobService | None) -> dict[str, Any]:
+    if jobs is None:
+        return {"message": NO_WORKER}
+    if key is None:
+        return {"message": WITHOUT_PROJECT}
+    # Label Studio may start a training before it sends the annotation that is the reason (protocol section 8).
+    every = getattr(request.project, "min_annotations_to_start_training", None)
+    submitted = isinstance(every, int) and every > 0
+    reason = "an annotation was submitted" if submitted else "Start Training was pressed"
+    answer = jobs.request(key, reason, debounced=submitted)
+    _log.info("project %s: Start Training: %s", key, answer.get("message"))
+    return answer

@@ -76,13 +76,13 @@ class ServerImages:
             ImageError: it can't be tagged; asking again won't help.
             ImageUnreachable: asking again later may help.
         """
-        with self._metrics.stage("fetch"):
+        with self._metrics.stage_seconds.labels("fetch").time():
             data = client.fetch(reference)
         started = time.perf_counter()
         image = self._opened().load(data, name=f"image of task {reference.task}")
-        self._metrics.token_lookup(hit=image.tokens is not None)
+        self._metrics.token_lookups.labels("miss" if image.tokens is None else "hit").inc()
         if image.tokens is None:
-            self._metrics.took("decode", time.perf_counter() - started)
+            self._metrics.stage_seconds.labels("decode").observe(time.perf_counter() - started)
         return image
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:

@@ -16,7 +16,6 @@ from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, read_
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.project import Project
-from ram_backend.server.events import LoggingEventSink
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.predict import shared
@@ -171,7 +170,7 @@ def _close(process: int) -> None:
 
 
 async def _open(settings: Settings, identity: ModelIdentity | None, network: Network | None) -> Services:
-    services = Services(settings, ServerMetrics(), LoggingEventSink(), identity=identity, network=network)
+    services = Services(settings, ServerMetrics(), identity=identity, network=network)
     services.start()
     return services
 

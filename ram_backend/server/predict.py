@@ -159,7 +159,7 @@ class Predictor:
         if troubles and len(troubles) == len(done) and all(isinstance(each, ImageUnreachable) for each in troubles):
             raise troubles[0]
         for each in done:
-            self._metrics.task(tagged=isinstance(each, dict))
+            self._metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
         return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
 
     def _share_of(self, key: ProjectKey) -> asyncio.Semaphore:
@@ -217,7 +217,7 @@ class Predictor:
             results.append(made)
             shown.extend(_shown(place, tasks[number], made, choices_by_control, images))
         if shown:
-            self._shown_log.note(place.key, shown)
+            self._shown_log.put(place.key, shown)
         return results
 
     def _prediction(
@@ -243,14 +243,14 @@ class Predictor:
         except Exception:
             _log.exception("task %s: preparing its image failed unexpectedly", task.id)
             return self._broken(task, ImageUnreadable("The image could not be prepared; the log tells why."))
-        self._metrics.image(None)
+        self._metrics.images.labels("tagged").inc()
         shown = None
         if isinstance(reference.value, str):
             shown = ServedImage(to_name, reference.value, image.sha256, image.phash)
         return _Seen(image.size, await self._tokens(image, place.network), shown=shown)
 
     def _broken(self, task: Task, error: Trouble) -> _Seen:
-        self._metrics.image(error)
+        self._metrics.images.labels(type(error).__name__).inc()
         _log.warning("task %s is not tagged (%s): %s", task.id, type(error).__name__, error)
         return _Seen((0, 0), None, error)
 

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ram_backend.database.engine import open_database
@@ -31,10 +32,10 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.events import NO_WORKER, Event, EventSink, LedgerSink
+from ram_backend.server.events import NO_WORKER, take_event
 from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
-from ram_backend.server.metrics import DatabaseGauges, ServerMetrics
+from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane
 from ram_backend.server.predict import Predictor, shared
 from ram_backend.server.resolved_config import ResolvedConfig
@@ -68,7 +69,6 @@ class Services:
     Args:
         settings: of the server.
         metrics: of this app.
-        sink: takes events; None: the ledger does.
         jobs: where training is asked for; None: no worker is connected.
         identity, network: where they are loaded already (see `Model`).
     """
@@ -77,7 +77,6 @@ class Services:
         self,
         settings: Settings,
         metrics: ServerMetrics,
-        sink: EventSink | None = None,
         *,
         jobs: JobService | None = None,
         identity: ModelIdentity | None = None,
@@ -88,11 +87,9 @@ class Services:
         self.model = Model(settings, metrics, identity=identity, network=network)
         self.store = ProjectStore.open(settings)
         self._database = open_database(settings)
-        self._jobs = jobs
-        self.gauges = DatabaseGauges(jobs, metrics)
-        ledger = Ledger(self._database)
-        self._sink = sink or LedgerSink(ledger, self._key, metrics, jobs)
-        self._shown_log = ShownLog(ledger, metrics)
+        self.jobs = jobs
+        self._ledger = Ledger(self._database)
+        self._shown_log = ShownLog(self._ledger, metrics)
         self._fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self._keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
@@ -143,7 +140,6 @@ class Services:
         for pool in (self._fetchers, self._builders, self._keepers, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._events.shutdown(wait=True)
-        self.gauges.close()
         self.swap.close()
         self._batcher.close()
         self._shown_log.close()
@@ -239,16 +235,19 @@ class Services:
         return {"results": results, "model_version": config.model_version}
 
     async def event(self, request: WebhookRequest) -> dict[str, Any]:
-        """Hands an event to the sink; returns the answer of `/webhook`.
+        """Answers `/webhook`, once the event is durable.
 
         Raises:
-            DatabaseUnavailable: the event could not be kept.
+            DatabaseUnavailable: nothing was written.
         """
-        event = Event(request.action, request.project_ref, datetime.now(UTC), request)
-        self.metrics.event(event.action)
+        self.metrics.event(request.action)
+        key = None if request.project_ref is None else self._project(request.project_ref).key
+        take = partial(
+            take_event, request, datetime.now(UTC), key, ledger=self._ledger, jobs=self.jobs, metrics=self.metrics
+        )
         within = copy_context().run  # what is asked for, and what is logged, names this request
-        said = await asyncio.get_running_loop().run_in_executor(self._events, within, self._sink.accept, event)
-        return {"status": "ok", **(said or {})}
+        answer = await asyncio.get_running_loop().run_in_executor(self._events, within, take)
+        return {"status": "ok", **answer}
 
     async def versions(self, project: str | None = None) -> list[str]:
         """The model version that a project ("1.1795452148", or its number) is served, or those of all.
@@ -268,28 +267,28 @@ class Services:
                 found.append(model_version)
         return sorted(set(found))
 
-    async def jobs(self, project: str | None = None) -> dict[str, Any]:
+    async def list_jobs(self, project: str | None = None) -> dict[str, Any]:
         """Answers `/jobs`: how far training is, of one project ("1.1795452148", or its number) or of all.
 
         Raises:
             NotAvailable: the database can't be asked.
         """
-        if self._jobs is None:
+        if self.jobs is None:
             return {"jobs": [], "message": NO_WORKER}
         ref = None if project is None else ProjectRef.parse(project)
         if project is not None and ref is None:
             raise InputError(f"project={project[:60]!r} names no project: give its number, such as 1 or 1.1795452148.")
         key = None if ref is None else self._project(ref).key
-        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self._jobs.queue.jobs, key)
+        jobs = await asyncio.get_running_loop().run_in_executor(self._readers, self.jobs.queue.jobs, key)
         return {"jobs": [job.to_json() for job in jobs]}
 
     async def _handed_over(self, late: PredictionsLate, key: ProjectKey, tasks: Sequence[Task]) -> NotAvailable:
         """What a request of many tasks answers that is late, after it has asked for a job to do them; else `late`."""
         numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
-        if self._jobs is None or len(numbers) < 2 or key.id <= 0:
+        if self.jobs is None or len(numbers) < 2 or key.id <= 0:
             return late
         reason = f"{len(numbers)} tasks were not done within a request"
-        ask, within = self._jobs.prelabel, copy_context().run
+        ask, within = self.jobs.prelabel, copy_context().run
         asking = asyncio.get_running_loop().run_in_executor(self._readers, within, ask, key, numbers, reason)
         try:
             said = await asyncio.wait_for(asyncio.shield(asking), HAND_OVER_S)
@@ -307,9 +306,6 @@ class Services:
             same = [each for each in self.store.projects() if each.key.id == ref.id]
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", ref.id, ref.created))
-
-    def _key(self, ref: ProjectRef) -> ProjectKey:
-        return self._project(ref).key
 
     async def _version(self, key: ProjectKey, deadline: float) -> LoadedVersion | None:
         """What a project is served now; the first request after a start waits until it is loaded.

@@ -1,4 +1,4 @@
-"""Asynchronous log of served predictions: what annotators are shown, written a moment after it was answered."""
+"""Background batch writer of what annotators were shown: a bounded queue, and a thread that writes it to the ledger."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from queue import Full, Queue
 from typing import Any
 
+from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedImage, ServedPrediction
@@ -18,11 +20,11 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
 WAIT_S = 0.25
-"""A prediction waits so long for others to be written along with it."""
+"""Pause between two looks at the queue: records of that time are written together."""
 
 AT_ONCE = 500
 LIMIT = 20_000
-"""Records that wait at most, while the database is away; then the oldest are lost."""
+"""Records that wait at most, while the database is away; further ones are lost."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -67,20 +69,18 @@ def shown_of(
 
 
 class ShownLog:
-    """Writes records to the ledger in a thread of its own; nobody waits for it, and nothing fails with it.
+    """Writes records to the ledger in batches, in a thread; nobody waits for it, and nothing fails with it.
 
     Args:
         ledger: of the server's database.
-        metrics: told what was written, and what was lost.
+        metrics: counts records that were written, and that were lost.
     """
 
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger = ledger
         self._metrics = metrics
-        self._waiting: dict[ProjectKey, list[ServedPrediction]] = {}
-        self._count = 0
-        self._changed = threading.Condition()
-        self._stopping = False
+        self._queue: Queue[tuple[ProjectKey, ServedPrediction]] = Queue(LIMIT)
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shown", daemon=True)
 
     def start(self) -> None:
@@ -89,81 +89,45 @@ class ShownLog:
 
     def close(self) -> None:
         """Writes what waits, if that works at once, and stops."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def note(self, key: ProjectKey, shown: Iterable[ServedPrediction]) -> None:
+    def put(self, key: ProjectKey, shown: Iterable[ServedPrediction]) -> None:
         """Takes records of a project in. Waits for nothing."""
-        with self._changed:
-            mine = self._waiting.setdefault(key, [])
-            before = len(mine)
-            mine.extend(shown)
-            self._count += len(mine) - before
-            self._make_room()
-            self._changed.notify()
-
-    def _make_room(self) -> None:
-        lost = self._count - LIMIT
-        while self._count > LIMIT:
-            key = next(iter(self._waiting))
-            dropped = min(len(self._waiting[key]), self._count - LIMIT)
-            del self._waiting[key][:dropped]
-            self._count -= dropped
-            if not self._waiting[key]:
-                del self._waiting[key]
-        if lost > 0:
-            self._metrics.shown(lost=lost)
+        for each in shown:
+            try:
+                self._queue.put_nowait((key, each))
+            except Full:
+                self._metrics.shown.labels("lost").inc()
 
     def _run(self) -> None:
-        pause = WAIT_S
-        away = False
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._count or self._stopping)
-                if not self._stopping:
-                    self._changed.wait_for(lambda: self._stopping, timeout=pause)
-                key, some = self._take()
-                last = self._stopping
-            problem = self._write(key, some) if some else None
-            if problem is None:
-                pause, away = WAIT_S, False
-                if last and not self._count:
-                    return
-                continue
-            if not away:
-                _log.warning("%s What annotators are shown is recorded when it answers.", problem)
-            away, pause = True, min(2 * pause, _LONGEST_PAUSE_S)
-            if last:
-                self._metrics.shown(lost=len(some) + self._count)
-                return
-            with self._changed:
-                self._waiting[key] = [*some, *self._waiting.pop(key, [])]
-                self._count += len(some)
-                self._make_room()
+        while not self._stopping.wait(WAIT_S):
+            self._write_all()
+        self._write_all()
 
-    def _take(self) -> tuple[ProjectKey, list[ServedPrediction]]:
-        """Some records of the project that has waited longest."""
-        if not self._waiting:
-            return ProjectKey("", 0, 0), []
-        key = next(iter(self._waiting))
-        mine = self._waiting.pop(key)
-        if len(mine) > AT_ONCE:
-            self._waiting[key] = mine[AT_ONCE:]
-        self._count -= min(len(mine), AT_ONCE)
-        return key, mine[:AT_ONCE]
+    def _write_all(self) -> None:
+        while not self._queue.empty():
+            by_project: dict[ProjectKey, list[ServedPrediction]] = {}
+            for _ in range(min(AT_ONCE, self._queue.qsize())):
+                key, shown = self._queue.get_nowait()
+                by_project.setdefault(key, []).append(shown)
+            for key, batch in by_project.items():
+                written = self._write(key, batch)
+                self._metrics.shown.labels("written" if written else "lost").inc(len(batch))
 
-    def _write(self, key: ProjectKey, some: Sequence[ServedPrediction]) -> str | None:
-        """Writes records; says why that has to wait. What the database refuses is lost: the others must not wait."""
-        try:
-            self._ledger.record_shown(key, some)
-        except DatabaseUnavailable as error:
-            return str(error)
-        except Exception:
-            _log.exception("project %s: %d records of what was shown can't be written", key, len(some))
-            self._metrics.shown(lost=len(some))
-            return None
-        self._metrics.shown(written=len(some))
-        return None
+    def _write(self, key: ProjectKey, batch: Sequence[ServedPrediction]) -> bool:
+        """Writes records, as soon as the database answers; False where it refuses them, or the server stops first."""
+        for tries, pause_s in enumerate(backoff(2 * WAIT_S, _LONGEST_PAUSE_S)):
+            try:
+                self._ledger.record_shown(key, batch)
+                return True
+            except DatabaseUnavailable as error:
+                if tries == 0:
+                    _log.warning("%s What annotators are shown is recorded when it answers.", error)
+                if self._stopping.wait(pause_s):
+                    break
+            except Exception:
+                _log.exception("project %s: %d records of what was shown can't be written", key, len(batch))
+                break
+        return False

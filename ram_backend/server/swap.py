@@ -308,7 +308,8 @@ class VersionSwap:
         if isinstance(old, VersionRef):  # it was live by name since the start
             return
         seconds = time.monotonic() - noticed
-        self._metrics.swapped(seconds)
+        self._metrics.swaps.labels("swapped").inc()
+        self._metrics.swap_seconds.observe(seconds)
         before = BASE if old is None else old.ref.name
         _log.info("project %s: swapped from %s to %s in %.2f s", key, before, served.name, seconds)
         if old is not None:
@@ -345,7 +346,7 @@ class VersionSwap:
         if damaged and (before is None or before.reason != reason):
             _log.error("project %s is served %s instead of %s: %s", key, serving, served.name, reason)
         if damaged:
-            self._metrics.not_swapped()
+            self._metrics.swaps.labels("quarantined").inc()
         self._count()
 
     def _count(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from ram_backend.server.metrics import ROUTES, ServerMetrics
@@ -32,10 +33,10 @@ def exposition() -> str:
     for each in vars(metrics).values():
         if isinstance(each, MetricWrapperBase) and each._labelnames:
             each.labels(*["any"] * len(each._labelnames))
-    metrics.image(None)
-    metrics.task(tagged=False)
-    metrics.token_lookup(hit=True)
-    return metrics.exposed().decode()
+    metrics.images.labels("tagged")
+    metrics.tasks.labels("broken")
+    metrics.token_lookups.labels("hit")
+    return generate_latest(metrics.registry).decode()
 
 
 def expressions(dashboard: dict[str, Any]) -> list[str]:

@@ -56,10 +56,10 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
     """Starts servers; settings and parts of the app by name."""
     with ExitStack() as stack:
 
-        def begin(*, network: Any = None, sink: Any = None, loaded: bool = True, **changes: Any) -> httpx.Client:
+        def begin(*, network: Any = None, jobs: Any = None, loaded: bool = True, **changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
             given = {"network": network or ColourNetwork()} if loaded else {}
-            return stack.enter_context(serving(create_app(own, sink=sink, identity=identity(), **given)))
+            return stack.enter_context(serving(create_app(own, jobs=jobs, identity=identity(), **given)))
 
         yield begin
 

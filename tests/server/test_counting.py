@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+import httpx
 import pytest
 from server.house import CONFIG, PROJECT, Desk, House
-from server.playing import predict_body, wait_until
+from server.playing import predict_body
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.server import metrics as metrics_module
-from ram_backend.server.metrics import DatabaseGauges, ServerMetrics
+from ram_backend.server.metrics import ServerMetrics
 
 
 def text_of(there: House) -> str:
@@ -26,67 +27,50 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
     there = house()
     there.desk.asked.append((there.key, "pressed"))
     there.desk.corrections = 3
-    wait_until(lambda: 'ram_jobs_open{kind="train",state="requested"} 1.0' in text_of(there))
-    wait_until(lambda: "ram_corrections_pending 3.0" in text_of(there))
+    text = text_of(there)
+    assert 'ram_jobs_open{kind="train",state="requested"} 1.0' in text
+    assert "ram_corrections_pending 3.0" in text
     there.desk.asked.clear()
-    wait_until(lambda: 'ram_jobs_open{kind="train",state="requested"} 0.0' in text_of(there))
+    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in text_of(there)
 
 
-def test_looking_waits_for_nothing_and_counts_once_at_a_time() -> None:
-    begun, go_on = threading.Semaphore(0), threading.Event()
+def test_counting_that_takes_long_holds_up_no_other_look() -> None:
+    begun, go_on = threading.Event(), threading.Event()
 
     class Slow(Desk):
         times = 0
 
         def open_jobs(self) -> dict[tuple[str, str], int]:
             self.times += 1
-            begun.release()
+            begun.set()
             assert go_on.wait(30)
             return super().open_jobs()
 
-    desk = Slow()
-    there = DatabaseGauges(desk, ServerMetrics())
-    for _ in range(5):
-        there.look()
-    assert begun.acquire(timeout=30)
-    there.look()
+    desk, metrics = Slow(), ServerMetrics()
+    first = threading.Thread(target=metrics.count_jobs, args=[desk])
+    first.start()
+    assert begun.wait(30)
+    metrics.count_jobs(desk)
     go_on.set()
-    there.close()
+    first.join(30)
+    metrics.count_jobs(desk)  # counted lately
     assert desk.times == 1
-    there.look()  # the server is going down: nothing happens
 
 
-def test_a_database_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_away_is_no_error(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise DatabaseUnavailable("The database is away.")
+
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
-
-    class Away(Desk):
-        away = True
-
-        def open_jobs(self) -> Mapping[tuple[str, str], int]:  # type: ignore[override]
-            if self.away:
-                raise DatabaseUnavailable("The database is away.")
-            return {("train", "running"): 2}
-
-    desk, metrics = Away(), ServerMetrics()
-    there = DatabaseGauges(desk, metrics)
-    there.look()
-    wait_until(lambda: not there._counting)
-    desk.away = False
-
-    def counted() -> bool:
-        there.look()
-        return b'ram_jobs_open{kind="train",state="running"} 2.0' in metrics.exposed()
-
-    wait_until(counted)
-    there.close()
+    there = house()
+    with monkeypatch.context() as patched:
+        patched.setattr(there.desk, "open_jobs", away)
+        assert "ram_jobs_open{" not in text_of(there)
+    assert 'ram_jobs_open{kind="train",state="running"} 0.0' in text_of(there)
 
 
-def test_without_jobs_nothing_is_counted() -> None:
-    metrics = ServerMetrics()
-    there = DatabaseGauges(None, metrics)
-    there.look()
-    there.close()
-    assert b"ram_jobs_open{" not in metrics.exposed()
+def test_without_jobs_nothing_is_counted(client: httpx.Client) -> None:
+    assert "ram_jobs_open{" not in client.get("/metrics").text
 
 
 def test_each_step_of_a_prediction_is_timed(house: Callable[..., House]) -> None:

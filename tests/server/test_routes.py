@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,9 @@ from server.playing import (
 )
 
 from ram_backend.server import model
-from ram_backend.server.events import Event
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green", "blue")
-
-
-class Sink:
-    """Remembers events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def accept(self, event: Event) -> Mapping[str, Any] | None:
-        self.events.append(event)
-        return {"job": "7"} if event.action == "START_TRAINING" else None
 
 
 @pytest.mark.parametrize("path", ["/health", "/"])
@@ -148,17 +136,13 @@ def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, payloa
     assert results == [{**version, "score": 1.0, "result": []}] * len(body["tasks"])
 
 
-def test_every_recorded_event_is_acknowledged(start: Start, payloads: Path) -> None:
-    sink = Sink()
-    client = start(sink=sink)
+def test_every_recorded_event_is_acknowledged(client: httpx.Client, payloads: Path) -> None:
     names = sorted(path.stem for path in payloads.glob("webhook-*.json"))
     for name in names:
         answer = client.post("/webhook", json=body_of(payloads, name))
         assert answer.status_code == 200, name
         assert answer.json()["status"] == "ok"
-    assert len(sink.events) == len(names) >= 20
-    assert all(event.project is not None for event in sink.events)
-    assert any(event.request.project.label_config.count("<Choice ") == 4_585 for event in sink.events)
+    assert len(names) >= 20
 
 
 @pytest.mark.parametrize(
@@ -166,12 +150,6 @@ def test_every_recorded_event_is_acknowledged(start: Start, payloads: Path) -> N
 )
 def test_unknown_events_are_acknowledged(client: httpx.Client, body: dict[str, Any]) -> None:
     assert client.post("/webhook", json=body).json() == {"status": "ok"}
-
-
-def test_start_training_says_what_the_sink_says(start: Start, client: httpx.Client, payloads: Path) -> None:
-    body = body_of(payloads, "webhook-start-training")
-    assert "No worker is connected" in client.post("/webhook", json=body).json()["message"]
-    assert start(sink=Sink()).post("/webhook", json=body).json()["job"] == "7"
 
 
 def test_events_are_counted_with_few_labels(client: httpx.Client) -> None:
