@@ -16,7 +16,6 @@ from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from ram_backend.labelstudio.client import LabelStudio
-    from ram_backend.labelstudio.connecting import Step
 
 XML_FILE = "give an XML file with --label-config, such as those in label_configs/"
 
@@ -44,11 +43,11 @@ def connect(
     may fetch from there; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server has them. Asking
     again changes nothing that is right already.
     """
-    from ram_backend.labelstudio.connecting import Connecting, Wish
-    from ram_backend.labelstudio.connection_api import ConnectionApi
+    from ram_backend.labelstudio.project_api import ProjectApi
+    from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
 
     settings = load_settings()
-    wish = Wish(
+    options = ConnectOptions(
         url=_backend_url(url, settings),
         label_config=None if label_config is None else read_text(label_config, XML_FILE),
         fallback=lambda: _all_tags(settings),
@@ -56,11 +55,11 @@ def connect(
         secret=secret_headers(settings),
         extra_params=_extra_params(extra_params),
         by_uncertainty=uncertain_first,
-        alone=replace,
+        replace_others=replace,
     )
     label_studio = _label_studio(settings)
     _trust(settings, label_studio)
-    Connecting(ConnectionApi(label_studio, project), wish, _say).run()
+    Provisioner(ProjectApi(label_studio, project), options, _report).run()
     _warn_of_other_addresses(settings, label_studio, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
     out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
@@ -76,8 +75,8 @@ def secret_headers(settings: Settings) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"}
 
 
-def _say(step: Step) -> None:
-    out.print(f"{'changed' if step.changed else 'ok     '}  {step.what}: {step.said}", markup=False)
+def _report(what: str, found: str, changed: bool) -> None:
+    out.print(f"{'changed' if changed else 'ok     '}  {what}: {found}", markup=False)
 
 
 def _label_studio(settings: Settings) -> LabelStudio:
@@ -105,7 +104,6 @@ def _label_studio(settings: Settings) -> LabelStudio:
 def _trust(settings: Settings, label_studio: LabelStudio) -> None:
     """Pins the Label Studio with our token: a server that shares this data folder or database may fetch from it."""
     from ram_backend.database.migrate import open_migrated
-    from ram_backend.labelstudio.connecting import Step
     from ram_backend.projects.keys import instance_of
     from ram_backend.projects.table import ProjectTable
 
@@ -113,7 +111,7 @@ def _trust(settings: Settings, label_studio: LabelStudio) -> None:
     before = table.changes().pin
     pin = table.pin_host(host, token=(settings.label_studio_api_key or "").strip())
     instead = f" instead of {before.host}" if before is not None and before.host != host else ""
-    _say(Step("trust", f"{host} may be sent this token{instead}", changed=pin != before))
+    _report("trust", f"{host} may be sent this token{instead}", pin != before)
 
 
 def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, project: int) -> None:

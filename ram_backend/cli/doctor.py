@@ -15,16 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from ram_backend import __version__
-from ram_backend.cli.checks.finding import TIMEOUT_S, Finding, State, without_password
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.errors import RamError
+from ram_backend.images.guard import redacted
+from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.models.starter.bundle import starter_digest
 from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
 LOW_DISK = 5_000_000_000
+TIMEOUT_S = 3.0
 
 
 def doctor() -> None:
@@ -124,7 +126,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
         return
-    shown = without_password(settings.redis_url)
+    shown = redacted(settings.redis_url)
     try:
         with Redis.from_url(settings.redis_url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S) as client:
             version = client.info("server").get("redis_version", "?")

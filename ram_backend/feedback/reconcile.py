@@ -16,7 +16,8 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
-from ram_backend.labelstudio.project_api import ListedTask, ProjectApi
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.records import ListedTask
 from ram_backend.labelstudio.stated_items import read_items
 from ram_backend.projects.keys import ProjectKey
 
@@ -162,14 +163,13 @@ class _Listing:
 
 def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
     """Checks that key and API mean one project; returns its current label space."""
-    state = api.state()
-    created = state.created
-    if key.created and created and key.created != created:
+    settings = api.settings()
+    if key.created and settings.created and key.created != settings.created:
         raise LabelStudioRefused(
             f"Project {key.id} in the Label Studio at {api.label_studio.origin} was made at another time than {key}:"
             " it is another project. Check LABEL_STUDIO_URL, or connect this backend there."
         )
-    return label_space_of(state.label_config)
+    return label_space_of(settings.label_config)
 
 
 def _lost_its_prediction(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,12 +23,16 @@ from ram_backend.errors import (
 from ram_backend.images.connections import Deadline
 from ram_backend.images.fetch import Answer, Fetcher, FetchLimits, body_of
 from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
-from ram_backend.labelstudio.answers import refuses_address, said_in
 from ram_backend.labelstudio.tokens import Login
 from ram_backend.settings import Settings
 
 _FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
 """Below these paths Label Studio asks for a login; elsewhere the token is not sent, e.g. to /logout."""
+
+_ADDRESS_REFUSED = re.compile(rb"provided URL was not allowed|URL resolves to a reserved", re.IGNORECASE)
+"""A 403 about an address within the request, and not about the user (protocol section 9)."""
+
+_MARKUP = re.compile(r"<[^<>]*>")
 
 
 class LabelStudio:
@@ -112,7 +117,7 @@ class LabelStudio:
         """A file of this Label Studio.
 
         Args:
-            url: from `own_url`, or a path of the API ("/api/version").
+            url: from `own_url`, or a path.
 
         Raises:
             ImageError: there is no such file, it is too large, or it lies where images are not fetched from.
@@ -134,20 +139,6 @@ class LabelStudio:
                 if urlsplit(url).path.rstrip("/").endswith("/user/login"):
                     raise self._unauthorized()
         raise ImageUnreadable(f"{redacted(url)}: too many redirects. Check Label Studio's address.")
-
-    def get_json(self, path: str) -> Any:
-        """What a path of the API answers.
-
-        Raises:
-            LabelStudioUnreachable: also where the answer is no JSON.
-            ImageError: it answers 4xx, as `get`.
-        """
-        try:
-            return json.loads(self.get(path))
-        except (ValueError, RecursionError):
-            raise LabelStudioUnreachable(
-                f"{self.origin}{redacted(path)}: answered something that is no JSON. Check that it is a Label Studio."
-            ) from None
 
     def send_json(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
         """Asks the API for something, or to do something; follows no redirect.
@@ -176,14 +167,14 @@ class LabelStudio:
             except ImageTooLarge:
                 limit = self.fetcher.limits.max_bytes
                 raise LabelStudioRefused(f"{asked}: answered with more than {limit:,} bytes.") from None
-        if answer.status == 401 or (answer.status == 403 and not refuses_address(answer.body)):
+        if answer.status == 401 or (answer.status == 403 and not _ADDRESS_REFUSED.search(answer.body)):
             raise self._unauthorized()
         if answer.status >= 500 or answer.status in (408, 429) or answer.location is not None:
             raise LabelStudioUnreachable(
                 f"{asked}: answered HTTP {answer.status}. Look at its log, or try again later."
             )
         if not 200 <= answer.status < 300:
-            detail = said_in(answer.body)
+            detail = _reasons(answer.body)
             message = f"{asked}: answered HTTP {answer.status}{detail}"
             raise LabelStudioRefused(message, status=answer.status, detail=detail)
         if not answer.body.strip():
@@ -195,12 +186,12 @@ class LabelStudio:
 
     def version(self) -> str:
         """Release of Label Studio, e.g. "1.23.2"; needs no login."""
-        answer = self.get_json("/api/version")
+        answer = self.send_json("GET", "/api/version/")
         return str(answer.get("release", "unknown")) if isinstance(answer, dict) else "unknown"
 
     def whoami(self) -> dict[str, Any]:
         """The user that the token belongs to."""
-        answer = self.get_json("/api/current-user/whoami")
+        answer = self.send_json("GET", "/api/current-user/whoami")
         return answer if isinstance(answer, dict) else {}
 
     def resolve(self, task: int, uri: str) -> bytes:
@@ -328,6 +319,34 @@ def takes_token(label_studio: LabelStudio) -> bool:
         return False
     finally:
         label_studio.close()
+
+
+def _reasons(body: bytes) -> str:
+    """The reasons in a refusal of the API, on one line after a colon, at most 400 characters; "." where it has none.
+
+    Args:
+        body: of an answer with an error status: JSON with `detail`, and with `validation_errors` by field.
+    """
+    try:
+        answer = json.loads(body)
+        found = [text for key in ("validation_errors", "detail") for text in _texts(answer.get(key))]
+    except (ValueError, AttributeError, RecursionError):
+        return "."
+    line = " ".join(" ".join(_MARKUP.sub("", text) for text in found if text != "Validation error").split())
+    return f": {line[:400]}" if line else "."
+
+
+def _texts(value: object) -> Iterable[str]:
+    """All texts within, each with the name of the field that it is about."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            name = "" if key == "non_field_errors" else f"{key}: "
+            yield from (f"{name}{text}" for text in _texts(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _origins(urls: Iterable[str]) -> Iterable[Origin]:

@@ -1,85 +1,38 @@
-"""One project in Label Studio's API: its tasks with what people said, its backends, its predictions."""
+"""Client of Label Studio's REST API for one project: tasks, predictions, backends, webhooks and settings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ram_backend.errors import LabelStudioUnreachable
-from ram_backend.labelstudio.annotations import number_of
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.records import (
+    ConnectedBackend,
+    ListedTask,
+    ProjectSettings,
+    TaskPredictions,
+    Webhook,
+    valid_rows,
+)
 
 PAGE = 100
-"""Tasks that are listed at a time."""
+"""Tasks of one page."""
 
 LISTING_SECONDS = 120.0
-"""One page of tasks may take so long: they come with all of their predictions."""
+"""Limit for one page of tasks: they come with all of their predictions."""
 
 RETRIEVING_SECONDS = 110.0
 """Label Studio waits up to 100 s for the backend (protocol section 3)."""
 
+CONNECTING_SECONDS = 40.0
+"""Label Studio asks `/health` and `/setup` twice, and tries a `/health` three times (protocol section 1)."""
 
-@dataclass(frozen=True)
-class ListedTask:
-    """A task as the API lists it.
-
-    Attributes:
-        id: its number.
-        data: what was imported; cloud addresses as they were imported.
-        annotations: all of them, skipped ones included, as they came.
-        predictions: all of them, as they came.
-    """
-
-    id: int
-    data: Mapping[str, Any] = field(repr=False)
-    annotations: tuple[Mapping[str, Any], ...] = field(repr=False)
-    predictions: tuple[Mapping[str, Any], ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ConnectedBackend:
-    """An ML backend as a project has it on record.
-
-    Attributes:
-        id: its number.
-        url: its address.
-        title: what annotators read; the project's `model_version` is this title while predictions are live.
-        model_version: what its `/setup` answered last.
-        state: as Label Studio found it just now: "CO" connected, "DI" disconnected, "ER" error, "TR" training, "PR"
-            predicting.
-        error: what it said last where it is in error.
-        login: user of its basic auth; None: it has none.
-        extra_params: as they were stored.
-    """
-
-    id: int
-    url: str
-    title: str
-    model_version: str | None
-    state: str = "CO"
-    error: str | None = None
-    login: str | None = None
-    extra_params: Any = None
-
-
-@dataclass(frozen=True)
-class ProjectState:
-    """What Label Studio says about a project.
-
-    Attributes:
-        created: when it was made, in Unix seconds, as in `ProjectKey`; 0: not said.
-        model_version: which predictions annotators see: a backend's title (live), or one version.
-        label_config: XML.
-    """
-
-    created: int
-    model_version: str
-    label_config: str = field(repr=False)
+_ALL_EVENTS = {"send_payload": True, "send_for_all_actions": True, "is_active": True}
+_V = TypeVar("_V")
 
 
 class ProjectApi:
@@ -97,15 +50,7 @@ class ProjectApi:
         self.label_studio = label_studio
         self.project_id = project_id
 
-    def state(self) -> ProjectState:
-        """The project itself."""
-        found = self._object(self.label_studio.send_json("GET", f"/api/projects/{self.project_id}/"))
-        version, config = found.get("model_version"), found.get("label_config")
-        return ProjectState(
-            created=_unix_seconds(found.get("created_at")),
-            model_version=version if isinstance(version, str) else "",
-            label_config=config if isinstance(config, str) else "",
-        )
+    # Tasks
 
     def annotated_tasks(self) -> Iterator[ListedTask]:
         """All tasks with at least one annotation that is not skipped, by rising number.
@@ -113,63 +58,51 @@ class ProjectApi:
         Each page asks for the tasks after the last one of the page before, so that none is missed or listed twice
         where tasks are made or deleted meanwhile.
         """
-        return self._after(_filter("total_annotations", "greater", 0))
+        return self._after(_filter("total_annotations", "greater", "Number", 0))
 
-    def tasks(self, numbers: Sequence[int]) -> Iterator[ListedTask]:
-        """Those of these tasks that are there."""
+    def tasks(
+        self, numbers: Sequence[int], *conditions: Mapping[str, Any], fields: str = "all"
+    ) -> Iterator[ListedTask]:
+        """Those of these tasks that are there and meet all conditions."""
         for start in range(0, len(numbers), PAGE):
-            included = list(numbers[start : start + PAGE])
-            yield from self._page({"selectedItems": {"all": False, "included": included}, "ordering": ["tasks:id"]})
+            query: dict[str, Any] = {"selectedItems": {"all": False, "included": list(numbers[start : start + PAGE])}}
+            if conditions:
+                query["filters"] = {"conjunction": "and", "items": conditions}
+            yield from self._page(query, fields)
 
-    def unlabelled(self) -> Iterator[int]:
-        """Numbers of all tasks without any annotation, rising."""
-        for task in self._after(_filter("total_annotations", "equal", 0), fields="task_only"):
-            yield task.id
-
-    def prediction(self, number: int) -> dict[str, Any]:
-        """One prediction, as it is stored."""
-        return self._object(self.label_studio.send_json("GET", f"/api/predictions/{number}/"))
-
-    def backends(self) -> list[ConnectedBackend]:
-        """The project's backends; Label Studio asks each for its version first."""
-        found = self.label_studio.send_json("GET", f"/api/ml?{urlencode({'project': self.project_id})}")
-        rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-        return [
-            ConnectedBackend(
-                id=number,
-                url=str(row.get("url") or ""),
-                title=str(row.get("title") or ""),
-                model_version=row.get("model_version") if isinstance(row.get("model_version"), str) else None,
-                state=str(row.get("state") or "CO"),
-                error=_line(row.get("error_message")),
-                login=_line(row.get("basic_auth_user")) if row.get("auth_method") == "BASIC_AUTH" else None,
-                extra_params=row.get("extra_params"),
-            )
-            for row in rows
-            if (number := number_of(row.get("id"))) is not None
-        ]
-
-    def set_backend_title(self, backend: ConnectedBackend, title: str, login: tuple[str, str] | None = None) -> None:
-        """Renames a backend; Label Studio asks its `/health` and `/setup` first (protocol section 9).
-
-        It asks with what this request brings: so a backend with basic auth needs user and password once more, and the
-        extra params go along, without which that `/setup` would take them back.
+    def without(self, version: str, *, unlabelled: bool = False, among: Sequence[int] | None = None) -> Iterator[int]:
+        """Numbers of tasks without a prediction of that version.
 
         Args:
-            backend: as it is on record.
-            title: the new one.
-            login: user and password of the backend's basic auth, where it has one.
+            version: a model version.
+            unlabelled: only those without annotation, rising.
+            among: only of these, in their order.
         """
-        body: dict[str, Any] = {"project": self.project_id, "url": backend.url, "title": title}
-        if backend.extra_params is not None:
-            body["extra_params"] = backend.extra_params
-        if backend.login is not None and login is not None:
-            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": login[0], "basic_auth_pass": login[1]}
-        self.label_studio.send_json("PATCH", f"/api/ml/{backend.id}", body)
+        if among is not None:
+            found = self.tasks(among, _of_version("not_contains", version), fields="task_only")
+        else:
+            found = self._after(*_lacking(version, unlabelled), fields="task_only")
+        return (task.id for task in found)
 
-    def set_project_version(self, version: str) -> None:
-        """Says which predictions annotators see: those of one version, or, by a backend's title, live ones."""
-        self.label_studio.send_json("PATCH", f"/api/projects/{self.project_id}/", {"model_version": version})
+    def count_unlabelled_without(self, version: str) -> int:
+        """Number of tasks without annotation that have no prediction of that version."""
+        query = {"filters": {"conjunction": "and", "items": _lacking(version, True)}}
+        return self._value(int, self._listing(query, "task_only", 1).get("total"))
+
+    def has_any(self, version: str) -> bool:
+        """Whether any task of the project has a prediction of that version."""
+        return next(self._after(_of_version("contains", version), fields="task_only"), None) is not None
+
+    def failed(self, version: str) -> Iterator[TaskPredictions]:
+        """What tasks have whose prediction of that version is empty because their image could not be had."""
+        for task in self._after(_filter("predictions_results", "equal", "String", "[]")):
+            found = TaskPredictions.of(task, version)
+            if found.failed:
+                yield found
+
+    def of_version(self, tasks: Sequence[int], version: str) -> list[TaskPredictions]:
+        """What those of these tasks that are there have of a version."""
+        return [TaskPredictions.of(task, version) for task in self.tasks(tasks)]
 
     def retrieve(self, tasks: Sequence[int]) -> None:
         """Asks the backend for predictions of these tasks; Label Studio leaves out those that have them already.
@@ -178,7 +111,107 @@ class ProjectApi:
         """
         query = urlencode({"id": "retrieve_tasks_predictions", "project": self.project_id})
         body = {"selectedItems": {"all": False, "included": list(tasks)}}
-        self.label_studio.send_json("POST", f"/api/dm/actions?{query}", body, seconds=RETRIEVING_SECONDS)
+        self._send("POST", f"/api/dm/actions?{query}", body, seconds=RETRIEVING_SECONDS)
+
+    def delete_prediction(self, number: int) -> None:
+        """Deletes one prediction."""
+        self._send("DELETE", f"/api/predictions/{number}/")
+
+    # Settings, backends, webhooks
+
+    def settings(self) -> ProjectSettings:
+        """The project's settings."""
+        found = self._value(dict, self._send("GET", f"/api/projects/{self.project_id}/"))
+        return ProjectSettings.model_validate(found)
+
+    def change_project(self, **fields: Any) -> None:
+        """Changes fields of the project, such as `label_config`."""
+        self._send("PATCH", f"/api/projects/{self.project_id}/", fields)
+
+    def backends(self) -> list[ConnectedBackend]:
+        """The project's backends; Label Studio asks each for its version first."""
+        return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{urlencode({'project': self.project_id})}"))
+
+    def add_backend(self, url: str, title: str, fields: Mapping[str, Any]) -> None:
+        """Connects a backend; Label Studio asks it first, and then registers a webhook.
+
+        Raises:
+            LabelStudioRefused: it can't reach the backend, or may not; the backend may be there nevertheless.
+        """
+        body = {"project": self.project_id, "url": url, "title": title, **fields}
+        self._send("POST", "/api/ml", body, seconds=CONNECTING_SECONDS)
+
+    def change_backend(self, backend: ConnectedBackend, *, login: tuple[str, str] | None = None, **fields: Any) -> None:
+        """Changes a backend's record; Label Studio asks its `/health` and `/setup` first (protocol section 9).
+
+        It asks with what this request brings: so a backend with basic auth needs user and password once more, and the
+        extra params go along, without which that `/setup` would take them back.
+
+        Args:
+            backend: as it is on record.
+            login: user and password of the backend's basic auth, where it has one.
+            fields: to be changed.
+        """
+        body: dict[str, Any] = {"project": self.project_id, "url": backend.url, "title": backend.title}
+        if backend.extra_params is not None:
+            body["extra_params"] = backend.extra_params
+        if backend.login is not None and login is not None:
+            body |= basic_auth(login)
+        self._send("PATCH", f"/api/ml/{backend.id}", body | fields, seconds=CONNECTING_SECONDS)
+
+    def delete_backend(self, number: int) -> None:
+        """Deletes a backend's record; its webhook stays."""
+        self._send("DELETE", f"/api/ml/{number}")
+
+    def show_version(
+        self,
+        backend: ConnectedBackend,
+        version: str,
+        *,
+        login: tuple[str, str] | None = None,
+        over_others: bool = False,
+    ) -> str | None:
+        """Has annotators see the predictions of a version live, in the order of their uncertainty (protocol section 5).
+
+        Label Studio looks for predictions of the version that the *project* names, and asks the backend only while
+        that is the backend's *title*. So both are set to the concrete model version. A project that names the title
+        goes along with it when it changes, in one step of Label Studio's.
+
+        Args:
+            backend: the project's first one.
+            version: model version that it serves.
+            login: user and password of the backend's basic auth, where it has one.
+            over_others: also where somebody has chosen other predictions by hand.
+
+        Returns:
+            The version that somebody has chosen by hand and that goes on being shown; None: all is as it should be.
+        """
+        shown = self.settings().model_version
+        if shown not in (backend.title, version, "") and not over_others:
+            return shown
+        if backend.title != version:
+            self.change_backend(backend, login=login, title=version)
+        if self.settings().model_version != version:
+            self.change_project(model_version=version)
+        return None
+
+    def webhooks(self) -> list[Webhook]:
+        """The project's webhooks."""
+        return valid_rows(Webhook, self._send("GET", f"/api/webhooks/?{urlencode({'project': self.project_id})}"))
+
+    def add_webhook(self, url: str, headers: Mapping[str, str]) -> None:
+        """Registers a webhook for all events."""
+        body = {"project": self.project_id, "url": url, **_ALL_EVENTS, "headers": dict(headers)}
+        self._send("POST", "/api/webhooks/", body)
+
+    def complete_webhook(self, webhook: Webhook, headers: Mapping[str, str]) -> None:
+        """Makes a webhook an active one for all events, with these headers besides its own."""
+        body = {"url": webhook.url, **_ALL_EVENTS, "headers": {**webhook.headers, **headers}}
+        self._send("PATCH", f"/api/webhooks/{webhook.id}/", body)
+
+    def delete_webhook(self, number: int) -> None:
+        """Deletes a webhook."""
+        self._send("DELETE", f"/api/webhooks/{number}/")
 
     def _after(self, *conditions: Mapping[str, Any], fields: str = "all") -> Iterator[ListedTask]:
         """Pages through the tasks that meet all conditions, by keyset: each page begins after the last number seen.
@@ -188,9 +221,8 @@ class ProjectApi:
         """
         last = 0
         while True:
-            items = [*conditions, _filter("id", "greater", last)]
-            query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
-            page = list({task.id: task for task in self._page(query, fields)}.values())
+            items = [*conditions, _filter("id", "greater", "Number", last)]
+            page = self._page({"filters": {"conjunction": "and", "items": items}}, fields)
             if not page:
                 return
             if page[0].id <= last or any(one.id >= other.id for one, other in pairwise(page)):
@@ -201,66 +233,49 @@ class ProjectApi:
             yield from page
             last = page[-1].id
 
-    def _page(self, query: Mapping[str, Any], fields: str = "all") -> list[ListedTask]:
-        found = self._listing(query, fields, PAGE).get("tasks")
-        if not isinstance(found, list):
-            raise self._not_understood()
-        return [task for each in found if (task := _listed(each)) is not None]
-
-    def _total(self, query: Mapping[str, Any]) -> int:
-        found = self._listing(query, "task_only", 1).get("total")
-        if not isinstance(found, int):
-            raise self._not_understood()
-        return found
+    def _page(self, query: Mapping[str, Any], fields: str) -> list[ListedTask]:
+        found = self._listing({**query, "ordering": ["tasks:id"]}, fields, PAGE).get("tasks")
+        return list({task.id: task for task in valid_rows(ListedTask, self._value(list, found))}.values())
 
     def _listing(self, query: Mapping[str, Any], fields: str, size: int) -> dict[str, Any]:
-        asked = {"project": self.project_id, "fields": fields, "page": 1, "page_size": size, "resolve_uri": "false"}
-        path = f"/api/tasks?{urlencode(asked)}&query={quote(json.dumps(query, separators=(',', ':')))}"
-        return self._object(self.label_studio.send_json("GET", path, seconds=LISTING_SECONDS))
+        parameters = {
+            "project": self.project_id,
+            "fields": fields,
+            "page": 1,
+            "page_size": size,
+            "resolve_uri": "false",
+        }
+        path = f"/api/tasks?{urlencode(parameters)}&query={quote(json.dumps(query, separators=(',', ':')))}"
+        return self._value(dict, self._send("GET", path, seconds=LISTING_SECONDS))
 
-    def _object(self, answer: object) -> dict[str, Any]:
-        if not isinstance(answer, dict):
-            raise self._not_understood()
-        return answer
+    def _send(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
+        return self.label_studio.send_json(method, path, body, seconds=seconds)
 
-    def _not_understood(self) -> LabelStudioUnreachable:
-        return LabelStudioUnreachable(
+    def _value(self, kind: type[_V], answer: object) -> _V:
+        """The answer, where it is of the expected type."""
+        if isinstance(answer, kind):
+            return answer
+        raise LabelStudioUnreachable(
             f"Label Studio at {self.label_studio.origin} answers something else than expected about project"
             f" {self.project_id}. Check that the address is that of a Label Studio."
         )
 
 
-def _filter(column: str, operator: str, value: int) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
+def basic_auth(login: tuple[str, str] | None) -> dict[str, Any]:
+    """The fields of a backend's record that say with which login it is asked; None: with none."""
+    user, password = login or ("", "")
+    return {"auth_method": "BASIC_AUTH" if login else "NONE", "basic_auth_user": user, "basic_auth_pass": password}
 
 
-def _listed(task: object) -> ListedTask | None:
-    number = number_of(task)
-    if not isinstance(task, Mapping) or number is None:
-        return None
-    data = task.get("data")
-    return ListedTask(
-        id=number,
-        data=data if isinstance(data, Mapping) else {},
-        annotations=_objects(task.get("annotations")),
-        predictions=_objects(task.get("predictions")),
-    )
+def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
-def _objects(value: object) -> tuple[Mapping[str, Any], ...]:
-    return tuple(each for each in value if isinstance(each, dict)) if isinstance(value, list) else ()
+def _of_version(operator: str, version: str) -> dict[str, Any]:
+    return _filter("predictions_model_versions", operator, "List", [version])
 
 
-def _line(value: object) -> str | None:
-    """A text on one line and short; None where there is none."""
-    return " ".join(value.split())[:300] if isinstance(value, str) and value.strip() else None
-
-
-def _unix_seconds(text: object) -> int:
-    if not isinstance(text, str):
-        return 0
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return 0
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+def _lacking(version: str, unlabelled: bool) -> list[dict[str, Any]]:
+    """Conditions of tasks without a prediction of a version, or of those without annotation, too."""
+    without = _of_version("not_contains", version)
+    return [without, _filter("total_annotations", "equal", "Number", 0)] if unlabelled else [without]

@@ -178,7 +178,7 @@ class WebhookRequest(_Lenient):
         number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
             return None
-        return ProjectRef(number, _unix_seconds(project.created_at))
+        return ProjectRef(number, unix_seconds(project.created_at))
 
     @property
     def annotation_objects(self) -> list[dict[str, Any]]:
@@ -224,7 +224,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
     return [each for each in given if isinstance(each, dict)]
 
 
-def _unix_seconds(text: object) -> int:
+def unix_seconds(text: object) -> int:
     """Whole seconds of an ISO time; 0 where it is none."""
     if not isinstance(text, str):
         return 0

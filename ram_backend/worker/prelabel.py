@@ -13,8 +13,7 @@ from datetime import datetime
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
-from ram_backend.labelstudio.prelabel_api import PrelabelApi
-from ram_backend.labelstudio.showing import LIVE, show_version, static
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import open_place
 from ram_backend.worker.push import Asked, Pushed, Pusher, first_backend
@@ -86,7 +85,7 @@ def _push(
         if is_refresh:
             return _unchanged(f"{message} LABEL_STUDIO_API_KEY.")
         raise LabelStudioUnreachable(f"{message} LABEL_STUDIO_API_KEY.")
-    api = PrelabelApi(place.label_studio, context.key.id)
+    api = ProjectApi(place.label_studio, context.key.id)
     options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
     if is_refresh and not _is_swapped(context, api):
         return _unchanged(
@@ -105,7 +104,7 @@ def _push(
     return JobResult(f"{_message(done)} {shown}", {**_figures(done), "order": order})
 
 
-def _is_swapped(context: JobContext, api: PrelabelApi) -> bool:
+def _is_swapped(context: JobContext, api: ProjectApi) -> bool:
     """Waits until Label Studio knows the project's backend to serve what the database says; False: not in time."""
     version, began = context.versions.served(context.key).version, time.monotonic()
     while (waited := time.monotonic() - began) < SWAP_S:
@@ -129,16 +128,20 @@ def _asked_before(context: JobContext) -> Asked | None:
     return Asked(str(kept["version"]), tuple(kept["portion"]), max(0.0, ago.total_seconds()))
 
 
-def _show(api: PrelabelApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
+def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
     """Has the project show these predictions; what people are told about it, and in which order tasks come."""
     backend = first_backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"
     try:
-        shown = show_version(api, backend, version, login=login)
+        shown = api.show_version(backend, version, login=login)
     except LabelStudioRefused as error:
         return f"Predictions stay live, and the order by uncertainty is random: {error}", "random"
-    return (LIVE, "by uncertainty") if shown is None else (static(shown), "as set")
+    if shown is None:
+        order = "Label Studio shows these, the most uncertain first where the project orders its tasks so."
+        return order, "by uncertainty"
+    remedy = "choose the backend in its Settings > Annotation to see these."
+    return f"The project goes on showing those of {shown!r}, as somebody has set: {remedy}", "as set"
 
 
 def _unchanged(reason: str) -> JobResult:

@@ -21,8 +21,8 @@ from itertools import chain, islice
 
 from ram_backend.errors import LabelStudioRefused, NotAvailable
 from ram_backend.jobs.job import PrelabelOptions
-from ram_backend.labelstudio.prelabel_api import PrelabelApi, TaskPredictions
-from ram_backend.labelstudio.project_api import ConnectedBackend
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.records import ConnectedBackend, TaskPredictions
 
 WAITING_S = 130.0
 """Label Studio has given up on a portion, or stored it, so long after it was asked: it waits 1 + 3 + 100 s."""
@@ -92,7 +92,7 @@ class Pusher:
 
     def __init__(
         self,
-        api: PrelabelApi,
+        api: ProjectApi,
         options: PrelabelOptions,
         size: int,
         *,
@@ -225,12 +225,12 @@ class Pusher:
             time.sleep(min(seconds, LOOK_S))
 
 
-def first_backend(api: PrelabelApi) -> ConnectedBackend | None:
+def first_backend(api: ProjectApi) -> ConnectedBackend | None:
     """The project's first backend: only that one predicts (protocol section 3)."""
     return next(iter(api.backends()), None)
 
 
-def served(api: PrelabelApi) -> str:
+def served(api: ProjectApi) -> str:
     """The model version that the project's first backend serves.
 
     Raises:
@@ -242,7 +242,7 @@ def served(api: PrelabelApi) -> str:
         raise LabelStudioRefused(
             f"Project {api.project_id} has no backend in Label Studio: `ram-backend connect` connects this one."
         )
-    if backend.state in ("DI", "ER") or not backend.model_version:
+    if not backend.answers or not backend.model_version:
         error = f" ({backend.error})" if backend.error else ""
         raise NotAvailable(
             f"Label Studio can't reach the backend {backend.url}{error}: start it, or look at its log;"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from labelstudio.test_connecting import CONFIG, OTHER
+from labelstudio.test_provisioning import CONFIG, OTHER
 from support.label_studio import LEGACY, StudioProject
 from typer.testing import CliRunner
 

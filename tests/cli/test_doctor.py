@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ram_backend.cli.doctor import Finding, State, examine
+from ram_backend.cli.doctor import examine
 from ram_backend.cli.main import app
+from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
@@ -30,7 +31,7 @@ def http_server() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps({"release": "1.23.2"}).encode()
-            self.send_response(200 if self.path == "/api/version" else 404)
+            self.send_response(200 if self.path == "/api/version/" else 404)
             self.end_headers()
             self.wfile.write(body)
 

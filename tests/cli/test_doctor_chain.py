@@ -10,13 +10,13 @@ from sqlalchemy import text, update
 from support.label_studio import LEGACY
 from worker.predicting import VERSION, PredictingProject
 
-from ram_backend.cli.checks.finding import Finding, State
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
+from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable

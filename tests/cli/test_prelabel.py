@@ -98,16 +98,16 @@ def test_a_worker_that_has_it_is_followed(studio: PredictingProject, queue: JobQ
 
 def test_ctrl_c_and_again(studio: PredictingProject, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_REFRESH_PORTION", "5")
-    retrieve = prelabelling.PrelabelApi.retrieve
+    retrieve = prelabelling.ProjectApi.retrieve
     asked: list[object] = []
 
-    def interrupted(api: prelabelling.PrelabelApi, tasks: list[int]) -> None:
+    def interrupted(api: prelabelling.ProjectApi, tasks: list[int]) -> None:
         asked.append(tasks)
         if len(asked) == 3:
             raise KeyboardInterrupt
         retrieve(api, tasks)
 
-    monkeypatch.setattr(prelabelling.PrelabelApi, "retrieve", interrupted)
+    monkeypatch.setattr(prelabelling.ProjectApi, "retrieve", interrupted)
     monkeypatch.setattr(prelabelling, "WAITING_S", 0.5)
     assert CliRunner().invoke(app, ["--project", "7"]).exit_code == 130
     (job,) = queue.jobs()

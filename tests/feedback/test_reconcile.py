@@ -287,10 +287,10 @@ def test_progress_is_told(ledger: Ledger, studio: StudioProject, api: ProjectApi
 def test_the_api_of_a_project_row(studio: StudioProject) -> None:
     project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
     api = open_project_api(load_settings(), project, pin=Pin(studio.url, by_command=True))
-    assert api.state().created == KEY.created
+    assert api.settings().created == KEY.created
     untrusted = open_project_api(load_settings(), project, pin=Pin("http://other", by_command=True))
     with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
-        untrusted.state()
+        untrusted.settings()
     with pytest.raises(LabelStudioUnreachable, match=r"Nobody has named.*LABEL_STUDIO_URL"):
         open_project_api(load_settings(), Project(NOBODYS), pin=None)
 

@@ -316,8 +316,8 @@ def test_a_server_that_is_no_label_studio(studio: Studio, body: bytes) -> None:
     studio.routes["/api/token/refresh/"] = Reply(body=body)
     with pytest.raises(LabelStudioUnreachable, match="no access token"):
         LabelStudio(studio.url, PERSONAL).get(FILE)
-    studio.routes["/api/version"] = Reply(body=b"<html>")
+    studio.routes["/api/version/"] = Reply(body=b"<html>")
     with pytest.raises(LabelStudioUnreachable, match="no JSON"):
         LabelStudio(studio.url, None).version()
-    studio.routes["/api/version"] = Reply(body=json.dumps([1]).encode())
+    studio.routes["/api/version/"] = Reply(body=json.dumps([1]).encode())
     assert LabelStudio(studio.url, None).version() == "unknown"

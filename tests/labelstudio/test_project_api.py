@@ -12,8 +12,8 @@ from support.web import Reply, Web, redirect
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.labelstudio.prelabel_api import PrelabelApi
-from ram_backend.labelstudio.project_api import ConnectedBackend, ProjectApi
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.records import ConnectedBackend
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def test_an_answer_that_is_too_large_or_too_late(plain: Studio) -> None:
 
 def test_the_project(api: ProjectApi, studio: StudioProject) -> None:
     studio.record["model_version"] = "RAM"
-    state = api.state()
-    assert (state.created, state.model_version, state.label_config) == (CREATED, "RAM", "<View/>")
+    settings = api.settings()
+    assert (settings.created, settings.model_version, settings.label_config) == (CREATED, "RAM", "<View/>")
     studio.record = {"id": 3, "model_version": None, "created_at": "soon"}
-    assert (api.state().created, api.state().model_version) == (0, "")
+    assert (api.settings().created, api.settings().model_version) == (0, "")
 
 
 def test_annotated_tasks_come_page_by_page(api: ProjectApi, studio: StudioProject) -> None:
@@ -142,24 +142,11 @@ def test_tasks_by_number(api: ProjectApi, studio: StudioProject) -> None:
     assert list(api.tasks([])) == []
 
 
-def test_unlabelled_tasks(api: ProjectApi, studio: StudioProject) -> None:
-    studio.page = 2
-    for number in range(1, 8):
-        studio.task(number)
-    studio.annotate(1, 3, "cat")
-    studio.annotate(2, 4, was_cancelled=True)
-    assert list(api.unlabelled()) == [1, 2, 4, 5, 6, 7]
-
-
 def test_odd_tasks_are_left_out(api: ProjectApi, studio: StudioProject) -> None:
-    studio.annotate(1, 1, "cat")
-    studio.routes["/api/tasks"] = Reply(
-        body=json.dumps(
-            {"tasks": [None, {"id": "x"}, {"id": 5, "data": [], "annotations": [1, {"id": 2}], "predictions": None}]}
-        ).encode()
-    )
+    odd = [None, {"id": "x"}, {"id": 5, "data": [], "annotations": [{"id": 2}], "predictions": None}]
+    studio.routes["/api/tasks"] = Reply(body=json.dumps({"tasks": odd}).encode())
     (task,) = api.tasks([1])
-    assert (task.id, task.data, task.annotations, task.predictions) == (5, {}, ({"id": 2},), ())
+    assert (task.id, task.data, task.annotations, task.predictions) == (5, {}, [{"id": 2}], [])
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"tasks": None}, "x", None, {"tasks": [{"id": 2}, {"id": 1}]}])
@@ -179,7 +166,7 @@ def test_predictions_are_not_looked_for_in_a_list_of_another_order(api: ProjectA
     """Going on after the largest number of a page skipped tasks without a word."""
     studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 2}, {"id": 1}]}')
     with pytest.raises(LabelStudioUnreachable, match="another order"):
-        list(PrelabelApi(api.label_studio, 3).failed("v1"))
+        list(api.failed("v1"))
 
 
 # Backends and predictions
@@ -190,23 +177,24 @@ def test_backends(api: ProjectApi, studio: StudioProject) -> None:
     studio.connect(7)
     studio.connected += [{"id": None}, {"id": 8, "title": None, "model_version": 5}]
     first, second = api.backends()
-    assert first == ConnectedBackend(7, "http://backend:9090", "RAM", "starter-1")
-    assert second == ConnectedBackend(8, "", "", None)
-    api.set_backend_title(first, "starter-2")
+    assert first == ConnectedBackend(id=7, url="http://backend:9090", title="RAM", model_version="starter-1")
+    assert second == ConnectedBackend(id=8)
+    api.change_backend(first, title="starter-2")
     assert studio.patched == [("/api/ml/7", {"project": 3, "url": "http://backend:9090", "title": "starter-2"})]
     assert api.backends()[0].title == "starter-2"
 
 
 def test_the_version_that_annotators_see(api: ProjectApi, studio: StudioProject) -> None:
-    api.set_project_version("starter-2")
-    assert studio.patched == [("/api/projects/3/", {"model_version": "starter-2"})]
-    assert api.state().model_version == "starter-2"
+    studio.connect(7)
+    (backend,) = api.backends()
+    studio.record["model_version"] = "by hand"
+    assert api.show_version(backend, "starter-1") == "by hand"
+    assert studio.patched == []
+    assert api.show_version(backend, "starter-1", over_others=True) is None
+    assert [body.get("title", body.get("model_version")) for _, body in studio.patched] == ["starter-1", "starter-1"]
+    assert api.settings().model_version == "starter-1"
 
 
-def test_predictions(api: ProjectApi, studio: StudioProject) -> None:
-    studio.predict(4, 1, "cat")
-    assert api.prediction(4)["model_version"] == "starter-1"
-    with pytest.raises(LabelStudioRefused):
-        api.prediction(5)
+def test_predictions_are_retrieved(api: ProjectApi, studio: StudioProject) -> None:
     api.retrieve([3, 1])
     assert studio.retrieved == [[3, 1]]

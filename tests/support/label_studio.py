@@ -43,7 +43,7 @@ class Studio(Web):
         self.lock = threading.Lock()
         self.routes[f"{prefix}/api/token/refresh/"] = self._refresh
         self.file("/api/current-user/whoami", json.dumps({"id": 1, "email": "admin@example.com"}).encode())
-        self.routes[f"{prefix}/api/version"] = Reply(body=b'{"release": "1.23.2"}')
+        self.routes[f"{prefix}/api/version/"] = Reply(body=b'{"release": "1.23.2"}')
 
     def file(self, path: str, body: bytes | Reply) -> None:
         """Something that needs a login."""

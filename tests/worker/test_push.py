@@ -16,7 +16,7 @@ from worker.predicting import VERSION, PredictingProject
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
 from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.labelstudio.prelabel_api import PrelabelApi
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker import push as push_module
 from ram_backend.worker.push import Asked, Pusher
 
@@ -40,7 +40,7 @@ class Attempt:
     def __init__(
         self, studio: PredictingProject, wanted: PrelabelOptions = ALL, *, largest: int = 8, limit: int | None = None
     ) -> None:
-        api = PrelabelApi(LabelStudio(studio.url, LEGACY), studio.project)
+        api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
         self.portions: list[tuple[str, list[int], bool]] = []
         self.said: list[tuple[str, int, int]] = []
         self.studio, self.killed = studio, False

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.cli.checks.finding import Finding, State
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable
+from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.settings import Settings
 
 SILENT_S = 420.0

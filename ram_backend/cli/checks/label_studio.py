@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import requests
-
-from ram_backend.cli.checks.finding import TIMEOUT_S, Finding, State, without_password
 from ram_backend.cli.checks.house import opened
 from ram_backend.cli.connect import secret_headers
 from ram_backend.errors import (
@@ -18,8 +15,8 @@ from ram_backend.errors import (
 )
 from ram_backend.images.guard import is_loopback
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
-from ram_backend.labelstudio.connection_api import ConnectionApi
-from ram_backend.labelstudio.connection_findings import look_at
+from ram_backend.labelstudio.diagnosis import Finding, State, diagnose
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.tokens import is_personal
 from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.project import Project
@@ -37,19 +34,17 @@ def check_label_studio(settings: Settings) -> Iterator[Finding]:
         yield Finding("Label Studio", State.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
         return
     base = settings.label_studio_url.rstrip("/")
+    label_studio = open_label_studio(settings, base, settings.label_studio_api_key)
     try:
-        answer = requests.get(f"{base}/api/version", timeout=TIMEOUT_S)
-        answer.raise_for_status()
-        release = answer.json().get("release", "?")
-    except (requests.RequestException, ValueError, AttributeError) as error:
-        reason = type(error).__name__ if isinstance(error, requests.ConnectionError) else str(error)
-        yield Finding("Label Studio", State.bad, f"{without_password(base)}: {reason}", _remedy(base))
+        release = label_studio.version()
+    except RamError as error:
+        yield Finding("Label Studio", State.bad, str(error), _remedy(base))
         return
-    yield Finding("Label Studio", State.ok, f"{without_password(base)} answers, version {release}")
+    yield Finding("Label Studio", State.ok, f"{base} answers, version {release}")
     if settings.label_studio_api_key is None:
         yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", TOKEN)
         return
-    yield _token(open_label_studio(settings, base, settings.label_studio_api_key), settings.label_studio_api_key)
+    yield _token(label_studio, settings.label_studio_api_key)
 
 
 def check_projects(settings: Settings) -> Iterator[Finding]:
@@ -92,9 +87,9 @@ def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[
         return
     if connection.token == project.access_token:
         yield _token(label_studio, connection.token or "", of_setup=True)
-    api = ConnectionApi(label_studio, project.key.id)
+    api = ProjectApi(label_studio, project.key.id)
     try:
-        switches, backends, webhooks = api.switches(), api.backends(), api.webhooks()
+        found, backends, webhooks = api.settings(), api.backends(), api.webhooks()
     except LabelStudioUnauthorized:
         yield Finding("connection", State.note, "not looked at: Label Studio takes no token that we have", TOKEN)
         return
@@ -104,8 +99,7 @@ def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[
     except LabelStudioUnreachable as error:
         yield Finding("connection", State.bad, str(error), "look at Label Studio's log")
         return
-    for found in look_at(project.key.id, switches, backends, webhooks, secret_headers(settings)):
-        yield Finding(found.what, State(found.how), found.said, found.remedy)
+    yield from diagnose(project.key.id, found, backends, webhooks, secret_headers(settings))
 
 
 def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:

@@ -10,8 +10,8 @@ from support.label_studio import LEGACY, StudioProject
 
 from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
 from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.labelstudio.connecting import Connecting, Step, Wish
-from ram_backend.labelstudio.connection_api import ConnectionApi
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
 
 URL = "http://backend:9090"
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
@@ -28,17 +28,18 @@ def studio() -> Iterator[StudioProject]:
         yield there
 
 
-def connect(studio: StudioProject, **wish: Any) -> list[Step]:
-    steps: list[Step] = []
-    api = ConnectionApi(LabelStudio(studio.url, LEGACY), studio.project)
-    Connecting(api, Wish(wish.pop("url", URL), **wish), steps.append).run()
+def connect(studio: StudioProject, **options: Any) -> list[tuple[str, str, bool]]:
+    """The steps: what, how it is now, and whether that was changed."""
+    steps: list[tuple[str, str, bool]] = []
+    api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
+    Provisioner(api, ConnectOptions(URL, **options), lambda *step: steps.append(step)).run()
     return steps
 
 
 def test_all_of_it_at_once_and_nothing_twice(studio: StudioProject) -> None:
     steps = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
-    assert all(step.changed for step in steps)
-    assert [step.what for step in steps] == ["label config", "backend", "webhook", "predictions", "order"]
+    assert all(changed for _, _, changed in steps)
+    assert [what for what, _, _ in steps] == ["label config", "backend", "webhook", "predictions", "order"]
     (backend,), (hook,) = studio.connected, studio.hooks
     assert (backend["title"], backend["extra_params"]) == ("starter-1", {"threshold": 0.4})
     assert (hook["url"], hook["headers"]) == (f"{URL}/webhook", SECRET)
@@ -46,7 +47,7 @@ def test_all_of_it_at_once_and_nothing_twice(studio: StudioProject) -> None:
     assert (studio.record["label_config"], studio.record["sampling"]) == (OTHER, "Uncertainty sampling")
     before = len(studio.done), len(studio.patched)
     again = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
-    assert not any(step.changed for step in again)
+    assert not any(changed for _, _, changed in again)
     assert (len(studio.done), len(studio.patched)) == before
 
 
@@ -82,7 +83,7 @@ def test_a_backend_with_basic_auth(studio: StudioProject) -> None:
 def test_half_a_connection_is_completed(studio: StudioProject) -> None:
     studio.backend(URL)
     steps = connect(studio, secret=SECRET)
-    assert [step.changed for step in steps] == [False, False, True, True]
+    assert [changed for _, _, changed in steps] == [False, False, True, True]
     assert studio.hooks[0]["headers"] == SECRET
     assert studio.record["model_version"] == "starter-1"
 
@@ -120,14 +121,14 @@ def test_another_backend_is_not_replaced_unasked(studio: StudioProject) -> None:
     studio.hook("http://chat.example.com/hooks/7")
     with pytest.raises(InputError, match="--replace"):
         connect(studio)
-    connect(studio, alone=True)
+    connect(studio, replace_others=True)
     assert [each["url"] for each in studio.connected] == [URL]
     assert {each["url"] for each in studio.hooks} == {f"{URL}/webhook", "http://chat.example.com/hooks/7"}
 
 
 def test_leftover_webhooks_are_named(studio: StudioProject) -> None:
     studio.hook("http://old:9090/webhook?secret=hush")
-    said = " ".join(step.said for step in connect(studio))
+    said = " ".join(found for _, found, _ in connect(studio))
     assert "http://old:9090/webhook" in said
     assert "hush" not in said
 

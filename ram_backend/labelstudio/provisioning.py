@@ -1,0 +1,225 @@
+"""Idempotent provisioning of a project: label config, backend, webhook, live predictions.
+
+Protocol sections 5, 7 and 9 tell the traps: Label Studio registers a webhook without secret, leaves half a connection
+behind where it refuses an address, lets only the first backend predict, keeps webhooks of backends that are deleted,
+and shows predictions by the project's version, which is the backend's title at first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.project_api import ProjectApi, basic_auth
+from ram_backend.labelstudio.records import ConnectedBackend
+
+TITLE = "RAM"
+PRIVATE = (
+    "Label Studio refuses backends at private addresses: start it with ML_BLOCK_LOCAL_IP=false and"
+    " SSRF_PROTECTION_ENABLED=false (both), then connect again."
+)
+UNREACHED = (
+    "The address has to be that of the backend as Label Studio sees it: in a container `localhost` is that container;"
+    " use the backend's service name or host.docker.internal, and let `ram-backend serve --host 0.0.0.0` listen there."
+)
+LOGIN = "The backend asks for a login: set BASIC_AUTH_USER and BASIC_AUTH_PASS here to what it was started with."
+
+
+@dataclass(frozen=True)
+class ConnectOptions:
+    """What a project is to be connected with.
+
+    Attributes:
+        url: of the backend, as Label Studio sees it.
+        label_config: XML to set; None: the project's own stays, unless it has nothing to tag.
+        fallback: XML for a project that has nothing to tag.
+        login: user and password of the backend's basic auth.
+        secret: headers that its webhook is to send.
+        extra_params: of the connection; None: as they are.
+        by_uncertainty: serve the tasks first that the model is least sure of; False: as it is.
+        replace_others: delete other backends of the project, and webhooks that deleted ones left.
+    """
+
+    url: str
+    label_config: str | None = field(default=None, repr=False)
+    fallback: Callable[[], str] = field(default=lambda: "", repr=False)
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    secret: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra_params: Mapping[str, Any] | None = None
+    by_uncertainty: bool = False
+    replace_others: bool = False
+
+
+class Provisioner:
+    """Sets a project up step by step; what is right already stays.
+
+    Args:
+        api: of the project.
+        options: see `ConnectOptions`.
+        report: is given each step: what was looked at, how it is now, and whether that was changed.
+    """
+
+    def __init__(self, api: ProjectApi, options: ConnectOptions, report: Callable[[str, str, bool], None]) -> None:
+        self._api = api
+        self._options = options
+        self._report = report
+        self._url = options.url.rstrip("/")
+
+    def run(self) -> ConnectedBackend:
+        """Does it; returns the backend's record.
+
+        Raises:
+            LabelConfigError: the label config has nothing to tag.
+            LabelStudioRefused: Label Studio won't, or can't reach the backend; says what to do.
+            InputError: the project has another backend, and `replace_others` is off.
+            NotAvailable: Label Studio doesn't answer, or the backend serves nothing.
+        """
+        self._label_config()
+        backend = self._backend()
+        self._webhook(backend)
+        return self._predictions(backend)
+
+    def _label_config(self) -> None:
+        wanted, current = self._options.label_config, self._api.settings().label_config
+        if wanted is None:
+            try:
+                parse_label_config(current)
+                self._report("label config", "the project's own", False)
+                return
+            except LabelConfigError as error:
+                if "<Image" in current or "toName" in current:
+                    raise LabelConfigError(
+                        f"The project's label config can't be used: {error} Change it, or give another one with"
+                        " --label-config."
+                    ) from None
+                wanted = self._options.fallback()
+        parse_label_config(wanted)
+        if wanted.strip() == current.strip():
+            self._report("label config", "as it is to be", False)
+            return
+        self._api.change_project(label_config=wanted)
+        self._report("label config", "set", True)
+
+    def _backend(self) -> ConnectedBackend:
+        backends = self._api.backends()
+        ours = [each for each in backends if each.url.rstrip("/") == self._url]
+        others = [each for each in backends if each not in ours]
+        if others and not self._options.replace_others:
+            raise InputError(
+                f"The project has another backend ({others[0].url}), and only the first one predicts: delete it in"
+                " Settings > Model, or give --replace."
+            )
+        for each in [*others, *ours[1:]]:
+            self._api.delete_backend(each.id)
+            self._report("backend", f"{each.url} deleted", True)
+        login, extra = self._options.login, self._options.extra_params
+        fields: dict[str, Any] = {} if extra is None else {"extra_params": dict(extra)}
+        if not ours:
+            self._add(fields | basic_auth(login))
+            self._report("backend", f"{self._url} connected", True)
+        elif self._is_right(ours[0]):
+            self._report("backend", f"{self._url} is connected", False)
+        else:
+            with _explained():
+                self._api.change_backend(ours[0], **fields, **basic_auth(login))
+            self._report("backend", f"{self._url} changed", True)
+        return self._reached()
+
+    def _is_right(self, backend: ConnectedBackend) -> bool:
+        """Whether login and extra params on record are those of the options; passwords show only by their failure."""
+        login, extra = self._options.login, self._options.extra_params
+        if login is not None and not backend.answers:
+            return False
+        return backend.login == (login and login[0]) and (extra is None or backend.extra_params == extra)
+
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        """Connects the backend; where Label Studio refuses, no half of it stays behind."""
+        before = {each.id for each in self._api.backends()}
+        try:
+            with _explained():
+                self._api.add_backend(self._url, TITLE, fields)
+        except (LabelStudioRefused, NotAvailable):
+            for number in [each.id for each in self._api.backends() if each.id not in before]:
+                self._api.delete_backend(number)
+                self._report("backend", "the half of it that Label Studio had left behind is deleted", True)
+            raise
+
+    def _reached(self) -> ConnectedBackend:
+        backend = next(each for each in self._api.backends() if each.url.rstrip("/") == self._url)
+        if backend.answers and backend.model_version:
+            return backend
+        reason = f": {backend.error.rstrip('.')}" if backend.error else ""
+        remedy = UNREACHED if backend.state == "DI" else "Look at the backend's log."
+        if _wants_login(backend.error):
+            remedy = LOGIN
+        raise NotAvailable(f"Label Studio can't use the backend {backend.url}{reason}. {remedy}")
+
+    def _webhook(self, backend: ConnectedBackend) -> None:
+        secret = self._options.secret
+        webhooks = self._api.webhooks()
+        ours = [each for each in webhooks if each.backend == self._url]
+        leftover = [each for each in webhooks if each.backend is not None and each not in ours]
+        if not ours:
+            try:
+                with _explained():
+                    self._api.add_webhook(f"{self._url}/webhook", secret)
+            except LabelStudioRefused:  # half a connection, which looks like a whole one in Settings > Model
+                self._api.delete_backend(backend.id)
+                self._report("backend", "deleted again: Label Studio refuses its webhook", True)
+                raise
+            self._report("webhook", "registered", True)
+        elif ours[0].sends(secret):
+            self._report("webhook", "registered, with its secret" if secret else "registered", False)
+        else:
+            self._api.complete_webhook(ours[0], secret)
+            self._report("webhook", "completed: active, all events, with its secret", True)
+        for each in ours[1:] + (leftover if self._options.replace_others else []):
+            self._api.delete_webhook(each.id)
+            self._report("webhook", f"{each.url.partition('?')[0]} deleted: no backend of the project", True)
+        if leftover and not self._options.replace_others:
+            urls = ", ".join(each.url.partition("?")[0] for each in leftover)
+            self._report(
+                "webhook", f"others go to {urls}, which is no backend of the project: --replace deletes them", False
+            )
+
+    def _predictions(self, backend: ConnectedBackend) -> ConnectedBackend:
+        version = backend.model_version or ""
+        before = self._api.settings()
+        self._api.show_version(backend, version, login=self._options.login, over_others=True)
+        changed = backend.title != version or before.model_version != version
+        self._report("predictions", f"live, those of {version}", changed)
+        fields: dict[str, Any] = {} if before.show_collab_predictions else {"show_collab_predictions": True}
+        if self._options.by_uncertainty and not before.by_uncertainty:
+            fields["sampling"] = "Uncertainty sampling"
+        if fields:
+            self._api.change_project(**fields)
+        if self._options.by_uncertainty or before.by_uncertainty:
+            self._report("order", "the most uncertain tasks first", "sampling" in fields)
+        if not before.show_collab_predictions:
+            self._report("predictions", "annotators see them now", True)
+        return self._reached()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Adds the remedy to what Label Studio answers when it refuses something about a backend."""
+    try:
+        yield
+    except LabelStudioRefused as error:
+        if error.status == 403 or "not allowed" in error.detail or "reserved" in error.detail:
+            raise LabelStudioRefused(f"{PRIVATE} ({error})") from None
+        if "authentication" in error.detail or _wants_login(error.detail):
+            raise LabelStudioRefused(f"{error} {LOGIN}") from None
+        if "connect" in error.detail.lower():
+            raise LabelStudioRefused(f"{error} {UNREACHED}") from None
+        raise
+
+
+def _wants_login(detail: str) -> bool:
+    """Whether Label Studio passes on a 401 of the backend; ports and paths of addresses don't count."""
+    return re.search(r"\b401\b", re.sub(r"https?://\S+", "", detail)) is not None
