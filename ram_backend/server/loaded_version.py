@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,23 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
-from ram_backend.errors import RamError, VersionDamaged
-from ram_backend.images.decode import decode
-from ram_backend.models.bundle import Bundle
-from ram_backend.models.calibration import Calibration
-from ram_backend.models.delta import Delta, feature_width, features_of
+from ram_backend.errors import VersionDamaged
+from ram_backend.models.delta import Delta, feature_width
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.model import Model
+from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger, rounded
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.directory import ACCEPTED, open_version, version_path
 
-FloatArray = NDArray[np.float32]
-
-ACCEPTED = "accept"
 LARGEST = 1e6
 """No honest number of a delta is larger; with larger ones some image's score is not a number."""
 
@@ -73,74 +69,53 @@ class VersionLoader:
         self._versions_dir = versions_dir
         self._model = model
         self._batcher = batcher
-        self._lock = threading.Lock()
-        self._photo: FloatArray | None = None
 
     def load(self, ref: VersionRef) -> LoadedVersion:
-        """Reads a version and checks it: its checksums, its numbers, and its scores of the photo by themselves.
+        """Reads a version, and checks its checksums and its numbers.
 
         Raises:
             VersionDamaged: it can't be served.
             NotAvailable: the model can't be loaded.
         """
         bundle, network = self._model.identity.result().bundle, self._model.network.result()
-        width = feature_width(network.token_shape)
         path = version_path(self._versions_dir, ref.key, ref.name)
+        width = feature_width(network.token_shape)
         version = open_version(path, bundle, key=ref.key, digest=ref.digest, width=width)
         if version.outcome != ACCEPTED:
             raise VersionDamaged(f"Version {ref} was not accepted by the gate: it is never served.")
-        own = tuned_network(network, version.files) if has_tuned_head(version.files) else network
         for name, array in version.delta.to_tensors().items():
             if array.size and float(np.abs(array).max()) > LARGEST:
                 raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
-        even = np.zeros((1, len(version.delta)), dtype=np.float32)
-        with np.errstate(all="ignore"):
-            log_odds = version.delta.log_odds(even, features_of(self._tokens()))
-            _refuse_impossible(Calibration.identity(len(version.delta)).scores(log_odds))
-        return LoadedVersion(ref, version.delta, own)
+        if has_tuned_head(version.files):
+            network = tuned_network(network, version.files)
+        return LoadedVersion(ref, version.delta, network)
 
-    def check(self, tagger: Tagger) -> None:
-        """Scores the photo with a tagger of a version.
+    def check(self, taggers: Iterable[Tagger]) -> None:
+        """Scores the photo with taggers of a version.
 
         Raises:
             VersionDamaged: a score is no number between 0 and 1.
         """
-        tokens = self._tokens()
-        with np.errstate(all="ignore"):
-            _refuse_impossible(self._batcher.run(lambda: tagger.score(tokens)).result().scores)
+        for tagger in taggers:
+            with np.errstate(all="ignore"):
+                scores = self._batcher.run(lambda tagger=tagger: tagger.score(self._photo)).result().scores  # type: ignore[misc]
+            if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN
+                raise _impossible("a photo's score is no number between 0 and 1")
 
-    def _tokens(self) -> FloatArray:
-        """Tokens (1, T, D) of the photo, as the token cache would give them."""
-        with self._lock:
-            if self._photo is None:
-                pixels = _pixels(self._model.identity.result().bundle)
-                tokens = self._batcher.encode(self._model.network.result(), pixels).result()
-                self._photo = rounded(tokens[None], TOKEN_DTYPE)
-            return self._photo
-
-
-def _pixels(bundle: Bundle) -> FloatArray:
-    """(3, S, S) of the first photo that comes with the package; of a slope of grey where there is none."""
-    preprocessing = bundle.preprocessing
-    try:
-        photo = photo_paths()[0]
-        image, _ = decode(
-            photo,
-            exif_orientation=preprocessing.exif_orientation,
-            alpha=preprocessing.alpha,
+    @cached_property
+    def _photo(self) -> NDArray[np.float32]:
+        """Tokens (1, T, D) of a photo that comes with the package, as the token cache would give them."""
+        identity = self._model.known()
+        loader = ImageLoader(
+            identity.bundle.preprocessing,
+            identity.encoder_id,
+            None,
             max_pixels=_LARGEST_PHOTO,
             max_bytes=_LARGEST_PHOTO,
         )
-        return preprocessing(image)
-    except (IndexError, OSError, RamError):
-        size = preprocessing.size
-        row = np.linspace(-1, 1, size, dtype=np.float32)
-        return np.broadcast_to(row, (3, size, size)).copy()
-
-
-def _refuse_impossible(scores: FloatArray) -> None:
-    if not np.isfinite(scores).all() or (scores.size and (scores.min() < 0 or scores.max() > 1)):
-        raise _impossible("a photo's score is no number between 0 and 1")
+        photo = photo_paths()[0]
+        images = [loader.load(photo.read_bytes(), name=photo.name)]
+        return rounded(np.stack(loader.encode(self._model.network.result(), images)), TOKEN_DTYPE)
 
 
 def _impossible(what: str) -> VersionDamaged:

@@ -139,7 +139,6 @@ class Predictor:
             deadline: on the event loop's clock.
 
         Raises:
-            VersionDamaged: the project's version can't be served; nothing was answered.
             PredictionsLate: the snapshot or the predictions are not done in time.
             NotAvailable: they can't be made.
             LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
@@ -148,8 +147,7 @@ class Predictor:
         snapshot: Snapshot | None = None
         try:
             async with asyncio.timeout_at(deadline):
-                with self._snapshots.awaited(config, version) as building:
-                    snapshot = await shared(building)
+                snapshot = await shared(self._snapshots.get(config, version))
                 network = await shared(self._model.network)
                 request, project = self._share(FETCHING_SHARE), self._share_of(key)
                 done = await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project))
@@ -280,8 +278,7 @@ class Predictor:
             if not asked.texts:
                 found.append([])
                 continue
-            with self._snapshots.tagger(place.snapshot, asked.texts) as building:
-                dynamic, _ = await shared(building)
+            dynamic = await shared(self._snapshots.tagger(place.snapshot, asked.texts))
             scores = await self._scores(dynamic, one[None])
             found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, dynamic.thresholds))
         return found

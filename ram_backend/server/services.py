@@ -21,7 +21,6 @@ from ram_backend.errors import (
     PredictionsLate,
     RamError,
     SettingsError,
-    VersionDamaged,
 )
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
@@ -55,7 +54,7 @@ HAND_OVER_S = 5.0
 """So long a request that is late waits for the database: with `predict_seconds` it stays below Label Studio's 100 s."""
 
 TRIES = 3
-"""A prediction whose version turns out to be damaged is made again with what is served instead, so often."""
+"""Attempts to load a project's version within one request: it may be overtaken by another one meanwhile."""
 
 KEPT_PROJECTS = 1000
 """Projects whose model version is remembered for `/versions`."""
@@ -102,7 +101,12 @@ class Services:
         self._images = ServerImages(self.store, self.model, settings, metrics)
         loader = VersionLoader(settings.versions_dir, self.model, self._batcher)
         self.snapshots = SnapshotCache(
-            self.model, self._text_encoder, loader, self._builders, settings.max_snapshots, metrics
+            self.model,
+            self._text_encoder,
+            resolvers=self._keepers,
+            builders=self._builders,
+            limit=settings.max_snapshots,
+            metrics=metrics,
         )
         self.swap = VersionSwap(
             VersionTable(self._database),
@@ -169,15 +173,13 @@ class Services:
                 " public addresses. Where that can't work, %s.",
                 *(project.key, connection.base_url, connect_command(project.key.id)),
             )
-        identity = await self._identity()
-        live = self.swap.live(project.key, identity)  # begins to load it
-        config = await self._resolve(project, request.label_config, self.swap.ref(project.key, identity))
-        failed = self.snapshots.failure(config)
+        await self._identity()
+        live = self.swap.live(project.key)  # begins to load it
+        config = await self._resolve(project, request.label_config, self.swap.ref(project.key))
         if not isinstance(live, Future) and config.version == _ref_of(live):
-            with self.snapshots.awaited(config, live):
-                pass  # begins to build it
-        if isinstance(failed, RamError) and not isinstance(failed, VersionDamaged):
-            raise failed
+            snapshot = self.snapshots.get(config, live)  # begins to build it
+            if snapshot.done() and isinstance(error := snapshot.exception(), RamError):
+                raise error
         return config.model_version
 
     async def _accepted_token(self, request: SetupRequest) -> str | None:
@@ -217,19 +219,9 @@ class Services:
         with self.metrics.predicting.track_inprogress():
             try:
                 version = await self._version(project.key, deadline)
-                for left in reversed(range(TRIES)):
-                    label_config = request.label_config or project.label_config
-                    config = await self._resolve(project, label_config, _ref_of(version))
-                    try:
-                        results = await self._predictor.predict(
-                            project.key, request.tasks, config, version, source, deadline
-                        )
-                        break
-                    except VersionDamaged as error:
-                        if version is None or not left:
-                            raise
-                        self.swap.reject(version, error)
-                        version = await self._version(project.key, deadline)
+                label_config = request.label_config or project.label_config
+                config = await self._resolve(project, label_config, _ref_of(version))
+                results = await self._predictor.predict(project.key, request.tasks, config, version, source, deadline)
             except PredictionsLate as late:
                 raise await self._handed_over(late, project.key, request.tasks) from None
         return {"results": results, "model_version": config.model_version}
@@ -258,7 +250,8 @@ class Services:
         for known in self.store.projects():
             if project is None or project in (str(known.key.id), f"{known.key.id}.{known.key.created}"):
                 with suppress(InputError, NotAvailable):  # its own request says so
-                    ref = self.swap.ref(known.key, await self._identity())
+                    await self._identity()
+                    ref = self.swap.ref(known.key)
                     noted = self._served_as.get(known.key)
                     if (noted is None or noted[0] != ref) and known.label_config:
                         await self._resolve(known, known.label_config, ref)
@@ -314,9 +307,9 @@ class Services:
             PredictionsLate: it is not loaded in time.
             NotAvailable: it can't be loaded now.
         """
-        identity = await self._identity()
+        await self._identity()
         for _ in range(TRIES):
-            live = self.swap.live(key, identity)
+            live = self.swap.live(key)
             if not isinstance(live, Future):
                 return live
             try:
@@ -329,11 +322,8 @@ class Services:
 
     async def _resolve(self, project: Project, label_config: str, ref: VersionRef | None) -> ResolvedConfig:
         """What a label config means for a project under a version; notes that the project is served so."""
-        config = self.snapshots.find(project, label_config, ref)
-        if config is None:
-            identity, loop = await self._identity(), asyncio.get_running_loop()
-            resolve = self.snapshots.resolve
-            config = await loop.run_in_executor(self._keepers, resolve, identity, project, label_config, ref)
+        await self._identity()
+        config = await shared(self.snapshots.resolve(project, label_config, ref))
         if self._served_as.get(project.key) != (ref, config.model_version):
             self._served_as[project.key] = (ref, config.model_version)
             self._served_as.move_to_end(project.key)
@@ -352,10 +342,10 @@ class Services:
     def _warm(self) -> None:
         """Builds what the projects will ask for, latest first, so that the first tasks after a start needn't wait."""
         try:
-            identity = self.model.identity.result()
+            self.model.identity.result()
             known = sorted(self.store.projects(), key=lambda each: each.updated_at or datetime.min.replace(tzinfo=UTC))
             for project in known[-self.settings.max_snapshots // 2 :]:
-                self.swap.warm(project.key, identity)
+                self.swap.warm(project)
         except (RamError, RuntimeError, CancelledError) as error:  # the model says so, or the server is going down
             _log.info("Snapshots are not built beforehand: %s", error)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ram_backend.backoff import backoff
@@ -13,20 +15,21 @@ from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, Vers
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity
+from ram_backend.server.model import Model
 from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.versions.directory import BASE
 from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 
 POLL_S = 0.5
-"""How often the database is looked at."""
+"""Pause between two looks at the database."""
 
 RETRY_S = (1.0, 60.0)
-"""A version that can't be served is tried again after the first of these, then ever later, at most after the second."""
+"""First and longest pause before an activation that failed is tried again."""
 
 BUNDLE_CHANGED = "the bundle has changed"
 _LONGEST_PAUSE_S = 5.0
@@ -41,17 +44,44 @@ class SwapFailure:
         wanted: what the database says.
         reason: one line for people.
         serving: what is served instead: a version's name, or "base".
-        tries: how often it was tried.
-        next_try: on the monotonic clock.
         damaged: the version can't be served; False: something else is in the way.
+        pauses: before the tries after the next one.
+        next_try: on the monotonic clock.
     """
 
     wanted: Served
     reason: str
     serving: str
-    tries: int
+    damaged: bool
+    pauses: Iterator[float]
     next_try: float
-    damaged: bool = True
+
+
+@dataclass
+class _State:
+    """What the database wants for a project, and what answers.
+
+    Attributes:
+        wanted: what the database says.
+        noticed: when that was read, on the monotonic clock.
+        by_name: the version that the database named at the start is served, and is loaded for the first request.
+        live: the version that answers; None: the bundle's base.
+        activating: the activation that is running.
+        failure: of the last activation.
+    """
+
+    wanted: Served
+    noticed: float
+    by_name: bool = False
+    live: LoadedVersion | None = None
+    activating: Future[None] | None = None
+    failure: SwapFailure | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what answers is what the database wants."""
+        ref = None if self.live is None else self.live.ref
+        return (self.wanted.version, self.wanted.digest) == ((None, None) if ref is None else (ref.name, ref.digest))
 
 
 class VersionSwap:
@@ -88,16 +118,11 @@ class VersionSwap:
         self._snapshots = snapshots
         self._metrics = metrics
         self._jobs = jobs
-        self._lock = threading.RLock()  # around the fields below; nothing is waited for under it
-        self._wanted: dict[ProjectKey, tuple[Served, float]] = {}  # and when it was noticed
-        self._live: dict[ProjectKey, VersionRef | LoadedVersion] = {}
-        self._activating: dict[ProjectKey, Future[None]] = {}
-        self._failures: dict[ProjectKey, SwapFailure] = {}
+        self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
+        self._states: dict[ProjectKey, _State] = {}
         self._marks: dict[tuple[ProjectKey, str], str | None] = {}
-        self._first_look: set[ProjectKey] = set()
-        self._to_learn: list[ProjectKey] = []
+        self._to_learn: set[ProjectKey] = set()
         self._change = -1
-        self._adopted = False
         self._stop = threading.Event()
         self._activators = ThreadPoolExecutor(2, thread_name_prefix="swap")
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
@@ -115,41 +140,38 @@ class VersionSwap:
             self._thread.join(5)
         self._activators.shutdown(wait=False, cancel_futures=True)
 
-    def ref(self, key: ProjectKey, identity: ModelIdentity) -> VersionRef | None:
-        """Names what a project is served now; None: the bundle's base. Waits for nothing."""
-        live = self._current(key, identity)
-        return live.ref if isinstance(live, LoadedVersion) else live
+    def ref(self, key: ProjectKey) -> VersionRef | None:
+        """Names what a project is served now; None: the bundle's base. Waits for nothing.
 
-    def live(self, key: ProjectKey, identity: ModelIdentity) -> LoadedVersion | Future[None] | None:
+        Raises:
+            NotAvailable: the bundle is not open yet.
+        """
+        state = self._states.get(key)
+        if state is not None and state.by_name:
+            with suppress(VersionDamaged):
+                return _ref(state.wanted, self._model.known().bundle)
+        return None if state is None or state.live is None else state.live.ref
+
+    def live(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
         """What a project is served now; None: the base; a future: ask again when it is done. Waits for nothing."""
-        live = self._current(key, identity)
-        return self._activate_soon(key) if isinstance(live, VersionRef) else live
+        state = self._states.get(key)
+        if state is None:
+            return None
+        return self._activate_soon(key, state) if state.by_name else state.live
 
-    def warm(self, key: ProjectKey, identity: ModelIdentity) -> None:
+    def warm(self, project: Project) -> None:
         """Loads what a project is served, and builds what it will ask for."""
-        live = self.live(key, identity)
-        project = self._projects.get(key)
+        live = self.live(project.key)
         if isinstance(live, Future):
             live.result()
-        elif project is not None:
-            self._snapshots.prepare(identity, project, live)
-
-    def reject(self, version: LoadedVersion, error: VersionDamaged) -> None:
-        """A live version turned out to compute what can't be: the base is served from now on."""
-        key = version.ref.key
-        with self._lock:
-            if self._live.get(key) is version:
-                del self._live[key]
-        self._snapshots.forget(version.ref)
-        served = self._wanted[key][0]
-        if (served.version, served.digest) == version.ref[1:]:
-            self._fail(served, str(error), named=version.ref)
+        else:
+            self._snapshots.prepare(project, live)
 
     @property
     def failures(self) -> list[SwapFailure]:
         """The projects whose version can't be served, by key."""
-        with self._lock:
-            return [self._failures[key] for key in sorted(self._failures) if self._failures[key].damaged]
+        found = [self._states[key].failure for key in sorted(self._states)]
+        return [each for each in found if each is not None and each.damaged]
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +187,10 @@ class VersionSwap:
                 if before is None:
                     _log.warning("%s Meanwhile every project is served what it was.", problem)
             try:
-                self._reconcile()
+                if self._model.identity.done():
+                    self._reconcile(self._model.known().bundle)
+            except NotAvailable:
+                pass  # the bundle can't be used: the model says so
             except Exception:  # the thread goes on whatever happens
                 _log.exception("Taking in what is served failed unexpectedly")
 
@@ -173,7 +198,11 @@ class VersionSwap:
         """Reads what is new, and writes what can't be served; says what went wrong."""
         try:
             self._read()
-            self._write_marks()
+            for (key, name), reason in list(self._marks.items()):
+                self._table.quarantine(key, name, reason)
+                with self._lock:
+                    if self._marks.get((key, name)) == reason:
+                        del self._marks[key, name]
         except DatabaseUnavailable as error:
             return str(error)
         except Exception as error:
@@ -183,174 +212,117 @@ class VersionSwap:
 
     def _read(self) -> None:
         changes = self._table.changes(self._change)
-        now = time.monotonic()
+        wanted = {each.key: each for each in changes.served}
+        first, now = self._change < 0, time.monotonic()
+        if first:
+            self._to_learn = set(wanted)
         with self._lock:
-            if self._change < 0:
-                self._first_look = {each.key for each in changes.served}
             if changes.change < self._change:  # another database than before: what it doesn't know is not served
-                for key in self._wanted.keys() - {each.key for each in changes.served}:
-                    self._wanted[key] = (Served(key), now)
+                wanted = {key: Served(key) for key in self._states} | wanted
             self._change = changes.change
-            for each in changes.served:
-                before = self._wanted.get(each.key)
-                if before is None or (before[0].version, before[0].digest) != (each.version, each.digest):
-                    self._wanted[each.key] = (each, now)
+            for key, served in wanted.items():
+                state = self._states.get(key)
+                if state is None:
+                    by_name = first and served.version is not None and served.quarantined is None
+                    self._states[key] = _State(served, now, by_name)
+                elif (state.wanted.version, state.wanted.digest) != (served.version, served.digest):
+                    state.wanted, state.noticed = served, now
 
-    def _write_marks(self) -> None:
-        for (key, name), reason in list(self._marks.items()):
-            self._table.quarantine(key, name, reason)
-            with self._lock:
-                if self._marks.get((key, name)) == reason:
-                    del self._marks[key, name]
-
-    def _reconcile(self) -> None:
+    def _reconcile(self, bundle: Bundle) -> None:
         """Compares what the database wants with what is live, and begins what differs."""
-        identity = self._model.identity
-        if not identity.done() or identity.exception() is not None:
-            return
-        self._adopt(identity.result())
-        with self._lock:
-            due = [key for key in self._wanted if key not in self._activating and self._is_due(key)]
-        for key in due:
-            self._activate_soon(key)
-        learn, self._to_learn = self._to_learn, []
-        for key in learn:
+        for key, state in list(self._states.items()):
+            if self._is_due(state, bundle):
+                self._activate_soon(key, state)
+        for key in list(self._to_learn):  # a version that comes later may be meant for another server
             try:
-                if self._jobs is not None:
+                if self._jobs is not None and self._states[key].wanted.bundle_digest not in (None, bundle.digest):
                     self._jobs.request(key, BUNDLE_CHANGED)
+                self._to_learn.discard(key)
             except RamError as error:
                 _log.warning("project %s can't be learned anew yet: %s", key, error)
-                self._to_learn.append(key)
-
-    def _is_due(self, key: ProjectKey) -> bool:
-        served, live, failure = self._wanted[key][0], self._live.get(key), self._failures.get(key)
-        ref = live.ref if isinstance(live, LoadedVersion) else live
-        if (served.version, served.digest) == ((None, None) if ref is None else ref[1:]):
-            if self._failures.pop(key, None) is not None:  # rolled back to what is live anyway
-                self._count()
-            return False
-        return failure is None or failure.wanted is not served or failure.next_try <= time.monotonic()
-
-    # --- what is live -------------------------------------------------------------------------------------------------
-
-    def _current(self, key: ProjectKey, identity: ModelIdentity) -> VersionRef | LoadedVersion | None:
-        if not self._adopted:
-            self._adopt(identity)
-        return self._live.get(key)
-
-    def _adopt(self, identity: ModelIdentity) -> None:
-        """Takes as live what the database named at the start."""
-        with self._lock:
-            if self._adopted:
-                return
-            self._adopted = True
-            wanted = [served for served, _ in self._wanted.values()]
-        for served in wanted:
-            try:
-                ref = _ref(served, identity.bundle)
-            except VersionDamaged as error:
-                self._fail(served, str(error))
-                continue
-            if ref is not None and served.quarantined is not None:
-                self._fail(served, served.quarantined, pause_s=0.0)
-            elif ref is not None:
-                with self._lock:
-                    self._live[served.key] = ref
         self._count()
 
-    def _activate_soon(self, key: ProjectKey) -> Future[None]:
+    def _is_due(self, state: _State, bundle: Bundle) -> bool:
+        if state.by_name:
+            return state.wanted.bundle_digest != bundle.digest
+        if state.is_wanted:
+            state.failure = None  # rolled back to what is live anyway
+            return False
+        failure = state.failure
+        return failure is None or failure.wanted is not state.wanted or failure.next_try <= time.monotonic()
+
+    # --- activation ---------------------------------------------------------------------------------------------------
+
+    def _activate_soon(self, key: ProjectKey, state: _State) -> Future[None]:
         with self._lock:
-            running = self._activating.get(key)
-            if running is None:
+            if state.activating is None:
                 try:
-                    running = self._activating[key] = self._activators.submit(self.activate, key)
+                    state.activating = self._activators.submit(self.activate, key)
                 except RuntimeError:
                     raise NotAvailable("The server is going down: ask again in a moment.") from None
-            return running
+            return state.activating
 
     def activate(self, key: ProjectKey) -> None:
         """Brings a project to what the database wants: read, check, build its snapshots, then assign."""
-        served, noticed = self._wanted.get(key) or (Served(key), time.monotonic())
-        ref: VersionRef | None = None
+        state = self._states[key]
+        served, ref = state.wanted, None
         try:
-            identity = self._model.identity.result()
-            self._model.network.result()
-            ref = _ref(served, identity.bundle)
+            ref = _ref(served, self._model.identity.result().bundle)
             version = None if ref is None else self._loader.load(ref)
             project = self._projects.get(key)
-            if project is not None:
-                self._snapshots.prepare(identity, project, version)
-            self._assign(served, noticed, version)
+            snapshots = [] if project is None else self._snapshots.prepare(project, version)
+            if version is not None:
+                self._loader.check(tagger for each in snapshots for tagger in each.taggers.values())
+            self._assign(state, served, version)
         except VersionDamaged as error:
             if ref is not None:
                 self._snapshots.forget(ref)
-            self._fail(served, str(error), named=ref)
+                self._marks[key, ref.name] = str(error)
+            self._fail(state, served, str(error), damaged=True)
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
-            self._fail(served, str(error) or type(error).__name__, pause_s=RETRY_S[1], damaged=False)
+            self._fail(state, served, str(error) or type(error).__name__, damaged=False)
         finally:
-            with self._lock:
-                self._activating.pop(key, None)
+            state.activating = None
 
-    def _assign(self, served: Served, noticed: float, version: LoadedVersion | None) -> None:
+    def _assign(self, state: _State, served: Served, version: LoadedVersion | None) -> None:
         """The swap: whoever asks from now on gets the new version, and nothing but that."""
-        key = served.key
         with self._lock:
-            if self._stop.is_set() or (key in self._wanted and self._wanted[key][0] is not served):
+            if self._stop.is_set() or state.wanted is not served:
                 return  # overtaken while it was prepared
-            old = self._live.pop(key, None)
-            if version is not None:
-                self._live[key] = version
-            failed = self._failures.pop(key, None)
-            if version is not None and (served.quarantined is not None or (failed is not None and failed.damaged)):
-                self._marks[key, version.ref.name] = None
+            old, was_by_name, failure = state.live, state.by_name, state.failure
+            state.live, state.by_name, state.failure = version, False, None
+            if version is not None and (served.quarantined is not None or (failure is not None and failure.damaged)):
+                self._marks[served.key, version.ref.name] = None
         self._count()
-        if isinstance(old, VersionRef):  # it was live by name since the start
+        if was_by_name:
             return
-        seconds = time.monotonic() - noticed
+        seconds = time.monotonic() - state.noticed
         self._metrics.swaps.labels("swapped").inc()
         self._metrics.swap_seconds.observe(seconds)
         before = BASE if old is None else old.ref.name
-        _log.info("project %s: swapped from %s to %s in %.2f s", key, before, served.name, seconds)
+        _log.info("project %s: swapped from %s to %s in %.2f s", served.key, before, served.name, seconds)
         if old is not None:
             self._snapshots.forget(old.ref)
 
-    def _fail(
-        self,
-        served: Served,
-        reason: str,
-        *,
-        named: VersionRef | None = None,
-        pause_s: float | None = None,
-        damaged: bool = True,
-    ) -> None:
-        """Records why a project isn't served what it should be; a version that was live by name only isn't any more."""
-        key = served.key
+    def _fail(self, state: _State, served: Served, reason: str, *, damaged: bool) -> None:
+        """Records why a project isn't served what it should be; one that was live by name gets the bundle's base."""
         with self._lock:
-            if damaged and isinstance(self._live.get(key), VersionRef):
-                del self._live[key]
-            live = self._live.get(key)
-            ref = live.ref if isinstance(live, LoadedVersion) else live
-            serving = BASE if ref is None else ref.name
-            before = self._failures.get(key)
-            tries = before.tries + 1 if before is not None and before.wanted is served else 1
-            if pause_s is None:
-                pause_s = min(RETRY_S[0] * 2.0 ** min(tries - 1, 30), RETRY_S[1])
-            self._failures[key] = SwapFailure(served, reason, serving, tries, time.monotonic() + pause_s, damaged)
-            if named is not None:
-                self._marks[key, named.name] = reason
-            bundle = self._model.identity.result().bundle
-            if served.bundle_digest not in (None, bundle.digest) and key in self._first_look:
-                self._first_look.discard(key)  # a version that came later may be meant for another server
-                self._to_learn.append(key)
-        if damaged and (before is None or before.reason != reason):
-            _log.error("project %s is served %s instead of %s: %s", key, serving, served.name, reason)
+            before = state.failure if state.failure is not None and state.failure.wanted is served else None
+            if damaged:
+                state.by_name = False
+            serving = BASE if state.live is None else state.live.ref.name
+            pauses = backoff(*RETRY_S) if before is None else before.pauses
+            state.failure = SwapFailure(served, reason, serving, damaged, pauses, time.monotonic() + next(pauses))
         if damaged:
+            if before is None or before.reason != reason:
+                _log.error("project %s is served %s instead of %s: %s", served.key, serving, served.name, reason)
             self._metrics.swaps.labels("quarantined").inc()
         self._count()
 
     def _count(self) -> None:
-        self._metrics.versions_served.set(len(self._live))
+        states = list(self._states.values())
+        self._metrics.versions_served.set(sum(each.by_name or each.live is not None for each in states))
         self._metrics.quarantined.set(len(self.failures))
 
 

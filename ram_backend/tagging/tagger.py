@@ -58,7 +58,7 @@ class Tagger:
         delta: what a version changes; None: nothing.
         version: digest of that version, part of `model_version`; None: the bundle's own behaviour, or a delta that is
             only measured and never served.
-        queries: what this network has precomputed for this subset; None: it does so now.
+        base: a tagger of the same network and subset, whose precomputed queries are shared; None: they are made now.
 
     Raises:
         VersionDamaged: the delta was made for features of another width, so for another bundle.
@@ -73,7 +73,7 @@ class Tagger:
         token_dtype: TokenDtype | None = None,
         delta: Delta | None = None,
         version: str | None = None,
-        queries: Queries | None = None,
+        base: Tagger | None = None,
     ) -> None:
         self.bundle = bundle
         self.network = network
@@ -84,7 +84,8 @@ class Tagger:
         self.thresholds: NDArray[np.float32] = subset.thresholds if self._delta is None else self._delta.thresholds
         """(L,) float32: a tag is on where its score is strictly above."""
         self.model_version = _model_version(bundle, network, subset, token_dtype, self.thresholds, version)
-        self._queries = network.select(subset.entries) if queries is None else queries
+        self._base = base  # stays in memory, so that the next version finds it
+        self._queries: Queries = network.select(subset.entries) if base is None else base._queries
 
     def with_version(self, delta: Delta, version: str) -> Tagger:
         """The same tags under a project's version; shares what was precomputed for them, so it is made at once.
@@ -103,7 +104,7 @@ class Tagger:
             token_dtype=self.token_dtype,
             delta=delta,
             version=version,
-            queries=self._queries,
+            base=self,
         )
 
     @property

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from server.playing import RED, FakeLabelStudio, choices_config, identity, picture, predict_body, setup_body, tags_of
+from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
 from versions.making import lineage
 
 from ram_backend.database.migrate import open_migrated
@@ -126,7 +126,7 @@ class House:
 
     def is_served(self, name: str) -> bool:
         """Whether a version (or "base") is live."""
-        ref = self.services.swap.ref(self.key, identity())
+        ref = self.services.swap.ref(self.key)
         return (ref.name if ref is not None else "base") == name
 
 

@@ -17,7 +17,6 @@ from server.playing import (
     RED,
     ColourNetwork,
     choices_config,
-    identity,
     picture,
     predict_body,
     setup_body,
@@ -27,6 +26,7 @@ from server.playing import (
 
 from ram_backend.database.engine import open_database
 from ram_backend.server import loaded_version
+from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.directory import version_path
 from ram_backend.versions.table import VersionTable
 
@@ -83,15 +83,15 @@ def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> N
 def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also once its version is no longer served: it doesn't build and check one for each task."""
-    checked: list[tuple[str, ...]] = []
-    real = loaded_version.VersionLoader.check
+    """Also once its version is no longer served: it doesn't build one for each task."""
+    made: list[tuple[str, ...]] = []
+    real = Tagger.with_version
 
-    def check(self: loaded_version.VersionLoader, tagger: Any) -> None:
-        checked.append(tagger.tags)
-        real(self, tagger)
+    def with_version(self: Tagger, *version: Any) -> Tagger:
+        made.append(self.tags)
+        return real(self, *version)
 
-    monkeypatch.setattr(loaded_version.VersionLoader, "check", check)
+    monkeypatch.setattr(Tagger, "with_version", with_version)
     there = house()
     there.publish(there.make(-5.0))
     wait_until(lambda: there.is_served("v0001"))
@@ -112,7 +112,7 @@ def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
     (answer,) = answers
     assert answer["model_version"].startswith("colours-v0001-")
     assert [tags_of(result) for result in answer["results"]] == [[]] * 20
-    assert checked.count(("red", "green")) == 1
+    assert made.count(("red", "green")) == 1
 
 
 def test_the_routes_say_the_new_version_at_once(house: Callable[..., House]) -> None:
@@ -239,7 +239,7 @@ def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
     there.publish(there.make(-5.0))
     wait_until(lambda: there.is_served("v0001"))
     there.scores()
-    old = there.services.swap.live(there.key, identity())
+    old = there.services.swap.live(there.key)
     held = [weakref.ref(old), weakref.ref(old.delta)]
     del old
     there.publish(there.make(5.0))
