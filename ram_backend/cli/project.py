@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from ram_backend.cli.opening import ProjectArgument, listed_tags, open_project
+from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
 from ram_backend.labelstudio.client import connect_command
 from ram_backend.projects.connection import Pin, connection_of
-from ram_backend.projects.keys import instance_of, select
+from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.projects.table import ProjectTable
@@ -25,16 +23,10 @@ from ram_backend.settings import Settings, load_settings
 
 app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
 
-_out = Console(highlight=False, soft_wrap=True)
-_WHEN = "It holds from the next time on that Label Studio asks for predictions."
-
-Id = Annotated[str, typer.Argument(help="Number of the project in Label Studio, or as `list` writes it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
-
 
 @app.command("set")
 def set_(
-    project: Id,
+    project: ProjectArgument,
     tags: Annotated[str | None, typer.Option(help="Only these tags, with commas between them.")] = None,
     tags_file: Annotated[Path | None, typer.Option(help="Only the tags of this file, one a line.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Of all tags: 0 to 1.")] = None,
@@ -49,7 +41,7 @@ def set_(
     Stronger than this are the extra params of the connection in Label Studio, then attributes in the label config.
     """
     given = {
-        "tags": _tags(tags, tags_file),
+        "tags": listed_tags(tags, tags_file),
         "threshold": threshold,
         "per_tag": _per_tag(per_tag),
         "top_k": top_k,
@@ -58,13 +50,12 @@ def set_(
     if all(value is None for value in given.values()):
         raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag, --top-k or --precision.")
     new = parse_options(given, source="ram-backend project set")
-    table = ProjectTable(open_migrated(load_settings()))
-    _say_what_holds(table.set_options(_find(table, project).key, lambda old: merge(new, old)))
+    _set_options(project, lambda old: merge(new, old))
 
 
 @app.command()
 def unset(
-    project: Id,
+    project: ProjectArgument,
     tags: Annotated[bool, typer.Option("--tags", help="All tags of the label config again.")] = False,
     threshold: Annotated[bool, typer.Option("--threshold", help="The bundle's thresholds again.")] = False,
     per_tag: Annotated[
@@ -82,49 +73,39 @@ def unset(
     def without(old: ProjectOptions) -> ProjectOptions:
         unknown = sorted(names - set(old.per_tag))
         if unknown and not everything:
-            there = ", ".join(sorted(old.per_tag)) or "none"
-            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {there}).")
+            known = ", ".join(sorted(old.per_tag)) or "none"
+            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {known}).")
         if everything:
             return ProjectOptions()
-        kept = {name: value for name, value in old.per_tag.items() if name not in names}
-        taken = _named(tags=tags, threshold=threshold, top_k=top_k, precision=precision)
-        left = {key: value for key, value in old.to_json().items() if key not in taken}
-        return parse_options({**left, "per_tag": kept}, source="ram-backend project unset")
+        per_tag = {name: value for name, value in old.per_tag.items() if name not in names}
+        flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision}
+        rest = {key: value for key, value in old.to_json().items() if not flags.get(key)}
+        return parse_options({**rest, "per_tag": per_tag}, source="ram-backend project unset")
 
-    table = ProjectTable(open_migrated(load_settings()))
-    _say_what_holds(table.set_options(_find(table, project).key, without))
+    _set_options(project, without)
 
 
 @app.command()
-def show(project: Id, as_json: AsJson = False) -> None:
+def show(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Show what is known of a project, what was set, and what holds."""
-    settings = load_settings()
-    table = ProjectTable(open_migrated(settings))
-    found = _find(table, project)
-    facts = _facts(found, table.changes().pin, settings)
-    promises = _promises(found, settings)
-    if promises:
-        facts["precision"] = promises
-    if remarks := _remarks(found):
-        facts["remarks"] = remarks
+    opened = open_project(project)
+    facts = _facts(opened.project, opened.pin, opened.settings)
+    notes = {"precision": _promises(opened.project, opened.settings), "remarks": _remarks(opened.project)}
+    facts |= {name: lines for name, lines in notes.items() if lines}
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
-        return
-    grid = Table(show_header=False)
-    for name, value in facts.items():
-        grid.add_row(name.replace("_", " "), Text(_text(value)))
-    _out.print(grid)
+        print_json(facts, indent=1)
+    else:
+        print_facts({name.replace("_", " "): _text(value) for name, value in facts.items()})
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+def list_(as_json: JsonLines = False) -> None:
     """List the projects that Label Studio has connected."""
     settings = load_settings()
     changes = ProjectTable(open_migrated(settings)).changes()
     projects = sorted(changes.projects, key=lambda each: each.key)
     if as_json:
-        for each in projects:
-            typer.echo(json.dumps(_facts(each, changes.pin, settings), ensure_ascii=False))
+        print_json(*(_facts(each, changes.pin, settings) for each in projects))
         return
     if not projects:
         typer.echo("No project yet: connect this backend in Label Studio (Settings > Model).")
@@ -157,25 +138,20 @@ def pin_host(
     if settings.label_studio_url:
         typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")
     elif before.projects and all(each.hostname != host for each in before.projects):
-        there = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
-        typer.echo(f"No project is from there so far: they are from {there}. The address has to be the one they name.")
+        known = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
+        typer.echo(f"No project is from there so far: they are from {known}. The address has to be the one they name.")
 
 
-def _find(table: ProjectTable, project: str) -> Project:
-    there = {each.key: each for each in table.changes().projects}
-    return there[select(there, project)]
-
-
-def _tags(tags: str | None, tags_file: Path | None) -> list[str] | str | None:
-    if tags_file is None:
-        return tags
-    if tags is not None:
-        raise InputError("Both --tags and --tags-file were given: use one.")
-    try:
-        lines = tags_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{tags_file} can't be read ({error}): give a text file with one tag a line.") from None
-    return [line.strip() for line in lines if line.strip()]
+def _set_options(project: str, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:
+    """Changes what `set` has set, and prints what holds then."""
+    opened = open_project(project)
+    changed = ProjectTable(opened.database).set_options(opened.key, edit)
+    typer.echo(f"Project {changed.key}: set {_text(changed.set_options.to_json())}.")
+    if changed.extra_params:
+        typer.echo(f"Stronger, from the extra params of its connection: {_text(changed.extra_params.to_json())}.")
+    for remark in _remarks(changed):
+        typer.echo(remark)
+    typer.echo("It holds from the next time on that Label Studio asks for predictions.")
 
 
 def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
@@ -188,19 +164,6 @@ def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
             raise InputError(f"--per-tag {pair!r} can't be used: give NAME=NUMBER, such as cat=0.4.")
         result[name.strip()] = float(number)
     return result
-
-
-def _named(**flags: bool) -> set[str]:
-    return {name for name, given in flags.items() if given}
-
-
-def _say_what_holds(project: Project) -> None:
-    typer.echo(f"Project {project.key}: set {_text(project.set_options.to_json())}.")
-    if project.extra_params:
-        typer.echo(f"Stronger, from the extra params of its connection: {_text(project.extra_params.to_json())}.")
-    for remark in _remarks(project):
-        typer.echo(remark)
-    typer.echo(_WHEN)
 
 
 def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, Any]:

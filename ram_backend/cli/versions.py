@@ -2,207 +2,167 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import open_migrated
+from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
+from ram_backend.cli.output import AsJson, out, print_facts, print_json
 from ram_backend.errors import VersionDamaged, VersionRefused
-from ram_backend.projects.keys import ProjectKey, select
-from ram_backend.projects.table import ProjectTable
-from ram_backend.settings import Settings, load_settings
-from ram_backend.versions.diff import Compared, compare
-from ram_backend.versions.directory import BASE, open_version, version_path
+from ram_backend.versions.diff import NUMBERS, TagChange, compare
+from ram_backend.versions.directory import BASE, Version, open_version, version_path
 from ram_backend.versions.records import Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, rollback, pin, unpin.", no_args_is_help=True)
 
-_out = Console(highlight=False, soft_wrap=True)
-
-Id = Annotated[str, typer.Argument(metavar="PROJECT", help="Number of the project in Label Studio.")]
 Name = Annotated[str, typer.Argument(help='Such as v0003, or "base" for the bundle without any version.')]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
-
-AfterChange = Callable[[Settings, ProjectKey, str], str | None]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A project, and its versions."""
-
-    settings: Settings
-    key: ProjectKey
-    table: VersionTable
-
-    def marks(self, name: str, served: Served) -> str:
-        """What a list says beside a version's name."""
-        if served.name != name:
-            return ""
-        return "served, pinned" if served.pinned else "served"
-
-
-def ask_for_refresh(settings: Settings, key: ProjectKey, reason: str) -> str | None:
-    """Asks the jobs for fresh predictions of a project's unlabelled tasks; says so in a sentence, None: it can't."""
-    from ram_backend.jobs.service import JobService
-
-    job = JobService(settings, open_database(settings)).queue.request(key, "refresh", reason).job
-    return f"A worker brings Label Studio's predictions up to date (job {job.id})."
-
-
-after_change: AfterChange = ask_for_refresh
-"""Called when what is served has changed: with the settings, the project, and why."""
 
 
 @app.command("list")
-def list_(project: Id, as_json: AsJson = False) -> None:
+def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """List a project's versions, oldest first, with the gate's verdict on each; rejected ones, too."""
-    place = _open(project)
-    served, records = place.table.served(place.key), place.table.list(place.key)
+    opened, table = _open(project)
+    served, records = table.served(opened.key), table.list(opened.key)
     if as_json:
-        facts = {"served": served.name, "pinned": served.pinned, "versions": [_facts(each, served) for each in records]}
-        typer.echo(json.dumps({"project": str(place.key), **facts}, ensure_ascii=False))
+        versions = [_facts(each, served) for each in records]
+        pinned = served.pinned
+        print_json({"project": str(opened.key), "served": served.name, "pinned": pinned, "versions": versions})
         return
     if not records:
-        typer.echo(f"Project {place.key} has no version yet: the bundle's base is served{_pinned(served)}.")
+        pinned_too = ", and pinned" if served.pinned else ""
+        typer.echo(f"Project {opened.key} has no version yet: the bundle's base is served{pinned_too}.")
         return
-    table = Table("version", "state", "made", "recipe", "mAP", "corrections", "", box=None, pad_edge=False)
-    table.add_row(BASE, "", "", "", "", "", place.marks(BASE, served))
+    mark = "served, pinned" if served.pinned else "served"
+    rows = Table("version", "state", "made", "recipe", "mAP", "corrections", "", box=None, pad_edge=False)
+    rows.add_row(BASE, "", "", "", "", "", mark if served.name == BASE else "")
     for each in records:
-        when = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        lineage = each.lineage
-        recipe, count = ("?", "?") if lineage is None else (lineage.recipe, str(lineage.corrections.count))
-        table.add_row(each.name, each.state, when, recipe, _map(each), count, place.marks(each.name, served))
-    _out.print(table)
+        recipe, precision, count = "?", "", "?"
+        if each.lineage is not None:
+            before, after = (m.get("mAP") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
+            recipe, count = each.lineage.recipe, str(each.lineage.corrections.count)
+            precision = "" if before is None or after is None else f"{before:.3f} to {after:.3f}"
+        made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        rows.add_row(each.name, each.state, made, recipe, precision, count, mark if served.name == each.name else "")
+    out.print(rows)
     for each in records:
-        _out.print(Text(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}"))
+        out.print(Text(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}"))
 
 
 @app.command()
 def show(
-    project: Id,
+    project: ProjectArgument,
     version: Annotated[str, typer.Argument(help="Such as v0003; `bundles show` shows the bundle itself.")],
     as_json: AsJson = False,
 ) -> None:
     """Show where a version comes from, what the gate said, and whether its files are whole."""
-    place = _open(project)
-    record, served = place.table.get(place.key, version), place.table.served(place.key)
-    facts = {**_facts(record, served), "files": _files(place, record)}
+    opened, table = _open(project)
+    record = table.get(opened.key, version)
+    if record.removed:
+        files = "removed, as newer versions came"
+    else:
+        try:
+            _read(opened, record)
+            files = "whole"
+        except VersionDamaged as error:
+            files = str(error)
+    facts = {**_facts(record, table.served(opened.key)), "files": files}
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False))
-        return
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in _flat(facts):
-        table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
-    _out.print(table)
+        print_json(facts)
+    else:
+        print_facts(dict(_flat(facts)))
 
 
 @app.command()
 def diff(
-    project: Id,
+    project: ProjectArgument,
     before: Name,
     after: Name,
-    top: Annotated[int, typer.Option(min=1, help="So many tags, those that changed most.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="At most this many tags, those that changed most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: the tags that changed most, the figures of the gate, the corrections between them."""
-    place = _open(project)
-    compared = compare(*[_opened(place, name) for name in (before, after)])
+    opened, table = _open(project)
+    names = (before, after)
+    sides = [None if name == BASE else _read(opened, table.get(opened.key, name)) for name in names]
+    counts = [0 if side is None else side.lineage.corrections.count for side in sides]
+    changes = compare(*sides)
     if as_json:
-        typer.echo(json.dumps(compared.to_json(top), ensure_ascii=False))
+        metrics = [{} if side is None else dict(side.lineage.metrics_after) for side in sides]
+        facts = {"before": before, "after": after, "corrections_between": counts[1] - counts[0]}
+        tags = {"tags_that_differ": len(changes), "tags": [asdict(each) for each in changes[:top]]}
+        print_json({**facts, "metrics": dict(zip(names, metrics, strict=True)), **tags})
         return
-    _print_diff(compared, before, after, top)
+    for name, side in zip(names, sides, strict=True):
+        typer.echo(f"{name}: {_training_of(side)}")
+    typer.echo(f"{counts[1] - counts[0]:+d} corrections from {before} to {after}")
+    if not changes:
+        typer.echo("No tag differs.")
+        return
+    rows = Table("tag", "threshold", "base scale", "bias", "weights moved", box=None, pad_edge=False)
+    for each in changes[:top]:
+        rows.add_row(Text(each.tag), *_numbers(each), f"{each.weights_moved:.3g}")
+    out.print(rows)
+    more = f"and {len(changes) - top} more; --top shows them. " if len(changes) > top else ""
+    typer.echo(f"{more}Each column: {before}, then {after}.")
 
 
 @app.command()
 def rollback(
-    project: Id,
+    project: ProjectArgument,
     version: Annotated[
         str | None, typer.Argument(help='Such as v0003, or "base"; default: the parent of what is served.')
     ] = None,
 ) -> None:
     """Serve an earlier version, or the bundle's base, from now on; nothing replaces it until `unpin`."""
-    place = _open(project)
-    name = version or _parent(place)
+    opened, table = _open(project)
+    key, before = opened.key, table.served(opened.key)
+    name = version
+    if name is None:
+        if before.version is None:
+            raise VersionRefused(f"Project {key} is served the bundle's base, and there is nothing before it.")
+        lineage = table.get(key, before.version).lineage
+        name = (lineage.parent if lineage is not None else None) or BASE
     if name != BASE:
-        _verify(place, name)
-    before = place.table.served(place.key)
-    served = place.table.roll_back(place.key, None if name == BASE else name)
-    typer.echo(f"Project {place.key} is served {served.name} instead of {before.name}, and pinned to it.")
-    _tell(place, f"rolled back from {before.name} to {served.name}", changed=served.version != before.version)
+        record = table.get(key, name)
+        if not record.removed and record.outcome == "accept":  # else the table refuses it, and says why
+            _read(opened, record)
+            if record.quarantined is not None:
+                table.quarantine(key, name, None)
+    served = table.roll_back(key, None if name == BASE else name)
+    typer.echo(f"Project {key} is served {served.name} instead of {before.name}, and pinned to it.")
+    if served.version != before.version:
+        job = opened.jobs.queue.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
+        typer.echo(f"A worker brings Label Studio's predictions up to date (job {job.id}).")
 
 
 @app.command()
-def pin(project: Id) -> None:
+def pin(project: ProjectArgument) -> None:
     """Keep what is served now: nothing is learned or served anew until `unpin`."""
-    place = _open(project)
-    typer.echo(f"Project {place.key} is pinned to {place.table.pin(place.key).name}.")
-    _tell(place, "pinned", changed=False)
+    opened, table = _open(project)
+    typer.echo(f"Project {opened.key} is pinned to {table.pin(opened.key).name}.")
 
 
 @app.command()
-def unpin(project: Id) -> None:
+def unpin(project: ProjectArgument) -> None:
     """Let new versions be served again; what is served stays until one is accepted."""
-    place = _open(project)
-    typer.echo(f"Project {place.key} is not pinned any more; it is served {place.table.unpin(place.key).name}.")
-    _tell(place, "unpinned", changed=False)
+    opened, table = _open(project)
+    typer.echo(f"Project {opened.key} is not pinned any more; it is served {table.unpin(opened.key).name}.")
 
 
-def _open(project: str) -> _Place:
-    settings = load_settings()
-    database = open_migrated(settings)
-    keys = [each.key for each in ProjectTable(database).changes().projects]
-    return _Place(settings, select(keys, project), VersionTable(database))
+def _open(project: str) -> tuple[OpenProject, VersionTable]:
+    opened = open_project(project)
+    return opened, VersionTable(opened.database)
 
 
-def _tell(place: _Place, reason: str, *, changed: bool) -> None:
-    if changed and (said := after_change(place.settings, place.key, reason)):
-        typer.echo(said)
-
-
-def _parent(place: _Place) -> str:
-    served = place.table.served(place.key)
-    if served.version is None:
-        raise VersionRefused(f"Project {place.key} is served the bundle's base, and there is nothing before it.")
-    lineage = place.table.get(place.key, served.version).lineage
-    return (lineage.parent if lineage is not None else None) or BASE
-
-
-def _verify(place: _Place, name: str) -> None:
-    """Refuses a version whose files are not whole; lifts a quarantine where they are again."""
-    record = place.table.get(place.key, name)
-    if record.removed or record.outcome != "accept":
-        return  # the table says so, and why
-    path = version_path(place.settings.versions_dir, place.key, name)
-    open_version(path, None, key=place.key, digest=record.digest)
-    if record.quarantined is not None:
-        place.table.quarantine(place.key, name, None)
-
-
-def _opened(place: _Place, name: str) -> Any:
-    if name == BASE:
-        return None
-    record = place.table.get(place.key, name)
-    path = version_path(place.settings.versions_dir, place.key, name)
-    return open_version(path, None, key=place.key, digest=record.digest)
-
-
-def _files(place: _Place, record: VersionRecord) -> str:
-    if record.removed:
-        return "removed, as newer versions came"
-    try:
-        path = version_path(place.settings.versions_dir, place.key, record.name)
-        open_version(path, None, key=place.key, digest=record.digest)
-    except VersionDamaged as error:
-        return str(error)
-    return "whole"
+def _read(opened: OpenProject, record: VersionRecord) -> Version:
+    """Reads a version, and raises VersionDamaged if its files are not whole."""
+    path = version_path(opened.settings.versions_dir, opened.key, record.name)
+    return open_version(path, None, key=opened.key, digest=record.digest)
 
 
 def _facts(record: VersionRecord, served: Served) -> dict[str, Any]:
@@ -219,44 +179,29 @@ def _facts(record: VersionRecord, served: Served) -> dict[str, Any]:
     }
 
 
-def _flat(facts: Any, above: str = "") -> Sequence[tuple[str, str]]:
-    """Nested facts as lines, "lineage.seed" and the like; what says nothing is left out."""
-    lines: list[tuple[str, str]] = []
+def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested facts as lines, "lineage.seed" and the like, without empty ones."""
     for name, value in facts.items():
-        path = f"{above}{name}"
         if isinstance(value, dict):
-            lines.extend(_flat(value, f"{path}."))
+            yield from _flat(value, f"{prefix}{name}.")
         elif value not in (None, "", [], ()):
-            lines.append((path, f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return lines
+            yield f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _map(record: VersionRecord) -> str:
-    """The mAP of the parent and of the version, on the gate's images."""
-    if record.lineage is None:
-        return ""
-    before, after = record.lineage.metrics_before.get("mAP"), record.lineage.metrics_after.get("mAP")
-    return "" if before is None or after is None else f"{before:.3f} to {after:.3f}"
+def _training_of(version: Version | None) -> str:
+    if version is None:
+        return "the bundle without any version"
+    lineage, used = version.lineage, version.lineage.corrections
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics_after.items()) or "no figures"
+    return (
+        f"recipe {lineage.recipe}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
+        f" {used.withdrawn} withdrawn), {figures}"
+    )
 
 
-def _pinned(served: Served) -> str:
-    return ", and pinned" if served.pinned else ""
-
-
-def _print_diff(compared: Compared, before: str, after: str, top: int) -> None:
-    for line in compared.facts():
-        _out.print(Text(line))
-    if not compared.tags:
-        _out.print("No tag differs.")
-        return
-    table = Table("tag", "threshold", "base scale", "bias", "weights moved", box=None, pad_edge=False)
-    for tag in compared.tags[:top]:
-        table.add_row(
-            Text(tag.name), *[tag.shown(name) for name in ("threshold", "base_scale", "bias")], tag.moved_text
+def _numbers(change: TagChange) -> Iterator[str]:
+    for name in NUMBERS:
+        before, after = (
+            "bundle's" if each is None else f"{each:.3g}" for each in (change.before[name], change.after[name])
         )
-    _out.print(table)
-    left = len(compared.tags) - top
-    if left > 0:
-        _out.print(f"and {left} more; --top shows them. Each column: {before}, then {after}.")
-    else:
-        _out.print(f"Each column: {before}, then {after}.")
+        yield before if before == after else f"{before} to {after}"

@@ -2,146 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ram_backend.models.delta import Delta
-from ram_backend.versions.directory import BASE, Version
-from ram_backend.versions.lineage import Lineage
+from ram_backend.versions.directory import Version
 
-_NUMBERS = ("threshold", "base_scale", "bias")
-_PLAIN = {"threshold": None, "base_scale": 1.0, "bias": 0.0}
-"""A tag that a version leaves to the bundle; the threshold is the bundle's then."""
+NUMBERS = ("threshold", "base_scale", "bias")
+_Tag = tuple[Mapping[str, float | None], NDArray[np.float32]]
+_NONE = np.zeros(1, dtype=np.float32)
+_BASE: _Tag = ({"threshold": None, "base_scale": 1.0, "bias": 0.0}, _NONE)
 
 
 @dataclass(frozen=True)
-class ChangedTag:
+class TagChange:
     """One tag that differs.
 
     Attributes:
-        name: the tag.
-        before, after: its threshold, base_scale and bias; a threshold of None is the bundle's own.
-        moved: length of the difference of its weights.
+        tag: the tag.
+        before, after: its threshold, base_scale and bias; a threshold of None is the bundle's.
+        weights_moved: Euclidean length of the difference of its weights.
     """
 
-    name: str
-    before: dict[str, float | None]
-    after: dict[str, float | None]
-    moved: float
+    tag: str
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    weights_moved: float
 
     @property
     def size(self) -> float:
-        """How much it changed, all in all: for sorting."""
-        numbers = sum(
-            abs((self.after[name] or 0.0) - (self.before[name] or 0.0)) for name in _NUMBERS if name != "threshold"
-        )
-        thresholds = (self.before["threshold"], self.after["threshold"])
-        known = [each for each in thresholds if each is not None]
-        return self.moved + numbers + (abs(known[0] - known[-1]) if len(known) == 2 else 0.0)
-
-    @property
-    def moved_text(self) -> str:
-        """`moved`, for people."""
-        return f"{self.moved:.3g}"
-
-    def shown(self, name: str) -> str:
-        """One number before and after, for people."""
-        before, after = (
-            ("bundle's" if each is None else f"{each:.3g}") for each in (self.before[name], self.after[name])
-        )
-        return before if before == after else f"{before} to {after}"
+        """Sum of all changes, for sorting."""
+        pairs = [(self.before[name], self.after[name]) for name in NUMBERS]
+        return self.weights_moved + sum(abs(b - a) for a, b in pairs if a is not None and b is not None)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Two versions side by side; None is the bundle's base.
+def compare(before: Version | None, after: Version | None) -> list[TagChange]:
+    """The tags that differ between two versions of one project, the most changed one first.
 
-    Attributes:
-        before, after: their names.
-        lineages: of both.
-        tags: those that differ, the most changed one first.
+    Args:
+        before: a version; None: the bundle's base.
+        after: likewise.
     """
-
-    before: str
-    after: str
-    lineages: tuple[Lineage | None, Lineage | None]
-    tags: Sequence[ChangedTag]
-
-    def facts(self) -> Sequence[str]:
-        """What else there is to say, a line each."""
-        lines: list[str] = []
-        for name, lineage in zip((self.before, self.after), self.lineages, strict=True):
-            if lineage is None:
-                lines.append(f"{name}: the bundle without any version")
-                continue
-            used = lineage.corrections
-            figures = ", ".join(f"{key} {value:.4g}" for key, value in lineage.metrics_after.items()) or "no figures"
-            lines.append(
-                f"{name}: recipe {lineage.recipe}, {used.count} corrections (up to event {used.last_event},"
-                f" {used.added} of them new, {used.withdrawn} withdrawn), {figures}"
-            )
-        lines.append(f"{self.corrections_between:+d} corrections from {self.before} to {self.after}")
-        return lines
-
-    @property
-    def corrections_between(self) -> int:
-        """Corrections of the second beyond those of the first; negative where it has fewer."""
-        counts = [0 if lineage is None else lineage.corrections.count for lineage in self.lineages]
-        return counts[1] - counts[0]
-
-    def to_json(self, top: int) -> dict[str, Any]:
-        """As an object of JSON, with the `top` tags that changed most."""
-        return {
-            "before": self.before,
-            "after": self.after,
-            "corrections_between": self.corrections_between,
-            "metrics": {
-                name: {} if lineage is None else dict(lineage.metrics_after)
-                for name, lineage in zip((self.before, self.after), self.lineages, strict=True)
-            },
-            "tags_that_differ": len(self.tags),
-            "tags": [
-                {"tag": each.name, "before": each.before, "after": each.after, "weights_moved": each.moved}
-                for each in self.tags[:top]
-            ],
-        }
+    old, new = _tags_of(before), _tags_of(after)
+    found = []
+    for tag in {**old, **new}:
+        (numbers, weights), (new_numbers, new_weights) = old.get(tag, _BASE), new.get(tag, _BASE)
+        fits = weights.shape == new_weights.shape or 1 in weights.shape + new_weights.shape
+        moved = float(np.linalg.norm(new_weights - weights if fits else new_weights))
+        if moved or numbers != new_numbers:
+            found.append(TagChange(tag, numbers, new_numbers, moved))
+    return sorted(found, key=lambda each: -each.size)
 
 
-def compare(before: Version | None, after: Version | None) -> Compared:
-    """Compares two versions of one project; None is the bundle's base."""
-    sides = (before, after)
-    rows = [{} if side is None else {tag: row for row, tag in enumerate(side.delta.tags)} for side in sides]
-    width = next((side.delta.width for side in sides if side is not None), 0)
-    changed: list[ChangedTag] = []
-    for tag in dict.fromkeys([*rows[0], *rows[1]]):
-        numbers = [_numbers(side, row.get(tag)) for side, row in zip(sides, rows, strict=True)]
-        weights = [_weights(side, row.get(tag), width) for side, row in zip(sides, rows, strict=True)]
-        fits = weights[0].shape == weights[1].shape
-        moved = float(np.linalg.norm(weights[1] - weights[0])) if fits else float(np.linalg.norm(weights[1]))
-        if moved or numbers[0] != numbers[1]:
-            changed.append(ChangedTag(tag, numbers[0], numbers[1], moved))
-    changed.sort(key=lambda each: -each.size)
-    return Compared(_name(before), _name(after), (_lineage(before), _lineage(after)), changed)
-
-
-def _name(side: Version | None) -> str:
-    return BASE if side is None else side.name
-
-
-def _lineage(side: Version | None) -> Lineage | None:
-    return None if side is None else side.lineage
-
-
-def _numbers(side: Version | None, row: int | None) -> dict[str, float | None]:
-    if side is None or row is None:
-        return dict(_PLAIN)
-    delta: Delta = side.delta
-    values = (delta.thresholds[row], delta.base_scale[row], delta.bias[row])
-    return {name: round(float(value), 6) for name, value in zip(_NUMBERS, values, strict=True)}
-
-
-def _weights(side: Version | None, row: int | None, width: int) -> Any:
-    return np.zeros(width, dtype=np.float32) if side is None or row is None else side.delta.weight[row]
+def _tags_of(version: Version | None) -> dict[str, _Tag]:
+    if version is None:
+        return {}
+    delta = version.delta
+    values = zip(delta.thresholds, delta.base_scale, delta.bias, strict=True)
+    numbers = [{name: round(float(v), 6) for name, v in zip(NUMBERS, row, strict=True)} for row in values]
+    return dict(zip(delta.tags, zip(numbers, delta.weight, strict=True), strict=True))

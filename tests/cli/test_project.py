@@ -159,7 +159,7 @@ def test_an_ambiguous_project_names_the_candidates_and_changes_none(table: Proje
         (["set", "7", "--per-tag", "cat"], InputError, "NAME=NUMBER"),
         (["set", "7", "--per-tag", "cat=nan"], InputError, "NAME=NUMBER"),
         (["set", "7", "--top-k", "0"], ProjectOptionsError, "top_k=0"),
-        (["set", "7", "--tags", " , "], ProjectOptionsError, "tags="),
+        (["set", "7", "--tags", " , "], InputError, "No tags in --tags"),
         (["set", "7", "--tags", "a", "--tags-file", "b"], InputError, "use one"),
         (["set", "7", "--tags-file", "missing.txt"], InputError, "missing.txt can't be read"),
         (["set", "8", "--threshold", "0.5"], ProjectNotFound, "no project 8 .*7.70@"),

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 from versions.making import REJECT, lineage, write
 
-from ram_backend.cli import versions as command
 from ram_backend.cli.versions import app
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -30,26 +30,22 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-@pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ProjectKey, str]]:
-    """What was asked of the jobs."""
-    asked: list[tuple[ProjectKey, str]] = []
+def connect(settings: Settings) -> None:
+    setup = Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None)
+    ProjectTable(open_migrated(settings)).apply(setup)
 
-    def note(settings: Settings, key: ProjectKey, reason: str) -> str:
-        asked.append((key, reason))
-        return "A worker is on it."
 
-    monkeypatch.setattr(command, "after_change", note)
-    return asked
+def requested() -> list[tuple[ProjectKey, str]]:
+    """The jobs that were asked for: what each refreshes, and why."""
+    queue = JobQueue(open_migrated(load_settings()))
+    return [(job.key, job.reason) for job in queue.jobs(kind="refresh")]
 
 
 @pytest.fixture
 def table() -> VersionTable:
     """Project 7 with two accepted versions, the second one served, and a rejected one."""
     settings = load_settings()
-    ProjectTable(open_migrated(settings)).apply(
-        Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None)
-    )
+    connect(settings)
     table = VersionTable(open_migrated(settings))
     for bias, parent, verdict in ((0.0, None, None), (1.0, "v0001", None), (2.0, "v0002", REJECT)):
         more = {} if verdict is None else {"verdict": verdict}
@@ -60,9 +56,7 @@ def table() -> VersionTable:
 
 
 def test_a_project_without_versions() -> None:
-    ProjectTable(open_migrated(load_settings())).apply(
-        Setup.read(KEY, label_config="<View/>", access_token=None, extra_params=None)
-    )
+    connect(load_settings())
     assert "no version yet" in run("list", 7)
     assert json.loads(run("list", 7, "--json"))["versions"] == []
 
@@ -136,11 +130,11 @@ def test_diff_puts_first_what_changed_most(table: VersionTable) -> None:
     assert (tags[1]["before"]["threshold"], tags[1]["after"]["threshold"]) == (0.5, 0.7)
 
 
-def test_rollback(table: VersionTable, told: list[tuple[ProjectKey, str]]) -> None:
+def test_rollback(table: VersionTable) -> None:
     said = run("rollback", 7)
     assert "is served v0001 instead of v0002, and pinned" in said
-    assert "A worker is on it." in said
-    assert told == [(KEY, "rolled back from v0002 to v0001")]
+    assert "A worker brings Label Studio's predictions up to date (job " in said
+    assert requested() == [(KEY, "rolled back from v0002 to v0001")]
     now = table.served(KEY)
     assert (now.version, now.pinned) == ("v0001", True)
     assert "served, pinned" in run("list", 7)
@@ -150,13 +144,12 @@ def test_rollback(table: VersionTable, told: list[tuple[ProjectKey, str]]) -> No
         run("rollback", 7)
     run("rollback", 7, "v0002")
     assert table.served(KEY).version == "v0002"
-    assert len(told) == 3
 
 
-def test_rollback_to_what_is_served_only_pins(table: VersionTable, told: list[tuple[ProjectKey, str]]) -> None:
+def test_rollback_to_what_is_served_only_pins(table: VersionTable) -> None:
     run("rollback", 7, "v0002")
     assert table.served(KEY).pinned
-    assert told == []
+    assert requested() == []
 
 
 def test_rollback_to_what_may_not_be_served(table: VersionTable) -> None:
