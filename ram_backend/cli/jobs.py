@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,9 +18,8 @@ from ram_backend.errors import InputError, NotAvailable
 from ram_backend.settings import load_settings
 
 if TYPE_CHECKING:
-    from ram_backend.jobs.job import Job, JobResult, Which
+    from ram_backend.jobs.job import Job, Which
     from ram_backend.jobs.queue import JobQueue
-    from ram_backend.worker.context import JobContext
 
 LOOK_S = 0.5
 NEWS_S = 5.0
@@ -133,23 +134,14 @@ def _which(everything: bool, unlabelled: bool, retry_failed: bool) -> tuple[Whic
 def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     """Does a job in this process, or follows the worker that has it."""
     from ram_backend.worker.prelabel import prelabel as work
-    from ram_backend.worker.run_job import carry_out
+    from ram_backend.worker.run_job import carry_out, worker_name
 
     queue = opened.jobs.queue
-    here = False
-
-    def run(context: JobContext) -> JobResult | None:
-        nonlocal here
-        here = True
-        try:
-            return work(context, gives_way=False, told=progress.update)
-        except KeyboardInterrupt:
-            context.queue.fail(context.job, "Stopped by hand. What is done stays; asking again goes on.", retry=False)
-            raise
+    run = partial(work, gives_way=False)
 
     def step(job: Job) -> None:
         if job.state == "requested":
-            carry_out(opened.settings, opened.database, job_id, {"prelabel": run})
+            carry_out(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=progress.update)
             job = queue.get(job_id) or job
         else:
             queue.expire()
@@ -166,7 +158,8 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     seconds, tasks = result.get("seconds"), int(result.get("tasks", 0))
     took = sum(seconds.values()) if isinstance(seconds, dict) else 0.0
     if tasks and took:
-        typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{'' if here else ', by a worker'}.")
+        by = "" if job.worker == worker_name(os.getpid()) else ", by a worker"
+        typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{by}.")
 
 
 class _Progress:

@@ -18,6 +18,9 @@ State = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
+QUEUES: dict[Kind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prelabel": "ram-prelabel"}
+"""Names of the RQ queues; a worker looks into the first one first."""
+
 OPEN: tuple[State, ...] = ("requested", "running")
 WHICH: tuple[Which, ...] = get_args(Which)
 

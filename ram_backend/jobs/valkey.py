@@ -17,17 +17,24 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from ram_backend.errors import ValkeyUnavailable
-from ram_backend.jobs.dispatch import connect
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from ram_backend.errors import SettingsError, ValkeyUnavailable
 from ram_backend.settings import Settings
 
 START_S = 10.0
-"""How long our own may take to answer or to end, and how long one process waits for another that starts or stops it."""
+"""How long our own may take to answer or to end."""
+
+ANSWER_S = 2.0
+"""A server that doesn't answer within that time counts as away."""
 
 _OPTIONS = (
     *("--port", "0", "--unixsocketperm", "700", "--save", "", "--appendonly", "no"),
@@ -58,11 +65,10 @@ class Valkey:
             ValkeyUnavailable: our own can't be started; says why.
         """
         if not self._external:
-            with self._alone(), ExitStack() as undo:
-                self._held = undo.enter_context((self._folder / "users.lock").open("ab"))
-                fcntl.flock(self._held, fcntl.LOCK_SH)
+            with self._alone():
                 self._start()
-                undo.pop_all()
+                self._held = (self._folder / "users.lock").open("ab")
+                fcntl.flock(self._held, fcntl.LOCK_SH)
         return self
 
     def __exit__(
@@ -90,14 +96,7 @@ class Valkey:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "starting.lock").open("ab") as file:
-                deadline = time.monotonic() + 2 * START_S
-                while not _locked(file):
-                    if time.monotonic() > deadline:
-                        raise ValkeyUnavailable(
-                            f"Another process has been starting or stopping the queue in {self._folder} for"
-                            f" {2 * START_S:.0f} s: look at it, or set RAM_REDIS_URL."
-                        )
-                    time.sleep(0.02)
+                fcntl.flock(file, fcntl.LOCK_EX)
                 yield
         except OSError as error:
             raise ValkeyUnavailable(
@@ -148,8 +147,6 @@ class Valkey:
 
     def _stop(self) -> None:
         """Ends the server, and waits until it has ended."""
-        from redis.exceptions import RedisError
-
         with suppress(RedisError, OSError), connect(self.url) as connection:
             connection.shutdown(nosave=True)
         deadline = time.monotonic() + START_S
@@ -163,6 +160,23 @@ class Valkey:
             self._socket.parent.rmdir()
 
 
+def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
+    """A connection that fails at once where nobody answers.
+
+    Args:
+        url: of Redis or Valkey.
+        answer_s: how long an answer may take; None: for ever, as a worker needs it that waits for jobs.
+
+    Raises:
+        SettingsError: the URL can't be used.
+    """
+    try:
+        once = Retry(NoBackoff(), 0)
+        return Redis.from_url(url, socket_timeout=answer_s, socket_connect_timeout=ANSWER_S, retry=once)
+    except ValueError:
+        raise SettingsError("RAM_REDIS_URL is no address: use redis://HOST:PORT/0, rediss:// or unix://FILE.") from None
+
+
 def running_url(settings: Settings) -> str | None:
     """Address of the queue, if it is an external one or our own runs now; starts nothing."""
     if settings.redis_url is not None:
@@ -173,8 +187,6 @@ def running_url(settings: Settings) -> str | None:
 
 def answers(url: str) -> bool:
     """Whether a server answers there now."""
-    from redis.exceptions import RedisError
-
     try:
         with connect(url) as connection:
             return bool(connection.ping())

@@ -23,9 +23,9 @@ from rq.serializers import JSONSerializer
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.jobs.dispatch import QUEUES, connect
+from ram_backend.jobs.job import QUEUES
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.jobs.valkey import Valkey
+from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.maintenance import Maintenance

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import open_place
 from ram_backend.worker.push import Asked, Pushed, Pusher, first_backend
+from ram_backend.worker.run_job import JobContext
 
 SLICE_S = 60.0
 """So long a worker asks for predictions before it lets another job go first that waits for one."""
@@ -31,18 +31,12 @@ NAMED = 10
 _VERSION = re.compile(r"-(v\d{4,9})-[0-9a-f]{12}$")
 
 
-def prelabel(
-    context: JobContext,
-    *,
-    gives_way: bool = True,
-    told: Callable[[str, int, int], None] = lambda stage, step, steps: None,
-) -> JobResult | None:
+def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None:
     """Does a pre-labelling or a refresh.
 
     Args:
         context: of the job.
         gives_way: let other jobs go first that wait for a worker.
-        told: is told, too, what is being done.
 
     Returns:
         What came of it; None: it lets others go first, and will be gone on with.
@@ -54,7 +48,7 @@ def prelabel(
     """
     is_refresh = context.job.kind == "refresh"
     try:
-        return _push(context, is_refresh, gives_way, told)
+        return _push(context, is_refresh, gives_way)
     except (LabelStudioUnauthorized, LabelStudioRefused) as error:
         if is_refresh:
             return _unchanged(str(error))
@@ -63,21 +57,15 @@ def prelabel(
         raise
 
 
-def _push(
-    context: JobContext, is_refresh: bool, gives_way: bool, told: Callable[[str, int, int], None]
-) -> JobResult | None:
+def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult | None:
     settings, began = context.settings, time.monotonic()
-
-    def progress(stage: str, step: int, steps: int) -> None:
-        context.heartbeat(stage, step, steps)
-        told(stage, step, steps)
 
     def note(version: str, portion: Sequence[int], progressed: bool) -> None:
         kept = {"version": version, "portion": list(portion)}
-        context.queue.checkpoint(context.job, kept, progressed=progressed)
+        context.service.queue.checkpoint(context.job, kept, progressed=progressed)
 
     def may_go_on() -> bool:
-        return not gives_way or time.monotonic() - began < SLICE_S or not context.queue.due(OVERDUE_S)
+        return not gives_way or time.monotonic() - began < SLICE_S or not context.service.queue.due(OVERDUE_S)
 
     place = open_place(settings, context.database, context.key)
     if place.label_studio is None:
@@ -88,17 +76,17 @@ def _push(
     api = ProjectApi(place.label_studio, context.key.id)
     options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
     if is_refresh and not _is_swapped(context, api):
+        served = context.service.versions.served(context.key).name
         return _unchanged(
-            f"Label Studio knows no backend of the project that serves {context.versions.served(context.key).name}; see"
-            " /ready of the server."
+            f"Label Studio knows no backend of the project that serves {served}; see /ready of the server."
         )
     limit = settings.refresh_tasks if is_refresh else None
     size = settings.refresh_portion
-    pusher = Pusher(api, options, size, progress=progress, note=note, may_go_on=may_go_on, limit=limit)
+    pusher = Pusher(api, options, size, progress=context.heartbeat, note=note, may_go_on=may_go_on, limit=limit)
     if not pusher.run(_asked_before(context)):
-        context.queue.release(context.job, "Another job goes first; this one goes on then.")
+        context.service.queue.release(context.job, "Another job goes first; this one goes on then.")
         return None
-    progress("tell Label Studio", 0, 0)
+    context.heartbeat("tell Label Studio")
     done = pusher.result
     shown, order = _show(api, done.version, settings.basic_auth())
     return JobResult(f"{_message(done)} {shown}", {**_figures(done), "order": order})
@@ -106,7 +94,7 @@ def _push(
 
 def _is_swapped(context: JobContext, api: ProjectApi) -> bool:
     """Waits until Label Studio knows the project's backend to serve what the database says; False: not in time."""
-    version, began = context.versions.served(context.key).version, time.monotonic()
+    version, began = context.service.versions.served(context.key).version, time.monotonic()
     while (waited := time.monotonic() - began) < SWAP_S:
         context.heartbeat("wait for the swap", int(waited), int(SWAP_S))
         backend = first_backend(api)
@@ -120,7 +108,11 @@ def _is_swapped(context: JobContext, api: ProjectApi) -> bool:
 
 def _asked_before(context: JobContext) -> Asked | None:
     """The last portion that Label Studio was asked for, by whichever job of the project."""
-    jobs = [job for kind in ("prelabel", "refresh") for job in context.queue.jobs(context.key, kind=kind, limit=LATEST)]
+    jobs = [
+        job
+        for kind in ("prelabel", "refresh")
+        for job in context.service.queue.jobs(context.key, kind=kind, limit=LATEST)
+    ]
     kept = max((job.kept for job in jobs if job.kept), key=lambda kept: str(kept["at"]), default=None)
     if kept is None or context.job.started_at is None:
         return None

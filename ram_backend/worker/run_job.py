@@ -6,16 +6,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from importlib import import_module
+from dataclasses import dataclass, replace
+from pkgutil import resolve_name
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import InputError, JobLost, NotAvailable, RamError, SettingsError
-from ram_backend.jobs.job import Kind
+from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.service import JobService
 from ram_backend.logs import in_the_name_of
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.worker.context import JobContext, JobFunction
 from ram_backend.worker.heartbeat import Heartbeat
 
 FUNCTIONS: dict[Kind, str] = {
@@ -23,12 +23,40 @@ FUNCTIONS: dict[Kind, str] = {
     "refresh": "ram_backend.worker.prelabel:prelabel",
     "prelabel": "ram_backend.worker.prelabel:prelabel",
 }
-"""Per kind of job where the function is that does it: imported in the process that does one, by nobody else."""
+"""Per kind of job its function: imported in the process of a job, and nowhere else."""
 
 LOST = 70
 """Exit status of a process whose job has ended under it."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """The arguments of a job's function.
+
+    Attributes:
+        settings: of the worker.
+        database: migrated.
+        service: the queue, the ledger of corrections, the versions, and requests for further jobs.
+        job: as it was claimed; what is published is published under its fencing number.
+        heartbeat: called with stage, step and steps.
+    """
+
+    settings: Settings
+    database: Database
+    service: JobService
+    job: Job
+    heartbeat: Heartbeat
+
+    @property
+    def key(self) -> ProjectKey:
+        """The job's project."""
+        return self.job.key
+
+
+JobFunction = Callable[[JobContext], JobResult | None]
+"""Does a job, and returns its result; None: its row has that already."""
 
 
 def worker_name(pid: int) -> str:
@@ -53,6 +81,7 @@ def carry_out(
     functions: Mapping[Kind, JobFunction] | None = None,
     *,
     on_end: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> str:
     """Claims a job and does it, if it is still to be done.
 
@@ -60,12 +89,12 @@ def carry_out(
         settings: of the worker.
         database: migrated.
         job_id: which job.
-        functions: per kind what does it; None: `FUNCTIONS`.
-        on_end: ends this process; called from a thread where the lease is lost, or the time that the settings give a
-            job is up. None: nobody does, and the time is not limited.
+        functions: per kind of job; None: `FUNCTIONS`.
+        on_end: see `Heartbeat`.
+        on_progress: see `Heartbeat`.
 
     Returns:
-        What came of it, in one line for the log. Errors of the job are noted in its row, not raised.
+        The outcome, in one line for the log. Errors of the job are noted in its row, not raised.
 
     Raises:
         DatabaseUnavailable: the job can't be claimed, or its end can't be noted: its lease runs out.
@@ -76,8 +105,7 @@ def carry_out(
         _log.info("job %s is done, taken, or not due", job_id)
         return f"job {job_id} is done, taken, or not due"
     with in_the_name_of(job.request):
-        limit_s = None if on_end is None else settings.job_timeout_seconds
-        heartbeat = Heartbeat(service.queue, job, lease_s=settings.lease_seconds, limit_s=limit_s, on_end=on_end)
+        heartbeat = Heartbeat(settings, service.queue, job, on_end=on_end, on_progress=on_progress)
         context = JobContext(settings, database, service, job, heartbeat)
         try:
             message = f"job {job.id}: {_do(context, functions)}"
@@ -91,40 +119,32 @@ def carry_out(
 
 
 def _do(context: JobContext, functions: Mapping[Kind, JobFunction] | None) -> str:
-    """Does a claimed job; what came of it.
+    """Does a claimed job; returns the message of its end.
 
     Raises:
         JobLost: the lease is lost.
     """
-    job = context.job
+    job, queue = context.job, context.service.queue
     _log.info("%s of project %s begins: %s (job %s)", job.kind, job.key, job.reason, job.id)
+    retry = False
     try:
-        function = functions[job.kind] if functions is not None else _function(job.kind)
+        function: JobFunction = functions[job.kind] if functions is not None else resolve_name(FUNCTIONS[job.kind])
         with context.heartbeat:
             result = function(context)
         if result is not None:
-            seconds = {"seconds": context.heartbeat.seconds}
-            context.queue.finish(job, replace(result, result={**result.result, **seconds}))
-        ended = context.queue.get(job.id)
-        return ended.message if ended is not None else "gone"
+            queue.finish(job, replace(result, result={**result.result, "seconds": context.heartbeat.seconds}))
+        ended = queue.get(job.id)
+        return "gone" if ended is None else ended.message
     except JobLost:
         raise
-    except (InputError, SettingsError) as error:
-        return _fail(context, str(error), retry=False)
-    except NotAvailable as error:
-        return _fail(context, str(error), retry=True)
+    except (InputError, SettingsError, NotAvailable) as error:
+        message, retry = str(error), isinstance(error, NotAvailable)
+    except KeyboardInterrupt:
+        queue.fail(job, "Stopped by hand. What is done stays; asking again goes on.", retry=False)
+        raise
     except Exception as error:
         _log.exception("job %s failed", job.id)
         message = str(error) if isinstance(error, RamError) else f"{type(error).__name__}: {error}"[:500]
-        return _fail(context, f"It failed unexpectedly ({message}); the worker's log tells where.", retry=False)
-
-
-def _fail(context: JobContext, message: str, *, retry: bool) -> str:
-    again = context.queue.fail(context.job, message, retry=retry)
+        message = f"It failed unexpectedly ({message}); the worker's log tells where."
+    again = queue.fail(job, message, retry=retry)
     return f"{'waits for another attempt' if again else 'has failed'}: {message}"
-
-
-def _function(kind: Kind) -> JobFunction:
-    module, _, name = FUNCTIONS[kind].partition(":")
-    function: JobFunction = getattr(import_module(module), name)
-    return function

@@ -6,27 +6,28 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
 
 from ram_backend.backoff import backoff
 from ram_backend.settings import Settings
+from ram_backend.worker.loop import Loop
 
 PAUSES_S = (1.0, 60.0)
-"""How long a worker that has ended by itself stays away: at first, and at most."""
+"""Shortest and longest pause before a worker that has ended by itself is started again."""
 
 STEADY_S = 60.0
-"""A worker that has run for so long begins anew with the first pause."""
+"""A worker that has run for this time begins anew with the first pause."""
 
-PATIENCE_S = 3.0
-"""A job may take so long to end when the server stops; then the next worker begins it anew."""
+GRACE_S = 3.0
+"""Time for a job to end when the server stops; then the next worker begins it anew."""
 
 _log = logging.getLogger(__name__)
 
 
-class WorkerSupervisor:
+class WorkerSupervisor(Loop):
     """A worker process that is there while this is open; started again where it ends.
 
     Args:
@@ -34,49 +35,40 @@ class WorkerSupervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__("worker-supervisor", 0.2)
         self._environment = {**os.environ, **settings.environment()}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pauses = backoff(*PAUSES_S)
 
-    def __enter__(self) -> WorkerSupervisor:
-        self._process = self._start()  # in this thread, which lives as long as the process
-        self._thread.start()
-        return self
+    def __enter__(self) -> Self:
+        self._start()  # in this thread, which lives as long as the process
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Asks it to end, then to end at once, then ends it; a job that is cut short is begun anew by the next one."""
-        self._stop.set()
-        self._thread.join(10)
-        process = self._process
-        if process is not None:
-            for end in (process.terminate, process.terminate, process.kill):
-                end()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(PATIENCE_S)
-                    return
-
-    @property
-    def pid(self) -> int | None:
-        """Number of its process; None: there is none now."""
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"]
-        null = subprocess.DEVNULL
-        return subprocess.Popen(command, env=self._environment, stdin=null, stdout=null, start_new_session=True)
-
-    def _run(self) -> None:
-        pauses, began = backoff(*PAUSES_S), time.monotonic()
-        while not self._stop.wait(0.2):
-            if self._process is None or self._process.poll() is None:
-                continue
-            if time.monotonic() - began > STEADY_S:
-                pauses = backoff(*PAUSES_S)
-            _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
-            if self._stop.wait(next(pauses)):
+        super().__exit__(kind, error, traceback)
+        for end in (self._process.terminate, self._process.terminate, self._process.kill):
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
                 return
-            began, self._process = time.monotonic(), self._start()
+
+    def look(self) -> bool:
+        """Starts another worker where this one has ended."""
+        if self._process.poll() is None:
+            return True
+        if time.monotonic() - self._began > STEADY_S:
+            self._pauses = backoff(*PAUSES_S)
+        _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
+        if self._stop.wait(next(self._pauses)):
+            return False
+        self._start()
+        return True
+
+    def _start(self) -> None:
+        command, null = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"], subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdin=null, stdout=null, start_new_session=True
+        )
+        self._began = time.monotonic()

@@ -34,8 +34,8 @@ from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
 from ram_backend.versions.table import Incumbent, incumbent_of, prune
-from ram_backend.worker.context import JobContext
 from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
+from ram_backend.worker.run_job import JobContext
 from ram_backend.worker.token_loader import CorrectedImages, EncodedImages
 from ram_backend.worker.trainers import is_tuning_wanted, log_odds_of, off_target_scores_of, trainers_for
 from ram_backend.worker.training_data import Scorer, material_of
@@ -73,11 +73,11 @@ def train(context: JobContext) -> JobResult | None:
         InputError, SettingsError: it can't succeed as things are set.
         NotAvailable: something is missing that may be there later.
     """
-    settings, ledger, heartbeat = context.settings, context.ledger, context.heartbeat
+    settings, ledger, heartbeat = context.settings, context.service.ledger, context.heartbeat
     _sweep(context)
     place = open_place(settings, context.database, context.key)
     gathered = gather_corrections(settings, ledger, place, heartbeat)
-    context.queue.note_seen(context.job, gathered.last_event)
+    context.service.queue.note_seen(context.job, gathered.last_event)
     if not gathered.labels:
         return _without_version(gathered, Verdict("needs_data", NOTHING), "")
     heartbeat("load the model")
@@ -106,7 +106,7 @@ def _round(context: JobContext, gathered: Gathered, images: EncodedImages, score
         VersionConflict: something else was published meanwhile.
     """
     heartbeat, seed = context.heartbeat, int(gathered.fingerprint.hash[:8], 16)
-    incumbent = incumbent_of(context.versions, context.settings.versions_dir, context.key, scorer.bundle)
+    incumbent = incumbent_of(context.service.versions, context.settings.versions_dir, context.key, scorer.bundle)
     basis = _basis(context.settings, gathered, images, scorer, incumbent)
     earlier = _same_before(context, basis)
     if earlier is not None:
@@ -140,11 +140,11 @@ def _round(context: JobContext, gathered: Gathered, images: EncodedImages, score
 def _write(
     context: JobContext, gathered: Gathered, scorer: Scorer, this: Round, fitted: Candidate, verdict: Verdict
 ) -> StoredVersion:
-    key, versions = context.key, context.versions
+    key, versions = context.key, context.service.versions
     used = gathered.fingerprint
     parent = this.incumbent.version
     since = parent.lineage.corrections.seen if parent else 0
-    changes = context.ledger.changes_since(key, since, up_to=gathered.last_event)
+    changes = context.service.ledger.changes_since(key, since, up_to=gathered.last_event)
     figures = verdict.figures
     lineage = Lineage(
         parent=parent.name if parent else None,
@@ -184,7 +184,7 @@ def _settle(
     context: JobContext, gathered: Gathered, this: Round, stored: StoredVersion, verdict: Verdict, basis: str
 ) -> JobResult | None:
     """Records the version and ends the job, and has the version served where the gate accepted it: all or nothing."""
-    versions, job = context.versions, context.job
+    versions, job = context.service.versions, context.job
     served = replace(
         _outcome(gathered, f"{stored.name} is served. {verdict.reason}", verdict, basis, stored.name),
         refresh=f"{stored.name} is served",
@@ -217,7 +217,7 @@ def _settle(
 
 def _prune(context: JobContext) -> None:
     try:
-        prune(context.versions, context.settings.versions_dir, context.key, context.settings.keep_versions)
+        prune(context.service.versions, context.settings.versions_dir, context.key, context.settings.keep_versions)
     except RamError as error:  # the job is done: what is left over goes with the next one
         _log.warning("Old versions were not removed: %s", error)
 
@@ -228,7 +228,7 @@ def _sweep(context: JobContext) -> None:
     Only who holds the claim writes versions of a project, and directories that an orphan still writes are no loss.
     """
     key, folder = context.key, context.settings.versions_dir
-    known = {record.name for record in context.versions.list(key)}
+    known = {record.name for record in context.service.versions.list(key)}
     for path in (folder / folder_of(key)).glob("v*"):
         if path.name not in known:
             try:
@@ -280,7 +280,7 @@ def _same_before(context: JobContext, basis: str) -> Verdict | None:
 
     What was accepted is made again: it isn't served any more (damaged, rolled back), or never was (pinned meanwhile).
     """
-    for job in context.queue.jobs(context.key, kind="train", limit=10):
+    for job in context.service.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}
         if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
             verdict = Verdict.from_json(result["verdict"])

@@ -13,7 +13,7 @@ from ram_backend.jobs.job import JobResult
 from ram_backend.worker import main, run_job
 from ram_backend.worker import train as training_job
 from ram_backend.worker import training_data as scoring
-from ram_backend.worker.context import JobContext
+from ram_backend.worker.run_job import JobContext
 
 
 class QuickWorker(main.JobWorker):
@@ -29,7 +29,7 @@ def do_job() -> None:
 
 def sleep(context: JobContext) -> JobResult:
     """Works while there is a file `busy` in the data folder."""
-    last_event = context.ledger.last_event(context.key)
+    last_event = context.service.ledger.last_event(context.key)
     step = 0
     while (context.settings.data_dir / "busy").exists():
         context.heartbeat("sleep", step, step + 1)

@@ -13,8 +13,7 @@ from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.logs import asked_by, in_the_name_of
 from ram_backend.settings import Settings
-from ram_backend.worker.context import JobContext
-from ram_backend.worker.run_job import carry_out
+from ram_backend.worker.run_job import JobContext, carry_out
 
 Do = Callable[[Job], str]
 

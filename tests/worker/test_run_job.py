@@ -14,8 +14,7 @@ from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 from ram_backend.worker import heartbeat as heartbeat_module
-from ram_backend.worker.context import JobContext, JobFunction
-from ram_backend.worker.run_job import carry_out
+from ram_backend.worker.run_job import JobContext, JobFunction, carry_out
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +107,7 @@ def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
     settings: Settings, database: Database, queue: JobQueue
 ) -> None:
     def function(context: JobContext) -> JobResult:
-        seen = context.ledger.last_event(KEY)
+        seen = context.service.ledger.last_event(KEY)
         correct(database, 5, 6, 7)
         return JobResult("learned", {}, seen)
 
@@ -202,9 +201,9 @@ def test_whoever_ends_the_job_itself_goes_on(do: Do, end: str) -> None:
 
     def function(context: JobContext) -> JobResult | None:
         if end == "finish":
-            context.queue.finish(context.job, JobResult("published"))
+            context.service.queue.finish(context.job, JobResult("published"))
         else:
-            context.queue.release(context.job, "Others go first.")
+            context.service.queue.release(context.job, "Others go first.")
         threading.Event().wait(0.3)  # many heartbeats
         context.heartbeat("remove old versions")
         return None
@@ -217,7 +216,7 @@ def test_whoever_ends_the_job_itself_goes_on(do: Do, end: str) -> None:
 def test_a_press_while_it_runs_leads_to_another_job(do: Do, queue: JobQueue, database: Database) -> None:
     def function(context: JobContext) -> JobResult:
         context.service.train(KEY, "pressed again")
-        return JobResult("learned", {}, context.ledger.last_event(KEY))
+        return JobResult("learned", {}, context.service.ledger.last_event(KEY))
 
     job = do(function)
     assert [each.reason for each in queue.jobs(KEY) if each.id != job.id] == ["pressed again"]

@@ -52,8 +52,8 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
     from redis.exceptions import RedisError
     from rq import Worker
 
-    from ram_backend.jobs.dispatch import QUEUES, connect
-    from ram_backend.jobs.valkey import running_url
+    from ram_backend.jobs.job import QUEUES
+    from ram_backend.jobs.valkey import connect, running_url
 
     url = running_url(settings)
     start = "`ram-backend worker`, or `ram-backend serve --with-worker`"
