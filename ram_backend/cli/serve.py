@@ -10,7 +10,7 @@ import typer
 
 from ram_backend.cli.opening import BundleOption, DeviceOption
 from ram_backend.cli.output import notes
-from ram_backend.errors import DatabaseUnavailable, ValkeyUnavailable
+from ram_backend.errors import BundleDamaged, BundleNotFound, DatabaseUnavailable, ValkeyUnavailable
 from ram_backend.logs import configure
 from ram_backend.settings import Settings, load_settings
 
@@ -43,15 +43,17 @@ def serve(
     Access.of(settings)  # a mistake there is told before anything takes long
     configure(settings.log_level, settings.log_format)
     listening = bind(settings.host, settings.port)
-    with notes.status("Opening the bundle") as status:
+    identity = None
+    with notes.status("Opening the bundle") as status, suppress(BundleNotFound, BundleDamaged):  # the server says which
         prepare(settings, status.update)
         identity = identify(settings)
     port_taken = listening.getsockname()[1]
     if settings.port not in (0, port_taken):
         typer.echo(f"Port {settings.port} is taken: using {port_taken} instead.")
     url = url_of(settings.host, port_taken)
-    vocabulary = len(identity.bundle.vocabulary)
-    typer.echo(f"ram-backend serves {url} with the bundle {identity.bundle.name} ({vocabulary:,} tags).")
+    name = identity.bundle.name if identity else settings.bundle
+    tags = f"{len(identity.bundle.vocabulary):,} tags" if identity else "which can't be used yet"
+    typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
     with _jobs(settings) as (jobs, own):
         run(create_app(own, identity=identity, jobs=jobs), own, listening)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ram_backend.errors import BundleNotFound, RamError
 from ram_backend.models.bundle import MANIFEST, STARTER, Bundle, open_bundle, read_manifest
+from ram_backend.models.hub import RELEASED
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
     if (Path(name) / MANIFEST).is_file():
         return open_bundle(Path(name))
     there = ", ".join(entry.name for entry in list_bundles(bundles_dir))
+    pull = f"`ram-backend bundles pull{f' {name}' if name in RELEASED else ''}`"
     raise BundleNotFound(
-        f"There is no bundle {name!r} in {bundles_dir} (there: {there}). Get one with `ram-backend bundles pull` or"
+        f"There is no bundle {name!r} in {bundles_dir} (there: {there}). Get one with {pull} or"
         " `ram-backend bundles import`, or name one of these."
     )
 

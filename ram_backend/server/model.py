@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import NotAvailable, RamError, TextEncoderUnavailable
+from ram_backend.errors import BundleDamaged, BundleNotFound, NotAvailable, RamError, TextEncoderUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
+
+LOOK_AGAIN_S = 5.0
+"""How often a server whose bundle is missing looks whether it is there by now."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class ModelIdentity:
 
 
 class Model:
-    """Loads a bundle in a thread; everybody else asks for the futures.
+    """Loads a bundle in a thread; everybody else asks for the futures, which are new ones where a missing bundle came.
 
     Args:
         settings: which bundle, device, precision, threads.
@@ -60,6 +63,7 @@ class Model:
         self._metrics = metrics
         self.identity: Future[ModelIdentity] = Future()
         self.network: Future[Network] = Future()
+        self._closed = threading.Event()
         if identity is not None:
             self.identity.set_result(identity)
         if network is not None:
@@ -72,6 +76,7 @@ class Model:
 
     def close(self) -> None:
         """Ends all waiting for what is not loaded yet."""
+        self._closed.set()
         self._give_up(NotAvailable("The server is going down: ask again in a moment."))
 
     @property
@@ -101,7 +106,7 @@ class Model:
         started = time.monotonic()
         try:
             if not self.identity.done():
-                self.identity.set_result(identify(self._settings))
+                self._identify()
             settings, bundle = self._settings, self.identity.result().bundle
             network = load_network(
                 bundle, device=settings.device, precision=settings.precision, threads=network_threads(settings)
@@ -117,6 +122,26 @@ class Model:
             self._give_up(told)
             return
         _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
+
+    def _identify(self) -> None:
+        """Opens the bundle; as long as it is missing or damaged, the futures say so.
+
+        Raises:
+            InvalidStateError: closed meanwhile.
+        """
+        while True:
+            try:
+                identity = identify(self._settings)
+                break
+            except (BundleNotFound, BundleDamaged) as error:
+                if not self.identity.done():
+                    _log.error("/predict answers 503 until the bundle is there. %s", error)
+                    self._give_up(error)
+            if self._closed.wait(LOOK_AGAIN_S):
+                raise InvalidStateError
+        if self.identity.done():
+            self.identity, self.network = Future(), Future()
+        self.identity.set_result(identity)
 
     def _give_up(self, why: RamError) -> None:
         for future in (self.identity, self.network):

@@ -56,10 +56,13 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
     """Starts servers; settings and parts of the app by name."""
     with ExitStack() as stack:
 
-        def begin(*, network: Any = None, jobs: Any = None, loaded: bool = True, **changes: Any) -> httpx.Client:
+        def begin(
+            *, network: Any = None, jobs: Any = None, loaded: bool = True, opened: bool = True, **changes: Any
+        ) -> httpx.Client:
             own = settings.model_copy(update=changes)
             given = {"network": network or ColourNetwork()} if loaded else {}
-            return stack.enter_context(serving(create_app(own, jobs=jobs, identity=identity(), **given)))
+            given |= {"identity": identity()} if opened else {}
+            return stack.enter_context(serving(create_app(own, jobs=jobs, **given)))
 
         yield begin
 

@@ -17,6 +17,7 @@ from server.playing import (
     FakeLabelStudio,
     body_of,
     choices_config,
+    identity,
     picture,
     predict_body,
     setup_body,
@@ -223,6 +224,24 @@ def test_a_model_that_cannot_be_loaded(start: Start, studio: FakeLabelStudio, mo
     answer = client.post("/predict", json=predict_body(CONFIG, ["data:,x"]))
     assert answer.status_code == 503
     assert "secret" not in answer.text + client.get("/ready").text
+
+
+def test_a_bundle_that_is_not_there_yet(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(model, "load_network", lambda *args, **options: ColourNetwork())
+    client = start(loaded=False, opened=False, bundle="ram-plus")
+    wait_until(lambda: client.get("/ready").json()["status"] == "failed")
+    ready = client.get("/ready")
+    assert ready.status_code == 503
+    assert "`ram-backend bundles pull ram-plus`" in ready.json()["error"]
+    assert client.get("/health").status_code == 200
+    body = predict_body(CONFIG, [studio.upload("a.png", picture(BLUE))])
+    for path, asked in (("/predict", body), ("/setup", setup_body(CONFIG, studio))):
+        answer = client.post(path, json=asked)
+        assert (answer.status_code, answer.json()["error"]) == (503, ready.json()["error"])
+    monkeypatch.setattr(model, "identify", lambda settings: identity())
+    wait_until(lambda: client.get("/ready").status_code == 200)
+    assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
 
 
 def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, words: ColourWords) -> None:
