@@ -1,4 +1,4 @@
-"""Export of a torch module to one ONNX file. Torch is loaded by the export, not by the import."""
+"""ONNX: export of a torch module to one file, and its session. Torch is loaded by the export, not by the import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +47,24 @@ def export_onnx(
             external_data=False,
             verbose=False,
         )
+
+
+def onnx_session(path: Path, threads: int | None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU; `threads` None leaves their number to onnxruntime.
+
+    Raises:
+        RuntimeError: the file is missing or damaged; names it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise RuntimeError(f"{path.name}: {str(error).splitlines()[0][:160]}") from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
@@ -21,7 +22,6 @@ from ram_backend.models.bundle import file_sha256
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter.layout import IMAGE_SIZE
 from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
-from ram_backend.models.torch_network import torch_threads
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
 from ram_backend.vocabulary.tags import Vocabulary
@@ -126,11 +126,11 @@ def build_starter(
     Raises:
         InputError: a set or a tag that is to be left out is not known, or the data are not there.
     """
-    with torch_threads(1):  # the head is small: a second thread costs more than it brings
-        return _build(
-            data, out, tuple(leave_out_sets), tuple(leave_out_tags), seed, progress or (lambda _: None), cache,
-            threads, calibrated, vocabulary or load_label_system(), options,
-        )  # fmt: skip
+    torch.set_num_threads(1)  # the head is small: a second thread costs more than it brings
+    return _build(
+        data, out, tuple(leave_out_sets), tuple(leave_out_tags), seed, progress or (lambda _: None), cache,
+        threads, calibrated, vocabulary or load_label_system(), options,
+    )  # fmt: skip
 
 
 def _build(

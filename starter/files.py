@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ def write_source(
         "format": 1,
         "architecture": {
             "encoder": inputs.encoder_digest,
-            "head": fitted.config.to_json(),
+            "head": asdict(fitted.config),
             "mixing": {"unseen": dict(zip(("head", "probe", "prior"), map(float, unseen), strict=True))},
             "classes": file_sha256(CLASSES_FILE),
         },

@@ -92,12 +92,8 @@ class TrainingSet:
         """What head, probe (own or borrowed) and prior say: (3, N, len(rows))."""
         module = load_head(fitted.config, fitted.head)
         embeddings = self.embeddings[rows]
-        weight, bias = fitted.probes.borrowed(embeddings)
         place = {int(row): at for at, row in enumerate(fitted.probe_rows)}
-        for column, row in enumerate(rows):
-            if int(row) in place:
-                weight[column] = fitted.probes.weight[place[int(row)]]
-                bias[column] = fitted.probes.bias[place[int(row)]]
+        weight, bias = fitted.probes.of_tags(embeddings, [place.get(int(row)) for row in rows])
         result = np.empty((3, len(tokens), len(rows)), dtype=np.float32)
         prior = self.prior.take(rows.tolist())
         with torch.no_grad():

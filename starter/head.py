@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ram_backend.models.head import HeadConfig, TaggingHead
-from ram_backend.training.losses import asymmetric_loss
+from ram_backend.training.head_tuning import asymmetric_loss
 from starter.data import PRESENT, UNKNOWN
 
 

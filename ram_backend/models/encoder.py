@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, WindowAttention
@@ -49,15 +47,6 @@ class SwinConfig:
         """(T, D): the patches of the last stage and the mean token, and their width."""
         side = self.image_size // (self.patch * 2 ** (len(self.depths) - 1))
         return side * side + 1, self.projection or self.swin_width
-
-    def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SwinConfig:
-        """Inverse of `to_json`."""
-        return cls(**data)
 
 
 class ImageEncoder(nn.Module):

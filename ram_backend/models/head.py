@@ -13,9 +13,8 @@ Shapes: B images, T image tokens of width D, L tags, E label embedding width, H 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,15 +64,6 @@ class HeadConfig:
     def query_input_width(self) -> int:
         """Width of a label embedding: `label_width`, or H where embeddings go straight in."""
         return self.label_width if self.project and self.label_width is not None else self.hidden
-
-    def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON values; `HeadConfig(**config.to_json())` gives the config back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> HeadConfig:
-        """Inverse of `to_json`."""
-        return cls(**data)
 
 
 class TagQueries(NamedTuple):
@@ -192,21 +182,19 @@ class TaggingHead(nn.Module):
         """What every layer keeps of the image tokens (B, T, D); reusable for many sets of queries."""
         return [layer.keys_values(tokens) for layer in self._layers]
 
-    def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> list[Tensor]:
-        """Output (B, L, H) of every layer, first to last."""
+    def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
+        """Output (B, L, H) of the last layer."""
         batch = memory[0].keys.shape[0]
         hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
         projected = queries.projected if queries.projected.dim() == 3 else queries.projected.unsqueeze(0)
-        outputs: list[Tensor] = []
         for index, layer in enumerate(self._layers):
             projected = projected if index == 0 else layer.query(hidden)
             hidden = layer(hidden, projected, memory[index])
-            outputs.append(hidden)
-        return outputs
+        return hidden
 
     def score(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
         """Logits (B, L) of the tags in `queries` on the images in `memory` (from `keys_values`)."""
-        return self.classify(self.hidden_states(memory, queries)[-1], queries)
+        return self.classify(self.hidden_states(memory, queries), queries)
 
     def classify(self, hidden: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L) from the last layer's output (B, L, H)."""

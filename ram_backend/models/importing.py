@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def import_checkpoint(
     sources = {"checkpoint": _source(file), "tags": _source(tags)}
     if thresholds is not None:
         sources["thresholds"] = _source(thresholds)
-    architecture = checkpoint.architecture.to_json()
+    architecture = asdict(checkpoint.architecture)
     manifest: dict[str, Any] = {
         "kind": checkpoint.kind,
         "digest": digest_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
-from ram_backend.errors import BundleDamaged
+from ram_backend.errors import BundleDamaged, VocabularyError
+from ram_backend.vocabulary.prompts import unit_rows
 
 FILE = "label_embeddings.safetensors"
-_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I32": np.dtype("<i4")}
+
+Entry = int | NDArray[np.float32]
+"""A tag: its row in the vocabulary, or for a new tag its text embeddings (k, d)."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class LabelEmbeddings:
     """One or several embeddings per tag.
 
     Attributes:
-        rows: (N, d) float32 or float16, memory-mapped: tag 0's rows, then tag 1's, and so on.
+        rows: (N, d) float32 or float16, an array or a slice of a mapped file: tag 0's rows, then tag 1's, and so on.
         counts: (tags,) int32, at least 1: how many rows each tag has (RAM++ 51, the others 1); they sum to N.
+        width: d.
     """
 
-    rows: NDArray[Any]
+    rows: Any
     counts: NDArray[np.int32]
+    width: int
 
     @classmethod
     def open(cls, directory: Path) -> LabelEmbeddings:
@@ -39,55 +44,51 @@ class LabelEmbeddings:
         """
         path = directory / FILE
         try:
-            arrays = map_tensors(path)
-            labels = cls(arrays["rows"], np.array(arrays["counts"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            file: Any = safe_open(path, framework="numpy")
+            rows, counts = file.get_slice("rows"), file.get_tensor("counts")
+            number, width = rows.get_shape()
+        except (OSError, ValueError, SafetensorError) as error:
             raise BundleDamaged(f"{path}: can't be read ({error}). Remove the bundle and make it again.") from None
-        if labels.rows.ndim != 2 or len(labels.rows) != int(labels.counts.sum()) or (labels.counts < 1).any():
+        if number != int(counts.sum()) or (counts < 1).any():
             raise BundleDamaged(f"{path}: its rows and counts don't fit. Remove the bundle and make it again.")
-        return labels
+        return cls(rows, counts, width)
 
     def __len__(self) -> int:
         return len(self.counts)
 
-    @property
-    def width(self) -> int:
-        """d, the width of one embedding."""
-        return int(self.rows.shape[1])
+    def count(self, entry: Entry) -> int:
+        """How many embeddings a tag has.
 
-    def of(self, tag: int) -> NDArray[np.float32]:
-        """The embeddings (k, d) of one tag, as a copy in memory."""
-        start = int(self._starts[tag])
-        return np.array(self.rows[start : start + int(self.counts[tag])], dtype=np.float32)
+        Raises:
+            VocabularyError: a row outside the vocabulary, or an embedding of another width.
+        """
+        if not isinstance(entry, np.ndarray):
+            if not 0 <= entry < len(self):
+                raise VocabularyError(f"There is no tag {entry}: the bundle has the tags 0 to {len(self) - 1}.")
+            return int(self.counts[entry])
+        if entry.ndim != 2 or len(entry) == 0 or entry.shape[1] != self.width:
+            raise VocabularyError(
+                f"The embedding of a new tag has shape {entry.shape}, this bundle needs (k, {self.width}):"
+                " embed it with the bundle's own text encoder."
+            )
+        return len(entry)
 
-    def gather(self, tags: Sequence[int]) -> NDArray[np.float32]:
-        """The embeddings of several tags that have one each: (len(tags), d), as a copy in memory."""
-        return np.array(self.rows[self._starts[np.asarray(tags, dtype=np.int64)]], dtype=np.float32)
+    def of(self, entry: Entry) -> NDArray[np.float32]:
+        """The embeddings (k, d) of one tag, as a copy in memory; VocabularyError as `count` says."""
+        count = self.count(entry)
+        if isinstance(entry, np.ndarray):
+            return np.array(entry, dtype=np.float32)
+        start = int(self._starts[entry])
+        return np.array(self.rows[start : start + count], dtype=np.float32)
+
+    def means(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+        """One embedding per tag, (L, d): its own, or the mean of its several, brought to length 1."""
+        found = np.empty((len(entries), self.width), dtype=np.float32)
+        for place, entry in enumerate(entries):
+            rows = self.of(entry)
+            found[place] = rows[0] if len(rows) == 1 else unit_rows(rows.mean(axis=0, keepdims=True))[0]
+        return found
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         return np.concatenate([[0], np.cumsum(self.counts[:-1], dtype=np.int64)])
-
-
-def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Maps the tensors of a safetensors file read-only, without reading their values.
-
-    Raises:
-        OSError: the file can't be read.
-        ValueError, KeyError, TypeError: it is no safetensors file, ends early, or holds types other than F32, F16, I32.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            raise ValueError("not a safetensors file")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        if 8 + length + stop > size:
-            raise ValueError("the file ends early")
-        shape, kind = tuple(entry["shape"]), _TYPES[entry["dtype"]]
-        arrays[name] = np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)
-    return arrays

@@ -68,15 +68,7 @@ def load_network(
         BundleDamaged: the weights are not those of the architecture that the bundle names.
         SettingsError: the device is not there, or can't do that precision.
     """
-    if bundle.kind == "starter":
-        from ram_backend.models.starter.network import load_starter_network
-
-        starter: Any = load_starter_network(bundle, device=device, precision=precision, threads=threads)
-        return starter
-    from ram_backend.models.torch_network import load_torch_network
-
-    torch_network: Any = load_torch_network(bundle, device=device, precision=precision, threads=threads)
-    return torch_network
+    return _engine(bundle)(bundle, device=device, precision=precision, threads=threads)
 
 
 def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto") -> str:
@@ -85,10 +77,15 @@ def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precisi
     Raises:
         SettingsError: the device is not there.
     """
+    return str(_engine(bundle).id_of(bundle, device=device, precision=precision))
+
+
+def _engine(bundle: Bundle) -> Any:
+    """The class of a bundle's network."""
     if bundle.kind == "starter":
-        from ram_backend.models.starter.network import encoder_id
+        from ram_backend.models.starter.network import StarterNetwork
 
-        return encoder_id(bundle.manifest["architecture"])
-    from ram_backend.models.torch_network import torch_encoder_id
+        return StarterNetwork
+    from ram_backend.models.torch_network import TorchNetwork
 
-    return torch_encoder_id(bundle, device=device, precision=precision)
+    return TorchNetwork

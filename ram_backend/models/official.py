@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -117,8 +118,7 @@ def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_
 
 
 def _with_tags(architecture: Architecture, tags: int) -> Architecture:
-    head = HeadConfig.from_json({**architecture.head.to_json(), "tags": tags})
-    return Architecture(architecture.encoder, head, architecture.reweight)
+    return replace(architecture, head=replace(architecture.head, tags=tags))
 
 
 def _derive(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:

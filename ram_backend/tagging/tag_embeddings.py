@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.tagging.subset import Subset
+from ram_backend.vocabulary.prompts import unit_rows
 
 
 def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None:
@@ -21,12 +22,4 @@ def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None
     """
     if bundle.text_encoder is None:
         return None
-    labels = LabelEmbeddings.open(bundle.path)
-    rows = np.stack(
-        [
-            (labels.of(entry) if isinstance(entry, int | np.integer) else np.asarray(entry)).mean(axis=0)
-            for entry in subset.entries
-        ]
-    )
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)
+    return unit_rows(LabelEmbeddings.open(bundle.path).means(subset.entries))

@@ -11,7 +11,7 @@ that were withdrawn leave no trace. A fifth of the images is left out: it says w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,14 +22,16 @@ from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ram_backend.errors import InputError, NotAvailable, SettingsError
+from ram_backend.errors import NotAvailable
+from ram_backend.gate.off_target import OffTargetScores
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models.head import TaggingHead, TagQueries
-from ram_backend.models.head_checkpoint import Entry, HeadCheckpoint
-from ram_backend.models.ram import Descriptions, mixed
-from ram_backend.models.tuned import LowRank, head_files, low_rank_files
-from ram_backend.training.losses import asymmetric_loss
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.network import Network
+from ram_backend.models.torch_network import load_module, torch_device
+from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
+from ram_backend.tagging.subset import Subset
 from ram_backend.training.selection import FitResult, Progress, RidgeTrainer
 
 FloatArray = NDArray[np.float32]
@@ -38,6 +40,12 @@ MIN_GROUPS = 30
 """Groups of look-alikes below which a head isn't tuned: too few are left out to stop by."""
 HUBER_DELTA = 1.0
 """Log-odds beyond which replay is linear instead of squared."""
+TAGS_AT_ONCE = 192
+"""Of the project's tags, at most this many a step."""
+IMAGES_AT_ONCE = 64
+"""Images that are scored at a time."""
+OFF_TARGET_TAGS = 300
+"""Tags outside the project on which the off-target check compares a tuned head with the bundle's, at most."""
 LORA_TARGETS = r".*layers\.\d+\.(query|key|value|attention_output|up|down)"
 """Products that get factors; the classifier and the projection of label embeddings stay the bundle's."""
 _ADAPTER = "default"
@@ -51,9 +59,7 @@ class TuningOptions:
         rank: r of LoRA (needs peft); None: the whole head learns.
         epochs: at most.
         batch: images a step.
-        tags: of the project's tags at most so many a step.
         learning_rate: at its highest; None: .15 / H, or 1 / H for LoRA: weights are about 1 / sqrt(H) large.
-        weight_decay: of AdamW.
         dropout: on attention weights and layer outputs, in [0, 1).
         gamma_neg: of the asymmetric loss.
         clip: of the asymmetric loss.
@@ -62,17 +68,12 @@ class TuningOptions:
         validation: share of the images that is left out, in (0, 1).
         patience: epochs without improvement after which it stops.
         device: "auto" takes a CUDA device where there is one.
-
-    Raises:
-        InputError: a number that can't be.
     """
 
     rank: int | None = None
     epochs: int = 12
     batch: int = 32
-    tags: int = 192
     learning_rate: float | None = None
-    weight_decay: float = 0.01
     dropout: float = 0.1
     gamma_neg: float = 4.0
     clip: float = 0.05
@@ -82,27 +83,22 @@ class TuningOptions:
     patience: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    def __post_init__(self) -> None:
-        counts = (self.rank or 1, self.epochs, self.batch, self.tags, self.replay_tags, self.patience)
-        if min(counts) < 1 or not 0 < self.validation < 1 or not 0 <= self.dropout < 1 or self.replay < 0:
-            raise InputError(
-                "Fine-tuning needs counts of at least 1, a replay of at least 0, and validation and dropout in [0, 1)."
-            )
-
 
 @dataclass(frozen=True)
 class HeadTrainer:
-    """Fine-tunes the head, then fits a ridge and the calibration on what it says about the images left out.
+    """Fine-tunes the head, then fits a ridge and the calibration on its scores of the images left out.
 
     Attributes:
-        head: the checkpoint to start from; its tags are the training set's.
+        bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
+        subset: the training set's tags.
         options: see there.
         replay_tokens: (M, T, D) tokens of other photos on which the bundle's scores are replayed, too.
-        harmless: says whether a head, given as files of a version, leaves other tags alone; one that doesn't is no
-            result, so that a simpler trainer can win. None: nobody asks.
+        harmless: whether a head, given as files of a version, leaves other tags alone; one that doesn't is no result,
+            so that a simpler trainer can win. None: no check.
     """
 
-    head: HeadCheckpoint = field(repr=False)
+    bundle: Bundle
+    subset: Subset = field(repr=False)
     options: TuningOptions = TuningOptions()
     replay_tokens: NDArray[np.float16] | None = field(default=None, repr=False)
     harmless: Callable[[dict[str, bytes]], bool] | None = field(default=None, repr=False)
@@ -118,14 +114,10 @@ class HeadTrainer:
         """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
 
         Raises:
-            InputError: the training set has no tokens, or other tags than the head.
+            BundleDamaged: the bundle's weights can't be read.
             NotAvailable: LoRA without peft.
             SettingsError: the device is not there.
         """
-        if material.tokens is None or len(self.head.entries) != len(material.tags):
-            raise InputError(
-                f"Fine-tuning needs image tokens, and a head with the {len(material.tags)} tags of the training set."
-            )
         if len(np.unique(groups)) < MIN_GROUPS:
             return None
         rest, held = next(
@@ -147,30 +139,40 @@ class HeadTrainer:
 
 
 class _Tuning:
-    """One run over the images `rest`, judged on `held`."""
+    """One run over the images `rest`, judged on `held`.
+
+    A tag's calibrated log-odds are linear in its head's logit, z = slope * logit + offset, so a tuned head changes them
+    by slope * (its logit - the bundle's).
+    """
 
     def __init__(
         self, trainer: HeadTrainer, material: TrainingSet, rest: NDArray[np.int64], held: NDArray[np.int64]
     ) -> None:
         assert material.tokens is not None
-        self.checkpoint, self.options, self.replay_tokens = trainer.head, trainer.options, trainer.replay_tokens
+        self.options, self.replay_tokens = trainer.options, trainer.replay_tokens
         self.material, self.tokens, self.rest, self.held = material, material.tokens, rest, held
-        self.device = device_of(self.options.device)
-        self.frozen = plain_head(self.checkpoint).to(self.device).requires_grad_(False)
-        self.head = plain_head(self.checkpoint, self.options.dropout)
+        self.entries, self.slope = trainer.subset.entries, trainer.subset.calibration.slope
+        self.outside = np.setdiff1d(np.arange(len(trainer.bundle.vocabulary)), _rows(self.entries))
+        self.outside_slope = trainer.bundle.calibration.slope[self.outside]
+        self.labels = LabelEmbeddings.open(trainer.bundle.path)
+        self.device = torch_device(self.options.device)
+        self.frozen = load_module(trainer.bundle).requires_grad_(False)
+        self.frozen.head.to(self.device)
+        copies = {name: part.clone() for name, part in self.frozen.head.state_dict().items()}
+        self.tuned = self.frozen.with_head(copies, dropout=self.options.dropout)
+        self.head = self.tuned.head
         if self.options.rank is not None:
             add_factors(self.head, self.options.rank)
-        self.head.to(self.device)
+            self.head.to(self.device)
 
     def run(self, rng: np.random.Generator, progress: Progress | None) -> tuple[int, dict[str, bytes], FloatArray]:
         """The best epoch, the head's files and its log-odds (H, L) on the images left out; 0 and no files: none."""
         options = self.options
         learning = [part for part in self.head.parameters() if part.requires_grad]
-        rate = options.learning_rate or (0.15 if options.rank is None else 1.0) / self.checkpoint.config.hidden
-        optimizer = torch.optim.AdamW(learning, weight_decay=options.weight_decay)
+        rate = options.learning_rate or (0.15 if options.rank is None else 1.0) / self.head.config.hidden
+        optimizer = torch.optim.AdamW(learning)
         steps = -(-len(self.rest) // options.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, options.epochs * steps, pct_start=0.1)
-        before = log_odds_change(self.checkpoint, self.frozen, self.tokens[self.held], self.device)
         base = self.material.base[self.held]
         best: tuple[int, dict[str, bytes], FloatArray] = (0, {}, base)
         highest = self._quality(base)
@@ -182,10 +184,9 @@ class _Tuning:
                 nn.utils.clip_grad_norm_(learning, 1.0)
                 optimizer.step()
                 schedule.step()
-            now = log_odds_change(self.checkpoint, self.head.eval(), self.tokens[self.held], self.device)
-            tuned = base + now - before
+            tuned = self._held_out()
             if (quality := self._quality(tuned)) > highest:
-                highest, best = quality, (epoch, self._files(), tuned)
+                highest, best = quality, (epoch, self.files(), tuned)
             if progress is not None:
                 progress("fine-tuning the head", epoch, options.epochs)
             if epoch - best[0] >= options.patience:
@@ -195,106 +196,66 @@ class _Tuning:
     def loss(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Of the project's tags on images `rows`, and of replay; a scalar."""
         options, material = self.options, self.material
-        columns = _drawn_tags(material.known[rows], material.labels[rows], options.tags, rng)
-        tokens = _tensor(self.tokens[rows], self.device)
-        entries = [self.checkpoint.entries[column] for column in columns]
-        change = self._change(tokens, entries, self.checkpoint.slope[columns])
+        columns = _drawn_tags(material.known[rows], material.labels[rows], TAGS_AT_ONCE, rng)
+        tokens = self._tensor(self.tokens[rows])
+        change = self._change(tokens, [self.entries[column] for column in columns], self.slope[columns])
         base, labels, weights = (
-            _tensor(values[np.ix_(rows, columns)], self.device)
-            for values in (material.base, material.labels, material.weights)
+            self._tensor(values[np.ix_(rows, columns)]) for values in (material.base, material.labels, material.weights)
         )
         loss = asymmetric_loss(base + change, labels, weights, gamma_neg=options.gamma_neg, clip=options.clip)
-        count = min(options.replay_tags, len(self.checkpoint.outside)) if options.replay else 0
+        count = min(options.replay_tags, len(self.outside)) if options.replay else 0
         if count:
-            drawn = rng.choice(len(self.checkpoint.outside), count, replace=False)
-            others = [int(row) for row in self.checkpoint.outside[drawn]]
+            drawn = rng.choice(len(self.outside), count, replace=False)
             self.head.eval()
             for seen in (tokens, *self._replay_photos(rng)):
-                drift = self._change(seen, others, self.checkpoint.outside_slope[drawn])
+                drift = self._change(seen, self.outside[drawn].tolist(), self.outside_slope[drawn])
                 huber = functional.huber_loss(drift, torch.zeros_like(drift), delta=HUBER_DELTA)
                 loss = loss + options.replay * count * huber
             self.head.train()
         return loss
 
+    def files(self) -> dict[str, bytes]:
+        """The head as files of a version: all of it, or its LoRA factors."""
+        if self.options.rank is not None:
+            return head_file(LOW_RANK_FILE, factors_of(self.head))
+        return head_file(HEAD_FILE, {name: part.float().cpu().numpy() for name, part in self.head.state_dict().items()})
+
     def _replay_photos(self, rng: np.random.Generator) -> Iterator[Tensor]:
         if self.replay_tokens is not None and len(self.replay_tokens):
             count = min(len(self.replay_tokens), max(1, self.options.batch // 4))
-            yield _tensor(self.replay_tokens[rng.choice(len(self.replay_tokens), count, replace=False)], self.device)
+            yield self._tensor(self.replay_tokens[rng.choice(len(self.replay_tokens), count, replace=False)])
 
     def _change(self, tokens: Tensor, entries: Sequence[Entry], slope: FloatArray) -> Tensor:
         """Calibrated log-odds (B, C) of the head minus the bundle's."""
-        now = self.head(tokens, queries_of(self.checkpoint, self.head, entries, tokens))
-        with torch.no_grad():
-            then = self.frozen(tokens, queries_of(self.checkpoint, self.frozen, entries, tokens))
-        change: Tensor = (now - then) * _tensor(slope, self.device)
+        labels = self.frozen.label_block(self.labels, entries)
+        change: Tensor = (self.tuned(tokens, labels) - self.frozen(tokens, labels)) * self._tensor(slope)
         return change
+
+    @torch.no_grad()
+    def _held_out(self) -> FloatArray:
+        """Calibrated log-odds (H, L) under the tuned head of the images left out."""
+        self.head.eval()
+        found = self.material.base[self.held]
+        for start in range(0, len(self.held), IMAGES_AT_ONCE):
+            rows = slice(start, start + IMAGES_AT_ONCE)
+            tokens = self._tensor(self.tokens[self.held[rows]])
+            for at in range(0, len(self.entries), TAGS_AT_ONCE):
+                part = slice(at, at + TAGS_AT_ONCE)
+                change = self._change(tokens, self.entries[part], self.slope[part])
+                found[rows, part] += change.float().cpu().numpy()
+        return found
 
     def _quality(self, log_odds: FloatArray) -> float:
         known = self.material.known[self.held]
         quality = mean_average_precision(log_odds, self.material.labels[self.held], known, min_positives=1)
         return quality if np.isfinite(quality) else 0.0
 
-    def _files(self) -> dict[str, bytes]:
-        if self.options.rank is not None:
-            return low_rank_files(factors_of(self.head))
-        return head_files({name: tensor.float().cpu().numpy() for name, tensor in self.head.state_dict().items()})
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
 
 
-def log_odds_change(
-    checkpoint: HeadCheckpoint,
-    head: TaggingHead,
-    tokens: NDArray[np.float16],
-    device: torch.device,
-    *,
-    images: int = 64,
-    tags: int = 512,
-) -> FloatArray:
-    """Logits times slope (N, L) of the project's tags on tokens (N, T, D), in portions; `head` is in eval mode."""
-    found = np.empty((len(tokens), len(checkpoint.entries)), dtype=np.float32)
-    with torch.inference_mode():
-        for row in range(0, len(tokens), images):
-            seen = _tensor(tokens[row : row + images], device)
-            memory = head.keys_values(seen)
-            for at in range(0, found.shape[1], tags):
-                queries = queries_of(checkpoint, head, checkpoint.entries[at : at + tags], seen)
-                found[row : row + images, at : at + tags] = head.score(memory, queries).float().cpu().numpy()
-    return found * checkpoint.slope
-
-
-def queries_of(checkpoint: HeadCheckpoint, head: TaggingHead, entries: Sequence[Entry], tokens: Tensor) -> TagQueries:
-    """Queries for tags, with gradients; `tokens` (B, T, D) matter to RAM++ only, and say on which device."""
-    texts = [torch.from_numpy(text) for text in checkpoint.texts(entries)]
-    if checkpoint.mixing_scale is not None:
-        scale = torch.tensor(checkpoint.mixing_scale, device=tokens.device)
-        return head.queries(mixed(tokens, Descriptions.of(texts).to(tokens.device), scale))
-    embeddings = torch.cat(texts).to(tokens.device)
-    if head.config.classifier == "shared":
-        return head.queries(embeddings)
-    return head.queries(embeddings, torch.tensor([int(entry) for entry in entries], device=tokens.device))
-
-
-def plain_head(checkpoint: HeadCheckpoint, dropout: float = 0.0) -> TaggingHead:
-    """A head with copies of the checkpoint's weights, float32, in eval mode."""
-    head = TaggingHead(replace(checkpoint.config, dropout=dropout))
-    head.load_state_dict({name: torch.tensor(array) for name, array in checkpoint.tensors.items()})
-    return head.eval()
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a setting.
-
-    Raises:
-        SettingsError: it is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            "Fine-tuning on cuda was asked for, and torch finds no such device: use cpu, or check the driver."
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def add_factors(head: TaggingHead, rank: int) -> None:
-    """Adds LoRA factors to a plain head, in place, and freezes everything else; at first they change nothing.
+def add_factors(head: nn.Module, rank: int) -> None:
+    """Adds LoRA factors to a head, in place, and freezes everything else; at first they change nothing.
 
     Raises:
         NotAvailable: peft is not installed.
@@ -309,16 +270,76 @@ def add_factors(head: TaggingHead, rank: int) -> None:
     inject_adapter_in_model(config, head, adapter_name=_ADAPTER)
 
 
-def factors_of(head: TaggingHead) -> dict[str, LowRank]:
-    """The LoRA factors of a head, by the name that their weight has in a plain head."""
-    found: dict[str, LowRank] = {}
+def factors_of(head: nn.Module) -> dict[str, FloatArray]:
+    """The LoRA factors of a head as `tuned` stores them, by the name that their weight has in a plain head."""
+    found: dict[str, FloatArray] = {}
     for name, part in head.named_modules():
         if hasattr(part, "lora_A") and _ADAPTER in part.lora_A:
             layer: Any = part
-            a = layer.lora_A[_ADAPTER].weight.detach().float().cpu().numpy()
+            found[f"{name}.weight.a"] = layer.lora_A[_ADAPTER].weight.detach().float().cpu().numpy().copy()
             b = layer.lora_B[_ADAPTER].weight.detach().float().cpu().numpy()
-            found[f"{name}.weight"] = LowRank(a.copy(), b * float(layer.scaling[_ADAPTER]))
+            found[f"{name}.weight.b"] = b * np.float32(layer.scaling[_ADAPTER])
     return found
+
+
+def asymmetric_loss(
+    logits: Tensor, labels: Tensor, known: Tensor, *, gamma_neg: float = 4.0, clip: float = 0.05
+) -> Tensor:
+    """Binary cross-entropy that turns away from easy negatives (Ridnik et al. 2021, "Asymmetric Loss", equation 7).
+
+    With p the probability of a tag: -log p where it is right, -q^gamma_neg log(1 - q) with q = max(p - clip, 0) where
+    it is wrong, nothing where nobody knows. The focusing weight q^gamma_neg carries gradient; RAM's training detaches
+    it. gamma_neg 0 and clip 0 give plain binary cross-entropy.
+
+    Args:
+        logits: (B, L).
+        labels: (B, L), 1 = right, 0 = wrong; anything where unknown.
+        known: (B, L), 0 = unknown: no loss and no gradient; 1 = known; in between, the pair counts that much.
+        gamma_neg: how fast negatives lose weight as they get easy, at least 0.
+        clip: probability below which a negative counts nothing, in [0, 1).
+
+    Returns:
+        The weighted sum over all known pairs divided by B: a scalar, at least 0.
+    """
+    probability = torch.sigmoid(logits)
+    positive = torch.nn.functional.softplus(-logits)
+    shifted = (probability - clip).clamp_min(0) if clip else probability
+    negative = -torch.log1p(-shifted.clamp_max(1 - 1e-06)) if clip else torch.nn.functional.softplus(logits)
+    pairs = torch.where(labels > 0, positive, negative * shifted**gamma_neg if gamma_neg else negative)
+    weighted = torch.where(known > 0, pairs, torch.zeros_like(pairs)) * known.to(pairs.dtype)
+    return weighted.sum() / logits.shape[0]
+
+
+def off_target_scores(
+    bundle: Bundle, network: Network, files: Mapping[str, bytes], asked: Subset, tokens: NDArray[np.float16], seed: int
+) -> OffTargetScores:
+    """Scores of tags that a project doesn't ask about, under the bundle's head and a tuned one.
+
+    Args:
+        bundle: the base model.
+        network: loaded from it.
+        files: of a candidate with a tuned head.
+        asked: the project's tags; `OFF_TARGET_TAGS` of the others are drawn.
+        tokens: (N, T, D) of the project's images and of other photos.
+        seed: same seed, same tags.
+
+    Raises:
+        VersionDamaged: the files are not of a head like the network's.
+    """
+    rows = np.setdiff1d(np.arange(len(bundle.vocabulary)), _rows(asked.entries))
+    drawn = np.sort(np.random.default_rng((seed, 5)).permutation(rows)[:OFF_TARGET_TAGS]).tolist()
+    calibration, parts = bundle.calibration.take(drawn), range(0, len(tokens), IMAGES_AT_ONCE)
+    scores = []
+    for each in (network, tuned_network(network, files)):
+        queries = each.select(drawn)
+        logits = [each.logits(tokens[at : at + IMAGES_AT_ONCE].astype(np.float32), queries) for at in parts]
+        scores.append(calibration.scores(np.concatenate(logits)))
+    return OffTargetScores(bundle=scores[0], candidate=scores[1], thresholds=bundle.vocabulary.thresholds[drawn])
+
+
+def _rows(entries: Sequence[Entry]) -> list[int]:
+    """The vocabulary's rows among the entries."""
+    return [entry for entry in entries if not isinstance(entry, np.ndarray)]
 
 
 def _drawn_tags(
@@ -328,7 +349,3 @@ def _drawn_tags(
     asked = rng.permutation(np.flatnonzero(known.any(axis=0)))
     positive = (known & labels)[:, asked].any(axis=0)
     return np.sort(asked[np.argsort(~positive, kind="stable")][:count])
-
-
-def _tensor(values: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)

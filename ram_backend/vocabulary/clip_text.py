@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ram_backend.vocabulary.clip_weights import MODEL, chosen_device, digest_of, load_tower
-from ram_backend.vocabulary.prompts import prompts, recipe_id
+from ram_backend.vocabulary.prompts import prompts, recipe_id, unit_rows
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
@@ -50,7 +50,7 @@ class ClipTextEncoder:
         rows = np.empty((len(texts), self.dim), dtype=np.float32)
         for place, text in enumerate(texts):
             rows[place] = self.embed_sentences(prompts(text)).mean(axis=0)
-        return _unit(rows)
+        return unit_rows(rows)
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1; cut at 77 tokens."""
@@ -58,7 +58,7 @@ class ClipTextEncoder:
         for start in range(0, len(sentences), _BATCH):
             tokens = self._tokenizer(list(sentences[start : start + _BATCH]))
             rows[start : start + len(tokens)] = self._forward(tokens).float().cpu().numpy()
-        return _unit(rows)
+        return unit_rows(rows)
 
     @torch.inference_mode()
     def _forward(self, tokens: Tensor) -> Tensor:
@@ -112,8 +112,3 @@ def _text_key(key: str) -> str | None:
     """Key in the text tower, or None: the prefix of open_clip's two-tower class goes."""
     name = key.removeprefix("text.")
     return name if name.startswith(_TEXT_PARTS) else None
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths: NDArray[np.float32] = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-    return np.divide(rows, lengths, dtype=np.float32)

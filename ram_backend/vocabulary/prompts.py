@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+from numpy.typing import NDArray
+
 RULES = 2
 """Number of the rules in this module; raise it with every change that gives other sentences."""
 
@@ -56,3 +59,9 @@ def prompts(tag: str) -> list[str]:
     article = "an" if tag.strip()[:1] in set("aeiou") else "a"
     sentences = [template.replace("{article}", article).replace("{tag}", word) for template in TEMPLATES]
     return [f"This is {sentence}" if sentence.startswith(("a", "the")) else sentence for sentence in sentences]
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Embeddings (N, d) brought to length 1, float32; a row of zeros stays."""
+    lengths: NDArray[np.float32] = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return np.divide(rows, lengths, dtype=np.float32)

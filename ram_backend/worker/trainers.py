@@ -39,13 +39,13 @@ def trainers_for(settings: Settings, scorer: Scorer, fit: TrainingSet, seed: int
     trainers: list[Trainer] = [RidgeTrainer()]
     if not is_tuning_wanted(settings, len(fit)) or scorer.bundle.kind == "starter":
         return trainers
-    from ram_backend.models.head_checkpoint import open_head
     from ram_backend.training.head_tuning import HeadTrainer, TuningOptions
 
     tokens = off_target_tokens(scorer, fit)
     trainers.append(
         HeadTrainer(
-            open_head(scorer.bundle, scorer.subset.entries, scorer.subset.calibration.slope),
+            scorer.bundle,
+            scorer.subset,
             TuningOptions(rank=LORA_RANK if settings.tuning == "low-rank" else None, device=settings.device),
             replay_tokens=scorer.photo_tokens,
             harmless=lambda files: measure_shift(_off_target(scorer, files, tokens, seed)).harmless,
@@ -95,7 +95,6 @@ def off_target_tokens(scorer: Scorer, material: TrainingSet) -> Tokens:
 
 
 def _off_target(scorer: Scorer, files: dict[str, bytes], tokens: Tokens, seed: int) -> OffTargetScores:
-    from ram_backend.training.off_target_scores import off_target_scores, outside_subset
+    from ram_backend.training.head_tuning import off_target_scores
 
-    outside = outside_subset(scorer.bundle, scorer.subset, seed=seed)
-    return off_target_scores(scorer.bundle, scorer.network, files, outside, tokens)
+    return off_target_scores(scorer.bundle, scorer.network, files, scorer.subset, tokens, seed)

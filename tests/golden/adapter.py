@@ -41,9 +41,8 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
     from models.test_ram import build
 
     network, _, labels = build(kind)
-    network.attach_labels(labels)
     with torch.no_grad():
-        return np.asarray(network(tiny.images(3)).numpy())
+        return np.asarray(network(network.encoder(tiny.images(3)), labels).numpy())
 
 
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:

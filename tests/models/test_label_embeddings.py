@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ram_backend.errors import BundleDamaged
+from ram_backend.errors import BundleDamaged, VocabularyError
 from ram_backend.models.label_embeddings import FILE, LabelEmbeddings
 
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -28,22 +28,30 @@ def test_rows_of_tags_with_different_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.of(2), ROWS[3:])
 
 
-def test_gather_takes_tags_in_the_order_asked(tmp_path: Path) -> None:
-    labels = LabelEmbeddings.open(write(tmp_path, ROWS, [1] * 6))
-    np.testing.assert_array_equal(labels.gather([4, 0, 4]), ROWS[[4, 0, 4]])
+def test_means_are_the_one_row_of_a_tag_or_the_direction_of_several(tmp_path: Path) -> None:
+    labels = LabelEmbeddings.open(write(tmp_path, ROWS, [1, 1, 1, 3]))
+    mean = ROWS[3:].mean(axis=0)
+    wanted = [ROWS[1], mean / np.linalg.norm(mean), ROWS[1], ROWS[5]]
+    np.testing.assert_allclose(labels.means([1, 3, 1, ROWS[5:]]), wanted, rtol=1e-6)
+    assert labels.means([]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("entry", [4, -1, np.zeros((1, 5), np.float32), np.zeros(4, np.float32), np.zeros((0, 4))])
+def test_tags_that_can_not_be_are_refused(tmp_path: Path, entry: int | np.ndarray) -> None:
+    with pytest.raises(VocabularyError, match=r"no tag|\(k, 4\)"):
+        LabelEmbeddings.open(write(tmp_path, ROWS, [1, 1, 1, 3])).of(entry)
 
 
 def test_half_precision_rows_come_out_as_float32(tmp_path: Path) -> None:
     labels = LabelEmbeddings.open(write(tmp_path, ROWS.astype(np.float16), [1] * 6))
     assert labels.of(3).dtype == np.float32
-    np.testing.assert_array_equal(labels.gather([3]), ROWS[[3]])
+    np.testing.assert_array_equal(labels.of(3), ROWS[[3]])
 
 
 def test_what_is_handed_out_is_a_copy(tmp_path: Path) -> None:
     labels = LabelEmbeddings.open(write(tmp_path, ROWS, [2, 1, 3]))
     labels.of(0)[:] = -1
     np.testing.assert_array_equal(labels.of(0), ROWS[:2])
-    assert isinstance(labels.rows, np.memmap)
 
 
 @pytest.mark.parametrize("counts", [[2, 1], [2, 1, 4], [3, 0, 3]])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
+import numpy as np
 import pytest
 import torch
 from models import plain, tiny
 from torch import Tensor
 
 from ram_backend.models.encoder import ImageEncoder, SwinConfig, restore_buffers
+from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.official import label_key, our_names, read_architecture
-from ram_backend.models.ram import Architecture, Descriptions, TaggingNetwork
+from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
 
 
-def build(kind: str) -> tuple[TaggingNetwork, dict[str, Tensor], list[Tensor]]:
+def build(kind: str) -> tuple[TaggingNetwork, dict[str, Tensor], LabelBlock]:
     """The tiny network of a kind, its official weights, and its label embeddings per tag."""
     weights = tiny.state_dict(kind)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
@@ -23,8 +28,9 @@ def build(kind: str) -> tuple[TaggingNetwork, dict[str, Tensor], list[Tensor]]:
         for key, name in our_names(kind, architecture).items()  # type: ignore[arg-type]
     }
     network = TaggingNetwork.with_weights(architecture, ours)
-    labels = weights[label].reshape(len(tiny.TAGS), -1, weights[label].shape[1])
-    return network, weights, list(labels)
+    counts = np.full(len(tiny.TAGS), len(weights[label]) // len(tiny.TAGS))
+    labels = LabelEmbeddings(weights[label].numpy(), counts, weights[label].shape[1])
+    return network, weights, network.label_block(labels, range(len(tiny.TAGS)))
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -43,64 +49,21 @@ def test_tokens_are_those_of_the_naive_swin(kind: str) -> None:
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_forward_gives_the_naive_logits(kind: str) -> None:
     network, weights, labels = build(kind)
-    network.attach_labels(labels)
     images = tiny.images(3)
     with torch.no_grad():
-        logits = network(images)
+        logits = network(network.encoder(images), labels)
     expected = plain.logits(weights, images, len(tiny.TAGS), tiny.DEPTHS, tiny.WINDOW)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_choice_of_tags_gives_their_columns(kind: str) -> None:
-    network, _, labels = build(kind)
-    images = tiny.images(1)
-    with torch.no_grad():
-        network.attach_labels(labels)
-        every = network(images)
-        network.attach_labels([labels[5], labels[2]], tags=[5, 2])
-        torch.testing.assert_close(network(images), every[:, [5, 2]], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-@pytest.mark.parametrize("learned", [False, True])
-def test_gradients_reach_encoder_head_and_learned_labels(kind: str, learned: bool) -> None:
+def test_gradients_reach_encoder_head_and_mixing(kind: str) -> None:
     network, _, labels = build(kind)
     network.train()
-    network.attach_labels(labels, learned=learned)
-    network(tiny.images()).square().mean().backward()
+    network(network.encoder(tiny.images()), labels).square().mean().backward()
     reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert {"encoder.swin.patch_embed.proj.weight", "head.layers.1.down.weight", "head.classifier.bias"} <= reached
-    assert ("label_embeddings" in reached) == learned
     assert ("reweight_scale" in reached) == (kind == "ram_plus")
-    assert ("label_embeddings" in network.state_dict()) == learned
-
-
-def test_labels_can_be_attached_again_and_follow_the_module() -> None:
-    network, _, labels = build("ram")
-    network.attach_labels(labels, learned=True)
-    network.attach_labels(labels[:2])
-    assert network(tiny.images(1)).shape == (1, 2)
-    assert network.double().label_embeddings.dtype == torch.float64  # type: ignore[union-attr]
-
-
-def test_tags_may_have_different_numbers_of_descriptions() -> None:
-    network, weights, labels = build("ram_plus")
-    ragged = [labels[0], labels[1][:1], labels[2][:2]]
-    tokens = network.encoder(tiny.images()).detach()
-    mixed = network.reweighted(tokens, Descriptions.of(ragged))
-    for image in range(2):
-        direction = tokens[image, 0] / tokens[image, 0].norm()
-        for tag, rows in enumerate(ragged):
-            weight = (weights["reweight_scale"].exp() * (rows @ direction)).softmax(0)
-            torch.testing.assert_close(mixed[image, tag], weight @ rows, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(mixed[:, 1], labels[1][:1].expand(2, -1))  # one description: RAM's own formula
-
-
-def test_forward_without_tags_says_so() -> None:
-    network, _, _ = build("ram")
-    with pytest.raises(RuntimeError, match="attach_labels"):
-        network(tiny.images(1))
 
 
 def test_buffers_that_no_file_holds_are_those_of_an_ordinary_network() -> None:
@@ -126,4 +89,4 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 def test_an_architecture_survives_json() -> None:
     architecture = build("tag2text")[0].architecture
-    assert Architecture.from_json(architecture.to_json()) == architecture
+    assert Architecture.from_json(json.loads(json.dumps(asdict(architecture)))) == architecture

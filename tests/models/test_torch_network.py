@@ -148,7 +148,7 @@ def test_the_id_names_weights_engine_and_precision(tiny_bundle: TinyBundle) -> N
 def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="RAM_DEVICE"):
-        torch_network._device("cuda")
+        torch_network.torch_device("cuda")
 
 
 def test_weights_of_another_architecture_are_damage(tiny_bundle: TinyBundle, tmp_path: Path) -> None:
@@ -164,13 +164,12 @@ def test_weights_of_another_architecture_are_damage(tiny_bundle: TinyBundle, tmp
 def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundle, kind: str) -> None:
     bundle = tiny_bundle(kind)
     module = torch_network.load_module(bundle).train()
-    labels = LabelEmbeddings.open(bundle.path)
-    module.attach_labels([torch.from_numpy(labels.of(tag)) for tag in range(L)])
+    labels = module.label_block(LabelEmbeddings.open(bundle.path), range(L))
     images, wanted = torch.from_numpy(PIXELS), torch.eye(3, L)
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(module(images), wanted)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(module(module.encoder(images), labels), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,14 +182,11 @@ def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundl
     )
 
 
-def test_the_number_of_threads_holds_during_calls_and_is_restored(tiny_bundle: TinyBundle) -> None:
+def test_the_number_of_threads_is_that_of_the_last_loaded(tiny_bundle: TinyBundle) -> None:
     before = torch.get_num_threads()
-    network = load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
-    during = []
-    network._module.encoder.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))  # type: ignore[attr-defined]
-    network.logits(network.encode(PIXELS), network.select(range(L)))
-    assert during == [before + 1]
-    assert torch.get_num_threads() == before
+    load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
 
 
 def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forced(

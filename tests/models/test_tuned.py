@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import reference, tiny
+from models import tiny
 from safetensors.numpy import load, save
 
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle, open_bundle, verify
-from ram_backend.models.head_checkpoint import HeadCheckpoint, open_head
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import load_network
 from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.models.torch_network import TorchNetwork, load_module
-from ram_backend.models.tuned import (
-    HEAD_FILE,
-    LOW_RANK_FILE,
-    LowRank,
-    has_tuned_head,
-    head_files,
-    low_rank_files,
-    tuned_network,
-    tuned_tensors,
-)
-from ram_backend.training.head_tuning import log_odds_change, plain_head
+from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, has_tuned_head, head_file, tuned_network
 
 TinyBundle = Callable[[str], Bundle]
-CPU = torch.device("cpu")
 L = len(tiny.TAGS)
 
 
@@ -48,49 +35,24 @@ def starter_network(starter: Bundle) -> StarterNetwork:
     return loaded
 
 
-def open_source(bundle: Bundle, entries: list[int | np.ndarray]) -> HeadCheckpoint:
-    rows = [None if isinstance(entry, np.ndarray) else entry for entry in entries]
-    return open_head(bundle, entries, bundle.calibration.take(rows).slope)
+def own_head(bundle: Bundle) -> dict[str, np.ndarray]:
+    network = load_network(bundle, device="cpu")
+    assert isinstance(network, TorchNetwork)
+    return network.head_tensors()
 
 
-def changed(source: HeadCheckpoint, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        name: (array + 0.2 * np.abs(array).mean() * rng.normal(size=array.shape)).astype(np.float32)
-        for name, array in source.tensors.items()
-    }
-
-
-def factors(source: HeadCheckpoint, seed: int = 0) -> dict[str, LowRank]:
-    rng = np.random.default_rng(seed)
-    found = {}
+def changed(bundle: Bundle, *, low_rank: bool = False) -> dict[str, bytes]:
+    """The file of a head that differs from the bundle's."""
+    rng, head = np.random.default_rng(0), own_head(bundle)
+    if not low_rank:
+        noise = {name: 0.2 * np.abs(array).mean() * rng.normal(size=array.shape) for name, array in head.items()}
+        return head_file(HEAD_FILE, {name: (head[name] + noise[name]).astype(np.float32) for name in head})
+    factors = {}
     for name in ("layers.0.key.weight", "layers.0.down.weight"):
-        out, fan = source.tensors[name].shape
-        found[name] = LowRank(
-            (0.3 * rng.normal(size=(2, fan)) / fan**0.5).astype(np.float32),
-            rng.normal(size=(out, 2)).astype(np.float32),
-        )
-    return found
-
-
-def tokens_of(shape: tuple[int, int], count: int = 5) -> np.ndarray:
-    return np.random.default_rng(1).random((count, *shape)).astype(np.float32)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_head_is_read_without_its_encoder_and_scores_as_the_network_does(tiny_bundle: TinyBundle, kind: str) -> None:
-    bundle = tiny_bundle(kind)
-    network = load_network(bundle, device="cpu", precision="fp32")
-    entries: list[int | np.ndarray] = [3, 0, 5]
-    if kind != "tag2text":
-        entries.append(reference.draw("new", (2, tiny.WIDTH), 0, 1))
-    source = open_source(bundle, entries)
-    assert source.outside.tolist() == [1, 2, 4, 6]
-    tokens = tokens_of(network.token_shape)
-    both = replace(source, entries=(*source.entries, 1, 6), slope=np.ones(len(entries) + 2, dtype=np.float32))
-    found = log_odds_change(both, plain_head(both), tokens.astype(np.float16), CPU)
-    tokens = tokens.astype(np.float16).astype(np.float32)
-    np.testing.assert_allclose(found, network.logits(tokens, network.select([*entries, 1, 6])), atol=1e-5, rtol=0)
+        out, fan = head[name].shape
+        factors[f"{name}.a"] = (0.3 * rng.normal(size=(2, fan)) / fan**0.5).astype(np.float32)
+        factors[f"{name}.b"] = rng.normal(size=(out, 2)).astype(np.float32)
+    return head_file(LOW_RANK_FILE, factors)
 
 
 @pytest.mark.parametrize("low_rank", [False, True])
@@ -101,19 +63,16 @@ def test_a_tuned_torch_network_computes_what_the_module_does(
     bundle = tiny_bundle(kind)
     network = load_network(bundle, device="cpu", precision="fp32")
     assert isinstance(network, TorchNetwork)
-    source = open_source(bundle, [0])
-    files = low_rank_files(factors(source)) if low_rank else head_files(changed(source))
+    files = changed(bundle, low_rank=low_rank)
     pixels = tiny.images(3)
     before = network.logits(network.encode(pixels.numpy()), network.select(range(L)))
     tuned = tuned_network(network, files)
     assert isinstance(tuned, TorchNetwork)
     module = load_module(bundle)
-    tensors = tuned_tensors(source.tensors, files)
-    module.head.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    labels = LabelEmbeddings.open(bundle.path)
-    module.attach_labels([torch.from_numpy(labels.of(tag)) for tag in range(L)])
+    module.head.load_state_dict({name: torch.tensor(array) for name, array in tuned.head_tensors().items()})
     with torch.inference_mode():
-        wanted = module(pixels).numpy()
+        labels = module.label_block(LabelEmbeddings.open(bundle.path), range(L))
+        wanted = module(module.encoder(pixels), labels).numpy()
     tokens = tuned.encode(pixels.numpy())
     np.testing.assert_array_equal(tokens, network.encode(pixels.numpy()))
     found = tuned.logits(tokens, tuned.select(range(L)))
@@ -130,7 +89,7 @@ def test_a_tuned_torch_network_computes_what_the_module_does(
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_in_half_precision_a_tuned_network_is_close_to_the_exact_one(tiny_bundle: TinyBundle, kind: str) -> None:
     bundle = tiny_bundle(kind)
-    files = head_files(changed(open_source(bundle, [0])))
+    files = changed(bundle)
     exact = load_network(bundle, device="cpu", precision="fp32")
     half = load_network(bundle, device="cpu", precision="force-bf16")
     tokens = exact.encode(tiny.images(3).numpy())
@@ -182,8 +141,7 @@ WAYS = ("nan", "infinite", "shape", "wider", "missing", "superfluous", "type", "
 @pytest.mark.parametrize("how", WAYS)
 def test_a_damaged_or_foreign_head_is_refused(tiny_bundle: TinyBundle, how: str, low_rank: bool) -> None:
     bundle = tiny_bundle("ram")
-    source = open_source(bundle, [0])
-    files = low_rank_files(factors(source)) if low_rank else head_files(changed(source))
+    files = changed(bundle, low_rank=low_rank)
     network = load_network(bundle, device="cpu")
     tuned_network(network, files)
     with pytest.raises(VersionDamaged, match="isn't served") as raised:
@@ -192,7 +150,7 @@ def test_a_damaged_or_foreign_head_is_refused(tiny_bundle: TinyBundle, how: str,
 
 
 def test_the_head_of_another_bundle_is_refused(tiny_bundle: TinyBundle, starter_network: StarterNetwork) -> None:
-    files = head_files(changed(open_source(tiny_bundle("ram"), [0])))
+    files = changed(tiny_bundle("ram"))
     with pytest.raises(VersionDamaged, match="StarterNetwork takes none"):
         tuned_network(starter_network, files)
     with pytest.raises(VersionDamaged, match="another head"):
@@ -200,15 +158,12 @@ def test_the_head_of_another_bundle_is_refused(tiny_bundle: TinyBundle, starter_
 
 
 def test_finite_weights_whose_logits_are_not_are_refused(tiny_bundle: TinyBundle) -> None:
-    source = open_source(tiny_bundle("ram"), [0])
-    huge = {**source.tensors, "classifier.weight": np.full_like(source.tensors["classifier.weight"], 3e38)}
+    huge = own_head(tiny_bundle("ram"))
+    huge["classifier.weight"][:] = 3e38
     huge["classifier.weight"][0, ::2] = -3e38
-    network = load_network(tiny_bundle("ram"), device="cpu")
+    huge["layers.1.output_norm.weight"] *= 1e3
     with pytest.raises(VersionDamaged, match="not finite"):
-        tuned_network(
-            network,
-            head_files({**huge, "layers.1.output_norm.weight": source.tensors["layers.1.output_norm.weight"] * 1e3}),
-        )
+        tuned_network(load_network(tiny_bundle("ram"), device="cpu"), head_file(HEAD_FILE, huge))
 
 
 def test_a_network_that_takes_no_head_says_so(tiny_bundle: TinyBundle) -> None:
@@ -216,7 +171,7 @@ def test_a_network_that_takes_no_head_says_so(tiny_bundle: TinyBundle) -> None:
         token_shape = (2, 3)
 
     with pytest.raises(VersionDamaged, match="Other takes none"):
-        tuned_network(Other(), head_files(dict(open_source(tiny_bundle("ram"), [0]).tensors)))  # type: ignore[arg-type]
+        tuned_network(Other(), changed(tiny_bundle("ram")))  # type: ignore[arg-type]
 
 
 def test_which_files_bring_a_head() -> None:

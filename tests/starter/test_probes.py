@@ -51,7 +51,7 @@ def test_a_similar_text_borrows_and_a_strange_one_does_not() -> None:
     near = embeddings[0] + 0.05 * np.eye(8, dtype=np.float32)[7]
     near /= np.linalg.norm(near)
     far = np.eye(8, dtype=np.float32)[6]
-    weight, bias = probes.borrowed(np.stack([near, far]))
+    weight, bias = probes.of_tags(np.stack([near, far]), [None, None])
     assert weight.shape == (2, 12)
     assert bias.shape == (2,)
     cosine = weight[0] @ probes.weight[0] / np.linalg.norm(weight[0]) / np.linalg.norm(probes.weight[0])
@@ -65,6 +65,6 @@ def test_concepts_with_few_photos_count_less() -> None:
     lengths = []
     for count in (2, 2000):
         probes = Probes(fitted.weight, fitted.bias, fitted.embeddings, np.full(3, count, dtype=np.int32))
-        lengths.append(np.linalg.norm(probes.borrowed(embeddings[:1])[0]))
+        lengths.append(np.linalg.norm(probes.of_tags(embeddings[:1], [None])[0]))
     assert lengths[0] < 0.5 * lengths[1]
     assert lengths[1] == pytest.approx(np.linalg.norm(fitted.weight[0]), rel=0.3)

@@ -135,7 +135,7 @@ def test_texts_of_tags_as_numbers(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
     assert tag_embeddings(bundle, resolve_subset(bundle, ["red"])) is None, "no text encoder, so no texts"
     bundle.text_encoder = "words"  # type: ignore[misc]
     rows = np.array([[3, 0], [0, 2], [0, 4], [5, 0], [1, 1]], dtype=np.float16)
-    labels = LabelEmbeddings(rows, np.array([1, 2, 1, 1], dtype=np.int32))
+    labels = LabelEmbeddings(rows, np.array([1, 2, 1, 1], dtype=np.int32), 2)
     monkeypatch.setattr(LabelEmbeddings, "open", classmethod(lambda cls, path: labels))
     encoder = SimpleNamespace(id="words", dim=2, embed=lambda texts: np.array([[0, 7]], dtype=np.float32))
     found = tag_embeddings(bundle, resolve_subset(bundle, ["green", "teal", "red"], cast(Any, encoder)))

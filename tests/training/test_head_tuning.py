@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,20 +15,21 @@ from models import reference
 from models import tiny as tiny_files
 from training import tiny_head as tiny
 
-from ram_backend.errors import InputError, NotAvailable, SettingsError
+from ram_backend.errors import NotAvailable, SettingsError, VersionDamaged
+from ram_backend.gate.off_target import measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
-from ram_backend.models.head_checkpoint import HeadCheckpoint, open_head
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.network import load_network
-from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, tuned_network, tuned_tensors
-from ram_backend.tagging.subset import resolve_subset
+from ram_backend.models.torch_network import load_module
+from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
+from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
-from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, log_odds_change, plain_head
+from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, off_target_scores
 from ram_backend.training.selection import FitResult, RidgeTrainer, fit_candidate
 
-CPU = torch.device("cpu")
 IMAGES = 160
 
 
@@ -40,8 +42,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trainer(checkpoint: HeadCheckpoint | None = None, **changed: object) -> HeadTrainer:
-    return HeadTrainer(tiny.checkpoint() if checkpoint is None else checkpoint, tiny.options(**changed))
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny.import_bundle(tmp_path_factory.mktemp("tuning"))
+
+
+@pytest.fixture(scope="module")
+def head(bundle: Bundle) -> dict[str, np.ndarray]:
+    """The tensors of the bundle's own head."""
+    return load_network(bundle, device="cpu").head_tensors()  # type: ignore[attr-defined]
+
+
+def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
+    return HeadTrainer(bundle, tiny.subset(bundle), tiny.options(**changed))
 
 
 def fitted(trainer: HeadTrainer, material: TrainingSet | None = None, seed: int = 5) -> FitResult | None:
@@ -49,39 +62,36 @@ def fitted(trainer: HeadTrainer, material: TrainingSet | None = None, seed: int 
     return trainer.fit(material, np.arange(len(material)), seed, None)
 
 
-def tuned_log_odds(checkpoint: HeadCheckpoint, files: dict[str, bytes], material: TrainingSet) -> np.ndarray:
-    changed = replace(checkpoint, tensors=tuned_tensors(checkpoint.tensors, files))
+def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], material: TrainingSet) -> np.ndarray:
+    """What a tuned head changes about the log-odds of the images, when it is served."""
     assert material.tokens is not None
-    now, then = (log_odds_change(each, plain_head(each), material.tokens, CPU) for each in (changed, checkpoint))
-    return np.asarray(material.base + now - then)
+    network = load_network(bundle, device="cpu", precision="fp32")
+    both = (Tagger(bundle, each, subset) for each in (tuned_network(network, files), network))
+    now, then = (tagger.log_odds(tagger.score(material.tokens.astype(np.float32))) for tagger in both)
+    return np.asarray(now - then)
 
 
-def outside_drift(files: dict[str, bytes]) -> float:
+def outside_drift(bundle: Bundle, files: dict[str, bytes]) -> float:
     """How far the log-odds of tags outside the project went, on photos that are none of the project's."""
-    checkpoint = tiny.checkpoint()
-    outside = replace(checkpoint, entries=tuple(int(row) for row in checkpoint.outside), slope=checkpoint.outside_slope)
-    material = tiny.training_set(seed=50)
-    assert material.tokens is not None
-    changed = replace(outside, tensors=tuned_tensors(outside.tensors, files))
-    now, then = (log_odds_change(each, plain_head(each), material.tokens, CPU) for each in (changed, outside))
-    return float(np.abs(now - then).mean())
+    outside = resolve_subset(bundle, tiny.NAMES[tiny.TAGS :])
+    return float(np.abs(log_odds_change(bundle, outside, files, tiny.training_set(seed=50))).mean())
 
 
-def test_it_wins_where_only_the_head_can_see_what_matters() -> None:
+def test_it_wins_where_only_the_head_can_see_what_matters(bundle: Bundle) -> None:
     material = tiny.training_set(images=IMAGES)
-    candidate = fit_candidate(material, np.arange(IMAGES), (RidgeTrainer(), trainer()), seed=2)
+    candidate = fit_candidate(material, np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)), seed=2)
     assert candidate.recipe == "tuning"
     assert set(candidate.files) == {HEAD_FILE}
     assert candidate.cross_validated["tuning"]["mAP"] > candidate.cross_validated["residual"]["mAP"] + 0.05
     unseen = tiny.training_set(seed=7, images=IMAGES)
-    z = tuned_log_odds(tiny.checkpoint(), candidate.files, unseen).astype(np.float32)
+    z = unseen.base + log_odds_change(bundle, tiny.subset(bundle), candidate.files, unseen)
     served = mean_average_precision(candidate.logits(z, unseen.features), unseen.labels)
     assert served > mean_average_precision(unseen.base, unseen.labels) + 0.15
     assert served > candidate.cross_validated["tuning"]["mAP"] - 0.15  # what was promised is about what comes
 
 
-def test_it_is_judged_on_images_left_out_only() -> None:
-    result = fitted(trainer())
+def test_it_is_judged_on_images_left_out_only(bundle: Bundle) -> None:
+    result = fitted(trainer(bundle))
     assert result is not None
     assert result.judged.sum() == IMAGES // 4
     material = tiny.training_set(images=IMAGES)
@@ -90,8 +100,8 @@ def test_it_is_judged_on_images_left_out_only() -> None:
 
 
 @pytest.mark.parametrize("rank", [None, 4])
-def test_the_same_seed_gives_the_same_head_and_another_gives_another(rank: int | None) -> None:
-    first, again, other = (fitted(trainer(dropout=0.1, rank=rank, epochs=3), seed=seed) for seed in (5, 5, 6))
+def test_the_same_seed_gives_the_same_head_and_another_gives_another(bundle: Bundle, rank: int | None) -> None:
+    first, again, other = (fitted(trainer(bundle, dropout=0.1, rank=rank, epochs=3), seed=seed) for seed in (5, 5, 6))
     assert first is not None
     assert again is not None
     assert other is not None
@@ -100,14 +110,14 @@ def test_the_same_seed_gives_the_same_head_and_another_gives_another(rank: int |
     assert set(first.files) == {HEAD_FILE if rank is None else LOW_RANK_FILE}
 
 
-def test_a_pair_with_weight_0_has_no_say() -> None:
+def test_a_pair_with_weight_0_has_no_say(bundle: Bundle) -> None:
     material = tiny.training_set(images=IMAGES)
     weights = material.weights.copy()
     weights[:, 2] = 0
     weights[::3, 0] = 0
     lies = np.where(weights == 0, ~material.labels, material.labels)
     results = [
-        fitted(trainer(epochs=2), replace(material, weights=weights, labels=labels))
+        fitted(trainer(bundle, epochs=2), replace(material, weights=weights, labels=labels))
         for labels in (material.labels, lies)
     ]
     assert results[0] is not None
@@ -115,23 +125,27 @@ def test_a_pair_with_weight_0_has_no_say() -> None:
     assert results[0].files == results[1].files
 
 
-def test_replay_keeps_tags_outside_the_project_closer() -> None:
-    results = [fitted(trainer(replay=replay)) for replay in (3.0, 0.0)]
+def test_replay_keeps_tags_outside_the_project_closer(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    rising = itertools.count()  # the last epoch is the best, so that all train equally long
+    monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(rising))
+    results = [fitted(trainer(bundle, replay=replay)) for replay in (3.0, 0.0)]
     other = tiny.training_set(seed=50).tokens
-    with_photos = fitted(replace(trainer(replay=3.0), replay_tokens=other))
+    with_photos = fitted(replace(trainer(bundle, replay=3.0), replay_tokens=other))
     assert results[0] is not None
     assert results[1] is not None
     assert with_photos is not None
-    assert outside_drift(results[0].files) < 0.6 * outside_drift(results[1].files)
-    assert outside_drift(with_photos.files) < outside_drift(results[0].files)
+    assert outside_drift(bundle, results[0].files) < 0.6 * outside_drift(bundle, results[1].files)
+    assert outside_drift(bundle, with_photos.files) < outside_drift(bundle, results[0].files)
 
 
-def test_replay_costs_nothing_at_the_start() -> None:
+def test_replay_costs_nothing_at_the_start(bundle: Bundle) -> None:
     """Dropout in the replayed pass would be trained against as if it were drift."""
     rows = np.arange(IMAGES)
     losses = []
     for replay in (0.0, 3.0):
-        run = head_tuning._Tuning(trainer(dropout=0.3, replay=replay), tiny.training_set(images=IMAGES), rows, rows)
+        run = head_tuning._Tuning(
+            trainer(bundle, dropout=0.3, replay=replay), tiny.training_set(images=IMAGES), rows, rows
+        )
         run.head.train()
         torch.manual_seed(0)
         losses.append(float(run.loss(rows[:8], np.random.default_rng(0)).detach()))
@@ -139,67 +153,61 @@ def test_replay_costs_nothing_at_the_start() -> None:
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     qualities = iter([0.2, 0.3, 0.5, 0.4, 0.45, 0.9])
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(qualities))
-    told: list[int] = []
+    epochs: list[int] = []
     material = tiny.training_set(images=IMAGES)
-    result = trainer(patience=2).fit(material, np.arange(IMAGES), 5, lambda stage, done, total: told.append(done))
+    result = trainer(bundle, patience=2).fit(
+        material, np.arange(IMAGES), 5, lambda stage, done, total: epochs.append(done)
+    )
     assert result is not None
     assert result.params["epoch"] == 2
-    assert told == [1, 2, 3, 4]  # two epochs without improvement: the 0.9 is never reached
+    assert epochs == [1, 2, 3, 4]  # two epochs without improvement: the 0.9 is never reached
 
 
-def test_no_result_where_the_bundle_s_own_head_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: 0.5)
-    assert fitted(trainer(patience=3)) is None
-    candidate = fit_candidate(tiny.training_set(images=IMAGES), np.arange(IMAGES), (RidgeTrainer(), trainer()))
+    assert fitted(trainer(bundle, patience=3)) is None
+    candidate = fit_candidate(tiny.training_set(images=IMAGES), np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)))
     assert candidate.recipe == "residual"
 
 
-def test_no_result_without_labels_with_few_images_or_where_it_does_harm() -> None:
+def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
     material = tiny.training_set(images=IMAGES)
-    assert fitted(trainer(), replace(material, weights=np.zeros_like(material.weights))) is None
-    assert trainer().fit(tiny.training_set(images=40), np.arange(40) // 2, 0, None) is None
+    assert fitted(trainer(bundle), replace(material, weights=np.zeros_like(material.weights))) is None
+    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, None) is None
     asked: list[set[str]] = []
 
     def harmless(files: dict[str, bytes]) -> bool:
         asked.append(set(files))
         return False
 
-    assert fitted(replace(trainer(), harmless=harmless)) is None
+    assert fitted(replace(trainer(bundle), harmless=harmless)) is None
     assert asked == [{HEAD_FILE}]
 
 
-def test_lora_trains_the_products_of_the_layers_and_nothing_else() -> None:
-    head = plain_head(tiny.checkpoint())
+def test_lora_trains_the_products_of_the_layers_and_nothing_else(bundle: Bundle) -> None:
+    head = load_module(bundle).head
     add_factors(head, 3)
     learning = {name for name, part in head.named_parameters() if part.requires_grad}
     assert learning
     assert all("lora_" in name and name.startswith("layers.") for name in learning)
     factors = factors_of(head)
-    assert len(factors) == 12  # six products in each of two layers
-    assert all(pair.a.shape[0] == pair.b.shape[1] == 3 and not pair.b.any() for pair in factors.values())
+    assert len(factors) == 2 * 12  # two factors of six products in each of two layers
+    assert all(factor.shape[0 if name.endswith(".a") else 1] == 3 for name, factor in factors.items())
+    assert not any(factor.any() for name, factor in factors.items() if name.endswith(".b"))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"rank": -1}, {"validation": 1.0}, {"dropout": 1.0}, {"replay": -0.1}, {"patience": 0}]
-)
-def test_options_that_can_not_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="Fine-tuning needs"):
-        tiny.options(**wrong)
-
-
-def test_what_it_can_not_start_from_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    material = tiny.training_set(images=IMAGES)
-    with pytest.raises(InputError, match="needs image tokens"):
-        fitted(trainer(), replace(material, tokens=None))
+def test_what_it_can_not_start_from_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
-        with pytest.raises(SettingsError, match="no such device"):
-            fitted(trainer(device="cuda"))
+        with pytest.raises(SettingsError, match="torch finds none"):
+            fitted(trainer(bundle, device="cuda"))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(NotAvailable, match="pip install"):
-        fitted(trainer(rank=2))
+        fitted(trainer(bundle, rank=2))
 
 
 @pytest.mark.parametrize("rank", [None, 2])
@@ -233,16 +241,55 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         known_tags=np.ones(3, dtype=bool),
         base_thresholds=tagger.thresholds,
     )
-    checkpoint = open_head(bundle, subset.entries, subset.calibration.slope)
-    rows = np.arange(40)
-    run = head_tuning._Tuning(trainer(checkpoint, rank=rank, replay_tags=3), material, rows[:30], rows[30:])
+    rows, options = np.arange(40), tiny.options(rank=rank, replay_tags=3)
+    run = head_tuning._Tuning(HeadTrainer(bundle, subset, options), material, rows[:30], rows[30:])
     optimizer = torch.optim.AdamW([part for part in run.head.parameters() if part.requires_grad], 1e-2)
     for _ in range(3):
         optimizer.zero_grad()
         run.loss(rows[:30], np.random.default_rng(0)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    files = run._files()
+    files = run.files()
     served = Tagger(bundle, tuned_network(network, files), subset, token_dtype="float16")
     found = served.log_odds(served.score(tokens.astype(np.float32)))
-    np.testing.assert_allclose(found, tuned_log_odds(checkpoint, files, material), atol=2e-4)
+    np.testing.assert_allclose(found[30:], run._held_out(), atol=2e-4)
     assert np.abs(found - base).max() > 0.01
+
+
+@pytest.mark.parametrize("asked", [2, tiny.TAGS + tiny.OUTSIDE])
+def test_the_bundle_s_own_head_leaves_other_tags_alone_and_a_bent_one_does_not(
+    bundle: Bundle, head: dict[str, np.ndarray], asked: int
+) -> None:
+    network = load_network(bundle, device="cpu")
+    tokens = tiny.training_set(images=80).tokens  # more than one portion
+    assert tokens is not None
+    moves = []
+    for noise in (0.0, 0.02, 0.5):
+        rng = np.random.default_rng(0)
+        bent = {
+            name: (array + noise * np.abs(array).mean() * rng.normal(size=array.shape)).astype(np.float32)
+            for name, array in head.items()
+        }
+        subset = resolve_subset(bundle, tiny.NAMES[:asked])
+        scores = off_target_scores(bundle, network, head_file(HEAD_FILE, bent), subset, tokens, seed=1)
+        assert scores.bundle.shape == (80, len(tiny.NAMES) - asked)
+        moves.append(measure_shift(scores).relative_move)
+    assert 0 == moves[0] < moves[1] < moves[2] or (asked == len(tiny.NAMES) and not any(moves))
+
+
+def test_off_target_tags_are_drawn_by_the_seed_from_those_outside(
+    bundle: Bundle, head: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_tuning, "OFF_TARGET_TAGS", 3)
+    network, tokens = load_network(bundle, device="cpu"), tiny.training_set().tokens
+    assert tokens is not None
+    files = head_file(HEAD_FILE, head)
+    first, again, other = (
+        off_target_scores(bundle, network, files, tiny.subset(bundle), tokens, seed).bundle for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    whole = Tagger(bundle, network, whole_vocabulary(bundle)).score(tokens.astype(np.float32)).scores
+    for column in first.T:
+        assert min(np.abs(whole[:, tiny.TAGS :] - column[:, None]).max(axis=0)) < 1e-5
+    with pytest.raises(VersionDamaged):
+        off_target_scores(bundle, network, {HEAD_FILE: b"no head"}, tiny.subset(bundle), tokens, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ram_backend.training.losses import asymmetric_loss
+from ram_backend.training.head_tuning import asymmetric_loss
 
 
 def test_without_focus_and_margin_it_is_binary_cross_entropy() -> None:

@@ -1,20 +1,22 @@
-"""A small head, a small project: images whose tokens say which tags they have, in a way that the head doesn't know."""
+"""A small bundle and a small project whose image tokens tell the tags, in a way that the head doesn't know."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from models import tiny
 
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.models.head import HeadConfig, TaggingHead
-from ram_backend.models.head_checkpoint import HeadCheckpoint
-from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.bundle import Bundle
+from ram_backend.models.importing import import_checkpoint
+from ram_backend.tagging.subset import Subset, resolve_subset
 from ram_backend.training.head_tuning import TuningOptions
 
 TAGS, OUTSIDE, IMAGES = 5, 12, 64
-TOKENS, WIDTH, TEXT = 4, 16, 10
+TOKENS, WIDTH = 17, tiny.WIDTH
+NAMES = tuple(f"tag {number}" for number in range(TAGS + OUTSIDE))
 QUICK: dict[str, Any] = {
     "epochs": 8, "batch": 8, "learning_rate": 1e-2, "replay_tags": 6, "dropout": 0.0, "validation": 0.25,
     "device": "cpu", "gamma_neg": 0.0, "clip": 0.0,
@@ -25,28 +27,15 @@ def options(**changed: Any) -> TuningOptions:
     return TuningOptions(**{**QUICK, **changed})
 
 
-def checkpoint(seed: int = 0, **config: Any) -> HeadCheckpoint:
-    """A head with drawn weights over a vocabulary of `TAGS + OUTSIDE` tags, of which the first are the project's."""
-    torch.manual_seed(seed)
-    numbers = HeadConfig(
-        **{
-            "token_width": WIDTH, "hidden": 16, "heads": 2, "layers": 2, "intermediate": 24, "label_width": TEXT,
-            "layer_norm_eps": 1e-6, **config,
-        }
-    )  # fmt: skip
-    head = TaggingHead(numbers)
-    tensors = {name: tensor.detach().numpy().copy() for name, tensor in head.state_dict().items()}
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(TAGS + OUTSIDE, numbers.query_input_width)).astype(np.float32)
-    return HeadCheckpoint(
-        config=numbers,
-        tensors=tensors,
-        entries=tuple(range(TAGS)),
-        slope=np.linspace(0.5, 1.5, TAGS).astype(np.float32),
-        outside=np.arange(TAGS, TAGS + OUTSIDE),
-        outside_slope=np.ones(OUTSIDE, dtype=np.float32),
-        labels=LabelEmbeddings(rows, np.ones(len(rows), dtype=np.int32)),
-    )
+def import_bundle(folder: Path) -> Bundle:
+    """RAM with drawn weights and a vocabulary of `TAGS + OUTSIDE` tags, of which the first are the project's."""
+    file, tags = tiny.write(folder, "ram", tiny.state_dict("ram", tags=len(NAMES)))
+    tags.write_text("\n".join(NAMES))
+    return import_checkpoint(file, tags, name="ram", bundles_dir=folder / "bundles", **tiny.options("ram"))
+
+
+def subset(bundle: Bundle) -> Subset:
+    return resolve_subset(bundle, NAMES[:TAGS])
 
 
 def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
@@ -59,7 +48,7 @@ def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
     tokens = tokens.astype(np.float16)
     base = (0.3 * rng.normal(size=(images, TAGS))).astype(np.float32)
     return TrainingSet(
-        tags=tuple(f"tag {number}" for number in range(TAGS)),
+        tags=NAMES[:TAGS],
         features=tokens[:, 0].astype(np.float32),
         tokens=tokens,
         base=base,

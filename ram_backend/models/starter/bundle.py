@@ -143,7 +143,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
         export_encoder(encoder, directory / ENCODER)
         save_file({"weight": weight, "bias": bias}, directory / CLASSIFIER)
         progress("installing the starter: exporting the tagging head")
-        head = load_head(HeadConfig.from_json(architecture["head"]), load_file(source / HEAD_WEIGHTS))
+        head = load_head(HeadConfig(**architecture["head"]), load_file(source / HEAD_WEIGHTS))
         export_head(head, directory / HEAD_QUERIES, directory / HEAD)
         save_file(_background(source), directory / BACKGROUND)
         for file in COPIED:

@@ -11,21 +11,22 @@ with mixing weights of its own for a tag that training saw, and common ones for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from ram_backend.errors import BundleDamaged, SettingsError, VocabularyError
+from ram_backend.errors import BundleDamaged, SettingsError
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.label_embeddings import LabelEmbeddings, map_tensors
+from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
 from ram_backend.models.starter.layout import TOKENS, WIDTH, summary_features
 from ram_backend.models.starter.prior import Classifier, PriorTags, Reference, background_stats, class_weights
 from ram_backend.models.starter.probes import Probes
+from ram_backend.onnx_export import onnx_session
+from ram_backend.vocabulary.prompts import unit_rows
 
 FloatArray = NDArray[np.float32]
 
@@ -70,82 +71,74 @@ class StarterNetwork:
     side_by_side = True  # a session's calls share its threads
     token_shape = (TOKENS, WIDTH)
 
-    def __init__(self, directory: Path, architecture: dict[str, Any], *, threads: int | None = None) -> None:
-        """Loads the files of a starter bundle.
-
-        Args:
-            directory: the bundle's.
-            architecture: as in its bundle.json: "encoder" (digest of the weights) and "mixing".
-            threads: CPU threads of the engine; None: its default.
-
-        Raises:
-            BundleDamaged: a file is missing or malformed.
-        """
-        self.directory = directory
-        self._threads = threads
-        try:
-            self.encoder_id = encoder_id(architecture)
-            unseen = architecture["mixing"]["unseen"]
-            self._unseen_mixing = np.array([unseen[name] for name in COMPONENTS], dtype=np.float32)
-            self._encoder = _session(directory / ENCODER, threads)
-            self._head_queries = _session(directory / HEAD_QUERIES, threads)
-            self._head = _session(directory / HEAD, threads)
-            classifier = map_tensors(directory / CLASSIFIER)
-            prior = map_tensors(directory / PRIOR)
-            probes = map_tensors(directory / PROBES)
-            self._labels = LabelEmbeddings.open(directory)
-            self._classifier = Classifier(np.array(classifier["weight"]), np.array(classifier["bias"]))
-            self._class_embeddings = np.array(prior["class_embeddings"], dtype=np.float32)
-            ordinary = map_tensors(directory / BACKGROUND)
-            self._prior_mean, self._prior_spread = np.array(ordinary["mean"]), np.array(ordinary["spread"])
-            self._reference = Reference(np.array(prior["reference_classes"]), np.array(prior["reference_values"]))
-            self._classes = np.split(np.array(prior["classes"]), np.cumsum(prior["class_counts"])[:-1])
-            rows = np.array(probes["rows"])
-            self._own_mixing = np.array(probes["mixing"])
-            self._probe_of = {int(row): place for place, row in enumerate(rows)}
-            self._probes = Probes(
-                np.array(probes["weight"], dtype=np.float32),
-                np.array(probes["bias"]),
-                self._labels.gather(rows.tolist()),
-                np.array(probes["counts"]),
+    def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
+        """Loads the files of an installed starter bundle: always the CPU, always fp32; see `load_network`."""
+        if device == "cuda":
+            raise SettingsError(
+                "The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU."
             )
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if precision not in ("auto", "fp32"):
+            raise SettingsError(f"The starter computes in fp32, not {precision}: set RAM_PRECISION=auto.")
+        directory = bundle.path
+        try:
+            self.encoder_id = self.id_of(bundle)
+            unseen = bundle.manifest["architecture"]["mixing"]["unseen"]
+            self._unseen_mixing = np.array([unseen[name] for name in COMPONENTS], dtype=np.float32)
+            self._encoder = onnx_session(directory / ENCODER, threads)
+            self._head_queries = onnx_session(directory / HEAD_QUERIES, threads)
+            self._head = onnx_session(directory / HEAD, threads)
+            self._labels = LabelEmbeddings.open(directory)
+            classifier, prior = load_file(directory / CLASSIFIER), load_file(directory / PRIOR)
+            background, probes = load_file(directory / BACKGROUND), load_file(directory / PROBES)
+            self._classifier = Classifier(classifier["weight"], classifier["bias"])
+            self._class_embeddings = prior["class_embeddings"].astype(np.float32)
+            self._prior_mean, self._prior_spread = background["mean"], background["spread"]
+            self._reference = Reference(prior["reference_classes"], prior["reference_values"])
+            self._classes = np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1])
+            self._own_mixing = probes["mixing"]
+            rows = probes["rows"].tolist()
+            self._probe_of = {row: place for place, row in enumerate(rows)}
+            self._probes = Probes(
+                probes["weight"].astype(np.float32), probes["bias"], self._labels.means(rows), probes["counts"]
+            )
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise BundleDamaged(
                 f"Starter bundle {directory} can't be loaded ({error}). Remove that directory: it is made again."
             ) from None
 
+    @staticmethod
+    def id_of(bundle: Bundle, *, device: str = "cpu", precision: str = "fp32") -> str:
+        """Names the encoder's weights and engine."""
+        return f"{bundle.manifest['architecture']['encoder'][:16]}-{ENGINE}"
+
     def encode(self, pixels: FloatArray) -> FloatArray:
         """(B, 3, 260, 260) to tokens (B, 26, 1454), float32."""
-        if len(pixels) == 0:
-            return np.empty((0, *self.token_shape), dtype=np.float32)
-        parts = [
-            self._encoder.run(None, {"pixels": np.ascontiguousarray(pixels[start : start + _PIXEL_BATCH], np.float32)})[
-                0
-            ]
-            for start in range(0, len(pixels), _PIXEL_BATCH)
-        ]
+        parts = [np.empty((0, *self.token_shape), dtype=np.float32)]
+        for start in range(0, len(pixels), _PIXEL_BATCH):
+            some = np.ascontiguousarray(pixels[start : start + _PIXEL_BATCH], np.float32)
+            parts += self._encoder.run(None, {"pixels": some})
         return np.concatenate(parts)
 
-    def select(self, tags: Sequence[int | NDArray[np.float32]]) -> StarterQueries:
+    def select(self, tags: Sequence[Entry]) -> StarterQueries:
         """Prepares L tags: rows of the vocabulary, or text embeddings (k, 384) whose mean stands for a new tag."""
-        embeddings = self._embeddings(tags)
-        known = [int(tag) if isinstance(tag, int | np.integer) else None for tag in tags]
-        prior = self._prior(embeddings, known)
-        weight, bias = self._probes.borrowed(embeddings)
+        embeddings = unit_rows(self._labels.means(tags))
+        known = [None if isinstance(tag, np.ndarray) else int(tag) for tag in tags]
+        places = [None if row is None else self._probe_of.get(row) for row in known]
+        weight, bias = self._probes.of_tags(embeddings, places)
         mixing = np.empty((len(tags), len(COMPONENTS)), dtype=np.float32)
-        for place, row in enumerate(known):
-            own = None if row is None else self._probe_of.get(row)
-            mixing[place] = self._unseen_mixing if own is None else self._own_mixing[own]
-            if own is not None:
-                weight[place], bias[place] = self._probes.weight[own], self._probes.bias[own]
+        for column, place in enumerate(places):
+            mixing[column] = self._unseen_mixing if place is None else self._own_mixing[place]
         hidden, projected = self._head_queries.run(None, {"label_embeddings": embeddings})
-        return StarterQueries(hidden, projected, weight, bias, prior, mixing)
+        return StarterQueries(hidden, projected, weight, bias, self._prior(embeddings, known), mixing)
 
     def logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
         """Tokens (B, 26, 1454) to logits (B, L) before calibration."""
         at_once = max(1, _PAIRS_AT_ONCE // max(1, len(queries)))
-        parts = [self._logits(tokens[start : start + at_once], queries) for start in range(0, len(tokens), at_once)]
-        return np.concatenate(parts) if parts else np.empty((0, len(queries)), dtype=np.float32)
+        parts = [np.empty((0, len(queries)), dtype=np.float32)]
+        for start in range(0, len(tokens), at_once):
+            components = self.component_logits(tokens[start : start + at_once], queries)
+            parts.append((components * queries.mixing.T[:, None]).sum(axis=0))
+        return np.concatenate(parts)
 
     def component_logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
         """The three parts of the logits before mixing: (3, B, L), in the order of `COMPONENTS`."""
@@ -155,13 +148,8 @@ class StarterNetwork:
         prior = queries.prior.scores(self._classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
 
-    def _logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
-        head, probe, prior = self.component_logits(tokens, queries)
-        mixing = queries.mixing
-        return head * mixing[:, 0] + probe * mixing[:, 1] + prior * mixing[:, 2]
-
     def _prior(self, embeddings: FloatArray, known: Sequence[int | None]) -> PriorTags:
-        """Class weights of all tags; what is ordinary is looked up for known tags and measured for new ones."""
+        """Class weights of all tags; background statistics are looked up for known tags and measured for new ones."""
         classes = [_NO_CLASSES if row is None else self._classes[row] for row in known]
         weights = class_weights(embeddings, classes, self._class_embeddings)
         rows = [0 if row is None else row for row in known]
@@ -170,60 +158,3 @@ class StarterNetwork:
         if new:
             mean[new], spread[new] = background_stats(weights[new], self._reference)
         return PriorTags(weights, mean, spread)
-
-    def _embeddings(self, tags: Sequence[int | NDArray[np.float32]]) -> FloatArray:
-        rows = np.empty((len(tags), self._labels.width), dtype=np.float32)
-        known = [place for place, tag in enumerate(tags) if isinstance(tag, int | np.integer)]
-        numbers = np.array([int(tags[place]) for place in known], dtype=np.int64)
-        outside = numbers[(numbers < 0) | (numbers >= len(self._labels))]
-        if len(outside):
-            raise VocabularyError(
-                f"There is no tag {outside[0]}: the vocabulary has the tags 0 to {len(self._labels) - 1}."
-            )
-        rows[known] = self._labels.gather(numbers.tolist())
-        for place, tag in enumerate(tags):
-            if isinstance(tag, int | np.integer):
-                continue
-            if np.ndim(tag) != 2 or tag.shape[1] != self._labels.width or len(tag) == 0:
-                raise VocabularyError(
-                    f"A new tag has embeddings of shape {np.shape(tag)}; the starter takes (k, {self._labels.width})."
-                )
-            rows[place] = tag.mean(axis=0)
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-
-
-def encoder_id(architecture: Mapping[str, Any]) -> str:
-    """Names the encoder's weights and engine; `architecture` as in bundle.json."""
-    return f"{architecture['encoder'][:16]}-{ENGINE}"
-
-
-def load_starter_network(
-    bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
-) -> StarterNetwork:
-    """Loads the network of an installed starter bundle: always the CPU, always fp32.
-
-    Raises:
-        SettingsError: another device or precision was asked for.
-    """
-    if device == "cuda":
-        raise SettingsError("The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU.")
-    if precision not in ("auto", "fp32"):
-        raise SettingsError(f"The starter computes in fp32, not {precision}: set RAM_PRECISION=auto.")
-    return StarterNetwork(bundle.path, dict(bundle.manifest["architecture"]), threads=threads)
-
-
-def _session(source: Path | bytes, threads: int | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
-    model = source if isinstance(source, bytes) else str(source)
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        what = str(error).splitlines()[0][:160]
-        if isinstance(source, bytes):
-            raise BundleDamaged(f"A tagging head that was tuned is no head for onnxruntime ({what}).") from None
-        raise BundleDamaged(
-            f"{source} is damaged ({what}): remove {source.parent}, it installs itself again."
-        ) from None

@@ -8,6 +8,7 @@ Shapes: C concepts (tags with a probe), F feature width, E label embedding width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,14 +50,19 @@ class Probes:
     def _kernel(self, embeddings: FloatArray) -> FloatArray:
         return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / REACH), dtype=np.float32)
 
-    def borrowed(self, embeddings: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Directions for tags without a probe of their own.
+    def of_tags(self, embeddings: FloatArray, places: Sequence[int | None]) -> tuple[FloatArray, FloatArray]:
+        """Directions of L tags: a tag's own, or borrowed from concepts with a similar text.
 
         Args:
             embeddings: (L, E), length 1.
+            places: per tag its place among the concepts; None: it has no probe of its own.
 
         Returns:
             weight (L, F) and bias (L,); near 0 where no concept means something similar.
         """
         shares = (self._kernel(embeddings).astype(np.float64) @ self._solver).astype(np.float32)
-        return shares @ self.weight, shares @ self.bias
+        weight, bias = shares @ self.weight, shares @ self.bias
+        for column, place in enumerate(places):
+            if place is not None:
+                weight[column], bias[column] = self.weight[place], self.bias[place]
+        return weight, bias

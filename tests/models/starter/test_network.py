@@ -77,7 +77,7 @@ def test_exported_files_compute_what_the_torch_modules_do(
     pixels = np.stack([bundle.preprocessing(image) for image in images])
     tokens = network.encode(pixels)
     encoder, _, _ = load_encoder(encoder_weights_path())
-    config = HeadConfig.from_json(bundle.manifest["architecture"]["head"])
+    config = HeadConfig(**bundle.manifest["architecture"]["head"])
     head = load_head(config, load_file(PACKAGED / "head.safetensors"))
     rows = list(range(0, len(bundle.vocabulary), 97))
     labels = load_file(PACKAGED / "label_embeddings.safetensors")["rows"][rows].astype(np.float32)
