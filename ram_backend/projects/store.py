@@ -166,7 +166,7 @@ class ProjectStore:
             InputError: `project` or `hostname` is malformed, or there is no room; nothing was taken in.
             ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was taken in.
         """
-        key = ProjectKey.parse(project, hostname)
+        key = self.key(project, hostname)
         setup = Setup.read(key, label_config=label_config, access_token=access_token, extra_params=extra_params)
         with self._lock:
             before = self._view.get(key)
@@ -191,6 +191,21 @@ class ProjectStore:
         """All projects, by key."""
         with self._lock:
             return [self._view[key] for key in sorted(self._view)]
+
+    def key(self, project: str | int, hostname: str | None) -> ProjectKey:
+        """The project that a `/setup` request names.
+
+        Where the settings name the Label Studio, the hostname only tells how browsers reach it: a known project stays
+        itself when that changes (another port, a proxy in front).
+
+        Raises:
+            InputError: `project` or `hostname` is malformed.
+        """
+        key = ProjectKey.parse(project, hostname)
+        if self._url is None or not key.created or key in self._view:
+            return key
+        known = self.find(key.id, key.created)
+        return key if known is None else known.key
 
     def get(self, key: ProjectKey) -> Project | None:
         """The project as it is now."""
@@ -227,7 +242,7 @@ class ProjectStore:
         Raises:
             InputError: `project` or `hostname` is malformed.
         """
-        known, token = self.get(ProjectKey.parse(project, hostname)), (access_token or "").strip()
+        known, token = self.get(self.key(project, hostname)), (access_token or "").strip()
         if known is None or not token or known.access_token in (None, token):
             return None
         connection = self.connection(known)

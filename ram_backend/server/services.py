@@ -158,7 +158,7 @@ class Services:
             InputError: project, hostname, extra params or label config can't be used.
             NotAvailable: the bundle can't be opened, or building the snapshot has failed.
         """
-        known = self.store.get(ProjectKey.parse(request.project, request.hostname))
+        known = self.store.get(self.store.key(request.project, request.hostname))
         project = self.store.upsert(
             request.project,
             hostname=request.hostname,
