@@ -26,15 +26,14 @@ from ram_backend.gate.verdict import Verdict
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
+from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network
 from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
-from ram_backend.tagging.subset import Subset, resolve_subset
-from ram_backend.tagging.tag_embeddings import tag_embeddings
+from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.training.calibration import sigmoid
 from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.vocabulary.embeddings import open_text_encoder
 from starter.build import build_starter
@@ -226,7 +225,7 @@ def annotated(
     tagger = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
     tokens, hashes = _tokens(photos, name, tagger, settings.cache_dir / "annotated-photos")
     found = [tagger.score(tokens[at : at + BATCH].astype(np.float32)) for at in range(0, len(tokens), BATCH)]
-    base = np.concatenate([tagger.log_odds(part) for part in found])
+    base = np.concatenate([part.log_odds for part in found])
     ticked = np.concatenate([part.scores for part in found]) > tagger.thresholds
     labels, known = label_matrix(photos, tags)
     material = TrainingSet(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ram_backend.gate.folds import group_alike
 from ram_backend.metrics import calibration_error, f1, mean_average_precision
-from ram_backend.training.calibration import sigmoid
+from ram_backend.models.calibration import sigmoid
 from ram_backend.training.selection import Candidate, fit_candidate
 
 ALL_FITTED, AS_SERVED = WAYS = ("all fitted", "as served")

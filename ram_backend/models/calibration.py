@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import BundleDamaged
 
 FILE = "calibration.safetensors"
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,7 @@ class Calibration:
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns logits (..., L) into scores in [0, 1] of the same shape, float32."""
-        raised = self.log_odds(logits)
-        small = np.exp(-np.abs(raised))  # never overflows
-        scores: NDArray[np.float32] = np.where(raised >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-        return scores
+        return sigmoid(self.log_odds(logits))
 
     def take(self, rows: Sequence[int | None]) -> Calibration:
         """The calibration of a selection of tags, in that order; None stands for a new tag."""
@@ -103,3 +102,10 @@ class Calibration:
                 f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Remove the bundle, make it again."
             )
         return calibration
+
+
+def sigmoid(log_odds: NDArray[Real]) -> NDArray[Real]:
+    """Log-odds of any shape to probabilities of the same type; never overflows."""
+    small = np.exp(-np.abs(log_odds))
+    found: NDArray[Real] = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small))
+    return found

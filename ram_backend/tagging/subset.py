@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
+from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.vocabulary.embeddings import TextEncoder
+from ram_backend.vocabulary.prompts import unit_rows
 
 Entry = int | NDArray[np.float32]
 
@@ -102,6 +104,20 @@ def resolve_subset(
         calibration=bundle.calibration.take(rows),
         text_identity=f"{text_encoder.id} {described_from}".rstrip() if text_encoder is not None and new else None,
     )
+
+
+def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None:
+    """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
+
+    Returns:
+        None where the bundle learned its tags without a text encoder: its label embeddings are no texts.
+
+    Raises:
+        BundleDamaged: the bundle's label embeddings can't be read.
+    """
+    if bundle.text_encoder is None:
+        return None
+    return unit_rows(LabelEmbeddings.open(bundle.path).means(subset.entries))
 
 
 def _no_encoder(bundle: Bundle, new: Sequence[str]) -> str:

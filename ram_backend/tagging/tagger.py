@@ -14,7 +14,7 @@ from PIL import Image
 
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.calibration import Calibration
+from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta, feature_width, features_of
 from ram_backend.models.network import Network, Queries
 from ram_backend.tagging.subset import Subset
@@ -28,11 +28,13 @@ class TagScores:
     """What a tagger found: a row per image, a column per tag asked, in the order asked.
 
     Attributes:
-        logits: (N, L) float32, before calibration.
+        logits: (N, L) float32 of the network, before calibration and delta.
+        log_odds: (N, L) float32, calibrated, with the delta; their sigmoid are the scores.
         scores: (N, L) float32, calibrated probabilities in [0, 1].
     """
 
     logits: NDArray[np.float32]
+    log_odds: NDArray[np.float32]
     scores: NDArray[np.float32]
 
 
@@ -80,9 +82,20 @@ class Tagger:
         self.subset = subset
         self.token_dtype: TokenDtype | None = token_dtype
         self.version = version
-        self._delta = None if delta is None else AppliedDelta.of(delta, subset, network)
-        self.thresholds: NDArray[np.float32] = subset.thresholds if self._delta is None else self._delta.thresholds
+        self._delta = delta
+        if delta is not None and delta.width != feature_width(network.token_shape):
+            raise VersionDamaged(
+                f"A version's delta is for images with {delta.width} features, this bundle's have"
+                f" {feature_width(network.token_shape)}: it was made for another bundle. Train again, or roll back to"
+                " another version."
+            )
+        row_of = {} if delta is None else {tag: row for row, tag in enumerate(delta.tags)}
+        self._columns = [column for column, name in enumerate(subset.names) if name in row_of]
+        self._rows = [row_of[subset.names[column]] for column in self._columns]
+        self.thresholds: NDArray[np.float32] = subset.thresholds.copy()
         """(L,) float32: a tag is on where its score is strictly above."""
+        if delta is not None:
+            self.thresholds[self._columns] = delta.thresholds[self._rows]
         self.model_version = _model_version(bundle, network, subset, token_dtype, self.thresholds, version)
         self._base = base  # stays in memory, so that the next version finds it
         self._queries: Queries = network.select(subset.entries) if base is None else base._queries
@@ -134,73 +147,14 @@ class Tagger:
         """Scores images by their tokens (N, T, D), which may come from a cache."""
         if len(tokens) == 0:
             nothing = np.empty((0, len(self.tags)), dtype=np.float32)
-            return TagScores(logits=nothing, scores=nothing)
+            return TagScores(nothing, nothing, nothing)
         logits = self.network.logits(tokens, self._queries)
-        if self._delta is None:
-            return TagScores(logits=logits, scores=self.subset.calibration.scores(logits))
-        logits = self._delta.logits(logits, features_of(tokens))
-        return TagScores(logits=logits, scores=self._delta.calibration.scores(logits))
-
-    def log_odds(self, found: TagScores) -> NDArray[np.float32]:
-        """Calibrated log-odds (N, L) of what `score` found; the sigmoid of them are the scores."""
-        calibration = self.subset.calibration if self._delta is None else self._delta.calibration
-        return calibration.log_odds(found.logits)
-
-
-@dataclass(frozen=True)
-class AppliedDelta:
-    """A delta, laid out for one subset.
-
-    Attributes:
-        columns: (C,) columns of the subset that the delta names, a tag as often as the subset asks it.
-        base_scale: (C,) of those columns, as in `Delta`.
-        weight: (C, F).
-        bias: (C,).
-        before: calibration of those columns without the delta.
-        calibration: of all L columns, with the delta: the identity in those that it names.
-        thresholds: (L,) with the delta.
-    """
-
-    columns: NDArray[np.int64]
-    base_scale: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    before: Calibration
-    calibration: Calibration
-    thresholds: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, delta: Delta, subset: Subset, network: Network) -> AppliedDelta:
-        """Lays a delta out for a subset; VersionDamaged where it was made for features of another width."""
-        width = feature_width(network.token_shape)
-        if delta.width != width:
-            raise VersionDamaged(
-                f"A version's delta is for images with {delta.width} features, this bundle's have {width}: it was made"
-                " for another bundle. Train again, or roll back to another version."
-            )
-        row_of = {tag: row for row, tag in enumerate(delta.tags)}
-        columns = [column for column, name in enumerate(subset.names) if name in row_of]
-        rows = [row_of[subset.names[column]] for column in columns]
-        slope, offset = subset.calibration.slope.copy(), subset.calibration.offset.copy()
-        slope[columns], offset[columns] = 1, 0
-        thresholds = subset.thresholds.copy()
-        thresholds[columns] = delta.thresholds[rows]
-        return cls(
-            columns=np.array(columns, dtype=np.int64),
-            base_scale=delta.base_scale[rows],
-            weight=delta.weight[rows],
-            bias=delta.bias[rows],
-            before=subset.calibration.take(columns),
-            calibration=Calibration(slope, offset),
-            thresholds=thresholds,
-        )
-
-    def logits(self, logits: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The bundle's logits (N, L) with the delta's log-odds in the columns that it names, see `Delta.log_odds`."""
-        changed = logits.copy()
-        base_log_odds = self.before.log_odds(logits[:, self.columns])
-        changed[:, self.columns] = base_log_odds * self.base_scale + features @ self.weight.T + self.bias
-        return changed
+        log_odds = self.subset.calibration.log_odds(logits)
+        if self._delta is not None:
+            delta, columns, rows = self._delta, self._columns, self._rows
+            learned = features_of(tokens) @ delta.weight[rows].T + delta.bias[rows]
+            log_odds[:, columns] = log_odds[:, columns] * delta.base_scale[rows] + learned
+        return TagScores(logits, log_odds, sigmoid(log_odds))
 
 
 def rounded(tokens: NDArray[np.float32], dtype: TokenDtype) -> NDArray[np.float32]:

@@ -110,12 +110,12 @@ class TokenCache:
         Returns:
             (T, D) float32: what `get` returns from now on, in every process. Score these.
         """
-        own = rounded(image.tokens, TOKEN_DTYPE)
-        data = _packed(image._replace(tokens=own))
+        tokens = rounded(image.tokens, TOKEN_DTYPE)
+        data = _packed(image._replace(tokens=tokens))
         if len(data) > self._max_bytes:
-            return own
+            return tokens
         try:
-            earlier = self._write(key, data)
+            earlier = self.get(key) or self._write(key, data)
             self._make_room(len(data))
         except OSError as error:
             if not self._warned:
@@ -123,35 +123,28 @@ class TokenCache:
                 log.warning(
                     "Image tokens can't be cached in %s (%s): every image is computed anew.", self._folder, error
                 )
-            return own
-        return own if earlier is None else earlier
+            return tokens
+        return tokens if earlier is None else earlier.tokens
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}{_SUFFIX}"
 
-    def _write(self, key: str, data: bytes) -> NDArray[np.float32] | None:
-        """Creates the file atomically; where there is one already, returns its tokens."""
+    def _write(self, key: str, data: bytes) -> CachedImage | None:
+        """Creates the file atomically; where another process has done so meanwhile, returns what it stored."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        part = Path(name)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            file.write(data)
+        part = Path(file.name)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            for _ in range(2):
-                try:
-                    path.hardlink_to(part)  # unlike a rename it never replaces what another process has stored
-                    return None
-                except FileExistsError:
-                    earlier = self.get(key)  # removes it where it is damaged
-                    if earlier is not None:
-                        return earlier.tokens
-                except OSError:  # a file system without hard links
-                    break
+            path.hardlink_to(part)  # unlike a rename it never replaces what another process has stored
+        except FileExistsError:
+            return self.get(key)
+        except OSError:  # a file system without hard links
             part.replace(path)
-            return None
         finally:
             part.unlink(missing_ok=True)
+        return None
 
     def _make_room(self, written: int) -> None:
         """Looks at the size of the folder now and then, and removes files where it is too large."""

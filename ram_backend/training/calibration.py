@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.models.calibration import sigmoid
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
@@ -188,13 +190,6 @@ def best_threshold(scores: FloatArray, labels: BoolArray, counts: FloatArray) ->
     best = int(np.argmax(f1))
     following = ordered[best + 1] if best + 1 < len(order) else 0.0
     return float((ordered[best] + following) / 2)
-
-
-def sigmoid(log_odds: FloatArray) -> FloatArray:
-    """Log-odds of any shape to probabilities; never overflows."""
-    small = np.exp(-np.abs(log_odds))
-    found: FloatArray = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small))
-    return found
 
 
 def _spread(labels: BoolArray, known: BoolArray, asked: NDArray[np.int64]) -> NDArray[np.int64]:

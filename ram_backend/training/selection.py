@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
+from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
     PooledPrior,
@@ -24,7 +25,6 @@ from ram_backend.training.calibration import (
     fit_tag_calibrations,
     fit_thresholds,
     pair_weights,
-    sigmoid,
 )
 from ram_backend.training.ridge import (
     KernelEigen,

@@ -18,8 +18,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network
 from ram_backend.settings import Settings
-from ram_backend.tagging.subset import Subset, resolve_subset
-from ram_backend.tagging.tag_embeddings import tag_embeddings
+from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.versions.directory import Version
@@ -117,7 +116,7 @@ class Scorer:
         rows = np.empty((len(tokens), len(tagger.tags)), dtype=np.float32)
         for start, some in zip(range(0, len(tokens), AT_ONCE), _portions(tokens), strict=True):
             progress(start, len(tokens))
-            rows[start : start + AT_ONCE] = tagger.log_odds(tagger.score(some))
+            rows[start : start + AT_ONCE] = tagger.score(some).log_odds
         return rows
 
 

@@ -1,4 +1,4 @@
-"""Tagger and subset on a network small enough to be computed by hand."""
+"""Tagger, subset and delta on a network small enough to be computed by hand."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ram_backend.errors import TextEncoderUnavailable, VocabularyError
+from ram_backend.errors import TextEncoderUnavailable, VersionDamaged, VocabularyError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
+from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
+from ram_backend.tagging.subset import resolve_subset, tag_embeddings, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE, CachedImage, TokenCache, token_key
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
+TOKENS = np.random.default_rng(0).random((6, 1, 3)).astype(np.float32)
 
 
 class ColourNetwork:
@@ -60,6 +63,7 @@ def bundle() -> Bundle:
         SimpleNamespace(
             name="colours",
             digest="d" * 64,
+            path=Path("nowhere"),
             vocabulary=Vocabulary(tags),
             preprocessing=Preprocessing(size=4, mean=(0, 0, 0), std=(1, 1, 1)),
             calibration=Calibration(
@@ -82,22 +86,38 @@ def sigmoid(value: float) -> float:
     return float(1 / (1 + np.exp(-value)))
 
 
+def tagger(bundle: Bundle, names: list[str], **options: Any) -> Tagger:
+    return Tagger(bundle, ColourNetwork(), resolve_subset(bundle, names), **options)
+
+
+def delta(tags: tuple[str, ...] = ("green", "teal"), width: int = 3) -> Delta:
+    drawn = np.random.default_rng(7)
+    count = len(tags)
+    return Delta(
+        tags,
+        base_scale=np.full(count, 0.5, dtype=np.float32),
+        weight=drawn.normal(size=(count, width)).astype(np.float32),
+        bias=np.arange(count, dtype=np.float32) + 1,
+        thresholds=np.full(count, 0.25, dtype=np.float32),
+    )
+
+
 def test_columns_are_the_asked_tags_in_their_order(bundle: Bundle) -> None:
     subset = resolve_subset(bundle, ["blue", "Crimson", "turquoise", "turquoise"], ColourEncoder())
-    tagger = Tagger(bundle, ColourNetwork(), subset)
-    found = tagger.tag([plain(255, 0, 0), plain(0, 0, 255)])
-    assert tagger.tags == ("blue", "Crimson", "turquoise", "turquoise")
+    whole = Tagger(bundle, ColourNetwork(), subset)
+    found = whole.tag([plain(255, 0, 0), plain(0, 0, 255)])
+    assert whole.tags == ("blue", "Crimson", "turquoise", "turquoise")
     assert subset.new_tags == ("turquoise", "turquoise")
     assert found.logits == pytest.approx(np.array([[0, 1, 0, 0], [1, 0, 0.5, 0.5]]))
     expected = [sigmoid(1), sigmoid(0), sigmoid(3 * 0.5 - 2), sigmoid(3 * 0.5 - 2)]
     assert found.scores[1] == pytest.approx(expected, abs=1e-6)
-    assert tagger.thresholds == pytest.approx([0.7, 0.6, 0.9, 0.9])
+    assert whole.thresholds == pytest.approx([0.7, 0.6, 0.9, 0.9])
 
 
 def test_the_whole_vocabulary_keeps_duplicates_apart(bundle: Bundle) -> None:
-    tagger = Tagger(bundle, ColourNetwork(), whole_vocabulary(bundle))
-    found = tagger.tag([plain(0, 255, 0)])
-    assert tagger.tags == ("red", "green", "blue", "red")
+    whole = Tagger(bundle, ColourNetwork(), whole_vocabulary(bundle))
+    found = whole.tag([plain(0, 255, 0)])
+    assert whole.tags == ("red", "green", "blue", "red")
     assert found.logits[0] == pytest.approx([0, 1, 0, 1])
     assert found.scores[0] == pytest.approx([sigmoid(0), sigmoid(2 - 1), sigmoid(0), sigmoid(1.5)], abs=1e-6)
 
@@ -117,8 +137,8 @@ def test_described_tags_are_scored_from_their_descriptions(bundle: Bundle) -> No
 
 
 def test_no_images_give_no_rows(bundle: Bundle) -> None:
-    tagger = Tagger(bundle, ColourNetwork(), resolve_subset(bundle, ["red"]))
-    assert tagger.tag([]).scores.shape == (0, 1)
+    for change in (None, delta()):
+        assert tagger(bundle, ["red", "green"], delta=change).tag([]).scores.shape == (0, 2)
 
 
 def test_model_version_names_behaviour(bundle: Bundle) -> None:
@@ -156,16 +176,16 @@ def test_nothing_asked(bundle: Bundle, names: list[str], said: str) -> None:
 
 def test_rounded_tokens_give_the_same_scores_from_the_network_and_from_a_cache(bundle: Bundle, tmp_path: Path) -> None:
     subset = resolve_subset(bundle, ["red", "green"])
-    tagger = Tagger(bundle, ColourNetwork(), subset, token_dtype=TOKEN_DTYPE)
+    coarse = Tagger(bundle, ColourNetwork(), subset, token_dtype=TOKEN_DTYPE)
     images = [plain(10, 20, 30), plain(200, 100, 0)]
     cache = TokenCache(tmp_path / "tokens", 1_000_000)
-    keys = [token_key(name, bundle.preprocessing.id, tagger.network.encoder_id) for name in ("a", "b")]
+    keys = [token_key(name, bundle.preprocessing.id, coarse.network.encoder_id) for name in ("a", "b")]
     missed = np.stack(
-        [cache.put(key, CachedImage(one, 0, (1, 1))) for key, one in zip(keys, tagger.encode(images), strict=True)]
+        [cache.put(key, CachedImage(one, 0, (1, 1))) for key, one in zip(keys, coarse.encode(images), strict=True)]
     )
     hit = np.stack([one.tokens for one in map(cache.get, keys) if one is not None])
-    direct = tagger.tag(images)
-    for found in (tagger.score(missed), tagger.score(hit)):
+    direct = coarse.tag(images)
+    for found in (coarse.score(missed), coarse.score(hit)):
         assert found.logits.tobytes() == direct.logits.tobytes()
         assert found.scores.tobytes() == direct.scores.tobytes()
 
@@ -177,3 +197,67 @@ def test_tokens_are_rounded_only_where_asked_and_the_version_says_so(bundle: Bun
     assert exact.encode([image])[0, 0, 0] == np.float32(77 / 255)
     assert coarse.encode([image])[0, 0, 0] == np.float16(77 / 255)
     assert exact.model_version != coarse.model_version
+
+
+def test_named_tags_get_the_deltas_logits_and_scores(bundle: Bundle) -> None:
+    plain, changed = tagger(bundle, ["red", "green"]), tagger(bundle, ["red", "green"], delta=delta())
+    z = 2 * TOKENS[:, 0, 1] - 1  # the bundle's calibrated log-odds of green
+    logits = 0.5 * z + TOKENS[:, 0] @ delta().weight[0] + 1
+    found = changed.score(TOKENS)
+    assert found.log_odds[:, 1] == pytest.approx(logits, abs=1e-6)
+    assert found.scores[:, 1] == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
+    assert np.abs(found.scores[:, 1] - plain.score(TOKENS).scores[:, 1]).max() > 0.05
+
+
+def test_other_tags_stay_as_they_are_bit_by_bit(bundle: Bundle) -> None:
+    names = ["blue", "red", "green", "red"]
+    before, after = (tagger(bundle, names, delta=change).score(TOKENS) for change in (None, delta()))
+    kept = [0, 1, 3]
+    assert after.log_odds[:, kept].tobytes() == before.log_odds[:, kept].tobytes()
+    assert after.scores[:, kept].tobytes() == before.scores[:, kept].tobytes()
+    nothing = tagger(bundle, names, delta=delta(("teal", "pink"))).score(TOKENS)
+    assert nothing.scores.tobytes() == before.scores.tobytes()
+
+
+def test_thresholds_are_the_deltas_where_it_has_any(bundle: Bundle) -> None:
+    assert tagger(bundle, ["red", "green", "blue"], delta=delta()).thresholds == pytest.approx([0.6, 0.25, 0.7])
+
+
+def test_a_tag_asked_twice_is_changed_twice(bundle: Bundle) -> None:
+    found = tagger(bundle, ["red", "red"], delta=delta(("red",))).score(TOKENS).log_odds
+    first, second = TOKENS[:, 0, 0], TOKENS[:, 0, 0] + TOKENS[:, 0, 1] + 0.5  # rows 0 and 3 of the vocabulary
+    learned = TOKENS[:, 0] @ delta(("red",)).weight[0] + 1
+    assert found == pytest.approx(np.stack([0.5 * first + learned, 0.5 * second + learned], axis=1), abs=1e-6)
+
+
+def test_log_odds_are_those_of_the_scores(bundle: Bundle) -> None:
+    for change in (None, delta()):
+        found = tagger(bundle, ["red", "green"], delta=change).score(TOKENS)
+        assert 1 / (1 + np.exp(-found.log_odds)) == pytest.approx(found.scores, abs=1e-6)
+
+
+def test_the_version_is_part_of_the_name_only_where_there_is_one(bundle: Bundle) -> None:
+    names = ["red", "blue"]  # none of them in the delta: thresholds stay
+    plain = tagger(bundle, names).model_version
+    assert tagger(bundle, names, version=None).model_version == plain
+    versions = {tagger(bundle, names, delta=delta(), version=digit * 64).model_version for digit in "ab"}
+    assert len(versions | {plain}) == 3
+    assert plain == "colours-feddd96bdb35", "names given before there were versions stay"
+
+
+def test_a_delta_of_another_bundle_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(VersionDamaged, match="5 features, this bundle's have 3"):
+        tagger(bundle, ["red"], delta=delta(width=5))
+
+
+def test_texts_of_tags_as_numbers(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "text_encoder", None)
+    assert tag_embeddings(bundle, resolve_subset(bundle, ["red"])) is None, "no text encoder, so no texts"
+    monkeypatch.setattr(bundle, "text_encoder", "words")
+    rows = np.array([[3, 0], [0, 2], [0, 4], [5, 0], [1, 1]], dtype=np.float16)
+    labels = LabelEmbeddings(rows, np.array([1, 2, 1, 1], dtype=np.int32), 2)
+    monkeypatch.setattr(LabelEmbeddings, "open", classmethod(lambda cls, path: labels))
+    encoder = SimpleNamespace(id="words", dim=2, embed=lambda texts: np.array([[0, 7]], dtype=np.float32))
+    found = tag_embeddings(bundle, resolve_subset(bundle, ["green", "teal", "red"], cast(Any, encoder)))
+    assert found is not None
+    assert found == pytest.approx(np.array([[0, 1], [0, 1], [1, 0]]))

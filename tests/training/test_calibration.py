@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ram_backend.metrics import calibration_error, f1
+from ram_backend.models.calibration import sigmoid
 from ram_backend.training import calibration as recalibration
 from ram_backend.training.calibration import (
     TagCalibrations,
@@ -14,7 +15,6 @@ from ram_backend.training.calibration import (
     fit_tag_calibrations,
     fit_thresholds,
     pair_weights,
-    sigmoid,
 )
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -67,7 +67,7 @@ def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], mat
     assert material.tokens is not None
     network = load_network(bundle, device="cpu", precision="fp32")
     both = (Tagger(bundle, each, subset) for each in (tuned_network(network, files), network))
-    now, then = (tagger.log_odds(tagger.score(material.tokens.astype(np.float32))) for tagger in both)
+    now, then = (tagger.score(material.tokens.astype(np.float32)).log_odds for tagger in both)
     return np.asarray(now - then)
 
 
@@ -228,7 +228,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
     network = load_network(bundle, device="cpu", precision="fp32", threads=1)
     tokens = network.encode(tiny_files.images(40, salt="tuning:").numpy()).astype(np.float16)
     tagger = Tagger(bundle, network, subset, token_dtype="float16")
-    base = tagger.log_odds(tagger.score(tokens.astype(np.float32)))
+    base = tagger.score(tokens.astype(np.float32)).log_odds
     material = replace(
         tiny.training_set(images=40),
         tags=tagger.tags,
@@ -250,7 +250,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         optimizer.step()
     files = run.files()
     served = Tagger(bundle, tuned_network(network, files), subset, token_dtype="float16")
-    found = served.log_odds(served.score(tokens.astype(np.float32)))
+    found = served.score(tokens.astype(np.float32)).log_odds
     np.testing.assert_allclose(found[30:], run._held_out(), atol=2e-4)
     assert np.abs(found - base).max() > 0.01
 

@@ -11,8 +11,8 @@ import pytest
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import calibration_error, mean_average_precision
+from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta
-from ram_backend.training.calibration import sigmoid
 from ram_backend.training.selection import FitResult, fit_candidate
 
 WIDTH = 24
