@@ -1,11 +1,9 @@
-"""Images of tasks: one HTTP client per Label Studio, and one loader (fetch, hash, cache look-up, decode)."""
+"""Images of tasks: an LRU cache of HTTP clients, and the loader (fetch, hash, cache look-up, decode)."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +24,8 @@ from ram_backend.tagging.token_cache import TokenCache
 
 FloatArray = NDArray[np.float32]
 
-KEPT_CLIENTS = 64
+CLIENTS = 64
+"""Clients in memory: the connections of one that is evicted are closed when the last fetch with it has ended."""
 
 
 class ServerImages:
@@ -51,23 +50,11 @@ class ServerImages:
         self._limits = FetchLimits(
             max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
         )
-        self._clients: OrderedDict[tuple[Connection, str], tuple[TaskImages, LabelStudio | None]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._loader: ImageLoader | None = None
+        self._client = lru_cache(CLIENTS)(self._open)
 
     def client(self, project: Project) -> TaskImages:
-        """Where a project's images come from; the client used least recently is closed where there are too many."""
-        key = (self._store.connection(project), project.hostname)
-        evicted: list[tuple[TaskImages, LabelStudio | None]] = []
-        with self._lock:
-            client = self._clients.get(key)
-            if client is None:
-                client = self._clients[key] = self._open(*key)
-            self._clients.move_to_end(key)
-            while len(self._clients) > KEPT_CLIENTS:
-                evicted.append(self._clients.popitem(last=False)[1])
-        _close(evicted)
-        return client[0]
+        """Where a project's images come from."""
+        return self._client(self._store.connection(project), project.hostname)
 
     def load(self, client: TaskImages, reference: ImageReference) -> LoadedImage:
         """Fetches an image and finds its tokens in the cache, or decodes it for the encoder.
@@ -79,7 +66,7 @@ class ServerImages:
         with self._metrics.stage_seconds.labels("fetch").time():
             data = client.fetch(reference)
         started = time.perf_counter()
-        image = self._opened().load(data, name=f"image of task {reference.task}")
+        image = self._loader.load(data, name=f"image of task {reference.task}")
         self._metrics.token_lookups.labels("miss" if image.tokens is None else "hit").inc()
         if image.tokens is None:
             self._metrics.stage_seconds.labels("decode").observe(time.perf_counter() - started)
@@ -87,30 +74,25 @@ class ServerImages:
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
         """Caches new tokens (T, D); returns those to score, rounded as they are cached."""
-        return self._opened().store(image, tokens)
+        return self._loader.store(image, tokens)
 
     def close(self) -> None:
-        """Closes all clients."""
-        with self._lock:
-            clients = list(self._clients.values())
-            self._clients.clear()
-        _close(clients)
+        """Closes all clients, once nobody fetches with them."""
+        self._client.cache_clear()
 
-    def _opened(self) -> ImageLoader:
-        with self._lock:
-            if self._loader is None:
-                settings, identity = self._settings, self._model.known()
-                self._loader = ImageLoader(
-                    identity.bundle.preprocessing,
-                    identity.encoder_id,
-                    TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
-                    max_pixels=settings.max_image_pixels,
-                    max_bytes=settings.max_image_bytes,
-                    decoders=settings.cpu_threads(),
-                )
-            return self._loader
+    @cached_property
+    def _loader(self) -> ImageLoader:
+        settings, identity = self._settings, self._model.known()
+        return ImageLoader(
+            identity.bundle.preprocessing,
+            identity.encoder_id,
+            TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+            max_pixels=settings.max_image_pixels,
+            max_bytes=settings.max_image_bytes,
+            decoders=settings.cpu_threads(),
+        )
 
-    def _open(self, connection: Connection, hostname: str) -> tuple[TaskImages, LabelStudio | None]:
+    def _open(self, connection: Connection, hostname: str) -> TaskImages:
         label_studio: LabelStudio | None = None
         if connection.base_url:
             try:
@@ -120,12 +102,4 @@ class ServerImages:
             except SettingsError:
                 if connection.trusted and not hostname:
                     raise
-        return TaskImages(label_studio, limits=self._limits, guard=self._guard, threads=1), label_studio
-
-
-def _close(clients: Iterable[tuple[TaskImages, LabelStudio | None]]) -> None:
-    """Ends threads and idle connections; a fetch that has begun goes on."""
-    for images, label_studio in clients:
-        images.close()
-        if label_studio is not None:
-            label_studio.close()
+        return TaskImages(label_studio, limits=self._limits, guard=self._guard, threads=1)
