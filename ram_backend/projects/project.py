@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 from ram_backend.errors import ProjectOptionsError
 from ram_backend.projects.keys import ProjectKey
@@ -25,8 +26,8 @@ class Project:
         extra_params: the last extra params of the connection that could be used.
         extra_params_error: why those of the last `/setup` can't be used; None: they can.
         set_options: what `ram-backend project set` has set.
-        revision: another number whenever something that matters for scores has changed (label config, extra params,
-            set options); compare it with "is it the same", not with "is it greater".
+        revision: number of writes that changed something that matters for scores: label config, extra params, set
+            options.
         updated_at: when the row was last written; None: not yet.
     """
 
@@ -64,6 +65,13 @@ class Project:
         """
         return merge(self.extra_params, attributes, self.set_options)
 
+    def changed(self, **fields: Any) -> Project:
+        """The project with other values of some fields, and its revision then."""
+        after = replace(self, **fields)
+        scores = (after.label_config, after.extra_params, after.set_options)
+        matters = not self.revision or scores != (self.label_config, self.extra_params, self.set_options)
+        return replace(after, revision=self.revision + matters)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -71,11 +79,10 @@ class Setup:
 
     Attributes:
         key: which project.
-        label_config: always there.
+        label_config: XML.
         access_token: None: it brought none, and the earlier one stays.
         extra_params: None: they can't be used, and the earlier ones stay.
         error: why they can't be used.
-        revision: the project's revision is at least this afterwards.
     """
 
     key: ProjectKey
@@ -83,57 +90,25 @@ class Setup:
     access_token: str | None = field(repr=False)
     extra_params: ProjectOptions | None
     error: str | None = None
-    revision: int = 0
 
     @classmethod
     def read(cls, key: ProjectKey, *, label_config: str, access_token: str | None, extra_params: object) -> Setup:
         """Parses what the request brings; extra params that can't be used become `error`. Raises nothing."""
-        parsed: ProjectOptions | None = None
-        problem: str | None = None
-        try:
-            parsed = parse_options(extra_params)
-        except ProjectOptionsError as error:
-            problem = str(error)
         token = _storable(access_token or "").strip() or None
-        return cls(key, _storable(label_config), token, parsed, problem)
-
-    def over(self, earlier: Setup | None) -> Setup:
-        """This one with what it leaves open taken from an earlier one that has not been written yet."""
-        if earlier is None:
-            return self
-        return replace(
-            self,
-            access_token=self.access_token or earlier.access_token,
-            extra_params=earlier.extra_params if self.extra_params is None else self.extra_params,
-            revision=max(self.revision, earlier.revision),
-        )
+        try:
+            return cls(key, _storable(label_config), token, parse_options(extra_params))
+        except ProjectOptionsError as error:
+            return cls(key, _storable(label_config), token, None, str(error))
 
     def applied_to(self, project: Project | None) -> Project:
-        """The project afterwards; the very same object where nothing changes."""
+        """The project afterwards; None: there was none."""
         before = project or Project(self.key, revision=0)
-        after = replace(
-            before,
+        return before.changed(
             label_config=self.label_config,
             access_token=self.access_token or before.access_token,
             extra_params=before.extra_params if self.extra_params is None else self.extra_params,
             extra_params_error=self.error,
         )
-        return _revised(project, before, after, self.revision)
-
-
-def with_options(project: Project, options: ProjectOptions) -> Project:
-    """The project with other set options; the very same object where they are the same."""
-    return _revised(project, project, replace(project, set_options=options), 0)
-
-
-def _revised(project: Project | None, before: Project, after: Project, least: int) -> Project:
-    matters = project is None or (before.label_config, before.extra_params, before.set_options) != (
-        after.label_config,
-        after.extra_params,
-        after.set_options,
-    )
-    after = replace(after, revision=max(before.revision + matters, least))
-    return project if project is not None and after == project else after
 
 
 def _storable(text: str) -> str:

@@ -1,14 +1,10 @@
-"""Project rows as the server uses them: answered from memory, written behind, in step with other processes."""
+"""Write-behind cache of the project rows: a server answers from memory, a thread writes and polls the database."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, replace
-from math import inf
-from types import TracebackType
-
-from sqlalchemy.exc import SQLAlchemyError
+from dataclasses import replace
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import upgrade
@@ -17,7 +13,7 @@ from ram_backend.images.guard import is_loopback
 from ram_backend.projects.connection import Connection, Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project, Setup
-from ram_backend.projects.table import Changes, ProjectTable
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
 POLL_S = 0.4
@@ -30,26 +26,14 @@ _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StoreHealth:
-    """How the store gets on with its database.
-
-    Attributes:
-        ok: the last exchange went well.
-        detail: one line for people; why not, and what to do.
-        pending: number of projects whose last `/setup` is not written yet.
-    """
-
-    ok: bool
-    detail: str
-    pending: int
-
-
 class ProjectStore:
     """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
 
-    No method waits for the database, but `start`, `settle` and `close`. While it can't be reached, everything is
-    answered from memory, and what is to be written waits.
+    Only `start` and `close` wait for the database. While it can't be reached, everything is answered from memory, and
+    what is to be written waits.
+
+    Attributes:
+        problem: why the last exchange with the database went wrong; None: it went well.
 
     Args:
         database: not necessarily there yet.
@@ -72,25 +56,22 @@ class ProjectStore:
     ) -> None:
         self._database = database
         self._table = ProjectTable(database)
+        self.problem: str | None = "not started"
         self._url = (label_studio_url or "").strip() or None
         self._api_key = label_studio_api_key
         self._on_loopback = on_loopback
         self._max_projects = max_projects
         self._poll_s = poll_s
         self._lock = threading.Lock()  # around the fields below; never held while the database works
-        self._view: dict[ProjectKey, Project] = {}
+        self._view: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
         self._pending: dict[ProjectKey, Setup] = {}
-        self._latest: dict[tuple[int, int], ProjectKey] = {}
         self._pinned: Pin | None = None
         self._to_pin: str | None = None
         self._change = -1
-        self._loaded = False
         self._migrated = False
-        self._health: str | None = "not started"
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._idle = threading.Condition(self._lock)
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
 
     @classmethod
     def open(cls, settings: Settings) -> ProjectStore:
@@ -112,31 +93,20 @@ class ProjectStore:
     def start(self) -> None:
         """Migrates and reads the database, or notes why that fails; then goes on in a thread."""
         self._exchange()
-        self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is pending, if that works at once, and stops the thread."""
         self._stop.set()
         self._wake.set()
-        if self._thread is not None:
+        if self._thread.ident is not None:
             self._thread.join(timeout_s)
         self._database.close()
 
-    def __enter__(self) -> ProjectStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     @property
-    def health(self) -> StoreHealth:
-        """How the last exchange with the database went."""
-        with self._lock:
-            pending = len(self._pending)
-            return StoreHealth(self._health is None, self._health or f"{self._database.shown} answers", pending)
+    def pending(self) -> int:
+        """Number of writes that wait for the database."""
+        return len(self._pending) + (self._to_pin is not None)
 
     @property
     def pin(self) -> Pin | None:
@@ -145,8 +115,8 @@ class ProjectStore:
         The first host is taken at once where the database was seen to have no pin; should another process have been
         quicker, its pin holds from the next exchange on.
         """
-        first = self._to_pin
-        return self._pinned or (Pin(first, by_command=False) if first is not None and self._loaded else None)
+        first = self._to_pin if self._change >= 0 else None
+        return self._pinned or (None if first is None else Pin(first, by_command=False))
 
     def upsert(
         self,
@@ -171,18 +141,18 @@ class ProjectStore:
         with self._lock:
             before = self._view.get(key)
             after = setup.applied_to(before)
-            if after is not before:
+            if after != before:
                 self._check_room(before, after)
-            self._latest[key.id, key.created] = key
-            if after is not before:
-                pending = replace(setup, revision=after.revision).over(self._pending.get(key))
-                self._pending[key] = pending
-                self._view[key] = after
-                self._wake.set()
+                self._pending[key] = Setup(
+                    key, after.label_config, after.access_token, after.extra_params, after.extra_params_error
+                )
+            self._view.pop(key, None)
+            self._view[key] = after
             both_on_loopback = self._on_loopback and is_loopback(key.instance)
-            if both_on_loopback and self._url is None and self._pinned is None and self._to_pin is None:
-                self._to_pin = key.instance
-                self._wake.set()
+            if both_on_loopback and self._url is None and self._pinned is None:
+                self._to_pin = self._to_pin or key.instance
+        if self.pending:
+            self._wake.set()
         if setup.error is not None:
             raise ProjectOptionsError(setup.error)
         return after
@@ -218,15 +188,10 @@ class ProjectStore:
         the one whose `/setup` came last.
         """
         with self._lock:
-            found = [each for key, each in self._view.items() if (key.id, key.created) == (project_id, created)]
-            latest = self._latest.get((project_id, created))
+            found = [each for each in self._view.values() if (each.key.id, each.key.created) == (project_id, created)]
         pin = None if self._url else self.pin
-
-        def force(each: Project) -> tuple[bool, bool, float]:
-            written = each.updated_at.timestamp() if each.updated_at else inf
-            return (pin is not None and each.hostname == pin.host, each.key == latest, written)
-
-        return max(found, key=force, default=None)
+        trusted = [each for each in found if pin is not None and each.hostname == pin.host]
+        return next(reversed(trusted or found), None)
 
     def connection(self, project: Project) -> Connection:
         """How to reach the project's Label Studio, and with which token: see `connection_of`."""
@@ -247,12 +212,6 @@ class ProjectStore:
             return None
         connection = self.connection(known)
         return replace(connection, token=token) if connection.trusted else None
-
-    def settle(self, timeout_s: float = 5.0) -> bool:
-        """Waits until nothing is pending; False where that takes longer. For tests and shutdown, not for requests."""
-        self._wake.set()
-        with self._idle:
-            return self._idle.wait_for(lambda: not self._pending and self._to_pin is None, timeout_s)
 
     def _check_room(self, before: Project | None, after: Project) -> None:
         """Anybody who may call `/setup` makes rows: they must not fill memory and disk without end.
@@ -275,10 +234,10 @@ class ProjectStore:
         pause = self._poll_s
         while not self._stop.is_set():
             # While the database is away, requests don't hasten the next try.
-            (self._wake if self._health is None else self._stop).wait(pause)
+            (self._wake if self.problem is None else self._stop).wait(pause)
             self._wake.clear()
             pause = self._poll_s if self._exchange() else min(max(2 * pause, self._poll_s), _LONGEST_PAUSE_S)
-        if self._pending and self._health is None:
+        if self._pending and self.problem is None:
             self._exchange()
 
     def _exchange(self) -> bool:
@@ -296,45 +255,30 @@ class ProjectStore:
         except Exception as error:  # the thread goes on whatever happens
             unexpected, self._migrated = error, False
             problem = f"{type(error).__name__} while using the database {self._database.shown}: see the log."
-        with self._lock:
-            changed, self._health = problem != self._health, problem
-            self._idle.notify_all()
-        if changed and problem:
+        if problem and problem != self.problem:
             _log.warning("%s Meanwhile projects are answered from memory.", problem, exc_info=unexpected)
-        elif changed:
+        elif problem != self.problem:
             _log.info("The database %s answers.", self._database.shown)
+        self.problem = problem
         return problem is None
 
     def _write(self) -> None:
-        host = self._to_pin
-        if host is not None:
-            pinned = self._table.pin_host(host, by_command=False)
-            with self._lock:
-                self._pinned, self._to_pin = pinned, None
-        with self._lock:
-            pending = list(self._pending.items())
-        for key, setup in pending:
-            try:
-                stored: Project | None = self._table.apply(setup)
-            except SQLAlchemyError as error:  # the database refuses this very row: the others must not wait for it
-                _log.error("Project %s can't be written (%s); it is kept in memory only.", key, type(error).__name__)
-                stored = None
+        if self._to_pin is not None:
+            self._pinned = self._table.pin_host(self._to_pin, by_command=False)
+            self._to_pin = None
+        for key, setup in list(self._pending.items()):
+            stored = self._table.apply(setup)
             with self._lock:
                 if self._pending.get(key) is setup:
                     del self._pending[key]
-                    self._view[key] = stored or self._view[key]
+                    self._view[key] = stored
 
     def _read(self) -> None:
         changes = self._table.changes(self._change)
-        if changes.change < self._change:  # another database than before, a restored one for instance
-            changes = self._table.changes()
-            with self._lock:
-                self._view = {key: self._view[key] for key in self._pending}
         with self._lock:
-            self._take(changes)
-
-    def _take(self, changes: Changes) -> None:
-        self._change, self._pinned, self._loaded = changes.change, changes.pin, True
-        for project in changes.projects:
-            pending = self._pending.get(project.key)
-            self._view[project.key] = project if pending is None else pending.applied_to(project)
+            if changes.change < self._change:  # another database than before, a restored one for instance
+                self._view = {key: self._view[key] for key in self._pending}
+            self._change, self._pinned = changes.change, changes.pin
+            for project in changes.projects:
+                pending = self._pending.get(project.key)
+                self._view[project.key] = project if pending is None else pending.applied_to(project)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
-from ram_backend.projects.project import Project, Setup, with_options
+from ram_backend.projects.project import Project, Setup
 from ram_backend.projects.rows import BackendRow, ProjectRow, key_columns, of_project
 
 
@@ -46,6 +46,8 @@ class ProjectTable:
     def changes(self, since: int = -1) -> Changes:
         """The projects written after the counter had the value `since`; all of them by default.
 
+        Where the counter is below `since`, the database is another one, for instance a restored one: all of them.
+
         Raises:
             DatabaseUnavailable: see the message.
         """
@@ -55,6 +57,7 @@ class ProjectTable:
                 raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
             if backend.change == since:
                 return Changes(since, backend.pin, ())
+            since = since if since < backend.change else -1
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
             return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows))
 
@@ -74,11 +77,7 @@ class ProjectTable:
         Raises:
             DatabaseUnavailable: nothing was written.
         """
-        with self._database.writing() as session:
-            backend = _take_turn(session)
-            row = _find(session, setup.key)
-            before = None if row is None else _project(row)
-            return _write(session, backend, row, before, setup.applied_to(before))
+        return self._change(setup.key, setup.applied_to)
 
     def set_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
         """Replaces what `project set` has set by `edit` of it.
@@ -87,13 +86,13 @@ class ProjectTable:
             ProjectNotFound: there is no such project.
             DatabaseUnavailable: nothing was written.
         """
-        with self._database.writing() as session:
-            backend = _take_turn(session)
-            row = _find(session, key)
-            if row is None:
+
+        def edited(project: Project | None) -> Project:
+            if project is None:
                 raise ProjectNotFound(f"There is no project {key} any more; see `ram-backend project list`.")
-            before = _project(row)
-            return _write(session, backend, row, before, with_options(before, edit(before.set_options)))
+            return project.changed(set_options=edit(project.set_options))
+
+        return self._change(key, edited)
 
     def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> Pin:
         """Pins the address of a Label Studio; returns what is pinned now.
@@ -107,48 +106,45 @@ class ProjectTable:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            backend = _take_turn(session)
+            backend = _locked_counter(session)
             before = backend.pin
             if before is not None and not by_command:
                 return before
-            kept = before.token if before is not None and before.by_command and before.host == host else None
-            pin = Pin(host, by_command, token or kept)
+            earlier = before.token if before is not None and before.by_command and before.host == host else None
+            pin = Pin(host, by_command, token or earlier)
             if pin != before:
                 backend.pinned_host, backend.pinned_by_command, backend.pinned_token = pin.host, by_command, pin.token
                 backend.change += 1
             return pin
 
+    def _change(self, key: ProjectKey, change: Callable[[Project | None], Project]) -> Project:
+        """Replaces a project by what `change` makes of it; writes nothing where that is the same."""
+        with self._database.writing() as session:
+            backend = _locked_counter(session)
+            row = session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()
+            before = None if row is None else _project(row)
+            after = change(before)
+            if after == before:
+                return after
+            now = datetime.now(UTC)
+            if row is None:
+                row = ProjectRow(**key_columns(key), first_seen_at=now)
+                session.add(row)
+            backend.change += 1
+            row.label_config = after.label_config
+            row.access_token = after.access_token
+            row.extra_params = after.extra_params.to_json()
+            row.extra_params_error = after.extra_params_error
+            row.set_options = after.set_options.to_json()
+            row.revision = after.revision
+            row.change = backend.change
+            row.updated_at = now
+            return replace(after, updated_at=now)
 
-def _take_turn(session: Session) -> BackendRow:
+
+def _locked_counter(session: Session) -> BackendRow:
     """The counter's row, held until the transaction ends (SQLite: the transaction holds the whole database)."""
     return session.get_one(BackendRow, 1, with_for_update=True)
-
-
-def _find(session: Session, key: ProjectKey) -> ProjectRow | None:
-    return session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()
-
-
-def _write(
-    session: Session, backend: BackendRow, row: ProjectRow | None, before: Project | None, after: Project
-) -> Project:
-    """Makes the row say `after`, and the counter that it was written; nothing where that is what was there before."""
-    if before is not None and after is before:
-        return before
-    now = datetime.now(UTC)
-    if row is None:
-        row = ProjectRow(**key_columns(after.key), first_seen_at=now)
-        session.add(row)
-    backend.change += 1
-    row.label_config = after.label_config
-    row.access_token = after.access_token
-    row.extra_params = after.extra_params.to_json()
-    row.extra_params_error = after.extra_params_error
-    row.set_options = after.set_options.to_json()
-    row.revision = after.revision
-    row.change = backend.change
-    row.updated_at = now
-    session.flush()
-    return _project(row)
 
 
 def _project(row: ProjectRow) -> Project:

@@ -100,7 +100,7 @@ async def health(request: Request) -> JSONResponse:
             "version": __version__,
             "bundle": services.settings.bundle,
             "model": services.model.state,
-            "database": services.store.health.ok,
+            "database": services.store.problem is None,
         }
     )
 

@@ -133,7 +133,7 @@ class Services:
     def start(self) -> None:
         """Begins to load the model, to watch what is served, and to build the snapshots of the projects known."""
         self.model.start()
-        self.swap.start(look=self.store.health.ok)
+        self.swap.start(look=self.store.problem is None)
         self._shown_log.start()
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
 

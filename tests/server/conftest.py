@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from server.house import House
-from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving
+from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving, wait_until
 
 from ram_backend.server import model, swap
 from ram_backend.server.app import create_app
@@ -95,7 +95,7 @@ def house(
             mine.client = stack.enter_context(serving(mine.app))
             if not built:
                 mine.setup()
-                assert mine.services.store.settle()
+                wait_until(lambda: not mine.services.store.pending)
             built.append(mine)
             return mine
 
