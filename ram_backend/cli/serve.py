@@ -36,7 +36,7 @@ def serve(
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
     from ram_backend.server.app import create_app
     from ram_backend.server.middleware import Access
-    from ram_backend.server.model import identify
+    from ram_backend.server.model import Model, identify
     from ram_backend.server.running import bind, prepare, run
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
@@ -56,7 +56,7 @@ def serve(
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
     with _jobs(settings) as (jobs, own):
-        run(create_app(own, identity=identity, jobs=jobs), own, listening)
+        run(create_app(own, jobs=jobs, model=Model(own, identity=identity)), own, listening)
     typer.echo("Stopped.")
 
 

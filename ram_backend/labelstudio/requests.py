@@ -7,6 +7,7 @@ a webhook says of annotations and tasks is kept as it came; who reads it decides
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -191,15 +192,17 @@ class WebhookRequest(_Lenient):
         return [*_objects(self.task), *_objects(self.tasks)]
 
 
-def read_request(model: type[Body], body: bytes | str) -> Body:
-    """A request's body.
+def read_request(model: type[Body], body: bytes | str | Mapping[str, Any]) -> Body:
+    """A request's body: JSON, or parsed already.
 
     Raises:
         RequestError: no JSON, no object, too many values, or a field that can't be used; names it, and never what was
             in it (a body has tokens and people's work).
     """
-    _check_size(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     try:
+        if isinstance(body, Mapping):
+            return model.model_validate(body)
+        _check_size(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

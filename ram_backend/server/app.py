@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 from starlette.types import Receive
@@ -15,10 +15,11 @@ from starlette.types import Receive
 from ram_backend import __version__
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
-from ram_backend.models.network import Network
+from ram_backend.server import handlers
+from ram_backend.server.events import take_event
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.middleware import Access, RequestMiddleware
-from ram_backend.server.model import ModelIdentity
+from ram_backend.server.model import Model
 from ram_backend.server.problems import add_problem_handlers
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -32,21 +33,14 @@ _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "ob
 routes = APIRouter()
 
 
-def create_app(
-    settings: Settings,
-    *,
-    jobs: JobService | None = None,
-    identity: ModelIdentity | None = None,
-    network: Network | None = None,
-) -> FastAPI:
+def create_app(settings: Settings, *, jobs: JobService | None = None, model: Model | None = None) -> FastAPI:
     """The app that Label Studio talks to. Nothing is loaded or opened before it starts (lifespan).
 
     Args:
         settings: all of the server's settings.
         jobs: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
             Training says so.
-        identity: the bundle, where it is open already; None: it is opened in the background.
-        network: the bundle's network, where it is loaded already; None: it is loaded in the background.
+        model: None: the settings' one, opened and loaded in the background.
 
     Raises:
         SettingsError: the settings don't fit together.
@@ -55,7 +49,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services(settings, metrics, jobs=jobs, identity=identity, network=network)
+        services = Services(settings, metrics, jobs=jobs, model=model)
         app.state.services = services
         services.start()
         try:
@@ -82,91 +76,82 @@ def create_app(
     return app
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+Server = Annotated[Services, Depends(_services)]
 
 
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
 @routes.head("/", include_in_schema=False)
 @routes.get("/", include_in_schema=False)
-async def health(request: Request) -> JSONResponse:
+async def health(server: Server) -> JSONResponse:
     """The server is up; says in passing how it is."""
-    services = _services(request)
     return JSONResponse(
         {
             "status": "UP",
             "version": __version__,
-            "bundle": services.settings.bundle,
-            "model": services.model.state,
-            "database": services.store.problem is None,
+            "bundle": server.settings.bundle,
+            "model": server.model.state,
+            "database": server.store.problem is None,
         }
     )
 
 
 @routes.get("/ready")
-async def ready(request: Request) -> JSONResponse:
+async def ready(server: Server) -> JSONResponse:
     """200 when the model is loaded, 503 while it isn't, and why; and which projects aren't served their version."""
-    services = _services(request)
-    model = services.model
-    content = {
-        "status": model.state,
-        "error": model.problem,
-        "quarantined": [
-            {
-                "project": str(each.wanted.key),
-                "version": each.wanted.name,
-                "serving": each.serving,
-                "reason": each.reason,
-            }
-            for each in services.swap.failures
-        ],
-    }
-    return JSONResponse(content, status_code=200 if model.state == "ready" else 503)
+    quarantined = [
+        {"project": str(each.wanted.key), "version": each.wanted.name, "serving": each.serving, "reason": each.reason}
+        for each in server.swap.failures
+    ]
+    state = server.model.state
+    content = {"status": state, "error": server.model.problem, "quarantined": quarantined}
+    return JSONResponse(content, status_code=200 if state == "ready" else 503)
 
 
 @routes.post("/setup", openapi_extra=_BODY)
-async def setup(request: Request) -> JSONResponse:
+async def setup(request: Request, server: Server) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    version = await _services(request).setup(read_request(SetupRequest, await request.body()))
+    version = await handlers.setup(server, read_request(SetupRequest, await request.body()))
     return JSONResponse({"model_version": version})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
-async def predict(request: Request) -> Response:
+async def predict(request: Request, server: Server) -> Response:
     """Predictions for tasks: one each, in order."""
-    services = _services(request)
-    work = asyncio.create_task(services.predict(read_request(PredictRequest, await request.body())))
+    work = asyncio.create_task(handlers.predict(server, read_request(PredictRequest, await request.body())))
     answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
 
 @routes.post("/webhook", openapi_extra=_BODY)
-async def webhook(request: Request) -> JSONResponse:
+async def webhook(request: Request, server: Server) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    return JSONResponse(await _services(request).event(read_request(WebhookRequest, await request.body())))
+    return JSONResponse(await take_event(server, read_request(WebhookRequest, await request.body())))
 
 
 @routes.get("/versions")
-async def versions(request: Request, project: str | None = None) -> JSONResponse:
+async def versions(server: Server, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project or of all."""
-    return JSONResponse({"versions": await _services(request).versions(project)})
+    return JSONResponse({"versions": await handlers.versions(server, project)})
 
 
 @routes.get("/jobs")
-async def jobs(request: Request, project: str | None = None) -> JSONResponse:
+def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
-    return JSONResponse(await _services(request).list_jobs(project))
+    return JSONResponse(handlers.jobs(server, project))
 
 
 @routes.get("/metrics")
-def metrics(request: Request) -> Response:  # in a thread, for it may wait for the database
+def metrics(server: Server) -> Response:  # in a thread: it may wait for the database
     """Numbers for Prometheus."""
-    services = _services(request)
-    if services.jobs is not None:
-        services.metrics.count_jobs(services.jobs)
-    return Response(generate_latest(services.metrics.registry), media_type=_METRICS_TYPE)
+    if server.jobs is not None:
+        server.metrics.count_jobs(server.jobs)
+    return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:

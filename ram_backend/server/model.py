@@ -18,12 +18,16 @@ from ram_backend.errors import BundleDamaged, BundleNotFound, NotAvailable, RamE
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.store import find_bundle
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
+CLOSING = "The server is going down: ask again in a moment."
+
 LOOK_AGAIN_S = 5.0
 """How often a server whose bundle is missing looks whether it is there by now."""
+
+PIECE = 64
+"""Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,21 +50,14 @@ class Model:
 
     Args:
         settings: which bundle, device, precision, threads.
-        metrics: told when the model is ready.
         identity: the bundle where it is open already; None: it is opened in the thread, and installed if it has to be.
         network: the network where it is loaded already.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        metrics: ServerMetrics,
-        *,
-        identity: ModelIdentity | None = None,
-        network: Network | None = None,
+        self, settings: Settings, *, identity: ModelIdentity | None = None, network: Network | None = None
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
         self.identity: Future[ModelIdentity] = Future()
         self.network: Future[Network] = Future()
         self._closed = threading.Event()
@@ -77,15 +74,13 @@ class Model:
     def close(self) -> None:
         """Ends all waiting for what is not loaded yet."""
         self._closed.set()
-        self._give_up(NotAvailable("The server is going down: ask again in a moment."))
+        self._give_up(NotAvailable(CLOSING))
 
     @property
     def problem(self) -> str | None:
         """Why the model can't be used; None: it can, or is still being loaded."""
-        for future in (self.identity, self.network):
-            if future.done() and (error := future.exception()) is not None:
-                return str(error)
-        return None
+        errors = [future.exception() for future in (self.identity, self.network) if future.done()]
+        return next((str(error) for error in errors if error is not None), None)
 
     @property
     def state(self) -> str:
@@ -103,25 +98,19 @@ class Model:
         return self.identity.result()
 
     def _load(self) -> None:
-        started = time.monotonic()
+        started, settings = time.monotonic(), self._settings
         try:
             if not self.identity.done():
                 self._identify()
-            settings, bundle = self._settings, self.identity.result().bundle
-            network = load_network(
-                bundle, device=settings.device, precision=settings.precision, threads=network_threads(settings)
-            )
-            self._take(network)
+            bundle, threads = self.identity.result().bundle, network_threads(settings)
+            self._take(load_network(bundle, device=settings.device, precision=settings.precision, threads=threads))
+            _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
         except InvalidStateError:
             return  # closed meanwhile
         except Exception as error:
-            told = (
-                error if isinstance(error, RamError) else NotAvailable("Loading the model failed; the log tells why.")
-            )
-            _log.error("The model can't be loaded: %s", error, exc_info=not isinstance(error, RamError))
-            self._give_up(told)
-            return
-        _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
+            expected = isinstance(error, RamError)
+            _log.error("The model can't be loaded: %s", error, exc_info=not expected)
+            self._give_up(error if expected else NotAvailable("Loading the model failed; the log tells why."))
 
     def _identify(self) -> None:
         """Opens the bundle; as long as it is missing or damaged, the futures say so.
@@ -143,7 +132,7 @@ class Model:
             self.identity, self.network = Future(), Future()
         self.identity.set_result(identity)
 
-    def _give_up(self, why: RamError) -> None:
+    def _give_up(self, why: Exception) -> None:
         for future in (self.identity, self.network):
             with suppress(InvalidStateError):  # that one is there already
                 future.set_exception(why)
@@ -152,7 +141,6 @@ class Model:
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not look at it again, so they don't hold up requests
         self.network.set_result(network)
-        self._metrics.ready.set(1)
 
 
 def identify(settings: Settings) -> ModelIdentity:
@@ -176,10 +164,6 @@ def has_spare_lane(settings: Settings) -> bool:
     Only where it has one thread: those of a larger pool have the same priority, whoever calls.
     """
     return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
-
-
-PIECE = 64
-"""Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
 
 
 class SharedTextEncoder:
@@ -222,7 +206,7 @@ class SharedTextEncoder:
         for start in range(0, len(texts), PIECE):
             with self._turn:
                 if self._closed:
-                    raise NotAvailable("The server is going down: ask again in a moment.")
+                    raise NotAvailable(CLOSING)
                 rows[start : start + PIECE] = encoder.embed(texts[start : start + PIECE])
         return rows
 

@@ -1,4 +1,4 @@
-"""The backend as a class that label-studio-ml serves: the 1.0.9 of PyPI, and the 2.x line.
+"""Model class for label-studio-ml's own server: the 1.0.9 of PyPI, and the 2.x line.
 
 Only that host imports this module: it brings an old Flask along. The class itself holds nothing, for hosts make objects
 of it all the time; what they share is in `in_process`.
@@ -13,15 +13,15 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-not-found]
 
+from ram_backend.labelstudio.requests import ProjectRef, SetupRequest, read_request
 from ram_backend.projects.options import ProjectOptions, parse_options
-from ram_backend.server.in_process import HostedProject, in_process
+from ram_backend.server.in_process import in_process
 
-REMEMBERS = hasattr(LabelStudioMLBase, "set")
+IS_SDK_2 = hasattr(LabelStudioMLBase, "set")
 """The 2.x line keeps a `model_version` per project for us, and answers `/setup` with it. 1.0.9 answers "INITIAL" until
 a training of its own has ended, whatever we say."""
 
-_SAID_BY_SETUP = frozenset({"hostname", "access_token", "model_version", "train_output"})
-_START_OPTIONS = "Options of the start (--with)"
+_GIVEN_BY_SETUP = frozenset({"hostname", "access_token", "model_version", "train_output"})
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +33,7 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     Args:
         project_id: number of the project (2.x).
         label_config: XML.
-        given: what else the host says. On 1.0.9: hostname and access token of `/setup`, and the options of
+        given: on 1.0.9 hostname and access token of `/setup`, and the options of
             `label-studio-ml start DIR --with threshold=0.4`, which have the names of extra params.
 
     Raises:
@@ -43,17 +43,18 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def __init__(self, project_id: str | None = None, label_config: str | None = None, **given: Any) -> None:
         self._start_options = ProjectOptions()
-        if REMEMBERS:
+        if IS_SDK_2:
             super().__init__(project_id=project_id, label_config=label_config, **given)
             return
-        own = {name: value for name, value in given.items() if name not in _SAID_BY_SETUP}
-        self._start_options = parse_options(own, source=_START_OPTIONS)
+        options = {name: value for name, value in given.items() if name not in _GIVEN_BY_SETUP}
+        self._start_options = parse_options(options, source="Options of the start (--with)")
         super().__init__(label_config=label_config, **given)
 
     def setup(self) -> None:
         """Called by 2.x when an object is made: tells it the model version, which needs no model."""
-        if _number(self.project_id) is not None and self.label_config:
-            self.set("model_version", in_process().version(self._project(self.project_id)))
+        request = self._request(self.project_id)
+        if request.project and request.label_config:
+            self.set("model_version", in_process().setup(request))
 
     def set_extra_params(self, extra_params: object) -> None:
         """Takes the connection's extra params (2.x): an object, or its JSON text.
@@ -62,7 +63,7 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             ProjectOptionsError: they can't be used; the last good ones stay.
         """
         options = parse_options(extra_params)
-        super().set_extra_params(_as_text(options))
+        super().set_extra_params(json.dumps(options.to_json()) if options else "")
         self.setup()
 
     def predict(
@@ -78,9 +79,9 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         Raises:
             RamError: as the server does, with the same one-line messages; the host answers 500.
         """
-        number = self.project_id if REMEMBERS else next((task.get("project") for task in tasks), None)
-        results = in_process().predict(self._project(number), tasks)
-        if not REMEMBERS:
+        number = self.project_id if IS_SDK_2 else next((task.get("project") for task in tasks), None)
+        results = in_process().predict(self._request(number), tasks)
+        if not IS_SDK_2:
             for result in results:
                 result.pop("model_version", None)
         return results
@@ -89,26 +90,15 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """Learns nothing, and says so. On 1.0.9 any result would become the model version that `/setup` answers."""
         _log.info("Nothing is learned here: `ram-backend serve` and its worker learn from corrections.")
 
-    def _project(self, number: object) -> HostedProject:
-        if REMEMBERS:
-            return HostedProject(
-                _number(number), self.label_config or "", extra_params=self.get("extra_params") or None
-            )
-        return HostedProject(
-            _number(number),
-            self.label_config or "",
-            hostname=self.hostname or None,
-            access_token=self.access_token or None,
-            extra_params=self._start_options.to_json() or None,
-        )
-
-
-def _number(project: object) -> int | None:
-    """The number of a project; None: the host doesn't say."""
-    text = "" if isinstance(project, bool) else str(project)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
-
-
-def _as_text(options: ProjectOptions) -> str:
-    """As 2.x keeps it: "" where nothing is set."""
-    return json.dumps(options.to_json()) if options else ""
+    def _request(self, number: object) -> SetupRequest:
+        """What the host knows of a project, as `/setup` brings it."""
+        ref = ProjectRef.parse(str(number))
+        options = self.get("extra_params") if IS_SDK_2 else self._start_options.to_json()
+        body = {
+            "project": None if ref is None else ref.id,
+            "label_config": self.label_config,
+            "hostname": getattr(self, "hostname", None) or None,
+            "access_token": getattr(self, "access_token", None) or None,
+            "extra_params": options or None,
+        }
+        return read_request(SetupRequest, body)

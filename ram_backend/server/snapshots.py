@@ -145,6 +145,7 @@ class SnapshotCache:
 
         def work() -> ResolvedConfig:
             config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
+            _log.info("project %s is served as %s", project.key, config.model_version)
             for note in config.notes:
                 _log.info("project %s: %s", project.key, note)
             return config

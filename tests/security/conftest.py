@@ -10,7 +10,7 @@ import httpx
 import pytest
 from security.hosting import hosting
 from server.house import Desk
-from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity
+from server.playing import ColourWords, FakeLabelStudio, colour_model
 
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -44,7 +44,7 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
 
         def begin(**changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            app = create_app(own, jobs=Desk(), identity=identity(), network=ColourNetwork())
+            app = create_app(own, jobs=Desk(), model=colour_model(own))
             return stack.enter_context(hosting(app, own))
 
         yield begin

@@ -198,7 +198,7 @@ REFUSALS = (
     ),
     Refusal(
         "a changed token that Label Studio does not take",
-        "server/services.py",
+        "server/handlers.py",
         "if await asyncio.to_thread(takes_token, label_studio):",
         "if True:",
         "security/test_hostile_setup.py::test_a_changed_token_is_tried_before_it_replaces_the_old_one",

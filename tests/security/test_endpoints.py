@@ -20,11 +20,10 @@ from security.hosting import Line, hosting, resident_bytes
 from server.house import Desk
 from server.playing import (
     TOKEN,
-    ColourNetwork,
     ColourWords,
     FakeLabelStudio,
     choices_config,
-    identity,
+    colour_model,
     picture,
     setup_body,
 )
@@ -221,7 +220,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         studio = FakeLabelStudio()
         stack.callback(studio.close)
         studio.upload("red.png", picture((255, 0, 0)))
-        app = create_app(own, jobs=Desk(), identity=identity(), network=ColourNetwork())
+        app = create_app(own, jobs=Desk(), model=colour_model(own))
         client = stack.enter_context(hosting(app, own))
         assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
         yield House(client, studio)

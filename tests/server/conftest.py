@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from server.house import House
-from server.playing import ColourNetwork, ColourWords, FakeLabelStudio, identity, serving, wait_until
+from server.playing import ColourWords, FakeLabelStudio, colour_model, identity, serving, wait_until
 
 from ram_backend.server import model, swap
 from ram_backend.server.app import create_app
@@ -60,9 +60,8 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
             *, network: Any = None, jobs: Any = None, loaded: bool = True, opened: bool = True, **changes: Any
         ) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            given = {"network": network or ColourNetwork()} if loaded else {}
-            given |= {"identity": identity()} if opened else {}
-            return stack.enter_context(serving(create_app(own, jobs=jobs, **given)))
+            given = colour_model(own, network) if loaded else model.Model(own, identity=identity() if opened else None)
+            return stack.enter_context(serving(create_app(own, jobs=jobs, model=given)))
 
         yield begin
 
@@ -90,8 +89,7 @@ def house(
         def build(network: Any = None, **changes: Any) -> House:
             """Another server on the same database and versions each time."""
             mine = House(settings.model_copy(update=changes), studio)
-            given = {"identity": identity(), "network": network or ColourNetwork()}
-            mine.app = create_app(mine.settings, jobs=mine.desk, **given)
+            mine.app = create_app(mine.settings, jobs=mine.desk, model=colour_model(mine.settings, network))
             mine.client = stack.enter_context(serving(mine.app))
             if not built:
                 mine.setup()

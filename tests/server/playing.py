@@ -24,8 +24,9 @@ from PIL import Image
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.server.model import ModelIdentity
+from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.server.running import bind
+from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.eye(3, dtype=np.float32)
@@ -101,6 +102,11 @@ class ColourWords:
 
 def identity(bundle: Bundle | None = None) -> ModelIdentity:
     return ModelIdentity(bundle or tiny_bundle(), ColourNetwork.encoder_id)
+
+
+def colour_model(settings: Settings, network: Any = None) -> Model:
+    """The tiny model, loaded."""
+    return Model(settings, identity=identity(), network=network or ColourNetwork())
 
 
 def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), format: str = "PNG") -> bytes:

@@ -14,11 +14,10 @@ from server.house import ON_BOTH_DATABASES, Desk
 from server.playing import (
     BLUE,
     RED,
-    ColourNetwork,
     ColourWords,
     FakeLabelStudio,
     choices_config,
-    identity,
+    colour_model,
     picture,
     predict_body,
     serving,
@@ -79,7 +78,7 @@ def served(settings: Settings, words: ColourWords, desk: Desk) -> Iterator[Calla
 
         def begin(desk: Desk | None = desk, **changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            app = create_app(own, jobs=desk, identity=identity(), network=ColourNetwork())
+            app = create_app(own, jobs=desk, model=colour_model(own))
             client = stack.enter_context(serving(app))
             client.app = app  # type: ignore[attr-defined]
             return client

@@ -18,7 +18,7 @@ def test_the_latest_clients_stay(house: Callable[..., House], monkeypatch: pytes
     monkeypatch.setattr(images, "CLIENTS", 1)
     there = house()
     there.scores()
-    store, own = there.services.store, there.services._images
+    store, own = there.services.store, there.services.images
     project = store.get(there.key)
     first = weakref.ref(own.client(project))
     assert own.client(project) is first()

@@ -26,6 +26,7 @@ from server.playing import (
     ColourWords,
     FakeLabelStudio,
     choices_config,
+    colour_model,
     identity,
     picture,
     predict_body,
@@ -39,6 +40,7 @@ from support.stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
 from ram_backend.database.engine import open_database
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
+from ram_backend.labelstudio.requests import SetupRequest
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.projects.table import ProjectTable
@@ -55,7 +57,7 @@ COLOURS = (RED, GREEN, BLUE, (200, 180, 0), (0, 220, 230))
 @pytest.fixture
 def hosted(settings: Settings, words: ColourWords) -> Iterator[InProcess]:
     """The services in this process, with the tiny network, as both lines find them."""
-    services = InProcess(settings, identity=identity(), network=ColourNetwork())
+    services = InProcess(settings, model=colour_model(settings))
     yield services
     services.close()
 
@@ -141,7 +143,7 @@ def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
     second: ModuleType, settings: Settings, words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": TOKEN})
-    services = InProcess(known, identity=identity(), network=ColourNetwork())
+    services = InProcess(known, model=colour_model(known))
     monkeypatch.setattr(second, "in_process", lambda: services)
     results = Second(second.RAMBackend).predict(asked(uploaded(studio)[:2]))
     services.close()
@@ -177,7 +179,7 @@ def test_objects_of_the_second_line_know_their_version_before_the_model_is_loade
         return ColourNetwork()
 
     monkeypatch.setattr(model, "load_network", load)
-    services = InProcess(settings, identity=identity())
+    services = InProcess(settings, model=model.Model(settings, identity=identity()))
     monkeypatch.setattr(second, "in_process", lambda: services)
     host = Second(second.RAMBackend)
     body = {"project": "1.1795452148", "schema": CONFIG}
@@ -211,7 +213,7 @@ def test_many_threads_share_one_model(
 
     monkeypatch.setattr(model, "identify", lambda settings: identity())
     monkeypatch.setattr(model, "load_network", load)
-    monkeypatch.setattr(in_process, "_of_process", {})
+    in_process._of_process.cache_clear()
     host = First(first.RAMBackend)
     host.setup(setup_body(CONFIG, studio))
     with ThreadPoolExecutor(8) as pool:
@@ -226,14 +228,17 @@ def test_many_threads_share_one_model(
 def test_a_forked_process_opens_services_of_its_own(words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "identify", lambda settings: identity())
     monkeypatch.setattr(model, "load_network", lambda *args, **options: ColourNetwork())
-    monkeypatch.setattr(in_process, "_of_process", {})
+    in_process._of_process.cache_clear()
     before = in_process.in_process()
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    after = in_process.in_process()
-    assert after is not before
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: -1)
+        after = in_process.in_process()
+        assert after is not before
+        before.close()
+        assert before.predict(SetupRequest(), []) == [], "only its own process closes it"
+        after.close()
+        after.close()
     before.close()
-    after.close()
-    after.close()
 
 
 def test_options_of_the_start_settle_what_extra_params_do(
@@ -263,7 +268,7 @@ def test_what_is_known_of_the_project_holds(
     client = start()
     client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01}))
     wait_until(lambda: ProjectTable(open_database(settings)).changes().projects)
-    services = InProcess(settings, identity=identity(), network=ColourNetwork())
+    services = InProcess(settings, model=colour_model(settings))
     monkeypatch.setattr(first, "in_process", lambda: services)
     host = First(first.RAMBackend)
     host.setup(setup_body(CONFIG, studio))
@@ -363,7 +368,8 @@ def test_the_real_host_gives_the_servers_result_and_score(
     bundle = find_bundle("starter", starter_data / "bundles")
     network = load_network(bundle)
     there_too = ModelIdentity(bundle, network.encoder_id)
-    app = create_app(load_settings(data_dir=tmp_path / "ours"), identity=there_too, network=network)
+    settings = load_settings(data_dir=tmp_path / "ours")
+    app = create_app(settings, model=model.Model(settings, identity=there_too, network=network))
     with serving(app) as client:
         client.post("/setup", json=there)
         expected = client.post("/predict", json=body).json()["results"]

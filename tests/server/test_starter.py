@@ -16,7 +16,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.server.app import create_app
-from ram_backend.server.model import ModelIdentity
+from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
@@ -38,8 +38,9 @@ def network(bundle: Bundle) -> Network:
 
 @pytest.fixture
 def client(bundle: Bundle, network: Network) -> Iterator[httpx.Client]:
-    identity = ModelIdentity(bundle, network.encoder_id)
-    with serving(create_app(load_settings(batch_size=5), identity=identity, network=network)) as made:
+    settings = load_settings(batch_size=5)
+    model = Model(settings, identity=ModelIdentity(bundle, network.encoder_id), network=network)
+    with serving(create_app(settings, model=model)) as made:
         yield made
 
 

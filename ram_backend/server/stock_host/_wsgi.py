@@ -17,7 +17,7 @@ from label_studio_ml.api import init_app  # type: ignore[import-not-found]
 
 from ram_backend.errors import RamError, SettingsError
 from ram_backend.logs import configure
-from ram_backend.server.plugin import REMEMBERS, RAMBackend
+from ram_backend.server.plugin import IS_SDK_2, RAMBackend
 from ram_backend.settings import Settings, load_settings
 
 _NOTHING_LEARNED = "The stock host serves predictions only: nothing was started. `ram-backend serve` learns."
@@ -40,9 +40,9 @@ def make_app(settings: Settings, model_dir: str | None = None, options: dict[str
         SettingsError: the settings ask for a protection that this host doesn't have.
     """
     login = (settings.basic_auth_user, settings.basic_auth_pass)
-    if settings.webhook_secret or (any(login) and not REMEMBERS):
+    if settings.webhook_secret or (any(login) and not IS_SDK_2):
         raise SettingsError(_UNPROTECTED)
-    if REMEMBERS:
+    if IS_SDK_2:
         return init_app(model_class=RAMBackend, basic_auth_user=login[0], basic_auth_pass=login[1])
     folder = model_dir or str(settings.data_dir / "stock-host")
     app = init_app(model_class=RAMBackend, model_dir=folder, **(options or {}))
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     configure(given.log_level, "text")
     options = dict(given.options)
-    if REMEMBERS and options:
+    if IS_SDK_2 and options:
         parser.error("--with is for 1.0.9: this host hands extra params on, set them in Label Studio.")
     try:
         RAMBackend(**options)
