@@ -20,9 +20,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ram_backend.feedback.labels import Weights
 from ram_backend.gate.folds import Split, split
-from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.gate.verdict import Verdict
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
@@ -109,7 +108,6 @@ class AnnotatedPhotos:
             incumbent=base,
             labels=material.labels[:, columns],
             weights=material.weights[:, columns],
-            known_tags=material.known_tags[columns],
             base_thresholds=material.base_thresholds[columns],
             embeddings=None if material.embeddings is None else material.embeddings[columns],
         )
@@ -239,7 +237,6 @@ def annotated(
         content=tuple(photo.sha256() for photo in photos),
         phash=hashes,
         ground_truth=np.zeros(len(photos), dtype=np.bool_),
-        known_tags=np.array([isinstance(entry, int) for entry in subset.entries]),
         base_thresholds=subset.thresholds,
         embeddings=tag_embeddings(bundle, subset),
     )

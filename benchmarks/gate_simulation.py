@@ -35,8 +35,8 @@ from annotated_photos import (
 )
 from numpy.typing import NDArray
 
+from ram_backend.gate.judge import UNRELATED, Verdict
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.gate.verdict import UNRELATED, Verdict
 from ram_backend.metrics import mean_average_precision
 from ram_backend.settings import load_settings
 from ram_backend.training.selection import Candidate

@@ -14,9 +14,8 @@ look better than it is: a successor then needs more, never less.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.images.hashing import BITS
 
 LARGEST_SHARE, LARGEST_UNTIL = 0.4, 100
 """The gate's share of the images, up to this many: fewer than 40 images can hardly show a gain of a candidate."""
@@ -115,87 +113,26 @@ def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
     Returns:
         (N,) int64 numbers of groups, from 0 in order of appearance.
     """
-    same_content: dict[str, int] = {}
-    original = np.array([same_content.setdefault(text, row) for row, text in enumerate(content)], dtype=np.int64)
-    hashes = np.asarray(phash, dtype=np.uint64)
-    groups = np.zeros(len(original), dtype=np.int64)
-    large = np.arange(len(original))
-    for bits in (*ALIKE, None):
-        looks = large if bits is None else _linked(hashes[large], bits)
-        groups[large] = len(groups) + _merged(looks, original[large])
-        groups = _numbered(groups)
-        sizes = np.bincount(groups, minlength=1)
-        large = np.flatnonzero(sizes[groups] > max(SMALL_GROUP, LARGEST_GROUP * len(groups)))
+    _, first, of_row = np.unique(np.array(content, dtype=str), return_index=True, return_inverse=True)
+    hashes, images = np.asarray(phash, dtype=np.uint64)[first], np.bincount(of_row)
+    groups = np.zeros(len(first), dtype=np.int64)
+    large = np.arange(len(first))
+    for step, bits in enumerate((*ALIKE, None)):
         if not len(large):
             break
-    return groups
+        groups[large] = step * len(groups) + (large if bits is None else _linked(hashes[large], bits))
+        sizes = np.bincount(groups, weights=images)
+        large = np.flatnonzero(sizes[groups] > max(SMALL_GROUP, LARGEST_GROUP * len(content)))
+    _, appeared, numbers = np.unique(groups[of_row], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(appeared))[numbers]
 
 
 def _linked(hashes: NDArray[np.uint64], bits: int) -> Rows:
-    """(n,) a number for each hash, the same where a chain of hashes that differ in at most so many bits joins them."""
+    """(n,) a number for each hash, the same where a chain of hashes that differ in at most `bits` bits joins them."""
+    from sklearn.cluster import DBSCAN
+
     distinct, of_row = np.unique(hashes, return_inverse=True)
-    parents = np.arange(len(distinct))
-    for one, other in _close_pairs(distinct, bits):
-        _join(parents, one, other)
-    roots = np.array([_root(parents, place) for place in range(len(distinct))], dtype=np.int64)
-    linked: Rows = roots[of_row.ravel()]
-    return linked
-
-
-def _merged(looks: Rows, original: Rows) -> Rows:
-    """Groups by look, joined where members share their content.
-
-    Args:
-        looks: (n,) numbers of groups.
-        original: (n,) numbers of contents.
-
-    Returns:
-        (n,) numbers of groups, from 0.
-    """
-    looks, original = _numbered(looks), _numbered(original)
-    parents = np.arange(int(looks.max(initial=-1)) + 1)
-    first: dict[int, int] = {}
-    for look, number in zip(looks.tolist(), original.tolist(), strict=True):
-        _join(parents, look, first.setdefault(number, look))
-    return np.array([_root(parents, look) for look in looks.tolist()], dtype=np.int64)
-
-
-def _numbered(groups: Rows) -> Rows:
-    """The same groups, numbered from 0 in order of appearance."""
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups.tolist()], dtype=np.int64)
-
-
-def _close_pairs(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[int, int]]:
-    """Pairs of places whose hashes differ in at most so many bits.
-
-    Cut into bits + 1 bands, two such hashes agree in at least one of them: only hashes that share a band are compared.
-    """
-    edges = np.linspace(0, BITS, bits + 2).astype(int)
-    for low, high in itertools.pairwise(edges):
-        if high - low == BITS:
-            return  # distinct hashes differ in at least one bit
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        for same in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
-            for place, one in enumerate(same[:-1]):
-                rest = same[place + 1 :]
-                for other in rest[_count_bits(hashes[rest] ^ hashes[one]) <= bits]:
-                    yield int(one), int(other)
-
-
-def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(n,) number of set bits."""
-    return np.unpackbits(values.view(np.uint8).reshape(len(values), 8), axis=1).sum(axis=1, dtype=np.int64)
-
-
-def _root(parents: Rows, place: int) -> int:
-    while parents[place] != place:
-        parents[place] = parents[parents[place]]
-        place = int(parents[place])
-    return place
-
-
-def _join(parents: Rows, one: int, other: int) -> None:
-    first, second = sorted((_root(parents, one), _root(parents, other)))
-    parents[second] = first
+    unpacked = np.unpackbits(distinct.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32)
+    # squared Euclidean distance of bits is their Hamming distance; clusters of single points are connected components
+    linked: Rows = DBSCAN(eps=math.sqrt(bits + 0.5), min_samples=1, algorithm="brute").fit_predict(unpacked)
+    return linked[of_row]

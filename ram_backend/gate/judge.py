@@ -9,25 +9,19 @@ rare tags of the project nor tags outside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.gate.folds import Split, gate_share
-from ram_backend.gate.off_target import OffTargetScores, measure_shift
+from ram_backend.gate.folds import Split
+from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetScores, OffTargetShift, measure_shift
 from ram_backend.gate.statistics import AssociationTest, RankingChange, compare_rankings, permutation_test
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.gate.verdict import (
-    Verdict,
-    count,
-    message_comparison,
-    message_off_target,
-    message_too_little,
-    message_unrelated,
-)
 
 ACCEPTED_FROM = 0.975
 """Share of the resamples in which the candidate has to rank better. A candidate that is as good as the incumbent
@@ -43,80 +37,32 @@ image decides; from here on the bootstrap keeps its level (measured with 12 imag
 WORTH_WAITING = 4.0
 """Where a gate so many times as large would make the gain certain, the verdict is `needs_data`; beyond, `reject`."""
 
-Floats = NDArray[np.floating]
+UNRELATED = "labels look unrelated to the images"
+"""Part of the reason where they do."""
 
 
-def judge(
-    *,
-    tags: Sequence[str],
-    labels: NDArray[np.bool_],
-    weights: Floats,
-    incumbent: Floats,
-    candidate: Floats,
-    groups: NDArray[np.int64],
-    guard: OffTargetScores | None = None,
-    association: AssociationTest | None = None,
-    share: float | None = None,
-    cross_validated: Mapping[str, Mapping[str, float]] | None = None,
-    seed: int = 0,
-) -> Verdict:
-    """Compares a candidate with the incumbent on the gate's images.
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's decision on a candidate.
 
-    Args:
-        tags: L texts.
-        labels: (N, L) of the gate's images.
-        weights: (N, L) in [0, 1]; 0: nobody said. When rankings are compared, all other pairs count alike. How much a
-            "no" is believed depends on what the incumbent showed: one that was unticked is believed in full, one that
-            nobody touched in part. So wrong tags of the incumbent would cost more than the candidate's. What is left
-            is a bias for the incumbent: right tags that it missed, and that nobody added, count as wrong.
-        incumbent: (N, L) scores or log-odds of what is served now; only the order within a tag matters.
-        candidate: (N, L).
-        groups: (N,) numbers of look-alikes.
-        guard: scores of tags outside the subset; None: the candidate can't change them.
-        association: of the incumbent with the corrections (`permutation_test`); None: measured on the gate's images.
-        share: the gate's share of the corrections, to say how many more are needed; None: the usual one.
-        cross_validated: figures of the recipes inside the fitted images, kept among the verdict's; they decide nothing.
-        seed: of resamples and permutations.
-
-    Returns:
-        The verdict. Figures: `images` (groups), `tags`, `positives`, `map_incumbent`, `map_candidate`, `map_change`,
-        `change_low`, `change_high` (95 % interval), `probability` of being better (for the mAP that these are of see
-        `RankingChange`), `needed_probability`, `macro_incumbent`, `macro_candidate`, `macro_change`, `place`,
-        `place_by_chance`, `p_unrelated`, with a guard `guard_move`, `guard_relative_move`, `guard_agreement`, and with
-        the outcome `needs_data` `more_corrections`.
-
-    Raises:
-        InputError: shapes that don't fit each other.
+    Attributes:
+        outcome: `accept`, `reject` or `needs_data`.
+        reason: one sentence with figures, for people.
+        figures: by name; see `judge_candidate`. What could not be measured is absent: all are finite.
     """
-    shape = (len(groups), len(tags))
-    for name, array in (("labels", labels), ("weights", weights), ("incumbent", incumbent), ("candidate", candidate)):
-        if array.shape != shape:
-            raise InputError(f"The gate has {name} {array.shape} instead of {shape}.")
-    figures: dict[str, float] = {"images": float(len(np.unique(groups))), "needed_probability": ACCEPTED_FROM}
-    for recipe, found in (cross_validated or {}).items():
-        figures |= {f"cross_validated.{recipe}.{name}": value for name, value in found.items()}
-    guarded = None if guard is None else measure_shift(guard)
-    if guarded is not None:
-        figures |= {
-            "guard_move": guarded.move,
-            "guard_relative_move": guarded.relative_move,
-            "guard_agreement": guarded.agreement,
-        }
-    if not np.isfinite(candidate).all():
-        return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
-    part = gate_share(len(np.unique(groups))) if share is None else share
-    refusal = _too_little(labels, weights, groups, part, figures)
-    if refusal is not None:
-        return refusal
-    known = (weights > 0).astype(np.float64)
-    change = compare_rankings(incumbent, candidate, labels, known, groups, seed)
-    association = permutation_test(incumbent, labels, weights, groups, seed) if association is None else association
-    figures |= _figures_of(change) | _association_figures(association)
-    if association.p_value > UNRELATED_FROM:
-        return Verdict("reject", message_unrelated(association), figures)
-    if guarded is not None and not guarded.harmless:
-        return Verdict("reject", message_off_target(guarded), figures)
-    return _by_evidence(change, part, figures)
+
+    outcome: Literal["accept", "reject", "needs_data"]
+    reason: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        finite = {name: float(value) for name, value in self.figures.items() if math.isfinite(value)}
+        object.__setattr__(self, "figures", finite)
+
+    @property
+    def accepted(self) -> bool:
+        """The candidate may be served."""
+        return self.outcome == "accept"
 
 
 def refuse_before_fitting(material: TrainingSet, parts: Split, seed: int = 0) -> Verdict | None:
@@ -130,55 +76,78 @@ def refuse_before_fitting(material: TrainingSet, parts: Split, seed: int = 0) ->
     Returns:
         `needs_data` or `reject`; None where fitting is worth while.
     """
-    gate, fit = parts.gate, parts.fit
-    figures = {"images": float(len(np.unique(parts.groups[gate])))}
-    refusal = _too_little(material.labels[gate], material.weights[gate], parts.groups[gate], parts.share, figures)
+    figures = {"images": _images(parts)}
+    refusal = _too_little(material, parts, figures)
     if refusal is not None:
         return refusal
-    if not _evaluable(material.labels[fit], material.weights[fit]).any():
+    if not _evaluable(material, parts.fit).any():
         reason = "No tag has both right and wrong images to learn from yet: correct more images."
         return Verdict("needs_data", reason, figures)
     association = _association(material, parts, seed)
     if association.p_value > UNRELATED_FROM:
-        return Verdict("reject", message_unrelated(association), figures | _association_figures(association))
+        return Verdict("reject", _unrelated(association), figures | _association_figures(association))
     return None
 
 
 def judge_candidate(
     material: TrainingSet,
     parts: Split,
-    candidate: Floats,
+    candidate: NDArray[np.floating],
     *,
     guard: OffTargetScores | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """`judge` on the gate's part of the material, with the association to what the incumbent wasn't fitted on.
+    """Compares a candidate with the incumbent on the gate's images.
+
+    Where rankings are compared, all known pairs count alike. How much a "no" is believed depends on what the incumbent
+    showed: one that was unticked is believed in full, one that nobody touched in part. So wrong tags of the incumbent
+    would cost more than the candidate's. What is left is a bias for the incumbent: right tags that it missed, and that
+    nobody added, count as wrong.
 
     Args:
         material: all corrections.
         parts: the split whose `fit` the candidate comes from.
-        candidate: (len(parts.gate), L) log-odds of the candidate on the gate's images.
-        guard: see `judge`.
-        cross_validated: see `judge`.
+        candidate: (len(parts.gate), L) log-odds of the candidate on the gate's images; only the order within a tag
+            matters.
+        guard: scores of tags outside the subset; None: the candidate can't change them.
+        cross_validated: figures of the recipes inside the fitted images, kept among the verdict's; they decide nothing.
         seed: of resamples and permutations.
 
     Returns:
-        The verdict.
+        The verdict. Figures: `images` (groups), `tags`, `positives`, `map_incumbent`, `map_candidate`, `map_change`,
+        `change_low`, `change_high` (95 % interval), `probability` of being better (for the mAP that these are of see
+        `RankingChange`), `needed_probability`, `macro_incumbent`, `macro_candidate`, `macro_change`, `place`,
+        `place_by_chance`, `p_unrelated`, with a guard `guard_move`, `guard_relative_move`, `guard_agreement`, and with
+        the outcome `needs_data` `more_corrections`.
+
+    Raises:
+        InputError: shapes that don't fit each other.
     """
-    return judge(
-        tags=material.tags,
-        labels=material.labels[parts.gate],
-        weights=material.weights[parts.gate],
-        incumbent=material.incumbent[parts.gate],
-        candidate=candidate,
-        groups=parts.groups[parts.gate],
-        guard=guard,
-        association=_association(material, parts, seed),
-        share=parts.share,
-        cross_validated=cross_validated,
-        seed=seed,
-    )
+    gate = parts.gate
+    labels, known, groups = material.labels[gate], material.known[gate].astype(np.float64), parts.groups[gate]
+    if candidate.shape != labels.shape:
+        raise InputError(f"The gate has a candidate {candidate.shape} instead of {labels.shape}.")
+    figures = {"images": _images(parts), "needed_probability": ACCEPTED_FROM}
+    for recipe, found in (cross_validated or {}).items():
+        figures |= {f"cross_validated.{recipe}.{name}": value for name, value in found.items()}
+    shift = None if guard is None else measure_shift(guard)
+    if shift is not None:
+        figures |= {"guard_move": shift.move, "guard_relative_move": shift.relative_move}
+        figures["guard_agreement"] = shift.agreement
+    if not np.isfinite(candidate).all():
+        return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
+    refusal = _too_little(material, parts, figures)
+    if refusal is not None:
+        return refusal
+    change = compare_rankings(material.incumbent[gate], candidate, labels, known, groups, seed)
+    association = _association(material, parts, seed)
+    figures |= _figures_of(change) | _association_figures(association)
+    if association.p_value > UNRELATED_FROM:
+        return Verdict("reject", _unrelated(association), figures)
+    if shift is not None and not shift.harmless:
+        return Verdict("reject", _harm(shift), figures)
+    return _by_evidence(change, parts.share, figures)
 
 
 def _association(material: TrainingSet, parts: Split, seed: int) -> AssociationTest:
@@ -196,30 +165,62 @@ def _association(material: TrainingSet, parts: Split, seed: int) -> AssociationT
     )
 
 
-def _too_little(
-    labels: NDArray[np.bool_], weights: Floats, groups: NDArray[np.int64], share: float, figures: dict[str, float]
-) -> Verdict | None:
-    images, positives = len(np.unique(groups)), int((labels & (weights > 0))[:, _evaluable(labels, weights)].sum())
+def _images(parts: Split) -> float:
+    return float(len(np.unique(parts.groups[parts.gate])))
+
+
+def _too_little(material: TrainingSet, parts: Split, figures: dict[str, float]) -> Verdict | None:
+    right = (material.labels & material.known)[parts.gate]
+    images, positives = int(figures["images"]), int(right[:, _evaluable(material, parts.gate)].sum())
     missing = float(max(FEWEST_IMAGES - images, 0))
     if positives < FEWEST_POSITIVES:
         per_image = max(positives, 1) / max(images, 1)
         missing = max(missing, (FEWEST_POSITIVES - positives) / per_image)
     if not missing:
         return None
-    more = math.ceil(missing / share)
-    reason = message_too_little(images, positives, (FEWEST_IMAGES, FEWEST_POSITIVES), more)
+    more = math.ceil(missing / parts.share)
+    reason = (
+        f"Too little to judge by: {_count(images, 'image')} with {_count(positives, 'right tag')} kept aside for the"
+        f" gate, and {FEWEST_IMAGES} with {FEWEST_POSITIVES} are needed; about {_count(more, 'more corrected image')}"
+        " will do."
+    )
     return Verdict("needs_data", reason, figures | {"positives": positives, "more_corrections": more})
 
 
-def _evaluable(labels: NDArray[np.bool_], weights: Floats) -> NDArray[np.bool_]:
-    """(L,): tags with images that they are right for and images that they are wrong for."""
-    known = weights > 0
+def _evaluable(material: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(L,): tags that are right for some of these images, and wrong for some."""
+    labels, known = material.labels[rows], material.known[rows]
     return np.logical_and((labels & known).any(axis=0), (~labels & known).any(axis=0))
+
+
+def _unrelated(association: AssociationTest) -> str:
+    if math.isnan(association.mean_rank):
+        return f"Nothing is learned from these corrections, their {UNRELATED}: no tag is right for any of them."
+    return (
+        f"Nothing is learned from these corrections, their {UNRELATED}: what is served now ranks them at"
+        f" {association.mean_rank:.3f}, where .5 is chance and 1 is perfect, and {association.p_value:.0%} of random"
+        " permutations of the labels do as well; check that the annotations belong to these images."
+    )
+
+
+def _harm(shift: OffTargetShift) -> str:
+    if not math.isfinite(shift.move):
+        return "The candidate's scores for tags outside the project are no probabilities: training diverged."
+    agreement = "" if math.isnan(shift.agreement) else f" and agree with its decisions to {shift.agreement:.3f}"
+    return (
+        f"The candidate would change tags outside the project: their scores move by {shift.move:.4f} on average,"
+        f" {shift.relative_move:.0%} of the bundle's{agreement}; the limits are {LARGEST_MOVE:.0%} and"
+        f" {LEAST_AGREEMENT}."
+    )
 
 
 def _by_evidence(change: RankingChange, share: float, figures: dict[str, float]) -> Verdict:
     images = int(figures["images"])
-    found = message_comparison(change, images)
+    found = (
+        f"weighted mAP {change.after:.3f} instead of {change.before:.3f} ({change.change:+.3f}, 95 % interval"
+        f" {change.low:+.3f} to {change.high:+.3f}, better in {change.probability:.1%} of the resamples) on"
+        f" {_count(images, 'image')} that nothing was fitted on"
+    )
     if change.probability >= ACCEPTED_FROM and change.macro_change >= 0:
         return Verdict("accept", f"The candidate ranks better: {found}.", figures)
     if change.probability >= ACCEPTED_FROM:
@@ -233,13 +234,12 @@ def _by_evidence(change: RankingChange, share: float, figures: dict[str, float])
         more = max(1, math.ceil((times - 1) * images / share))
         sentence = (
             f"The candidate may rank better, but the gate can't tell yet: {found}, {ACCEPTED_FROM:.1%} are needed;"
-            f" about {count(more, 'more corrected image')} would settle it."
+            f" about {_count(more, 'more corrected image')} would settle it."
         )
         return Verdict("needs_data", sentence, figures | {"more_corrections": more})
     if not change.low and not change.high and not change.change:
         return Verdict("reject", f"The candidate ranks exactly as what is served now: {found}.", figures)
-    sentence = f"The candidate doesn't rank better: {found}, {ACCEPTED_FROM:.1%} are needed."
-    return Verdict("reject", sentence, figures)
+    return Verdict("reject", f"The candidate doesn't rank better: {found}, {ACCEPTED_FROM:.1%} are needed.", figures)
 
 
 def _times_the_gate(change: RankingChange) -> float:
@@ -267,3 +267,8 @@ def _figures_of(change: RankingChange) -> dict[str, float]:
 
 def _association_figures(association: AssociationTest) -> dict[str, float]:
     return {"place": association.mean_rank, "place_by_chance": association.chance, "p_unrelated": association.p_value}
+
+
+def _count(number: int, what: str) -> str:
+    """A number with its noun: 1 image, 2 images."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -6,7 +6,6 @@ evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +49,6 @@ class RankingChange:
         macro_after: of the second.
         tags: number of tags compared.
         positives: number of (image, tag) pairs that are right, over these tags.
-        resamples: how many there were.
     """
 
     before: float
@@ -63,7 +61,6 @@ class RankingChange:
     macro_after: float
     tags: int
     positives: int
-    resamples: int
 
     @property
     def change(self) -> float:
@@ -125,7 +122,7 @@ def compare_rankings(
     counted = np.flatnonzero((labels & known).any(axis=0) & (~labels & known).any(axis=0))
     if not len(counted):
         nan = float("nan")
-        return RankingChange(nan, nan, nan, nan, nan, 0.0, nan, nan, 0, 0, 0)
+        return RankingChange(nan, nan, nan, nan, nan, 0.0, nan, nan, 0, 0)
     positives = int((labels & known)[:, counted].sum())
     resamples = int(np.clip(WORK / (len(labels) * positives * 4), FEWEST_RESAMPLES, RESAMPLES))
     draws = _draws(groups, resamples, seed)
@@ -156,7 +153,6 @@ def compare_rankings(
         macro_after=float(macro[1]),
         tags=len(counted),
         positives=positives,
-        resamples=resamples,
     )
 
 
@@ -257,14 +253,10 @@ def _average_precision(
 
 def _places(scores: NDArray[np.floating]) -> FloatArray:
     """(N, L): share of the other images that an image is ranked above, under each tag; ties count half."""
-    return np.stack(list(_tag_places(scores)), axis=1)
+    from scipy.stats import rankdata
 
-
-def _tag_places(scores: NDArray[np.floating]) -> Iterator[FloatArray]:
-    for column in scores.T:
-        ordered = np.sort(column)
-        below, upto = np.searchsorted(ordered, column, "left"), np.searchsorted(ordered, column, "right")
-        yield (below + upto - 1) / (2 * max(1, len(column) - 1))
+    ranks: FloatArray = rankdata(scores, axis=0)
+    return (ranks - 1) / max(1, len(scores) - 1)
 
 
 def _by_group(values: FloatArray, groups: NDArray[np.int64]) -> FloatArray:

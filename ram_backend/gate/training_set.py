@@ -32,7 +32,6 @@ class TrainingSet:
         content: N sha256 of the images' bytes.
         phash: (N,) uint64 perceptual hashes.
         ground_truth: (N,) bool, images whose annotation is marked as ground truth.
-        known_tags: (L,) bool, tags of the bundle's vocabulary; False: embedded from their text.
         base_thresholds: (L,) float32 in [0, 1), the bundle's.
         embeddings: (L, E) float32 text embeddings of the tags, length 1, so that tags of similar meaning can share what
             they learn, see `tagging.tag_embeddings`; None where the bundle has none.
@@ -51,7 +50,6 @@ class TrainingSet:
     content: tuple[str, ...]
     phash: NDArray[np.uint64]
     ground_truth: NDArray[np.bool_]
-    known_tags: NDArray[np.bool_]
     base_thresholds: FloatArray
     embeddings: FloatArray | None = None
 
@@ -63,7 +61,6 @@ class TrainingSet:
             "features": (images, *self.features.shape[1:2]),
             "phash": (images,),
             "ground_truth": (images,),
-            "known_tags": (tags,),
             "base_thresholds": (tags,),
         }
         for name, shape in wanted.items():
@@ -106,7 +103,6 @@ class TrainingSet:
             content=tuple(self.content[place] for place in places),
             phash=self.phash[places],
             ground_truth=self.ground_truth[places],
-            known_tags=self.known_tags,
             base_thresholds=self.base_thresholds,
             embeddings=self.embeddings,
         )

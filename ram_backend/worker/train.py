@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,9 +22,8 @@ from ram_backend import __version__
 from ram_backend.errors import ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import Split, split
-from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.gate.verdict import Verdict
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import finish_in
 from ram_backend.models.network import load_network
@@ -175,7 +174,7 @@ def _write(
         fitted.delta,
         fitted.files,
         lineage,
-        verdict.to_json(),
+        asdict(verdict),
         first_number=versions.next_number(key),
     )
 
@@ -243,7 +242,7 @@ def _without_version(gathered: Gathered, verdict: Verdict, basis: str) -> JobRes
 
 def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, version: str | None) -> JobResult:
     result = {
-        "verdict": verdict.to_json(),
+        "verdict": asdict(verdict),
         "version": version,
         "corrections": len(gathered.labels),
         "basis": basis,
@@ -283,7 +282,7 @@ def _same_before(context: JobContext, basis: str) -> Verdict | None:
     for job in context.service.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}
         if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
-            verdict = Verdict.from_json(result["verdict"])
+            verdict = Verdict(**result["verdict"])
             if verdict.accepted:
                 return None
             return replace(verdict, reason=f"{SAME}{verdict.reason.removeprefix(SAME)}")

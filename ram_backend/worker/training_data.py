@@ -141,7 +141,6 @@ def material_of(
             incumbent, images.tokens, lambda step, steps: progress("scores of the version", step, steps)
         )
     labels, weights = to_matrix(images.labels, scorer.subset.names)
-    new = set(scorer.subset.new_tags)
     return TrainingSet(
         tags=scorer.subset.names,
         features=features,
@@ -153,7 +152,6 @@ def material_of(
         content=images.content,
         phash=images.phash,
         ground_truth=np.array([each.ground_truth for each in images.labels], dtype=np.bool_),
-        known_tags=np.array([tag not in new for tag in scorer.subset.names], dtype=np.bool_),
         base_thresholds=scorer.subset.thresholds,
         embeddings=tag_embeddings(scorer.bundle, scorer.subset),
     )

@@ -39,7 +39,6 @@ def material(
         content=tuple(CONTENT[row] for row in rows) if content is None else content,
         phash=PHASH[np.asarray(rows, dtype=np.int64)] if phash is None else phash,
         ground_truth=marks,
-        known_tags=np.ones(1, dtype=np.bool_),
         base_thresholds=np.full(1, 0.5, dtype=np.float32),
     )
 

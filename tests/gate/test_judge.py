@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,11 +20,10 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.gate import judge as gate
 from ram_backend.gate.folds import Split, split
-from ram_backend.gate.judge import judge, judge_candidate, refuse_before_fitting
+from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.off_target import OffTargetScores
 from ram_backend.gate.statistics import AssociationTest, permutation_test
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.gate.verdict import UNRELATED, Verdict
 from ram_backend.training.selection import fit_candidate
 
 TAGS, WIDTH = 20, 24
@@ -52,7 +52,6 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
         content=tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
         phash=random.integers(0, 2**64, images, dtype=np.uint64),
         ground_truth=np.zeros(images, dtype=np.bool_),
-        known_tags=np.ones(tags, dtype=np.bool_),
         base_thresholds=np.full(tags, 0.5, dtype=np.float32),
     )
 
@@ -74,13 +73,25 @@ def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Label
     return random.normal(size=labels.shape) + labels, labels
 
 
-def judged(incumbent: Array, candidate: Array, labels: Labels, **options: Any) -> Verdict:
-    inputs: dict[str, Any] = {
-        "tags": [f"tag {number}" for number in range(labels.shape[1])],
-        "weights": np.ones(labels.shape),
-        "groups": np.arange(len(labels)),
-    }
-    return judge(incumbent=incumbent, candidate=candidate, labels=labels, **(inputs | options))
+def judged(
+    incumbent: Array,
+    candidate: Array,
+    labels: Labels,
+    *,
+    weights: Array | None = None,
+    association: AssociationTest | None = None,
+    share: float = 0.4,
+    **options: Any,
+) -> Verdict:
+    """The verdict on a gate of these images; `association` is measured unless given."""
+    images, tags = labels.shape
+    believed = (np.ones(labels.shape) if weights is None else weights).astype(np.float32)
+    material = dataclasses.replace(project(0, images, tags=tags), incumbent=incumbent, labels=labels, weights=believed)
+    rows = np.arange(images)
+    parts = Split(fit=rows[:0], gate=rows, share=share, groups=rows)
+    measured = gate.permutation_test if association is None else lambda *_: association
+    with mock.patch.object(gate, "permutation_test", measured):
+        return judge_candidate(material, parts, candidate, **options)
 
 
 def test_honest_corrections_are_served() -> None:
@@ -347,22 +358,7 @@ def test_verdict_survives_json() -> None:
     verdict = judged(scores, scores + 1.5 * labels, labels, cross_validated=validated)
     assert verdict.figures["cross_validated.residual.map"] == 0.31
     assert all(math.isfinite(value) for value in verdict.figures.values())
-    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"outcome": "maybe", "reason": "", "figures": {}},
-        {"outcome": "accept", "reason": None, "figures": {}},
-        {"outcome": "accept", "reason": "", "figures": [1]},
-        {"outcome": "accept", "reason": "", "figures": {"map_change": "much"}},
-    ],
-)
-def test_broken_verdict_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="verdict"):
-        Verdict.from_json(values)
+    assert Verdict(**json.loads(json.dumps(dataclasses.asdict(verdict)))) == verdict
 
 
 def test_shapes_have_to_fit() -> None:

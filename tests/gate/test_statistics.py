@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -148,8 +149,11 @@ def test_very_many_images_are_compared_on_some(monkeypatch: pytest.MonkeyPatch) 
 
 def test_work_is_bounded_by_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = ranking(7)
+    draws = mock.Mock(wraps=statistics._draws)
+    monkeypatch.setattr(statistics, "_draws", draws)
     monkeypatch.setattr(statistics, "WORK", 1.0)
-    assert compare(scores, scores, labels).resamples == statistics.FEWEST_RESAMPLES
+    compare(scores, scores, labels)
+    assert draws.call_args.args[1] == statistics.FEWEST_RESAMPLES
 
 
 def test_blocks_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     from ram_backend.gate.training_set import TrainingSet
     from ram_backend.training.selection import fit_candidate
 
-    material = TrainingSet(**cases.simulated(seed, images, shuffled))
+    fields = cases.simulated(seed, images, shuffled)
+    del fields["known_tags"]
+    material = TrainingSet(**fields)
     parts = split(material)
     verdict = refuse_before_fitting(material, parts, seed)
     if verdict is None:

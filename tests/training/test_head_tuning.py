@@ -238,7 +238,6 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         incumbent=base,
         labels=base > np.median(base, axis=0) + 0.01 * np.random.default_rng(0).normal(size=base.shape),
         weights=np.ones(base.shape, dtype=np.float32),
-        known_tags=np.ones(3, dtype=bool),
         base_thresholds=tagger.thresholds,
     )
     rows, options = np.arange(40), tiny.options(rank=rank, replay_tags=3)

@@ -40,7 +40,6 @@ def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rat
         content=tuple(f"{seed}-{number}" for number in range(images)),
         phash=random.integers(0, 2**63, size=images).astype(np.uint64),
         ground_truth=np.zeros(images, dtype=np.bool_),
-        known_tags=np.ones(tags, dtype=np.bool_),
         base_thresholds=np.full(tags, 0.7, dtype=np.float32),
     )
 

@@ -58,6 +58,5 @@ def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
         content=tuple(f"{seed}-{number}" for number in range(images)),
         phash=np.arange(images, dtype=np.uint64),
         ground_truth=np.zeros(images, dtype=bool),
-        known_tags=np.ones(TAGS, dtype=bool),
         base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
     )

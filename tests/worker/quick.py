@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from server.playing import ColourNetwork, tiny_bundle
 
-from ram_backend.gate.verdict import Verdict
+from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import JobResult
 from ram_backend.worker import main, run_job
 from ram_backend.worker import train as training_job

@@ -17,7 +17,7 @@ from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
-from ram_backend.gate.verdict import Verdict
+from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.project import Setup
