@@ -154,12 +154,12 @@ def make_versions(
     ]
     identity = ModelIdentity(bundle, network.encoder_id)
     resolved = resolve_config(identity, parse_label_config(config(tags)), Project(key))
-    (asked,) = resolved.asked.values()
-    plain = Tagger(bundle, network, resolve_subset(bundle, asked.texts), token_dtype=TOKEN_DTYPE)
+    (control,) = resolved.controls.values()
+    plain = Tagger(bundle, network, resolve_subset(bundle, control.texts), token_dtype=TOKEN_DTYPE)
     tokens = plain.encode(images)
 
     def says(tagger: Tagger) -> list[tuple[frozenset[str], float]]:
-        found = scored_choices(asked, tagger.score(tokens).scores, tagger.thresholds)
+        found = scored_choices(control, tagger.score(tokens).scores, tagger.thresholds)
         name = resolved.plan.tag_controls[0].name
         made = [prediction(resolved.plan, {name: choices}, model_version="") for choices in found]
         return [

@@ -204,7 +204,7 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.models.store import find_bundle
     from ram_backend.server.model import ModelIdentity
-    from ram_backend.server.resolved_config import resolve_config
+    from ram_backend.server.resolved_config import promises, resolve_config
 
     if not project.label_config:
         return []
@@ -213,7 +213,7 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     try:
         plan = parse_label_config(project.label_config)
         identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
-        return list(resolve_config(identity, plan, project).notes[len(plan.notes) :])
+        return promises(resolve_config(identity, plan, project))
     except RamError as error:
         return [f"not known: {error}"]
 

@@ -31,7 +31,7 @@ from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import LoadedVersion
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
-from ram_backend.server.resolved_config import Asked, ResolvedConfig
+from ram_backend.server.resolved_config import ControlChoices, ResolvedConfig
 from ram_backend.server.shown_log import ShownLog, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotCache
 from ram_backend.settings import Settings
@@ -266,15 +266,15 @@ class Predictor:
         config, loop = place.snapshot.config, asyncio.get_running_loop()
         if not tasks:
             return []
-        if control.name in config.asked:
-            tagger, asked = place.snapshot.taggers.get(control.name), config.asked[control.name]
+        if control.name in config.controls:
+            tagger, asked = place.snapshot.taggers.get(control.name), config.controls[control.name]
             if tagger is None:
                 return [[] for _ in tasks]
             scores = await self._scores(tagger, np.stack(tokens))
             return await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds)
         found: list[list[ScoredChoice]] = []
         for task, one in zip(tasks, tokens, strict=True):
-            asked = config.ask(control, choices_for(control, task.data))
+            asked = config.dynamic(control, choices_for(control, task.data))
             if not asked.texts:
                 found.append([])
                 continue
@@ -306,7 +306,7 @@ def _shown(
     return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=datetime.now(UTC))]
 
 
-def scored_choices(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
+def scored_choices(asked: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
     """Per image the choices that matter for its prediction, in the order of `asked`.
 
     A choice has the score of its best text. Choices that can't change anything are left out: of thousands that are off,
@@ -323,7 +323,7 @@ def scored_choices(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> 
     return [_that_matter(asked, row, limit) for row, limit in zip(best, limits, strict=True)]
 
 
-def _by_choice(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _by_choice(asked: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Scores and thresholds (N, C): of each choice those of its best text."""
     most = max(len(columns) for columns in asked.columns)
     columns = np.array([(*own, *(own[-1:] * (most - len(own)))) for own in asked.columns])  # (C, most)
@@ -337,7 +337,7 @@ def _by_choice(asked: Asked, scores: FloatArray, thresholds: FloatArray) -> tupl
     return np.take_along_axis(of_texts, best[:, :, None], axis=2)[:, :, 0], limits
 
 
-def _that_matter(asked: Asked, scores: FloatArray, limits: FloatArray) -> list[ScoredChoice]:
+def _that_matter(asked: ControlChoices, scores: FloatArray, limits: FloatArray) -> list[ScoredChoice]:
     on = np.flatnonzero(scores > limits)
     off = np.flatnonzero((scores <= limits) & (limits < 1))
     share = (limits[off] - scores[off]) / np.maximum(limits[off], np.float32(1e-9))

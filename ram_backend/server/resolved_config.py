@@ -22,7 +22,7 @@ from ram_backend.tagging.token_cache import TOKEN_DTYPE
 CONFIG_FORMAT = 1
 """Raise it when the same config begins to give other predictions."""
 
-_NAMED = 5
+_LISTED = 5
 _NEW = "not in the vocabulary, scored from their text alone"
 _SHARED = "no calibration of their own, one curve serves many tags"
 _PLAIN = "not calibrated, their scores are the network's own"
@@ -42,10 +42,10 @@ class PrecisionThresholds:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
         curves = list(zip(bundle.calibration.slope.tolist(), bundle.calibration.offset.tolist(), strict=True))
         known = Counter(curves)
-        self._of_row = [_PLAIN if curve == (1.0, 0.0) else _SHARED if known[curve] > 1 else None for curve in curves]
+        self._reasons = [_PLAIN if curve == (1.0, 0.0) else _SHARED if known[curve] > 1 else None for curve in curves]
 
     def threshold(self, texts: Sequence[str], precision: float) -> float:
         """Of a choice with these texts: `precision`, or a higher threshold of the bundle where nothing is promised.
@@ -54,44 +54,22 @@ class PrecisionThresholds:
             texts: what is scored, one or more.
             precision: in [0, 1].
         """
-        rows = self._bundle.vocabulary.resolve(texts)
-        own = [
-            self._bundle.new_tag_threshold if row is None else self._bundle.vocabulary.thresholds[row]
-            for row in rows
-            if self._trouble(row) is not None
-        ]
-        return max([precision, *(float(f"{each:.6g}") for each in own)])
+        vocabulary = self.bundle.vocabulary
+        rows = [row for row in vocabulary.resolve(texts) if self._reason(row)]
+        others = [self.bundle.new_tag_threshold if row is None else vocabulary.thresholds[row] for row in rows]
+        return max([precision, *(float(f"{each:.6g}") for each in others)])
 
-    def notes(self, name: str, precision: float, texts: Sequence[str], own_threshold: Sequence[str]) -> list[str]:
-        """For which tags of a control the precision is promised, and for which not and why: sentences.
+    def unpromised(self, texts: Sequence[str]) -> dict[str, str]:
+        """Why no precision is promised, by text, for those of which that is so."""
+        rows = self.bundle.vocabulary.resolve(texts) if texts else ()
+        return {text: reason for text, row in zip(texts, rows, strict=True) if (reason := self._reason(row))}
 
-        Args:
-            name: of the control.
-            precision: in [0, 1].
-            texts: what is scored of choices that have no threshold of their own.
-            own_threshold: what is scored of those that have one.
-        """
-        troubles: dict[str, list[str]] = {}
-        for text, row in zip(texts, self._bundle.vocabulary.resolve(texts) if texts else (), strict=True):
-            trouble = self._trouble(row)
-            if trouble is not None:
-                troubles.setdefault(trouble, []).append(text)
-        if own_threshold:
-            troubles["a threshold of their own"] = list(own_threshold)
-        without = sum(map(len, troubles.values()))
-        held = len(texts) + len(own_threshold) - without
-        found = [
-            f"{name!r} ticks tags where at least {precision:.0%} of such ticks are right: promised, on photos like"
-            f" those that bundle {self._bundle.name!r} was calibrated with, for {held} of {held + without} tags."
-        ]
-        return found + [f"{name!r}: not promised for {_named(tags)}: {why}." for why, tags in troubles.items()]
-
-    def _trouble(self, row: int | None) -> str | None:
-        return _NEW if row is None else self._of_row[row]
+    def _reason(self, row: int | None) -> str | None:
+        return _NEW if row is None else self._reasons[row]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ControlChoices:
     """The choices of one control that are scored, for all tasks or (dynamic ones) for one.
 
     Attributes:
@@ -114,25 +92,23 @@ class ResolvedConfig:
     Attributes:
         plan: of the label config.
         options: per control what admins settled.
-        asked: per control with fixed choices what is scored; controls with dynamic ones are missing.
+        controls: by name, what is scored of those with fixed choices; those with dynamic ones are missing.
         model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
             thresholds), never of computed numbers.
         version: what the project has learned; None: the bundle's base.
         by_precision: says where "precision at least p" puts thresholds; None: nobody asks for that.
-        notes: what people should know, one sentence each: the plan's, and where a precision can't be promised.
     """
 
     plan: LabelPlan
     options: Mapping[str, ProjectOptions]
-    asked: Mapping[str, Asked]
+    controls: Mapping[str, ControlChoices]
     model_version: str
     version: VersionRef | None = None
     by_precision: PrecisionThresholds | None = None
-    notes: tuple[str, ...] = ()
 
-    def ask(self, control: TagControl, choices: Sequence[Choice]) -> Asked:
+    def dynamic(self, control: TagControl, choices: Sequence[Choice]) -> ControlChoices:
         """What is scored of a dynamic control, given its choices for one task."""
-        return asked(control, choices, self.options[control.name], self.by_precision)
+        return control_choices(control, choices, self.options[control.name], self.by_precision)
 
 
 def resolve_config(
@@ -150,10 +126,10 @@ def resolve_config(
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
     options = {control.name: project.options(_attributes(control)) for control in plan.tag_controls}
-    certain = any(each.precision is not None for each in options.values())
-    by_precision = PrecisionThresholds(model.bundle) if certain else None
-    fixed = {
-        control.name: asked(
+    precise = any(each.precision is not None for each in options.values())
+    by_precision = PrecisionThresholds(model.bundle) if precise else None
+    controls = {
+        control.name: control_choices(
             control,
             _free_choices(model, plan, control, options[control.name]) if control.free else control.choices,
             options[control.name],
@@ -162,22 +138,18 @@ def resolve_config(
         for control in plan.tag_controls
         if control.dynamic is None
     }
-    if fixed and len(fixed) == len(plan.tag_controls) and not any(each.choices for each in fixed.values()):
+    if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
         raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
-    name = _model_version(model, plan, options, fixed, version)
-    promises = _promises(plan, options, fixed, by_precision)
-    if promises and version is not None:
-        promises.append(f"Tags that {version.name} has learned have its calibration: on photos like the project's own.")
-    notes = (*plan.notes, *promises)
-    return ResolvedConfig(plan, options, fixed, name, version, by_precision, notes)
+    name = _model_version(model, plan, options, controls, version)
+    return ResolvedConfig(plan, options, controls, name, version, by_precision)
 
 
-def asked(
+def control_choices(
     control: TagControl,
     choices: Sequence[Choice],
     options: ProjectOptions,
     by_precision: PrecisionThresholds | None = None,
-) -> Asked:
+) -> ControlChoices:
     """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set.
 
     Args:
@@ -187,43 +159,61 @@ def asked(
         by_precision: needed where the options name a precision.
     """
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
-    kept: dict[object, Choice] = {}
-    for choice in choices:
-        if not any(text.strip() for text in choice.texts):
-            continue  # nothing to score
-        if wanted is None or any(name.casefold() in wanted for name in _names(choice)):
-            kept.setdefault(choice.value if control.nesting == "flat" else choice.path, choice)
+    kept = [choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in _names(choice))]
     texts: dict[str, int] = {}
-    columns = [
-        tuple(texts.setdefault(text, len(texts)) for text in choice.texts if text.strip()) for choice in kept.values()
-    ]
-    return Asked(
-        choices=tuple(kept.values()),
-        texts=tuple(texts),
-        columns=tuple(columns),
-        thresholds=tuple(_threshold(choice, options, by_precision) for choice in kept.values()),
-    )
+    columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in kept]
+    thresholds = [_threshold(choice, options, by_precision) for choice in kept]
+    return ControlChoices(tuple(kept), tuple(texts), tuple(columns), tuple(thresholds))
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
     """What the label config makes of an admin's options, one sentence each: what is stronger, and what fits nothing."""
-    said: list[str] = []
-    for control in plan.tag_controls:
-        stronger = _attributes(control).to_json()
-        if stronger:
-            said.append(f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}.")
+    found = [
+        f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
+        for control in plan.tag_controls
+        if (stronger := _attributes(control).to_json())
+    ]
     if any(control.free or control.dynamic is not None for control in plan.tag_controls):
-        return said  # their choices are any text, or come with each task
+        return found  # their choices are any text, or come with each task
     options = project.options()
-    choices = [choice for control in plan.tag_controls for choice in control.choices]
-    exact = {name for choice in choices for name in _names(choice)}
-    folded = {name.casefold() for name in exact}
+    names = {name for control in plan.tag_controls for choice in control.choices for name in _names(choice)}
+    folded = {name.casefold() for name in names}
     unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
-    unknown += [name for name in options.per_tag if name not in exact]
+    unknown += [name for name in options.per_tag if name not in names]
     if unknown:
-        some = ", ".join(map(repr, list(dict.fromkeys(unknown))[:5])) + (" and others" if len(unknown) > 5 else "")
-        said.append(f"No choice of the label config is called {some}: see how they are written there.")
-    return said
+        some = _listed(list(dict.fromkeys(unknown)))
+        found.append(f"No choice of the label config is called {some}: see how they are written there.")
+    return found
+
+
+def promises(config: ResolvedConfig) -> list[str]:
+    """For which tags a precision that was asked for is promised, and for which not and why: sentences for people."""
+    found: list[str] = []
+    for control in config.plan.tag_controls:
+        options, scored = config.options[control.name], config.controls.get(control.name)
+        if options.precision is None or config.by_precision is None:
+            continue
+        ticks = f"{control.name!r} ticks tags where at least {options.precision:.0%} of such ticks are right"
+        if scored is None:
+            found.append(
+                f"{ticks}; its choices come with each task: it is not promised for those that the vocabulary doesn't"
+                " know, or has no calibration of their own for."
+            )
+            continue
+        reasons = config.by_precision.unpromised(scored.texts)
+        for choice in scored.choices:
+            if any(name in options.per_tag for name in _names(choice)):
+                reasons |= dict.fromkeys(choice.texts, "a threshold of their own")
+        found.append(
+            f"{ticks}: promised, on photos like those that bundle {config.by_precision.bundle.name!r} was calibrated"
+            f" with, for {len(scored.texts) - len(reasons)} of {len(scored.texts)} tags."
+        )
+        for reason in dict.fromkeys(reasons.values()):
+            tags = _listed([text for text in scored.texts if reasons.get(text) == reason])
+            found.append(f"{control.name!r}: not promised for {tags}: {reason}.")
+    if found and config.version is not None:
+        found.append(f"Tags that {config.version.name} has learned have its calibration: on photos like the project's.")
+    return found
 
 
 def _attributes(control: TagControl) -> ProjectOptions:
@@ -240,31 +230,6 @@ def _free_choices(
     names = model.bundle.vocabulary.names if options.tags is None else options.tags
     lines = dict.fromkeys(as_line(name) for name in names)
     return tuple(free_choice(line) for line in lines if line is not None and line.casefold() not in taken)
-
-
-def _promises(
-    plan: LabelPlan,
-    options: Mapping[str, ProjectOptions],
-    fixed: Mapping[str, Asked],
-    by_precision: PrecisionThresholds | None,
-) -> list[str]:
-    """Where precisions that were asked for can be promised."""
-    said: list[str] = []
-    for control in plan.tag_controls:
-        own = options[control.name]
-        if own.precision is None or by_precision is None:
-            continue
-        if control.name not in fixed:
-            said.append(_of_dynamic(control.name, own.precision))
-            continue
-        choices = fixed[control.name].choices
-        texts: dict[str, None] = {}
-        named: dict[str, None] = {}
-        for choice in choices:
-            special = any(name in own.per_tag for name in _names(choice))
-            (named if special else texts).update(dict.fromkeys(choice.texts))
-        said += by_precision.notes(control.name, own.precision, tuple(texts), tuple(named))
-    return said
 
 
 def _names(choice: Choice) -> tuple[str, ...]:
@@ -285,17 +250,17 @@ def _model_version(
     model: ModelIdentity,
     plan: LabelPlan,
     options: Mapping[str, ProjectOptions],
-    fixed: Mapping[str, Asked],
+    controls: Mapping[str, ControlChoices],
     version: VersionRef | None,
 ) -> str:
     """As `Tagger.model_version`, for a whole label config."""
 
     def settled(control: TagControl) -> object:
         own = options[control.name]
-        if control.name not in fixed:
+        if control.name not in controls:
             return [own.to_json()]
-        thresholds = [None if value is None else f"{value:.6g}" for value in fixed[control.name].thresholds]
-        kept = None if own.tags is None else [choice.path for choice in fixed[control.name].choices]
+        thresholds = [None if value is None else f"{value:.6g}" for value in controls[control.name].thresholds]
+        kept = None if own.tags is None else [choice.path for choice in controls[control.name].choices]
         return [kept, thresholds, own.top_k]
 
     bundle = model.bundle
@@ -316,22 +281,14 @@ def _model_version(
 
 
 def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:
-    named = ", ".join(repr(tag) for tag in (options.tags or ())[:5])
-    there = ", ".join(repr(choice.value) for control in plan.tag_controls for choice in control.choices[:5])
+    there = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
     return (
-        f"None of the tags that an admin asked for ({named}) is a choice of the label config (such as {there}):"
+        f"None of the tags that an admin asked for ({_listed(options.tags or ())}) is a choice of the label config"
+        f" (such as {', '.join(map(repr, there))}):"
         " add them to the label config, or change the tags in the extra params or with `ram-backend project set`."
     )
 
 
-def _of_dynamic(name: str, precision: float) -> str:
-    """What can be said of a control whose choices come with each task."""
-    return (
-        f"{name!r} ticks tags where at least {precision:.0%} of such ticks are right; its choices come with each task:"
-        " it is not promised for those that the vocabulary doesn't know, or has no calibration of their own for."
-    )
-
-
-def _named(tags: Sequence[str]) -> str:
-    more = f" and {len(tags) - _NAMED} more" if len(tags) > _NAMED else ""
-    return ", ".join(repr(tag) for tag in tags[:_NAMED]) + more
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(repr, names[:_LISTED])) + more

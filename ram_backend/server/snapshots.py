@@ -21,7 +21,7 @@ from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, SharedTextEncoder
-from ram_backend.server.resolved_config import ResolvedConfig, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
@@ -146,7 +146,7 @@ class SnapshotCache:
         def work() -> ResolvedConfig:
             config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
             _log.info("project %s is served as %s", project.key, config.model_version)
-            for note in config.notes:
+            for note in (*config.plan.notes, *promises(config)):
                 _log.info("project %s: %s", project.key, note)
             return config
 
@@ -196,8 +196,9 @@ class SnapshotCache:
 
     def _build(self, config: ResolvedConfig, version: LoadedVersion | None) -> Snapshot:
         started = time.monotonic()
-        by_texts = {asked.texts: self._tagger(asked.texts, version) for asked in config.asked.values() if asked.texts}
-        taggers = {name: by_texts[asked.texts] for name, asked in config.asked.items() if asked.texts}
+        texts = {name: control.texts for name, control in config.controls.items() if control.texts}
+        by_texts = {each: self._tagger(each, version) for each in dict.fromkeys(texts.values())}
+        taggers = {name: by_texts[each] for name, each in texts.items()}
         new = sum(len(tagger.subset.new_tags) for tagger in by_texts.values())
         seconds = time.monotonic() - started
         tags = sum(map(len, by_texts))

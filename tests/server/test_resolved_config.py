@@ -22,7 +22,7 @@ from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import VersionRef
 from ram_backend.server.predict import scored_choices
-from ram_backend.server.resolved_config import ResolvedConfig, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, promises, resolve_config
 
 CONFIG = choices_config("red", "green", "blue")
 
@@ -84,10 +84,10 @@ def test_a_threshold_for_a_tag_that_is_not_there_changes_nothing() -> None:
 def test_force() -> None:
     config = choices_config("red", "green", "blue", attributes='model_score_threshold="0.3"')
     found = recipe(config, extra={"per_tag": {"blue": 0.9}}, own={"threshold": 0.7, "per_tag": {"green": 0.8}})
-    assert found.asked["tags"].thresholds == (0.3, 0.8, 0.9)
-    assert recipe(config, extra={"threshold": 0.1}).asked["tags"].thresholds == (0.1, 0.1, 0.1)
-    assert recipe(own={"threshold": 0.7}).asked["tags"].thresholds == (0.7, 0.7, 0.7)
-    assert recipe().asked["tags"].thresholds == (None, None, None)
+    assert found.controls["tags"].thresholds == (0.3, 0.8, 0.9)
+    assert recipe(config, extra={"threshold": 0.1}).controls["tags"].thresholds == (0.1, 0.1, 0.1)
+    assert recipe(own={"threshold": 0.7}).controls["tags"].thresholds == (0.7, 0.7, 0.7)
+    assert recipe().controls["tags"].thresholds == (None, None, None)
 
 
 def test_admins_may_call_a_choice_by_its_alias_its_text_or_its_path() -> None:
@@ -96,7 +96,7 @@ def test_admins_may_call_a_choice_by_its_alias_its_text_or_its_path() -> None:
         '<Choice value="animal"><Choice value="cat" alias="c1"/><Choice value="dog"/></Choice></Taxonomy></View>'
     )
     for name in ("c1", "CAT", "animal / c1"):
-        kept = recipe(config, extra={"tags": [name]}).asked["tags"].choices
+        kept = recipe(config, extra={"tags": [name]}).controls["tags"].choices
         assert [choice.path[-1] for choice in kept] == ["c1"], name
 
 
@@ -107,7 +107,7 @@ def test_tags_that_leave_nothing() -> None:
 
 def test_the_score_of_a_choice_is_that_of_its_best_text() -> None:
     config = choices_config("warm", "blue").replace('value="warm"', 'value="warm" predicted_values="red,pink"')
-    asked = recipe(config).asked["tags"]
+    asked = recipe(config).controls["tags"]
     assert asked.texts == ("red", "pink", "blue")
     scores = np.array([[0.2, 0.7, 0.9], [0.65, 0.1, 0.1]], dtype=np.float32)
     found = scored_choices(asked, scores, np.array([0.6, 0.5, 0.7], dtype=np.float32))
@@ -130,7 +130,7 @@ def test_what_is_left_out_changes_no_prediction(
     if single:
         config = config.replace('choice="multiple"', 'choice="single"')
     made = recipe(config, extra={"top_k": top_k} if top_k else None)
-    asked = made.asked["tags"]
+    asked = made.controls["tags"]
     few = scored_choices(asked, np.array([scores], dtype=np.float32), np.array(thresholds, dtype=np.float32))[0]
     every = [
         ScoredChoice(choice, score, threshold)
@@ -145,7 +145,7 @@ def test_what_is_left_out_changes_no_prediction(
 
 def test_many_choices_are_cut_to_few() -> None:
     names = [f"tag {number}" for number in range(5000)]
-    asked = recipe(choices_config(*names)).asked["tags"]
+    asked = recipe(choices_config(*names)).controls["tags"]
     scores = np.linspace(0, 0.4, 5000, dtype=np.float32)[None]
     found = scored_choices(asked, scores, np.full(5000, 0.5, dtype=np.float32))[0]
     assert len(found) <= 3
@@ -163,16 +163,16 @@ FREE = '<View><Image name="image" value="$image"/>{}<TextArea name="words" toNam
 
 
 def test_free_tags_are_those_of_the_vocabulary_or_the_admins() -> None:
-    assert recipe(FREE.format("")).asked["words"].texts == ("red", "green", "blue")
-    assert recipe(FREE.format(""), extra={"tags": ["pink", "red"]}).asked["words"].texts == ("pink", "red")
+    assert recipe(FREE.format("")).controls["words"].texts == ("red", "green", "blue")
+    assert recipe(FREE.format(""), extra={"tags": ["pink", "red"]}).controls["words"].texts == ("pink", "red")
     names = {recipe(FREE.format(""), extra=extra).model_version for extra in (None, {"tags": ["pink"]}, {"top_k": 3})}
     assert len(names) == 3
 
 
 def test_free_tags_leave_out_what_other_controls_of_the_image_offer() -> None:
     other = '<Choices name="tags" toName="image"><Choice value="Warm" predicted_values="RED,pink"/></Choices>'
-    assert recipe(FREE.format(other)).asked["words"].texts == ("green", "blue")
-    found = recipe(FREE.format(other), extra={"tags": ["pink", "turquoise"]}).asked
+    assert recipe(FREE.format(other)).controls["words"].texts == ("green", "blue")
+    found = recipe(FREE.format(other), extra={"tags": ["pink", "turquoise"]}).controls
     assert (found["tags"].texts, found["words"].texts) == (("RED", "pink"), ("turquoise",))
 
 
@@ -191,9 +191,9 @@ def precise(precision: float, bundle: Bundle, *tags: str, **more: object) -> Res
 
 def test_a_precision_is_the_threshold_where_the_calibration_promises_it() -> None:
     found = precise(0.55, calibrated(), "red", "green", "blue", "turquoise")
-    assert found.asked["tags"].thresholds == (0.55, 0.55, 0.7, 0.55)
+    assert found.controls["tags"].thresholds == (0.55, 0.55, 0.7, 0.55)
     high = precise(0.9, calibrated(), "red", "green", "blue", "turquoise")
-    assert high.asked["tags"].thresholds == (0.9,) * 4
+    assert high.controls["tags"].thresholds == (0.9,) * 4
     assert high.model_version != found.model_version
     assert high.model_version == recipe_of(calibrated(), {"threshold": 0.9}, "red", "green", "blue", "turquoise")
 
@@ -204,25 +204,26 @@ def recipe_of(bundle: Bundle, extra: object, *tags: str) -> str:
 
 
 def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
-    first, *others = precise(0.9, calibrated(), "red", "green", "blue", "turquoise", per_tag={"green": 0.2}).notes
+    found = precise(0.9, calibrated(), "red", "green", "blue", "turquoise", per_tag={"green": 0.2})
+    first, *others = promises(found)
     assert "90%" in first
     assert "1 of 4 tags" in first
     assert [note.split(":")[1].strip() for note in others] == [
+        "not promised for 'green'",
         "not promised for 'blue'",
         "not promised for 'turquoise'",
-        "not promised for 'green'",
     ]
     for note, why in zip(
-        others, ("no calibration of their own", "text alone", "a threshold of their own"), strict=True
+        others, ("a threshold of their own", "no calibration of their own", "text alone"), strict=True
     ):
         assert why in note
-    assert recipe().notes == ()
+    assert promises(recipe()) == []
 
 
 def test_a_bundle_without_calibration_promises_nothing() -> None:
     bundle = calibrated()
     bundle.calibration = Calibration.identity(3)  # type: ignore[misc]
-    first, other = precise(0.6, bundle, "red", "green", "blue").notes
+    first, other = promises(precise(0.6, bundle, "red", "green", "blue"))
     assert "0 of 3 tags" in first
     assert "'red', 'green', 'blue'" in other
     assert "not calibrated" in other
@@ -233,8 +234,8 @@ def test_a_precision_for_choices_that_come_with_each_task() -> None:
     made = resolve_config(identity(calibrated()), plan, Project(ProjectKey("", 1, 2)))
     (control,) = plan.tag_controls
     offered = choices_for(control, {"options": ["red", "blue", "pink"]})
-    assert made.ask(control, offered).thresholds == (0.65, 0.7, 0.65)
-    assert "come with each task" in made.notes[0]
+    assert made.dynamic(control, offered).thresholds == (0.65, 0.7, 0.65)
+    assert "come with each task" in promises(made)[0]
 
 
 def test_what_lies_above_is_right_so_often_whatever_the_scores_are() -> None:
@@ -244,6 +245,6 @@ def test_what_lies_above_is_right_so_often_whatever_the_scores_are() -> None:
         scores = random.beta(a, b, 200_000)
         right = random.random(len(scores)) < scores
         for precision in (0.6, 0.8, 0.9):
-            threshold = precise(precision, calibrated(), "red").asked["tags"].thresholds[0]
+            threshold = precise(precision, calibrated(), "red").controls["tags"].thresholds[0]
             assert threshold is not None
             assert right[scores > threshold].mean() >= precision
