@@ -18,7 +18,7 @@ STOCK_HOST_VERSION := 1.0.9
 STOCK_HOST_STAMP := $(RAM_STOCK_HOST_VENV)/.installed-$(STOCK_HOST_VERSION)
 SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: install label-studio stock-host run demo studio test test-fast mutants lint clean
+.PHONY: install label-studio stock-host run demo studio test test-fast mutants lint pin-images clean
 
 install: $(STAMP)
 
@@ -77,6 +77,10 @@ mutants: install
 # What needs no services, in a few minutes, for while you work.
 test-fast: install
 	$(BIN)/pytest
+
+# Adds to each image tag in docker/ the digest that the registry gives for it now (needs docker buildx).
+pin-images:
+	sh docker/pin-images.sh
 
 clean:
 	rm -rf $(VENV) .venv-studio .venv-stock-host build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

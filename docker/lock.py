@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 EXTRAS = ("postgres", "low-rank")
 TORCHS_OWN = ("nvidia-", "cuda-", "triton", "setuptools")
 HEAD = (
-    "# Written by docker/lock.py: the versions that the tests have run with. Both images install these.",
-    "# torch and torchvision come first and from an index of their own (TORCH_INDEX in the Dockerfiles).",
+    "# Written by docker/lock.py: the versions that the tests have run with. The images install these.",
+    "# torch and torchvision come first and from an index of their own (TORCH_INDEX in the Dockerfile).",
 )
 
 

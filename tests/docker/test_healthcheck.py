@@ -1,4 +1,4 @@
-"""What the containers answer when they are asked whether they are well."""
+"""The health check of the containers: /ready of the server, the registration of the worker."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def check(*arguments: str, **variables: str) -> tuple[int, str]:
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server that gives this answer to everything, at the port that is given."""
+def answering(status: int, body: bytes) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that answers /ready so; gives its port, and the logins that it was sent."""
+    logins: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/health" else 404)
+            logins.append(self.headers["Authorization"])
+            self.send_response(status if self.path == "/ready" else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -46,30 +48,37 @@ def answering(status: int, body: bytes) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield str(server.server_address[1])
+        yield str(server.server_address[1]), logins
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def test_a_server_that_is_up() -> None:
-    with answering(200, b'{"status": "UP"}') as port:
+def test_a_server_that_is_ready() -> None:
+    with answering(200, b'{"status": "ready"}') as (port, logins):
         assert check("server", RAM_PORT=port) == (0, "")
-        assert check(RAM_PORT=port, http_proxy="http://127.0.0.1:1") == (0, "")
+        login = {"RAM_BASIC_AUTH_USER": "label-studio", "RAM_BASIC_AUTH_PASS": "secret"}
+        assert check(RAM_PORT=port, http_proxy="http://127.0.0.1:1", **login) == (0, "")
+    assert logins == [None, "Basic bGFiZWwtc3R1ZGlvOnNlY3JldA=="]
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, b'{"status": "DOWN"}'), (503, b'{"status": "UP"}'), (200, b"OK")])
-def test_a_server_that_is_not_well(status: int, body: bytes) -> None:
-    with answering(status, body) as port:
-        code, said = check("server", RAM_PORT=port)
-    assert code == 1
-    assert said.startswith("server: ")
-    assert "\n" not in said
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (503, b'{"status": "loading", "error": null}', "the model is loading"),
+        (503, b'{"status": "failed", "error": "There is no bundle."}', "There is no bundle."),
+        (401, b'{"status": 401, "error": "Basic auth is missing."}', "Basic auth is missing."),
+        (200, b"OK", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_a_server_that_is_not_ready(status: int, body: bytes, reason: str) -> None:
+    with answering(status, body) as (port, _):
+        assert check("server", RAM_PORT=port) == (1, f"server: {reason}")
 
 
 def test_nobody_there() -> None:
-    with answering(200, b"{}") as port:
+    with answering(200, b"{}") as (port, _):
         pass
     assert check("server", RAM_PORT=port)[0] == 1
     code, said = check("worker", RAM_REDIS_URL=f"redis://127.0.0.1:{port}/0")
@@ -82,7 +91,7 @@ def test_an_unknown_check_is_no_good_news() -> None:
 
 
 @pytest.mark.service
-def test_a_worker_is_well_while_it_is_signed_on(tmp_path: Path) -> None:
+def test_a_worker_is_healthy_while_it_is_registered(tmp_path: Path) -> None:
     from redis import Redis
     from rq import Worker
 
@@ -91,7 +100,7 @@ def test_a_worker_is_well_while_it_is_signed_on(tmp_path: Path) -> None:
     with Valkey(load_settings(data_dir=tmp_path)) as valkey, Redis.from_url(valkey.url) as queue:
         code, said = check("worker", RAM_REDIS_URL=valkey.url)
         assert code == 1
-        assert "is signed on" in said
+        assert "is registered" in said
         worker = Worker(["any"], connection=queue)
         worker.register_birth()
         assert check("worker", RAM_REDIS_URL=valkey.url) == (0, "")

@@ -106,8 +106,13 @@ def test_grafana_finds_dashboard_and_data(compose: Any, dashboard: dict[str, Any
     assert dashboard["templating"]["list"][0]["query"] == source["type"]
 
 
-def test_prometheus_asks_the_backend(compose: Any) -> None:
+def test_prometheus_asks_the_backend_with_its_login(compose: Any) -> None:
     (job,) = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    paths = [job["basic_auth"][name] for name in ("username_file", "password_file")]
+    secrets = compose.services["prometheus"]["secrets"]
+    assert paths == [f"/run/secrets/{name}" for name in secrets]
+    variables = [compose.content["secrets"][name]["environment"] for name in secrets]
+    assert variables == ["RAM_BASIC_AUTH_USER", "RAM_BASIC_AUTH_PASS"]
     host, port = job["static_configs"][0]["targets"][0].split(":")
     assert set(compose.services[host]["networks"]) & set(compose.services["prometheus"]["networks"])
     assert port == compose.services[host]["ports"][0].rsplit(":", 1)[1]
