@@ -1,6 +1,6 @@
 """Job queue in a table: request, claim, heartbeat, retry with backoff, finish.
 
-Each change locks the job's row and is one transaction, or part of the caller's (`finish_in`). Every moment that is
+Each change locks the job's row and is one transaction, or part of the caller's (`finish`). Every moment that is
 compared is the database's: workers on several machines needn't agree about the time.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -213,14 +213,25 @@ class JobQueue:
             row.attempt -= 1
             _wait_again(session, row, message, delay_s)
 
-    def finish(self, job: Job, result: JobResult) -> None:
+    def finish(self, job: Job, result: JobResult, session: Session | None = None) -> None:
         """Ends a job well, whatever its verdict.
 
+        Args:
+            job: as it was claimed.
+            result: of the job.
+            session: of a transaction that may write, e.g. the one that publishes a version; None: a transaction alone.
+
         Raises:
-            JobLost: the claim is good no more; nothing was written.
+            JobLost: the claim is good no more; nothing was written, and the transaction has to be rolled back.
         """
-        with self._database.writing() as session:
-            finish_in(session, job, result)
+        with self._database.writing() if session is None else nullcontext(session) as own:
+            row = _claimed(own, job)
+            row.result = dict(result.result)
+            if result.last_event is not None:
+                row.last_event = result.last_event
+            if result.refresh is not None:
+                _request(own, job.key, "refresh", result.refresh)
+            _end(own, row, "done", result.message)
 
     def fail(self, job: Job, message: str, *, retry: bool) -> bool:
         """Ends an attempt badly.
@@ -282,21 +293,6 @@ class JobQueue:
             row.last_event = self._ledger.last_event(row.key)
         _end(session, row, "failed", message)
         return False
-
-
-def finish_in(session: Session, job: Job, result: JobResult) -> None:
-    """`JobQueue.finish` within a transaction, e.g. the one that publishes a version.
-
-    Raises:
-        JobLost: the claim is good no more; the transaction has to be rolled back.
-    """
-    row = _claimed(session, job)
-    row.result = dict(result.result)
-    if result.last_event is not None:
-        row.last_event = result.last_event
-    if result.refresh is not None:
-        _request(session, job.key, "refresh", result.refresh)
-    _end(session, row, "done", result.message)
 
 
 def moment(session: Session) -> datetime:

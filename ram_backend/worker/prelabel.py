@@ -14,7 +14,6 @@ from datetime import datetime
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.worker.project_context import open_place
 from ram_backend.worker.push import Asked, Pushed, Pusher, first_backend
 from ram_backend.worker.run_job import JobContext
 
@@ -67,13 +66,13 @@ def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult |
     def may_go_on() -> bool:
         return not gives_way or time.monotonic() - began < SLICE_S or not context.service.queue.due(OVERDUE_S)
 
-    place = open_place(settings, context.database, context.key)
-    if place.label_studio is None:
+    _, label_studio = context.open_project()
+    if label_studio is None:
         message = f"Nobody has named the Label Studio of project {context.key}: set LABEL_STUDIO_URL and"
         if is_refresh:
             return _unchanged(f"{message} LABEL_STUDIO_API_KEY.")
         raise LabelStudioUnreachable(f"{message} LABEL_STUDIO_API_KEY.")
-    api = ProjectApi(place.label_studio, context.key.id)
+    api = ProjectApi(label_studio, context.key.id)
     options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
     if is_refresh and not _is_swapped(context, api):
         served = context.service.versions.served(context.key).name

@@ -9,12 +9,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 
+from sqlalchemy.orm import Session
+
 from ram_backend.database.engine import Database, open_database
-from ram_backend.errors import InputError, JobLost, NotAvailable, RamError, SettingsError
+from ram_backend.errors import (
+    InputError,
+    JobLost,
+    LabelStudioUnreachable,
+    NotAvailable,
+    ProjectNotFound,
+    RamError,
+    SettingsError,
+)
+from ram_backend.feedback.connecting import label_studio_of
 from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.logs import in_the_name_of
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.heartbeat import Heartbeat
 
@@ -53,6 +66,32 @@ class JobContext:
     def key(self) -> ProjectKey:
         """The job's project."""
         return self.job.key
+
+    def open_project(self) -> tuple[Project, LabelStudio | None]:
+        """The project's row, and its Label Studio; None: nobody has named it.
+
+        Raises:
+            ProjectNotFound: there is no such row any more.
+            SettingsError: the address of Label Studio, or RAM_ALLOWED_IMAGE_HOSTS, can't be used.
+            DatabaseUnavailable: see the message.
+        """
+        changes = self.service.projects.changes()
+        project = next((each for each in changes.projects if each.key == self.key), None)
+        if project is None:
+            raise ProjectNotFound(f"There is no project {self.key} any more; see `ram-backend project list`.")
+        try:
+            return project, label_studio_of(self.settings, project, pin=changes.pin)
+        except LabelStudioUnreachable:
+            return project, None
+
+    def finish(self, result: JobResult, session: Session | None = None) -> None:
+        """Ends the job with the seconds of its stages, in a transaction of its own or of the caller's.
+
+        Raises:
+            JobLost: the claim is good no more; nothing was written.
+        """
+        seconds = {**result.result, "seconds": self.heartbeat.seconds}
+        self.service.queue.finish(self.job, replace(result, result=seconds), session)
 
 
 JobFunction = Callable[[JobContext], JobResult | None]
@@ -132,7 +171,7 @@ def _do(context: JobContext, functions: Mapping[Kind, JobFunction] | None) -> st
         with context.heartbeat:
             result = function(context)
         if result is not None:
-            queue.finish(job, replace(result, result={**result.result, "seconds": context.heartbeat.seconds}))
+            context.finish(result)
         ended = queue.get(job.id)
         return "gone" if ended is None else ended.message
     except JobLost:

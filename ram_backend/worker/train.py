@@ -1,8 +1,8 @@
-"""Learning from a project's corrections: from what people said to a version that is served, or a reason why none is.
+"""Learning from a project's corrections: from statements of people to a version that is served, or a reason for none.
 
-    reconcile -> gather -> images -> scores -> split -> fit -> gate -> write -> publish -> ask for a refresh
+    reconcile -> gather -> images -> scores -> split -> fit -> gate -> write -> publish -> request a refresh
 
-Publishing, noting the version and ending the job are one transaction, which goes through only while the job is this
+Publishing, recording the version and ending the job are one transaction, which goes through only while the job is this
 process's and what is served is what the gate compared with.
 """
 
@@ -12,56 +12,38 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from ram_backend import __version__
-from ram_backend.errors import ProjectPinned, RamError, VersionConflict
+from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
 from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.folds import Split, split
+from ram_backend.gate.folds import split
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
-from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
-from ram_backend.jobs.queue import finish_in
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
-from ram_backend.settings import Settings
-from ram_backend.training.selection import Candidate, fit_candidate
-from ram_backend.versions.directory import StoredVersion, folder_of, remove_version, write_version
+from ram_backend.training.selection import fit_candidate
+from ram_backend.versions.directory import (
+    ACCEPTED,
+    StoredVersion,
+    Version,
+    folder_of,
+    remove_version,
+    write_version,
+)
 from ram_backend.versions.lineage import CorrectionsUsed, Lineage
-from ram_backend.versions.table import Incumbent, incumbent_of, prune
-from ram_backend.worker.project_context import Gathered, gather_corrections, open_place
+from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.token_loader import CorrectedImages, EncodedImages
-from ram_backend.worker.trainers import is_tuning_wanted, log_odds_of, off_target_scores_of, trainers_for
-from ram_backend.worker.training_data import Scorer, material_of
-
-CONFLICTS = 3
-"""So often the gate compares again where something else was published meanwhile."""
+from ram_backend.worker.scorer import Scorer, gate_scores, is_tuning_wanted, trainers_for, training_set
+from ram_backend.worker.training_data import EncodedImages, Gathered, encode_images, gather_corrections
 
 NOTHING = "There are no corrections yet: label some tasks, then train."
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one comparison is made with.
-
-    Attributes:
-        incumbent: what is served.
-        material: scores of the incumbent included.
-        parts: fit and gate.
-        seed: of random numbers: the same corrections give the same candidate.
-    """
-
-    incumbent: Incumbent
-    material: TrainingSet
-    parts: Split
-    seed: int
 
 
 def train(context: JobContext) -> JobResult | None:
@@ -70,155 +52,122 @@ def train(context: JobContext) -> JobResult | None:
     Raises:
         JobLost: it is another worker's by now.
         InputError, SettingsError: it can't succeed as things are set.
-        NotAvailable: something is missing that may be there later.
+        NotAvailable: something is missing that may be there later, or another version was published meanwhile.
     """
-    settings, ledger, heartbeat = context.settings, context.service.ledger, context.heartbeat
+    settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _sweep(context)
-    place = open_place(settings, context.database, context.key)
-    gathered = gather_corrections(settings, ledger, place, heartbeat)
-    context.service.queue.note_seen(context.job, gathered.last_event)
+    project, label_studio = context.open_project()
+    gathered = gather_corrections(context, project, label_studio)
+    service.queue.note_seen(context.job, gathered.last_event)
     if not gathered.labels:
-        return _without_version(gathered, Verdict("needs_data", NOTHING), "")
+        return _result(gathered, Verdict("needs_data", NOTHING))
+
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
-    corrected = CorrectedImages(settings, ledger, bundle=bundle, network=network, label_studio=place.label_studio)
-    images = corrected.of(context.key, gathered.labels, heartbeat)
-    if corrected.missing.note:
-        gathered = replace(gathered, notes=(*gathered.notes, corrected.missing.note))
-    scorer = Scorer(bundle, network, gathered.tags, settings)
-    for _ in range(CONFLICTS):
-        try:
-            return _round(context, gathered, images, scorer)
-        except VersionConflict as error:
-            _log.info("%s", error)
-    raise VersionConflict(
-        f"Project {context.key} was served something else each of {CONFLICTS} times that the gate compared: train"
-        " again."
-    )
+    images = encode_images(context, gathered.labels, bundle, network, label_studio)
+    gathered = replace(gathered, notes=gathered.notes + images.notes)
+    scorer = Scorer(bundle, network, gathered.tags, settings, heartbeat)
 
+    incumbent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
+    parent = incumbent.version
+    basis = _basis(gathered, images, scorer, parent)
+    if (earlier := _same_before(context, basis)) is not None:
+        return _result(gathered, earlier, basis)
 
-def _round(context: JobContext, gathered: Gathered, images: EncodedImages, scorer: Scorer) -> JobResult | None:
-    """One comparison with what is served now.
-
-    Raises:
-        VersionConflict: something else was published meanwhile.
-    """
-    heartbeat, seed = context.heartbeat, int(gathered.fingerprint.hash[:8], 16)
-    incumbent = incumbent_of(context.service.versions, context.settings.versions_dir, context.key, scorer.bundle)
-    basis = _basis(context.settings, gathered, images, scorer, incumbent)
-    earlier = _same_before(context, basis)
-    if earlier is not None:
-        return _without_version(gathered, earlier, basis)
-    material = material_of(images, scorer, incumbent.version, heartbeat)
+    material = training_set(images, scorer, parent)
+    seed = int(gathered.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
     heartbeat("split")
-    parts = split(material, at_most=incumbent.version.lineage.gate_share if incumbent.version else None)
-    refusal = refuse_before_fitting(material, parts, seed)
-    if refusal is not None:
-        return _without_version(gathered, refusal, basis)
+    parts = split(material, at_most=parent.lineage.gate_share if parent else None)
+    if (refusal := refuse_before_fitting(material, parts, seed)) is not None:
+        return _result(gathered, refusal, basis)
+
     heartbeat("fit")
     fit = material.take(parts.fit)
-    trainers = trainers_for(context.settings, scorer, fit, seed)
+    trainers = trainers_for(settings, scorer, fit, seed)
     fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
+
     heartbeat("gate")
+    log_odds, off_target = gate_scores(fitted, scorer, material, parts, seed)
     verdict = judge_candidate(
-        material,
-        parts,
-        log_odds_of(fitted, scorer, material, parts, lambda step, steps: heartbeat("gate", step, steps)),
-        guard=off_target_scores_of(fitted, scorer, material, seed),
-        cross_validated=fitted.cross_validated,
-        seed=seed,
+        material, parts, log_odds, guard=off_target, cross_validated=fitted.cross_validated, seed=seed
     )
+
     heartbeat("write")
-    this = Round(incumbent, material, parts, seed)
-    stored = _write(context, gathered, scorer, this, fitted, verdict)
-    heartbeat("publish")
-    return _settle(context, gathered, this, stored, verdict, basis)
-
-
-def _write(
-    context: JobContext, gathered: Gathered, scorer: Scorer, this: Round, fitted: Candidate, verdict: Verdict
-) -> StoredVersion:
-    key, versions = context.key, context.service.versions
-    used = gathered.fingerprint
-    parent = this.incumbent.version
-    since = parent.lineage.corrections.seen if parent else 0
-    changes = context.service.ledger.changes_since(key, since, up_to=gathered.last_event)
     figures = verdict.figures
+    since = parent.lineage.corrections.seen if parent else 0
+    changes = service.ledger.changes_since(key, since, up_to=gathered.last_event)
     lineage = Lineage(
         parent=parent.name if parent else None,
-        bundle=scorer.bundle.name,
-        bundle_digest=scorer.bundle.digest,
-        encoder_id=scorer.network.encoder_id,
+        bundle=bundle.name,
+        bundle_digest=bundle.digest,
+        encoder_id=network.encoder_id,
         corrections=CorrectionsUsed(
-            count=len(this.material),
-            first_event=used.first_event,
-            last_event=used.last_event,
+            count=len(material),
+            first_event=gathered.fingerprint.first_event,
+            last_event=gathered.fingerprint.last_event,
             seen=gathered.last_event,
-            hash=used.hash,
+            hash=gathered.fingerprint.hash,
             withdrawn=(changes.edited + changes.withdrawn) if parent else 0,
             added=changes.added,
         ),
         recipe=fitted.recipe,
         params=fitted.params,
-        seed=this.seed,
+        seed=seed,
         metrics_before={"mAP": figures["map_incumbent"]} if "map_incumbent" in figures else {},
         metrics_after={"mAP": figures["map_candidate"]} if "map_candidate" in figures else {},
-        gate_share=this.parts.share,
+        gate_share=parts.share,
         code_version=__version__,
         created_at=datetime.now(UTC),
     )
-    return write_version(
-        context.settings.versions_dir,
+    stored = write_version(
+        settings.versions_dir,
         key,
         fitted.delta,
         fitted.files,
         lineage,
         asdict(verdict),
-        first_number=versions.next_number(key),
+        first_number=service.versions.next_number(key),
     )
-
-
-def _settle(
-    context: JobContext, gathered: Gathered, this: Round, stored: StoredVersion, verdict: Verdict, basis: str
-) -> JobResult | None:
-    """Records the version and ends the job, and has the version served where the gate accepted it: all or nothing."""
-    versions, job = context.service.versions, context.job
-    served = replace(
-        _outcome(gathered, f"{stored.name} is served. {verdict.reason}", verdict, basis, stored.name),
-        refresh=f"{stored.name} is served",
-    )
-    kept = _outcome(gathered, f"{stored.name} is kept and not served. {verdict.reason}", verdict, basis, stored.name)
-
-    def record_and_end(outcome: JobResult, session: Session) -> None:
-        versions.record(stored, session=session)
-        seconds = {**outcome.result, "seconds": context.heartbeat.seconds}
-        finish_in(session, job, replace(outcome, result=seconds))
-
-    if verdict.accepted:
-        try:
-            versions.publish(
-                job.key,
-                stored.name,
-                expected=this.incumbent.served.version,
-                in_transaction=lambda session: record_and_end(served, session),
-            )
-        except ProjectPinned as error:
-            kept = replace(kept, message=f"{error} {verdict.reason}")
-        else:
-            _prune(context)
-            return None
-    with context.database.writing() as session:
-        record_and_end(kept, session)
-    _prune(context)
+    heartbeat("publish")
+    _publish(context, stored, incumbent.served.version, _result(gathered, verdict, basis, stored.name))
+    try:
+        prune(service.versions, settings.versions_dir, key, settings.keep_versions)
+    except RamError as error:  # the job is done: what is left over goes with the next one
+        _log.warning("Old versions were not removed: %s", error)
     return None
 
 
-def _prune(context: JobContext) -> None:
-    try:
-        prune(context.service.versions, context.settings.versions_dir, context.key, context.settings.keep_versions)
-    except RamError as error:  # the job is done: what is left over goes with the next one
-        _log.warning("Old versions were not removed: %s", error)
+def _publish(context: JobContext, stored: StoredVersion, expected: str | None, result: JobResult) -> None:
+    """Records a version, ends the job, and has the version served if the gate accepted it: all or nothing.
+
+    Raises:
+        JobLost: it is another worker's by now; nothing was written.
+        NotAvailable: the gate compared with another version than is served by now; the next attempt compares again.
+    """
+    versions = context.service.versions
+
+    def end(session: Session, message: str, refresh: str | None = None) -> None:
+        versions.record(stored, session=session)
+        context.finish(replace(result, message=f"{message} {result.message}", refresh=refresh), session)
+
+    message = f"{stored.name} is kept and not served."
+    if stored.outcome == ACCEPTED:
+        served = f"{stored.name} is served"
+        try:
+            versions.publish(
+                context.key,
+                stored.name,
+                expected=expected,
+                in_transaction=lambda session: end(session, f"{served}.", served),
+            )
+            return
+        except ProjectPinned as error:
+            message = str(error)
+        except VersionConflict as error:
+            raise NotAvailable(str(error)) from error
+    with context.database.writing() as session:
+        end(session, message)
 
 
 def _sweep(context: JobContext) -> None:
@@ -236,11 +185,7 @@ def _sweep(context: JobContext) -> None:
                 _log.warning("%s", error)
 
 
-def _without_version(gathered: Gathered, verdict: Verdict, basis: str) -> JobResult:
-    return _outcome(gathered, verdict.reason, verdict, basis, None)
-
-
-def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, version: str | None) -> JobResult:
+def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str | None = None) -> JobResult:
     result = {
         "verdict": asdict(verdict),
         "version": version,
@@ -248,12 +193,12 @@ def _outcome(gathered: Gathered, message: str, verdict: Verdict, basis: str, ver
         "basis": basis,
         "notes": list(gathered.notes),
     }
-    return JobResult(" ".join([message, *gathered.notes]), result, gathered.last_event)
+    return JobResult(" ".join([verdict.reason, *gathered.notes]), result, gathered.last_event)
 
 
-def _basis(settings: Settings, gathered: Gathered, images: EncodedImages, scorer: Scorer, incumbent: Incumbent) -> str:
+def _basis(gathered: Gathered, images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> str:
     """Digest of everything that the outcome follows from: the same basis, the same verdict."""
-    version, subset = incumbent.version, scorer.subset
+    subset, settings = scorer.subset, scorer.settings
     labels, weights = to_matrix(images.labels, subset.names)
     ground_truth = np.array([each.ground_truth for each in images.labels], dtype=np.bool_)
     embeddings = [entry for entry in subset.entries if not isinstance(entry, int)]
@@ -268,7 +213,7 @@ def _basis(settings: Settings, gathered: Gathered, images: EncodedImages, scorer
         subset.text_identity,
         scorer.bundle.digest,
         scorer.network.encoder_id,
-        None if version is None else [version.digest, version.lineage.gate_share],
+        None if incumbent is None else [incumbent.digest, incumbent.lineage.gate_share],
         __version__,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

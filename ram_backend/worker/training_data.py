@@ -1,172 +1,228 @@
-"""Scores of corrected images under the bundle and under what is served: what training material is made of."""
+"""Training data of a project: its corrections, reconciled with Label Studio, and the tokens of their images."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.demo import photo_paths
-from ram_backend.errors import ImageError
-from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.training_set import TrainingSet
-from ram_backend.images.decode import decode
+from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
+from ram_backend.feedback.corrections import gather
+from ram_backend.feedback.labels import TaskLabels, Weights
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.shown import TaskImage
+from ram_backend.feedback.view import Fingerprint
+from ram_backend.images.fetch import FetchLimits
+from ram_backend.images.guard import AddressGuard
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network
+from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
-from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.versions.directory import Version
-from ram_backend.worker.token_loader import EncodedImages
+from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.token_cache import TokenCache
+from ram_backend.worker.run_job import JobContext
 
-FloatArray = NDArray[np.float32]
+MOST_MISSING = 0.5
+"""Where more than this share of the images can't be had now, a training waits for a better time."""
 
-AT_ONCE = 64
-"""Images that are scored at a time."""
+LARGEST_IN_MEMORY = 500_000_000
+"""Bytes of tokens; above, they are written to a file."""
 
 _log = logging.getLogger(__name__)
 
 
-class Scorer:
-    """Scores tags of one bundle.
+@dataclass(frozen=True)
+class Gathered:
+    """The corrections of a project at one moment.
 
-    Args:
-        bundle: the base model.
-        network: loaded from it.
-        tags: L distinct texts.
-        settings: for the text encoder, which is opened only where a tag is not in the vocabulary.
-
-    Raises:
-        TextEncoderUnavailable: a tag is not in the vocabulary, and the bundle has no text encoder at hand.
+    Attributes:
+        labels: one per image with a statement, as far as its place is known.
+        tags: L distinct texts that annotators could choose.
+        last_event: of the ledger at that moment.
+        fingerprint: of the corrections.
+        notes: for people, one sentence each.
     """
 
-    def __init__(self, bundle: Bundle, network: Network, tags: Sequence[str], settings: Settings) -> None:
-        self.bundle = bundle
-        self.network = network
-        self._settings = settings
-        self.subset = _subset(bundle, tags, settings)
-        self._base = Tagger(bundle, network, self.subset, token_dtype=TOKEN_DTYPE)
-
-    def base(self, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> tuple[FloatArray, FloatArray]:
-        """Features (N, F) and the bundle's calibrated log-odds (N, L) of images with these tokens (N, T, D)."""
-        features = [features_of(some) for some in _portions(tokens)]
-        width = self.network.token_shape[1]
-        stacked = np.concatenate(features) if features else np.empty((0, width), dtype=np.float32)
-        return stacked, self._log_odds(self._base, tokens, progress)
-
-    def with_version(
-        self, version: Version, tokens: NDArray[np.float16], progress: Callable[[int, int], None]
-    ) -> FloatArray:
-        """Calibrated log-odds (N, L) under a version.
-
-        Raises:
-            VersionDamaged: it was made for another bundle.
-        """
-        from ram_backend.models.tuned import has_tuned_head, tuned_network
-
-        if has_tuned_head(version.files):
-            network = tuned_network(self.network, version.files)
-            tagger = Tagger(
-                self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=version.delta, version=version.digest
-            )
-        else:
-            tagger = self._base.with_version(version.delta, version.digest)
-        return self._log_odds(tagger, tokens, progress)
-
-    def with_head(
-        self, files: Mapping[str, bytes], tokens: NDArray[np.float16], progress: Callable[[int, int], None]
-    ) -> FloatArray:
-        """The bundle's calibrated log-odds (N, L), were its head the one in these files of a version.
-
-        Raises:
-            VersionDamaged: they are of no such head.
-        """
-        from ram_backend.models.tuned import tuned_network
-
-        network = tuned_network(self.network, files)
-        return self._log_odds(Tagger(self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE), tokens, progress)
-
-    @cached_property
-    def photo_tokens(self) -> NDArray[np.float16]:
-        """Tokens (P, T, D) of the photos that come with the package; those that can't be read are missing."""
-        preprocessing = self.bundle.preprocessing
-        tokens: list[NDArray[np.float16]] = []
-        for path in photo_paths():
-            try:
-                image, _ = decode(
-                    path,
-                    exif_orientation=preprocessing.exif_orientation,
-                    alpha=preprocessing.alpha,
-                    max_pixels=self._settings.max_image_pixels,
-                    max_bytes=self._settings.max_image_bytes,
-                )
-            except ImageError as error:
-                _log.warning("%s", error)
-                continue
-            tokens.append(self.network.encode(preprocessing(image)[None])[0].astype(np.float16))
-        return np.stack(tokens) if tokens else np.empty((0, *self.network.token_shape), dtype=np.float16)
-
-    @staticmethod
-    def _log_odds(tagger: Tagger, tokens: NDArray[np.float16], progress: Callable[[int, int], None]) -> FloatArray:
-        rows = np.empty((len(tokens), len(tagger.tags)), dtype=np.float32)
-        for start, some in zip(range(0, len(tokens), AT_ONCE), _portions(tokens), strict=True):
-            progress(start, len(tokens))
-            rows[start : start + AT_ONCE] = tagger.score(some).log_odds
-        return rows
+    labels: Sequence[TaskLabels]
+    tags: tuple[str, ...]
+    last_event: int
+    fingerprint: Fingerprint
+    notes: tuple[str, ...]
 
 
-def material_of(
-    images: EncodedImages, scorer: Scorer, incumbent: Version | None, progress: Callable[[str, int, int], None]
-) -> TrainingSet:
-    """What training learns from.
+@dataclass(frozen=True)
+class EncodedImages:
+    """N corrected images, in order of their tasks.
 
-    Args:
-        images: N images with what was said about them.
-        scorer: of L tags.
-        incumbent: what is served; None: the bundle itself.
-        progress: told of stage, step and steps.
+    Attributes:
+        labels: one per image.
+        content: sha256 of each one's bytes, in hex.
+        phash: (N,) uint64 perceptual hashes.
+        tokens: (N, T, D) float16, as they are cached; a file that has no name any more where they are large.
+        notes: for people, one sentence each.
+    """
+
+    labels: Sequence[TaskLabels]
+    content: tuple[str, ...]
+    phash: NDArray[np.uint64]
+    tokens: NDArray[np.float16] = field(repr=False)
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> Gathered:
+    """Brings the ledger in step with Label Studio, if that answers, and reads all current corrections.
 
     Raises:
-        VersionDamaged: the incumbent was made for another bundle.
+        LabelConfigError: the project's label config can't be used.
+        DatabaseUnavailable: see the message.
+        JobLost: see `Heartbeat`.
     """
-    features, base = scorer.base(images.tokens, lambda step, steps: progress("scores", step, steps))
-    served = base
-    if incumbent is not None:
-        served = scorer.with_version(
-            incumbent, images.tokens, lambda step, steps: progress("scores of the version", step, steps)
-        )
-    labels, weights = to_matrix(images.labels, scorer.subset.names)
-    return TrainingSet(
-        tags=scorer.subset.names,
-        features=features,
-        tokens=images.tokens,
-        base=base,
-        incumbent=served,
-        labels=labels,
-        weights=weights,
-        content=images.content,
-        phash=images.phash,
-        ground_truth=np.array([each.ground_truth for each in images.labels], dtype=np.bool_),
-        base_thresholds=scorer.subset.thresholds,
-        embeddings=tag_embeddings(scorer.bundle, scorer.subset),
+    key, ledger, heartbeat = context.key, context.service.ledger, context.heartbeat
+    plan = parse_label_config(project.label_config)
+    notes: list[str] = []
+    newer: Mapping[int, Mapping[str, Any]] = {}
+    heartbeat("reconcile")
+    try:
+        if label_studio is None:
+            raise LabelStudioUnreachable("Nobody has named its address.")
+        api = ProjectApi(label_studio, key.id)
+        newer = reconcile(ledger, key, api, progress=lambda tasks: heartbeat("reconcile", tasks)).task_data
+    except (LabelStudioUnreachable, InputError) as error:
+        _log.warning("project %s: not compared with Label Studio: %s", key, error)
+        notes.append(f"Label Studio was not asked ({error}): corrections are those that its events brought.")
+    heartbeat("gather")
+    last_event = ledger.last_event(key)
+    annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
+    labels = gather(plan, annotations, shown, Weights.of(context.settings), task_data=newer)
+    with_place = [each for each in labels if each.reference]
+    if len(with_place) < len(labels):
+        notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")
+    texts = [text for control in plan.tag_controls for choice in control.choices for text in choice.texts]
+    for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
+        texts += candidates.tags
+    return Gathered(
+        labels=with_place,
+        tags=tuple(dict.fromkeys(text for text in texts if text.strip())),
+        last_event=last_event,
+        fingerprint=ledger.fingerprint(key, up_to=last_event),
+        notes=tuple(notes),
     )
 
 
-def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:
-    needed = bundle.text_encoder is not None and any(row is None for row in bundle.vocabulary.resolve(tags))
-    if not needed or bundle.text_encoder is None:
-        return resolve_subset(bundle, tags)
-    from ram_backend.vocabulary.embeddings import open_text_encoder
+def encode_images(
+    context: JobContext,
+    labels: Sequence[TaskLabels],
+    bundle: Bundle,
+    network: Network,
+    label_studio: LabelStudio | None,
+) -> EncodedImages:
+    """Tokens of corrected images, cached, else fetched and encoded; the ledger notes their hashes.
 
-    return resolve_subset(bundle, tags, open_text_encoder(bundle.text_encoder, settings))
+    Args:
+        context: of the job.
+        labels: with references.
+        bundle: whose preprocessing.
+        network: of the bundle.
+        label_studio: where images come from; None: nobody has named it.
+
+    Raises:
+        LabelStudioUnreachable: too many images can't be had now.
+        JobLost: see `Heartbeat`.
+    """
+    settings, ledger, key = context.settings, context.service.ledger, context.key
+    loader = ImageLoader(
+        bundle.preprocessing,
+        network.encoder_id,
+        TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+    )
+    tokens = _array(len(labels), network.token_shape, settings.cache_dir)
+    known = ledger.images(key)
+    hashes: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
+    for row, each in enumerate(labels):
+        context.heartbeat("cached images", row, len(labels))
+        image = known.get(each.task_id, each.reference or "")
+        if image is not None and (cached := loader.cached(image.sha256)) is not None:
+            tokens[row], hashes[row] = cached.tokens, (image.sha256, image.phash)
+    new = [row for row in range(len(labels)) if row not in hashes]
+    errors: list[Exception] = []
+
+    def load() -> Iterator[tuple[int, LoadedImage]]:
+        references = [ImageReference(labels[row].task_id, labels[row].reference) for row in new]
+        fetched = zip(new, _fetch(settings, label_studio, references), strict=True)
+        for count, (row, outcome) in enumerate(fetched):
+            context.heartbeat("new images", count, len(new))
+            try:
+                if not isinstance(outcome, bytes):
+                    raise outcome
+                image = loader.load(outcome, name=f"image of task {labels[row].task_id}")
+            except (ImageError, ImageUnreachable) as error:
+                errors.append(error)
+            else:
+                yield row, image
+
+    loaded = load()
+    while batch := dict(islice(loaded, settings.batch_size)):
+        for row, encoded in zip(batch, loader.encode(network, list(batch.values())), strict=True):
+            tokens[row], hashes[row] = encoded, (batch[row].sha256, batch[row].phash)
+    unreachable = [error for error in errors if not isinstance(error, ImageError)]
+    if len(unreachable) > MOST_MISSING * len(labels):
+        count = f"{len(unreachable)} of {len(labels)} corrected images"
+        raise LabelStudioUnreachable(f"{count} can't be had now; the first of them: {unreachable[0]}")
+    found = [(labels[row], hashes[row]) for row in new if row in hashes]
+    ledger.record_images(key, [TaskImage(each.task_id, each.reference or "", *both) for each, both in found])
+    rows = sorted(hashes)
+    for place, row in enumerate(rows):  # rows rise, so none is written over before it has moved
+        if row != place:
+            tokens[place] = tokens[row]
+    return EncodedImages(
+        labels=[labels[row] for row in rows],
+        content=tuple(hashes[row][0] for row in rows),
+        phash=np.array([hashes[row][1] for row in rows], dtype=np.uint64),
+        tokens=tokens[: len(rows)],
+        notes=(f"{len(errors)} images were left out; the first of them: {errors[0]}",) if errors else (),
+    )
 
 
-def _portions(tokens: NDArray[np.float16]) -> Iterator[FloatArray]:
-    """Tokens in portions of `AT_ONCE`, float32."""
-    for start in range(0, len(tokens), AT_ONCE):
-        yield tokens[start : start + AT_ONCE].astype(np.float32)
+def _fetch(
+    settings: Settings, label_studio: LabelStudio | None, references: Sequence[ImageReference]
+) -> Iterator[Outcome]:
+    """The bytes of images or why there are none; where Label Studio fails, all others have failed."""
+    limits = FetchLimits(
+        max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
+    )
+    guard = AddressGuard.parse(settings.allowed_image_hosts)
+    done = 0
+    with closing(TaskImages(label_studio, limits=limits, guard=guard, threads=settings.fetch_threads)) as source:
+        try:
+            for outcome in source.fetch_all(references):
+                yield outcome
+                done += 1
+        except LabelStudioUnreachable as error:
+            yield from repeat(error, len(references) - done)
+
+
+def _array(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
+    """An array (images, T, D) in memory, or in a file that vanishes with the process where that is too much."""
+    shape = (images, *token_shape)
+    if 2 * images * token_shape[0] * token_shape[1] <= LARGEST_IN_MEMORY:
+        return np.zeros(shape, dtype=np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)

@@ -14,7 +14,7 @@ from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs import queue as queue_module
 from ram_backend.jobs.job import Job, JobResult
-from ram_backend.jobs.queue import JobQueue, finish_in, moment
+from ram_backend.jobs.queue import JobQueue, moment
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow
 
@@ -244,7 +244,7 @@ def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Da
         with database.writing() as session:
             session.get_one(BackendRow, 1).change += 1000
             session.flush()
-            finish_in(session, claim, JobResult("mine", {}))
+            queue.finish(claim, JobResult("mine", {}), session)
 
     with pytest.raises(JobLost):
         publish()

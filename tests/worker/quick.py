@@ -11,8 +11,8 @@ from server.playing import ColourNetwork, tiny_bundle
 from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import JobResult
 from ram_backend.worker import main, run_job
+from ram_backend.worker import scorer as scoring
 from ram_backend.worker import train as training_job
-from ram_backend.worker import training_data as scoring
 from ram_backend.worker.run_job import JobContext
 
 

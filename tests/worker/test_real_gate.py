@@ -17,8 +17,8 @@ from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
+from ram_backend.worker import scorer
 from ram_backend.worker import train as training_job
-from ram_backend.worker import training_data
 from ram_backend.worker.run_job import carry_out
 
 IMAGES = 160
@@ -64,7 +64,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's feature is the mean colour; its tags have no texts."""
     monkeypatch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
     monkeypatch.setattr(training_job, "load_network", lambda *_, **__: ColourNetwork())
-    monkeypatch.setattr(training_data, "tag_embeddings", lambda *_: None)
+    monkeypatch.setattr(scorer, "tag_embeddings", lambda *_: None)
 
 
 def test_what_can_be_learned_is_served(settings: Settings, database: Database, queue: JobQueue) -> None:

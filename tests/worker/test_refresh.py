@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 from jobs.making import CONFIG
@@ -21,7 +20,7 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.records import ServedRow
 from ram_backend.worker import prelabel as prelabel_module
-from ram_backend.worker.run_job import carry_out
+from ram_backend.worker.run_job import JobContext, carry_out
 
 OLD, NEW = "starter-aaaaaaaaaaaa", "starter-v0003-bbbbbbbbbbbb"
 
@@ -139,6 +138,6 @@ def test_predictions_that_are_not_stored(studio: PredictingProject, refresh: Ref
 
 
 def test_no_label_studio(refresh: Refresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prelabel_module, "open_place", lambda *_: SimpleNamespace(label_studio=None))
+    monkeypatch.setattr(JobContext, "open_project", lambda _: (None, None))
     job = refresh()
     assert (job.state, "Nobody has named the Label Studio" in job.message) == ("done", True)
