@@ -192,7 +192,7 @@ class WebhookRequest(_Lenient):
         return [*_objects(self.task), *_objects(self.tasks)]
 
 
-def read_request(model: type[Body], body: bytes | str | Mapping[str, Any]) -> Body:
+def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str, Any]) -> Body:
     """A request's body: JSON, or parsed already.
 
     Raises:
@@ -210,7 +210,7 @@ def read_request(model: type[Body], body: bytes | str | Mapping[str, Any]) -> Bo
         raise RequestError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
 
 
-def _check_size(body: bytes) -> None:
+def _check_size(body: bytes | bytearray) -> None:
     """Refuses small bodies that would become large objects; brackets and commas inside texts count, too."""
     if len(body) <= MAX_CONTAINERS:
         return

@@ -10,17 +10,19 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from ram_backend import __version__
+from ram_backend.errors import RamError
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.server import handlers
 from ram_backend.server.events import take_event
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.middleware import Access, RequestMiddleware
+from ram_backend.server.middleware import Access, BodyReader, RequestMiddleware
 from ram_backend.server.model import Model
-from ram_backend.server.problems import add_problem_handlers
+from ram_backend.server.problems import Refused, on_error
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
@@ -65,14 +67,10 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
         redoc_url=None,
     )
     app.include_router(routes)
-    app.add_middleware(
-        RequestMiddleware,
-        access=Access.of(settings),
-        max_body_bytes=settings.max_body_bytes,
-        body_seconds=settings.request_seconds,
-        metrics=metrics,
-    )
-    add_problem_handlers(app)
+    app.state.bodies = BodyReader(settings.max_body_bytes, settings.request_seconds)
+    app.add_middleware(RequestMiddleware, access=Access.of(settings), metrics=metrics)
+    for kind in (RamError, Refused, HTTPException):
+        app.add_exception_handler(kind, on_error)
     return app
 
 
@@ -81,7 +79,13 @@ async def _services(request: Request) -> Services:
     return services
 
 
+async def _body(request: Request) -> AsyncIterator[bytearray]:
+    async with request.app.state.bodies.read(request) as body:
+        yield body
+
+
 Server = Annotated[Services, Depends(_services)]
+Body = Annotated[bytearray, Depends(_body)]
 
 
 @routes.head("/health", include_in_schema=False)
@@ -114,24 +118,24 @@ async def ready(server: Server) -> JSONResponse:
 
 
 @routes.post("/setup", openapi_extra=_BODY)
-async def setup(request: Request, server: Server) -> JSONResponse:
+async def setup(server: Server, body: Body) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    version = await handlers.setup(server, read_request(SetupRequest, await request.body()))
+    version = await handlers.setup(server, read_request(SetupRequest, body))
     return JSONResponse({"model_version": version})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
-async def predict(request: Request, server: Server) -> Response:
+async def predict(request: Request, server: Server, body: Body) -> Response:
     """Predictions for tasks: one each, in order."""
-    work = asyncio.create_task(handlers.predict(server, read_request(PredictRequest, await request.body())))
+    work = asyncio.create_task(handlers.predict(server, read_request(PredictRequest, body)))
     answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
 
 @routes.post("/webhook", openapi_extra=_BODY)
-async def webhook(request: Request, server: Server) -> JSONResponse:
+async def webhook(server: Server, body: Body) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    return JSONResponse(await take_event(server, read_request(WebhookRequest, await request.body())))
+    return JSONResponse(await take_event(server, read_request(WebhookRequest, body)))
 
 
 @routes.get("/versions")

@@ -12,10 +12,9 @@ import logging
 import re
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ram_backend.errors import (
@@ -33,17 +32,13 @@ from ram_backend.errors import (
 
 _log = logging.getLogger(__name__)
 
-_STATUS: tuple[tuple[type[RamError], int], ...] = (
-    (ProjectNotFound, 404),
-    (VersionNotFound, 404),
-    (ProjectAmbiguous, 409),
-    (VersionRefused, 409),
-    (ProjectPinned, 409),
-    (VersionConflict, 409),
-    (ImageTooLarge, 413),
-    (InputError, 400),
-    (NotAvailable, 503),
-)
+_STATUS: dict[int, tuple[type[RamError], ...]] = {
+    404: (ProjectNotFound, VersionNotFound),
+    409: (ProjectAmbiguous, ProjectPinned, VersionConflict, VersionRefused),
+    413: (ImageTooLarge,),
+    400: (InputError,),
+    503: (NotAvailable,),
+}
 RETRY_AFTER_S = 5
 LONGEST_MESSAGE = 1500
 LONGEST_REASON = 300
@@ -53,9 +48,19 @@ _LINE = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*(?=\r\n)")
 _REASON = re.compile(rb"\r\nx-reason: ([^\r\n]+)(?=\r\n)", re.IGNORECASE)
 
 
-def status_of(error: RamError) -> int:
-    """HTTP status of an error: the first class of the list that it belongs to; 500 for all others."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+class Refused(Exception):
+    """A request that is not served.
+
+    Args:
+        status: HTTP status of the answer.
+        kind: names the reason, for programs.
+        message: for people.
+    """
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
 
 
 def problem(status: int, message: str, request_id: str, *, kind: str) -> JSONResponse:
@@ -75,34 +80,32 @@ def problem(status: int, message: str, request_id: str, *, kind: str) -> JSONRes
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Makes an app answer errors on purpose, and HTTP errors of the framework, as JSON."""
-    app.add_exception_handler(RamError, _on_ram_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
+def refusal(refused: Refused, request_id: str) -> JSONResponse:
+    """The answer to a request that is not served; the connection is closed where the rest of its body isn't read."""
+    answer = problem(refused.status, str(refused), request_id, kind=refused.kind)
+    if refused.status == 401:
+        answer.headers["WWW-Authenticate"] = 'Basic realm="ram-backend"'
+    if refused.status in (408, 413, 503):
+        answer.headers["Connection"] = "close"
+    return answer
 
 
-async def _on_ram_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RamError)
-    status, kind = status_of(error), type(error).__name__
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of the app: errors on purpose, and HTTP errors of the framework, as JSON."""
+    identity = request.scope["state"]["request_id"]
+    if isinstance(error, Refused):
+        return refusal(error, identity)
+    if isinstance(error, HTTPException):
+        message = f"{request.method} {request.url.path}: {error.detail}. See /docs for what there is."
+        return problem(error.status_code, message, identity, kind="HttpError")
+    status = next((status for status, kinds in _STATUS.items() if isinstance(error, kinds)), 500)
     _log.warning("%s answered %d: %s", request.url.path, status, error)
-    return problem(status, str(error), request_id_of(request), kind=kind)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}. See /docs for what there is."
-    return problem(error.status_code, message, request_id_of(request), kind="HttpError")
-
-
-def request_id_of(request: Request) -> str:
-    """The request's id, as the log knows it."""
-    return str(request.scope.get("state", {}).get("request_id", "-"))
+    return problem(status, str(error), identity, kind=type(error).__name__)
 
 
 def as_reason(message: str) -> str:
     """A message as a status line can hold it: printable ASCII on one line, not too long."""
-    line = " ".join(message.split()).encode("ascii", "replace").decode()
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    line = re.sub(r"[^ -~]", "?", " ".join(message.split()))
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
