@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from difflib import get_close_matches
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from ram_backend.errors import ProjectOptionsError
 
 MAX_TAGS = 50_000
 MAX_TAG_LENGTH = 500
 MAX_TOP_K = 1_000_000
-_MAX_TEXT = 20_000_000
 
 _ALIASES = {
     "tags": ("tags", "labels", "tag_list"),
@@ -26,18 +24,41 @@ _ALIASES = {
     "precision": ("precision", "min_precision", "model_min_precision"),
 }
 _FIELDS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
-_ALLOWED_TAGS = 'a list of tags, such as ["cat", "dog"], or one text with commas between them'
-_ALLOWED_THRESHOLD = "a number from 0 to 1"
-_ALLOWED_PER_TAG = 'an object with a number from 0 to 1 per tag, such as {"cat": 0.4}'
-_ALLOWED_TOP_K = f"a whole number from 1 to {MAX_TOP_K}"
-_ALLOWED_KEYS = "tags, threshold, per_tag, top_k, precision"
+_ALLOWED = {
+    "tags": 'a list of tags, such as ["cat", "dog"], or one text with commas between them, each of at most'
+    f" {MAX_TAG_LENGTH} characters",
+    "threshold": "a number from 0 to 1",
+    "per_tag": 'an object with a number from 0 to 1 per tag, such as {"cat": 0.4}',
+    "top_k": f"a whole number from 1 to {MAX_TOP_K}",
+    "precision": "a number from 0 to 1",
+}
 
-_NOTHING: Mapping[str, float] = MappingProxyType({})
-T = TypeVar("T")
+
+def _split(value: object) -> object:
+    return [part for part in re.split(r"[,\n]", value) if part.strip()] if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class ProjectOptions:
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Tag = Annotated[
+    str,
+    StringConstraints(
+        strict=True, strip_whitespace=True, min_length=1, max_length=MAX_TAG_LENGTH, pattern=r"^[^\x00]*$"
+    ),
+]
+_Tags = Annotated[
+    tuple[_Tag, ...],
+    Field(min_length=1, max_length=MAX_TAGS),
+    BeforeValidator(_split),
+    AfterValidator(lambda tags: tuple(dict.fromkeys(tags))),
+]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_TopK = Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K), BeforeValidator(_whole)]
+
+
+class ProjectOptions(BaseModel):
     """Admins' settings from one source; None (or no entry) means that this source doesn't say.
 
     Attributes:
@@ -49,29 +70,23 @@ class ProjectOptions:
             place of `threshold`: one source says at most one of the two.
     """
 
-    tags: tuple[str, ...] | None = None
-    threshold: float | None = None
-    per_tag: Mapping[str, float] = field(default_factory=lambda: _NOTHING, hash=False)
-    top_k: int | None = None
-    precision: float | None = None
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    tags: _Tags | None = None
+    threshold: _Share | None = None
+    per_tag: Annotated[dict[_Tag, _Share], Field(max_length=MAX_TAGS)] = {}
+    top_k: _TopK | None = None
+    precision: _Share | None = None
 
     def __bool__(self) -> bool:
         return bool(self.to_json())
 
-    def threshold_of(self, tag: str, default: float) -> float:
-        """The threshold of one tag: its own where there is one, else that for all, else the default."""
-        return self.per_tag.get(tag, default if self.threshold is None else self.threshold)
+    def __hash__(self) -> int:
+        return hash((self.tags, self.threshold, self.top_k, self.precision))
 
     def to_json(self) -> dict[str, Any]:
         """What `parse_options` reads back; fields that are not given are left out."""
-        values: dict[str, Any] = {
-            "tags": None if self.tags is None else list(self.tags),
-            "threshold": self.threshold,
-            "per_tag": dict(self.per_tag) or None,
-            "top_k": self.top_k,
-            "precision": self.precision,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def merge(*options: ProjectOptions) -> ProjectOptions:
@@ -80,17 +95,15 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
     A threshold of a single tag is more special than one for all: it holds also where that is from a stronger source.
     Threshold and precision say the same thing in two ways: of both the strongest source's one holds alone.
     """
+    merged: dict[str, Any] = {}
     per_tag: dict[str, float] = {}
-    for weaker in reversed(options):
-        per_tag.update(weaker.per_tag)
-    how = next((each for each in options if each.threshold is not None or each.precision is not None), None)
-    return ProjectOptions(
-        tags=_first([each.tags for each in options]),
-        threshold=None if how is None else how.threshold,
-        per_tag=MappingProxyType(per_tag),
-        top_k=_first([each.top_k for each in options]),
-        precision=None if how is None else how.precision,
-    )
+    for each in options:
+        per_tag = {**each.per_tag, **per_tag}
+        given = {name: value for name, value in each if value is not None}
+        if merged.keys() & {"threshold", "precision"}:
+            given = {name: value for name, value in given.items() if name not in ("threshold", "precision")}
+        merged = {**given, **merged}
+    return ProjectOptions.model_construct(**merged | {"per_tag": per_tag})
 
 
 def parse_options(value: object, *, source: str = "Extra params of the connection") -> ProjectOptions:
@@ -106,45 +119,37 @@ def parse_options(value: object, *, source: str = "Extra params of the connectio
     Raises:
         ProjectOptionsError: names the first key that can't be used, its value and what is allowed.
     """
-    given = _mapping(value, source)
     found: dict[str, tuple[str, object]] = {}
-    for key, entry in given.items():
-        name = _FIELDS.get(_folded(key))
+    for key, entry in _mapping(value, source).items():
+        folded = str(key).strip().lower().replace("-", "_")
+        name = _FIELDS.get(folded)
         if name is None:
-            raise ProjectOptionsError(_unknown(key, entry, source))
+            close = get_close_matches(folded[:60], _FIELDS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ProjectOptionsError(
+                f"{source}: {_shown(key)}={_shown(entry)}: there is no such key{hint}; allowed: {', '.join(_ALIASES)}."
+            )
         if entry is None:
             continue
         if name in found and found[name][1] != entry:
             other = found[name][0]
             raise ProjectOptionsError(f"{source}: {other!r} and {key!r} mean the same and differ; give one of them.")
         found[name] = (str(key).strip(), entry)
-
     if "threshold" in found and "precision" in found:
         raise ProjectOptionsError(
             f"{source}: {found['threshold'][0]!r} and {found['precision'][0]!r} both say where tags are ticked; give"
             " one of them."
         )
-
-    def read(name: str, reader: Callable[[object], T | None], allowed: str) -> T | None:
-        if name not in found:
-            return None
-        key, entry = found[name]
-        result = reader(entry)
-        if result is None:
-            raise ProjectOptionsError(f"{source}: {key}={_shown(entry)} can't be used; allowed: {allowed}.")
-        return result
-
-    return ProjectOptions(
-        tags=read("tags", _tags, f"{_ALLOWED_TAGS}, each of at most {MAX_TAG_LENGTH} characters"),
-        threshold=read("threshold", _threshold, _ALLOWED_THRESHOLD),
-        per_tag=_per_tag(found["per_tag"], source) if "per_tag" in found else _NOTHING,
-        top_k=read("top_k", _top_k, _ALLOWED_TOP_K),
-        precision=read("precision", _threshold, _ALLOWED_THRESHOLD),
-    )
-
-
-class _TwiceError(ValueError):
-    """A key occurs twice in one JSON object."""
+    try:
+        return ProjectOptions.model_validate({name: entry for name, (_, entry) in found.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field, *inner = first["loc"]
+        key, entry = found[str(field)]
+        shown = f"{key}={_shown(entry)}"
+        if field == "per_tag" and inner:
+            shown = f"{key}[{_shown(inner[0])}]={_shown(first['input'])}"
+        raise ProjectOptionsError(f"{source}: {shown} can't be used; allowed: {_ALLOWED[str(field)]}.") from None
 
 
 def _mapping(value: object, source: str) -> Mapping[Any, object]:
@@ -152,93 +157,22 @@ def _mapping(value: object, source: str) -> Mapping[Any, object]:
         text, value = value, None
         if text.strip():
             try:
-                value = json.loads(text[: _MAX_TEXT + 1], object_pairs_hook=_unique)
-            except _TwiceError as error:
-                raise ProjectOptionsError(f"{source}: the key {error} occurs twice; give it once.") from None
+                value = json.loads(text)
             except (ValueError, RecursionError):
                 expected = 'a JSON object such as {"threshold": 0.5}, or nothing'
                 raise ProjectOptionsError(f"{source}: {_shown(text)} is no JSON; allowed: {expected}.") from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        expected = f"an object with some of the keys {_ALLOWED_KEYS}"
+        expected = f"an object with some of the keys {', '.join(_ALIASES)}"
         raise ProjectOptionsError(f"{source}: {_shown(value)} is no object; allowed: {expected}, or nothing.")
     return value
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for key, value in pairs:
-        if key in result:
-            raise _TwiceError(_shown(key))
-        result[key] = value
-    return result
-
-
-def _folded(key: object) -> str:
-    return key.strip().lower().replace("-", "_") if isinstance(key, str) else ""
-
-
-def _unknown(key: object, value: object, source: str) -> str:
-    close = get_close_matches(_folded(key)[:60], _FIELDS, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{source}: {_shown(key)}={_shown(value)}: there is no such key{hint}; allowed: {_ALLOWED_KEYS}."
-
-
-def _tags(value: object) -> tuple[str, ...] | None:
-    if isinstance(value, str):
-        parts: Sequence[object] = [part for part in re.split(r"[,\n]", value) if part.strip()]
-    elif isinstance(value, list | tuple):
-        parts = value
-    else:
-        return None
-    if not 1 <= len(parts) <= MAX_TAGS:
-        return None
-    names = [_name(part) for part in parts]
-    return None if None in names else tuple(dict.fromkeys(name for name in names if name is not None))
-
-
-def _name(value: object) -> str | None:
-    """A tag's name as a database can keep it (no NUL, no half of a surrogate pair); None: it is none."""
-    if not isinstance(value, str) or not 1 <= len(value.strip()) <= MAX_TAG_LENGTH:
-        return None
-    return None if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value) else value.strip()
-
-
-def _threshold(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= 1 else None  # false for NaN
-
-
-def _top_k(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(min(value, MAX_TOP_K + 1)):
-        return None
-    return int(value) if 1 <= value <= MAX_TOP_K and value == int(value) else None
-
-
-def _per_tag(found: tuple[str, object], source: str) -> Mapping[str, float]:
-    key, value = found
-    if not isinstance(value, Mapping) or len(value) > MAX_TAGS:
-        raise ProjectOptionsError(f"{source}: {key}={_shown(value)} can't be used; allowed: {_ALLOWED_PER_TAG}.")
-    result: dict[str, float] = {}
-    for tag, number in value.items():
-        name, threshold = _name(tag), _threshold(number)
-        if name is None or threshold is None:
-            where = f"{key}[{_shown(tag)}]={_shown(number)}"
-            raise ProjectOptionsError(f"{source}: {where} can't be used; allowed: {_ALLOWED_PER_TAG}.")
-        result[name] = threshold
-    return MappingProxyType(result)
-
-
 def _shown(value: object) -> str:
-    """A value as an error shows it: on one line, and short. Numbers too long to print are said to be so."""
+    """A value as an error shows it: on one line, and short."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):
         text = f"a very long {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _first(values: Sequence[T | None]) -> T | None:
-    return next((value for value in values if value is not None), None)
