@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from labelstudio.test_provisioning import CONFIG, OTHER
-from support.label_studio import LEGACY, StudioProject
+from support.label_studio import LEGACY, FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.connect import connect, secret_headers
@@ -26,16 +26,15 @@ def run(*arguments: str) -> str:
 
 
 @pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioProject]:
-    with StudioProject() as there:
-        assert isinstance(there, StudioProject)
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as there:
         there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
         monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
         yield there
 
 
-def test_connected_and_told(studio: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connected_and_told(studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_WEBHOOK_SECRET", "hush")
     file = tmp_path / "config.xml"
     file.write_text(OTHER)
@@ -47,7 +46,7 @@ def test_connected_and_told(studio: StudioProject, tmp_path: Path, monkeypatch: 
     assert (studio.record["label_config"], studio.connected[0]["extra_params"]) == (OTHER, {"top_k": 3})
 
 
-def test_a_project_without_anything_to_tag_gets_all_tags(studio: StudioProject) -> None:
+def test_a_project_without_anything_to_tag_gets_all_tags(studio: FakeLabelStudio) -> None:
     studio.record["label_config"] = "<View></View>"
     run()
     assert studio.record["label_config"].count("<Choice ") > 4000
@@ -61,7 +60,7 @@ def test_basic_auth_for_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert secret_headers(load_settings()) == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
-def test_address_and_token_are_needed(studio: StudioProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_and_token_are_needed(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "c" * 40)
     with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
         run()
@@ -80,7 +79,7 @@ def test_address_and_token_are_needed(studio: StudioProject, monkeypatch: pytest
     ],
 )
 def test_what_can_not_be_used_changes_nothing(
-    studio: StudioProject, arguments: list[str], error: type[RamError]
+    studio: FakeLabelStudio, arguments: list[str], error: type[RamError]
 ) -> None:
     with pytest.raises(error):
         run(*arguments)

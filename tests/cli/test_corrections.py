@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from feedback.saying import CONFIG, NOW, deleted, event, shown
-from support.label_studio import CREATED, LEGACY, StudioProject
+from support.label_studio import CREATED, LEGACY, FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.corrections import app
@@ -163,7 +163,7 @@ def test_a_project_that_is_not_there(ledger: Ledger, command: str) -> None:
 
 
 def test_reconcile() -> None:
-    with StudioProject() as studio:
+    with FakeLabelStudio() as studio:
         connect(ProjectKey(studio.url, 3, CREATED))
         for number in (1, 2):
             studio.annotate(number, number, "cat")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from jobs.making import CONFIG, make_old
 from sqlalchemy import text, update
-from support.label_studio import LEGACY
-from worker.predicting import VERSION, PredictingProject
+from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.cli.checks.house import check_database, check_workers
 from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
@@ -24,16 +23,9 @@ from ram_backend.settings import load_settings
 
 
 @pytest.fixture
-def studio() -> Iterator[PredictingProject]:
-    with PredictingProject() as there:
-        assert isinstance(there, PredictingProject)
-        there.hook = {  # type: ignore[attr-defined]
-            "id": 3,
-            "url": "http://backend:9090/webhook",
-            "headers": {},
-            **dict.fromkeys(("is_active", "send_payload", "send_for_all_actions"), True),
-        }
-        there._route("/api/webhooks/", lambda asked: [there.hook])  # type: ignore[attr-defined]
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio.with_tasks() as there:
+        there.hook("http://backend:9090/webhook")
         there.connected[0]["title"] = there.record["model_version"] = VERSION
         yield there
 
@@ -46,7 +38,7 @@ def database() -> Iterator[Database]:
 
 
 @pytest.fixture
-def connected(studio: PredictingProject, database: Database, monkeypatch: pytest.MonkeyPatch) -> PredictingProject:
+def connected(studio: FakeLabelStudio, database: Database, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
     ProjectTable(database).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
@@ -62,7 +54,7 @@ def house() -> dict[str, Finding]:
     return {each.what: each for check in (check_database, check_workers) for each in check(settings)}
 
 
-def test_all_is_well(connected: PredictingProject) -> None:
+def test_all_is_well(connected: FakeLabelStudio) -> None:
     report = projects()
     assert {each.state for each in report.values()} == {State.ok}
     assert {"backend", "webhook", "predictions"} <= set(report)
@@ -78,7 +70,7 @@ def test_a_fresh_installation_is_no_error() -> None:
     assert not settings.data_dir.exists(), "looking makes nothing"
 
 
-def test_a_token_that_is_refused(connected: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_refused(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "b" * 40)
     token = {each.what: each for each in check_label_studio(load_settings())}["Label Studio token"]
     assert token.state is State.bad
@@ -87,7 +79,7 @@ def test_a_token_that_is_refused(connected: PredictingProject, monkeypatch: pyte
     assert projects()["connection"].state is State.note
 
 
-def test_the_token_of_setup_is_off_by_default(connected: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_setup_is_off_by_default(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label Studio hands over a legacy token also where it takes none (protocol section 2)."""
     monkeypatch.delenv("LABEL_STUDIO_API_KEY")
     token = projects()["token"]
@@ -95,10 +87,10 @@ def test_the_token_of_setup_is_off_by_default(connected: PredictingProject, monk
     assert "LABEL_STUDIO_API_KEY" in token.remedy
 
 
-def test_secret_and_backend(connected: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_and_backend(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_WEBHOOK_SECRET", "hush")
     connected.connected[0] |= {"state": "DI", "url": "http://localhost:9090"}
-    connected.hook["url"] = "http://localhost:9090/webhook"  # type: ignore[attr-defined]
+    connected.hooks[0]["url"] = "http://localhost:9090/webhook"
     report = projects()
     assert "host.docker.internal" in report["backend"].remedy
     assert "X-RAM-Webhook-Secret" in report["webhook"].found
@@ -106,7 +98,7 @@ def test_secret_and_backend(connected: PredictingProject, monkeypatch: pytest.Mo
 
 
 def test_label_studio_that_calls_itself_localhost(
-    studio: PredictingProject, database: Database, monkeypatch: pytest.MonkeyPatch
+    studio: FakeLabelStudio, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From another container its own idea of its address leads nowhere."""
     queue = ProjectTable(database)
@@ -119,7 +111,7 @@ def test_label_studio_that_calls_itself_localhost(
     assert "this container" in finding.remedy
 
 
-def test_another_host_than_the_pinned_one(studio: PredictingProject, database: Database) -> None:
+def test_another_host_than_the_pinned_one(studio: FakeLabelStudio, database: Database) -> None:
     queue = ProjectTable(database)
     queue.apply(Setup.read(studio.key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
     queue.pin_host("http://elsewhere:8080")
@@ -127,7 +119,7 @@ def test_another_host_than_the_pinned_one(studio: PredictingProject, database: D
     assert (finding.state, "pin-host" in finding.remedy) == (State.note, True)
 
 
-def test_no_worker_and_jobs_that_wait(connected: PredictingProject, database: Database) -> None:
+def test_no_worker_and_jobs_that_wait(connected: FakeLabelStudio, database: Database) -> None:
     queue = JobQueue(database)
     job = queue.request(connected.key, "train", "pressed").job
     assert house()["workers"].state is State.note
@@ -138,7 +130,7 @@ def test_no_worker_and_jobs_that_wait(connected: PredictingProject, database: Da
     assert (finding.state, "ram-backend worker" in finding.remedy) == (State.bad, True)
 
 
-def test_a_job_whose_worker_is_silent(connected: PredictingProject, database: Database) -> None:
+def test_a_job_whose_worker_is_silent(connected: FakeLabelStudio, database: Database) -> None:
     queue = JobQueue(database)
     job = queue.request(connected.key, "train", "pressed").job
     assert queue.claim(job.id, "dead/1") is not None
@@ -146,7 +138,7 @@ def test_a_job_whose_worker_is_silent(connected: PredictingProject, database: Da
     assert "no sign of life" in house()["jobs"].found
 
 
-def test_a_job_that_failed(connected: PredictingProject, database: Database) -> None:
+def test_a_job_that_failed(connected: FakeLabelStudio, database: Database) -> None:
     queue = JobQueue(database)
     claim = queue.claim(queue.request(connected.key, "train", "pressed").job.id, "here/1")
     assert claim is not None

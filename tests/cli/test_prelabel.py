@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 import typer
 from jobs.making import CONFIG
-from support.label_studio import LEGACY
+from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 from typer.testing import CliRunner
-from worker.predicting import VERSION, PredictingProject
 
 from ram_backend.cli.jobs import prelabel
 from ram_backend.database.engine import Database
@@ -35,17 +34,16 @@ def run(*arguments: str, status: int = 0) -> str:
 
 
 @pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictingProject]:
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
     monkeypatch.setattr(prelabelling, "LOOK_S", 0.02)
-    with PredictingProject(tasks=30) as there:
-        assert isinstance(there, PredictingProject)
+    with FakeLabelStudio.with_tasks(30) as there:
         monkeypatch.setenv("LABEL_STUDIO_URL", there.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
         yield there
 
 
 @pytest.fixture
-def database(studio: PredictingProject) -> Iterator[Database]:
+def database(studio: FakeLabelStudio) -> Iterator[Database]:
     there = open_migrated(load_settings())
     ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
     yield there
@@ -57,7 +55,7 @@ def queue(database: Database) -> JobQueue:
     return JobQueue(database)
 
 
-def test_here(studio: PredictingProject, queue: JobQueue) -> None:
+def test_here(studio: FakeLabelStudio, queue: JobQueue) -> None:
     for number in range(1, 6):
         studio.annotate(number, number, "red")
     said = run("--project", "7")
@@ -69,12 +67,12 @@ def test_here(studio: PredictingProject, queue: JobQueue) -> None:
     assert [job.state for job in queue.jobs()] == ["done", "done"]
 
 
-def test_the_project_then_shows_them_live(studio: PredictingProject, queue: JobQueue) -> None:
+def test_the_project_then_shows_them_live(studio: FakeLabelStudio, queue: JobQueue) -> None:
     run("--project", "7")
     assert studio.connected[0]["title"] == VERSION == studio.record["model_version"]
 
 
-def test_by_a_worker(studio: PredictingProject, queue: JobQueue) -> None:
+def test_by_a_worker(studio: FakeLabelStudio, queue: JobQueue) -> None:
     said = run("--project", "7", "--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
     assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
@@ -83,7 +81,7 @@ def test_by_a_worker(studio: PredictingProject, queue: JobQueue) -> None:
     assert PrelabelOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
-def test_a_worker_that_has_it_is_followed(studio: PredictingProject, queue: JobQueue) -> None:
+def test_a_worker_that_has_it_is_followed(studio: FakeLabelStudio, queue: JobQueue) -> None:
     run("--project", "7", "--background")
     claim = queue.claim(queue.jobs()[0].id, "here/1")
     assert claim is not None
@@ -96,7 +94,7 @@ def test_a_worker_that_has_it_is_followed(studio: PredictingProject, queue: JobQ
     assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run("--project", "7")
 
 
-def test_ctrl_c_and_again(studio: PredictingProject, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_REFRESH_PORTION", "5")
     retrieve = prelabelling.ProjectApi.retrieve
     asked: list[object] = []
@@ -117,14 +115,14 @@ def test_ctrl_c_and_again(studio: PredictingProject, queue: JobQueue, monkeypatc
     assert studio.counts() == {1: 30}
 
 
-def test_a_command_that_was_killed_is_taken_over(studio: PredictingProject, queue: JobQueue) -> None:
+def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue: JobQueue) -> None:
     run("--project", "7", "--background")
     assert queue.claim(queue.jobs()[0].id, "dead/1") is not None
     assert "30 tasks have got" in run("--project", "7")
     assert len(queue.jobs()) == 1
 
 
-def test_a_failure_is_an_error(studio: PredictingProject, queue: JobQueue) -> None:
+def test_a_failure_is_an_error(studio: FakeLabelStudio, queue: JobQueue) -> None:
     studio.connected.clear()
     with pytest.raises(NotAvailable, match="has no backend in Label Studio"):
         run("--project", "7")

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.label_studio import LEGACY, Studio
-from support.web import Reply
+from support.http_server import Reply
+from support.label_studio import LEGACY, FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app
@@ -102,7 +102,7 @@ def test_a_label_studio_whose_login_is_lost_is_not_touched(tmp_path: Path) -> No
 
 
 def test_a_label_studio_that_runs_already_is_used_as_it_is(tmp_path: Path) -> None:
-    with Studio() as running:
+    with FakeLabelStudio() as running:
         (tmp_path / "address").write_text(running.url)
         server = start_label_studio(tmp_path / "never started", tmp_path, Account(token=LEGACY), 18_080)
         assert server.url == running.url
@@ -110,7 +110,7 @@ def test_a_label_studio_that_runs_already_is_used_as_it_is(tmp_path: Path) -> No
 
 
 def test_something_else_at_the_backend_s_port_is_no_backend() -> None:
-    with Studio() as other:
+    with FakeLabelStudio() as other:
         other.routes["/health"] = Reply(body=b'{"status": "UP"}')
         assert running_backend(other.port) is None
         other.routes["/health"] = Reply(body=b'{"status": "UP", "bundle": "starter", "model": "ready"}')
@@ -120,7 +120,7 @@ def test_something_else_at_the_backend_s_port_is_no_backend() -> None:
 
 
 def test_what_label_studio_refuses_becomes_one_line_without_the_token() -> None:
-    with Studio() as running:
+    with FakeLabelStudio() as running:
         running.file("/api/projects", Reply(400, b'{"detail": "Validation error"}'))
         api = StudioApi(running.url, LEGACY)
         with pytest.raises(LabelStudioUnreachable, match=r"HTTP 400.*Validation error"):

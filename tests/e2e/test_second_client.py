@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from e2e.reading import confidences, tags
-from support.label_studio import LEGACY, Studio
-from support.web import Reply
+from support.http_server import Reply
+from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.cli.studio.servers import Server, start_backend
 from ram_backend.demo import photo_paths
@@ -38,9 +38,9 @@ def config_of(*names: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def studio() -> Iterator[Studio]:
+def studio() -> Iterator[FakeLabelStudio]:
     """Serves the bundled photos as uploads, to those who have the token."""
-    with Studio() as served:
+    with FakeLabelStudio() as served:
         for path in photo_paths():
             served.file(f"/data/upload/1/{path.name}", path.read_bytes())
         yield served
@@ -48,7 +48,7 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope="module")
 def second_backend(
-    start: Callable[[str, Callable[[], Server]], Server], backend_data: Callable[[str], Path], studio: Studio
+    start: Callable[[str, Callable[[], Server]], Server], backend_data: Callable[[str], Path], studio: FakeLabelStudio
 ) -> Server:
     """A backend that was told nothing: it knows Label Studio's address and token from `/setup` alone."""
     folder = backend_data("second-backend")
@@ -108,7 +108,7 @@ def predict_body(project: int, config: str | None, images: list[str]) -> dict[st
 
 
 @pytest.fixture
-def client(second_backend: Server, studio: Studio) -> Iterator[Client]:
+def client(second_backend: Server, studio: FakeLabelStudio) -> Iterator[Client]:
     asking = Client(second_backend.url, studio.url)
     yield asking
     asking.http.close()
@@ -298,12 +298,12 @@ def test_what_is_no_request_gets_a_4xx_with_one_line(client: Client, body: bytes
 def test_a_second_label_studio_that_claims_our_project_gets_no_token(client: Client) -> None:
     config = config_of(*NAMES)
     client.version(11, config)
-    with Studio() as impostor:
+    with FakeLabelStudio() as impostor:
         impostor.routes["/data/upload/1/new.jpg"] = Reply(body=photo_paths()[0].read_bytes())
         answer = client.setup(11, config, hostname=impostor.url, access_token="b" * 40)
         assert answer.status_code == 200
         client.predict(11, config, ["/data/upload/1/new.jpg"])
-        assert impostor.asked == []
+        assert impostor.requests == []
 
 
 def test_health_answers_json_at_both_addresses(client: Client) -> None:

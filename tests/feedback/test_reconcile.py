@@ -15,8 +15,8 @@ from feedback.saying import KEY, MINUTE, NOBODYS, NOW, deleted, shown, task_dele
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support.label_studio import CREATED_AT, LEGACY, StudioProject
-from support.web import Reply
+from support.http_server import Reply
+from support.label_studio import CREATED_AT, LEGACY, FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
@@ -38,13 +38,13 @@ LATER = NOW + 30 * MINUTE
 
 
 @pytest.fixture
-def studio() -> Iterator[StudioProject]:
-    with StudioProject() as studio:
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as studio:
         yield studio
 
 
 @pytest.fixture
-def api(studio: StudioProject) -> ProjectApi:
+def api(studio: FakeLabelStudio) -> ProjectApi:
     return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
 
 
@@ -55,7 +55,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
     opened.close()
 
 
-def webhook(studio: StudioProject, annotation: dict[str, Any], action: str = "ANNOTATION_CREATED") -> WebhookRequest:
+def webhook(studio: FakeLabelStudio, annotation: dict[str, Any], action: str = "ANNOTATION_CREATED") -> WebhookRequest:
     """As Label Studio tells of an annotation."""
     told = {**annotation, "completed_by": 1, "unique_id": "x", "prediction": {}, "result_count": 1}
     task = {"id": annotation["task"], "data": studio.tasks[annotation["task"]]["data"]}
@@ -63,7 +63,7 @@ def webhook(studio: StudioProject, annotation: dict[str, Any], action: str = "AN
     return WebhookRequest(action=action, annotation=told, task=task, project=project)
 
 
-def tell(ledger: Ledger, studio: StudioProject, annotation: dict[str, Any]) -> None:
+def tell(ledger: Ledger, studio: FakeLabelStudio, annotation: dict[str, Any]) -> None:
     ledger.record(KEY, events_of(webhook(studio, annotation), NOW))
 
 
@@ -75,7 +75,7 @@ def usable(ledger: Ledger) -> dict[int, set[str]]:
     }
 
 
-def test_an_empty_ledger_gets_all(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_an_empty_ledger_gets_all(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     studio.page = 2
     for number in range(1, 8):
         studio.annotate(number, number, "cat")
@@ -88,7 +88,7 @@ def test_an_empty_ledger_gets_all(ledger: Ledger, studio: StudioProject, api: Pr
     assert (again.listed, again.added, again.gone) == (7, 0, 0)
 
 
-def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in range(1, 4):
         tell(ledger, studio, studio.annotate(number, number, "cat"))
     before = ledger.last_event(KEY)
@@ -96,7 +96,7 @@ def test_what_webhooks_brought_is_not_added_again(ledger: Ledger, studio: Studio
     assert ledger.last_event(KEY) == before
 
 
-def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     """Label Studio then lists the same annotations without the prediction that they were made from."""
     for number in range(1, 21):
         tell(ledger, studio, studio.annotate(number, number, "cat", parent_prediction=10 + number))
@@ -107,7 +107,9 @@ def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: StudioPro
     assert reconcile(ledger, KEY, api, began=LATER).added == 1
 
 
-def test_a_listing_knows_what_there_was_to_choose_from(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_a_listing_knows_what_there_was_to_choose_from(
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi
+) -> None:
     """Who annotated before a tag was added has said nothing about it."""
     config = (
         '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">{}'
@@ -121,21 +123,23 @@ def test_a_listing_knows_what_there_was_to_choose_from(ledger: Ledger, studio: S
     assert (correction.label("cat").state, correction.label("dog").state) == ("added", "unknown")
 
 
-def test_nor_what_came_before_the_project_was_known(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_nor_what_came_before_the_project_was_known(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     annotation = studio.annotate(1, 1, "cat")
     ledger.record(NOBODYS, events_of(webhook(studio, annotation), NOW))
     assert reconcile(ledger, KEY, api, began=LATER).added == 0
     assert len(ledger.lines(KEY)) == 1
 
 
-def test_an_edit_that_no_webhook_told_of(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_an_edit_that_no_webhook_told_of(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     studio.annotate(1, 1, "dog", minute=5)
     assert reconcile(ledger, KEY, api, began=LATER).added == 1
     assert usable(ledger) == {1: {"dog"}}
 
 
-def test_one_that_was_skipped_meanwhile_is_no_more_used(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_one_that_was_skipped_meanwhile_is_no_more_used(
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi
+) -> None:
     """Its task has no annotation that counts any more, and is not among the annotated ones."""
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     studio.annotate(1, 1, "cat", minute=5, was_cancelled=True)
@@ -144,7 +148,7 @@ def test_one_that_was_skipped_meanwhile_is_no_more_used(ledger: Ledger, studio: 
     assert usable(ledger) == {}
 
 
-def test_what_is_gone_there_goes_here(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_is_gone_there_goes_here(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in range(1, 5):
         tell(ledger, studio, studio.annotate(number, number, "cat"))
     used = ledger.last_event(KEY)
@@ -156,7 +160,7 @@ def test_what_is_gone_there_goes_here(ledger: Ledger, studio: StudioProject, api
     assert reconcile(ledger, KEY, api, began=LATER + MINUTE).gone == 0
 
 
-def test_what_came_in_just_now_is_not_gone(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_came_in_just_now_is_not_gone(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     studio.forget(1)  # not committed yet
     for began in (NOW - MINUTE, NOW, NOW + MINUTE / 2):
@@ -164,7 +168,7 @@ def test_what_came_in_just_now_is_not_gone(ledger: Ledger, studio: StudioProject
     assert reconcile(ledger, KEY, api, began=NOW + MINUTE / 2, settled=timedelta(0)).gone == 1
 
 
-def test_what_comes_in_while_it_lists_is_not_gone(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_comes_in_while_it_lists_is_not_gone(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     studio.annotate(1, 1, "cat")
     late = studio.annotate(9, 9, "dog")
     studio.forget(9)
@@ -173,7 +177,7 @@ def test_what_comes_in_while_it_lists_is_not_gone(ledger: Ledger, studio: Studio
     assert set(usable(ledger)) == {1, 9}
 
 
-def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     task = studio.tasks.pop(1)
     assert reconcile(ledger, KEY, api, began=LATER).gone == 1
@@ -184,7 +188,7 @@ def test_what_a_listing_lacked_comes_back(ledger: Ledger, studio: StudioProject,
     assert usable(ledger) == {1: {"cat"}}
 
 
-def test_what_label_studio_said_is_deleted_stays_so(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_what_label_studio_said_is_deleted_stays_so(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in (1, 2):
         tell(ledger, studio, studio.annotate(number, number, "cat"))
     ledger.record(KEY, [deleted(1), task_deleted(2)])
@@ -195,7 +199,7 @@ def test_what_label_studio_said_is_deleted_stays_so(ledger: Ledger, studio: Stud
 
 @pytest.mark.parametrize("page", [1, 2, 4])
 def test_a_listing_that_breaks_off_changes_nothing(
-    ledger: Ledger, studio: StudioProject, api: ProjectApi, page: int
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi, page: int
 ) -> None:
     studio.page = 2
     tell(ledger, studio, studio.annotate(99, 99, "cat"))
@@ -215,20 +219,24 @@ def test_a_listing_that_breaks_off_changes_nothing(
     assert ledger.shown(KEY) == {}
 
 
-def test_a_label_studio_that_is_away_or_lets_us_not_in(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_a_label_studio_that_is_away_or_lets_us_not_in(
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi
+) -> None:
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     before = ledger.lines(KEY)
     studio.legacy = "another"
     with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
         reconcile(ledger, KEY, api, began=LATER)
-    with StudioProject() as gone:
+    with FakeLabelStudio() as gone:
         pass
     with pytest.raises(LabelStudioUnreachable):
         reconcile(ledger, KEY, ProjectApi(LabelStudio(gone.url, LEGACY), 3), began=LATER)
     assert ledger.lines(KEY) == before
 
 
-def test_another_project_of_that_number_is_none_of_ours(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_another_project_of_that_number_is_none_of_ours(
+    ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi
+) -> None:
     """A Label Studio that was set up anew: nothing of the old one may be taken for deleted."""
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
     studio.record["created_at"] = "2027-01-01T00:00:00Z"
@@ -239,14 +247,14 @@ def test_another_project_of_that_number_is_none_of_ours(ledger: Ledger, studio: 
     assert reconcile(ledger, replace(KEY, created=0), api, began=LATER).listed == 0
 
 
-def test_annotations_that_nothing_can_be_made_of(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_annotations_that_nothing_can_be_made_of(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     studio.annotate(1, 1, "cat")
     studio.annotate(2, 1, "cat")["result"] = "broken"
     found = reconcile(ledger, KEY, api, began=LATER)
     assert (found.listed, found.added, found.left_out) == (1, 1, 1)
 
 
-def test_predictions_that_nobody_recorded(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_predictions_that_nobody_recorded(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in (1, 2, 3):
         studio.annotate(number, number, "cat", parent_prediction=10 + number)
     studio.predict(11, 1, "cat", "dog")
@@ -269,14 +277,14 @@ def test_predictions_that_nobody_recorded(ledger: Ledger, studio: StudioProject,
     assert (first.tags("confirmed"), first.tags("removed")) == (("cat",), ("dog",))
 
 
-def test_a_prediction_without_a_version(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_a_prediction_without_a_version(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     studio.annotate(1, 1, "cat", parent_prediction=10)
     studio.predict(10, 1, "cat", version=None)
     reconcile(ledger, KEY, api, began=LATER)
     assert [each.model_version for each in ledger.shown(KEY)[1]] == ["prediction 10"]
 
 
-def test_progress_is_told(ledger: Ledger, studio: StudioProject, api: ProjectApi) -> None:
+def test_progress_is_told(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     for number in range(1, 251):
         studio.annotate(number, number, "cat")
     told: list[int] = []
@@ -284,7 +292,7 @@ def test_progress_is_told(ledger: Ledger, studio: StudioProject, api: ProjectApi
     assert told == [100, 200]
 
 
-def test_the_api_of_a_project_row(studio: StudioProject) -> None:
+def test_the_api_of_a_project_row(studio: FakeLabelStudio) -> None:
     project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
     api = open_project_api(load_settings(), project, pin=Pin(studio.url, by_command=True))
     assert api.settings().created == KEY.created
@@ -329,7 +337,7 @@ def test_twice_shuffled_and_with_gaps_it_is_the_same_after_a_listing(
     """Of what was done in Label Studio one ledger hears all in order, one parts of it, twice and in any order."""
     example = next(examples)
     one, two = (replace(KEY, instance=f"http://{name}-{example}") for name in ("in-order", "other"))
-    with StudioProject() as studio:
+    with FakeLabelStudio() as studio:
         calls: list[WebhookRequest] = []
         gone_for_good: set[int] = set()
         number = 0

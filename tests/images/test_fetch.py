@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.web import Asked, Reply, Web, redirect
+from support.http_server import HttpServer, Reply, Request, redirect
 
 from ram_backend.errors import (
     ImageError,
@@ -36,8 +36,8 @@ QUERY = f"?X-Amz-Signature={SECRET}"
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    with Web() as web:
+def web() -> Iterator[HttpServer]:
+    with HttpServer() as web:
         yield web
 
 
@@ -64,19 +64,19 @@ def resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> lis
 # What is fetched
 
 
-def test_bytes_arrive_as_they_are(web: Web) -> None:
+def test_bytes_arrive_as_they_are(web: HttpServer) -> None:
     content = bytes(range(256)) * 1000
     web.routes["/a.jpg"] = Reply(body=content)
     assert fetcher(web.url).get(f"{web.url}/a.jpg{QUERY}") == content
     assert web.targets == [f"/a.jpg{QUERY}"]
 
 
-def test_spaces_and_umlauts_in_addresses(web: Web) -> None:
+def test_spaces_and_umlauts_in_addresses(web: HttpServer) -> None:
     web.routes["/%C3%A4%20b.jpg"] = Reply(body=b"x")
     assert fetcher(web.url).get(f"{web.url}/ä b.jpg") == b"x"
 
 
-def test_connections_are_used_again(web: Web) -> None:
+def test_connections_are_used_again(web: HttpServer) -> None:
     web.routes["/a"] = Reply(body=b"x" * 100_000)
     web.routes["/missing"] = Reply(404, b"no")
     one = fetcher(web.url)
@@ -85,10 +85,10 @@ def test_connections_are_used_again(web: Web) -> None:
             one.get(web.url + path)
         except ImageUnreadable:
             assert path == "/missing"
-    assert len({asked.connection for asked in web.asked}) == 1
+    assert len({asked.connection for asked in web.requests}) == 1
 
 
-def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(web: Web) -> None:
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(web: HttpServer) -> None:
     def then_close(handler: BaseHTTPRequestHandler) -> None:  # without saying so
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
 
@@ -97,17 +97,17 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(web: Web) -
     assert [one.get(f"{web.url}/a") for _ in range(5)] == [b"x"] * 5
 
 
-def test_many_threads(web: Web) -> None:
+def test_many_threads(web: HttpServer) -> None:
     for number in range(100):
         web.routes[f"/{number}"] = Reply(body=str(number).encode() * 1000)
     one = fetcher(web.url, connections=8)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda number: one.get(f"{web.url}/{number}"), range(100)))
     assert got == [str(number).encode() * 1000 for number in range(100)]
-    assert len({asked.connection for asked in web.asked}) <= 9
+    assert len({asked.connection for asked in web.requests}) <= 9
 
 
-def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: Web) -> None:
+def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: HttpServer) -> None:
     web.routes["/small"] = Reply(body=gzip.compress(b"x" * 1000), headers={"Content-Encoding": "gzip"})
     web.routes["/bomb"] = Reply(body=gzip.compress(b"\0" * 50_000_000), headers={"Content-Encoding": "gzip"})
     web.routes["/bad"] = Reply(body=b"no gzip", headers={"Content-Encoding": "gzip"})
@@ -122,7 +122,7 @@ def test_gzip_that_nobody_asked_for_is_undone_within_the_limit(web: Web) -> None
 # Limits
 
 
-def test_more_bytes_than_allowed(web: Web) -> None:
+def test_more_bytes_than_allowed(web: HttpServer) -> None:
     web.routes["/exact"] = Reply(body=b"x" * 1000)
     web.routes["/announced"] = Reply(body=b"x" * 1001)
     sent = threading.Event()
@@ -170,7 +170,7 @@ def drip(before: bytes, each: bytes) -> Reply:
     ],
     ids=["length", "close", "chunked", "header", "silence"],
 )
-def test_a_server_that_drips_does_not_hold_a_thread(web: Web, reply: Reply) -> None:
+def test_a_server_that_drips_does_not_hold_a_thread(web: HttpServer, reply: Reply) -> None:
     web.routes["/slow"] = reply
     web.routes["/fast"] = Reply(body=b"x")
     one = fetcher(web.url, seconds=0.3)
@@ -191,15 +191,15 @@ def test_a_server_that_drips_does_not_hold_a_thread(web: Web, reply: Reply) -> N
     assert one.get(f"{web.url}/fast") == b"x"
 
 
-def test_the_time_is_for_all_redirects_together(web: Web) -> None:
-    def slow(_: Asked) -> Reply:
+def test_the_time_is_for_all_redirects_together(web: HttpServer) -> None:
+    def slow(_: Request) -> Reply:
         time.sleep(0.25)
         return redirect("/a")
 
     web.routes["/a"] = slow
     with pytest.raises(ImageUnreachable, match="in time"):
         fetcher(web.url, seconds=0.4, redirects=5).get(f"{web.url}/a")
-    assert len(web.asked) <= 2
+    assert len(web.requests) <= 2
 
 
 def test_the_time_is_for_all_addresses_of_a_name_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_the_time_is_for_all_addresses_of_a_name_together(monkeypatch: pytest.Mo
         assert time.monotonic() - began < 1
 
 
-def test_the_time_is_for_the_resolver_too(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_is_for_the_resolver_too(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: free.wait(3) and [])
     began = time.monotonic()
@@ -227,7 +227,7 @@ def test_the_time_is_for_the_resolver_too(web: Web, monkeypatch: pytest.MonkeyPa
     free.set()
 
 
-def test_five_redirects_are_followed_and_no_more(web: Web) -> None:
+def test_five_redirects_are_followed_and_no_more(web: HttpServer) -> None:
     for number in range(6):
         web.routes[f"/{number}"] = redirect(f"/{number + 1}", status=(301, 302, 303, 307, 308)[number % 5])
     web.routes["/6"] = Reply(body=b"x")
@@ -240,7 +240,7 @@ def test_five_redirects_are_followed_and_no_more(web: Web) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 304])
-def test_no_image_for_good(web: Web, status: int) -> None:
+def test_no_image_for_good(web: HttpServer, status: int) -> None:
     web.routes["/a"] = Reply(status, headers={"Content-Length": "0"})
     with pytest.raises(ImageUnreadable, match=f"HTTP {status}") as caught:
         fetcher(web.url).get(f"{web.url}/a{QUERY}")
@@ -249,7 +249,7 @@ def test_no_image_for_good(web: Web, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
-def test_no_image_for_now(web: Web, status: int) -> None:
+def test_no_image_for_now(web: HttpServer, status: int) -> None:
     web.routes["/a"] = Reply(status)
     with pytest.raises(ImageUnreachable, match=f"HTTP {status}") as caught:
         fetcher(web.url).get(f"{web.url}/a{QUERY}")
@@ -262,14 +262,14 @@ def test_transient_trouble_is_no_fault_of_the_image() -> None:
 
 
 def test_nobody_listens() -> None:
-    with Web() as gone:
+    with HttpServer() as gone:
         pass
     with pytest.raises(ImageUnreachable, match="takes no connection") as caught:
         fetcher(gone.url).get(f"{gone.url}/a{QUERY}")
     assert SECRET not in str(caught.value)
 
 
-def test_cut_off(web: Web) -> None:
+def test_cut_off(web: HttpServer) -> None:
     web.routes["/a"] = Reply(raw=lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxy"))
     with pytest.raises(ImageUnreachable, match="broke"):
         fetcher(web.url).get(f"{web.url}/a")
@@ -290,80 +290,82 @@ def test_names_that_do_not_resolve(errno: int, expected: type[Exception], monkey
 # Where from
 
 
-def test_internal_addresses_are_not_even_connected_to(web: Web) -> None:
+def test_internal_addresses_are_not_even_connected_to(web: HttpServer) -> None:
     with pytest.raises(ImageRefused, match=r"127\.0\.0\.1.*RAM_ALLOWED_IMAGE_HOSTS"):
         Fetcher().get(f"{web.url}/a")
     with pytest.raises(ImageRefused):
         fetcher(f"http://127.0.0.1:{web.port + 1}").get(f"{web.url}/a")
-    assert web.asked == []
+    assert web.requests == []
 
 
 def test_an_ipv6_server_is_reached_where_allowed_and_only_there() -> None:
-    with Web("::1") as web:
+    with HttpServer("::1") as web:
         web.routes["/a"] = Reply(body=b"x")
         with pytest.raises(ImageRefused, match="::1"):
             Fetcher().get(f"{web.url}/a")
-        assert web.asked == []
+        assert web.requests == []
         assert fetcher(web.url).get(f"{web.url}/a") == b"x"
-        assert web.asked[0].headers["Host"] == f"[::1]:{web.port}"
+        assert web.requests[0].headers["Host"] == f"[::1]:{web.port}"
 
 
 @pytest.mark.parametrize(
     "host", ["[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "localhost", "0"]
 )
-def test_other_spellings_of_loopback(web: Web, host: str) -> None:
+def test_other_spellings_of_loopback(web: HttpServer, host: str) -> None:
     with pytest.raises(ImageRefused):
         fetcher(web.url).get(f"http://{host}:{web.port}/a")
-    assert web.asked == []
+    assert web.requests == []
 
 
-def test_a_redirect_to_an_internal_address(web: Web) -> None:
-    with Web("127.0.0.2") as internal:
+def test_a_redirect_to_an_internal_address(web: HttpServer) -> None:
+    with HttpServer("127.0.0.2") as internal:
         internal.routes["/admin"] = Reply(body=b"secret")
         for status in (301, 302, 303, 307, 308):
             web.routes["/a"] = redirect(f"{internal.url}/admin", status)
             with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
                 fetcher(web.url).get(f"{web.url}/a")
-        assert internal.asked == []
+        assert internal.requests == []
 
 
 @pytest.mark.parametrize(
     "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://x/", "http://u:p@127.0.0.1/", "data:,x"]
 )
-def test_a_redirect_to_what_is_not_asked(web: Web, to: str) -> None:
+def test_a_redirect_to_what_is_not_asked(web: HttpServer, to: str) -> None:
     web.routes["/a"] = redirect(to)
     with pytest.raises(ImageRefused):
         fetcher(web.url).get(f"{web.url}/a")
 
 
-def test_a_name_with_one_internal_address_is_refused(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_with_one_internal_address_is_refused(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, {"mixed.example": ["8.8.8.8 127.0.0.1"]})
     with pytest.raises(ImageRefused, match=r"127\.0\.0\.1"):
         Fetcher().get(f"http://mixed.example:{web.port}/a")
 
 
-def test_the_connection_goes_to_the_address_that_was_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Web("127.0.0.2", web.port) as internal:
+def test_the_connection_goes_to_the_address_that_was_checked(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpServer("127.0.0.2", web.port) as internal:
         web.routes["/a"] = Reply(body=b"checked")
         internal.routes["/a"] = Reply(body=b"rebound")
         looked_up = resolve(monkeypatch, {"rebind.example": ["127.0.0.1", "127.0.0.2"]})
         one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
         assert one.get(f"http://rebind.example:{web.port}/a") == b"checked"
         assert looked_up == ["rebind.example"]
-        assert web.asked[0].headers["Host"] == f"rebind.example:{web.port}"
+        assert web.requests[0].headers["Host"] == f"rebind.example:{web.port}"
         one.close()
         with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
             one.get(f"http://rebind.example:{web.port}/a")
-        assert internal.asked == []
+        assert internal.requests == []
 
 
-def test_the_second_address_of_a_name_is_tried(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_address_of_a_name_is_tried(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     web.routes["/a"] = Reply(body=b"x")
     resolve(monkeypatch, {"two.example": ["127.0.0.3 127.0.0.1"]})  # nobody listens at the first
     assert Fetcher(guard=AddressGuard.parse("two.example")).get(f"http://two.example:{web.port}/a") == b"x"
 
 
-def test_cookies_proxies_and_netrc_play_no_part(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cookies_proxies_and_netrc_play_no_part(
+    web: HttpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
@@ -373,7 +375,7 @@ def test_cookies_proxies_and_netrc_play_no_part(web: Web, monkeypatch: pytest.Mo
     web.routes["/b"] = Reply(body=b"x")
     one = fetcher(web.url)
     assert [one.get(f"{web.url}/a"), one.get(f"{web.url}/b")] == [b"x", b"x"]
-    for asked in web.asked:
+    for asked in web.requests:
         assert not {"Cookie", "Authorization", "Referer"} & set(asked.headers)
 
 
@@ -390,7 +392,7 @@ def test_tls_is_checked_against_the_name_though_the_address_is_pinned(
     asked_for: list[str | None] = []
     context.sni_callback = lambda _, name, __: asked_for.append(name)  # type: ignore[assignment]
     resolve(monkeypatch, {"photos.example": ["127.0.0.1"], "others.example": ["127.0.0.1"]})
-    with Web(tls=context) as web:
+    with HttpServer(tls=context) as web:
         web.routes["/a"] = Reply(body=b"x")
         one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
         assert one.get(f"https://photos.example:{web.port}/a") == b"x"
@@ -401,7 +403,7 @@ def test_tls_is_checked_against_the_name_though_the_address_is_pinned(
             Fetcher().get(f"https://photos.example:{web.port}/a")
 
 
-def test_nothing_secret_is_logged(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_secret_is_logged(web: HttpServer, caplog: pytest.LogCaptureFixture) -> None:
     web.routes["/a"] = Reply(503)
     with caplog.at_level(logging.INFO), pytest.raises(ImageUnreachable):
         fetcher(web.url).get(f"{web.url}/a{QUERY}")
@@ -442,7 +444,7 @@ def test_large_data_uris() -> None:
             one.get("data:;base64," + base64.b64encode(b"x" * size).decode())
 
 
-def test_no_timer_stays_behind(web: Web) -> None:
+def test_no_timer_stays_behind(web: HttpServer) -> None:
     web.routes["/a"] = Reply(body=b"x")
     one = fetcher(web.url, seconds=60)
     before = threading.active_count()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.label_studio import LEGACY, PERSONAL, Studio
-from support.web import Reply, Web, redirect
+from support.http_server import HttpServer, Reply, redirect
+from support.label_studio import LEGACY, PERSONAL, FakeLabelStudio
 
 from ram_backend.errors import (
     ImageError,
@@ -31,37 +31,37 @@ FILE = "/data/upload/1/a.jpg"
 
 
 @pytest.fixture
-def studio() -> Iterator[Studio]:
-    with Studio() as studio:
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as studio:
         studio.file(FILE, b"photo")
         yield studio
 
 
 @pytest.fixture
-def other() -> Iterator[Web]:
-    with Web("127.0.0.2") as other:
+def other() -> Iterator[HttpServer]:
+    with HttpServer("127.0.0.2") as other:
         yield other
 
 
 # Logins
 
 
-def test_a_legacy_token(studio: Studio) -> None:
+def test_a_legacy_token(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, f" {LEGACY}\n")
     assert client.get(FILE) == b"photo"
     assert client.whoami()["email"] == "admin@example.com"
     assert client.version() == "1.23.2"
-    assert {asked.headers["Authorization"] for asked in studio.asked} == {f"Token {LEGACY}"}
+    assert {asked.headers["Authorization"] for asked in studio.requests} == {f"Token {LEGACY}"}
 
 
-def test_a_personal_access_token_is_exchanged_once(studio: Studio) -> None:
+def test_a_personal_access_token_is_exchanged_once(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, PERSONAL)
     assert [client.get(FILE) for _ in range(3)] == [b"photo"] * 3
     assert studio.refreshed == 1
-    assert not any(PERSONAL in asked.headers.get("Authorization", "") for asked in studio.asked)
+    assert not any(PERSONAL in asked.headers.get("Authorization", "") for asked in studio.requests)
 
 
-def test_an_access_token_that_is_refused_is_renewed(studio: Studio) -> None:
+def test_an_access_token_that_is_refused_is_renewed(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, PERSONAL)
     client.get(FILE)
     studio.revoke_access()
@@ -70,7 +70,7 @@ def test_an_access_token_that_is_refused_is_renewed(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_many_threads_renew_once(studio: Studio, known: bool) -> None:
+def test_many_threads_renew_once(studio: FakeLabelStudio, known: bool) -> None:
     client = LabelStudio(studio.url, PERSONAL)
     if known:
         client.get(FILE)
@@ -103,7 +103,7 @@ def test_an_access_token_is_renewed_before_it_ends() -> None:
     assert given == [0, 271]
 
 
-def test_the_lifetime_is_read_from_the_token(studio: Studio) -> None:
+def test_the_lifetime_is_read_from_the_token(studio: FakeLabelStudio) -> None:
     studio.lifetime = 10
     now = [0.0]
     client = LabelStudio(studio.url, None)
@@ -141,13 +141,13 @@ def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -
     ("token", "remedy"),
     [(None, "LABEL_STUDIO_API_KEY"), ("", "LABEL_STUDIO_API_KEY"), ("b2" * 20, "legacy.*off by default")],
 )
-def test_a_login_that_is_missing_or_refused(studio: Studio, token: str | None, remedy: str) -> None:
+def test_a_login_that_is_missing_or_refused(studio: FakeLabelStudio, token: str | None, remedy: str) -> None:
     with pytest.raises(LabelStudioUnauthorized, match=remedy) as caught:
         LabelStudio(studio.url, token).get(FILE)
     assert not token or token not in str(caught.value)
 
 
-def test_a_personal_access_token_that_was_revoked(studio: Studio) -> None:
+def test_a_personal_access_token_that_was_revoked(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, PERSONAL)
     client.get(FILE)
     studio.personal = None
@@ -157,7 +157,7 @@ def test_a_personal_access_token_that_was_revoked(studio: Studio) -> None:
     assert PERSONAL not in str(caught.value)
 
 
-def test_a_page_that_sends_to_the_login(studio: Studio) -> None:
+def test_a_page_that_sends_to_the_login(studio: FakeLabelStudio) -> None:
     studio.routes[FILE] = redirect(f"/user/login/?next={FILE}")
     with pytest.raises(LabelStudioUnauthorized):
         LabelStudio(studio.url, LEGACY).get(FILE)
@@ -170,7 +170,7 @@ def test_a_token_that_can_be_none_is_not_shown(token: str) -> None:
     assert token not in str(caught.value)
 
 
-def test_nothing_shows_a_token(studio: Studio, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_shows_a_token(studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="ram_backend"):
         client = LabelStudio(studio.url, PERSONAL)
         client.get(FILE)
@@ -182,47 +182,52 @@ def test_nothing_shows_a_token(studio: Studio, caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("token", [LEGACY, PERSONAL])
-def test_a_redirect_elsewhere_goes_without_the_token(studio: Studio, other: Web, status: int, token: str) -> None:
+def test_a_redirect_elsewhere_goes_without_the_token(
+    studio: FakeLabelStudio, other: HttpServer, status: int, token: str
+) -> None:
     studio.file(FILE, Reply(status, headers={"Location": f"{other.url}/data/signed?X=1", "Set-Cookie": "a=b"}))
     other.routes["/data/signed"] = Reply(body=b"photo")
     client = LabelStudio(studio.url, token, guard=AddressGuard.parse("127.0.0.2"))
     assert client.get(FILE) == b"photo"
     assert other.targets == ["/data/signed?X=1"]
-    assert not {"Authorization", "Cookie", "Referer"} & set(other.asked[0].headers)
+    assert not {"Authorization", "Cookie", "Referer"} & set(other.requests[0].headers)
 
 
-def test_another_port_or_the_way_back_goes_without_the_token(studio: Studio) -> None:
-    with Web() as neighbour:
+def test_another_port_or_the_way_back_goes_without_the_token(studio: FakeLabelStudio) -> None:
+    with HttpServer() as neighbour:
         studio.file(FILE, redirect(f"{neighbour.url}/data/there"))
         neighbour.routes["/data/there"] = redirect(f"{studio.url}/data/upload/1/private.jpg")
         studio.file("/data/upload/1/private.jpg", b"private")
         client = LabelStudio(studio.url, LEGACY, guard=AddressGuard.parse("127.0.0.1"))
         with pytest.raises(ImageUnreadable, match="401"):
             client.get(FILE)
-        assert [asked.headers.get("Authorization") for asked in neighbour.asked + studio.asked[1:]] == [None, None]
+        assert [asked.headers.get("Authorization") for asked in neighbour.requests + studio.requests[1:]] == [
+            None,
+            None,
+        ]
 
 
-def test_a_redirect_within_label_studio_keeps_the_token(studio: Studio) -> None:
+def test_a_redirect_within_label_studio_keeps_the_token(studio: FakeLabelStudio) -> None:
     studio.file("/data/upload/1/moved.jpg", redirect(FILE))
     assert LabelStudio(studio.url, LEGACY).get("/data/upload/1/moved.jpg") == b"photo"
 
 
-def test_a_redirect_to_an_internal_address_is_refused(studio: Studio, other: Web) -> None:
+def test_a_redirect_to_an_internal_address_is_refused(studio: FakeLabelStudio, other: HttpServer) -> None:
     studio.file(FILE, redirect(f"{other.url}/x"))
     with pytest.raises(ImageRefused, match=r"127\.0\.0\.2"):
         LabelStudio(studio.url, LEGACY).get(FILE)
-    assert other.asked == []
+    assert other.requests == []
 
 
 @pytest.mark.parametrize("path", ["/logout", "/static/a.jpg", "/user/account", "/data/../logout"])
-def test_paths_that_hold_no_files_go_without_the_token(studio: Studio, path: str) -> None:
+def test_paths_that_hold_no_files_go_without_the_token(studio: FakeLabelStudio, path: str) -> None:
     with pytest.raises(ImageUnreadable):
         LabelStudio(studio.url, LEGACY).get(path)
-    assert "Authorization" not in studio.asked[0].headers
+    assert "Authorization" not in studio.requests[0].headers
 
 
 def test_below_a_path_neighbours_on_the_host_get_no_token() -> None:
-    with Studio(prefix="/studio") as studio:
+    with FakeLabelStudio(prefix="/studio") as studio:
         studio.file(FILE, b"photo")
         studio.routes["/data/x.jpg"] = Reply(body=b"neighbour")
         client = LabelStudio(f"{studio.url}/", LEGACY)
@@ -231,17 +236,17 @@ def test_below_a_path_neighbours_on_the_host_get_no_token() -> None:
             assert own is not None
             assert client.get(own) == b"photo"
         assert client.get(f"{client.origin}/data/x.jpg") == b"neighbour"
-        assert "Authorization" not in studio.asked[-1].headers
+        assert "Authorization" not in studio.requests[-1].headers
 
 
 # Who it trusts (design decision 15)
 
 
-def test_one_that_is_not_trusted_is_not_asked_inside(studio: Studio) -> None:
+def test_one_that_is_not_trusted_is_not_asked_inside(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, LEGACY, trusted=False)
     with pytest.raises(LabelStudioUnreachable, match=r"internal address.*ram-backend connect"):
         client.get(FILE)
-    assert studio.asked == []
+    assert studio.requests == []
     for token, said in ((None, "wants a login"), ("b" * 40, "refuses our legacy token")):
         allowed = LabelStudio(studio.url, token, trusted=False, guard=AddressGuard.parse("127.0.0.1"))
         with pytest.raises(LabelStudioUnauthorized, match=f"{said}.*ram-backend connect"):
@@ -275,13 +280,13 @@ def test_files_under_other_names_of_label_studio() -> None:
 # What fails for now, and what for good
 
 
-def test_label_studio_away_is_no_fault_of_the_image(studio: Studio) -> None:
+def test_label_studio_away_is_no_fault_of_the_image(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(seconds=0.3))
     for status in (500, 502, 503, 429):
         studio.file(FILE, Reply(status))
         with pytest.raises(LabelStudioUnreachable, match=f"Label Studio: .*{status}"):
             client.get(FILE)
-    with Studio() as gone:
+    with FakeLabelStudio() as gone:
         pass
     with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
         LabelStudio(gone.url, LEGACY).get(FILE)
@@ -292,8 +297,8 @@ def test_label_studio_away_is_no_fault_of_the_image(studio: Studio) -> None:
     assert not issubclass(LabelStudioUnreachable, ImageError)
 
 
-def test_a_storage_behind_label_studio_that_is_away(studio: Studio) -> None:
-    with Web() as gone:
+def test_a_storage_behind_label_studio_that_is_away(studio: FakeLabelStudio) -> None:
+    with HttpServer() as gone:
         pass
     studio.file(FILE, redirect(f"{gone.url}/x?sig=secret"))
     with pytest.raises(ImageUnreachable) as caught:
@@ -302,7 +307,7 @@ def test_a_storage_behind_label_studio_that_is_away(studio: Studio) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_files_that_are_not_there_or_too_large(studio: Studio) -> None:
+def test_files_that_are_not_there_or_too_large(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(max_bytes=100))
     studio.file("/data/upload/1/large.jpg", b"x" * 101)
     with pytest.raises(ImageUnreadable, match="404"):
@@ -312,7 +317,7 @@ def test_files_that_are_not_there_or_too_large(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("body", [b"OK", b'{"token": 1}', b'{"access": 5}', b"[]", b'{"access": "a\\nb"}'])
-def test_a_server_that_is_no_label_studio(studio: Studio, body: bytes) -> None:
+def test_a_server_that_is_no_label_studio(studio: FakeLabelStudio, body: bytes) -> None:
     studio.routes["/api/token/refresh/"] = Reply(body=body)
     with pytest.raises(LabelStudioUnreachable, match="no access token"):
         LabelStudio(studio.url, PERSONAL).get(FILE)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.label_studio import CREATED, LEGACY, PERSONAL, Studio, StudioProject
-from support.web import Reply, Web, redirect
+from support.http_server import HttpServer, Reply, redirect
+from support.label_studio import CREATED, LEGACY, PERSONAL, FakeLabelStudio
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.images.fetch import FetchLimits
@@ -17,13 +17,13 @@ from ram_backend.labelstudio.records import ConnectedBackend
 
 
 @pytest.fixture
-def studio() -> Iterator[StudioProject]:
-    with StudioProject() as studio:
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as studio:
         yield studio
 
 
 @pytest.fixture
-def api(studio: StudioProject) -> ProjectApi:
+def api(studio: FakeLabelStudio) -> ProjectApi:
     return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
 
 
@@ -31,34 +31,34 @@ def api(studio: StudioProject) -> ProjectApi:
 
 
 @pytest.fixture
-def plain() -> Iterator[Studio]:
-    with Studio() as plain:
+def plain() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as plain:
         plain.file("/api/thing", b'{"a": 1}')
         yield plain
 
 
 @pytest.mark.parametrize("token", [LEGACY, PERSONAL])
-def test_json_is_sent_with_the_login(plain: Studio, token: str) -> None:
+def test_json_is_sent_with_the_login(plain: FakeLabelStudio, token: str) -> None:
     client = LabelStudio(plain.url, token)
     assert client.send_json("PATCH", "/api/thing?x=1", {"ü": [1, None]}) == {"a": 1}
-    asked = plain.asked[-1]
+    asked = plain.requests[-1]
     assert (asked.method, asked.target) == ("PATCH", "/api/thing?x=1")
     assert json.loads(asked.body) == {"ü": [1, None]}
     assert asked.headers["Content-Type"] == "application/json"
     assert client.send_json("GET", "/api/thing") == {"a": 1}
-    assert plain.asked[-1].body == b""
+    assert plain.requests[-1].body == b""
 
 
-def test_an_access_token_that_is_refused_is_renewed_and_the_body_sent_again(plain: Studio) -> None:
+def test_an_access_token_that_is_refused_is_renewed_and_the_body_sent_again(plain: FakeLabelStudio) -> None:
     client = LabelStudio(plain.url, PERSONAL)
     client.send_json("POST", "/api/thing", {"a": 1})
     plain.revoke_access()
     assert client.send_json("POST", "/api/thing", {"a": 2}) == {"a": 1}
-    assert json.loads(plain.asked[-1].body) == {"a": 2}
+    assert json.loads(plain.requests[-1].body) == {"a": 2}
     assert plain.refreshed == 2
 
 
-def test_nothing_is_an_answer(plain: Studio) -> None:
+def test_nothing_is_an_answer(plain: FakeLabelStudio) -> None:
     plain.file("/api/thing", Reply(204))
     assert LabelStudio(plain.url, LEGACY).send_json("DELETE", "/api/thing") is None
 
@@ -82,7 +82,7 @@ def test_nothing_is_an_answer(plain: Studio) -> None:
         (Reply(200, b"[" * 100_000), LabelStudioUnreachable, "no JSON"),
     ],
 )
-def test_what_is_no_answer(plain: Studio, reply: Reply, error: type[Exception], said: str) -> None:
+def test_what_is_no_answer(plain: FakeLabelStudio, reply: Reply, error: type[Exception], said: str) -> None:
     plain.file("/api/thing", reply)
     with pytest.raises(error, match=said) as caught:
         LabelStudio(plain.url, LEGACY).send_json("POST", "/api/thing?secret=1", {"secret": 1})
@@ -91,12 +91,12 @@ def test_what_is_no_answer(plain: Studio, reply: Reply, error: type[Exception], 
     assert "\n" not in str(caught.value)
 
 
-def test_an_answer_that_is_too_large_or_too_late(plain: Studio) -> None:
+def test_an_answer_that_is_too_large_or_too_late(plain: FakeLabelStudio) -> None:
     plain.file("/api/thing", b"1" * 2000)
     limits = FetchLimits(max_bytes=1000)
     with pytest.raises(LabelStudioRefused, match="1,000 bytes"):
         LabelStudio(plain.url, LEGACY, limits=limits).send_json("GET", "/api/thing")
-    with Web() as gone:
+    with HttpServer() as gone:
         pass
     with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
         LabelStudio(gone.url, LEGACY).send_json("POST", "/api/thing", {}, seconds=5)
@@ -105,7 +105,7 @@ def test_an_answer_that_is_too_large_or_too_late(plain: Studio) -> None:
 # Tasks
 
 
-def test_the_project(api: ProjectApi, studio: StudioProject) -> None:
+def test_the_project(api: ProjectApi, studio: FakeLabelStudio) -> None:
     studio.record["model_version"] = "RAM"
     settings = api.settings()
     assert (settings.created, settings.model_version, settings.label_config) == (CREATED, "RAM", "<View/>")
@@ -113,7 +113,7 @@ def test_the_project(api: ProjectApi, studio: StudioProject) -> None:
     assert (api.settings().created, api.settings().model_version) == (0, "")
 
 
-def test_annotated_tasks_come_page_by_page(api: ProjectApi, studio: StudioProject) -> None:
+def test_annotated_tasks_come_page_by_page(api: ProjectApi, studio: FakeLabelStudio) -> None:
     studio.page = 3
     for number in range(1, 12):
         studio.annotate(number, 2 * number, "cat", was_cancelled=number == 5)
@@ -125,7 +125,7 @@ def test_annotated_tasks_come_page_by_page(api: ProjectApi, studio: StudioProjec
     assert studio.pages == 5
 
 
-def test_no_task_is_missed_where_others_go_meanwhile(api: ProjectApi, studio: StudioProject) -> None:
+def test_no_task_is_missed_where_others_go_meanwhile(api: ProjectApi, studio: FakeLabelStudio) -> None:
     studio.page = 2
     for number in range(1, 9):
         studio.annotate(number, number, "cat")
@@ -133,7 +133,7 @@ def test_no_task_is_missed_where_others_go_meanwhile(api: ProjectApi, studio: St
     assert [task.id for task in api.annotated_tasks()] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_tasks_by_number(api: ProjectApi, studio: StudioProject) -> None:
+def test_tasks_by_number(api: ProjectApi, studio: FakeLabelStudio) -> None:
     for number in range(1, 251):
         studio.task(number)
     wanted = [*range(1, 251, 2), 999]
@@ -142,7 +142,7 @@ def test_tasks_by_number(api: ProjectApi, studio: StudioProject) -> None:
     assert list(api.tasks([])) == []
 
 
-def test_odd_tasks_are_left_out(api: ProjectApi, studio: StudioProject) -> None:
+def test_odd_tasks_are_left_out(api: ProjectApi, studio: FakeLabelStudio) -> None:
     odd = [None, {"id": "x"}, {"id": 5, "data": [], "annotations": [{"id": 2}], "predictions": None}]
     studio.routes["/api/tasks"] = Reply(body=json.dumps({"tasks": odd}).encode())
     (task,) = api.tasks([1])
@@ -150,19 +150,19 @@ def test_odd_tasks_are_left_out(api: ProjectApi, studio: StudioProject) -> None:
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"tasks": None}, "x", None, {"tasks": [{"id": 2}, {"id": 1}]}])
-def test_what_is_no_list_of_tasks(api: ProjectApi, studio: StudioProject, answer: object) -> None:
+def test_what_is_no_list_of_tasks(api: ProjectApi, studio: FakeLabelStudio, answer: object) -> None:
     studio.routes["/api/tasks"] = Reply(body=json.dumps(answer).encode())
     with pytest.raises(LabelStudioUnreachable, match=r"project 3.*Check that"):
         list(api.annotated_tasks())
 
 
-def test_a_list_that_does_not_go_on_is_not_asked_for_ever(api: ProjectApi, studio: StudioProject) -> None:
+def test_a_list_that_does_not_go_on_is_not_asked_for_ever(api: ProjectApi, studio: FakeLabelStudio) -> None:
     studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 1}]}')
     with pytest.raises(LabelStudioUnreachable, match="another order"):
         list(api.annotated_tasks())
 
 
-def test_predictions_are_not_looked_for_in_a_list_of_another_order(api: ProjectApi, studio: StudioProject) -> None:
+def test_predictions_are_not_looked_for_in_a_list_of_another_order(api: ProjectApi, studio: FakeLabelStudio) -> None:
     """Going on after the largest number of a page skipped tasks without a word."""
     studio.routes["/api/tasks"] = Reply(body=b'{"tasks": [{"id": 2}, {"id": 1}]}')
     with pytest.raises(LabelStudioUnreachable, match="another order"):
@@ -172,29 +172,31 @@ def test_predictions_are_not_looked_for_in_a_list_of_another_order(api: ProjectA
 # Backends and predictions
 
 
-def test_backends(api: ProjectApi, studio: StudioProject) -> None:
+def test_backends(api: ProjectApi, studio: FakeLabelStudio) -> None:
     assert api.backends() == []
-    studio.connect(7)
+    studio.backend(id=7)
     studio.connected += [{"id": None}, {"id": 8, "title": None, "model_version": 5}]
     first, second = api.backends()
     assert first == ConnectedBackend(id=7, url="http://backend:9090", title="RAM", model_version="starter-1")
     assert second == ConnectedBackend(id=8)
     api.change_backend(first, title="starter-2")
-    assert studio.patched == [("/api/ml/7", {"project": 3, "url": "http://backend:9090", "title": "starter-2"})]
+    assert studio.changes == [
+        ("PATCH", "/api/ml/7", {"project": 3, "url": "http://backend:9090", "title": "starter-2"})
+    ]
     assert api.backends()[0].title == "starter-2"
 
 
-def test_the_version_that_annotators_see(api: ProjectApi, studio: StudioProject) -> None:
-    studio.connect(7)
+def test_the_version_that_annotators_see(api: ProjectApi, studio: FakeLabelStudio) -> None:
+    studio.backend(id=7)
     (backend,) = api.backends()
     studio.record["model_version"] = "by hand"
     assert api.show_version(backend, "starter-1") == "by hand"
-    assert studio.patched == []
+    assert studio.changes == []
     assert api.show_version(backend, "starter-1", over_others=True) is None
-    assert [body.get("title", body.get("model_version")) for _, body in studio.patched] == ["starter-1", "starter-1"]
+    assert [body.get("title", body.get("model_version")) for *_, body in studio.changes] == ["starter-1", "starter-1"]
     assert api.settings().model_version == "starter-1"
 
 
-def test_predictions_are_retrieved(api: ProjectApi, studio: StudioProject) -> None:
+def test_predictions_are_retrieved(api: ProjectApi, studio: FakeLabelStudio) -> None:
     api.retrieve([3, 1])
     assert studio.retrieved == [[3, 1]]

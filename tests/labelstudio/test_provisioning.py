@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.label_studio import LEGACY, StudioProject
+from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
 from ram_backend.labelstudio.client import LabelStudio
@@ -21,14 +21,13 @@ SECRET = {"X-RAM-Webhook-Secret": "hush"}
 
 
 @pytest.fixture
-def studio() -> Iterator[StudioProject]:
-    with StudioProject() as there:
-        assert isinstance(there, StudioProject)
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as there:
         there.record |= {"label_config": CONFIG, "show_collab_predictions": True, "sampling": "Sequential sampling"}
         yield there
 
 
-def connect(studio: StudioProject, **options: Any) -> list[tuple[str, str, bool]]:
+def connect(studio: FakeLabelStudio, **options: Any) -> list[tuple[str, str, bool]]:
     """The steps: what, how it is now, and whether that was changed."""
     steps: list[tuple[str, str, bool]] = []
     api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
@@ -36,7 +35,7 @@ def connect(studio: StudioProject, **options: Any) -> list[tuple[str, str, bool]
     return steps
 
 
-def test_all_of_it_at_once_and_nothing_twice(studio: StudioProject) -> None:
+def test_all_of_it_at_once_and_nothing_twice(studio: FakeLabelStudio) -> None:
     steps = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
     assert all(changed for _, _, changed in steps)
     assert [what for what, _, _ in steps] == ["label config", "backend", "webhook", "predictions", "order"]
@@ -45,24 +44,24 @@ def test_all_of_it_at_once_and_nothing_twice(studio: StudioProject) -> None:
     assert (hook["url"], hook["headers"]) == (f"{URL}/webhook", SECRET)
     assert studio.record["model_version"] == "starter-1"
     assert (studio.record["label_config"], studio.record["sampling"]) == (OTHER, "Uncertainty sampling")
-    before = len(studio.done), len(studio.patched)
+    before = len(studio.changes)
     again = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
     assert not any(changed for _, _, changed in again)
-    assert (len(studio.done), len(studio.patched)) == before
+    assert len(studio.changes) == before
 
 
-def test_the_projects_own_label_config_stays(studio: StudioProject) -> None:
+def test_the_projects_own_label_config_stays(studio: FakeLabelStudio) -> None:
     connect(studio, fallback=lambda: OTHER)
     assert studio.record["label_config"] == CONFIG
 
 
-def test_a_project_without_label_config_gets_one(studio: StudioProject) -> None:
+def test_a_project_without_label_config_gets_one(studio: FakeLabelStudio) -> None:
     studio.record["label_config"] = "<View></View>"
     connect(studio, fallback=lambda: OTHER)
     assert studio.record["label_config"] == OTHER
 
 
-def test_a_label_config_for_something_else_is_not_replaced(studio: StudioProject) -> None:
+def test_a_label_config_for_something_else_is_not_replaced(studio: FakeLabelStudio) -> None:
     config = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>'
     studio.record["label_config"] = config
     with pytest.raises(LabelConfigError, match="--label-config"):
@@ -71,16 +70,16 @@ def test_a_label_config_for_something_else_is_not_replaced(studio: StudioProject
     assert studio.connected == []
 
 
-def test_a_backend_with_basic_auth(studio: StudioProject) -> None:
+def test_a_backend_with_basic_auth(studio: FakeLabelStudio) -> None:
     """Each change asks `/setup` with what it brings: login and extra params go along (protocol section 9)."""
     connect(studio, login=("me", "hidden"), secret={"Authorization": "Basic bWU6aGlkZGVu"}, extra_params={"top_k": 3})
-    asked = [body for body in studio.sent if "title" in body]
+    asked = [body for *_, body in studio.changes if "title" in body]
     assert len(asked) == 2
     assert all(body["basic_auth_pass"] == "hidden" and body["extra_params"] == {"top_k": 3} for body in asked)
     assert studio.hooks[0]["headers"] == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
-def test_half_a_connection_is_completed(studio: StudioProject) -> None:
+def test_half_a_connection_is_completed(studio: FakeLabelStudio) -> None:
     studio.backend(URL)
     steps = connect(studio, secret=SECRET)
     assert [changed for _, _, changed in steps] == [False, False, True, True]
@@ -89,7 +88,7 @@ def test_half_a_connection_is_completed(studio: StudioProject) -> None:
 
 
 @pytest.mark.parametrize("there_before", [False, True])
-def test_no_half_of_it_stays_where_label_studio_refuses(studio: StudioProject, there_before: bool) -> None:
+def test_no_half_of_it_stays_where_label_studio_refuses(studio: FakeLabelStudio, there_before: bool) -> None:
     """With ML_BLOCK_LOCAL_IP=false alone it keeps the backend, and registers no webhook."""
     studio.refuses = {"webhook"}
     if there_before:
@@ -99,13 +98,13 @@ def test_no_half_of_it_stays_where_label_studio_refuses(studio: StudioProject, t
     assert studio.connected == []
 
 
-def test_an_address_that_is_refused(studio: StudioProject) -> None:
+def test_an_address_that_is_refused(studio: FakeLabelStudio) -> None:
     studio.refuses = {"backend"}
     with pytest.raises(LabelStudioRefused, match="SSRF_PROTECTION_ENABLED"):
         connect(studio)
 
 
-def test_a_backend_that_label_studio_can_not_reach(studio: StudioProject) -> None:
+def test_a_backend_that_label_studio_can_not_reach(studio: FakeLabelStudio) -> None:
     studio.reaches = False
     with pytest.raises(LabelStudioRefused, match=r"Can't connect to ML backend Learn more.*host\.docker\.internal"):
         connect(studio)
@@ -115,7 +114,7 @@ def test_a_backend_that_label_studio_can_not_reach(studio: StudioProject) -> Non
         connect(studio)
 
 
-def test_another_backend_is_not_replaced_unasked(studio: StudioProject) -> None:
+def test_another_backend_is_not_replaced_unasked(studio: FakeLabelStudio) -> None:
     studio.backend("http://old:9090")
     studio.hook("http://old:9090/webhook")
     studio.hook("http://chat.example.com/hooks/7")
@@ -126,14 +125,14 @@ def test_another_backend_is_not_replaced_unasked(studio: StudioProject) -> None:
     assert {each["url"] for each in studio.hooks} == {f"{URL}/webhook", "http://chat.example.com/hooks/7"}
 
 
-def test_leftover_webhooks_are_named(studio: StudioProject) -> None:
+def test_leftover_webhooks_are_named(studio: FakeLabelStudio) -> None:
     studio.hook("http://old:9090/webhook?secret=hush")
     said = " ".join(found for _, found, _ in connect(studio))
     assert "http://old:9090/webhook" in said
     assert "hush" not in said
 
 
-def test_a_webhook_that_is_off_or_lacks_its_secret(studio: StudioProject) -> None:
+def test_a_webhook_that_is_off_or_lacks_its_secret(studio: FakeLabelStudio) -> None:
     studio.backend(URL)
     studio.hook(f"{URL}/webhook", is_active=False, headers={"X-Own": "1"})
     connect(studio, secret=SECRET)
@@ -141,7 +140,7 @@ def test_a_webhook_that_is_off_or_lacks_its_secret(studio: StudioProject) -> Non
     assert studio.hooks[0]["headers"] == {"X-Own": "1", **SECRET}
 
 
-def test_a_version_chosen_by_hand_gives_way(studio: StudioProject) -> None:
+def test_a_version_chosen_by_hand_gives_way(studio: FakeLabelStudio) -> None:
     """A project that shows stored predictions of one version never asks for new ones (protocol section 2)."""
     studio.record |= {"model_version": "of-old", "show_collab_predictions": False}
     connect(studio)
@@ -149,7 +148,7 @@ def test_a_version_chosen_by_hand_gives_way(studio: StudioProject) -> None:
     assert studio.record["show_collab_predictions"] is True
 
 
-def test_a_port_that_looks_like_a_status_asks_for_no_login(studio: StudioProject) -> None:
+def test_a_port_that_looks_like_a_status_asks_for_no_login(studio: FakeLabelStudio) -> None:
     url = "http://127.0.0.1:401"
     studio.backend(URL, state="ER", error_message=f"500 Server Error for url: {url}/setup")
     with pytest.raises(NotAvailable, match="Look at the backend's log") as caught:
@@ -157,7 +156,7 @@ def test_a_port_that_looks_like_a_status_asks_for_no_login(studio: StudioProject
     assert "BASIC_AUTH_USER" not in str(caught.value)
 
 
-def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: StudioProject) -> None:
+def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: FakeLabelStudio) -> None:
     studio.backend(URL, state="ER", error_message="401 Client Error: Basic auth is missing or wrong.")
     with pytest.raises(NotAvailable, match="BASIC_AUTH_USER"):
         connect(studio)

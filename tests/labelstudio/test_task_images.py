@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from support.label_studio import LEGACY, PERSONAL, Studio
-from support.web import Asked, Reply, Web, redirect
+from support.http_server import HttpServer, Reply, Request, redirect
+from support.label_studio import LEGACY, PERSONAL, FakeLabelStudio
 
 from ram_backend.errors import (
     ImageError,
@@ -28,22 +28,22 @@ from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 
 
 @pytest.fixture
-def studio() -> Iterator[Studio]:
-    with Studio() as studio:
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as studio:
         studio.file("/data/upload/1/a.jpg", b"uploaded")
         studio.file("/data/local-files/", b"local")
         yield studio
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[Web]:
-    with Web("127.0.0.2") as web:
+def elsewhere() -> Iterator[HttpServer]:
+    with HttpServer("127.0.0.2") as web:
         web.routes["/a.jpg"] = Reply(body=b"elsewhere")
         yield web
 
 
 @pytest.fixture
-def images(studio: Studio) -> Iterator[TaskImages]:
+def images(studio: FakeLabelStudio) -> Iterator[TaskImages]:
     client = LabelStudio(
         studio.url,
         PERSONAL,
@@ -60,7 +60,7 @@ def at(value: object, task: int = 7) -> ImageReference:
     return ImageReference(task, value)
 
 
-def test_files_in_label_studio(images: TaskImages, studio: Studio) -> None:
+def test_files_in_label_studio(images: TaskImages, studio: FakeLabelStudio) -> None:
     assert images.fetch(at("/data/upload/1/a.jpg")) == b"uploaded"
     assert images.fetch(at(" /data/local-files/?d=photos/a b.jpg ")) == b"local"
     assert images.fetch(at(f"{studio.url}/data/local-files/?d=photos/c.jpg")) == b"local"
@@ -72,9 +72,9 @@ def test_files_in_label_studio(images: TaskImages, studio: Studio) -> None:
     ]
 
 
-def test_files_elsewhere_are_asked_without_the_token(images: TaskImages, elsewhere: Web) -> None:
+def test_files_elsewhere_are_asked_without_the_token(images: TaskImages, elsewhere: HttpServer) -> None:
     assert images.fetch(at(f"{elsewhere.url}/a.jpg?sig=1")) == b"elsewhere"
-    assert "Authorization" not in elsewhere.asked[0].headers
+    assert "Authorization" not in elsewhere.requests[0].headers
 
 
 def test_data_uris(images: TaskImages) -> None:
@@ -85,14 +85,16 @@ def test_data_uris(images: TaskImages) -> None:
     "uri", ["s3://bucket/photos/a b+ü.jpg", "gs://bucket/a.jpg", "azure-blob://container/a.jpg", "S3://Bucket/??>>.jpg"]
 )
 @pytest.mark.parametrize("signed", [True, False])
-def test_cloud_storage(images: TaskImages, studio: Studio, elsewhere: Web, uri: str, signed: bool) -> None:
+def test_cloud_storage(
+    images: TaskImages, studio: FakeLabelStudio, elsewhere: HttpServer, uri: str, signed: bool
+) -> None:
     elsewhere.routes["/signed"] = Reply(body=b"cloud")
     reply = redirect(f"{elsewhere.url}/signed?X-Amz-Signature=abc", 303) if signed else Reply(body=b"cloud")
     studio.file("/tasks/7/resolve/", reply)
     assert images.fetch(at(uri)) == b"cloud"
     asked = parse_qs(urlsplit(studio.targets[-1]).query)["fileuri"][0]
     assert base64.urlsafe_b64decode(asked).decode() == uri
-    assert all("Authorization" not in one.headers for one in elsewhere.asked)
+    assert all("Authorization" not in one.headers for one in elsewhere.requests)
 
 
 def test_cloud_storage_that_no_storage_of_the_project_covers(images: TaskImages) -> None:
@@ -100,13 +102,13 @@ def test_cloud_storage_that_no_storage_of_the_project_covers(images: TaskImages)
         images.fetch(at("s3://bucket/a.jpg?secret=1"))
 
 
-def test_cloud_storage_at_an_internal_address(images: TaskImages, studio: Studio) -> None:
-    with Web("127.0.0.3") as minio:
+def test_cloud_storage_at_an_internal_address(images: TaskImages, studio: FakeLabelStudio) -> None:
+    with HttpServer("127.0.0.3") as minio:
         studio.file("/tasks/7/resolve/", redirect(f"{minio.url}/a?X-Amz-Signature=secret", 303))
         with pytest.raises(ImageRefused, match=r"s3://b/a\.jpg.*RAM_ALLOWED_IMAGE_HOSTS") as caught:
             images.fetch(at("s3://b/a.jpg"))
         assert "secret" not in str(caught.value)
-        assert minio.asked == []
+        assert minio.requests == []
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", 5, ["/data/a.jpg"], {"url": "x"}])
@@ -119,25 +121,27 @@ def test_no_image_in_the_task(images: TaskImages, value: object) -> None:
     "value",
     ["a.jpg", "file:///etc/passwd", "ftp://h/a.jpg", "//h/a.jpg", "/\\h/a.jpg", "C:\\a.jpg", "\x00", "data/a.jpg"],
 )
-def test_what_can_t_be_fetched(images: TaskImages, studio: Studio, value: str) -> None:
+def test_what_can_t_be_fetched(images: TaskImages, studio: FakeLabelStudio, value: str) -> None:
     with pytest.raises(ImageError):
         images.fetch(at(value))
-    assert studio.asked == []
+    assert studio.requests == []
 
 
 @pytest.mark.parametrize("path", ["/latest/meta-data", "/data/upload/1/a.jpg"])
-def test_internal_addresses_that_are_not_label_studio_s(images: TaskImages, studio: Studio, path: str) -> None:
-    with Web("127.0.0.3") as internal:
+def test_internal_addresses_that_are_not_label_studio_s(images: TaskImages, studio: FakeLabelStudio, path: str) -> None:
+    with HttpServer("127.0.0.3") as internal:
         with pytest.raises(ImageRefused):
             images.fetch(at(internal.url + path))
-        assert internal.asked == []
+        assert internal.requests == []
 
 
 # Many
 
 
-def test_order_is_kept_and_a_broken_image_costs_itself_only(images: TaskImages, studio: Studio, elsewhere: Web) -> None:
-    with Web("127.0.0.2") as gone:
+def test_order_is_kept_and_a_broken_image_costs_itself_only(
+    images: TaskImages, studio: FakeLabelStudio, elsewhere: HttpServer
+) -> None:
+    with HttpServer("127.0.0.2") as gone:
         pass
     studio.file("/data/upload/1/large.jpg", b"x" * 1001)
     elsewhere.routes["/down.jpg"] = Reply(503)
@@ -170,10 +174,10 @@ def test_order_is_kept_and_a_broken_image_costs_itself_only(images: TaskImages, 
     assert studio.refreshed == 1
 
 
-def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImages, studio: Studio) -> None:
+def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImages, studio: FakeLabelStudio) -> None:
     together = threading.Barrier(8)
 
-    def meet(_: Asked) -> Reply:
+    def meet(_: Request) -> Reply:
         together.wait(5)  # breaks unless eight are asked for at a time
         return Reply(body=b"x")
 
@@ -189,7 +193,7 @@ def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImag
     assert next(outcomes) == b"x"
     assert len(taken) == 16
     assert list(outcomes) == [b"x"] * 63
-    assert len({one.connection for one in studio.asked}) <= 9
+    assert len({one.connection for one in studio.requests}) <= 9
 
 
 def test_nothing_is_fetched_twice_or_too_many_for_no_references(images: TaskImages) -> None:
@@ -197,11 +201,11 @@ def test_nothing_is_fetched_twice_or_too_many_for_no_references(images: TaskImag
 
 
 @pytest.mark.parametrize("login", [True, False])
-def test_label_studio_away_ends_it_all(studio: Studio, elsewhere: Web, login: bool) -> None:
+def test_label_studio_away_ends_it_all(studio: FakeLabelStudio, elsewhere: HttpServer, login: bool) -> None:
     if login:
         client = LabelStudio(studio.url, "b2" * 20, guard=AddressGuard.parse("127.0.0.2"))
     else:
-        with Studio() as gone:
+        with FakeLabelStudio() as gone:
             pass
         client = LabelStudio(gone.url, LEGACY, guard=AddressGuard.parse("127.0.0.2"))
     images = TaskImages(client, threads=2)
@@ -210,10 +214,10 @@ def test_label_studio_away_ends_it_all(studio: Studio, elsewhere: Web, login: bo
     with pytest.raises(LabelStudioUnauthorized if login else LabelStudioUnreachable):
         next(outcomes)
     images.close()
-    assert len(studio.asked) < 20
+    assert len(studio.requests) < 20
 
 
-def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: Studio) -> None:
+def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: FakeLabelStudio) -> None:
     release = threading.Event()
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
@@ -229,7 +233,7 @@ def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: Studio)
     assert len([one for one in studio.targets if one.endswith("slow.jpg")]) <= 8
 
 
-def test_without_label_studio(elsewhere: Web) -> None:
+def test_without_label_studio(elsewhere: HttpServer) -> None:
     images = TaskImages(None, guard=AddressGuard.parse("127.0.0.2"))
     assert images.fetch(at(f"{elsewhere.url}/a.jpg")) == b"elsewhere"
     for value in ("/data/upload/1/a.jpg", "s3://bucket/a.jpg"):

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from security.hosting import hosting
 from server.house import Desk
-from server.playing import ColourWords, FakeLabelStudio, colour_model
+from server.playing import ColourWords, colour_model
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -32,9 +33,8 @@ def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
 
 @pytest.fixture
 def studio() -> Iterator[FakeLabelStudio]:
-    there = FakeLabelStudio()
-    yield there
-    there.close()
+    with FakeLabelStudio() as there:
+        yield there
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from security.hosting import Line
-from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body
+from server.playing import RED, choices_config, picture, predict_body, setup_body
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server import middleware
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 from security.hosting import Line
-from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body
+from server.playing import RED, choices_config, picture, predict_body, setup_body
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server.middleware import Access
 from ram_backend.settings import Settings

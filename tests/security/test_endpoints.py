@@ -18,15 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from security.hosting import Line, hosting, resident_bytes
 from server.house import Desk
-from server.playing import (
-    TOKEN,
-    ColourWords,
-    FakeLabelStudio,
-    choices_config,
-    colour_model,
-    picture,
-    setup_body,
-)
+from server.playing import TOKEN, ColourWords, choices_config, colour_model, picture, setup_body
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -217,8 +210,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             data_dir=tmp_path_factory.mktemp("fuzz"),
             **{"batch_size": 4, "fetch_threads": 4, "predict_seconds": 20, "fetch_seconds": 2, "max_projects": 300},
         )
-        studio = FakeLabelStudio()
-        stack.callback(studio.close)
+        studio = stack.enter_context(FakeLabelStudio())
         studio.upload("red.png", picture((255, 0, 0)))
         app = create_app(own, jobs=Desk(), model=colour_model(own))
         client = stack.enter_context(hosting(app, own))

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from security.hosting import Line, resident_bytes
-from server.playing import RED, TOKEN, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
-from support.web import Reply, Web, redirect
+from server.playing import RED, TOKEN, choices_config, picture, predict_body, setup_body, tags_of
+from support.http_server import HttpServer, Reply, redirect
+from support.label_studio import FakeLabelStudio
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")
@@ -20,9 +21,9 @@ ELSEWHERE = "2.1795452148"
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[Web]:
+def elsewhere() -> Iterator[HttpServer]:
     """Another server, at an address inside the network."""
-    with Web("127.0.0.2") as web:
+    with HttpServer("127.0.0.2") as web:
         web.routes["/data/upload/1/a.png"] = Reply(body=picture(RED))
         yield web
 
@@ -34,7 +35,7 @@ def hostile(studio: FakeLabelStudio, **changes: Any) -> dict[str, Any]:
 # The address
 
 
-def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabelStudio, elsewhere: Web) -> None:
+def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabelStudio, elsewhere: HttpServer) -> None:
     """The first host is pinned; another is taken in, and neither asked inside the network nor sent a token."""
     assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
     changed = hostile(studio, hostname=elsewhere.url, project=ELSEWHERE)
@@ -42,11 +43,11 @@ def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabe
     for image in ("/data/upload/1/a.png", f"{elsewhere.url}/data/upload/1/a.png", "s3://bucket/a.png"):
         answer = client.post("/predict", json=predict_body(CONFIG, [image], ELSEWHERE))
         assert answer.status_code == 503 or answer.json()["results"][0]["result"] == []
-    assert elsewhere.asked == []
+    assert elsewhere.requests == []
 
 
 @pytest.mark.parametrize("token", ["settings", "setup"])
-def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsewhere: Web, token: str) -> None:
+def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsewhere: HttpServer, token: str) -> None:
     """Not even where an admin allowed its address: it gets the token that its own /setup brought, never ours."""
     known = {"label_studio_api_key": TOKEN} if token == "settings" else {}
     client = start(allowed_image_hosts="127.0.0.2", **known)
@@ -55,18 +56,20 @@ def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsew
         client.post("/setup", json=hostile(studio, hostname=elsewhere.url, project=ELSEWHERE, access_token="theirs"))
         body = predict_body(CONFIG, [f"/data/upload/1/a.png?{number}"], ELSEWHERE)
         assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
-    assert len(elsewhere.asked) == 3
-    assert {each.headers.get("Authorization") for each in elsewhere.asked} == {"Token theirs"}
-    assert not any("Cookie" in each.headers for each in elsewhere.asked)
+    assert len(elsewhere.requests) == 3
+    assert {each.headers.get("Authorization") for each in elsewhere.requests} == {"Token theirs"}
+    assert not any("Cookie" in each.headers for each in elsewhere.requests)
 
 
-def test_the_first_setup_pins_no_host_inside_the_network(start: Start, studio: FakeLabelStudio, elsewhere: Web) -> None:
+def test_the_first_setup_pins_no_host_inside_the_network(
+    start: Start, studio: FakeLabelStudio, elsewhere: HttpServer
+) -> None:
     """Nobody has connected yet, and the settings' token leaves for nobody (a server that others can reach)."""
     client = start(host="0.0.0.0", label_studio_api_key=TOKEN)
     client.post("/setup", json=setup_body(CONFIG, studio))
     answer = client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))]))
     assert "ram-backend connect" in answer.text
-    assert studio.asked == []
+    assert studio.requests == []
 
 
 def test_a_changed_token_is_tried_before_it_replaces_the_old_one(start: Start, studio: FakeLabelStudio) -> None:
@@ -78,28 +81,28 @@ def test_a_changed_token_is_tried_before_it_replaces_the_old_one(start: Start, s
 
 
 def test_another_host_for_the_same_project_changes_nothing_for_it(
-    client: httpx.Client, studio: FakeLabelStudio, elsewhere: Web
+    client: httpx.Client, studio: FakeLabelStudio, elsewhere: HttpServer
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio))
     client.post("/setup", json=hostile(studio, hostname=elsewhere.url))
     image = studio.upload("a.png", picture(RED))
     result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
     assert tags_of(result) == ["red"]
-    assert elsewhere.asked == []
+    assert elsewhere.requests == []
 
 
-def test_label_studio_sends_elsewhere(start: Start, studio: FakeLabelStudio, elsewhere: Web) -> None:
+def test_label_studio_sends_elsewhere(start: Start, studio: FakeLabelStudio, elsewhere: HttpServer) -> None:
     """A redirect of Label Studio's leads inside the network: not followed; where allowed, without the token."""
-    with Web("127.0.0.1") as sly:
+    with HttpServer("127.0.0.1") as sly:
         sly.routes["/data/upload/1/a.png"] = redirect(f"{elsewhere.url}/data/upload/1/a.png")
         for allowed, asked in (("", 0), ("127.0.0.2", 1)):
             client = start(allowed_image_hosts=allowed, label_studio_url=sly.url, label_studio_api_key=TOKEN)
             client.post("/setup", json=hostile(studio, hostname=sly.url))
             answer = client.post("/predict", json=predict_body(CONFIG, ["/data/upload/1/a.png"]))
             assert (tags_of(answer.json()["results"][0]) == ["red"]) == bool(asked)
-            assert len(elsewhere.asked) == asked
-        assert all(each.headers["Authorization"] == f"Token {TOKEN}" for each in sly.asked)
-    assert not any("Authorization" in each.headers for each in elsewhere.asked)
+            assert len(elsewhere.requests) == asked
+        assert all(each.headers["Authorization"] == f"Token {TOKEN}" for each in sly.requests)
+    assert not any("Authorization" in each.headers for each in elsewhere.requests)
 
 
 def test_passwords_in_the_address(start: Start, studio: FakeLabelStudio) -> None:
@@ -177,7 +180,7 @@ def test_steps_up_are_refused(client: httpx.Client, studio: FakeLabelStudio, ima
     client.post("/setup", json=setup_body(CONFIG, studio))
     answer = client.post("/predict", json=predict_body(CONFIG, [image.replace("{studio}", studio.url)]))
     assert answer.json()["results"][0]["result"] == []
-    assert studio.asked == []
+    assert studio.requests == []
     assert 'ram_images_total{outcome="ImageRefused"} 1.0' in client.get("/metrics").text
 
 
@@ -196,7 +199,7 @@ def test_a_task_asks_no_api(client: httpx.Client, studio: FakeLabelStudio, image
     client.post("/setup", json=setup_body(CONFIG, studio))
     answer = client.post("/predict", json=predict_body(CONFIG, [image.replace("{studio}", studio.url)]))
     assert answer.json()["results"][0]["result"] == []
-    assert studio.asked == []
+    assert studio.requests == []
 
 
 # Bombs
@@ -434,4 +437,4 @@ def test_addresses_without_end(client: httpx.Client, studio: FakeLabelStudio) ->
     answer = client.post("/predict", json=predict_body(CONFIG, images))
     assert [each["result"] for each in answer.json()["results"]] == [[]] * len(images)
     assert f'outcome="ImageRefused"}} {len(images)}.0' in client.get("/metrics").text
-    assert studio.asked == []
+    assert studio.requests == []

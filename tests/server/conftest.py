@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from server.house import House
-from server.playing import ColourWords, FakeLabelStudio, colour_model, identity, serving, wait_until
+from server.playing import ColourWords, colour_model, identity, serving, wait_until
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server import model, swap
 from ram_backend.server.app import create_app
@@ -46,9 +47,8 @@ def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
 
 @pytest.fixture
 def studio() -> Iterator[FakeLabelStudio]:
-    there = FakeLabelStudio()
-    yield there
-    there.close()
+    with FakeLabelStudio() as there:
+        yield there
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
+from server.playing import RED, choices_config, picture, predict_body, setup_body, tags_of
+from support.label_studio import FakeLabelStudio
 from versions.making import lineage
 
 from ram_backend.database.migrate import open_migrated

@@ -10,16 +10,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
@@ -30,7 +29,7 @@ from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.eye(3, dtype=np.float32)
-TOKEN = "legacy-token-of-the-test"
+TOKEN = LEGACY
 NEW = {"turquoise": (0, 0.9, 0.9), "pink": (0.9, 0.3, 0.3)}
 """Words that the text encoder knows."""
 
@@ -116,66 +115,6 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), form
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-_AT_ONCE = threading.Event()
-_AT_ONCE.set()
-
-
-class FakeLabelStudio:
-    """Serves files as Label Studio does: uploads and local files, with a login."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.status: int | None = None
-        self.delay_s = 0.0
-        self.held: dict[str, threading.Event] = {}
-        """Files that are not sent before that."""
-        self.asked: list[str] = []
-        studio = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                studio.asked.append(self.path)
-                time.sleep(studio.delay_s)
-                parts = urlsplit(self.path)
-                name = parse_qs(parts.query)["d"][0] if parts.path == "/data/local-files/" else parts.path
-                studio.held.get(name, _AT_ONCE).wait(30)
-                status, body = studio.answer(name, self.headers.get("Authorization"))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def answer(self, name: str, authorization: str | None) -> tuple[int, bytes]:
-        if self.status is not None:
-            return self.status, b"out of order"
-        if authorization != f"Token {TOKEN}":
-            return 401, b"login"
-        return (200, self.files[name]) if name in self.files else (404, b"there is none")
-
-    def upload(self, name: str, data: bytes) -> str:
-        path = f"/data/upload/1/{name}"
-        self.files[path] = data
-        return path
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @contextmanager

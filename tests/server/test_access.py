@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from server.playing import TOKEN, ColourNetwork, FakeLabelStudio, choices_config, picture, predict_body, setup_body
+from server.playing import TOKEN, ColourNetwork, choices_config, picture, predict_body, setup_body
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.errors import SettingsError
 from ram_backend.server.app import create_app

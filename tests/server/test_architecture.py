@@ -11,7 +11,8 @@ from types import FrameType
 
 import httpx
 import pytest
-from server.playing import RED, FakeLabelStudio, choices_config, picture, predict_body, setup_body, tags_of
+from server.playing import RED, choices_config, picture, predict_body, setup_body, tags_of
+from support.label_studio import FakeLabelStudio
 
 DOC = Path(__file__).resolve().parent.parent.parent / "docs" / "architecture.md"
 CONFIG = choices_config("red", "green")

@@ -15,7 +15,6 @@ from server.playing import (
     BLUE,
     RED,
     ColourWords,
-    FakeLabelStudio,
     choices_config,
     colour_model,
     picture,
@@ -24,6 +23,7 @@ from server.playing import (
     setup_body,
     wait_until,
 )
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable

@@ -24,7 +24,6 @@ from server.playing import (
     TOKEN,
     ColourNetwork,
     ColourWords,
-    FakeLabelStudio,
     choices_config,
     colour_model,
     identity,
@@ -35,6 +34,7 @@ from server.playing import (
     tags_of,
     wait_until,
 )
+from support.label_studio import FakeLabelStudio
 from support.stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
 
 from ram_backend.database.engine import open_database

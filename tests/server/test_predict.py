@@ -18,7 +18,6 @@ from server.playing import (
     GREEN,
     RED,
     ColourNetwork,
-    FakeLabelStudio,
     choices_config,
     picture,
     predict_body,
@@ -26,6 +25,7 @@ from server.playing import (
     tags_of,
     wait_until,
 )
+from support.label_studio import FakeLabelStudio
 
 CONFIG = choices_config("red", "green", "blue")
 Start = Callable[..., httpx.Client]
@@ -295,7 +295,7 @@ def test_images_that_do_not_come_hold_up_no_other_request(start: Start, studio: 
     studio.held = dict.fromkeys(slow, threading.Event())
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(client.post, "/predict", json=predict_body(CONFIG, slow))
-        wait_until(lambda: len(set(studio.asked) & set(slow)) == 6)
+        wait_until(lambda: len(set(studio.targets) & set(slow)) == 6)
         answer = client.post("/predict", json=predict_body(CONFIG, [quick]), timeout=10)
         assert tags_of(answer.json()["results"][0]) == ["green"]
         next(iter(studio.held.values())).set()

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from server.house import CONFIG, PROJECT, House
-from server.playing import GREEN, TOKEN, FakeLabelStudio, picture, predict_body, setup_body, tags_of, wait_until
+from server.playing import GREEN, TOKEN, picture, predict_body, setup_body, tags_of, wait_until
 from server.processes import served, url_in
+from support.label_studio import FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app

@@ -14,7 +14,6 @@ from server.playing import (
     RED,
     ColourNetwork,
     ColourWords,
-    FakeLabelStudio,
     body_of,
     choices_config,
     identity,
@@ -24,6 +23,7 @@ from server.playing import (
     tags_of,
     wait_until,
 )
+from support.label_studio import FakeLabelStudio
 
 from ram_backend.server import model
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from server.playing import FakeLabelStudio, choices_config, picture, predict_body, setup_body, wait_until
+from server.playing import choices_config, picture, predict_body, setup_body, wait_until
 from server.processes import served, url_in
+from support.label_studio import FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app as command

@@ -104,7 +104,7 @@ def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
     asking.start()
-    wait_until(lambda: there.studio.asked)
+    wait_until(lambda: there.studio.requests)
     there.publish(there.make(5.0))
     wait_until(lambda: there.is_served("v0002"))
     go_on.set()

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from jobs.making import CONFIG, KEY, make_due, make_old, wait_until
-from support.label_studio import LEGACY
-from worker.predicting import VERSION, PredictingProject
+from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, PrelabelOptions
@@ -30,16 +29,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def studio(database: Database) -> Iterator[PredictingProject]:
-    with PredictingProject(tasks=30) as there:
-        assert isinstance(there, PredictingProject)
+def studio(database: Database) -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio.with_tasks(30) as there:
         setup = Setup.read(there.key, label_config=CONFIG, access_token=None, extra_params=None)
         ProjectTable(database).apply(setup)
         yield there
 
 
 @pytest.fixture
-def own(settings: Settings, studio: PredictingProject) -> Settings:
+def own(settings: Settings, studio: FakeLabelStudio) -> Settings:
     return settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
 
 
@@ -55,11 +53,11 @@ def do(own: Settings, database: Database, queue: JobQueue) -> Callable[..., Job]
     return done
 
 
-def ask(own: Settings, database: Database, studio: PredictingProject, wanted: PrelabelOptions) -> Job:
+def ask(own: Settings, database: Database, studio: FakeLabelStudio, wanted: PrelabelOptions) -> Job:
     return JobService(own, database).push(studio.key, wanted, "for the test").job
 
 
-def test_done_and_told(own: Settings, database: Database, studio: PredictingProject, do: Callable[..., Job]) -> None:
+def test_done_and_told(own: Settings, database: Database, studio: FakeLabelStudio, do: Callable[..., Job]) -> None:
     studio.broken = {3}
     job = do(ask(own, database, studio, PrelabelOptions(("unlabelled",))).id)
     assert (job.state, job.message[:53]) == ("done", f"30 tasks have got their prediction of {VERSION[:15]}")
@@ -73,7 +71,7 @@ def test_done_and_told(own: Settings, database: Database, studio: PredictingProj
 
 
 def test_what_is_asked_for_while_one_waits_is_one_job(
-    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
+    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
     for number in range(1, 31):
         studio.annotate(number, number, "red")
@@ -86,7 +84,7 @@ def test_what_is_asked_for_while_one_waits_is_one_job(
 
 
 def test_what_is_asked_for_while_one_runs_is_done_after_it(
-    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
+    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
     job = ask(own, database, studio, PrelabelOptions(tasks=(1,)))
     claim = queue.claim(job.id, "here/1")
@@ -100,7 +98,7 @@ def test_what_is_asked_for_while_one_runs_is_done_after_it(
 
 
 def test_its_own_portion_asks_for_no_further_job(
-    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue
+    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue
 ) -> None:
     """A portion that is late within the server comes from the job that is running."""
     job = ask(own, database, studio, PrelabelOptions(("all",)))
@@ -118,7 +116,7 @@ def test_its_own_portion_asks_for_no_further_job(
     assert (found.again, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
 
 
-def test_the_server_asks_through_the_desk(own: Settings, database: Database, studio: PredictingProject) -> None:
+def test_the_server_asks_through_the_desk(own: Settings, database: Database, studio: FakeLabelStudio) -> None:
     service = JobService(own, database)
     said = service.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
     (job,) = service.queue.jobs(studio.key)
@@ -130,7 +128,7 @@ def test_the_server_asks_through_the_desk(own: Settings, database: Database, stu
 
 
 def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
-    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue, do: Callable[..., Job]
+    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
 ) -> None:
     job = ask(own, database, studio, PrelabelOptions(("all",)))
     claim = queue.claim(job.id, "here/1")
@@ -153,7 +151,7 @@ def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
 
 
 def test_progress_makes_an_attempt_the_first(
-    own: Settings, database: Database, studio: PredictingProject, queue: JobQueue
+    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue
 ) -> None:
     """A long job may be killed more often than one that gets nowhere."""
     job = ask(own, database, studio, PrelabelOptions(("all",)))
@@ -169,7 +167,7 @@ def test_progress_makes_an_attempt_the_first(
 def test_others_go_first(
     own: Settings,
     database: Database,
-    studio: PredictingProject,
+    studio: FakeLabelStudio,
     queue: JobQueue,
     do: Callable[..., Job],
     monkeypatch: pytest.MonkeyPatch,
@@ -187,7 +185,7 @@ def test_others_go_first(
 
 
 def test_label_studio_is_away(
-    own: Settings, database: Database, studio: PredictingProject, do: Callable[..., Job]
+    own: Settings, database: Database, studio: FakeLabelStudio, do: Callable[..., Job]
 ) -> None:
     studio.legacy = "another"
     job = do(ask(own, database, studio, PrelabelOptions(("all",))).id)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from jobs.making import CONFIG, wait_until
-from support.label_studio import LEGACY
-from worker.predicting import PredictingProject
+from support.label_studio import LEGACY, FakeLabelStudio
 from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 
 from ram_backend.database.engine import Database
@@ -29,21 +28,20 @@ KILLS = 30
 
 
 @pytest.fixture
-def studio() -> Iterator[PredictingProject]:
-    with PredictingProject(tasks=TASKS) as there:
-        assert isinstance(there, PredictingProject)
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio.with_tasks(TASKS) as there:
         there.seconds, there.patience = 0.05, 60
         yield there
 
 
 @pytest.fixture
-def settings(tmp_path: Path, studio: PredictingProject) -> Settings:
+def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
     known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY}
     return load_settings(data_dir=tmp_path / "data", train_after=0, refresh_portion=20, lease_seconds=2, **known)
 
 
 @pytest.fixture
-def database(settings: Settings, studio: PredictingProject) -> Iterator[Database]:
+def database(settings: Settings, studio: FakeLabelStudio) -> Iterator[Database]:
     there = open_migrated(settings)
     ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
     yield there
@@ -52,7 +50,7 @@ def database(settings: Settings, studio: PredictingProject) -> Iterator[Database
 
 
 def test_thirty_kills_and_each_task_has_exactly_one(
-    settings: Settings, database: Database, studio: PredictingProject
+    settings: Settings, database: Database, studio: FakeLabelStudio
 ) -> None:
     chance = random.Random(5)
     queue, service = JobQueue(database), JobService(settings, database)

@@ -10,8 +10,7 @@ from itertools import chain
 
 import pytest
 from jobs.making import wait_until
-from support.label_studio import LEGACY
-from worker.predicting import VERSION, PredictingProject
+from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
 from ram_backend.jobs.job import PrelabelOptions
@@ -29,16 +28,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def studio() -> Iterator[PredictingProject]:
-    with PredictingProject(tasks=60) as there:
-        yield there  # type: ignore[misc]
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio.with_tasks(60) as there:
+        yield there
 
 
 class Attempt:
     """One attempt; `portions` are those that it has noted, `said` what it is doing."""
 
     def __init__(
-        self, studio: PredictingProject, wanted: PrelabelOptions = ALL, *, largest: int = 8, limit: int | None = None
+        self, studio: FakeLabelStudio, wanted: PrelabelOptions = ALL, *, largest: int = 8, limit: int | None = None
     ) -> None:
         api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
         self.portions: list[tuple[str, list[int], bool]] = []
@@ -75,7 +74,7 @@ class Attempt:
         return self.work.run(before)
 
 
-def test_what_has_one_is_not_asked_for(studio: PredictingProject) -> None:
+def test_what_has_one_is_not_asked_for(studio: FakeLabelStudio) -> None:
     for number in range(1, 51):
         studio.store(number, VERSION)
     studio.store(51, "starter-of-old")
@@ -89,7 +88,7 @@ def test_what_has_one_is_not_asked_for(studio: PredictingProject) -> None:
     assert again.portions == []
 
 
-def test_only_unlabelled_ones_or_only_named_ones(studio: PredictingProject) -> None:
+def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> None:
     for number in range(1, 51):
         studio.annotate(number, number, "red")
     assert Attempt(studio, PrelabelOptions(("unlabelled",))).run()
@@ -98,7 +97,7 @@ def test_only_unlabelled_ones_or_only_named_ones(studio: PredictingProject) -> N
     assert studio.portions[-1] == [3, 4]
 
 
-def test_killed_twice_while_label_studio_waits(studio: PredictingProject) -> None:
+def test_killed_twice_while_label_studio_waits(studio: FakeLabelStudio) -> None:
     """The next attempt must not ask for a portion that Label Studio will store when the backend has answered."""
     studio.seconds, studio.patience = 0.03, 5
     before = None
@@ -110,7 +109,7 @@ def test_killed_twice_while_label_studio_waits(studio: PredictingProject) -> Non
     assert len(asked) == len(set(asked)), "nothing is computed twice"
 
 
-def test_without_waiting_there_would_be_two(studio: PredictingProject) -> None:
+def test_without_waiting_there_would_be_two(studio: FakeLabelStudio) -> None:
     """The stand-in does what Label Studio does: it stores what it is brought, without looking again."""
     studio.seconds = 0.05
     attempts = [Attempt(studio, PrelabelOptions(tasks=(1, 2))) for _ in range(2)]
@@ -122,13 +121,13 @@ def test_without_waiting_there_would_be_two(studio: PredictingProject) -> None:
     assert studio.counts()[2] == 2
 
 
-def test_a_portion_that_never_came_is_given_up(studio: PredictingProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_module, "WAITING_S", 0.2)
     assert Attempt(studio).run(Asked(VERSION, (1, 2), 0.1))
     assert studio.counts() == {1: 60}
 
 
-def test_somebody_opens_a_task_meanwhile(studio: PredictingProject) -> None:
+def test_somebody_opens_a_task_meanwhile(studio: FakeLabelStudio) -> None:
     """What an annotation was made from stays."""
     studio.seconds = 0.05
     attempt = Attempt(studio)
@@ -146,7 +145,7 @@ def test_somebody_opens_a_task_meanwhile(studio: PredictingProject) -> None:
     assert attempt.work.result.surplus == 2
 
 
-def test_a_backend_too_slow_for_portions_of_that_size(studio: PredictingProject) -> None:
+def test_a_backend_too_slow_for_portions_of_that_size(studio: FakeLabelStudio) -> None:
     """Twenty tasks in the time of five: portions shrink until they fit."""
     studio.seconds, studio.patience = 0.02, 0.05
     attempt = Attempt(studio, PrelabelOptions(tasks=tuple(range(1, 21))))
@@ -156,7 +155,7 @@ def test_a_backend_too_slow_for_portions_of_that_size(studio: PredictingProject)
     assert max(map(len, studio.portions)) == 8
 
 
-def test_images_that_can_not_be_had(studio: PredictingProject) -> None:
+def test_images_that_can_not_be_had(studio: FakeLabelStudio) -> None:
     studio.broken, studio.unreachable = {5}, {41}
     first = Attempt(studio)
     assert first.run()
@@ -172,7 +171,7 @@ def test_images_that_can_not_be_had(studio: PredictingProject) -> None:
     assert studio.tasks[41]["predictions"][0]["result"]
 
 
-def test_nothing_but_unreachable_images(studio: PredictingProject) -> None:
+def test_nothing_but_unreachable_images(studio: FakeLabelStudio) -> None:
     """The backend answers 503, so that there is no prediction: they are named, and the others go on."""
     studio.unreachable = {7, 8, 9}
     attempt = Attempt(studio, PrelabelOptions(tasks=(7, 8, 9, 10)), largest=1)
@@ -184,21 +183,21 @@ def test_nothing_but_unreachable_images(studio: PredictingProject) -> None:
     assert studio.counts() == {1: 60}
 
 
-def test_a_backend_that_brings_nothing_forth(studio: PredictingProject) -> None:
+def test_a_backend_that_brings_nothing_forth(studio: FakeLabelStudio) -> None:
     studio.seconds, studio.patience = 0.001, 0
     with pytest.raises(NotAvailable, match="stores no predictions"):
         Attempt(studio).run()
     assert len(studio.portions) < 20
 
 
-def test_a_backend_that_goes_away(studio: PredictingProject) -> None:
+def test_a_backend_that_goes_away(studio: FakeLabelStudio) -> None:
     studio.unreachable = set(range(1, 61))
     studio.connected[0] |= {"state": "ER", "error_message": "No bundle."}
     with pytest.raises(NotAvailable, match=r"can't reach the backend http://backend:9090 \(No bundle.\)"):
         Attempt(studio).run()
 
 
-def test_another_version_is_served_meanwhile(studio: PredictingProject) -> None:
+def test_another_version_is_served_meanwhile(studio: FakeLabelStudio) -> None:
     studio.seconds = 0.02
     attempt = Attempt(studio)
     thread = threading.Thread(target=attempt.run)
@@ -210,7 +209,7 @@ def test_another_version_is_served_meanwhile(studio: PredictingProject) -> None:
     assert attempt.work.result.version == "starter-v0002-aaaaaaaaaaaa"
 
 
-def test_tasks_that_are_deleted_meanwhile(studio: PredictingProject) -> None:
+def test_tasks_that_are_deleted_meanwhile(studio: FakeLabelStudio) -> None:
     studio.seconds = 0.02
     attempt = Attempt(studio)
     thread = threading.Thread(target=attempt.run)
@@ -223,7 +222,7 @@ def test_tasks_that_are_deleted_meanwhile(studio: PredictingProject) -> None:
     assert studio.counts() == {1: 29}
 
 
-def test_no_backend_and_no_token(studio: PredictingProject) -> None:
+def test_no_backend_and_no_token(studio: FakeLabelStudio) -> None:
     studio.legacy = "another"
     with pytest.raises(LabelStudioUnauthorized):
         Attempt(studio).run()
@@ -233,7 +232,7 @@ def test_no_backend_and_no_token(studio: PredictingProject) -> None:
         Attempt(studio).run()
 
 
-def test_each_task_gets_one_in_portions(studio: PredictingProject) -> None:
+def test_each_task_gets_one_in_portions(studio: FakeLabelStudio) -> None:
     attempt = Attempt(studio, largest=20)
     assert attempt.run()
     assert studio.counts() == {1: 60}
@@ -243,7 +242,7 @@ def test_each_task_gets_one_in_portions(studio: PredictingProject) -> None:
     assert attempt.said[-1] == ("predict", 60, 60)
 
 
-def test_portions_halve_with_each_failure_and_grow_slowly(studio: PredictingProject) -> None:
+def test_portions_halve_with_each_failure_and_grow_slowly(studio: FakeLabelStudio) -> None:
     """A failure may cost as long as Label Studio waits: a size that has failed is not tried again soon."""
     studio.seconds, studio.patience = 0.01, 0.065
     assert Attempt(studio, largest=20).run()
@@ -251,7 +250,7 @@ def test_portions_halve_with_each_failure_and_grow_slowly(studio: PredictingProj
     assert studio.counts() == {1: 60}
 
 
-def test_a_limit_and_how_many_are_left(studio: PredictingProject) -> None:
+def test_a_limit_and_how_many_are_left(studio: FakeLabelStudio) -> None:
     studio.annotate(60, 60, "red")
     attempt = Attempt(studio, PrelabelOptions(("unlabelled",)), limit=25)
     assert attempt.run()
@@ -263,8 +262,7 @@ def test_a_limit_and_how_many_are_left(studio: PredictingProject) -> None:
 @pytest.mark.parametrize("first", [1, 100, 160], ids=["first", "middle", "last"])
 def test_a_block_of_unreachable_images_keeps_nobody_out(first: int) -> None:
     """Wherever it stands: the others get their predictions, and those are named."""
-    with PredictingProject(tasks=200) as studio:
-        assert isinstance(studio, PredictingProject)
+    with FakeLabelStudio.with_tasks(200) as studio:
         studio.unreachable = set(range(first, first + 40))
         attempt = Attempt(studio)
         assert attempt.run()
@@ -276,7 +274,7 @@ def test_a_block_of_unreachable_images_keeps_nobody_out(first: int) -> None:
         assert again.run(), "that nothing but unreachable ones is left is no failure"
 
 
-def test_no_faster_than_wanted(studio: PredictingProject) -> None:
+def test_no_faster_than_wanted(studio: FakeLabelStudio) -> None:
     attempt = Attempt(studio, PrelabelOptions(tasks=tuple(range(1, 13)), per_second=20), largest=4)
     began = time.monotonic()
     assert attempt.run()

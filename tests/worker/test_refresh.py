@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from jobs.making import CONFIG
 from sqlalchemy import insert
-from support.label_studio import LEGACY
-from worker.predicting import PredictingProject
+from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
@@ -28,12 +27,11 @@ Refresh = Callable[..., Job]
 
 
 @pytest.fixture
-def studio(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictingProject]:
+def studio(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
     """Its backend serves v0003 by now, and Label Studio shows what the backend serves."""
     monkeypatch.setattr(prelabel_module, "LOOK_S", 0.01)
     monkeypatch.setattr(prelabel_module, "SWAP_S", 0.3)
-    with PredictingProject(tasks=7) as there:
-        assert isinstance(there, PredictingProject)
+    with FakeLabelStudio.with_tasks(7) as there:
         there.connected[0]["model_version"] = NEW
         there.record["model_version"] = there.connected[0]["title"]
         setup = Setup.read(there.key, label_config=CONFIG, access_token=None, extra_params=None)
@@ -42,7 +40,7 @@ def studio(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pred
 
 
 @pytest.fixture
-def refresh(settings: Settings, database: Database, queue: JobQueue, studio: PredictingProject) -> Refresh:
+def refresh(settings: Settings, database: Database, queue: JobQueue, studio: FakeLabelStudio) -> Refresh:
     def done(served: str | None = "v0003", **changes: object) -> Job:
         with database.writing() as session:
             row = {**key_columns(studio.key), "version": served, "pinned": False, "change": 1}
@@ -57,7 +55,7 @@ def refresh(settings: Settings, database: Database, queue: JobQueue, studio: Pre
     return done
 
 
-def test_portions_then_the_title(studio: PredictingProject, refresh: Refresh) -> None:
+def test_portions_then_the_title(studio: FakeLabelStudio, refresh: Refresh) -> None:
     studio.annotate(7, 7, "red")
     studio.store(1, OLD)
     job = refresh()
@@ -68,7 +66,7 @@ def test_portions_then_the_title(studio: PredictingProject, refresh: Refresh) ->
     assert (job.result["model_version"], job.result["tasks"], job.result["order"]) == (NEW, 6, "by uncertainty")
 
 
-def test_it_waits_for_the_swap(studio: PredictingProject, refresh: Refresh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_the_swap(studio: FakeLabelStudio, refresh: Refresh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prelabel_module, "SWAP_S", 30.0)
     studio.connected[0]["model_version"] = OLD
     threading.Timer(0.2, lambda: studio.connected[0].update(model_version=NEW)).start()
@@ -76,21 +74,21 @@ def test_it_waits_for_the_swap(studio: PredictingProject, refresh: Refresh, monk
     assert studio.counts(NEW) == {1: 7}
 
 
-def test_after_a_rollback_to_the_base(studio: PredictingProject, refresh: Refresh) -> None:
+def test_after_a_rollback_to_the_base(studio: FakeLabelStudio, refresh: Refresh) -> None:
     studio.connected[0]["model_version"] = OLD
     assert refresh(served=None).state == "done"
     assert studio.counts(OLD) == {1: 7}
     assert studio.record["model_version"] == OLD
 
 
-def test_a_project_that_shows_none_is_set(studio: PredictingProject, refresh: Refresh) -> None:
+def test_a_project_that_shows_none_is_set(studio: FakeLabelStudio, refresh: Refresh) -> None:
     """Deleting predictions under Settings clears it (protocol section 4)."""
     studio.record["model_version"] = ""
     assert refresh().state == "done"
     assert studio.record["model_version"] == NEW
 
 
-def test_a_version_that_somebody_has_chosen_stays(studio: PredictingProject, refresh: Refresh) -> None:
+def test_a_version_that_somebody_has_chosen_stays(studio: FakeLabelStudio, refresh: Refresh) -> None:
     studio.record["model_version"] = "theirs"
     job = refresh()
     assert (studio.record["model_version"], studio.counts(NEW)) == ("theirs", {1: 7})
@@ -98,7 +96,7 @@ def test_a_version_that_somebody_has_chosen_stays(studio: PredictingProject, ref
     assert (job.result or {})["order"] == "as set"
 
 
-def test_a_server_that_serves_something_else(studio: PredictingProject, refresh: Refresh) -> None:
+def test_a_server_that_serves_something_else(studio: FakeLabelStudio, refresh: Refresh) -> None:
     """A quarantined version, for instance: Label Studio is left as it is."""
     studio.connected[0]["model_version"] = OLD
     job = refresh()
@@ -107,7 +105,7 @@ def test_a_server_that_serves_something_else(studio: PredictingProject, refresh:
     assert studio.connected[0]["title"] != NEW
 
 
-def test_without_rights_it_stays_live_and_says_so(studio: PredictingProject, refresh: Refresh) -> None:
+def test_without_rights_it_stays_live_and_says_so(studio: FakeLabelStudio, refresh: Refresh) -> None:
     studio.legacy = "another"
     job = refresh()
     assert (job.state, (job.result or {})["order"]) == ("done", "random")
@@ -120,14 +118,14 @@ def test_label_studio_is_away(refresh: Refresh) -> None:
     assert (job.state, job.attempt) == ("requested", 1)
 
 
-def test_more_tasks_than_wanted(studio: PredictingProject, refresh: Refresh) -> None:
+def test_more_tasks_than_wanted(studio: FakeLabelStudio, refresh: Refresh) -> None:
     job = refresh(refresh_tasks=4)
     assert job.result is not None
     assert (job.result["tasks"], job.result["left"]) == (4, 3)
     assert "3 more are unlabelled than RAM_REFRESH_TASKS" in job.message
 
 
-def test_predictions_that_are_not_stored(studio: PredictingProject, refresh: Refresh) -> None:
+def test_predictions_that_are_not_stored(studio: FakeLabelStudio, refresh: Refresh) -> None:
     """Label Studio answers as if all were well where the backend did not answer in time."""
     studio.seconds, studio.patience = 0.001, 0
     for number in range(8, 15):

@@ -1,4 +1,4 @@
-"""Real HTTP servers on loopback addresses, that remember what they were asked."""
+"""HTTP servers on loopback addresses, which record their requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass
-class Asked:
+class Request:
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
     connection: tuple[str, int]
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
 
 
 @dataclass
@@ -30,16 +34,16 @@ class Reply:
     """Writes the whole response itself."""
 
 
-Route = Reply | Callable[[Asked], Reply]
+Route = Reply | Callable[[Request], Reply]
 
 
-class Web:
+class HttpServer:
     """One server; `routes` maps paths (without query) to replies."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.routes: dict[str, Route] = {}
-        self.asked: list[Asked] = []
-        web = self
+        self.requests: list[Request] = []
+        own = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -48,10 +52,9 @@ class Web:
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length)
-                asked = Asked(self.command, self.path, dict(self.headers), body, self.client_address[:2])
-                web.asked.append(asked)
-                route = web.routes.get(self.path.partition("?")[0], Reply(404, b"not here"))
-                reply = route(asked) if callable(route) else route
+                request = Request(self.command, self.path, dict(self.headers), body, self.client_address[:2])
+                own.requests.append(request)
+                reply = own.reply(request)
                 if reply.raw is not None:
                     self.close_connection = True
                     with contextlib.suppress(OSError):  # the client has gone
@@ -63,14 +66,7 @@ class Web:
                 self.end_headers()
                 self.wfile.write(reply.body)
 
-            def do_POST(self) -> None:
-                self.do_GET()
-
-            def do_PATCH(self) -> None:
-                self.do_GET()
-
-            def do_DELETE(self) -> None:
-                self.do_GET()
+            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -90,7 +86,11 @@ class Web:
         self.url = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def __enter__(self) -> Web:
+    def reply(self, request: Request) -> Reply:
+        route = self.routes.get(request.path, Reply(404, b"not here"))
+        return route(request) if callable(route) else route
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,7 +99,7 @@ class Web:
 
     @property
     def targets(self) -> list[str]:
-        return [asked.target for asked in self.asked]
+        return [request.target for request in self.requests]
 
 
 def redirect(to: str, status: int = 302) -> Reply:
