@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
-from ram_backend.feedback.shown import ServedImage, ServedPrediction
+from ram_backend.feedback.shown import ServedImage
+from ram_backend.labelstudio.choices import Choice
 from ram_backend.labelstudio.label_config import look_up
 from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
@@ -35,8 +36,7 @@ from ram_backend.server.resolved_config import ControlChoices, ResolvedConfig
 from ram_backend.server.shown_log import ShownLog, shown_of
 from ram_backend.server.snapshots import Snapshot, SnapshotCache
 from ram_backend.settings import Settings
-from ram_backend.tagging.image_loader import LoadedImage
-from ram_backend.tagging.tagger import Tagger, TagScores
+from ram_backend.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
@@ -47,23 +47,22 @@ GROUP, GROUPS_AT_ONCE = 8, 3
 decoding and the network busy, and few enough that a request of one task needn't wait long behind one of thousands."""
 
 FETCHING_SHARE, FETCHING_SHARE_OF_PROJECT = 0.75, 0.875
-"""Of the threads that fetch, a request and all of a project have at most so many: a slow host doesn't stop all."""
+"""Largest shares of the fetching threads for one request and for one project: a slow host doesn't stop all others."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What became of one image: its tokens and what the ledger keeps of it, or why there are none."""
+class _Image:
+    """An image of a task: its size in pixels, its tokens (T, D), and what the ledger keeps of it."""
 
     size: tuple[int, int]
-    tokens: FloatArray | None
-    trouble: Trouble | None = None
-    shown: ServedImage | None = None
+    tokens: FloatArray
+    served: ServedImage
 
 
 @dataclass(frozen=True)
-class _Workplace:
+class _Request:
     """What is the same for all tasks of a request."""
 
     key: ProjectKey
@@ -84,13 +83,13 @@ class Predictor:
     Args:
         settings: deadline and batch size.
         model: encodes and scores.
-        snapshots: builds and keeps them.
+        snapshots: builds and caches them.
         images: fetches and decodes images, in threads of `fetchers`.
         batcher: where the network works.
         fetchers: threads that wait for images.
-        keepers: threads that store tokens and put predictions together.
-        metrics: told of images and tasks.
-        shown_log: told what is shown.
+        keepers: threads that store tokens and choose what is shown.
+        metrics: counts images and tasks.
+        shown_log: records what is shown.
     """
 
     def __init__(
@@ -149,22 +148,18 @@ class Predictor:
             async with asyncio.timeout_at(deadline):
                 snapshot = await shared(self._snapshots.get(config, version))
                 network = await shared(self._model.network)
-                request, project = self._share(FETCHING_SHARE), self._share_of(key)
-                done = await self._groups(tasks, _Workplace(key, snapshot, source, network, request, project))
+                fetching = self._share(FETCHING_SHARE)
+                for_project = self._shares.setdefault(key, self._share(FETCHING_SHARE_OF_PROJECT))
+                request = _Request(key, snapshot, source, network, fetching, for_project)
+                done = await self._groups(tasks, request)
         except TimeoutError:
             raise PredictionsLate(self._too_late(snapshot is None, len(tasks))) from None
-        troubles = [each for each in done if not isinstance(each, dict)]
-        if troubles and len(troubles) == len(done) and all(isinstance(each, ImageUnreachable) for each in troubles):
-            raise troubles[0]
+        unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
+        if unreachable and len(unreachable) == len(done):
+            raise unreachable[0]
         for each in done:
             self._metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
         return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
-
-    def _share_of(self, key: ProjectKey) -> asyncio.Semaphore:
-        share = self._shares.get(key)
-        if share is None:
-            share = self._shares[key] = self._share(FETCHING_SHARE_OF_PROJECT)
-        return share
 
     def _share(self, part: float) -> asyncio.Semaphore:
         return asyncio.Semaphore(max(1, int(self._settings.fetch_threads * part)))
@@ -179,171 +174,148 @@ class Predictor:
             " remembered: retrieve again, or fewer tasks at a time."
         )
 
-    async def _groups(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
+    async def _groups(self, tasks: Sequence[Task], request: _Request) -> list[dict[str, Any] | Trouble]:
         at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
 
         async def limited(group: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
             async with at_once:
-                return await self._group(group, place)
+                return await self._group(group, request)
 
         size = max(GROUP, self._settings.batch_size)
         groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
-    async def _group(self, tasks: Sequence[Task], place: _Workplace) -> list[dict[str, Any] | Trouble]:
+    async def _group(self, tasks: Sequence[Task], request: _Request) -> list[dict[str, Any] | Trouble]:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
-        wanted = [(task, to_name) for task in range(len(tasks)) for to_name in place.plan.images]
-        found_there = await all_of(self._see(tasks[task], to_name, place) for task, to_name in wanted)
-        seen = dict(zip(wanted, found_there, strict=True))
+        names = list(request.plan.images)
+        loaded = iter(await all_of(self._image(task, name, request) for task in tasks for name in names))
+        images = [{name: next(loaded) for name in names} for _ in tasks]
         scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
-        for control in place.plan.tag_controls:
-            there = [task for task in range(len(tasks)) if seen[task, control.to_name].tokens is not None]
-            tokens = [seen[task, control.to_name].tokens for task in there]
-            found = await self._score(control, [tasks[task] for task in there], tokens, place)  # type: ignore[arg-type]
-            for task, choices in zip(there, found, strict=True):
-                scored[task][control.name] = choices
-        results: list[dict[str, Any] | Trouble] = []
-        shown: list[ServedPrediction] = []
-        for number, choices_by_control in enumerate(scored):
-            images = [seen[number, to_name] for to_name in place.plan.images]
-            trouble = next((image.trouble for image in images if image.trouble is not None), None)
-            if trouble is not None and all(image.tokens is None for image in images):
-                results.append(trouble)
-                continue
-            sizes = {to_name: seen[number, to_name].size for to_name in place.plan.images}
-            made = self._prediction(place.snapshot, choices_by_control, sizes)
-            results.append(made)
-            shown.extend(_shown(place, tasks[number], made, choices_by_control, images))
-        if shown:
-            self._shown_log.put(place.key, shown)
-        return results
+        for control in request.plan.tag_controls:
+            tokens = {
+                place: image.tokens
+                for place, of_task in enumerate(images)
+                if isinstance(image := of_task[control.to_name], _Image)
+            }
+            if tokens:
+                found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()], request)
+                for place, choices in zip(tokens, found, strict=True):
+                    scored[place][control.name] = choices
+        return [self._prediction(*each, request) for each in zip(tasks, images, scored, strict=True)]
 
-    def _prediction(
-        self, snapshot: Snapshot, scored: dict[str, list[ScoredChoice]], sizes: dict[str, tuple[int, int]]
-    ) -> dict[str, Any]:
-        config = snapshot.config
-        limits = {name: options.top_k for name, options in config.options.items()}
-        version = config.model_version
-        return prediction(config.plan, scored, model_version=version, image_sizes=sizes, top_k=limits)
-
-    async def _see(self, task: Task, to_name: str, place: _Workplace) -> _Seen:
-        """Tokens of one image of a task, or why there are none."""
+    async def _image(self, task: Task, to_name: str, request: _Request) -> _Image | Trouble:
+        """One image of a task, or why it can't be tagged."""
         number = task.id if isinstance(task.id, int) else 0
-        reference = ImageReference(number, look_up(task.data, place.plan.images[to_name]))
-        load = partial(self._images.load, place.source, reference)
+        reference = ImageReference(number, look_up(task.data, request.plan.images[to_name]))
+        load = partial(self._images.load, request.source, reference)
         try:
-            async with place.fetching:
-                image = await in_thread(self._fetchers, place.fetching_for_project, load)
+            async with request.fetching:
+                image = await in_thread(self._fetchers, request.fetching_for_project, load)
         except LabelStudioUnreachable:
             raise
-        except (ImageError, ImageUnreachable) as error:
-            return self._broken(task, error)
-        except Exception:
-            _log.exception("task %s: preparing its image failed unexpectedly", task.id)
-            return self._broken(task, ImageUnreadable("The image could not be prepared; the log tells why."))
+        except Exception as error:
+            trouble = error if isinstance(error, Trouble) else None
+            if trouble is None:
+                _log.exception("task %s: preparing its image failed unexpectedly", task.id)
+                trouble = ImageUnreadable("The image could not be prepared; the log tells why.")
+            kind = type(trouble).__name__
+            self._metrics.images.labels(kind).inc()
+            _log.warning("task %s is not tagged (%s): %s", task.id, kind, trouble)
+            return trouble
         self._metrics.images.labels("tagged").inc()
-        shown = None
-        if isinstance(reference.value, str):
-            shown = ServedImage(to_name, reference.value, image.sha256, image.phash)
-        return _Seen(image.size, await self._tokens(image, place.network), shown=shown)
-
-    def _broken(self, task: Task, error: Trouble) -> _Seen:
-        self._metrics.images.labels(type(error).__name__).inc()
-        _log.warning("task %s is not tagged (%s): %s", task.id, type(error).__name__, error)
-        return _Seen((0, 0), None, error)
-
-    async def _tokens(self, image: LoadedImage, network: Network) -> FloatArray:
-        if image.tokens is not None:
-            return image.tokens
-        assert image.pixels is not None
-        tokens = await asyncio.wrap_future(self._batcher.encode(network, image.pixels))
-        return await asyncio.get_running_loop().run_in_executor(self._keepers, self._images.store, image, tokens)
+        tokens = image.tokens
+        if tokens is None:
+            assert image.pixels is not None
+            encoded = await asyncio.wrap_future(self._batcher.encode(request.network, image.pixels))
+            tokens = await asyncio.wrap_future(self._keepers.submit(self._images.store, image, encoded))
+        return _Image(image.size, tokens, ServedImage(to_name, str(reference.value), image.sha256, image.phash))
 
     async def _score(
-        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], place: _Workplace
+        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], request: _Request
     ) -> list[list[ScoredChoice]]:
         """Scored choices of one control, per task."""
-        config, loop = place.snapshot.config, asyncio.get_running_loop()
-        if not tasks:
-            return []
+        config = request.snapshot.config
         if control.name in config.controls:
-            tagger, asked = place.snapshot.taggers.get(control.name), config.controls[control.name]
-            if tagger is None:
-                return [[] for _ in tasks]
-            scores = await self._scores(tagger, np.stack(tokens))
-            return await loop.run_in_executor(self._keepers, scored_choices, asked, scores, tagger.thresholds)
+            fixed = request.snapshot.taggers.get(control.name)
+            return await self._choices(config.controls[control.name], fixed, np.stack(tokens))
         found: list[list[ScoredChoice]] = []
         for task, one in zip(tasks, tokens, strict=True):
-            asked = config.dynamic(control, choices_for(control, task.data))
-            if not asked.texts:
+            choices = config.dynamic(control, choices_for(control, task.data))
+            if choices.texts:
+                tagger = await shared(self._snapshots.tagger(request.snapshot, choices.texts))
+                found += await self._choices(choices, tagger, one[None])
+            else:
                 found.append([])
-                continue
-            dynamic = await shared(self._snapshots.tagger(place.snapshot, asked.texts))
-            scores = await self._scores(dynamic, one[None])
-            found.extend(await loop.run_in_executor(self._keepers, scored_choices, asked, scores, dynamic.thresholds))
         return found
 
-    async def _scores(self, tagger: Tagger, tokens: FloatArray) -> FloatArray:
-        def work() -> TagScores:
-            return tagger.score(tokens)
+    async def _choices(
+        self, choices: ControlChoices, tagger: Tagger | None, tokens: FloatArray
+    ) -> list[list[ScoredChoice]]:
+        """Scored choices per image, from tokens (N, T, D)."""
+        if tagger is None:
+            return [[] for _ in tokens]
+        scores = (await asyncio.wrap_future(self._batcher.run(partial(tagger.score, tokens)))).scores
+        return await asyncio.wrap_future(self._keepers.submit(scored_choices, choices, scores, tagger.thresholds))
 
-        return (await asyncio.wrap_future(self._batcher.run(work))).scores
+    def _prediction(
+        self,
+        task: Task,
+        images: Mapping[str, _Image | Trouble],
+        scored: Mapping[str, Sequence[ScoredChoice]],
+        request: _Request,
+    ) -> dict[str, Any] | Trouble:
+        """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
+        good = {name: image for name, image in images.items() if isinstance(image, _Image)}
+        if not good:
+            return next(image for image in images.values() if isinstance(image, Trouble))
+        config = request.snapshot.config
+        made = prediction(
+            config.plan,
+            scored,
+            model_version=config.model_version,
+            image_sizes={name: image.size for name, image in good.items()},
+            top_k={name: options.top_k for name, options in config.options.items()},
+        )
+        if isinstance(task.id, int) and task.id > 0 and request.key.id > 0:  # else the ledger can't name it
+            version = None if config.version is None else config.version.name
+            served, now = [image.served for image in good.values()], datetime.now(UTC)
+            shown = shown_of(config.plan, task.id, made, scored, served, version=version, now=now)
+            self._shown_log.put(request.key, [shown])
+        return made
 
 
-def _shown(
-    place: _Workplace,
-    task: Task,
-    prediction: dict[str, Any],
-    scored: dict[str, list[ScoredChoice]],
-    images: Sequence[_Seen],
-) -> list[ServedPrediction]:
-    """What the ledger keeps of one prediction; nothing where Label Studio names no task or project."""
-    if not isinstance(task.id, int) or task.id <= 0 or place.key.id <= 0:
-        return []
-    version = place.snapshot.config.version
-    seen = [image.shown for image in images if image.shown is not None]
-    name = None if version is None else version.name
-    return [shown_of(place.plan, task.id, prediction, scored, seen, version=name, now=datetime.now(UTC))]
-
-
-def scored_choices(asked: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
-    """Per image the choices that matter for its prediction, in the order of `asked`.
+def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
+    """Per image the choices that matter for its prediction, in the order of the control's.
 
     A choice has the score of its best text. Choices that can't change anything are left out: of thousands that are off,
     only those count that are nearest to their thresholds (see `control_confidence`), and the best.
 
     Args:
-        asked: L texts, C choices.
+        control: C choices with L texts.
         scores: (N, L) calibrated probabilities.
         thresholds: (L,) of the bundle, where admins set none.
     """
-    if not asked.choices:
+    if not control.choices:
         return [[] for _ in scores]
-    best, limits = _by_choice(asked, scores, thresholds)
-    return [_that_matter(asked, row, limit) for row, limit in zip(best, limits, strict=True)]
-
-
-def _by_choice(asked: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Scores and thresholds (N, C): of each choice those of its best text."""
-    most = max(len(columns) for columns in asked.columns)
-    columns = np.array([(*own, *(own[-1:] * (most - len(own)))) for own in asked.columns])  # (C, most)
-    of_texts = scores[:, columns]  # (N, C, most)
-    best = of_texts.argmax(axis=2)
+    longest = max(map(len, control.columns))
+    columns = np.array([(*own, *own[-1:] * (longest - len(own))) for own in control.columns])
+    best = scores[:, columns].argmax(axis=2)
     texts = columns[np.arange(len(columns)), best]  # (N, C)
-    limits = thresholds[texts].astype(np.float32)
-    for place, own in enumerate(asked.thresholds):
-        if own is not None:
-            limits[:, place] = own
-    return np.take_along_axis(of_texts, best[:, :, None], axis=2)[:, :, 0], limits
+    limits = thresholds[texts]
+    for place, threshold in enumerate(control.thresholds):
+        if threshold is not None:
+            limits[:, place] = threshold
+    by_choice = zip(np.take_along_axis(scores, texts, axis=1), limits, strict=True)
+    return [_that_matter(control.choices, row, limit) for row, limit in by_choice]
 
 
-def _that_matter(asked: ControlChoices, scores: FloatArray, limits: FloatArray) -> list[ScoredChoice]:
+def _that_matter(choices: Sequence[Choice], scores: FloatArray, limits: FloatArray) -> list[ScoredChoice]:
     on = np.flatnonzero(scores > limits)
     off = np.flatnonzero((scores <= limits) & (limits < 1))
     share = (limits[off] - scores[off]) / np.maximum(limits[off], np.float32(1e-9))
     near = off[np.argsort(share, kind="stable")[: max(1, len(on)) + 1]]
     chosen = np.union1d(np.union1d(on, near), [int(scores.argmax())])
-    return [ScoredChoice(asked.choices[int(i)], float(scores[i]), float(limits[i])) for i in chosen]
+    return [ScoredChoice(choices[int(i)], float(scores[i]), float(limits[i])) for i in chosen]
 
 
 async def shared(future: Future[T]) -> T:
