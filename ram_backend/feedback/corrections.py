@@ -18,8 +18,7 @@ from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel,
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation
-from ram_backend.labelstudio.choices import Choice, free_choice
-from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference
+from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice, image_reference
 from ram_backend.labelstudio.stated_items import ChoiceId, said_in
 
 CLOCKS_APART = timedelta(seconds=60)

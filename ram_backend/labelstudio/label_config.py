@@ -1,37 +1,29 @@
-"""What a project's label config asks for: which controls to fill, with which tags, for which image of a task.
+"""Parser of label configs: which controls are filled with tags, from which image, and which show confidences.
 
 Protocol section 5 says how the answers look; `predicted_values` and `model_score_threshold` mean what Label Studio's
-own example backends made usual. Label Studio sends the config with each request, so plans are kept by its hash.
+own example backends made usual.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.choices import Choice
-from ram_backend.labelstudio.controls import confidence_controls, tag_controls, variable
 from ram_backend.labelstudio.markup import Node, read_markup
-from ram_backend.labelstudio.plan import ConfidenceControl, LabelPlan, TagControl, choices_for, image_reference, look_up
-
-__all__ = [
-    "Choice",
-    "ConfidenceControl",
-    "LabelPlan",
-    "TagControl",
-    "choices_for",
-    "image_reference",
-    "look_up",
-    "parse_label_config",
-]
-
-KEPT_PLANS = 64
-KEPT_CHOICES = 200_000
-"""Choices that the plans remembered have together."""
+from ram_backend.labelstudio.plan import (
+    ConfidenceControl,
+    Entry,
+    Kind,
+    LabelPlan,
+    Nesting,
+    TagControl,
+    choices_of,
+)
 
 MAX_CHOICES = 50_000
 MAX_NOTES = 30
@@ -43,41 +35,36 @@ _NEEDED = (
     'with one <Label value="..."/> per tag, <RectangleLabels name="tags">; or <TextArea name="tags"> for any tag; all '
     "without perRegion, perItem and visibleWhen"
 )
-
-
-_plans: OrderedDict[bytes, LabelPlan] = OrderedDict()
-_plans_lock = threading.Lock()
+_SPELLED: Mapping[str, str] = {
+    "choices": "Choices",
+    "taxonomy": "Taxonomy",
+    "labels": "Labels",
+    "rectanglelabels": "RectangleLabels",
+    "textarea": "TextArea",
+}
+_LISTS = ("choices", "taxonomy")
+_REGIONS = ("labels", "rectanglelabels")
+_VARIABLE = re.compile(r"\$\{?([^\s${}]+)\}?")
 
 
 def parse_label_config(xml: str) -> LabelPlan:
-    """The plan of a label config; the latest `KEPT_PLANS` are remembered.
+    """The plan of a label config.
+
+    Every `Choices` and `Taxonomy` is filled with tags. Where the config has none of either, it is its `Labels` and
+    `RectangleLabels` (visible ones before invisible ones), else its only `TextArea`; `model_tags` decides otherwise.
 
     Raises:
         LabelConfigError: not readable, an attribute that can't be used, or nothing to tag; says what to change.
     """
-    key = hashlib.sha256(xml.encode("utf-8", "surrogatepass")).digest()
-    with _plans_lock:
-        plan = _plans.get(key)
-        if plan is not None:
-            _plans.move_to_end(key)
-            return plan
-    plan = _plan(read_markup(xml))
-    with _plans_lock:
-        _plans[key] = plan
-        while len(_plans) > KEPT_PLANS or (len(_plans) > 1 and _choices_kept() > KEPT_CHOICES):
-            _plans.popitem(last=False)
-    return plan
-
-
-def _choices_kept() -> int:
-    return sum(len(control.choices) for plan in _plans.values() for control in plan.tag_controls)
-
-
-def _plan(root: Node) -> LabelPlan:
+    nodes = list(read_markup(xml).walk())
     notes: list[str] = []
-    nodes = list(root.walk())
-    images = {name: path for node in nodes if node.name == "image" for name, path in _image(node, notes)}
-    tags = tag_controls(nodes, images, notes)
+    images: dict[str, str] = {}
+    for node in nodes:
+        if node.name == "image":
+            images |= _image(node, notes)
+    filled = {id(node) for node in _filled(nodes, images, notes)}
+    found = [_tag_control(node, nodes, images, notes) for node in nodes if id(node) in filled]
+    tags = [control for control in found if control is not None]
     notes = [note[:LONGEST_NOTE] for note in notes[:MAX_NOTES]]
     if sum(len(choice.texts) for control in tags for choice in control.choices) > MAX_CHOICES:
         raise LabelConfigError(f"The label config offers more than {MAX_CHOICES:,} choices. Offer fewer.")
@@ -86,27 +73,217 @@ def _plan(root: Node) -> LabelPlan:
         raise LabelConfigError(f"Two controls have the name {twice!r}. Give each control a name of its own.")
     if not tags:
         seen = [f"Image {name!r} (${path})"[:LONGEST_NOTE] for name, path in list(images.items())[:MAX_NOTES]]
-        said = "; ".join([*seen, *notes]) or "no Image, no Choices, no Taxonomy, no Labels, no TextArea"
-        raise LabelConfigError(f"The label config has nothing to tag. Found: {said}. {_NEEDED}.")
-    confidence = confidence_controls(nodes, tags)
+        listed = "; ".join([*seen, *notes]) or "no Image, no Choices, no Taxonomy, no Labels, no TextArea"
+        raise LabelConfigError(f"The label config has nothing to tag. Found: {listed}. {_NEEDED}.")
+    confidence = _confidence_controls(nodes, tags)
     used = {name: path for name, path in images.items() if name in {control.to_name for control in tags}}
     return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used), tuple(notes))
 
 
-def _image(node: Node, notes: list[str]) -> list[tuple[str, str]]:
-    name, path = node.get("name"), variable(node.get("value"))
+def _image(node: Node, notes: list[str]) -> dict[str, str]:
+    name, path = node.get("name"), _variable(node)
     if name and path:
-        return [(name, path)]
+        return {name: path}
     shown = f"Image {name!r}" if name else "an Image without a name"
     why = "shows a list (valueList)" if node.get("valuelist") else f"value={node.get('value')!r} is no $variable"
     notes.append(f"{shown} is left alone: {why}")
-    return []
+    return {}
+
+
+def _variable(node: Node) -> str | None:
+    """The path in value="$photo" or value="${photo}"; None where it is no variable."""
+    match = _VARIABLE.fullmatch(node.get("value"))
+    return match[1] if match else None
+
+
+def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> list[Node]:
+    """The controls that are filled with tags."""
+    chosen: list[Node] = []
+    others: list[Node] = []
+    for node in nodes:
+        if node.name not in _SPELLED:
+            continue
+        wanted = _yes_or_no(node, "model_tags")
+        if wanted is False:
+            notes.append(f'{_shown(node)} is left alone: model_tags="false"')
+        elif wanted or node.name in _LISTS:
+            chosen.append(node)
+        else:
+            others.append(node)
+    if chosen or any(node.name in _LISTS for node in nodes):
+        return chosen
+    if regions := [node for node in others if node.name in _REGIONS]:
+        return [node for node in regions if not _is_invisible(node)] or regions
+    areas = [node for node in others if not _shows_confidences(node) and _to_name(node, images)]
+    if len(areas) > 1:
+        named = ", ".join(repr(node.get("name")) for node in areas)
+        notes.append(f'of the TextAreas {named} none says model_tags="true": all are left alone')
+        return []
+    return areas
+
+
+def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
+    kind, name, to_name = cast("Kind", node.name), node.get("name"), _to_name(node, images)
+    is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in _REGIONS else "choice"
+    nesting = _nesting(node)
+    choices = () if free else choices_of(_entries(node, entry), nesting)
+    dynamic = None if free else _variable(node)
+    tool = None
+    if kind == "labels":  # the control that says where its regions are
+        tools = (each for each in nodes if each.name == "rectangle" and to_name in _to_names(each))
+        tool = next((each.get("name") for each in tools if each.get("name")), None)
+    problem = (
+        ("it has no name" if not name else None)
+        or (f"toName={node.get('toname')!r} is no Image that can be tagged" if to_name is None else None)
+        or next((f"it is {flag}" for flag in ("perRegion", "perItem") if node.is_true(flag.lower())), None)
+        or ("it is shown only under a condition (visibleWhen)" if node.conditional else None)
+        or ("it labels text (labeling)" if node.is_true("labeling") else None)
+        or ("its entries come from apiUrl" if node.get("apiurl") else None)
+        or (None if choices or dynamic or free else f'it has no <{entry.title()} value="..."/>')
+        or ("there is no <Rectangle> for its regions on that image" if kind == "labels" and not tool else None)
+    )
+    if problem or to_name is None:
+        notes.append(f"{_shown(node)} is left alone: {problem}")
+        return None
+    if kind == "choices" and nesting != "flat":
+        notes.append(
+            f"{_shown(node)} has allowNested: Label Studio's strict mode takes no answer for it; prefer a Taxonomy"
+        )
+    threshold, precision = _share(node, "model_score_threshold"), _share(node, "model_min_precision")
+    if threshold is not None and precision is not None:
+        raise LabelConfigError(
+            f"{_shown(node)} has model_score_threshold and model_min_precision: give one of them, a score above which"
+            " tags are ticked, or how many of the ticked tags shall be right."
+        )
+    top_k = _positive(node, "model_top_k")
+    if top_k is None and node.get("model_top_k"):
+        _refuse(node, "model_top_k", "a whole number from 1 to 9999999")
+    # Of labels `maxUsages` is about each of them, and one region is.
+    limit = {"textarea": "maxsubmissions", "choices": "maxusages", "taxonomy": "maxusages"}.get(kind, "")
+    return TagControl(
+        name=name,
+        to_name=to_name,
+        kind=kind,
+        single=kind == "choices" and node.get("choice").lower() != "multiple",
+        choices=choices,
+        dynamic=dynamic,
+        threshold=threshold,
+        top_k=top_k,
+        image_key=images[to_name],
+        required=node.is_true("required") and is_list,
+        max_usages=_positive(node, limit),
+        nesting=nesting,
+        precision=precision,
+        tool=tool,
+    )
+
+
+def _nesting(node: Node) -> Nesting:
+    if node.name == "taxonomy":
+        return "leaves" if node.is_true("leafsonly") else "nodes"
+    return "leaves" if node.name == "choices" and node.is_true("allownested") else "flat"
+
+
+def _entries(control: Node, name: str) -> Iterator[Entry]:
+    """`Choice` (or `Label`) elements below, through layout elements such as `View`, but not through another one."""
+    for child in control.children:
+        if child.name != name:
+            yield from _entries(child, name)
+        elif not (value := child.attributes.get("value", "")).startswith("$"):
+            below = tuple(_entries(child, "choice"))
+            yield Entry(value, child.attributes.get("alias", ""), child.get("predicted_values"), below)
+
+
+def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, tuple[ConfidenceControl, ...]]:
+    """Where confidences of those controls are shown: by image name at most one of each kind."""
+    images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
+    found: dict[str, tuple[ConfidenceControl, ...]] = {}
+    for node in nodes:
+        control = _confidence_control(node, images)
+        if control is not None and control.name not in names:
+            earlier = found.get(control.to_name, ())
+            if all(other.kind != control.kind for other in earlier):
+                found[control.to_name] = (*earlier, control)
+    return found
+
+
+def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceControl | None:
+    """A `TextArea` that nobody can type in, or `RectangleLabels` that nobody sees; others are the annotator's.
+
+    Rectangles may stand under a condition that never holds: that hides their buttons, and their scores still show.
+    """
+    name, to_name = node.get("name"), _to_name(node, images)
+    if not name or to_name is None or node.is_true("perregion") or node.is_true("peritem"):
+        return None
+    if node.name == "textarea" and not node.conditional and _shows_confidences(node):
+        return ConfidenceControl(name, to_name, "textarea")
+    if node.name == "rectanglelabels" and _is_invisible(node):
+        labels: dict[str, str] = {}
+        for label in node.walk():
+            value, alias = label.get("value"), label.get("alias")
+            if label.name == "label" and (value or alias):
+                labels.setdefault(value or alias, alias or value)
+                labels.setdefault(alias or value, alias or value)
+        return ConfidenceControl(name, to_name, "rectanglelabels", tuple(labels.items()))
+    return None
+
+
+def _shows_confidences(area: Node) -> bool:
+    called = "confidence" in area.get("name").lower() and not area.is_true("editable")
+    return area.get("maxsubmissions") == "0" or area.is_true("readonly") or called
+
+
+def _is_invisible(node: Node) -> bool:
+    return bool(re.fullmatch(r"0+(\.0*)?|\.0+", node.get("opacity")))
+
+
+def _to_names(node: Node) -> list[str]:
+    return [name.strip() for name in node.get("toname").split(",")]
+
+
+def _to_name(node: Node, images: Mapping[str, str]) -> str | None:
+    """The first image that a control is for."""
+    return next((name for name in _to_names(node) if name in images), None)
+
+
+def _shown(node: Node) -> str:
+    return f"{_SPELLED[node.name]} {node.get('name')!r}"
+
+
+def _refuse(node: Node, attribute: str, allowed: str) -> None:
+    """Raises LabelConfigError about the value of an attribute."""
+    raise LabelConfigError(f"{_shown(node)} has {attribute}={node.get(attribute)[:40]!r}. Give {allowed}.")
+
+
+def _yes_or_no(node: Node, attribute: str) -> bool | None:
+    text = node.get(attribute).lower()
+    if text and text not in {"true", "1", "yes", "false", "0", "no"}:
+        _refuse(node, attribute, '"true" or "false"')
+    return node.is_true(attribute) if text else None
+
+
+def _share(node: Node, attribute: str) -> float | None:
+    if not node.get(attribute):
+        return None
+    try:
+        value = float(node.get(attribute))
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        _refuse(node, attribute, "a number from 0 to 1")
+    return value
+
+
+def _positive(node: Node, attribute: str) -> int | None:
+    """A whole number from 1 to 9999999; None: it is none."""
+    match = re.fullmatch(r"0*([1-9][0-9]{0,6})", node.get(attribute))
+    return int(match[1]) if match else None
 
 
 def _digest(
     tags: list[TagControl], confidence: Mapping[str, tuple[ConfidenceControl, ...]], images: Mapping[str, str]
 ) -> str:
-    said = {
+    content = {
         "tags": [
             [
                 *(control.name, control.to_name, control.kind, control.single, control.dynamic, control.threshold),
@@ -121,11 +298,11 @@ def _digest(
         ],
         "images": dict(images),
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _further(control: TagControl) -> list[object]:
-    """What only some controls have: the others keep the digest, and so the model version, that they had without it."""
-    said = {"precision": control.precision, "tool": control.tool}
-    given = {name: value for name, value in said.items() if value is not None}
+    """Attributes of few controls: the others keep the digest, and so the model version, that they had without."""
+    values = {"precision": control.precision, "tool": control.tool}
+    given = {name: value for name, value in values.items() if value is not None}
     return [given] if given else []

@@ -1,13 +1,12 @@
-"""What a label config asks for, as plain data, and how a task's data is read with it."""
+"""Schema of a label config: tag controls, their choices, and how a task's data is read with them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
-
-from ram_backend.labelstudio.choices import Choice, Nesting, dynamic_choices, joined
 
 Kind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "textarea"]
 
@@ -20,7 +19,42 @@ VALUE_KEYS: Mapping[Kind, str] = {
 }
 """Where the `value` of an item says its tags, by the control's kind."""
 
+Nesting = Literal["flat", "nodes", "leaves"]
+"""What can be ticked: `flat` the top level (`Choices`), `nodes` all (`Taxonomy`), `leaves` what has nothing below."""
+
+MAX_OPTION_DEPTH = 100
+MAX_OPTIONS = 50_000
+MAX_TEXTS = 1000
+"""Number of a choice's `predicted_values` that are read."""
+
 _STEP = re.compile(r"[^.\[\]]+")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry that can be ticked.
+
+    Attributes:
+        value: what a result says: the alias if there is one, else the value; the last step of `path`.
+        path: what a result of a nested control says: from the topmost entry down to this one.
+        texts: what is scored, one or more; the score of the choice is the highest of theirs.
+        label: what the annotator reads.
+    """
+
+    value: str
+    path: tuple[str, ...]
+    texts: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as a label config or a task lists it; `predicted_values` are texts with commas between them."""
+
+    value: str
+    alias: str
+    predicted_values: str
+    below: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +144,19 @@ def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choi
     """All choices of a control for one task: dynamic ones, then those of the config, each once."""
     if control.dynamic is None:
         return control.choices
-    own = dynamic_choices(look_up(task_data, control.dynamic), control.nesting)
-    return joined(own, control.choices, control.nesting)
+    entries = _entries(look_up(task_data, control.dynamic), MAX_OPTION_DEPTH)
+    dynamic = islice(_nested(entries, (), control.nesting), MAX_OPTIONS)
+    return _unique([*dynamic, *control.choices])
+
+
+def choices_of(entries: Iterable[Entry], nesting: Nesting) -> tuple[Choice, ...]:
+    """The choices that can be ticked among entries, in order, each once."""
+    return _unique(_nested(entries, (), nesting))
+
+
+def free_choice(text: str) -> Choice:
+    """A tag that no label config lists."""
+    return Choice(value=text, path=(text,), texts=(text,), label=text)
 
 
 def image_reference(control: TagControl, task_data: Mapping[str, Any]) -> str | None:
@@ -133,3 +178,46 @@ def look_up(task_data: Mapping[str, Any], path: str) -> object:
         else:
             return None
     return found
+
+
+def _entries(options: object, depth: int) -> tuple[Entry, ...]:
+    """The entries of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`.
+
+    `html`, `hint` and the like are only for the page. What is neither has no text.
+    """
+    if not isinstance(options, list) or depth <= 0:
+        return ()
+    found = []
+    for option in options[:MAX_OPTIONS]:
+        given: Mapping[object, object] = option if isinstance(option, Mapping) else {"value": option}
+        texts = [_text(given.get(name)) for name in ("value", "alias", "predicted_values")]
+        found.append(Entry(texts[0], texts[1], texts[2], _entries(given.get("children"), depth - 1)))
+    return tuple(found)
+
+
+def _nested(entries: Iterable[Entry], above: tuple[str, ...], nesting: Nesting) -> Iterable[Choice]:
+    for entry in entries:
+        label, value = entry.value.strip() or entry.alias.strip(), entry.alias if entry.alias.strip() else entry.value
+        if not label:
+            continue
+        path = (*above, value)
+        named = entry.predicted_values.split(",", MAX_TEXTS)[:MAX_TEXTS]
+        texts = tuple(dict.fromkeys(text.strip() for text in named if text.strip()))
+        if nesting != "leaves" or not entry.below:
+            yield Choice(value, path, texts or (label,), label)
+        if nesting != "flat":
+            yield from _nested(entry.below, path, nesting)
+
+
+def _unique(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    """The first of choices that a result can't tell apart."""
+    found: dict[tuple[str, ...], Choice] = {}
+    for choice in choices:
+        found.setdefault(choice.path, choice)
+    return tuple(found.values())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""

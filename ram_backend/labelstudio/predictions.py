@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ram_backend.labelstudio.choices import Choice
-from ram_backend.labelstudio.plan import VALUE_KEYS, ConfidenceControl, LabelPlan, TagControl
+from ram_backend.labelstudio.plan import VALUE_KEYS, Choice, ConfidenceControl, LabelPlan, TagControl
 
 Item = dict[str, Any]
 
@@ -113,7 +112,7 @@ def _share(distance: float, room: float) -> float:
 
 
 def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> _Ticked:
-    ranked = _best_first(_unique(control, scored))
+    ranked = _best_first(scored)
     on = [one for one in ranked if one.score > one.threshold]
     if control.single:
         kept = on[:1] or (ranked[:1] if control.required else [])
@@ -123,14 +122,6 @@ def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None
     cut = set() if control.single else {id(one) for one in on[len(kept) :]}
     others = [one for one in ranked if id(one) not in chosen and id(one) not in cut]
     return _Ticked(control, tuple(kept), control_confidence(kept, others))
-
-
-def _unique(control: TagControl, scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
-    """What a result can't tell apart is one choice: the first."""
-    found: dict[object, ScoredChoice] = {}
-    for one in scored:
-        found.setdefault(one.choice.value if control.nesting == "flat" else one.choice.path, one)
-    return list(found.values())
 
 
 def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:

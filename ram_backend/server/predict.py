@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
 from ram_backend.feedback.shown import ServedImage
-from ram_backend.labelstudio.choices import Choice
-from ram_backend.labelstudio.label_config import look_up
-from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for
+from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, look_up
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages

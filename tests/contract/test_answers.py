@@ -11,9 +11,8 @@ import pytest
 from contract.recorded import body
 from contract.strict_mode import problems
 
-from ram_backend.labelstudio.choices import free_choice
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import choices_for
+from ram_backend.labelstudio.plan import choices_for, free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 
 READY = Path(__file__).resolve().parents[2] / "label_configs"

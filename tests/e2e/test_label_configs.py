@@ -21,9 +21,8 @@ from e2e.round_trips import ROUND_TRIPS, RoundTrip
 from ram_backend.cli.studio.api import StudioApi
 from ram_backend.cli.studio.servers import Server
 from ram_backend.demo import photo_paths
-from ram_backend.labelstudio.choices import Choice, free_choice
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for
+from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice
 from ram_backend.labelstudio.stated_items import read_items, said_in
 
 READABLE = """() => {

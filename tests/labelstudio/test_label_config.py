@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.choices import Choice
-from ram_backend.labelstudio.label_config import KEPT_PLANS, parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan, TagControl, choices_for, image_reference, look_up
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, image_reference, look_up
 
 IMAGE = '<Image name="image" value="$image"/>'
 ENTRIES = '<Label value="cat"/><Label value="Dog" alias="d"/>'
@@ -50,7 +49,7 @@ def refusal(*inside: str) -> str:
 def test_choices_on_an_image() -> None:
     found = control(choices())
     assert (found.name, found.to_name, found.kind, found.image_key) == ("tags", "image", "choices", "image")
-    assert found.choices[0] == Choice(value="cat", text="cat", path=("cat",), texts=("cat",), label="cat")
+    assert found.choices[0] == Choice(value="cat", path=("cat",), texts=("cat",), label="cat")
     assert (found.single, found.required, found.threshold, found.top_k, found.dynamic) == (
         False,
         False,
@@ -92,13 +91,13 @@ def test_paths(inside: str, expected: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        ('<Choice value="Domestic cat" alias="C1"/>', ("C1", "Domestic cat", "Domestic cat", ("Domestic cat",))),
-        ('<Choice value="Car" predicted_values="jeep, van ,,jeep"/>', ("Car", "jeep", "Car", ("jeep", "van"))),
+        ('<Choice value="Domestic cat" alias="C1"/>', ("C1", "Domestic cat", ("Domestic cat",))),
+        ('<Choice value="Car" predicted_values="jeep, van ,,jeep"/>', ("Car", "Car", ("jeep", "van"))),
     ],
 )
 def test_what_results_say_and_what_is_scored(choice: str, expected: tuple[Any, ...]) -> None:
     (found,) = control(choices(choice)).choices
-    assert (found.value, found.text, found.label, found.texts) == expected
+    assert (found.value, found.label, found.texts) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_a_control(inside: str, expected: dict[str, Any]) -> None:
 
 
 def test_labels_of_regions() -> None:
-    assert [(each.value, each.text) for each in control(BOXES.format("")).choices] == [("cat", "cat"), ("d", "Dog")]
+    assert [(each.value, each.label) for each in control(BOXES.format("")).choices] == [("cat", "cat"), ("d", "Dog")]
     assert control(LABELS, TOOL).choices[0].texts == ("kitten", "tiger")
     assert choices_for(control(BOXES.format('value="$labels"')), {"labels": ["cow"]})[0].value == "cow"
 
@@ -280,7 +279,7 @@ def test_dynamic_choices_come_from_the_task() -> None:
     found = control(choices(inside="", attributes='value="$options" choice="multiple"'))
     assert (found.choices, found.dynamic) == ((), "options")
     task = {"options": ["cat", {"value": "dog", "alias": "D", "html": "<b>x</b>"}, 7, None, {"html": "x"}, "cat", True]}
-    assert [(each.value, each.text) for each in choices_for(found, task)] == [("cat", "cat"), ("D", "dog"), ("7", "7")]
+    assert [(each.value, each.label) for each in choices_for(found, task)] == [("cat", "cat"), ("D", "dog"), ("7", "7")]
     for nothing in ({}, {"options": None}, {"options": "cat"}, {"options": {"value": "cat"}}):
         assert choices_for(found, nothing) == ()
     both = control(choices(inside='<Choice value="other"/>', attributes='value="$options"'))
@@ -365,13 +364,3 @@ def test_the_digest_is_of_what_changes_answers() -> None:
         plan(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 1 + len(others)
-
-
-def test_plans_are_remembered_and_no_more_than_so_many() -> None:
-    first = plan(IMAGE, choices(), "<!-- remembered -->")
-    assert plan(IMAGE, choices(), "<!-- remembered -->") is first
-    for number in range(KEPT_PLANS):
-        plan(IMAGE, choices(), f"<!-- {number} -->")
-    again = plan(IMAGE, choices(), "<!-- remembered -->")
-    assert again is not first
-    assert again == first

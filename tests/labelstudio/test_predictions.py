@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.labelstudio.choices import free_choice
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, control_confidence, empty_prediction, prediction
 
 IMAGE = '<Image name="image" value="$image"/>'

@@ -320,9 +320,9 @@ REFUSALS = (
     ),
     Refusal(
         "numbers of many digits in label configs",
-        "labelstudio/controls.py",
-        '    return int(text.lstrip("0"))\n',
-        "    return int(text)\n",
+        "labelstudio/label_config.py",
+        "return int(match[1])",
+        "return int(match[0])",
         "security/test_hostile_setup.py::test_label_configs_that_are_odd_and_good",
     ),
     Refusal(

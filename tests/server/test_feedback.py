@@ -31,8 +31,8 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
-from ram_backend.labelstudio.choices import free_choice
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.app import create_app
