@@ -84,11 +84,6 @@ class ProjectApi:
             found = self._after(*_lacking(version, unlabelled), fields="task_only")
         return (task.id for task in found)
 
-    def count_unlabelled_without(self, version: str) -> int:
-        """Number of tasks without annotation that have no prediction of that version."""
-        query = {"filters": {"conjunction": "and", "items": _lacking(version, True)}}
-        return self._value(int, self._listing(query, "task_only", 1).get("total"))
-
     def has_any(self, version: str) -> bool:
         """Whether any task of the project has a prediction of that version."""
         return next(self._after(_of_version("contains", version), fields="task_only"), None) is not None
@@ -234,19 +229,17 @@ class ProjectApi:
             last = page[-1].id
 
     def _page(self, query: Mapping[str, Any], fields: str) -> list[ListedTask]:
-        found = self._listing({**query, "ordering": ["tasks:id"]}, fields, PAGE).get("tasks")
-        return list({task.id: task for task in valid_rows(ListedTask, self._value(list, found))}.values())
-
-    def _listing(self, query: Mapping[str, Any], fields: str, size: int) -> dict[str, Any]:
         parameters = {
             "project": self.project_id,
             "fields": fields,
             "page": 1,
-            "page_size": size,
+            "page_size": PAGE,
             "resolve_uri": "false",
         }
-        path = f"/api/tasks?{urlencode(parameters)}&query={quote(json.dumps(query, separators=(',', ':')))}"
-        return self._value(dict, self._send("GET", path, seconds=LISTING_SECONDS))
+        written = json.dumps({**query, "ordering": ["tasks:id"]}, separators=(",", ":"))
+        path = f"/api/tasks?{urlencode(parameters)}&query={quote(written)}"
+        found = self._value(dict, self._send("GET", path, seconds=LISTING_SECONDS)).get("tasks")
+        return list({task.id: task for task in valid_rows(ListedTask, self._value(list, found))}.values())
 
     def _send(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
         return self.label_studio.send_json(method, path, body, seconds=seconds)

@@ -72,7 +72,7 @@ class Heartbeat(Loop):
     def seconds(self) -> dict[str, float]:
         """Seconds that each stage has taken so far, in order; for the job's thread."""
         self._note_seconds()
-        return {stage: round(seconds, 2) for stage, seconds in self._seconds.items()}
+        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
 
     def _note_seconds(self) -> None:
         now = time.monotonic()

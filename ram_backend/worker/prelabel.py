@@ -14,15 +14,15 @@ from datetime import datetime
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.worker.push import Asked, Pushed, Pusher, first_backend
+from ram_backend.worker.push import Portion, Pushed, Pusher, first_backend
 from ram_backend.worker.run_job import JobContext
 
 SLICE_S = 60.0
-"""So long a worker asks for predictions before it lets another job go first that waits for one."""
+"""Seconds that a worker asks for predictions before it lets another job go first that waits for one."""
 
 OVERDUE_S = 5.0
 SWAP_S = 60.0
-"""A server has so long to serve the new version."""
+"""Seconds that a server has to serve the new version."""
 
 LOOK_S = 0.5
 LATEST = 20
@@ -38,7 +38,7 @@ def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None
         gives_way: let other jobs go first that wait for a worker.
 
     Returns:
-        What came of it; None: it lets others go first, and will be gone on with.
+        The result; None: other jobs go first, and another attempt goes on with this one.
 
     Raises:
         JobLost: it is another worker's by now.
@@ -50,73 +50,80 @@ def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None
         return _push(context, is_refresh, gives_way)
     except (LabelStudioUnauthorized, LabelStudioRefused) as error:
         if is_refresh:
-            return _unchanged(str(error))
+            message = f"Predictions stay live, and the order by uncertainty is random: {str(error).rstrip('.')}."
+            return JobResult(message, {"order": "random"})
         if isinstance(error, LabelStudioUnauthorized):
             raise NotAvailable(f"{error} Predictions are pushed with that token.") from None
         raise
 
 
 def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult | None:
-    settings, began = context.settings, time.monotonic()
-
-    def note(version: str, portion: Sequence[int], progressed: bool) -> None:
-        kept = {"version": version, "portion": list(portion)}
-        context.service.queue.checkpoint(context.job, kept, progressed=progressed)
-
-    def may_go_on() -> bool:
-        return not gives_way or time.monotonic() - began < SLICE_S or not context.service.queue.due(OVERDUE_S)
-
+    settings, queue, began = context.settings, context.service.queue, time.monotonic()
     _, label_studio = context.open_project()
     if label_studio is None:
         message = f"Nobody has named the Label Studio of project {context.key}: set LABEL_STUDIO_URL and"
-        if is_refresh:
-            return _unchanged(f"{message} LABEL_STUDIO_API_KEY.")
-        raise LabelStudioUnreachable(f"{message} LABEL_STUDIO_API_KEY.")
+        error = LabelStudioRefused if is_refresh else LabelStudioUnreachable
+        raise error(f"{message} LABEL_STUDIO_API_KEY.")
     api = ProjectApi(label_studio, context.key.id)
     options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
-    if is_refresh and not _is_swapped(context, api):
-        served = context.service.versions.served(context.key).name
-        return _unchanged(
-            f"Label Studio knows no backend of the project that serves {served}; see /ready of the server."
-        )
+    if is_refresh:
+        _wait_for_swap(context, api)
     limit = settings.refresh_tasks if is_refresh else None
-    size = settings.refresh_portion
-    pusher = Pusher(api, options, size, progress=context.heartbeat, note=note, may_go_on=may_go_on, limit=limit)
-    if not pusher.run(_asked_before(context)):
-        context.service.queue.release(context.job, "Another job goes first; this one goes on then.")
-        return None
+    pusher = Pusher(api, options, settings.refresh_portion, progress=context.heartbeat, limit=limit)
+    if (before := _last_portion(context)) is not None:
+        pusher.settle(before)
+    done = 0
+    for portion in pusher.run():
+        if gives_way and time.monotonic() - began > SLICE_S and queue.due(OVERDUE_S):
+            queue.release(context.job, "Another job goes first; this one goes on then.")
+            return None
+        kept = {"version": portion.version, "portion": list(portion.tasks)}
+        queue.checkpoint(context.job, kept, progressed=pusher.result.done != done)
+        done = pusher.result.done
     context.heartbeat("tell Label Studio")
-    done = pusher.result
-    shown, order = _show(api, done.version, settings.basic_auth())
-    return JobResult(f"{_message(done)} {shown}", {**_figures(done), "order": order})
+    pushed = pusher.result
+    shown, order = _show(api, pushed.version, settings.basic_auth())
+    result = {
+        "model_version": pushed.version,
+        "tasks": pushed.done,
+        "empty": len(pushed.empty),
+        "missing": len(pushed.missing),
+        "left": pushed.left,
+        "surplus_deleted": pushed.surplus,
+        "order": order,
+    }
+    return JobResult(f"{_message(pushed)} {shown}", result)
 
 
-def _is_swapped(context: JobContext, api: ProjectApi) -> bool:
-    """Waits until Label Studio knows the project's backend to serve what the database says; False: not in time."""
-    version, began = context.service.versions.served(context.key).version, time.monotonic()
+def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
+    """Waits until Label Studio knows the project's backend to serve what the database says.
+
+    Raises:
+        LabelStudioRefused: it doesn't in time.
+    """
+    served, began = context.service.versions.served(context.key), time.monotonic()
     while (waited := time.monotonic() - began) < SWAP_S:
         context.heartbeat("wait for the swap", int(waited), int(SWAP_S))
         backend = first_backend(api)
         if backend is not None and backend.model_version:
             found = _VERSION.search(backend.model_version)
-            if (found[1] if found else None) == version:
-                return True
+            if (found[1] if found else None) == served.version:
+                return
         time.sleep(LOOK_S)
-    return False
+    raise LabelStudioRefused(
+        f"Label Studio knows no backend of the project that serves {served.name}; see /ready of the server."
+    )
 
 
-def _asked_before(context: JobContext) -> Asked | None:
+def _last_portion(context: JobContext) -> Portion | None:
     """The last portion that Label Studio was asked for, by whichever job of the project."""
-    jobs = [
-        job
-        for kind in ("prelabel", "refresh")
-        for job in context.service.queue.jobs(context.key, kind=kind, limit=LATEST)
-    ]
+    queue, key = context.service.queue, context.key
+    jobs = queue.jobs(key, kind="prelabel", limit=LATEST) + queue.jobs(key, kind="refresh", limit=LATEST)
     kept = max((job.kept for job in jobs if job.kept), key=lambda kept: str(kept["at"]), default=None)
     if kept is None or context.job.started_at is None:
         return None
     ago = context.job.started_at - datetime.fromisoformat(kept["at"])
-    return Asked(str(kept["version"]), tuple(kept["portion"]), max(0.0, ago.total_seconds()))
+    return Portion(kept["version"], tuple(kept["portion"]), max(0.0, ago.total_seconds()))
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
@@ -133,12 +140,6 @@ def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple
         return order, "by uncertainty"
     remedy = "choose the backend in its Settings > Annotation to see these."
     return f"The project goes on showing those of {shown!r}, as somebody has set: {remedy}", "as set"
-
-
-def _unchanged(reason: str) -> JobResult:
-    return JobResult(
-        f"Predictions stay live, and the order by uncertainty is random: {reason.rstrip('.')}.", {"order": "random"}
-    )
 
 
 def _message(done: Pushed) -> str:
@@ -159,14 +160,3 @@ def _message(done: Pushed) -> str:
 def _some(tasks: Sequence[int]) -> str:
     named = ", ".join(map(str, tasks[:NAMED]))
     return f"tasks {named}, ..." if len(tasks) > NAMED else f"tasks {named}"
-
-
-def _figures(done: Pushed) -> dict[str, object]:
-    return {
-        "model_version": done.version,
-        "tasks": done.done,
-        "empty": len(done.empty),
-        "missing": len(done.missing),
-        "left": done.left,
-        "surplus_deleted": done.surplus,
-    }

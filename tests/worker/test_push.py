@@ -17,7 +17,7 @@ from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker import push as push_module
-from ram_backend.worker.push import Asked, Pusher
+from ram_backend.worker.push import Portion, Pusher
 
 ALL = PrelabelOptions(("all",))
 
@@ -40,24 +40,21 @@ class Attempt:
         self, studio: FakeLabelStudio, wanted: PrelabelOptions = ALL, *, largest: int = 8, limit: int | None = None
     ) -> None:
         api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
-        self.portions: list[tuple[str, list[int], bool]] = []
+        self.portions: list[Portion] = []
         self.said: list[tuple[str, int, int]] = []
         self.studio, self.killed = studio, False
         self._retrieve, api.retrieve = api.retrieve, self._retrieve_unless_killed  # type: ignore[method-assign]
-        self.work = Pusher(api, wanted, largest, progress=self._progress, note=self._note, limit=limit)
+        self.work = Pusher(api, wanted, largest, progress=self._progress, limit=limit)
 
     def _progress(self, stage: str, step: int, steps: int) -> None:
         self.said.append((stage, step, steps))
-
-    def _note(self, version: str, portion: Sequence[int], progressed: bool) -> None:
-        self.portions.append((version, list(portion), progressed))
 
     def _retrieve_unless_killed(self, tasks: Sequence[int]) -> None:
         self._retrieve(tasks)
         if self.killed:
             raise JobLost("killed")
 
-    def killed_while_label_studio_waits(self, before: Asked | None) -> Asked:
+    def killed_while_label_studio_waits(self, before: Portion | None) -> Portion:
         """What is known of the last portion, which Label Studio will store."""
 
         def until_killed() -> None:
@@ -67,11 +64,14 @@ class Attempt:
         threading.Thread(target=until_killed, daemon=True).start()
         wait_until(lambda: len(self.portions) > 1 and self.studio.waiting)
         self.killed = True
-        version, portion, _ = self.portions[-1]
-        return Asked(version, tuple(portion), 0.0)
+        return self.portions[-1]
 
-    def run(self, before: Asked | None = None) -> bool:
-        return self.work.run(before)
+    def run(self, before: Portion | None = None) -> bool:
+        if before is not None:
+            self.work.settle(before)
+        for portion in self.work.run():
+            self.portions.append(portion)
+        return True
 
 
 def test_what_has_one_is_not_asked_for(studio: FakeLabelStudio) -> None:
@@ -123,7 +123,7 @@ def test_without_waiting_there_would_be_two(studio: FakeLabelStudio) -> None:
 
 def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_module, "WAITING_S", 0.2)
-    assert Attempt(studio).run(Asked(VERSION, (1, 2), 0.1))
+    assert Attempt(studio).run(Portion(VERSION, (1, 2), 0.1))
     assert studio.counts() == {1: 60}
 
 
