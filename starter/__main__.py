@@ -9,7 +9,7 @@ import typer
 
 from ram_backend.errors import RamError
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import tag_files
+from ram_backend.vocabulary.tags import read_names
 
 app = typer.Typer(add_completion=False)
 
@@ -33,7 +33,7 @@ def main(
 
     try:
         settings = load_settings(threads=threads)
-        left_out = [*(leave_out_tag or ()), *(tag_files.read_names(leave_out_tags) if leave_out_tags else ())]
+        left_out = [*(leave_out_tag or ()), *(read_names(leave_out_tags) if leave_out_tags else ())]
         if name is not None:
             check_new_name(settings.bundles_dir, name)
         build_starter(

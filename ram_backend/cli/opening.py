@@ -24,8 +24,7 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
-from ram_backend.vocabulary.descriptions import embed_descriptions, load_descriptions
-from ram_backend.vocabulary.embeddings import open_text_encoder
+from ram_backend.vocabulary.embeddings import embed_descriptions, load_descriptions, open_text_encoder
 
 if TYPE_CHECKING:
     from ram_backend.jobs.service import JobService

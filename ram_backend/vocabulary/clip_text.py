@@ -1,24 +1,37 @@
-"""Text encoder of RAM and RAM++: CLIP's ViT-B/16 text tower, averaged over prompts."""
+"""Text encoder of RAM and RAM++: the text tower of OpenAI's CLIP ViT-B/16, averaged over prompts.
+
+OpenAI's networks use the quick GELU, x * sigmoid(1.702 x): open_clip's "ViT-B-16-quickgelu". Its plain "ViT-B-16"
+takes the same weights without complaint and gives other numbers.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import requests
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ram_backend.vocabulary.clip_weights import MODEL, chosen_device, digest_of, load_tower
+from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.vocabulary.prompts import prompts, recipe_id, unit_rows
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
 
-_TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+MODEL = "ViT-B-16-quickgelu"
+
 _BATCH = 256
+_CONNECT_S = 5.0
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_REMEDY = (
+    "put a state dict of open_clip's ViT-B-16 with OpenAI's weights (.safetensors or .pt) on this machine"
+    " and name it, or its folder, in RAM_CLIP_WEIGHTS"
+)
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -37,13 +50,15 @@ class ClipTextEncoder:
         Args:
             tower: open_clip's module; nothing of the image tower is kept.
             tokenizer: texts -> (n, context) int64, end-of-text being the largest id of a row; cuts what is too long.
-            device: where it runs.
+            device: where it runs; "auto" takes a CUDA device where there is one.
         """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tower = tower.eval().float().to(device)
         self._tokenizer = tokenizer
         self._device = device
-        self.dim = int(tower.output_dim or tower.width)
-        self.id = f"clip-vit-b-16-{digest_of(tower.state_dict())[:16]}-prompts-{recipe_id()}"
+        self.dim = int(tower.output_dim)
+        self.id = f"clip-vit-b-16-{_digest_of(tower.state_dict())[:16]}-prompts-{recipe_id()}"
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags: (len(texts), dim) float32, rows of length 1."""
@@ -67,24 +82,18 @@ class ClipTextEncoder:
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
         tokens, ends = tokens[:, :length].to(self._device), ends.to(self._device)
-        mask = tower.attn_mask[:length, :length] if tower.attn_mask is not None else None
         states = tower.token_embedding(tokens) + tower.positional_embedding[:length]
-        states = tower.ln_final(tower.transformer(states, attn_mask=mask))
-        pooled: Tensor = states[torch.arange(len(tokens), device=self._device), ends]
-        return pooled @ tower.text_projection if tower.text_projection is not None else pooled
+        states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:length, :length]))
+        pooled: Tensor = states[torch.arange(len(tokens), device=self._device), ends] @ tower.text_projection
+        return pooled
 
 
 def build_text_tower(config: Mapping[str, Any]) -> TextTransformer:
     """A text tower without weights, from an open_clip model configuration (`embed_dim`, `quick_gelu`, `text_cfg`)."""
     from open_clip.transformer import QuickGELU, TextTransformer
 
-    text = config["text_cfg"]
     return TextTransformer(
-        context_length=text["context_length"],
-        vocab_size=text["vocab_size"],
-        width=text["width"],
-        heads=text["heads"],
-        layers=text["layers"],
+        **config["text_cfg"],
         output_dim=config["embed_dim"],
         act_layer=QuickGELU if config.get("quick_gelu") else nn.GELU,
     )
@@ -94,21 +103,67 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     """CLIP ViT-B/16's text encoder with OpenAI's weights.
 
     Args:
-        weights: a state dict (.safetensors or .pt), or a folder with one; None: from the hub, or what was fetched from
-            it before.
+        weights: a state dict (.safetensors or .pt), or a folder with one under the hub's name; None: from the hub, or
+            what was fetched from it before. Pickles are read as plain tensors only; TorchScript holds code and is
+            refused.
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        TextEncoderUnavailable: the weights are not at hand or don't fit; names the file and the remedy.
+        TextEncoderUnavailable: the weights are not at hand, need code to be run, or don't fit; names the file and the
+            remedy.
     """
     import open_clip
+    from open_clip.factory import load_state_dict
 
+    path = _from_hub() if weights is None else _file(weights)
     tower = build_text_tower(open_clip.get_model_config(MODEL))
-    load_tower(tower, weights, _text_key, "text")
-    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=chosen_device(device))
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        named = {key.removeprefix("text."): value for key, value in state.items()}
+        tower.load_state_dict({key: named[key] for key in tower.state_dict() if key in named}, strict=True)
+        if not all(parameter.isfinite().all() for parameter in tower.parameters()):
+            raise ValueError("a tensor holds NaN or infinity")
+    except Exception as error:  # many libraries' own errors: one line is what a person needs
+        raise TextEncoderUnavailable(f"CLIP's weights: {path} can't be read ({_line(error)}); {_REMEDY}.") from None
+    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=device)
 
 
-def _text_key(key: str) -> str | None:
-    """Key in the text tower, or None: the prefix of open_clip's two-tower class goes."""
-    name = key.removeprefix("text.")
-    return name if name.startswith(_TEXT_PARTS) else None
+def _digest_of(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and float32 values: the same for every file format."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        values = state[key].detach().float().cpu().contiguous().numpy()
+        digest.update(f"{key}{values.shape}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _file(path: Path) -> Path:
+    """The weight file that a setting names, itself or by its folder."""
+    found = next((path / name for name in _HUB_FILES if (path / name).is_file()), path)
+    if not found.is_file():
+        raise TextEncoderUnavailable(f"CLIP's weights: {path} is no file, and no folder with one; {_REMEDY}.")
+    return found
+
+
+def _from_hub() -> Path:
+    """Path of the weights: as fetched before, else fetched now by open_clip."""
+    import open_clip
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = open_clip.get_pretrained_cfg(MODEL, "openai")
+    for name in _HUB_FILES:
+        cached = try_to_load_from_cache(config["hf_hub"].rstrip("/"), name)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        requests.head(constants.ENDPOINT, timeout=_CONNECT_S)  # offline, the hub's own client tries for a minute
+        return Path(open_clip.download_pretrained(config))
+    except Exception as error:  # huggingface_hub, its HTTP library and the file system each have their own
+        raise TextEncoderUnavailable(
+            f"CLIP's weights could not be fetched ({_line(error)}): connect this machine to the internet, or {_REMEDY}."
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,29 +1,37 @@
-"""Text encoders: their protocol, their cache on disk (SQLite, LRU), and how a bundle's one is opened."""
+"""Text encoders: protocol, cache on disk (SQLite, LRU), opening of a bundle's one, embedding of descriptions."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
+from annotated_types import Len, MinLen
 from numpy.typing import NDArray
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from ram_backend.errors import TextEncoderUnavailable
+from ram_backend.errors import TextEncoderUnavailable, VocabularyError
 from ram_backend.settings import Settings
+from ram_backend.vocabulary.tags import first_error, read_text
 
 Rows = NDArray[np.float32]
+_Text = Annotated[str, StringConstraints(pattern=r"\S")]
+_Descriptions = Annotated[list[Annotated[dict[_Text, Annotated[list[_Text], MinLen(1)]], Len(1, 1)]], MinLen(1)]
 SPECS = ("minilm", "clip-vit-b-16")
 
 _FILE = "text-embeddings.sqlite"
 _DAY_S = 86_400
 _LOCK_WAIT_S = 30.0
-_KEYS_PER_QUERY = 500
+_USED_BYTES = (
+    "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+)
+_EVICT = """DELETE FROM embedding WHERE rowid IN (
+    SELECT rowid FROM embedding ORDER BY used, rowid LIMIT max(1, (SELECT count(*) / 4 FROM embedding)))"""
 
 
 @runtime_checkable
@@ -50,9 +58,9 @@ class TextEncoder(Protocol):
 class CachedTextEncoder:
     """A text encoder that remembers on disk what it has embedded.
 
-    Rows are kept in one SQLite file (WAL), keyed by the encoder's id and the text, each with a checksum; several
-    processes may use it at once. A damaged row is embedded and written again; a damaged file is replaced; where nothing
-    can be written, embedding goes on without remembering. Rows that were used least recently go when the file is full.
+    Rows are kept in one SQLite file (WAL), keyed by the encoder's id and the text; several processes may use it at
+    once. A damaged file is replaced; where nothing can be written, embedding goes on without remembering. Rows that
+    were used least recently go when the file is full.
     """
 
     def __init__(self, encoder: TextEncoder, directory: Path, max_bytes: int) -> None:
@@ -79,38 +87,31 @@ class CachedTextEncoder:
 
     def _remembered(self, kind: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Rows]) -> Rows:
         keys = {text: self._key(kind, text) for text in texts}
-        known = self._read(list(keys.values()))
+        known = self._read(keys.values())
         missing = [text for text, key in keys.items() if key not in known]
         if missing:
             rows = np.asarray(embed(missing), dtype=np.float32)
             fresh = {keys[text]: row for text, row in zip(missing, rows, strict=True)}
             self._write(fresh)
             known.update(fresh)
-        result = np.empty((len(texts), self.dim), dtype=np.float32)
-        for place, text in enumerate(texts):
-            result[place] = known[keys[text]]
-        return result
+        return np.array([known[keys[text]] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
 
     def _key(self, kind: str, text: str) -> bytes:
         return hashlib.sha256("\0".join((self.id, kind, text)).encode("utf-8", "surrogatepass")).digest()
 
-    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Rows]:
-        """Rows that are there and whole; their day of use is set where it has changed."""
+    def _read(self, keys: Iterable[bytes]) -> dict[bytes, Rows]:
+        """Rows that are there and have the right width; their day of use is set where it has changed."""
         found: dict[bytes, Rows] = {}
         today = int(time.time() // _DAY_S)
 
         def work(connection: sqlite3.Connection) -> None:
             stale = []
-            for start in range(0, len(keys), _KEYS_PER_QUERY):
-                part = keys[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, row, used FROM embedding WHERE key IN ({marks})"
-                for key, stored, used in connection.execute(query, part):
-                    row = _unpacked(stored, self.dim)
-                    if row is not None:
-                        found[key] = row
-                        if used != today:
-                            stale.append((today, key))
+            for key in keys:
+                stored = connection.execute("SELECT row, used FROM embedding WHERE key = ?", (key,)).fetchone()
+                if stored and isinstance(stored[0], bytes) and len(stored[0]) == 4 * self.dim:
+                    found[key] = np.frombuffer(stored[0], dtype="<f4").astype(np.float32)
+                    if stored[1] != today:
+                        stale.append((today, key))
             if stale:
                 connection.executemany("UPDATE embedding SET used = ? WHERE key = ?", stale)
 
@@ -119,27 +120,23 @@ class CachedTextEncoder:
         return found
 
     def _write(self, rows: dict[bytes, Rows]) -> None:
-        """Adds rows, then drops the least recently used until the file's used pages fit."""
+        """Adds rows, then evicts the least recently used, a quarter at a time, until the file's used pages fit."""
         today = int(time.time() // _DAY_S)
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 "INSERT OR REPLACE INTO embedding (key, row, used) VALUES (?, ?, ?)",
-                [(key, _packed(row), today) for key, row in rows.items()],
+                [(key, np.ascontiguousarray(row, dtype="<f4").tobytes(), today) for key, row in rows.items()],
             )
-            count = connection.execute("SELECT count(*) FROM embedding").fetchone()[0]
-            while count and _used_bytes(connection) > self._max_bytes:
-                connection.execute(
-                    "DELETE FROM embedding WHERE rowid IN (SELECT rowid FROM embedding ORDER BY used, rowid LIMIT ?)",
-                    (max(1, count // 4),),
-                )
-                count = connection.execute("SELECT count(*) FROM embedding").fetchone()[0]
+            while connection.execute(_USED_BYTES).fetchone()[0] > self._max_bytes:
+                if not connection.execute(_EVICT).rowcount:
+                    break
 
         if self._max_bytes:
             self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Runs `work` in one transaction; whatever goes wrong with the file is no reason not to embed."""
+        """Runs `work` in one transaction; embedding goes on whatever is wrong with the file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)) as connection:
@@ -152,37 +149,48 @@ class CachedTextEncoder:
                     work(connection)
         except (sqlite3.OperationalError, OSError):
             return  # locked for long, read-only or full
-        except sqlite3.DatabaseError:
-            self._drop_file()
-
-    def _drop_file(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            try:
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            except OSError:
-                return
+        except sqlite3.DatabaseError:  # no database any more: the next use makes a new one
+            with suppress(OSError):
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
 
-def _packed(row: Rows) -> bytes:
-    data = np.ascontiguousarray(row, dtype="<f4").tobytes()
-    return zlib.crc32(data).to_bytes(4, "little") + data
+def load_descriptions(path: Path) -> dict[str, list[str]]:
+    """Reads RAM++'s tag descriptions as its authors publish them: a JSON list of objects `{tag: [sentence, ...]}`.
+
+    Returns:
+        Tag -> its sentences, in the file's order; the number of sentences may differ from tag to tag.
+
+    Raises:
+        VocabularyError: the file can't be read or is no such list; names the file and the entry.
+    """
+    try:
+        entries = TypeAdapter(_Descriptions).validate_json(read_text(path), strict=True)
+    except ValidationError as error:
+        raise VocabularyError(
+            f"{path}: not a list of objects {{tag: [sentence, ...]}} ({first_error(error)}). Repair it."
+        ) from None
+    descriptions: dict[str, list[str]] = {}
+    for number, entry in enumerate(entries, start=1):
+        for tag in entry.keys() & descriptions.keys():
+            raise VocabularyError(f"{path}, entry {number}: {tag!r} has come before. Keep one entry per tag.")
+        descriptions |= entry
+    return descriptions
 
 
-def _unpacked(stored: Any, dim: int) -> Rows | None:
-    """The row, or None where it is damaged."""
-    if not isinstance(stored, bytes) or len(stored) != 4 + 4 * dim:
-        return None
-    if zlib.crc32(stored[4:]) != int.from_bytes(stored[:4], "little"):
-        return None
-    row = np.frombuffer(stored, dtype="<f4", offset=4).astype(np.float32)
-    return row if np.isfinite(row).all() else None
+def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
+    """Embeds every sentence on its own: they are not averaged, RAM++ weighs them by the image.
 
+    Args:
+        encoder: of the bundle; what is too long for it is cut off.
+        descriptions: tag -> its sentences; one sentence makes the tag as RAM would have it.
 
-def _used_bytes(connection: sqlite3.Connection) -> int:
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
+    Returns:
+        Tag -> (k, dim) float32, rows of length 1, in the order of its sentences.
+    """
+    rows = encoder.embed_sentences([sentence for sentences in descriptions.values() for sentence in sentences])
+    ends = np.cumsum([0, *map(len, descriptions.values())])
+    return {tag: rows[start:end] for tag, start, end in zip(descriptions, ends[:-1], ends[1:], strict=True)}
 
 
 def open_text_encoder(spec: str, settings: Settings) -> TextEncoder:

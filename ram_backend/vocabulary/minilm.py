@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from ram_backend.errors import TextEncoderUnavailable
@@ -41,15 +41,12 @@ class MiniLMTextEncoder:
 
     dim = 384
 
-    def __init__(
-        self, directory: Path, *, threads: int | None = None, progress: Callable[[str], Any] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
         """Takes the folder for text encoders; nothing is read before the first `embed`.
 
         Args:
             directory: made if it is not there.
             threads: CPU threads; None leaves it to onnxruntime.
-            progress: told in a few words what takes long.
 
         Raises:
             TextEncoderUnavailable: the weights are not installed.
@@ -60,7 +57,6 @@ class MiniLMTextEncoder:
         self.id = f"minilm-{self._digest[:16]}-prompts-{recipe}"
         self._directory = directory / f"minilm-{self._digest[:8]}"
         self._threads = threads
-        self._progress = progress
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -71,9 +67,6 @@ class MiniLMTextEncoder:
 
         Returns:
             (len(texts), 384) float32, rows of length 1.
-
-        Raises:
-            TextEncoderUnavailable: the first use needs torch and transformers, and they are missing.
         """
         total = np.zeros((len(texts), self.dim), dtype=np.float32)
         for prompt in PROMPTS:
@@ -108,22 +101,18 @@ class MiniLMTextEncoder:
         return self._loaded
 
     def _materialise(self) -> None:
-        """Exports into a folder of its own and renames it; whoever comes second throws its own away."""
-        if self._progress:
-            self._progress("preparing the text encoder (once)")
-        self._directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{self._directory.name}.", dir=self._directory.parent))
-        try:
+        """Exports into a folder that then gets its name; a second process waits for the first."""
+        hidden = self._directory.with_name(f".{self._directory.name}")
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        partial = hidden.with_suffix(".partial")
+        with FileLock(hidden.with_suffix(".lock")):
+            if self._directory.exists():
+                return
+            shutil.rmtree(partial, ignore_errors=True)  # its writer was killed
+            partial.mkdir()
             _export(self._source, partial / _NETWORK)
             shutil.copyfile(self._source / _TOKENIZER, partial / _TOKENIZER)
-            partial.chmod(0o755)
-            try:
-                partial.rename(self._directory)
-            except OSError:
-                if not (self._directory / _NETWORK).is_file():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            partial.rename(self._directory)
 
 
 def _package_folder() -> Path:
@@ -147,14 +136,10 @@ def _digest(folder: Path) -> str:
 
 
 def _export(source: Path, path: Path) -> None:
-    try:
-        import torch
-        from transformers import AutoModel
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise TextEncoderUnavailable(
-            f"Preparing the text encoder needs torch and transformers, once ({error}): install them and try again."
-        ) from None
+    import torch
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     model = AutoModel.from_pretrained(str(source), attn_implementation="eager").eval()
 

@@ -6,15 +6,18 @@ name a line, one threshold a line. Look-up is forgiving, output is not: what was
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary import tag_files
 from ram_backend.vocabulary.folding import base_forms, fold, joined
 
 CATEGORIES = (
@@ -49,6 +52,8 @@ class Tag:
         VocabularyError: empty name, unknown category or a threshold outside [0, 1].
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
     synonyms: tuple[str, ...] = ()
     category: str = "object"
@@ -57,16 +62,23 @@ class Tag:
     hypernyms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
+        if not self.name.strip():
             raise VocabularyError(f"A tag has the name {self.name!r}. Give every tag a non-empty name.")
         if self.category not in CATEGORIES:
             raise VocabularyError(
                 f"Tag {self.name!r} has the category {self.category!r}. Use one of: {', '.join(CATEGORIES)}."
             )
-        if not tag_files.is_probability(self.threshold):
+        if not 0 <= self.threshold <= 1:
             raise VocabularyError(
                 f"Tag {self.name!r} has the threshold {self.threshold!r}. Give a number between 0 and 1."
             )
+
+
+class _File(BaseModel):
+    """A vocabulary on disk."""
+
+    format: Literal[1]
+    tags: list[Tag]
 
 
 class Vocabulary:
@@ -171,8 +183,10 @@ class Vocabulary:
         return found
 
     def save(self, path: Path) -> None:
-        """Writes one JSON file, one tag a line; a reader never sees half of it."""
-        tag_files.write_tags(path, [asdict(tag) for tag in self._tags])
+        """Writes one JSON file, one tag a line; empty lists are left out."""
+        entries = [{key: value for key, value in asdict(tag).items() if value != ()} for tag in self._tags]
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in entries)
+        path.write_text(f'{{"format":1,"tags":[\n{lines}\n]}}\n', encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -181,13 +195,12 @@ class Vocabulary:
         Raises:
             VocabularyError: no such file, no JSON, another format, or a malformed tag; names the file and the place.
         """
-        tags = []
-        for number, entry in enumerate(tag_files.read_tags(path), start=1):
-            try:
-                tags.append(Tag(**entry))
-            except VocabularyError as error:
-                raise VocabularyError(f"{path}, tag {number}: {error}") from None
-        return cls(tags)
+        try:
+            return cls(_File.model_validate_json(read_text(path), strict=True).tags)
+        except ValidationError as error:
+            raise VocabularyError(f"{path}: not a vocabulary of format 1 ({first_error(error)}). Repair it.") from None
+        except VocabularyError as error:
+            raise VocabularyError(f"{path}: {error}") from None
 
     @classmethod
     def from_files(
@@ -212,8 +225,8 @@ class Vocabulary:
             VocabularyError: a file can't be read, an empty line, a threshold that is no number in [0, 1], or two
                 counts that differ; names file, line, and both numbers.
         """
-        names = tag_files.read_names(tag_list)
-        values = [default_threshold] * len(names) if thresholds is None else tag_files.read_thresholds(thresholds)
+        names = read_names(tag_list)
+        values = [default_threshold] * len(names) if thresholds is None else _read_thresholds(thresholds)
         if len(values) != len(names):
             raise VocabularyError(
                 f"{thresholds} has {len(values)} thresholds, {tag_list} has {len(names)} tags. "
@@ -257,3 +270,51 @@ class _Index:
                 for base in base_forms(key):
                     self.bases.setdefault(base, index)
                 self.joined.setdefault(joined(key), index)
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 text of a file, a byte order mark removed.
+
+    Raises:
+        VocabularyError: it can't be read or isn't UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise VocabularyError(f"{path}: can't be read ({error.strerror}). Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """Where and what pydantic's first error is, in one line; places in lists are counted from 1."""
+    found = error.errors()[0]
+    place = " ".join(str(part + 1) if isinstance(part, int) else part for part in found["loc"])
+    return f"{place}: {found['msg']}" if place else found["msg"]
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a tag list, untouched; names may repeat, a final newline may be missing.
+
+    Raises:
+        VocabularyError: it can't be read, has no line, or has an empty one.
+    """
+    names = read_text(path).splitlines()
+    if not names:
+        raise VocabularyError(f"{path}: empty. Put one tag on each line.")
+    for number, name in enumerate(names, start=1):
+        if not name.strip():
+            raise VocabularyError(f"{path}, line {number}: empty. Put one tag on each line.")
+    return names
+
+
+def _read_thresholds(path: Path) -> list[float]:
+    values = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            values.append(float(line))
+        except ValueError:
+            values.append(math.nan)
+        if not 0 <= values[-1] <= 1:
+            raise VocabularyError(f"{path}, line {number}: {line!r} is no number between 0 and 1. Correct that line.")
+    return values

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.tag_files import read_text
-from ram_backend.vocabulary.tags import CATEGORIES
+from ram_backend.vocabulary.tags import CATEGORIES, read_text
 
 _GLOSSED = re.compile(r"(?P<name>.+?) \((?P<gloss>[^)]+)\)")
 

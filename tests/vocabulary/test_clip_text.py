@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary import clip_text, clip_weights
+from ram_backend.vocabulary import clip_text
 from ram_backend.vocabulary.clip_text import (
     MODEL,
     ClipTextEncoder,
@@ -141,10 +141,8 @@ def test_the_id_names_weights_and_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     """open_clip's configuration, with a small tower instead of the large one."""
-    asked: list[str] = []
 
     def config(name: str) -> dict[str, Any]:
-        asked.append(name)
         assert name == "ViT-B-16-quickgelu"
         return SMALL
 
@@ -184,11 +182,11 @@ def test_half_precision_weights_run_in_float32(tmp_path: Path) -> None:
 
 
 def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
-    if how == "lacks 'ln_final.bias'":
+    if how == "lacks a tensor":
         del state["ln_final.bias"]
-    elif how == "'text_projection' of shape":
+    elif how == "another shape":
         state["text_projection"] = torch.zeros(3, 3)
-    elif how == "NaN or infinity":
+    elif how == "NaN":
         state["ln_final.bias"] = torch.full_like(state["ln_final.bias"], math.nan)
     else:
         state.clear()
@@ -197,11 +195,17 @@ def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("small_clip")
 @pytest.mark.parametrize(
-    "how", ["lacks 'ln_final.bias'", "'text_projection' of shape", "NaN or infinity", "holds no text tower"]
+    ("how", "said"),
+    [
+        ("lacks a tensor", r"Missing key.*ln_final\.bias"),
+        ("another shape", "size mismatch for text_projection"),
+        ("NaN", "NaN or infinity"),
+        ("no text tower", "Missing key"),
+    ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(how: str, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused_by_name(how: str, said: str, tmp_path: Path) -> None:
     path = saved(tmp_path, "plain", broken(dict(tower().state_dict()), how))
-    with pytest.raises(TextEncoderUnavailable, match=how) as raised:
+    with pytest.raises(TextEncoderUnavailable, match=said) as raised:
         load_clip_text_encoder(path, device="cpu")
     message = str(raised.value)
     assert str(path) in message
@@ -264,9 +268,8 @@ def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
 
 @pytest.fixture
 def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A hub cache without files, and no proxy."""
+    """A hub cache without files."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(clip_weights, "getproxies", dict)
     return tmp_path / "hub"
 
 
@@ -278,7 +281,7 @@ def test_without_weights_and_network_the_remedy_is_one_line(monkeypatch: pytest.
     monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
     with pytest.raises(TextEncoderUnavailable, match="RAM_CLIP_WEIGHTS") as raised:
         open_text_encoder("clip-vit-b-16", load_settings())
-    assert f"127.0.0.1:{closed} can't be reached" in str(raised.value)
+    assert f"port={closed}" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -288,10 +291,9 @@ def test_a_failed_download_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("404 not found\nsecond line")
 
     monkeypatch.setattr(open_clip, "download_pretrained", failing)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        with pytest.raises(TextEncoderUnavailable, match="404 not found") as raised:
-            open_text_encoder("clip-vit-b-16", load_settings())
+    monkeypatch.setattr(clip_text.requests, "head", lambda *_, **__: None)  # type: ignore[attr-defined]
+    with pytest.raises(TextEncoderUnavailable, match="404 not found") as raised:
+        open_text_encoder("clip-vit-b-16", load_settings())
     assert "\n" not in str(raised.value)
 
 

@@ -75,15 +75,11 @@ def test_another_encoder_shares_the_file_but_no_row(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.sqlite"))) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", None, "flip", "nan"])
-def test_a_damaged_row_is_embedded_and_written_again(damage: bytes | str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"", b"short", "text"])
+def test_a_damaged_row_is_embedded_and_written_again(damage: bytes | str, tmp_path: Path) -> None:
     expected = CachedTextEncoder(Counting(), tmp_path, LARGE).embed(["dog", "cat"])
     with sqlite3.connect(file(tmp_path)) as connection:
-        (whole,) = connection.execute("SELECT row FROM embedding LIMIT 1").fetchone()
-        value = whole[:8] + bytes([whole[8] ^ 1]) + whole[9:] if damage == "flip" else damage
-        if damage == "nan":
-            value = whole[:4] + np.full(8, np.nan, np.float32).tobytes()
-        connection.execute("UPDATE embedding SET row = ?", (value if value is not None else "text",))
+        connection.execute("UPDATE embedding SET row = ?", (damage,))
     inner = Counting()
     np.testing.assert_array_equal(CachedTextEncoder(inner, tmp_path, LARGE).embed(["dog", "cat"]), expected)
     assert sorted(inner.asked) == ["cat", "dog"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.descriptions import load_descriptions
+from ram_backend.vocabulary.embeddings import load_descriptions
 from ram_backend.vocabulary.label_system import load_label_system
 from ram_backend.vocabulary.tags import Vocabulary
 
