@@ -169,7 +169,7 @@ def has_spare_lane(settings: Settings) -> bool:
 class SharedTextEncoder:
     """Opens the bundle's text encoder when it is first needed, and embeds in small pieces that take turns.
 
-    Implements `TextEncoder`; everything here may wait, so it is asked from building threads only.
+    It is a `TextEncoder` for tags; everything here may wait, so building threads call it and no others.
 
     Args:
         model: whose bundle names the encoder.
@@ -209,10 +209,6 @@ class SharedTextEncoder:
                     raise NotAvailable(CLOSING)
                 rows[start : start + PIECE] = encoder.embed(texts[start : start + PIECE])
         return rows
-
-    def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds sentences as they are: (len(sentences), dim) float32."""
-        return self._opened().embed_sentences(sentences)
 
     def close(self) -> None:
         """Ends what is being embedded, after its piece."""

@@ -26,10 +26,9 @@ from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
-"""Python's threads take turns so often: a request must not wait 5 ms (the default) for each thread that computes."""
+"""How often Python's threads take turns: a request must not wait 5 ms (the default) for each thread that computes."""
 
 _BACKLOG = 2048
-_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -41,9 +40,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError:
-        raise SettingsError(
-            f"--host {host} can't be looked up: use 127.0.0.1, 0.0.0.0 or a name of this machine."
-        ) from None
+        message = f"--host {host} can't be looked up: use 127.0.0.1, 0.0.0.0 or a name of this machine."
+        raise SettingsError(message) from None
     last = min(port + PORTS_TRIED, 65_535) if port else 0
     for candidate in range(port, last + 1):
         # The protocol is named, for asyncio turns off Nagle's delay (40 ms an answer) only where it is.
@@ -52,17 +50,14 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             listening.bind((address[0], candidate, *address[2:]))
             listening.listen(_BACKLOG)
-        except PermissionError:
-            listening.close()
-            raise SettingsError(f"Port {candidate} may not be used by this user: choose one above 1023.") from None
+            return listening
         except OSError as error:
             listening.close()
-            if error.errno not in _TAKEN:
-                raise SettingsError(
-                    f"--host {host}: can't listen there ({error.strerror}). Use 127.0.0.1 or 0.0.0.0."
-                ) from None
-            continue
-        return listening
+            if isinstance(error, PermissionError):
+                raise SettingsError(f"Port {candidate} may not be used by this user: choose one above 1023.") from None
+            if error.errno != errno.EADDRINUSE:
+                message = f"--host {host}: can't listen there ({error.strerror}). Use 127.0.0.1 or 0.0.0.0."
+                raise SettingsError(message) from None
     raise SettingsError(f"The ports {port} to {last} are all taken: choose another --port.")
 
 
@@ -71,12 +66,13 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> None:
 
     Args:
         settings: which bundle, and where.
-        say: told in a few words what takes long.
+        say: is called with one line about what takes long.
 
     Raises:
         RamError: as the bundle and its text encoder do.
     """
-    if settings.bundle != STARTER or _is_prepared(settings):
+    installed = (settings.bundles_dir / STARTER).is_dir()
+    if settings.bundle != STARTER or (installed and any(settings.cache_dir.glob("text-encoders/minilm-*/*.onnx"))):
         return
     say("First start: installing the starter bundle and its text encoder (about a minute, once)")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -100,7 +96,7 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve the app: how long it drains, and how errors are told."""
+    """How uvicorn serves the app: how long it drains, and that status lines carry reasons."""
     return uvicorn.Config(
         app,
         http=ReasonPhraseProtocol,
@@ -114,23 +110,18 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Ends with status 0 where it was told to end: uvicorn's own raises the signal again."""
+    """Ends with status 0 on a signal: uvicorn's own raises the signal again."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, self._told)
+            loop.add_signal_handler(each, self._stop)
         yield
 
-    def _told(self) -> None:
+    def _stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def _is_prepared(settings: Settings) -> bool:
-    encoders = settings.cache_dir / "text-encoders"
-    return (settings.bundles_dir / STARTER).is_dir() and any(encoders.glob("minilm-*/*.onnx"))
 
 
 def _prepare(settings: Settings) -> None:

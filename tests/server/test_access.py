@@ -83,13 +83,6 @@ def test_bodies_have_a_limit(start: Start, announced: bool) -> None:
     assert client.post("/webhook", content=b"{}" + b" " * 900, headers=json).status_code == 200
 
 
-def test_a_body_of_425_kb_is_taken(client: httpx.Client) -> None:
-    assert (
-        client.post("/webhook", json={"action": "X", "project": {"id": 1, "label_config": "x" * 600_000}}).status_code
-        == 200
-    )
-
-
 def test_an_unexpected_error_tells_no_details(
     start: Start, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

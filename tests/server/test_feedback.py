@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 from server.house import ON_BOTH_DATABASES, Desk
-from server.playing import (
-    BLUE,
-    RED,
-    ColourWords,
-    choices_config,
-    colour_model,
-    picture,
-    predict_body,
-    serving,
-    setup_body,
-    wait_until,
-)
+from server.playing import BLUE, RED, choices_config, picture, predict_body, setup_body, wait_until
 from support.label_studio import FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
@@ -35,7 +23,6 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.app import create_app
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
 from ram_backend.settings import Settings
@@ -73,17 +60,8 @@ def desk() -> Desk:
 
 
 @pytest.fixture
-def served(settings: Settings, words: ColourWords, desk: Desk) -> Iterator[Callable[..., httpx.Client]]:
-    with ExitStack() as stack:
-
-        def begin(desk: Desk | None = desk, **changes: Any) -> httpx.Client:
-            own = settings.model_copy(update=changes)
-            app = create_app(own, jobs=desk, model=colour_model(own))
-            client = stack.enter_context(serving(app))
-            client.app = app  # type: ignore[attr-defined]
-            return client
-
-        yield begin
+def client(start: Callable[..., httpx.Client], desk: Desk) -> httpx.Client:
+    return start(jobs=desk)
 
 
 @pytest.fixture
@@ -92,9 +70,8 @@ def ledger(settings: Settings) -> Ledger:
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(
-    served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, desk: Desk, studio: FakeLabelStudio
 ) -> None:
-    client = served()
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     key = ProjectKey(studio.url, 1, STAMP)
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
@@ -110,15 +87,13 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
 
 
-def test_a_project_that_no_setup_has_named(served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk) -> None:
-    client = served()
+def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, desk: Desk) -> None:
     client.post("/webhook", json=event())
     assert ledger.keys() == [ProjectKey("", 1, STAMP)]
     assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
 
 
-def test_what_the_ledger_does_not_keep_asks_for_nothing(served: Callable[..., httpx.Client], desk: Desk) -> None:
-    client = served()
+def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, desk: Desk) -> None:
     for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, {}, event("x")):
         assert client.post("/webhook", json=body).json() == {"status": "ok"}
     without = event()
@@ -128,9 +103,8 @@ def test_what_the_ledger_does_not_keep_asks_for_nothing(served: Callable[..., ht
 
 
 def test_nothing_pretends_to_be_kept(
-    served: Callable[..., httpx.Client], ledger: Ledger, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = served()
 
     def away(self: Ledger, *args: object) -> int:
         raise DatabaseUnavailable("The database is away.")
@@ -145,8 +119,7 @@ def test_nothing_pretends_to_be_kept(
     assert len(ledger.annotations(ProjectKey("", 1, STAMP))) == 1
 
 
-def test_corrections_from_many_at_once(served: Callable[..., httpx.Client], ledger: Ledger) -> None:
-    client = served()
+def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger) -> None:
     statuses: list[int] = []
 
     def say(first: int) -> None:
@@ -162,8 +135,9 @@ def test_corrections_from_many_at_once(served: Callable[..., httpx.Client], ledg
     assert [each.stated.id for each in ledger.annotations(ProjectKey("", 1, STAMP))] == list(range(1, 41))
 
 
-def test_start_training(served: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio) -> None:
-    client = served()
+def test_start_training(
+    client: httpx.Client, start: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio
+) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
     assert client.post("/webhook", json=pressed).json() == {
@@ -173,13 +147,12 @@ def test_start_training(served: Callable[..., httpx.Client], desk: Desk, studio:
     }
     assert desk.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
     assert "names no project" in client.post("/webhook", json={"action": "START_TRAINING"}).json()["message"]
-    assert "No worker is connected" in served(desk=None).post("/webhook", json=pressed).json()["message"]
+    assert "No worker is connected" in start().post("/webhook", json=pressed).json()["message"]
 
 
 def test_training_inside_a_submit_waits_for_the_annotation(
-    served: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio
+    client: httpx.Client, desk: Desk, studio: FakeLabelStudio
 ) -> None:
-    client = served()
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     for every in (1, 0):
         project = {"id": 1, "created_at": CREATED, "min_annotations_to_start_training": every}
@@ -187,19 +160,15 @@ def test_training_inside_a_submit_waits_for_the_annotation(
     assert desk.debounced == [True, False]
 
 
-def test_jobs(served: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
-    client = served()
+def test_jobs(client: httpx.Client, start: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
     assert client.get("/jobs").json() == {"jobs": [{"id": "j1", "project": None}]}
     assert client.get("/jobs", params={"project": "1"}).json()["jobs"][0]["project"] == f"1.5@{studio.url}"
     assert client.get("/jobs", params={"project": "x"}).status_code == 400
-    assert "No worker" in served(desk=None).get("/jobs").json()["message"]
+    assert "No worker" in start().get("/jobs").json()["message"]
 
 
-def test_what_was_shown_is_recorded(
-    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio
-) -> None:
-    client = served()
+def test_what_was_shown_is_recorded(client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio) -> None:
     version = client.post("/setup", json=setup_body(CONFIG, studio, project="1.5")).json()["model_version"]
     red, blue = studio.upload("red.png", picture(RED)), studio.upload("blue.png", picture(BLUE))
     client.post("/predict", json=predict_body(CONFIG, [red, blue, "/data/upload/1/none.png"], "1.5"))
@@ -225,9 +194,8 @@ def test_what_was_shown_is_recorded(
 
 
 def test_without_task_or_project_nothing_is_recorded(
-    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio
 ) -> None:
-    client = served()
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
     red = studio.upload("red.png", picture(RED))
     body = predict_body(CONFIG, [red], "1.5")
@@ -239,7 +207,7 @@ def test_without_task_or_project_nothing_is_recorded(
 
 
 def test_predictions_do_not_depend_on_the_record(
-    served: Callable[..., httpx.Client], ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the database is away predictions are answered, and what was shown is written afterwards."""
     real = Ledger.record_shown
@@ -250,7 +218,6 @@ def test_predictions_do_not_depend_on_the_record(
         raise DatabaseUnavailable("The database is away.")
 
     monkeypatch.setattr(Ledger, "record_shown", away)
-    client = served()
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
     red = studio.upload("red.png", picture(RED))
     assert client.post("/predict", json=predict_body(CONFIG, [red], "1.5")).status_code == 200

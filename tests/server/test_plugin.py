@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -55,46 +55,25 @@ COLOURS = (RED, GREEN, BLUE, (200, 180, 0), (0, 220, 230))
 
 
 @pytest.fixture
-def hosted(settings: Settings, words: ColourWords) -> Iterator[InProcess]:
-    """The services in this process, with the tiny network, as both lines find them."""
-    services = InProcess(settings, model=colour_model(settings))
-    yield services
-    services.close()
-
-
-@pytest.fixture
-def first(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The plugin in 1.0.9."""
-    return load_plugin(FirstBase, monkeypatch)
-
-
-@pytest.fixture
-def second(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The plugin in 2.x."""
+def host(settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts a host of either line of label-studio-ml, on services in this process."""
     monkeypatch.setattr(SecondBase, "table", {})
-    return load_plugin(SecondBase, monkeypatch)
+    with ExitStack() as stack:
 
+        def start(kind: type[First | Second], services: InProcess | None = None, **options: Any) -> First | Second:
+            module = load_plugin(FirstBase if kind is First else SecondBase, monkeypatch)
+            opened = services or InProcess(settings, model=colour_model(settings))
+            stack.callback(opened.close)
+            monkeypatch.setattr(module, "in_process", lambda: opened)
+            return kind(module.RAMBackend, **options)
 
-@pytest.fixture
-def on_first(first: ModuleType, hosted: InProcess, monkeypatch: pytest.MonkeyPatch) -> First:
-    monkeypatch.setattr(first, "in_process", lambda: hosted)
-    return First(first.RAMBackend)
-
-
-@pytest.fixture
-def on_second(second: ModuleType, hosted: InProcess, monkeypatch: pytest.MonkeyPatch) -> Second:
-    monkeypatch.setattr(second, "in_process", lambda: hosted)
-    return Second(second.RAMBackend)
-
-
-def as_label_studio_sends_it(body: dict[str, Any]) -> dict[str, Any]:
-    """Each of its tasks names its project."""
-    number = int(body["project"].split(".")[0])
-    return body | {"tasks": [task | {"project": number} for task in body["tasks"]]}
+        yield start
 
 
 def asked(images: list[str], config: str = CONFIG) -> dict[str, Any]:
-    return as_label_studio_sends_it(predict_body(config, images))
+    """As Label Studio sends it: each task names its project."""
+    body = predict_body(config, images)
+    return body | {"tasks": [task | {"project": 1} for task in body["tasks"]]}
 
 
 def uploaded(studio: FakeLabelStudio) -> list[str]:
@@ -115,62 +94,57 @@ def without_version(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_the_first_line_gives_the_servers_result_and_score_and_no_version(
-    on_first: First, client: httpx.Client, studio: FakeLabelStudio
+    host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio
 ) -> None:
-    body = asked(uploaded(studio))
-    assert on_first.setup(setup_body(CONFIG, studio)) == "INITIAL"
-    results = on_first.predict(body)
+    body, first = asked(uploaded(studio)), host(First)
+    assert first.setup(setup_body(CONFIG, studio)) == "INITIAL"
+    results = first.predict(body)
     client.post("/setup", json=setup_body(CONFIG, studio))
-    expected = client.post("/predict", json=body).json()["results"]
-    assert results == without_version(expected)
+    assert results == without_version(client.post("/predict", json=body).json()["results"])
     assert best(results[:3]) == ["red", "green", "blue"]
     assert all(0 < result["score"] < 1 for result in results)
 
 
 def test_the_second_line_gives_the_servers_predictions_with_the_version_of_its_setup(
-    on_second: Second, client: httpx.Client
+    host: Callable[..., Second], client: httpx.Client
 ) -> None:
-    body = asked([inline(colour) for colour in COLOURS])
+    body, second = asked([inline(colour) for colour in COLOURS]), host(Second)
     there = {"project": "1.1795452148", "schema": CONFIG, "hostname": "http://127.0.0.1:1"}
-    version = on_second.setup(there)
+    version = second.setup(there)
     assert client.post("/setup", json=there).json()["model_version"] == version
-    results = on_second.predict(body)
+    results = second.predict(body)
     assert results == client.post("/predict", json=body).json()["results"]
     assert {result["model_version"] for result in results} == {version}
 
 
 def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
-    second: ModuleType, settings: Settings, words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    host: Callable[..., Second], settings: Settings, studio: FakeLabelStudio
 ) -> None:
     known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": TOKEN})
-    services = InProcess(known, model=colour_model(known))
-    monkeypatch.setattr(second, "in_process", lambda: services)
-    results = Second(second.RAMBackend).predict(asked(uploaded(studio)[:2]))
-    services.close()
-    assert best(results) == ["red", "green"]
+    second = host(Second, InProcess(known, model=colour_model(known)))
+    assert best(second.predict(asked(uploaded(studio)[:2]))) == ["red", "green"]
 
 
-def test_a_broken_image_costs_one_empty_prediction(on_first: First, studio: FakeLabelStudio) -> None:
-    on_first.setup(setup_body(CONFIG, studio))
-    results = on_first.predict(asked([inline(RED), "data:image/png;base64,AAAA", inline(GREEN)]))
+def test_a_broken_image_costs_one_empty_prediction(host: Callable[..., First], studio: FakeLabelStudio) -> None:
+    first = host(First)
+    first.setup(setup_body(CONFIG, studio))
+    results = first.predict(asked([inline(RED), "data:image/png;base64,AAAA", inline(GREEN)]))
     assert best(results) == ["red", None, "green"]
     assert results[1] == {"result": [], "score": 1.0}
 
 
-def test_objects_of_the_first_line_start_nothing(first: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never() -> InProcess:
-        pytest.fail("an object was made, and services were started")
-
-    monkeypatch.setattr(first, "in_process", never)
-    host = First(first.RAMBackend)
+def test_objects_of_the_first_line_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_plugin(FirstBase, monkeypatch)
+    monkeypatch.setattr(module, "in_process", lambda: pytest.fail("an object was made, and services were started"))
+    first = First(module.RAMBackend)
     for _ in range(50):
-        host.setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
-        host.event("ANNOTATION_CREATED", {"project": {"label_config": CONFIG}})
-    first.RAMBackend()
+        first.setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
+        first.event("ANNOTATION_CREATED", {"project": {"label_config": CONFIG}})
+    module.RAMBackend()
 
 
 def test_objects_of_the_second_line_know_their_version_before_the_model_is_loaded(
-    second: ModuleType, settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+    host: Callable[..., Second], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
 
@@ -179,45 +153,46 @@ def test_objects_of_the_second_line_know_their_version_before_the_model_is_loade
         return ColourNetwork()
 
     monkeypatch.setattr(model, "load_network", load)
-    services = InProcess(settings, model=model.Model(settings, identity=identity()))
-    monkeypatch.setattr(second, "in_process", lambda: services)
-    host = Second(second.RAMBackend)
+    second = host(Second, InProcess(settings, model=model.Model(settings, identity=identity())))
     body = {"project": "1.1795452148", "schema": CONFIG}
-    assert {host.setup(body) for _ in range(20)} == {SecondBase.table["1", "model_version"]}
+    assert {second.setup(body) for _ in range(20)} == {SecondBase.table["1", "model_version"]}
     assert SecondBase.table["1", "model_version"].startswith("colours-")
     go_on.set()
-    assert best(host.predict(asked([inline(RED)]))) == ["red"]
-    services.close()
+    assert best(second.predict(asked([inline(RED)]))) == ["red"]
 
 
 def test_a_bundle_that_cannot_be_used_is_said_and_not_waited_for(
-    first: ModuleType, settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    host: Callable[..., First], settings: Settings, studio: FakeLabelStudio
 ) -> None:
-    services = InProcess(settings.model_copy(update={"bundle": "no-such-bundle"}))
-    monkeypatch.setattr(first, "in_process", lambda: services)
-    host = First(first.RAMBackend)
-    host.setup(setup_body(CONFIG, studio))
+    first = host(First, InProcess(settings.model_copy(update={"bundle": "no-such-bundle"})))
+    first.setup(setup_body(CONFIG, studio))
     with pytest.raises(BundleNotFound, match="no-such-bundle"):
-        host.predict(asked([inline(RED)]))
-    services.close()
+        first.predict(asked([inline(RED)]))
 
 
-def test_many_threads_share_one_model(
-    first: ModuleType, words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[ColourNetwork] = []
+@pytest.fixture
+def loaded(words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ColourNetwork]]:
+    """Networks that were loaded for services of this process."""
+    found: list[ColourNetwork] = []
 
     def load(*args: object, **options: object) -> ColourNetwork:
-        loaded.append(ColourNetwork())
-        return loaded[-1]
+        found.append(ColourNetwork())
+        return found[-1]
 
     monkeypatch.setattr(model, "identify", lambda settings: identity())
     monkeypatch.setattr(model, "load_network", load)
     in_process._of_process.cache_clear()
-    host = First(first.RAMBackend)
-    host.setup(setup_body(CONFIG, studio))
+    yield found
+    in_process._of_process.cache_clear()
+
+
+def test_many_threads_share_one_model(
+    loaded: list[ColourNetwork], studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = First(load_plugin(FirstBase, monkeypatch).RAMBackend)
+    first.setup(setup_body(CONFIG, studio))
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(host.predict, [asked([inline(RED), inline(BLUE)])] * 16))
+        answers = list(pool.map(first.predict, [asked([inline(RED), inline(BLUE)])] * 16))
     assert [best(answer) for answer in answers] == [["red", "blue"]] * 16
     assert len(loaded) == 1
     found = in_process.in_process()
@@ -225,10 +200,9 @@ def test_many_threads_share_one_model(
     found.close()
 
 
-def test_a_forked_process_opens_services_of_its_own(words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "identify", lambda settings: identity())
-    monkeypatch.setattr(model, "load_network", lambda *args, **options: ColourNetwork())
-    in_process._of_process.cache_clear()
+def test_a_forked_process_opens_services_of_its_own(
+    loaded: list[ColourNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = in_process.in_process()
     with monkeypatch.context() as forked:
         forked.setattr(os, "getpid", lambda: -1)
@@ -242,85 +216,77 @@ def test_a_forked_process_opens_services_of_its_own(words: ColourWords, monkeypa
 
 
 def test_options_of_the_start_settle_what_extra_params_do(
-    first: ModuleType, hosted: InProcess, client: httpx.Client, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio
 ) -> None:
-    monkeypatch.setattr(first, "in_process", lambda: hosted)
     options = {"threshold": 0.05, "top_k": 2, "tags": "red,green,blue"}
-    body = asked(uploaded(studio))
-    host = First(first.RAMBackend, **options)
-    host.setup(setup_body(CONFIG, studio))
+    body, first = asked(uploaded(studio)), host(First, **options)
+    first.setup(setup_body(CONFIG, studio))
     client.post("/setup", json=setup_body(CONFIG, studio, extra_params=options))
-    results = host.predict(body)
+    results = first.predict(body)
     assert results == without_version(client.post("/predict", json=body).json()["results"])
     assert {len(tags_of(result)) for result in results} == {2}
     with pytest.raises(ProjectOptionsError, match=r"--with.*treshold.*did you mean threshold"):
-        First(first.RAMBackend, treshold=0.5).setup(setup_body(CONFIG, studio))
+        host(First, treshold=0.5).setup(setup_body(CONFIG, studio))
 
 
 def test_what_is_known_of_the_project_holds(
-    start: Callable[..., httpx.Client],
-    first: ModuleType,
-    settings: Settings,
-    studio: FakeLabelStudio,
-    monkeypatch: pytest.MonkeyPatch,
+    host: Callable[..., First], client: httpx.Client, settings: Settings, studio: FakeLabelStudio
 ) -> None:
     """In a data folder that our own server has used, the project is the one that it knows, with all its settings."""
-    client = start()
     client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01}))
     wait_until(lambda: ProjectTable(open_database(settings)).changes().projects)
-    services = InProcess(settings, model=colour_model(settings))
-    monkeypatch.setattr(first, "in_process", lambda: services)
-    host = First(first.RAMBackend)
-    host.setup(setup_body(CONFIG, studio))
-    body = asked(uploaded(studio))
-    results = host.predict(body)
-    services.close()
+    first, body = host(First), asked(uploaded(studio))
+    first.setup(setup_body(CONFIG, studio))
+    results = first.predict(body)
     assert results == without_version(client.post("/predict", json=body).json()["results"])
     assert min(len(tags_of(result)) for result in results) == 4
 
 
-def test_extra_params_of_the_second_line(on_second: Second, hosted: InProcess) -> None:
-    def setup(extra_params: object) -> str:
-        return on_second.setup({"project": "1.1795452148", "schema": CONFIG, "extra_params": extra_params})
+def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
+    second = host(Second)
 
-    plain = setup(None)
-    few = setup({"threshold": 0.9, "tags": ["red", "blue"]})
+    def setup(extra_params: object) -> str:
+        return second.setup({"project": "1.1795452148", "schema": CONFIG, "extra_params": extra_params})
+
+    plain, few = setup(None), setup({"threshold": 0.9, "tags": ["red", "blue"]})
     assert few != plain
     assert setup('{"threshold": 0.9, "tags": "red, blue"}') == few
-    results = on_second.predict(asked([inline(RED), inline(GREEN)]))
+    results = second.predict(asked([inline(RED), inline(GREEN)]))
     assert {result["model_version"] for result in results} == {few}
     assert best(results) == [None, None]
     with pytest.raises(ProjectOptionsError, match="threshold"):
         setup({"threshold": 7})
-    assert on_second.setup({"project": "1.1795452148", "schema": CONFIG}) == few
+    assert setup(None) == few
     assert setup("{}") == plain
 
 
-def test_nothing_is_learned_and_the_version_stays(on_first: First, on_second: Second, studio: FakeLabelStudio) -> None:
+def test_nothing_is_learned_and_the_version_stays(host: Callable[..., Any], studio: FakeLabelStudio) -> None:
     event = {"project": {"id": 1, "label_config": CONFIG}, "annotation": {"id": 3}}
+    first, second = host(First), host(Second)
     for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "START_TRAINING", "PROJECT_UPDATED"):
-        on_first.event(action, event)
-        assert on_second.event(action, event) is None
-    assert on_first.setup(setup_body(CONFIG, studio)) == "INITIAL"
+        first.event(action, event)
+        assert second.event(action, event) is None
+    assert first.setup(setup_body(CONFIG, studio)) == "INITIAL"
 
 
-def test_what_cannot_be_tagged_is_said(on_first: First, on_second: Second, studio: FakeLabelStudio) -> None:
+def test_what_cannot_be_tagged_is_said(host: Callable[..., Any], studio: FakeLabelStudio) -> None:
     nothing = "<View><Text name='text' value='$text'/></View>"
-    on_first.setup(setup_body(nothing, studio))
-    for predict in (on_first.predict, on_second.predict):
+    first, second = host(First), host(Second)
+    first.setup(setup_body(nothing, studio))
+    for predict in (first.predict, second.predict):
         with pytest.raises(InputError, match="Choices"):
             predict(asked([inline(RED)], nothing))
     with pytest.raises(InputError):
-        on_second.predict(predict_body(CONFIG, []) | {"tasks": [7]})
+        second.predict(predict_body(CONFIG, []) | {"tasks": [7]})
 
 
 @pytest.mark.parametrize("project", ["", "None", "abc", "1" * 30])
-def test_tasks_of_no_project(on_second: Second, on_first: First, studio: FakeLabelStudio, project: str) -> None:
-    body = predict_body(CONFIG, [inline(RED)], project=project)
-    assert tags_of(on_second.predict(body)[0]) == ["red"]
-    on_first.setup(setup_body(CONFIG, studio))
-    assert tags_of(on_first.predict(body)[0]) == ["red"]
-    assert on_first.predict(body | {"tasks": []}) == []
+def test_tasks_of_no_project(host: Callable[..., Any], studio: FakeLabelStudio, project: str) -> None:
+    body, first = predict_body(CONFIG, [inline(RED)], project=project), host(First)
+    assert tags_of(host(Second).predict(body)[0]) == ["red"]
+    first.setup(setup_body(CONFIG, studio))
+    assert tags_of(first.predict(body)[0]) == ["red"]
+    assert first.predict(body | {"tasks": []}) == []
 
 
 def test_our_own_server_needs_no_flask(tmp_path: Path) -> None:
