@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
 
 LATE_S = 0.1
-"""An image that has waited so long goes before jobs that have not waited for one: a stream of them keeps none out."""
+"""After this wait an image goes before jobs that have not waited for a batch: a stream of jobs keeps no image out."""
 
 SPARE_NICENESS = 5
 """Of the spare lane's thread: a third of the share that threads which answer, fetch and decode get beside it."""
@@ -44,27 +46,28 @@ class _Item:
 
 
 @dataclass
-class _Job:
-    """Something else that uses a network."""
+class _Work:
+    """What a lane computes: one result for each future."""
 
-    work: Callable[[], object]
-    future: Future[object] = field(default_factory=Future)
+    stage: str
+    futures: Sequence[Future[Any]]
+    compute: Callable[[], Sequence[Any]]
 
 
 class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time; in the order in which they came.
 
     A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
-    next batch, for they finish requests; where its first image has waited too long, only those that a batch has kept
-    waiting before. Whatever nobody waits for any more is left out: cancel its future.
+    next batch, for they finish requests; where its first image has waited for `LATE_S`, only those that a batch has
+    kept waiting before. What nobody waits for any more is left out: cancel its future.
 
     A spare lane is a second thread that encodes, too, while the first one is busy: at low priority, in the time that
     answering, fetching and decoding leave of their core; only for networks that gain by it (`Network.side_by_side`).
 
     Args:
-        size: images in a batch, at most.
-        wait_s: seconds that an image waits for others at most.
-        metrics: told of queue and batches.
+        size: most images in a batch.
+        wait_s: longest wait of an image for others, in seconds.
+        metrics: counts images in the queue and in batches.
         spare_lane: whether there is one.
     """
 
@@ -72,8 +75,8 @@ class Batcher:
         self._size = size
         self._wait_s = wait_s
         self._metrics = metrics
-        self._items: deque[_Item] = deque()
-        self._jobs: deque[_Job] = deque()
+        self._items: list[_Item] = []
+        self._jobs: deque[_Work] = deque()
         self._owed = 0  # jobs that have waited for a batch already, and won't for another one
         self._busy = False  # with a batch: the first lane
         self._changed = threading.Condition()
@@ -96,21 +99,19 @@ class Batcher:
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """The result of a short piece of work on a network, done before the next batch."""
-        job = _Job(work)
+        future: Future[T] = Future()
         with self._changed:
             self._refuse_if_stopped()
-            self._jobs.append(job)
+            self._jobs.append(_Work("score", [future], lambda: [work()]))
             self._changed.notify_all()
-        return job.future  # type: ignore[return-value]
+        return future
 
     def close(self) -> None:
         """Ends the threads after what they do now; what waits is cancelled."""
         with self._changed:
             self._stopping = True
-            for item in self._items:
-                item.future.cancel()
-            for job in self._jobs:
-                job.future.cancel()
+            for future in [each.future for each in self._items] + [each.futures[0] for each in self._jobs]:
+                future.cancel()
             self._changed.notify_all()
         for lane in self._lanes:
             lane.join(timeout=30)
@@ -127,39 +128,45 @@ class Batcher:
         self._run(spare=True)
 
     def _run(self, *, spare: bool = False) -> None:
-        while True:
-            work = self._next(spare=spare)
-            if work is None:
-                return
-            if isinstance(work, _Job):
-                if work.future.set_running_or_notify_cancel():
-                    with self._metrics.stage_seconds.labels("score").time():
-                        _settle(work.future, work.work)
-            else:
-                self._encode(work)
+        while (work := self._next(spare=spare)) is not None:
+            self._do(work)
+            if work.stage == "encode":
                 with self._changed:
                     self._owed = len(self._jobs)
-            del work  # a lane that waits keeps no images
+            del work  # a lane that waits holds no images
 
-    def _next(self, *, spare: bool) -> _Job | list[_Item] | None:
+    def _do(self, work: _Work) -> None:
+        try:
+            with self._metrics.stage_seconds.labels(work.stage).time():
+                results = work.compute()
+        except BaseException as error:
+            _log.exception("%s of %d failed", work.stage, len(work.futures))
+            for future in work.futures:
+                future.set_exception(error)
+        else:
+            for future, result in zip(work.futures, results, strict=True):
+                future.set_result(result)
+
+    def _next(self, *, spare: bool) -> _Work | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
             if not spare:
                 self._busy = False
             while not self._stopping:
-                self._drop_cancelled()
                 if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
                     self._owed -= 1
-                    return self._jobs.popleft()
-                if self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
+                    job = self._jobs.popleft()
+                    if job.futures[0].set_running_or_notify_cancel():
+                        return job
+                elif self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
                     left = self._items[0].arrived + self._wait_s - time.monotonic()
-                    if len(self._items) >= self._size or left <= 0:
-                        batch = self._take_batch()
+                    if len(self._items) < self._size and left > 0:
+                        self._changed.wait(left)
+                    elif batch := self._take_batch():
                         if not spare:
                             self._busy = True
                             self._changed.notify_all()
-                        return batch
-                    self._changed.wait(left)
+                        return _Work("encode", [item.future for item in batch], partial(_encode, batch))
                 else:
                     self._changed.wait()
             return None
@@ -167,46 +174,17 @@ class Batcher:
     def _is_late(self) -> bool:
         return bool(self._items) and time.monotonic() - self._items[0].arrived > LATE_S
 
-    def _drop_cancelled(self) -> None:
-        while self._items and self._items[0].future.cancelled():
-            self._items.popleft()
-            self._metrics.queued.set(len(self._items))
-
     def _take_batch(self) -> list[_Item]:
-        """The oldest images of one encoder; the others keep their places."""
+        """The oldest images of one encoder, without those that were cancelled; the others keep their places."""
         encoder = self._items[0].network.encoder_id
-        batch: list[_Item] = []
-        kept: deque[_Item] = deque()
-        while self._items and len(batch) < self._size:
-            item = self._items.popleft()
-            if item.network.encoder_id != encoder:
-                kept.append(item)
-            elif item.future.set_running_or_notify_cancel():
-                batch.append(item)
-        self._items.extendleft(reversed(kept))
+        same = (item for item in self._items if item.network.encoder_id == encoder)
+        batch = list(islice((item for item in same if item.future.set_running_or_notify_cancel()), self._size))
+        self._items = [item for item in self._items if not (item.future.running() or item.future.cancelled())]
         self._metrics.queued.set(len(self._items))
+        if batch:
+            self._metrics.batch_images.observe(len(batch))
         return batch
 
-    def _encode(self, batch: list[_Item]) -> None:
-        if not batch:
-            return
-        self._metrics.batch_images.observe(len(batch))
-        try:
-            with self._metrics.stage_seconds.labels("encode").time():
-                tokens = batch[0].network.encode(np.stack([item.pixels for item in batch]))
-        except Exception as error:
-            _log.exception("Encoding %d images failed", len(batch))
-            for item in batch:
-                item.future.set_exception(error)
-            return
-        for item, row in zip(batch, tokens, strict=True):
-            item.future.set_result(row)
 
-
-def _settle(future: Future[object], work: Callable[[], object]) -> None:
-    try:
-        result = work()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+def _encode(batch: Sequence[_Item]) -> Sequence[FloatArray]:
+    return list(batch[0].network.encode(np.stack([item.pixels for item in batch])))
