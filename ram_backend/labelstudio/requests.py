@@ -6,9 +6,7 @@ a webhook says of annotations and tasks is kept as it came; who reads it decides
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -22,34 +20,11 @@ MAX_CONTAINERS = 1_000_000
 MAX_VALUES = 8_000_000
 """A body of more tasks, of more lists and objects, or of more values would take many times its size in memory."""
 
-_PROJECT = re.compile(r"(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
 _LARGEST = 2**63 - 1
 """Of the numbers that a database can keep."""
 
 _Text = str | None
 Body = TypeVar("Body", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class ProjectRef:
-    """Which project a request is about, as Label Studio names it: "1.1795452148".
-
-    Attributes:
-        id: the number that Label Studio shows in its addresses.
-        created: when it was made, in Unix seconds; 0 where the request doesn't say.
-    """
-
-    id: int
-    created: int
-
-    @classmethod
-    def parse(cls, text: str) -> ProjectRef | None:
-        """From "1.1795452148" or "1"; None where it is neither."""
-        match = _PROJECT.fullmatch(text.strip())
-        return cls(int(match[1]), int(match[2] or 0)) if match else None
-
-    def __str__(self) -> str:
-        return f"{self.id}.{self.created}"
 
 
 class _Lenient(BaseModel):
@@ -65,11 +40,6 @@ class _OfProject(_Lenient):
         if value is None:
             return ""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @property
-    def project_ref(self) -> ProjectRef | None:
-        """The project; None where the request names none."""
-        return ProjectRef.parse(self.project)
 
 
 class SetupRequest(_OfProject):
@@ -173,13 +143,13 @@ class WebhookRequest(_Lenient):
         return "" if value is None else value
 
     @property
-    def project_ref(self) -> ProjectRef | None:
-        """The project, named as `/setup` names it; None where the body has no number."""
+    def project_reference(self) -> str:
+        """The project as `/setup` names it, such as "1.1795452148"; "" where the body has no number."""
         project = self.project if isinstance(self.project, EventProject) else EventProject(id=self.project)
         number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
-            return None
-        return ProjectRef(number, unix_seconds(project.created_at))
+            return ""
+        return f"{number}.{unix_seconds(project.created_at)}"
 
     @property
     def annotation_objects(self) -> list[dict[str, Any]]:

@@ -36,11 +36,11 @@ async def take_event(services: Services, request: WebhookRequest) -> dict[str, A
 
 
 def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
-    ref = request.project_ref
-    events = [] if ref is None else events_of(request, datetime.now(UTC))
-    if ref is None or not events:
+    reference = request.project_reference
+    events = events_of(request, datetime.now(UTC)) if reference else []
+    if not events:
         return {}
-    key, count = services.project(ref).key, services.metrics.ledger_events.labels
+    key, count = services.project(reference).key, services.metrics.ledger_events.labels
     try:
         new = services.ledger.record(key, events)
     except Exception:
@@ -55,9 +55,9 @@ def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
 def _start_training(services: Services, request: WebhookRequest) -> dict[str, Any]:
     if services.jobs is None:
         return {"message": NO_WORKER}
-    if request.project_ref is None:
+    if not request.project_reference:
         return {"message": WITHOUT_PROJECT}
-    key = services.project(request.project_ref).key
+    key = services.project(request.project_reference).key
     # Label Studio may start a training before it sends the annotation that is the reason (protocol section 8).
     every = getattr(request.project, "min_annotations_to_start_training", None)
     submitted = isinstance(every, int) and every > 0

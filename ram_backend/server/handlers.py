@@ -11,8 +11,8 @@ from typing import Any
 
 from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, SettingsError
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
-from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, Task
-from ram_backend.projects.keys import ProjectKey
+from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task
+from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.server.events import NO_WORKER
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.predict import shared
@@ -92,7 +92,7 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
     """
     if not request.tasks:
         return {"results": []}
-    project = services.project(request.project_ref)
+    project = services.project(request.project)
     key, tasks = project.key, request.tasks
     source = services.images.client(project)
     deadline = asyncio.get_running_loop().time() + services.settings.predict_seconds
@@ -166,10 +166,9 @@ def jobs(services: Services, project: str | None = None) -> dict[str, Any]:
     """
     if services.jobs is None:
         return {"jobs": [], "message": NO_WORKER}
-    ref = None if project is None else ProjectRef.parse(project)
-    if project is not None and ref is None:
-        raise InputError(f"project={project[:60]!r} names no project: give its number, such as 1 or 1.1795452148.")
-    rows = services.jobs.queue.jobs(None if ref is None else services.project(ref).key)
+    if project is not None:
+        parse_project(project)
+    rows = services.jobs.queue.jobs(None if project is None else services.project(project).key)
     return {"jobs": [job.to_json() for job in rows]}
 
 

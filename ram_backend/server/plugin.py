@@ -13,7 +13,9 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-not-found]
 
-from ram_backend.labelstudio.requests import ProjectRef, SetupRequest, read_request
+from ram_backend.errors import InputError
+from ram_backend.labelstudio.requests import SetupRequest, read_request
+from ram_backend.projects.keys import parse_project
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.server.in_process import in_process
 
@@ -92,10 +94,13 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _request(self, number: object) -> SetupRequest:
         """What the host knows of a project, as `/setup` brings it."""
-        ref = ProjectRef.parse(str(number))
+        try:
+            project: int | None = parse_project(str(number))[0]
+        except InputError:
+            project = None
         options = self.get("extra_params") if IS_SDK_2 else self._start_options.to_json()
         body = {
-            "project": None if ref is None else ref.id,
+            "project": project,
             "label_config": self.label_config,
             "hostname": getattr(self, "hostname", None) or None,
             "access_token": getattr(self, "access_token", None) or None,

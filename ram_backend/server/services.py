@@ -10,11 +10,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from ram_backend.database.engine import open_database
-from ram_backend.errors import RamError
+from ram_backend.errors import InputError, RamError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.requests import ProjectRef
-from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
@@ -130,15 +129,21 @@ class Services:
                 await asyncio.wait_for(shared(self.model.identity), wait_s)
         return self.model.known()
 
-    def project(self, ref: ProjectRef | None) -> Project:
-        """The project of a request; one that no `/setup` has named has no options and no Label Studio of its own."""
-        if ref is None:
-            return Project(ProjectKey("", 0, 0))
-        known = self.store.find(ref.id, ref.created)
-        if known is None and ref.created == 0:
-            same = [each for each in self.store.projects() if each.key.id == ref.id]
+    def project(self, reference: str) -> Project:
+        """The project of a request; one that no `/setup` has named has no options and no Label Studio of its own.
+
+        Args:
+            reference: "1.1795452148", or its number; anything else is project 0.
+        """
+        try:
+            number, created = parse_project(reference)
+        except InputError:
+            number, created = 0, 0
+        known = self.store.find(number, created)
+        if known is None and created == 0:
+            same = [each for each in self.store.projects() if each.key.id == number]
             known = same[0] if len(same) == 1 else None
-        return known or Project(ProjectKey("", ref.id, ref.created))
+        return known or Project(ProjectKey("", number, created))
 
     async def resolve(self, project: Project, label_config: str, version: VersionRef | None) -> ResolvedConfig:
         """What a label config means for a project under a version.

@@ -9,7 +9,8 @@ from contract.recorded import NAMES, body, wire
 
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import image_reference
-from ram_backend.labelstudio.requests import PredictRequest, ProjectRef, SetupRequest, WebhookRequest, read_request
+from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.projects.keys import parse_project
 
 WEBHOOKS = [name for name in NAMES if name.startswith("webhook-")]
 PREDICTS = [name for name in NAMES if name.startswith("predict-")]
@@ -30,8 +31,7 @@ def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
     assert setup.extra_params == params
     assert setup.hostname == "http://label-studio:8080"
     assert setup.access_token == "<legacy token>"
-    assert setup.project_ref is not None
-    assert setup.project_ref.created > 1_795_000_000
+    assert parse_project(setup.project)[1] > 1_795_000_000
     assert [choice.value for choice in parse_label_config(setup.label_config).tag_controls[0].choices][:2] == [
         "cat",
         "dog",
@@ -54,12 +54,11 @@ def test_each_webhook_is_read_and_names_its_project(name):
     recorded = body(name)
     request = read_request(WebhookRequest, wire(name))
     assert request.action == recorded["action"]
-    assert request.project_ref is not None
-    assert request.project_ref.id == recorded["project"]["id"]
+    assert parse_project(request.project_reference)[0] == recorded["project"]["id"]
 
 
 def test_a_webhook_names_the_project_as_setup_does():
-    assert event("annotation-created-choices-textarea-from-prediction").project_ref == ProjectRef(26, 1795452906)
+    assert event("annotation-created-choices-textarea-from-prediction").project_reference == "26.1795452906"
 
 
 def test_a_body_of_4585_tags_is_read_and_its_config_too():

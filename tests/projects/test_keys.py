@@ -25,7 +25,7 @@ def test_project_and_creation_time(text: str | int, expected: tuple[int, int]) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1.", ".1", "1.2.3", "-1.2", "1,2", "٣.4", True, "9223372036854775808", "1" * 5000]
+    "text", ["", "x", "1.", ".1", "1.2.3", "-1.2", "1,2", "٣.4", True, "²", "9223372036854775808", "1" * 5000]
 )
 def test_what_is_no_project(text: str) -> None:
     with pytest.raises(InputError, match="names no project"):
