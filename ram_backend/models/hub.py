@@ -9,22 +9,22 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ram_backend.errors import DownloadError, InputError
+import requests
+from filelock import FileLock
+
+from ram_backend.errors import DownloadError
 from ram_backend.models.bundle import Bundle, check_new_name, file_sha256
 
 Released = Literal["ram-plus", "ram", "tag2text"]
 RELEASED: tuple[Released, ...] = get_args(Released)
 
 _LISTS = "https://raw.githubusercontent.com/xinyu1205/recognize-anything/main/ram/data"
-_TIMEOUT = 30
-_LARGEST_LIST = 10_000_000
+_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,8 @@ def pull(
     name: str | None = None,
     release: Release | None = None,
     endpoint: str | None = None,
-    allow_extra: bool = False,
-    descriptions: int | None = None,
-    image_size: int | None = None,
     progress: Callable[[str], Any] | None = None,
+    **options: Any,
 ) -> Bundle:
     """Downloads a released model and makes a bundle of it.
 
@@ -95,50 +93,42 @@ def pull(
         name: of the new bundle; None: `kind`.
         release: other addresses than the authors'.
         endpoint: address of the hub; None: HF_ENDPOINT, else huggingface.co.
-        allow_extra: see `import_checkpoint`.
-        descriptions: see `import_checkpoint`.
-        image_size: see `import_checkpoint`.
-        progress: told in a few words what is being done; the download shows its own bar.
+        progress: gets each step in a few words; the download shows its own bar.
+        options: further ones of `import_checkpoint`.
 
     Raises:
         DownloadError: a file can't be had; names its address, and how to import one that was got otherwise.
         CheckpointError, VocabularyError: see `import_checkpoint`.
     """
-    if kind not in RELEASED:
-        raise InputError(f"{kind!r} is not a released model: ask for one of {', '.join(RELEASED)}.")
     from ram_backend.models.importing import import_checkpoint
 
     name = name or kind
     check_new_name(bundles_dir, name)
     release = release or RELEASES[kind]
-    downloads = cache_dir / "downloads" / hashlib.sha256(f"{endpoint}{release}".encode()).hexdigest()[:16]
     say = progress or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="ram-lists-") as folder:
         say("Fetching the tag list")
         tags = _list_file(release.tags, Path(folder) / "tags.txt", kind)
         thresholds = release.thresholds and _list_file(release.thresholds, Path(folder) / "thresholds.txt", kind)
         say(f"Downloading {release.filename}")
-        weights, origin = _weights(release, downloads, endpoint, kind)
+        weights, origin = _weights(release, cache_dir / "downloads", endpoint, kind)
         bundle = import_checkpoint(
             weights,
             tags,
             thresholds=thresholds or None,
             name=name,
             bundles_dir=bundles_dir,
-            allow_extra=allow_extra,
-            descriptions=descriptions,
-            image_size=image_size,
             origin={**origin, "tags": release.tags, "thresholds": release.thresholds},
             progress=progress,
+            **options,
         )
-    shutil.rmtree(downloads, ignore_errors=True)
+    shutil.rmtree(weights.parent, ignore_errors=True)
     return bundle
 
 
-def _weights(release: Release, directory: Path, endpoint: str | None, kind: Released) -> tuple[Path, dict[str, Any]]:
+def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Released) -> tuple[Path, dict[str, Any]]:
     """Downloads the weights; gives their path, and address, commit and etag."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     space = release.repository.startswith("spaces/")
     url = hf_hub_url(
@@ -150,39 +140,35 @@ def _weights(release: Release, directory: Path, endpoint: str | None, kind: Rele
     )
     try:
         metadata = get_hf_file_metadata(url)
-        path = _resumed(url, metadata.etag, metadata.size, directory / release.filename)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        etag, size = metadata.etag, metadata.size
+        folder = downloads / hashlib.sha256(f"{url} {etag}".encode()).hexdigest()[:16]
+        path = _resumed(url, size, folder / release.filename)
+    except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
         raise _unavailable(url, error, kind) from None
-    except Exception as error:  # the HTTP library of the hub's client differs between its versions
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3", "huggingface_hub")):
-            raise
-        raise _unavailable(url, error, kind) from None
-    _check_etag(path, metadata.etag, url)
-    return path, {"weights": url, "commit": metadata.commit_hash, "etag": metadata.etag}
+    if etag is not None and len(etag) == 64 and (found := file_sha256(path)) != etag:  # a large file's is its sha256
+        path.unlink()
+        raise DownloadError(f"{url}: what arrived has the checksum {found}, the hub announced {etag}: pull again.")
+    return path, {"weights": url, "commit": metadata.commit_hash, "etag": etag}
 
 
-def _resumed(url: str, etag: str | None, size: int | None, target: Path) -> Path:
-    """Downloads a file, or the rest of it: what an earlier process got of the same etag is used.
+def _resumed(url: str, size: int | None, target: Path) -> Path:
+    """Downloads a file, or the rest of it where an earlier process was stopped.
 
     The hub's own `hf_hub_download` goes on only within one process: it throws away what a stopped one has left.
     """
-    from filelock import FileLock
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    folder = target.parent / hashlib.sha256(str(etag).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    target, partial = folder / target.name, folder / f"{target.name}.incomplete"
-    with FileLock(folder / ".lock"):
-        if target.is_file() and target.stat().st_size == size:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.incomplete")
+    with FileLock(target.parent / ".lock"):
+        if target.is_file():
             return target
         with partial.open("ab") as file:
-            have = file.tell() if size is not None and file.tell() <= size else 0
-            file.truncate(have)
             http_get(
                 url,
                 file,
-                resume_size=have,
+                resume_size=file.tell(),
                 headers=build_hf_headers(),
                 expected_size=size,
                 displayed_filename=target.name,
@@ -191,31 +177,16 @@ def _resumed(url: str, etag: str | None, size: int | None, target: Path) -> Path
     return target
 
 
-def _check_etag(path: Path, etag: str | None, url: str) -> None:
-    """The etag of a large file on the hub is its sha256."""
-    if etag is None or len(etag) != 64:
-        return
-    found = file_sha256(path)
-    if found != etag:
-        path.unlink()
-        raise DownloadError(f"{url}: what arrived has the checksum {found}, the hub announced {etag}: pull again.")
-
-
 def _list_file(address: str, target: Path, kind: Released) -> Path:
     """A tag list or threshold file: a local path as it is, a URL as a download."""
     if "://" not in address:
         return Path(address)
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:
-            content = answer.read(_LARGEST_LIST + 1)
-            announced = answer.headers.get("Content-Length")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        answer = requests.get(address, timeout=_TIMEOUT_S)
+        answer.raise_for_status()
+    except requests.RequestException as error:
         raise _unavailable(address, error, kind) from None
-    if len(content) > _LARGEST_LIST:
-        raise DownloadError(f"{address}: larger than any tag list: give another address or a local file.")
-    if announced is not None and len(content) < min(int(announced), _LARGEST_LIST):
-        raise _unavailable(address, OSError(f"only {len(content)} of {announced} bytes arrived"), kind)
-    target.write_bytes(content)
+    target.write_bytes(answer.content)
     return target
 
 

@@ -1,9 +1,11 @@
-"""Import of an official weight file and its tag list as a bundle, with all of its parts."""
+"""Import of an official weight file and its tag list as a bundle: no code of the file runs, every key is checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ from ram_backend.models.bundle import (
     new_bundle,
     open_bundle,
 )
-from ram_backend.models.checkpoints import Checkpoint, check_finite, open_checkpoint
 from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.models.ram import Architecture
 from ram_backend.vocabulary.tags import Vocabulary
 
 DEFAULT_THRESHOLD = 0.68
@@ -43,6 +45,8 @@ TAG2TEXT_DELETED = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """Tags that the authors switch off in Tag2Text's list: quarter, back, two, three, four, five, one."""
 
 NEW_TAG_THRESHOLD = 0.5
+_SHOWN = 8
+_DOWNLOAD = "download it again, or give another file"
 NEVER = 1.0
 """A threshold that no score is strictly above."""
 
@@ -144,12 +148,169 @@ def _source(path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked official file: exactly the tensors that tagging and captioning need, mapped from the file.
+
+    Attributes:
+        kind: which model it is.
+        architecture: its numbers.
+        descriptions: label embeddings per tag.
+        weights: by official name, float32.
+        captioner: tensors of the captioner by official name, float32, without second names of the same tensor; empty
+            in RAM++.
+        dropped: what else was in the file: entries beside the weights, second names of tensors, keys that a model
+            computes itself, and unknown keys that were allowed.
+    """
+
+    kind: Kind
+    architecture: Architecture
+    descriptions: int
+    weights: Mapping[str, Tensor]
+    captioner: Mapping[str, Tensor]
+    dropped: Mapping[str, Any]
+
+
+def open_checkpoint(
+    file: Path,
+    tags: int,
+    *,
+    descriptions: int | None = None,
+    image_size: int | None = None,
+    allow_extra: bool = False,
+) -> Checkpoint:
+    """Opens an official file and checks its keys, shapes and types; values are checked where they are written.
+
+    Args:
+        file: `.pth`, with the weights under "model" or at the top.
+        tags: number of tags in the list that belongs to it.
+        descriptions: label embeddings per tag in a RAM++ file; None: 51.
+        image_size: side of the images it was trained for; None: 384.
+        allow_extra: drop unknown keys instead of refusing the file.
+
+    Raises:
+        CheckpointError: names the file or the key, and what to do.
+    """
+    try:
+        entries = _load(file)
+        several = descriptions or official.DESCRIPTIONS_PER_TAG
+        return _checked(entries, tags, several, image_size or official.IMAGE_SIZE, allow_extra)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _load(file: Path) -> Any:
+    """Unpickles with torch's list of harmless types only; tensors stay in the file where its format allows."""
+    if not file.is_file():
+        raise CheckpointError("there is no such file: check the path.")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    zipped = start == b"PK\x03\x04"
+    if not zipped and start[:1] != b"\x80":
+        raise CheckpointError(f"not a file that torch.save writes: {_DOWNLOAD}.")
+    try:
+        return torch.load(file, map_location="cpu", mmap=zipped, weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"wants to run {wanted[1]!r}" if wanted else "holds more than plain tensors"
+        raise CheckpointError(
+            f"refused, because the file {what}, and loading could run any code: give a file of plain weights"
+            " (where you trust this one, load it elsewhere and save its state dict alone)."
+        ) from None
+    except Exception as error:  # torch, pickle and zip have many kinds
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"damaged or cut short ({first[:200]}): {_DOWNLOAD}.") from None
+
+
+def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_extra: bool) -> Checkpoint:
+    beside: list[str] = []
+    state = entries
+    if isinstance(entries, Mapping) and isinstance(entries.get("model"), Mapping):
+        state, beside = entries["model"], sorted(str(key) for key in entries if key != "model")
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"holds no named tensors, which are expected under 'model' or at the top: {_DOWNLOAD}.")
+    weights, captioner, dropped = _sort_keys(state)
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    kind = official.detect_kind(shapes, tags, descriptions)
+    if kind is None:
+        raise CheckpointError(
+            f"none of the keys of RAM, RAM++ or Tag2Text is in it (it has {_listed(list(state))}):"
+            " give one of the authors' .pth files."
+        )
+    each = descriptions if kind == "ram_plus" else 1
+    architecture = official.read_architecture(kind, shapes, tags, image_size)
+    expected = official.expected_shapes(kind, architecture, tags, each)
+    missing = [key for key in expected if key not in weights]
+    if missing:
+        raise CheckpointError(
+            f"looks like {kind}, but key {_listed(missing)} is missing: the file is incomplete; {_DOWNLOAD}."
+        )
+    label = official.label_key(kind)
+    if shapes[label][:1] != expected[label][:1]:
+        per_tag = f" ({each} for each of {tags} tags)" if kind == "ram_plus" else ""
+        remedy = ", or the number for each tag with --descriptions" if kind == "ram_plus" else ""
+        raise CheckpointError(
+            f"key {label!r} has {len(weights[label])} rows, the tag list asks for {expected[label][0]}{per_tag}:"
+            f" give the tag list that belongs to this file{remedy}."
+        )
+    for key, shape in expected.items():
+        _check_shape(key, shapes[key], shape)
+    for key, tensor in {**{key: weights[key] for key in expected}, **captioner}.items():
+        if tensor.dtype != torch.float32:
+            raise CheckpointError(
+                f"key {key!r} is {str(tensor.dtype).removeprefix('torch.')}, float32 is needed:"
+                " give the file as the authors publish it, or convert its tensors with .float() and save it again."
+            )
+    extra = sorted(weights.keys() - expected.keys())
+    if extra and not allow_extra:
+        raise CheckpointError(
+            f"unknown key {_listed(extra)}: this may be another model; if not, --allow-extra drops them."
+        )
+    dropped |= {"beside_weights": beside, "extra_keys": extra}
+    return Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
+
+
+def _sort_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Weights and the captioner's tensors by today's names, and the numbers of keys that are neither."""
+    weights: dict[str, Tensor] = {}
+    captioner: dict[str, Tensor] = {}
+    dropped = {"structural_keys": 0, "tied_keys": 0}
+    for key, tensor in state.items():
+        name = official.modern_name(key)
+        if official.is_structural(name):
+            dropped["structural_keys"] += 1
+        elif official.is_tied(name):
+            dropped["tied_keys"] += 1
+        elif name.startswith(official.CAPTION_PREFIXES):
+            captioner[name] = tensor
+        elif name == key or name not in state:
+            weights[name] = tensor
+    return weights, captioner, dropped
+
+
+def _check_shape(key: str, found: official.Shape, shape: official.Shape) -> None:
+    if found != shape and key.endswith("relative_position_bias_table") and len(found) == 2:
+        raise CheckpointError(
+            f"key {key!r} has {found[0]} rows, {shape[0]} are needed: it was trained with attention windows of another"
+            f" size, that is for other images (window 7: 224 pixels); give the file for {official.IMAGE_SIZE} pixels,"
+            " or its size with --image-size."
+        )
+    if found != shape:
+        raise CheckpointError(f"key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = ", ".join(repr(key) for key in keys[:_SHOWN])
+    return f"{shown} and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else shown
+
+
 def _write_tensors(file: Path, checkpoint: Checkpoint, directory: Path, *, tags: int) -> None:
     """Writes the weight files; safetensors copies from the mapped file straight into the new ones."""
     network: dict[str, Tensor] = {}
     names = official.our_names(checkpoint.kind, checkpoint.architecture)
     for key, tensor in {**checkpoint.weights, **checkpoint.captioner}.items():
-        check_finite(file, key, tensor)
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            raise CheckpointError(f"{file}: key {key!r} holds NaN or infinity: {_DOWNLOAD}.")
         if key in names:
             network[names[key]] = _alone(tensor[0] if key in official.PER_TAG_CLASSIFIER else tensor)
     counts = torch.full((tags,), checkpoint.descriptions, dtype=torch.int32)

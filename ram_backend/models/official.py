@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -38,18 +37,6 @@ PER_TAG_CLASSIFIER = ("fc.W", "fc.b")
 _STRUCTURAL = ("relative_position_index", "attn_mask", "position_ids")
 _SWIN = "visual_encoder"
 _LAYER = "tagging_head.encoder.layer"
-_PROBABLY = 0.5
-
-_SWIN_L = SwinConfig(IMAGE_SIZE, 4, 192, (2, 2, 18, 2), (6, 12, 24, 48), 12, projection=512)
-_SWIN_B = SwinConfig(IMAGE_SIZE, 4, 128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
-RELEASED: dict[str, Architecture] = {
-    "ram": Architecture(_SWIN_L, HeadConfig(512, 768, HEADS, 2, 3072, label_width=512)),
-    "ram_plus": Architecture(_SWIN_L, HeadConfig(512, 768, HEADS, 2, 3072, label_width=512), reweight=True),
-    "tag2text": Architecture(
-        _SWIN_B, HeadConfig(1024, 768, HEADS, 2, 3072, project=False, classifier="per_tag", tags=3429)
-    ),
-}
-"""The architectures of the released files."""
 
 
 def modern_name(key: str) -> str:
@@ -98,30 +85,18 @@ def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESC
 def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
     """The numbers of a network, from the shapes of its tensors.
 
-    A file that mostly agrees with the released one of its kind is taken for that: a wrong tensor in it is then reported
-    as such, instead of being believed.
-
     Raises:
         CheckpointError: a tensor that tells a number is missing or has an impossible shape.
     """
-    released = RELEASED[kind]
-    expected = expected_shapes(kind, released, tags, DESCRIPTIONS_PER_TAG)
-    agreeing = sum(shapes.get(key) == shape for key, shape in expected.items())
-    if image_size == IMAGE_SIZE and agreeing > _PROBABLY * len(expected):
-        return released if kind != "tag2text" else _with_tags(released, tags)
     try:
-        return _derive(kind, shapes, tags, image_size)
+        return _architecture(kind, shapes, tags, image_size)
     except KeyError as error:
         raise CheckpointError(f"key {error.args[0]!r} is missing: give a complete official file.") from None
     except (ValueError, ZeroDivisionError, IndexError) as error:
         raise CheckpointError(f"its shapes fit no {kind} network ({error}): give an official file.") from None
 
 
-def _with_tags(architecture: Architecture, tags: int) -> Architecture:
-    return replace(architecture, head=replace(architecture.head, tags=tags))
-
-
-def _derive(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
+def _architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
     stages = _count(shapes, rf"{_SWIN}\.layers\.(\d+)\.")
     depths = tuple(_count(shapes, rf"{_SWIN}\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
     first = f"{_SWIN}.layers.0.blocks.0"

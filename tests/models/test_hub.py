@@ -17,7 +17,7 @@ import pytest
 import torch
 from models import tiny
 
-from ram_backend.errors import CheckpointError, DownloadError, InputError
+from ram_backend.errors import CheckpointError, DownloadError
 from ram_backend.models.hub import RELEASED, RELEASES, Release, pull
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.network import load_network
@@ -223,7 +223,7 @@ def test_without_a_connection_the_address_is_named(release: Release, target: dic
 
 def test_a_cut_list_is_not_taken_for_a_short_one(hub: Hub, release: Release, target: dict[str, Any]) -> None:
     hub.cuts = [10]
-    with pytest.raises(DownloadError, match=r"tags\.txt.*only 10 of 46 bytes arrived"):
+    with pytest.raises(DownloadError, match=r"tags\.txt.*10 bytes read, 36 more expected"):
         pull("ram", release=release, endpoint=hub.address, **target)
 
 
@@ -234,11 +234,6 @@ def test_a_taken_name_is_refused_before_anything_is_downloaded(
     with pytest.raises(CheckpointError, match="already a bundle"):
         pull("ram", release=release, endpoint=hub.address, **target)
     assert hub.requests == []
-
-
-def test_unknown_models_are_refused(target: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="ram-plus, ram, tag2text"):
-        pull("yolo", **target)  # type: ignore[arg-type]
 
 
 def test_every_release_has_its_addresses() -> None:

@@ -9,6 +9,10 @@ import torch
 from models import reference
 from torch import Tensor
 
+from ram_backend.models.encoder import SwinConfig
+from ram_backend.models.head import HeadConfig
+from ram_backend.models.ram import Architecture
+
 KINDS = ("ram", "ram_plus", "tag2text")
 IMAGE = 64
 DEPTHS = (2, 2, 2)
@@ -20,6 +24,18 @@ INNER = 48
 WIDTH = 24
 TAGS = ("cat", "dog", "red car", "sit", "sitting", "zebra crossing", "sky")
 EACH = 3
+
+_SWIN_L = SwinConfig(384, 4, 192, (2, 2, 18, 2), (6, 12, 24, 48), 12, projection=512)
+_SWIN_B = SwinConfig(384, 4, 128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
+_HEAD = HeadConfig(512, 768, 4, 2, 3072, label_width=512)
+RELEASED = {
+    "ram": Architecture(_SWIN_L, _HEAD),
+    "ram_plus": Architecture(_SWIN_L, _HEAD, reweight=True),
+    "tag2text": Architecture(
+        _SWIN_B, HeadConfig(1024, 768, 4, 2, 3072, project=False, classifier="per_tag", tags=3429)
+    ),
+}
+"""The architectures of the released files, written out by hand."""
 
 
 def shapes(kind: str, tags: int = len(TAGS), each: int = EACH) -> dict[str, tuple[int, ...]]:
