@@ -5,17 +5,24 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ram_backend.cli.output import out, read_text
 from ram_backend.cli.serve import url_of
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, SettingsError
+from ram_backend.labelstudio.client import LabelStudio, open_label_studio
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
+from ram_backend.labelstudio.ready_configs import vocabulary_config
+from ram_backend.models.store import find_bundle
+from ram_backend.projects.keys import instance_of
+from ram_backend.projects.options import parse_options
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.vocabulary.label_system import load_label_system
 
 XML_FILE = "give an XML file with --label-config, such as those in label_configs/"
 
@@ -43,9 +50,6 @@ def connect(
     may fetch from there; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server has them. Asking
     again changes nothing that is right already.
     """
-    from ram_backend.labelstudio.project_api import ProjectApi
-    from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
-
     settings = load_settings()
     options = ConnectOptions(
         url=_backend_url(url, settings),
@@ -58,9 +62,10 @@ def connect(
         replace_others=replace,
     )
     label_studio = _label_studio(settings)
-    _trust(settings, label_studio)
+    host, table = instance_of(label_studio.base_url), ProjectTable(open_migrated(settings))
+    _trust(table, host, (settings.label_studio_api_key or "").strip())
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
-    _warn_of_other_addresses(settings, label_studio, project)
+    _warn_of_other_addresses(table, host, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
     out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
 
@@ -80,50 +85,30 @@ def _report(what: str, found: str, changed: bool) -> None:
 
 
 def _label_studio(settings: Settings) -> LabelStudio:
-    from ram_backend.labelstudio.client import open_label_studio
-
-    missing = [
-        name
-        for name, value in (
-            ("LABEL_STUDIO_URL", settings.label_studio_url),
-            ("LABEL_STUDIO_API_KEY", settings.label_studio_api_key),
-        )
-        if not (value or "").strip()
-    ]
-    if missing:
+    named = {"LABEL_STUDIO_URL": settings.label_studio_url, "LABEL_STUDIO_API_KEY": settings.label_studio_api_key}
+    url, token = ((value or "").strip() for value in named.values())
+    if missing := [name for name, value in named.items() if not (value or "").strip()]:
         raise SettingsError(
             f"Set {' and '.join(missing)}: Label Studio's address as this machine sees it, and a personal access token"
             " (Account & Settings in Label Studio)."
         )
-    found = open_label_studio(settings, settings.label_studio_url or "", (settings.label_studio_api_key or "").strip())
+    found = open_label_studio(settings, url, token)
     found.version()
     found.whoami()
     return found
 
 
-def _trust(settings: Settings, label_studio: LabelStudio) -> None:
+def _trust(table: ProjectTable, host: str, token: str) -> None:
     """Pins the Label Studio with our token: a server that shares this data folder or database may fetch from it."""
-    from ram_backend.database.migrate import open_migrated
-    from ram_backend.projects.keys import instance_of
-    from ram_backend.projects.table import ProjectTable
-
-    host, table = instance_of(label_studio.base_url), ProjectTable(open_migrated(settings))
     before = table.changes().pin
-    pin = table.pin_host(host, token=(settings.label_studio_api_key or "").strip())
+    pin = table.pin_host(host, token=token)
     instead = f" instead of {before.host}" if before is not None and before.host != host else ""
     _report("trust", f"{host} may be sent this token{instead}", pin != before)
 
 
-def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, project: int) -> None:
-    """Says where a server without LABEL_STUDIO_URL knows the project under another address than the pinned one."""
-    from ram_backend.database.migrate import open_migrated
-    from ram_backend.projects.keys import instance_of
-    from ram_backend.projects.table import ProjectTable
-
-    host = instance_of(label_studio.base_url)
-    names = {
-        each.hostname for each in ProjectTable(open_migrated(settings)).changes().projects if each.key.id == project
-    }
+def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> None:
+    """Tells if a server without LABEL_STUDIO_URL knows the project under another address than the pinned one."""
+    names = {each.hostname for each in table.changes().projects if each.key.id == project}
     if names and host not in names:
         out.print(
             f"Label Studio calls itself {', '.join(sorted(names))}: set LABEL_STUDIO_URL={host} for the server, too, or"
@@ -133,8 +118,6 @@ def _warn_of_other_addresses(settings: Settings, label_studio: LabelStudio, proj
 
 
 def _backend_url(url: str | None, settings: Settings) -> str:
-    from ram_backend.projects.keys import instance_of
-
     if url is None:
         return url_of(settings.host, settings.port or 9090)
     try:
@@ -144,18 +127,12 @@ def _backend_url(url: str | None, settings: Settings) -> str:
 
 
 def _all_tags(settings: Settings) -> str:
-    from ram_backend.labelstudio.ready_configs import vocabulary_config
-    from ram_backend.models.store import find_bundle
-    from ram_backend.vocabulary.label_system import load_label_system
-
     if settings.bundle == "starter":
         return vocabulary_config(load_label_system())
     return vocabulary_config(find_bundle(settings.bundle, settings.bundles_dir).vocabulary)
 
 
 def _extra_params(text: str | None) -> dict[str, Any] | None:
-    from ram_backend.projects.options import parse_options
-
     if text is None:
         return None
     try:

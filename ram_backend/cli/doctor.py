@@ -6,18 +6,21 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import typer
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ram_backend import __version__
-from ram_backend.cli.checks.house import check_database, check_workers
-from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
-from ram_backend.errors import RamError
+from ram_backend.cli.label_studio_checks import check_label_studio, check_projects
+from ram_backend.cli.opening import existing_database
+from ram_backend.cli.output import out
+from ram_backend.database.engine import Database
+from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.images.guard import redacted
 from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.models.starter.bundle import starter_digest
@@ -27,6 +30,10 @@ from ram_backend.vocabulary.embeddings import open_text_encoder
 
 LOW_DISK = 5_000_000_000
 TIMEOUT_S = 3.0
+SILENT_S = 420.0
+"""RQ's workers give a sign of life at least every seven minutes."""
+
+WAITING_S = 15.0
 
 
 def doctor() -> None:
@@ -42,16 +49,16 @@ def doctor() -> None:
     for finding in findings:
         found = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
         table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.what), escape(found))
-    Console(highlight=False).print(table)
+    out.print(table, soft_wrap=False)
     if any(finding.state is State.bad for finding in findings):
         raise typer.Exit(1)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """All checks, each on its own: one that fails keeps none of the others from being made."""
+    """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _redis, check_database, check_workers, check_label_studio, check_projects,
+        _redis, _database, _workers, check_label_studio, check_projects,
     )  # fmt: skip
     for check in checks:
         try:
@@ -133,3 +140,93 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("Redis", State.ok, f"{shown} answers, version {version}")
     except (RedisError, ValueError, OSError) as error:
         yield Finding("Redis", State.bad, f"{shown}: {error}", "start it, or correct or unset RAM_REDIS_URL")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        database = existing_database(settings)
+    except DatabaseUnavailable as error:
+        remedy = "see that it runs, and RAM_DATABASE_URL; the server goes on serving what it has meanwhile"
+        yield Finding("database", State.bad, str(error), remedy)
+        return
+    if database is None:
+        yield Finding("database", State.ok, "none yet: made at the first start of server, worker or command")
+        return
+    yield Finding("database", State.ok, f"{database.shown} answers")
+    yield from _jobs(settings, database)
+    yield from _versions(database)
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    from redis.exceptions import RedisError
+    from rq import Worker
+
+    from ram_backend.jobs.job import QUEUES
+    from ram_backend.jobs.valkey import connect, running_url
+
+    url = running_url(settings)
+    start = "`ram-backend worker`, or `ram-backend serve --with-worker`"
+    if url is None:
+        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", f"start {start}")
+        return
+    try:
+        with connect(url, 3.0) as connection:
+            workers = [
+                each for each in Worker.all(connection=connection) if set(each.queue_names()) & set(QUEUES.values())
+            ]
+    except (RedisError, OSError) as error:
+        yield Finding("workers", State.bad, f"the queue doesn't answer ({type(error).__name__})", "see RAM_REDIS_URL")
+        return
+    alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
+    if alive:
+        doing = sum(each.get_state() == "busy" for each in alive)
+        yield Finding("workers", State.ok, f"{len(alive)}, of which {doing} at work")
+    else:
+        yield Finding(
+            "workers", State.note, "none: nothing is learned, and no predictions are pushed", f"start {start}"
+        )
+
+
+def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
+    from ram_backend.jobs.queue import JobQueue
+
+    table = JobQueue.of(settings, database)
+    waiting = table.due(WAITING_S)
+    if waiting:
+        found = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"
+        yield Finding("jobs", State.bad, found, "see that a worker runs: `ram-backend worker`")
+    now = datetime.now(UTC)
+    for job in table.jobs(limit=50):
+        silent = job.state == "running" and job.heartbeat_at is not None
+        if silent and (now - job.heartbeat_at).total_seconds() > 2 * settings.lease_seconds + 60:  # type: ignore[operator]
+            found = f"{job.kind} of project {job.key} has given no sign of life since {job.heartbeat_at:%H:%M}"
+            yield Finding("jobs", State.bad, found, "start a worker: it takes the job over")
+    latest: dict[Any, Any] = {}
+    for job in table.jobs(limit=200):
+        if not job.is_open:
+            latest.setdefault((job.key, job.kind), job)
+    for job in latest.values():
+        if job.state == "failed":
+            yield Finding("jobs", State.note, f"the last {job.kind} of project {job.key} failed", job.message)
+
+
+def _versions(database: Database) -> Iterator[Finding]:
+    from ram_backend.projects.table import ProjectTable
+    from ram_backend.versions.table import VersionTable
+
+    table = VersionTable(database)
+    for project in ProjectTable(database).changes().projects:
+        key, served = project.key, table.served(project.key)
+        if served.quarantined is not None:
+            remedy = f"ram-backend versions rollback {key.id} VERSION, and train again"
+            found = f"project {key}: {served.name} can't be served ({served.quarantined}); another one is meanwhile"
+            yield Finding("versions", State.bad, found, remedy)
+        spoilt = [each.name for each in table.list(key) if each.state == "quarantined" and each.name != served.version]
+        if spoilt:
+            yield Finding("versions", State.note, f"project {key}: {', '.join(spoilt)} can't be served, and aren't")
+
+
+def _age_s(moment: datetime | None) -> float:
+    if moment is None:
+        return float("inf")
+    return (datetime.now(UTC) - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))).total_seconds()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ram_backend.cli.output import notes, read_text
-from ram_backend.database.engine import Database
-from ram_backend.database.migrate import open_migrated
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import VocabularyError
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
@@ -63,6 +63,19 @@ class OpenProject:
         from ram_backend.jobs.service import JobService
 
         return JobService(self.settings, self.database)
+
+
+def existing_database(settings: Settings) -> Database | None:
+    """The migrated database of the settings; None: there is none yet.
+
+    Raises:
+        DatabaseUnavailable: see the message.
+    """
+    database = open_database(settings)
+    if database.file is not None and not database.file.exists():
+        return None
+    upgrade(database)
+    return database
 
 
 def open_project(text: str) -> OpenProject:

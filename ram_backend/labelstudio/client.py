@@ -6,8 +6,11 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from urllib3.filepost import encode_multipart_formdata
 
 from ram_backend.errors import (
     ImageRefused,
@@ -157,9 +160,22 @@ class LabelStudio:
             LabelStudioUnauthorized: it takes no token that we have, or its user may not do that.
             LabelStudioRefused: it answers any other 4xx.
         """
+        if body is None:
+            return self._send(method, path, {}, seconds=seconds)
+        content = {"Content-Type": "application/json"}
+        return self._send(method, path, content, seconds=seconds, body=json.dumps(body).encode())
+
+    def upload(self, path: str, images: Iterable[Path]) -> None:
+        """Sends JPEG files to a path of the API as one form; raises as `send_json`."""
+        fields = [(each.name, (each.name, each.read_bytes(), "image/jpeg")) for each in images]
+        body, content_type = encode_multipart_formdata(fields)
+        self._send("POST", path, {"Content-Type": content_type}, body=body)
+
+    def _send(
+        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float | None = None, **sent: bytes
+    ) -> Any:
         address = Address.of(f"{self.base_url}{path}")
-        sent = {} if body is None else {"body": json.dumps(body).encode()}
-        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
+        headers = {"Accept": "application/json", **headers}
         asked = f"Label Studio: {method} {address}"
         with Deadline(seconds or self.fetcher.limits.seconds) as deadline:
             try:

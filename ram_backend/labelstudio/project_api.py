@@ -52,6 +52,10 @@ class ProjectApi:
 
     # Tasks
 
+    def all_tasks(self) -> Iterator[ListedTask]:
+        """All tasks, by rising number; see `annotated_tasks`."""
+        return self._after()
+
     def annotated_tasks(self) -> Iterator[ListedTask]:
         """All tasks with at least one annotation that is not skipped, by rising number.
 

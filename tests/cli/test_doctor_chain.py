@@ -9,8 +9,8 @@ from jobs.making import CONFIG, make_old
 from sqlalchemy import text, update
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
-from ram_backend.cli.checks.house import check_database, check_workers
-from ram_backend.cli.checks.label_studio import check_label_studio, check_projects
+from ram_backend.cli.doctor import examine
+from ram_backend.cli.label_studio_checks import check_label_studio, check_projects
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
@@ -50,8 +50,7 @@ def projects() -> dict[str, Finding]:
 
 
 def house() -> dict[str, Finding]:
-    settings = load_settings()
-    return {each.what: each for check in (check_database, check_workers) for each in check(settings)}
+    return {each.what: each for each in examine(load_settings())}
 
 
 def test_all_is_well(connected: FakeLabelStudio) -> None:
@@ -64,7 +63,7 @@ def test_all_is_well(connected: FakeLabelStudio) -> None:
 
 def test_a_fresh_installation_is_no_error() -> None:
     settings = load_settings()
-    assert {each.state for each in check_database(settings)} == {State.ok}
+    assert house()["database"].state is State.ok
     (none,) = check_projects(settings)
     assert (none.state, "ram-backend connect" in none.remedy) == (State.note, True)
     assert not settings.data_dir.exists(), "looking makes nothing"

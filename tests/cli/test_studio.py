@@ -17,10 +17,17 @@ from support.label_studio import LEGACY, FakeLabelStudio
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.process import Service, ended_by_signals, free_port
-from ram_backend.cli.studio.servers import Account, open_account, running_backend, start_label_studio
-from ram_backend.errors import LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
+from ram_backend.cli.servers import (
+    Account,
+    Service,
+    ended_by_signals,
+    free_port,
+    open_account,
+    running_backend,
+    start_label_studio,
+)
+from ram_backend.errors import NotAvailable
+from ram_backend.labelstudio.client import LabelStudio
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -55,11 +62,9 @@ def test_a_service_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Pat
 
 def test_a_service_that_is_never_ready(tmp_path: Path) -> None:
     service = Service("It", SLEEPS, tmp_path / "it.log", os.environ)
-    try:
-        with pytest.raises(NotAvailable, match="not ready after 0 s"):
-            service.wait_for(lambda: None, 0)
-    finally:
-        service.stop()
+    with pytest.raises(NotAvailable, match="not ready after 0 s"):
+        service.wait_for(lambda: None, 0)
+    assert not service.alive
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
@@ -119,17 +124,15 @@ def test_something_else_at_the_backend_s_port_is_no_backend() -> None:
         assert found.url == other.url
 
 
-def test_what_label_studio_refuses_becomes_one_line_without_the_token() -> None:
+def test_photos_are_uploaded_as_one_form(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"a cat")
     with FakeLabelStudio() as running:
-        running.file("/api/projects", Reply(400, b'{"detail": "Validation error"}'))
-        api = StudioApi(running.url, LEGACY)
-        with pytest.raises(LabelStudioUnreachable, match=r"HTTP 400.*Validation error"):
-            api.project("RAM demo")
-        with pytest.raises(LabelStudioUnauthorized) as refused:
-            StudioApi(running.url, "b" * 40).project("RAM demo")
-        assert "b" * 40 not in str(refused.value)
-    with pytest.raises(LabelStudioUnreachable, match="Is it running"):
-        StudioApi(running.url, LEGACY).project("RAM demo")
+        running.routes["/api/projects/1/import"] = Reply(201, b"{}")
+        LabelStudio(running.url, LEGACY).upload("/api/projects/1/import", [tmp_path / "cat.jpg"])
+        form = running.requests[-1]
+    assert form.headers["Content-Type"].startswith("multipart/form-data")
+    assert b'filename="cat.jpg"' in form.body
+    assert b"a cat" in form.body
 
 
 def test_the_command_says_how_to_get_label_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

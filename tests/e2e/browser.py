@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from e2e.reading import confidences, tags
 
-from ram_backend.cli.studio.servers import Account
+from ram_backend.cli.servers import Account
 
 PATIENCE_MS = 90_000
 REST_MS = 700

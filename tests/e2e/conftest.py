@@ -16,10 +16,17 @@ from typing import Any
 
 import pytest
 from e2e.places import ARTEFACTS, REPOSITORY, SHARED, VENV
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.process import Service, ended_by_signals
-from ram_backend.cli.studio.servers import Account, Server, open_account, start_backend, start_label_studio
+from ram_backend.cli.servers import (
+    Account,
+    Server,
+    Service,
+    ended_by_signals,
+    open_account,
+    start_backend,
+    start_label_studio,
+)
 from ram_backend.demo import photo_paths
 
 pytest.register_assert_rewrite("e2e.browser", "e2e.reading")

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import requests
 from e2e.places import REPOSITORY, VENV
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Account, Server
+from ram_backend.cli.servers import Account, Server
 from ram_backend.demo import photo_paths
 
 PATIENCE_S = 240

@@ -17,9 +17,9 @@ import pytest
 from e2e.browser import PATIENCE_MS, REST_MS, SUBMIT, StudioPage
 from e2e.conftest import unset
 from e2e.round_trips import ROUND_TRIPS, RoundTrip
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Server
+from ram_backend.cli.servers import Server
 from ram_backend.demo import photo_paths
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice

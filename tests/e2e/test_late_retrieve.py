@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from e2e.conftest import Start
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Account, Server, start_backend
+from ram_backend.cli.servers import Account, Server, start_backend
 from ram_backend.demo import photo_paths
 
 TASKS = int(os.environ.get("RAM_TEST_LATE_TASKS", "30"))

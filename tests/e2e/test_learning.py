@@ -18,10 +18,9 @@ import pytest
 from e2e.browser import StudioPage, agrees
 from e2e.conftest import Start, unset
 from e2e.reading import confidences, photo, tags
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.process import Service
-from ram_backend.cli.studio.servers import Account, Server, start_backend
+from ram_backend.cli.servers import Account, Server, Service, start_backend
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from e2e.conftest import Start, unset
 from PIL import Image
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Account, Server, start_backend
+from ram_backend.cli.servers import Account, Server, start_backend
 
 TASKS = int(os.environ.get("RAM_TEST_TASKS", "60"))
 SECRET = "a-secret-of-the-webhook"

@@ -19,7 +19,7 @@ from e2e.reading import confidences, tags
 from support.http_server import Reply
 from support.label_studio import LEGACY, FakeLabelStudio
 
-from ram_backend.cli.studio.servers import Server, start_backend
+from ram_backend.cli.servers import Server, start_backend
 from ram_backend.demo import photo_paths
 
 CREATED = 1_795_452_148

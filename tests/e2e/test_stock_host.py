@@ -10,9 +10,9 @@ import pytest
 from e2e.browser import StudioPage, agrees
 from e2e.reading import confidences, items, photo, tags
 from support.stock_host import needs_stock_host, stock_host
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Server
+from ram_backend.cli.servers import Server
 from ram_backend.demo import photo_paths
 
 pytestmark = needs_stock_host

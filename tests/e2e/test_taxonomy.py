@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from e2e.browser import StudioPage, agrees
 from e2e.reading import confidences, items, photo, tags
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
 from ram_backend.demo import photo_paths
 from ram_backend.labelstudio.label_config import parse_label_config
 

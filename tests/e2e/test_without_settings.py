@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from e2e.conftest import FIRST_PORT, Start
 from e2e.reading import photo, tags
+from support.studio_api import StudioApi
 
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.servers import Server, start_backend
+from ram_backend.cli.servers import Server, start_backend
 
 NOTHING = {"RAM_LABEL_STUDIO_URL": "", "RAM_LABEL_STUDIO_API_KEY": ""}
 CAT = "chelsea_cat.jpg"

@@ -12,8 +12,7 @@ import pytest
 import requests
 
 import ram_backend
-from ram_backend.cli.studio.process import Service, free_port
-from ram_backend.cli.studio.servers import Server
+from ram_backend.cli.servers import Server, Service, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("RAM_STOCK_HOST_VENV", REPOSITORY / ".venv-stock-host"))

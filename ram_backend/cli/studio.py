@@ -1,4 +1,4 @@
-"""`ram-backend studio`, which is what `make studio` runs: the whole thing at work, with a real Label Studio."""
+"""`ram-backend studio`, which is what `make studio` runs: a real Label Studio with a demo project and the backend."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from typing import Annotated
 
 import typer
 
-from ram_backend.cli.output import notes
-from ram_backend.cli.studio.api import StudioApi
-from ram_backend.cli.studio.process import ended_by_signals
-from ram_backend.cli.studio.servers import (
+from ram_backend.cli.connect import XML_FILE, secret_headers
+from ram_backend.cli.output import notes, read_text
+from ram_backend.cli.servers import (
     Account,
     Server,
+    ended_by_signals,
     open_account,
     running_backend,
     start_backend,
     start_label_studio,
 )
 from ram_backend.demo import photo_paths
-from ram_backend.errors import InputError, NotAvailable
+from ram_backend.errors import NotAvailable
+from ram_backend.labelstudio.client import LabelStudio, open_label_studio
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
 from ram_backend.settings import Settings, load_settings
 
 TITLE = "RAM demo"
 WATCH_S = 1.0
+UPLOAD = 10
+"""Photos of one upload."""
 
 
 def studio(
@@ -49,73 +54,65 @@ def studio(
     command has started, and nothing else.
     """
     settings = load_settings(port=port)
-    executable = _executable(label_studio)
-    config = _text(label_config)
+    executable = shutil.which(label_studio) or shutil.which("label-studio")
+    if executable is None:
+        raise NotAvailable(f"{label_studio} is not there. `make studio` installs Label Studio and starts this command.")
+    config = read_text(label_config, XML_FILE)
     folder = settings.data_dir / "label-studio"
     with ended_by_signals(), ExitStack() as started:
         with notes.status("Starting Label Studio (its first start takes about a minute)") as status:
             account = open_account(folder)
-            labelling = start_label_studio(executable, folder, account, studio_port)
-            _stop_later(started, labelling)
+            labelling = start_label_studio(Path(executable).absolute(), folder, account, studio_port)
+            started.callback(labelling.stop)
             status.update("Starting the backend")
             backend = running_backend(settings.port) or start_backend(
                 folder / "backend.log", settings.port, labelling.url, account.token
             )
-            _stop_later(started, backend)
+            started.callback(backend.stop)
             status.update("Connecting the demo project and tagging its photos")
-            project, predicted, photos = _fill(StudioApi(labelling.url, account.token), backend.url, config, settings)
-        _tell(labelling, backend, account, project, predicted, photos)
+            client = open_label_studio(settings, labelling.url, account.token)
+            project, predicted, photos = _fill(client, backend.url, config, settings)
+        _print_addresses(labelling, backend, account, project, f"{predicted} of {photos} photos have predictions")
         if not predicted:
             log = "what it printed" if backend.service is None else str(backend.service.log)
             notes.print(f"No prediction came: the backend could not read the photos; see {log}.", markup=False)
         _watch(labelling, backend)
 
 
-def _executable(named: Path) -> Path:
-    found = shutil.which(named) or shutil.which("label-studio")
-    if found is None:
-        raise NotAvailable(f"{named} is not there. `make studio` installs Label Studio and starts this command.")
-    return Path(found).absolute()
+def _fill(label_studio: LabelStudio, backend: str, label_config: str, settings: Settings) -> tuple[int, int, int]:
+    """Makes the demo project if there is none, and connects it: its number, predicted tasks, tasks."""
+    projects = label_studio.send_json("GET", "/api/projects/?page_size=1000")["results"]
+    project = next((int(each["id"]) for each in reversed(projects) if each["title"] == TITLE), None)
+    if project is None:
+        body = {"title": TITLE, "label_config": label_config}
+        project = int(label_studio.send_json("POST", "/api/projects/", body)["id"])
+    api = ProjectApi(label_studio, project)
+    tasks = list(api.all_tasks())
+    if not tasks:
+        photos = photo_paths()
+        for start in range(0, len(photos), UPLOAD):
+            label_studio.upload(f"/api/projects/{project}/import", photos[start : start + UPLOAD])
+        tasks = list(api.all_tasks())
+    login, secret = settings.basic_auth(), secret_headers(settings)
+    options = ConnectOptions(backend, login=login, secret=secret, replace_others=True)
+    Provisioner(api, options, lambda *_: None).run()
+    api.retrieve([task.id for task in tasks])
+    return project, sum(bool(task.predictions) for task in api.all_tasks()), len(tasks)
 
 
-def _text(label_config: Path) -> str:
-    try:
-        return label_config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{label_config} can't be read: name a label config with --label-config.") from None
-
-
-def _stop_later(started: ExitStack, server: Server) -> None:
-    if server.service is not None:
-        started.callback(server.service.stop)
-
-
-def _fill(api: StudioApi, backend: str, label_config: str, settings: Settings) -> tuple[int, int, int]:
-    """The demo project, made where there is none, with photos and predictions: its number, predicted tasks, tasks."""
-    found = api.project(TITLE) or api.create_project(TITLE, label_config)
-    project = int(found["id"])
-    if not api.tasks(project):
-        api.upload(project, photo_paths())
-    login = (settings.basic_auth_user, settings.basic_auth_pass or "") if settings.basic_auth_user else None
-    api.connect(project, backend, login=login)
-    api.retrieve(project)
-    tasks = api.tasks(project)
-    return project, sum(bool(task["predictions"]) for task in tasks), len(tasks)
-
-
-def _tell(labelling: Server, backend: Server, account: Account, project: int, predicted: int, photos: int) -> None:
+def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
     ran = {True: "", False: "  (ran already, and goes on running)"}
     rows = {
         "Label Studio": f"{labelling.url}{ran[labelling.service is not None]}",
         "  e-mail": account.email,
         "  password": account.password,
         "Backend": f"{backend.url}{ran[backend.service is not None]}",
-        "Demo project": f"{labelling.url}/projects/{project}/data  ({predicted} of {photos} photos have predictions)",
+        "Demo project": f"{labelling.url}/projects/{project}/data  ({photos})",
     }
     for name, value in rows.items():
         typer.echo(f"{name:14}{value}")
-    ours = [server for server in (labelling, backend) if server.service is not None]
-    stops = {0: "Ctrl-C ends this command alone", 1: "Ctrl-C stops what was started", 2: "Ctrl-C stops both"}[len(ours)]
+    ours = sum(server.service is not None for server in (labelling, backend))
+    stops = ("Ctrl-C ends this command alone", "Ctrl-C stops what was started", "Ctrl-C stops both")[ours]
     typer.echo(
         "Next: log in there and open the demo project. A click on a photo shows its tags and a confidence each;"
         f' "Label All Tasks" goes through them one by one. Settings > Model shows the backend. {stops}.'
@@ -136,6 +133,3 @@ def _watch(*servers: Server) -> None:
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         typer.echo("\nStopping.")
-
-
-__all__ = ["studio"]

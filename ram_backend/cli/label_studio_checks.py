@@ -1,11 +1,11 @@
-"""What `ram-backend doctor` looks at in Label Studio: whether we reach it, and whether it reaches us."""
+"""Checks of `ram-backend doctor` between Label Studio and this backend, in both directions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ram_backend.cli.checks.house import opened
 from ram_backend.cli.connect import secret_headers
+from ram_backend.cli.opening import existing_database
 from ram_backend.errors import (
     DatabaseUnavailable,
     LabelStudioRefused,
@@ -50,9 +50,9 @@ def check_label_studio(settings: Settings) -> Iterator[Finding]:
 def check_projects(settings: Settings) -> Iterator[Finding]:
     """Each project that Label Studio has connected: the way there, and the way back."""
     try:
-        database = opened(settings)
+        database = existing_database(settings)
     except DatabaseUnavailable:
-        return  # said already
+        return  # a finding about the database says so
     changes = None if database is None else ProjectTable(database).changes()
     if changes is None or not changes.projects:
         remedy = "ram-backend connect --project NUMBER --url BACKEND, or Settings > Model in Label Studio"
@@ -72,12 +72,12 @@ def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[
         yield Finding("Label Studio", State.bad, "nobody has named its address", "set LABEL_STUDIO_URL")
         return
     if not connection.trusted:
-        said = (
+        untrusted = (
             f"only /setup named {connection.base_url} (pinned: {pin.host if pin else 'none'}): images are fetched with"
             " that request's token, and only where the address is a public one"
         )
         remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
-        yield Finding("Label Studio", State.note, said, remedy)
+        yield Finding("Label Studio", State.note, untrusted, remedy)
         return
     label_studio = open_label_studio(settings, connection.base_url, connection.token, hostname=project.hostname)
     try:
@@ -119,9 +119,7 @@ def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> 
 
 
 def _remedy(base: str) -> str:
-    own = (
-        "; `localhost` is this machine, or this container: use the name of Label Studio's host or service"
-        if is_loopback(base)
-        else ""
-    )
-    return f"start it, or set LABEL_STUDIO_URL to its address as this machine sees it{own}"
+    remedy = "start it, or set LABEL_STUDIO_URL to its address as this machine sees it"
+    if is_loopback(base):
+        remedy += "; `localhost` is this machine, or this container: use the name of Label Studio's host or service"
+    return remedy

@@ -1,1 +1,0 @@
-"""What `ram-backend doctor` looks at, by where it is."""

@@ -1,0 +1,300 @@
+"""Child processes of `ram-backend studio`: a real Label Studio and the backend, or those that run already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError
+
+from ram_backend.errors import NotAvailable
+
+START_SECONDS = 300.0
+"""Limit of a start. The first one makes Label Studio's database, or installs the starter bundle: 30 to 60 s."""
+
+PORTS_TRIED = 50
+_SERVES = re.compile(r"^ram-backend serves (http://\S+)", re.MULTILINE)
+_POLL_S = 0.2
+_ANSWER_S = 3.0
+_LOG_LINES = 6
+_FOR_LABEL_STUDIO = {
+    # It connects to backends on this machine, and to nothing outside of it.
+    "ML_BLOCK_LOCAL_IP": "false",
+    "SSRF_PROTECTION_ENABLED": "false",
+    "COLLECT_ANALYTICS": "false",
+    "LATEST_VERSION_CHECK": "false",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+    "DEBUG": "false",
+}
+
+Found = TypeVar("Found")
+
+
+class Service:
+    """A process that was started here, in a session of its own: a Ctrl-C in the terminal reaches only its starter.
+
+    Args:
+        name: for messages.
+        command: program and arguments.
+        log: file that takes all it prints; made anew.
+        environment: all its environment variables.
+
+    Raises:
+        NotAvailable: it can't be started.
+    """
+
+    def __init__(self, name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("wb") as written:
+                self._process = subprocess.Popen(
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise NotAvailable(f"{name} can't be started: {error.strerror}: {command[0]}.") from None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def printed(self) -> str:
+        """Its output so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def check(self) -> None:
+        """Makes sure that it still runs.
+
+        Raises:
+            NotAvailable: it ended by itself; the message has its last lines.
+        """
+        if not self.alive:
+            last = " / ".join(line.strip() for line in self.printed().splitlines()[-_LOG_LINES:] if line.strip())
+            raise NotAvailable(f"{self.name} ended by itself: {last or 'no word'}. What it printed: {self.log}")
+
+    def wait_for(self, look: Callable[[], Found | None], seconds: float = START_SECONDS) -> Found:
+        """Polls until `look` finds something, and returns that. Otherwise the process is stopped.
+
+        Raises:
+            NotAvailable: the process ended first, or the time is up.
+        """
+        end = time.monotonic() + seconds
+        try:
+            while (found := look()) is None:
+                self.check()
+                if time.monotonic() > end:
+                    raise NotAvailable(f"{self.name} is not ready after {seconds:.0f} s. What it printed: {self.log}")
+                time.sleep(_POLL_S)
+        except BaseException:
+            self.stop()
+            raise
+        return found
+
+    def stop(self, seconds: float = 20) -> None:
+        """Terminates it, and kills it after that time. Harmless if it has ended."""
+        if not self.alive:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+            if self.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()
+            if isinstance(reason, KeyboardInterrupt):
+                raise
+
+
+@dataclass(frozen=True)
+class Account:
+    """The only user of a Label Studio that was made here."""
+
+    email: str = "admin@example.com"
+    password: str = field(repr=False, default_factory=lambda: secrets.token_urlsafe(9))
+    token: str = field(repr=False, default_factory=lambda: secrets.token_hex(20))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers.
+
+    Attributes:
+        url: its address.
+        service: its process; None: it ran already, and goes on running when we stop.
+    """
+
+    url: str
+    service: Service | None
+
+    def stop(self) -> None:
+        """Stops it if it was started here."""
+        if self.service is not None:
+            self.service.stop()
+
+
+def open_account(folder: Path) -> Account:
+    """The account of Label Studio's data folder; made, readable by its owner alone, if there is none.
+
+    Raises:
+        NotAvailable: the folder has a database but no account, or the account's file can't be used.
+    """
+    path = folder / "account.json"
+    if path.exists():
+        try:
+            return Account(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise NotAvailable(f"{path} can't be read: delete {folder}, which makes Label Studio anew.") from None
+    if (folder / "label_studio.sqlite3").exists():
+        raise NotAvailable(f"{folder} has a Label Studio whose login is not known: move it away, and try again.")
+    account = Account()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(written, "w", encoding="utf-8") as file:
+        json.dump(asdict(account), file)
+    return account
+
+
+def start_label_studio(executable: Path, folder: Path, account: Account, first_port: int) -> Server:
+    """Starts Label Studio with that data folder, unless it runs already; returns when it answers.
+
+    Args:
+        executable: `bin/label-studio` of a virtual environment.
+        folder: its data folder, which also says where it was started last.
+        account: from `open_account`.
+        first_port: port, or the next free one.
+
+    Raises:
+        NotAvailable: it doesn't start; the message has its last lines.
+    """
+    address = folder / "address"
+    if address.exists() and _is_ours(before := address.read_text(encoding="utf-8").strip(), account):
+        return Server(before, None)
+    port = free_port(first_port)
+    url = f"http://127.0.0.1:{port}"
+    reserved = ("LABEL_STUDIO_", "HEARTEX_")  # Label Studio would take them for its own settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(reserved)}
+    environment |= {
+        **_no_proxy(),
+        **_FOR_LABEL_STUDIO,
+        "LABEL_STUDIO_HOST": url,
+        "LABEL_STUDIO_USERNAME": account.email,
+        "LABEL_STUDIO_PASSWORD": account.password,
+        "LABEL_STUDIO_USER_TOKEN": account.token,
+    }
+    options = ("--no-browser", "--data-dir", folder, "--internal-host", "127.0.0.1", "--port", str(port))
+    service = Service("Label Studio", [executable, "start", *options], folder / "label-studio.log", environment)
+    service.wait_for(lambda: _is_ours(url, account) or None)
+    address.write_text(url, encoding="utf-8")
+    return Server(url, service)
+
+
+def start_backend(
+    log: Path, first_port: int, label_studio: str, token: str, extra: Mapping[str, str] | None = None
+) -> Server:
+    """Starts `ram-backend serve` for that Label Studio, with this process's settings; returns when its model is loaded.
+
+    Args:
+        log: file for all that it prints.
+        first_port: port, or the next free one.
+        label_studio: address.
+        token: what it fetches images with.
+        extra: further environment variables, which win.
+
+    Raises:
+        NotAvailable: it doesn't start; the message has its last lines.
+    """
+    known = {"RAM_LABEL_STUDIO_URL": label_studio, "RAM_LABEL_STUDIO_API_KEY": token}
+    environment = {**os.environ, **_no_proxy(), **known, **(extra or {})}
+    command = [sys.executable, "-m", "ram_backend", "serve", "--host", "127.0.0.1", "--port", str(first_port)]
+    service = Service("The backend", command, log, environment)
+    url = service.wait_for(lambda: _SERVES.search(service.printed()))[1]
+    service.wait_for(lambda: _answer(f"{url}/ready"))
+    return Server(url, service)
+
+
+def running_backend(port: int) -> Server | None:
+    """A `ram-backend serve` that listens at that port already."""
+    url = f"http://127.0.0.1:{port}"
+    health = _answer(f"{url}/health")
+    return Server(url, None) if isinstance(health, dict) and {"bundle", "model"} <= health.keys() else None
+
+
+def free_port(first: int) -> int:
+    """The first free port of this machine from `first` on.
+
+    Raises:
+        NotAvailable: none of the next 50 is free.
+    """
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise NotAvailable(f"The ports {first} to {first + PORTS_TRIED - 1} are all taken: choose another one.")
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, end the block as Ctrl-C does: by KeyboardInterrupt."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_ours(url: str, account: Account) -> bool:
+    user = _answer(f"{url}/api/current-user/whoami", {"Authorization": f"Token {account.token}"})
+    return isinstance(user, dict) and user.get("email") == account.email
+
+
+def _answer(url: str, headers: Mapping[str, str] | None = None) -> object | None:
+    """The JSON of a 200, else None; no proxy is asked."""
+    try:
+        with PoolManager(retries=False, timeout=_ANSWER_S) as pool:
+            answer = pool.request("GET", url, headers=headers, redirect=False)
+            return answer.json() if answer.status == 200 else None
+    except (HTTPError, ValueError):
+        return None
+
+
+def _no_proxy() -> dict[str, str]:
+    named = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+    value = ",".join(filter(None, (named, "127.0.0.1,localhost")))
+    return {"NO_PROXY": value, "no_proxy": value}

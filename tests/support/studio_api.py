@@ -1,0 +1,73 @@
+"""Client of a real Label Studio's API, for tests that play its user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from ram_backend.labelstudio.records import ConnectedBackend, valid_rows
+
+PAGE = 100
+
+
+class StudioApi:
+    """Label Studio's API, as the user whom a legacy token belongs to."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = f"Token {token}"
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """What a path answers, decoded; None where it answers no JSON."""
+        answer = self._session.request(method, self.url + path, timeout=120, **options)
+        assert answer.ok, f"{method} {path}: HTTP {answer.status_code}: {answer.text[:2000]}"
+        return answer.json() if "json" in answer.headers.get("Content-Type", "") else None
+
+    def project(self, title: str) -> dict[str, Any] | None:
+        found = self.call("GET", "/api/projects", params={"page_size": 1000})["results"]
+        return next((each for each in found if each["title"] == title), None)
+
+    def create_project(self, title: str, label_config: str) -> dict[str, Any]:
+        return self.call("POST", "/api/projects", json={"title": title, "label_config": label_config})
+
+    def upload(self, project: int, photos: Sequence[Path]) -> None:
+        """Makes one task of each photo, in order."""
+        for start in range(0, len(photos), 10):
+            files = [(path.name, (path.name, path.read_bytes(), "image/jpeg")) for path in photos[start : start + 10]]
+            self.call("POST", f"/api/projects/{project}/import", files=files)
+
+    def tasks(self, project: int) -> list[dict[str, Any]]:
+        """All tasks with all of their predictions, by rising id."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = {"project": project, "fields": "all", "page": len(found) // PAGE + 1, "page_size": PAGE}
+            answer = self.call("GET", "/api/tasks", params=page)
+            found += answer["tasks"]
+            if not answer["tasks"] or len(found) >= answer["total"]:
+                return sorted(found, key=lambda task: int(task["id"]))
+
+    def backends(self, project: int) -> list[ConnectedBackend]:
+        return valid_rows(ConnectedBackend, self.call("GET", "/api/ml", params={"project": project}))
+
+    def connect(self, project: int, url: str, *, login: tuple[str, str] | None = None, **extra: Any) -> int:
+        """Connects a backend, or moves the connection that is there, as Settings > Model does; returns its number."""
+        body: dict[str, Any] = {"project": project, "url": url, "title": "RAM", **extra}
+        if login is not None:
+            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": login[0], "basic_auth_pass": login[1]}
+        known = self.backends(project)
+        if not known:
+            return int(self.call("POST", "/api/ml", json=body)["id"])
+        if known[0].url != url or extra or login:
+            self.call("PATCH", f"/api/ml/{known[0].id}", json=body)
+        return known[0].id
+
+    def retrieve(self, project: int, tasks: Sequence[int] | None = None) -> None:
+        """Asks the backend for the predictions of tasks, or of all, less those that it has predicted already."""
+        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
+        query = {"id": "retrieve_tasks_predictions", "project": project}
+        self.call("POST", "/api/dm/actions", params=query, json={"selectedItems": chosen})
