@@ -52,7 +52,7 @@ from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.versions.directory import write_version
-from ram_backend.versions.lineage import CorrectionsUsed, Lineage
+from ram_backend.versions.records import CorrectionsUsed, Lineage
 from ram_backend.versions.table import VersionTable
 
 PROJECT = "1.1"
@@ -177,6 +177,12 @@ def make_versions(
             encoder_id=network.encoder_id,
             corrections=CorrectionsUsed(0, 0, 0, 0, ""),
             recipe="random",
+            params={},
+            seed=number,
+            metrics_before={},
+            metrics_after={},
+            gate_share=0.0,
+            code_version="",
             created_at=datetime.now(UTC),
         )
         verdict = {"outcome": "accept", "reason": "made for a benchmark"}

@@ -14,8 +14,8 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, out, print_facts, print_json
 from ram_backend.errors import VersionDamaged, VersionRefused
 from ram_backend.versions.diff import NUMBERS, TagChange, compare
-from ram_backend.versions.directory import BASE, Version, open_version, version_path
-from ram_backend.versions.records import Served, VersionRecord
+from ram_backend.versions.directory import Version, open_version, version_path
+from ram_backend.versions.records import BASE, Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, rollback, pin, unpin.", no_args_is_help=True)

@@ -22,7 +22,8 @@ from ram_backend.server.model import Model
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger, rounded
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.versions.directory import ACCEPTED, open_version, version_path
+from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.records import ACCEPTED
 
 LARGEST = 1e6
 """No honest number of a delta is larger; with larger ones some image's score is not a number."""

@@ -21,8 +21,7 @@ from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, Vers
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.versions.directory import BASE
-from ram_backend.versions.records import Served
+from ram_backend.versions.records import BASE, Served
 from ram_backend.versions.table import VersionTable
 
 POLL_S = 0.5

@@ -29,23 +29,16 @@ from ram_backend.errors import VersionDamaged, VersionsUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.versions.lineage import Lineage
+from ram_backend.versions.records import Lineage, name_of, number_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DELTA = "delta.safetensors"
-BASE = "base"
-"""What people call the bundle by itself, without any version."""
-
-ACCEPTED = "accept"
-"""The only outcome of the gate with which a version may be served."""
-
 WAIT_S = 60.0
 """How long a writer waits for another writer of the same project."""
 
 MAX_MANIFEST_BYTES = 64_000_000
 
-_NAME = re.compile(r"v(\d{4,9})")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOCK = ".lock"
 _PARTIAL = ".partial"
@@ -62,7 +55,6 @@ class StoredVersion:
         number: the number in the name.
         path: its directory.
         digest: 64 hex digits: names the behaviour of bundle and version together.
-        bundle_digest: of the bundle that it belongs to.
         lineage: how it came about.
         verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or "needs_data".
     """
@@ -72,7 +64,6 @@ class StoredVersion:
     number: int
     path: Path
     digest: str
-    bundle_digest: str
     lineage: Lineage
     verdict: Mapping[str, Any]
 
@@ -98,17 +89,6 @@ class Version(StoredVersion):
 def folder_of(key: ProjectKey) -> str:
     """Name of a project's folder."""
     return f"{key.id}.{key.created}-{hashlib.sha256(key.instance.encode()).hexdigest()[:12]}"
-
-
-def name_of(number: int) -> str:
-    """Name of a project's n-th version, n >= 1."""
-    return f"v{number:04d}"
-
-
-def number_of(name: str) -> int | None:
-    """The number in a version's name; None: it is not the name of a version."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match and name == name_of(int(match[1])) else None
 
 
 def version_path(versions_dir: Path, key: ProjectKey, name: str) -> Path:
@@ -170,7 +150,7 @@ def write_version(
         remedy = "see that it is a folder that you may write to, with space left"
         raise VersionsUnavailable(f"A version can't be written to {folder} ({error}): {remedy}.") from error
     name = name_of(number)
-    return StoredVersion(key, name, number, folder / name, digest, lineage.bundle_digest, lineage, dict(verdict))
+    return StoredVersion(key, name, number, folder / name, digest, lineage, dict(verdict))
 
 
 def open_version(
@@ -219,7 +199,6 @@ def open_version(
         number=int(path.name[1:]),
         path=path,
         digest=manifest["digest"],
-        bundle_digest=lineage.bundle_digest,
         lineage=lineage,
         verdict=manifest["verdict"],
         delta=delta,

@@ -1,12 +1,13 @@
-"""Versions and served versions: the two tables, and their rows as immutable values."""
+"""Versions in the database: lineage, table of versions, table of served versions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -14,46 +15,179 @@ from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.errors import VersionDamaged
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import OfProject
-from ram_backend.versions.directory import ACCEPTED, BASE, name_of
-from ram_backend.versions.lineage import Lineage
+
+BASE = "base"
+"""Name of the bundle itself, without any version."""
+
+ACCEPTED = "accept"
+"""The only outcome of the gate with which a version may be served."""
+
+_NAME = re.compile(r"v(\d{4,9})")
+
+
+def name_of(number: int) -> str:
+    """Name of a project's n-th version, n >= 1."""
+    return f"v{number:04d}"
+
+
+def number_of(name: str) -> int | None:
+    """The number in a version's name; None: it is not the name of a version."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match and name == name_of(int(match[1])) else None
 
 
 @dataclass(frozen=True)
-class VersionRecord:
-    """A version according to the database.
+class CorrectionsUsed:
+    """The corrections that a version was trained on.
 
     Attributes:
-        key: its project.
-        name: such as "v0001".
-        digest: see `StoredVersion`.
+        count: number of images with corrections.
+        first_event: smallest id of the ledger's events behind them; 0: none.
+        last_event: largest such id.
+        seen: id of the ledger's last event of any kind at that time.
+        hash: hex digest of the corrections.
+        withdrawn: corrections that the parent was trained on and that were edited or withdrawn since.
+        added: corrections that the parent was not trained on.
+    """
+
+    count: int
+    first_event: int
+    last_event: int
+    seen: int
+    hash: str
+    withdrawn: int = 0
+    added: int = 0
+
+
+class Lineage(BaseModel):
+    """How a version came about.
+
+    Attributes:
+        parent: name of the version that was served when it was made; None: the bundle's base.
+        bundle: name of the bundle.
+        bundle_digest: digest of the bundle, 64 hex digits.
+        encoder_id: of the network that made the image tokens.
+        corrections: its training data.
+        recipe: name of the trainer.
+        params: the trainer's settings.
+        seed: of its random numbers.
+        metrics_before: metrics of the parent on the gate's images, by name.
+        metrics_after: metrics of this version on the same images.
+        gate_share: share of the corrected images that were held out for the gate, in [0, 1].
+        code_version: of this package.
+        created_at: when it was made, UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
+
+    parent: str | None
+    bundle: str = Field(validation_alias=AliasPath("bundle", "name"))
+    bundle_digest: str = Field(validation_alias=AliasPath("bundle", "digest"))
+    encoder_id: str
+    corrections: CorrectionsUsed
+    recipe: str
+    params: dict[str, Any]
+    seed: int
+    metrics_before: dict[str, float] = Field(validation_alias=AliasPath("metrics", "before"))
+    metrics_after: dict[str, float] = Field(validation_alias=AliasPath("metrics", "after"))
+    gate_share: float
+    code_version: str
+    created_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """As an object of JSON."""
+        fields = self.model_dump()
+        bundle = {"name": fields.pop("bundle"), "digest": fields.pop("bundle_digest")}
+        metrics = {"before": fields.pop("metrics_before"), "after": fields.pop("metrics_after")}
+        created_at = self.created_at.astimezone(UTC).isoformat()
+        return {**fields, "bundle": bundle, "metrics": metrics, "created_at": created_at}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Lineage:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            VersionDamaged: a field is missing or of the wrong type.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise VersionDamaged(f"A version's lineage can't be read ({field}: {first['msg']}): train again.") from None
+
+    @field_validator("corrections", mode="before")
+    @classmethod
+    def _with_seen(cls, value: Any) -> Any:
+        return {"seen": value.get("last_event"), **value} if isinstance(value, dict) else value  # early ones lack it
+
+
+class VersionRecord(OfProject, Base):
+    """One version of a project, accepted or not.
+
+    Attributes:
+        number: of its name.
+        digest: names the behaviour of bundle and version together.
         bundle_digest: of the bundle that it belongs to.
         outcome: of the gate: "accept", "reject" or "needs_data".
-        lineage: how it came about; None: it can't be read.
+        lineage_json: how it came about.
         verdict: of the gate, as an object of JSON.
         quarantined: why its directory couldn't be served when a server last tried; None: it could.
         removed: its directory was removed by `prune`.
         recorded_at: when it was recorded.
     """
 
-    key: ProjectKey
-    name: str
-    digest: str
-    bundle_digest: str
-    outcome: str
-    lineage: Lineage | None
-    verdict: Mapping[str, Any]
-    quarantined: str | None
-    removed: bool
-    recorded_at: datetime
+    __tablename__ = "versions"
+    __table_args__ = (UniqueConstraint("instance", "project_id", "created", "number"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(Text)
+    bundle_digest: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(Text)
+    lineage_json: Mapped[dict[str, Any]] = mapped_column("lineage", JSON)
+    verdict: Mapped[dict[str, Any]] = mapped_column(JSON)
+    quarantined: Mapped[str | None] = mapped_column(Text)
+    removed: Mapped[bool] = mapped_column(Boolean)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    @property
+    def name(self) -> str:
+        """The version's name, such as "v0001"."""
+        return name_of(self.number)
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """How it came about; None: it can't be read."""
+        try:
+            return Lineage.from_json(self.lineage_json)
+        except VersionDamaged:
+            return None
 
     @property
     def state(self) -> str:
-        """One of "accepted", "rejected", "needs data", "quarantined", "removed", for people."""
+        """One of "accepted", "rejected", "needs data", "quarantined", "removed"."""
         if self.removed:
             return "removed"
         if self.quarantined is not None:
             return "quarantined"
         return {ACCEPTED: "accepted", "reject": "rejected", "needs_data": "needs data"}.get(self.outcome, self.outcome)
+
+
+class ServedRow(OfProject, Base):
+    """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
+
+    `change` is the backend's counter (see `projects.rows`) when the row was last written.
+    """
+
+    __tablename__ = "served"
+    __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    version: Mapped[str | None] = mapped_column(Text)
+    pinned: Mapped[bool] = mapped_column(Boolean)
+    change: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 @dataclass(frozen=True)
@@ -84,8 +218,7 @@ class Served:
         return self.version or BASE
 
 
-@dataclass(frozen=True)
-class ServedChanges:
+class ServedChanges(NamedTuple):
     """What was published, rolled back or pinned since an earlier value of the counter.
 
     Attributes:
@@ -95,64 +228,3 @@ class ServedChanges:
 
     change: int
     served: tuple[Served, ...]
-
-
-class VersionRow(OfProject, Base):
-    """One version of a project, accepted or not.
-
-    `quarantined` is why its directory can't be served; `removed` says that it was removed on purpose.
-    """
-
-    __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("instance", "project_id", "created", "number"),)
-
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    number: Mapped[int] = mapped_column(BigInteger)
-    digest: Mapped[str] = mapped_column(Text)
-    bundle_digest: Mapped[str] = mapped_column(Text)
-    outcome: Mapped[str] = mapped_column(Text)
-    lineage: Mapped[dict[str, Any]] = mapped_column(JSON)
-    verdict: Mapped[dict[str, Any]] = mapped_column(JSON)
-    quarantined: Mapped[str | None] = mapped_column(Text)
-    removed: Mapped[bool] = mapped_column(Boolean)
-    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
-
-    @property
-    def name(self) -> str:
-        """The version's name."""
-        return name_of(self.number)
-
-    def record(self) -> VersionRecord:
-        """The row as a value; its lineage is None where it can't be read."""
-        try:
-            lineage: Lineage | None = Lineage.from_json(self.lineage)
-        except VersionDamaged:
-            lineage = None
-        return VersionRecord(
-            key=self.key,
-            name=self.name,
-            digest=self.digest,
-            bundle_digest=self.bundle_digest,
-            outcome=self.outcome,
-            lineage=lineage,
-            verdict=self.verdict,
-            quarantined=self.quarantined,
-            removed=self.removed,
-            recorded_at=self.recorded_at,
-        )
-
-
-class ServedRow(OfProject, Base):
-    """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
-
-    `change` is the backend's counter (see `projects.rows`) when the row was last written.
-    """
-
-    __tablename__ = "served"
-    __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
-
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    version: Mapped[str | None] = mapped_column(Text)
-    pinned: Mapped[bool] = mapped_column(Boolean)
-    change: Mapped[int] = mapped_column(BigInteger)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -25,23 +25,14 @@ from ram_backend.errors import (
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
-from ram_backend.versions.directory import (
-    ACCEPTED,
-    BASE,
-    StoredVersion,
-    Version,
-    number_of,
-    open_version,
-    remove_version,
-    version_path,
-)
-from ram_backend.versions.records import Served, ServedChanges, ServedRow, VersionRecord, VersionRow
+from ram_backend.versions.directory import StoredVersion, Version, open_version, remove_version, version_path
+from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
 
 _log = logging.getLogger(__name__)
 
 
 class VersionTable:
-    """Versions and what is served. Its methods block: workers, commands and the server's watching thread call them.
+    """Versions and what is served. Its methods block, and raise DatabaseUnavailable if nothing was read or written.
 
     Every change of what is served first locks the row of the backend's counter. So writers of all processes go one
     after another, and a reader of the counter knows whether there is anything new.
@@ -51,13 +42,9 @@ class VersionTable:
         self._database = database
 
     def next_number(self, key: ProjectKey) -> int:
-        """A number that no version of the project has in the database: for `write_version`.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """A number that no version of the project has in the database: for `write_version`."""
         with self._database.reading() as session:
-            highest = session.scalar(select(func.max(VersionRow.number)).where(of_project(VersionRow, key)))
+            highest = session.scalar(select(func.max(VersionRecord.number)).where(of_project(VersionRecord, key)))
             return (highest or 0) + 1
 
     def record(self, stored: StoredVersion, *, session: Session | None = None) -> VersionRecord:
@@ -69,19 +56,18 @@ class VersionTable:
 
         Raises:
             VersionConflict: another version has that name.
-            DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() if session is None else nullcontext(session) as own:
             _lock_counter(own)
             row = _version_row(own, stored.key, stored.name)
             if row is None:
-                row = VersionRow(
+                row = VersionRecord(
                     **key_columns(stored.key),
                     number=stored.number,
                     digest=stored.digest,
-                    bundle_digest=stored.bundle_digest,
+                    bundle_digest=stored.lineage.bundle_digest,
                     outcome=stored.outcome,
-                    lineage=stored.lineage.to_json(),
+                    lineage_json=stored.lineage.to_json(),
                     verdict=dict(stored.verdict),
                     quarantined=None,
                     removed=False,
@@ -93,43 +79,30 @@ class VersionTable:
                 raise VersionConflict(
                     f"Project {stored.key} has another {stored.name} already: write the version under another number."
                 )
-            return row.record()
+            return row
 
     def list(self, key: ProjectKey) -> Sequence[VersionRecord]:
-        """All versions of a project, oldest first.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """All versions of a project, oldest first."""
         with self._database.reading() as session:
-            return [row.record() for row in _version_rows(session, key)]
+            return _version_rows(session, key)
 
     def get(self, key: ProjectKey, name: str) -> VersionRecord:
         """One version of a project.
 
         Raises:
             VersionNotFound: the project has no version of that name; the message lists those that it has.
-            DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            return _known_row(session, key, name).record()
+            return _known_row(session, key, name)
 
     def served(self, key: ProjectKey, *, session: Session | None = None) -> Served:
-        """What a project is served.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """What a project is served."""
         with self._database.reading() if session is None else nullcontext(session) as own:
             row = _served_row(own, key)
             return Served(key) if row is None else _served(own, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
-        """What projects are served, for those written after the counter was `since`; by default for all.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """What projects are served, for those written after the counter was `since`; by default for all."""
         with self._database.reading() as session:
             counter = session.scalar(select(BackendRow.change).where(BackendRow.id == 1))
             if counter is None:
@@ -161,7 +134,6 @@ class VersionTable:
             ProjectPinned: what is served was pinned by hand.
             VersionRefused: the gate didn't accept the version, or it is quarantined or removed.
             VersionNotFound: the version was never recorded.
-            DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
             counter = _lock_counter(session)
@@ -189,7 +161,7 @@ class VersionTable:
             to: name of a version; None: the bundle's base.
 
         Raises:
-            VersionRefused, VersionNotFound, DatabaseUnavailable: as `publish`; nothing was written.
+            VersionRefused, VersionNotFound: as `publish`; nothing was written.
         """
         with self._database.writing() as session:
             counter = _lock_counter(session)
@@ -197,30 +169,18 @@ class VersionTable:
             return _serve(session, counter, key, name, pinned=True)
 
     def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
-        """Keeps what is served until it is unpinned or rolled back.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """Keeps what is served until it is unpinned or rolled back."""
         with self._database.writing() as session:
             counter = _lock_counter(session)
             now = self.served(key, session=session)
             return now if now.pinned == pinned else _serve(session, counter, key, now.version, pinned=pinned)
 
     def unpin(self, key: ProjectKey) -> Served:
-        """Lets versions be published again; what is served stays until then.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """Lets versions be published again; what is served stays until then."""
         return self.pin(key, pinned=False)
 
     def quarantine(self, key: ProjectKey, name: str, reason: str | None) -> None:
-        """Records why a version's directory can't be served; None: it can. Versions without a row are ignored.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """Records why a version's directory can't be served; None: it can. Versions without a row are ignored."""
         with self._database.writing() as session:
             row = _version_row(session, key, name)
             if row is not None:
@@ -235,9 +195,6 @@ class VersionTable:
 
         Returns:
             The names of all versions that are marked.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
             _lock_counter(session)
@@ -313,19 +270,21 @@ def _lock_counter(session: Session) -> BackendRow:
     return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
 
 
-def _version_rows(session: Session, key: ProjectKey) -> Sequence[VersionRow]:
-    return session.scalars(select(VersionRow).where(of_project(VersionRow, key)).order_by(VersionRow.number)).all()
+def _version_rows(session: Session, key: ProjectKey) -> Sequence[VersionRecord]:
+    return session.scalars(
+        select(VersionRecord).where(of_project(VersionRecord, key)).order_by(VersionRecord.number)
+    ).all()
 
 
-def _version_row(session: Session, key: ProjectKey, name: str) -> VersionRow | None:
+def _version_row(session: Session, key: ProjectKey, name: str) -> VersionRecord | None:
     number = number_of(name)
     if number is None:
         return None
-    wanted = select(VersionRow).where(of_project(VersionRow, key), VersionRow.number == number)
+    wanted = select(VersionRecord).where(of_project(VersionRecord, key), VersionRecord.number == number)
     return session.scalars(wanted).one_or_none()
 
 
-def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
+def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRecord:
     row = _version_row(session, key, name)
     if row is None:
         names = [BASE, *(each.name for each in _version_rows(session, key))]
@@ -333,7 +292,7 @@ def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
     return row
 
 
-def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
+def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRecord:
     """The row of a version that may be served; raises VersionNotFound or VersionRefused."""
     row = _known_row(session, key, name)
     if row.outcome != ACCEPTED:
@@ -346,12 +305,12 @@ def _servable_row(session: Session, key: ProjectKey, name: str) -> VersionRow:
     return row
 
 
-def _line_of(rows: Mapping[str, VersionRow], name: str | None, length: int) -> Sequence[str]:
+def _line_of(rows: Mapping[str, VersionRecord], name: str | None, length: int) -> Sequence[str]:
     """A version, its parent, its parent's parent, ..., at most `length` of them."""
     line: list[str] = []
     while name is not None and name in rows and name not in line and len(line) < length:
         line.append(name)
-        name = rows[name].lineage.get("parent")
+        name = rows[name].lineage_json.get("parent")
     return line
 
 

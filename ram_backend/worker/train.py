@@ -27,15 +27,8 @@ from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.training.selection import fit_candidate
-from ram_backend.versions.directory import (
-    ACCEPTED,
-    StoredVersion,
-    Version,
-    folder_of,
-    remove_version,
-    write_version,
-)
-from ram_backend.versions.lineage import CorrectionsUsed, Lineage
+from ram_backend.versions.directory import StoredVersion, Version, folder_of, remove_version, write_version
+from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
 from ram_backend.worker.scorer import Scorer, gate_scores, is_tuning_wanted, trainers_for, training_set

@@ -15,7 +15,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.directory import StoredVersion, write_version
-from ram_backend.versions.lineage import CorrectionsUsed, Lineage
+from ram_backend.versions.records import CorrectionsUsed, Lineage
 
 KEY = ProjectKey("http://studio", 7, 1_795_452_148)
 OTHER = ProjectKey("http://other", 7, 1_795_452_148)

@@ -29,7 +29,7 @@ from ram_backend.versions.directory import (
     version_path,
     write_version,
 )
-from ram_backend.versions.lineage import Lineage
+from ram_backend.versions.records import Lineage
 
 
 def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
