@@ -15,15 +15,15 @@ from rich.text import Text
 
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
 from ram_backend.cli.output import AsJson, JsonLines, out, print_json, written_whole
-from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import Correction, corrections_of, gather
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.labelstudio.project_api import ProjectApi
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
 
@@ -129,7 +129,7 @@ def export(
 def reconcile_(project: ProjectOption, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     opened = open_project(project)
-    api = open_project_api(opened.settings, opened.project, pin=opened.pin)
+    api = ProjectApi(label_studio_of(opened.settings, opened.project, pin=opened.pin), opened.key.id)
     found = reconcile(Ledger(opened.database), opened.key, api)
     if as_json:
         counts = ("listed", "added", "gone", "returned", "shown", "left_out")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,7 @@ class Correction:
         annotation_id: the annotation.
         task_id: its task.
         to_name: name of the image in the label config.
-        annotator: number of the user; None: not known.
-        stated_at: by Label Studio's clock; None: not known.
+        reference: where the image is; None: the task doesn't say.
         ground_truth: marked as ground truth.
         model_version: of the prediction that the annotator started from; None: from none, or not known.
         version: the project's version that made it; None: the bundle's base, or not known.
@@ -48,8 +47,7 @@ class Correction:
     annotation_id: int
     task_id: int
     to_name: str
-    annotator: int | None
-    stated_at: datetime | None
+    reference: str | None
     ground_truth: bool
     model_version: str | None
     version: str | None
@@ -66,7 +64,12 @@ class Correction:
 
 
 def corrections_of(
-    plan: LabelPlan, annotations: Iterable[CurrentAnnotation], shown: _Shown, weights: Weights
+    plan: LabelPlan,
+    annotations: Iterable[CurrentAnnotation],
+    shown: _Shown,
+    weights: Weights,
+    *,
+    task_data: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[Correction]:
     """The corrections of each usable annotation, one per image with tags.
 
@@ -75,13 +78,18 @@ def corrections_of(
 
     Args:
         plan: of the project's label config.
-        annotations: the current truth.
+        annotations: the current truth; unusable ones are ignored.
         shown: served predictions by task.
         weights: of labels by state.
+        task_data: newer data of tasks than the events have, for instance from a listing.
     """
     usable = [annotation for annotation in annotations if annotation.usable]
+    data = {
+        each.stated.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
+    }
+    data |= {task: newer for task, newer in (task_data or {}).items() if newer}
     reader = _Reader(plan, weights, usable, shown)
-    return [each for annotation in usable for each in reader.read(annotation, annotation.task_data, shown)]
+    return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.stated.task, {}))]
 
 
 def gather(
@@ -92,33 +100,15 @@ def gather(
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[TaskLabels]:
-    """Weak labels of each image, by task and image name.
+    """Weak labels of each image, by task and image name; see `corrections_of`.
 
     Ground truth, if a task has any, decides alone. Otherwise several annotations are merged by weighted vote
     (`agreed`).
-
-    Args:
-        plan: of the project's label config.
-        annotations: the current truth; unusable ones are ignored.
-        shown: served predictions by task.
-        weights: of labels by state.
-        task_data: newer data of tasks than the events have, for instance from a listing.
     """
-    by_task: dict[int, list[CurrentAnnotation]] = {}
-    for annotation in annotations:
-        if annotation.usable:
-            by_task.setdefault(annotation.stated.task, []).append(annotation)
-    newer = task_data or {}
-    reader = _Reader(plan, weights, [each for row in by_task.values() for each in row], shown)
-    result: list[TaskLabels] = []
-    for task in sorted(by_task):
-        data = newer.get(task) or _latest_data(by_task[task])
-        by_image: dict[str, list[Correction]] = {}
-        for annotation in by_task[task]:
-            for correction in reader.read(annotation, data, shown):
-                by_image.setdefault(correction.to_name, []).append(correction)
-        result.extend(_together(plan, data, by_image[to_name]) for to_name in sorted(by_image))
-    return result
+    by_image: dict[tuple[int, str], list[Correction]] = {}
+    for each in corrections_of(plan, annotations, shown, weights, task_data=task_data):
+        by_image.setdefault((each.task_id, each.to_name), []).append(each)
+    return [_merged(by_image[image]) for image in sorted(by_image)]
 
 
 def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> ServedPrediction | None:
@@ -149,6 +139,7 @@ class _Reader:
         self, plan: LabelPlan, weights: Weights, annotations: Sequence[CurrentAnnotation], shown: _Shown
     ) -> None:
         self._weights = weights
+        self._shown = shown
         self._controls = {
             to_name: [control for control in plan.tag_controls if control.to_name == to_name] for to_name in plan.images
         }
@@ -161,9 +152,9 @@ class _Reader:
         self._candidates: dict[str, CandidateTags] = {}
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
-    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any], shown: _Shown) -> Iterator[Correction]:
+    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[Correction]:
         stated = annotation.stated
-        started_from = shown_to(stated, shown.get(stated.task, ()))
+        started_from = shown_to(stated, self._shown.get(stated.task, ()))
         for to_name, controls in self._controls.items():
             choices = [self._choices(control, data) for control in controls]
             states: dict[str, TagLabel] = {}
@@ -175,8 +166,7 @@ class _Reader:
                 annotation_id=stated.id,
                 task_id=stated.task,
                 to_name=to_name,
-                annotator=stated.completed_by,
-                stated_at=stated.updated_at or stated.created_at,
+                reference=image_reference(controls[0], data),
                 ground_truth=stated.ground_truth,
                 model_version=started_from.model_version if started_from else None,
                 version=started_from.version if started_from else None,
@@ -265,28 +255,22 @@ def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], sh
     return dict(sorted(found.items()))
 
 
-def _together(plan: LabelPlan, data: Mapping[str, Any], corrections: Sequence[Correction]) -> TaskLabels:
+def _merged(corrections: Sequence[Correction]) -> TaskLabels:
+    """The labels of one image from all corrections of it."""
     ground_truth = [each for each in corrections if each.ground_truth]
-    counted = ground_truth or list(corrections)
+    counted = ground_truth or corrections
     first = counted[0]
     states = first.states
     if len(counted) > 1:
         tags = dict.fromkeys(tag for each in counted for tag in each.states)
         states = {tag: agreed([each.label(tag) for each in counted]) for tag in tags}
-    control = next(control for control in plan.tag_controls if control.to_name == first.to_name)
     return TaskLabels(
         task_id=first.task_id,
         to_name=first.to_name,
-        reference=image_reference(control, data),
-        data=data,
+        reference=first.reference,
         candidates=first.candidates,
         states=states,
         ground_truth=bool(ground_truth),
         annotation_ids=tuple(sorted(each.annotation_id for each in counted)),
         model_versions=tuple(sorted({each.model_version for each in counted if each.model_version is not None})),
     )
-
-
-def _latest_data(annotations: Sequence[CurrentAnnotation]) -> Mapping[str, Any]:
-    known = [each for each in annotations if each.task_data]
-    return max(known, key=lambda each: each.event_id).task_data if known else {}

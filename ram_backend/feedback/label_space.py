@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import canonical_json
@@ -38,8 +39,8 @@ class LabelSpace:
     @classmethod
     def from_json(cls, text: str, digest: str) -> LabelSpace:
         """Reads what `to_json` wrote."""
-        said = json.loads(text)
-        return cls(digest, {name: frozenset(tuple(path) for path in paths) for name, paths in said.items()})
+        choices = json.loads(text)
+        return cls(digest, {name: frozenset(tuple(path) for path in paths) for name, paths in choices.items()})
 
     def has(self, control: str, choice: ChoiceId) -> bool:
         """Whether a fixed choice could be ticked."""
@@ -50,21 +51,15 @@ def label_space_of(label_config: object) -> LabelSpace | None:
     """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
     if not isinstance(label_config, str) or not label_config.strip():
         return None
+    return _space_of(label_config)
+
+
+@lru_cache(maxsize=64)
+def _space_of(label_config: str) -> LabelSpace | None:
     try:
-        plan = parse_label_config(label_config)
+        return LabelSpace.of(parse_label_config(label_config))
     except LabelConfigError:
         return None
-    found = _known.get(plan.digest)
-    if found is None:
-        found = LabelSpace.of(plan)
-        if len(_known) >= _KEPT:
-            _known.clear()
-        _known[plan.digest] = found
-    return found
-
-
-_KEPT = 64
-_known: dict[str, LabelSpace] = {}
 
 
 def _text(choices: dict[str, frozenset[ChoiceId]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,6 @@ class TaskLabels:
         task_id: the task.
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
-        data: of the task, as far as it is kept.
         candidates: the tags that could be chosen; one object for all tasks with the same tags.
         states: labels of the tags that at least one annotator touched.
         ground_truth: an annotation marked as ground truth decided.
@@ -119,7 +118,6 @@ class TaskLabels:
     task_id: int
     to_name: str
     reference: str | None
-    data: Mapping[str, Any] = field(repr=False)
     candidates: CandidateTags
     states: Mapping[str, TagLabel]
     ground_truth: bool

@@ -7,10 +7,9 @@ together with the rows of the project of the same number and creation time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -19,26 +18,31 @@ from ram_backend.database.engine import Database
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.label_space import LabelSpace
-from ram_backend.feedback.rows import FeedbackEventRow, LabelSpaceRow, insert_into, of_project
-from ram_backend.feedback.shown import KnownImages, ServedPrediction, TaskImage
-from ram_backend.feedback.shown_rows import images_of, put_images, put_shown, shown_of
+from ram_backend.feedback.rows import (
+    FeedbackEventRow,
+    LabelSpaceRow,
+    ShownRow,
+    TaskImageRow,
+    insert_into,
+    of_project,
+)
+from ram_backend.feedback.shown import (
+    KnownImages,
+    ServedPrediction,
+    TaskImage,
+    read_choices,
+    read_images,
+    reference_digest,
+)
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
-_AT_ONCE = 400
-_EVENT_COLUMNS = (
-    FeedbackEventRow.event_id,
-    FeedbackEventRow.kind,
-    FeedbackEventRow.annotation_id,
-    FeedbackEventRow.task_id,
-    FeedbackEventRow.updated_us,
-    FeedbackEventRow.content,
-    FeedbackEventRow.usable,
-)
-T = TypeVar("T")
+_LINE = [getattr(FeedbackEventRow, name) for name in EventLine._fields]
+_KEY = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
+_SHOWN = ("version", "shown_at", "source", "choices", "images")
 
 
 class Ledger:
@@ -65,15 +69,16 @@ class Ledger:
         if not events:
             return 0
         offered = {event.offered.digest: event.offered for event in events if event.offered is not None}
-        rows = [_event_row(key, event) for event in events]
+        rows = [
+            {**key_columns(key), **vars(event), "offered": event.offered.digest if event.offered is not None else ""}
+            for event in events
+        ]
         with self._database.writing() as session:
             if self._database.file is None:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             self._add_offered(session, key, offered)
-            insert = (
-                insert_into(session, FeedbackEventRow).on_conflict_do_nothing().returning(FeedbackEventRow.event_id)
-            )
-            return sum(len(session.execute(insert, some).all()) for some in _portions(rows, _AT_ONCE))
+            insert = insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
+            return len(session.execute(insert.returning(FeedbackEventRow.event_id), rows).all())
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
         """The current truth: the latest statement of each existing annotation, by number, usable or not.
@@ -124,14 +129,12 @@ class Ledger:
 
     def keys(self) -> list[ProjectKey]:
         """All projects that have events."""
-        columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
         with self._database.reading() as session:
-            return sorted(ProjectKey(*row) for row in session.execute(select(*columns).distinct()))
+            return sorted(ProjectKey(*row) for row in session.execute(select(*_KEY).distinct()))
 
     def last_events(self) -> dict[ProjectKey, int]:
         """Number of the last event of each project that there are events of."""
-        columns = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
-        question = select(*columns, func.max(FeedbackEventRow.event_id)).group_by(*columns)
+        question = select(*_KEY, func.max(FeedbackEventRow.event_id)).group_by(*_KEY)
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
@@ -144,10 +147,22 @@ class Ledger:
         Raises:
             DatabaseUnavailable: nothing was written.
         """
-        if not shown:
-            return
+        ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))  # so that writers can't deadlock
         with self._database.writing() as session:
-            put_shown(session, key, shown)
+            insert = insert_into(session, ShownRow)
+            number = {"prediction_id": func.coalesce(insert.excluded.prediction_id, ShownRow.prediction_id)}
+            whole = {name: getattr(insert.excluded, name) for name in _SHOWN}
+            identity = [*_identity(ShownRow), ShownRow.model_version]
+            for source, replaced in (("served", {**whole, **number}), ("listing", number)):
+                rows = [_shown_row(key, each) for each in ordered if each.source == source]
+                if rows:
+                    session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
+            images = [
+                TaskImage(each.task_id, image.reference, image.sha256, image.phash)
+                for each in shown
+                for image in each.images
+            ]
+            self._put_images(session, key, images)
 
     def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
         """Served predictions by task, oldest first.
@@ -156,22 +171,60 @@ class Ledger:
             key: the project.
             annotated: only for tasks that have annotations, which in a large project are few.
         """
+        query = select(ShownRow).where(of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
+        if annotated:
+            stated = (of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            query = query.where(ShownRow.task_id.in_(select(FeedbackEventRow.task_id).where(*stated)))
+        found: dict[int, list[ServedPrediction]] = {}
         with self._database.reading() as session:
-            return shown_of(session, key, annotated=annotated)
+            for row in session.scalars(query):
+                prediction = ServedPrediction(
+                    task_id=row.task_id,
+                    model_version=row.model_version,
+                    shown_at=row.shown_at,
+                    choices=read_choices(row.choices),
+                    images=read_images(row.images),
+                    version=row.version,
+                    prediction_id=row.prediction_id,
+                    source="served" if row.source == "served" else "listing",
+                )
+                found.setdefault(row.task_id, []).append(prediction)
+        return found
 
     def record_images(self, key: ProjectKey, images: Sequence[TaskImage]) -> None:
         """Upserts identities of images."""
-        if images:
-            with self._database.writing() as session:
-                put_images(session, key, images)
+        with self._database.writing() as session:
+            self._put_images(session, key, images)
 
     def images(self, key: ProjectKey) -> KnownImages:
         """Identities of the images of the project's tasks when they were last seen."""
+        columns = select(TaskImageRow.task_id, TaskImageRow.reference, TaskImageRow.sha256, TaskImageRow.phash)
+        query = columns.where(of_project(TaskImageRow, key)).order_by(TaskImageRow.seen_at)
         with self._database.reading() as session:
-            return images_of(session, key)
+            rows = session.execute(query)
+            return KnownImages({(task, digest): (sha, int(phash, 16)) for task, digest, sha, phash in rows})
+
+    def _put_images(self, session: Session, key: ProjectKey, images: Iterable[TaskImage]) -> None:
+        now = datetime.now(UTC)
+        rows = [
+            {
+                **key_columns(key),
+                "task_id": image.task_id,
+                "reference": reference_digest(image.reference),
+                "sha256": image.sha256,
+                "phash": f"{image.phash:016x}",
+                "seen_at": now,
+            }
+            for image in sorted(images, key=lambda image: (image.task_id, image.reference))
+        ]
+        if rows:
+            insert = insert_into(session, TaskImageRow)
+            replaced = {name: getattr(insert.excluded, name) for name in ("sha256", "phash", "seen_at")}
+            identity = [*_identity(TaskImageRow), TaskImageRow.reference]
+            session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
 
     def _lines(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventLine]:
-        query = select(*_EVENT_COLUMNS).where(of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+        query = select(*_LINE).where(of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
         if up_to is not None:
             query = query.where(FeedbackEventRow.event_id <= up_to)
         return [EventLine(*row) for row in session.execute(query)]
@@ -203,23 +256,6 @@ class Ledger:
         session.flush()
 
 
-def _event_row(key: ProjectKey, event: FeedbackEvent) -> dict[str, Any]:
-    return {
-        **key_columns(key),
-        "kind": event.kind,
-        "annotation_id": event.annotation_id,
-        "task_id": event.task_id,
-        "updated_us": event.updated_us,
-        "content": event.content,
-        "usable": event.usable,
-        "statement": event.statement,
-        "task_data": event.task_data,
-        "offered": event.offered.digest if event.offered is not None else "",
-        "source": event.source,
-        "received_at": event.received_at,
-    }
-
-
 def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, LabelSpace]) -> CurrentAnnotation:
     statement, task_data, digest, received_at = body
     return CurrentAnnotation(
@@ -231,7 +267,15 @@ def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, La
     )
 
 
-def _portions(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    waiting = iter(items)
-    while some := list(islice(waiting, size)):
-        yield some
+def _identity(table: type[ShownRow | TaskImageRow]) -> list[Any]:
+    return [table.instance, table.project_id, table.created, table.task_id]
+
+
+def _shown_row(key: ProjectKey, shown: ServedPrediction) -> dict[str, Any]:
+    return {
+        **key_columns(key),
+        **vars(shown),
+        "model_version": shown.model_version.replace("\0", "").encode("utf-8", "replace").decode(),
+        "choices": shown.choices_json(),
+        "images": shown.images_json(),
+    }

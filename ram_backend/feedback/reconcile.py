@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.errors import LabelStudioRefused
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.label_space import LabelSpace, label_space_of
@@ -16,10 +16,14 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
+from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.records import ListedTask
 from ram_backend.labelstudio.stated_items import read_items
+from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)
 """An annotation that arrived later than this before the listing is not taken for gone if the listing lacks it: Label
@@ -50,6 +54,28 @@ class Reconciled:
     shown: int
     left_out: int
     task_data: Mapping[int, Mapping[str, Any]] = field(repr=False)
+
+
+def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) -> LabelStudio:
+    """The Label Studio of a project, with the login that it may be sent (design decision 15).
+
+    Args:
+        settings: its address and token where they are set; limits.
+        project: whose.
+        pin: of the database (`ProjectTable.changes().pin`).
+
+    Raises:
+        LabelStudioUnreachable: nobody has named its address.
+        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
+    """
+    connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
+    if connection.base_url is None:
+        raise LabelStudioUnreachable(
+            f"Nobody has named the Label Studio of project {project.key}: {connect_command(project.key.id)}."
+        )
+    return open_label_studio(
+        settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=project.hostname
+    )
 
 
 def reconcile(

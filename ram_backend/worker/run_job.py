@@ -21,7 +21,7 @@ from ram_backend.errors import (
     RamError,
     SettingsError,
 )
-from ram_backend.feedback.connecting import label_studio_of
+from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import LabelStudio

@@ -54,7 +54,7 @@ def test_against_what_was_shown() -> None:
     assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
     assert [correction.label(tag).label for tag in ("cat", "dog", "tree")] == [True, False, True]
     assert [correction.label(tag).score for tag in ("cat", "dog", "tree")] == [0.9, 0.9, 0.2]
-    assert (correction.model_version, correction.version, correction.annotator) == ("starter-1", "v0002", 4)
+    assert (correction.model_version, correction.version) == ("starter-1", "v0002")
     assert correction.tags("removed") == ("dog",)
 
 

@@ -20,12 +20,11 @@ from support.label_studio import CREATED_AT, LEGACY, FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
-from ram_backend.feedback.connecting import open_project_api
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -292,15 +291,14 @@ def test_progress_is_told(ledger: Ledger, studio: FakeLabelStudio, api: ProjectA
     assert told == [100, 200]
 
 
-def test_the_api_of_a_project_row(studio: FakeLabelStudio) -> None:
+def test_the_label_studio_of_a_project_row(studio: FakeLabelStudio) -> None:
     project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
-    api = open_project_api(load_settings(), project, pin=Pin(studio.url, by_command=True))
-    assert api.settings().created == KEY.created
-    untrusted = open_project_api(load_settings(), project, pin=Pin("http://other", by_command=True))
+    trusted, other = (Pin(url, by_command=True) for url in (studio.url, "http://other"))
+    assert label_studio_of(load_settings(), project, pin=trusted).whoami()
     with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
-        untrusted.settings()
+        label_studio_of(load_settings(), project, pin=other).whoami()
     with pytest.raises(LabelStudioUnreachable, match=r"Nobody has named.*LABEL_STUDIO_URL"):
-        open_project_api(load_settings(), Project(NOBODYS), pin=None)
+        label_studio_of(load_settings(), Project(NOBODYS), pin=None)
 
 
 # Any history
