@@ -120,13 +120,13 @@ class Provisioner:
         login, extra = self._options.login, self._options.extra_params
         fields: dict[str, Any] = {} if extra is None else {"extra_params": dict(extra)}
         if not ours:
-            self._add(fields | basic_auth(login))
+            self._add(fields if login is None else fields | basic_auth(login))
             self._report("backend", f"{self._url} connected", True)
         elif self._is_right(ours[0]):
             self._report("backend", f"{self._url} is connected", False)
         else:
             with _explained():
-                self._api.change_backend(ours[0], **fields, **basic_auth(login))
+                self._api.change_backend(ours[0], **fields, **(basic_auth(login) if login or ours[0].login else {}))
             self._report("backend", f"{self._url} changed", True)
         return self._reached()
 
