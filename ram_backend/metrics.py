@@ -14,7 +14,6 @@ Raises (all functions): InputError where shapes differ, scores are not finite, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -27,23 +26,6 @@ BoolArray = NDArray[np.bool_]
 
 CALIBRATION_FLOOR = 0.05
 """Pairs scored at or below this stay out of the calibration error: the many sure negatives would hide the rest."""
-
-
-@dataclass(frozen=True)
-class ReliabilityCurve:
-    """How often tags are right, by score: what a calibration plot draws.
-
-    Attributes:
-        edges: (bins + 1,) bounds of the equally wide bins; a bin holds its lower bound, the last one also 1.
-        score: (bins,) mean score of a bin's pairs, nan where the bin is empty.
-        frequency: (bins,) share of a bin's pairs whose tag is right, nan where the bin is empty.
-        count: (bins,) number of pairs.
-    """
-
-    edges: FloatArray
-    score: FloatArray
-    frequency: FloatArray
-    count: NDArray[np.int64]
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
@@ -93,24 +75,6 @@ def mean_average_precision(
     return float(average_precision_per_tag(scores_[:, counted], labels_[:, counted], known_[:, counted]).mean())
 
 
-def f1_per_tag(
-    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None = None
-) -> FloatArray:
-    """F1 = 2 TP / (2 TP + FP + FN) of each tag, over its known pairs; on = score strictly above the threshold.
-
-    Args:
-        scores: (N, L), on the scale of the thresholds. Decisions (bool) go with a threshold of 0.5.
-        labels: (N, L).
-        thresholds: one number, or (L,).
-        known: (N, L) or None.
-
-    Returns:
-        (L,) in [0, 1]; nan for a tag that is neither right nor on in any known pair.
-    """
-    hits, wrong, missed = _counts(scores, labels, thresholds, known)
-    return _f1(hits.astype(np.float64), wrong.astype(np.float64), missed.astype(np.float64))
-
-
 def f1(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -125,8 +89,8 @@ def f1(
         labels: (N, L).
         thresholds: one number, or (L,).
         known: (N, L) or None.
-        average: "micro" pools the pairs of all tags; "macro" is the mean of `f1_per_tag` over tags with at least one
-            known positive (scikit-learn's would count the others as 0 or leave that to `zero_division`).
+        average: "micro" pools the pairs of all tags; "macro" is the mean over tags with at least one known positive
+            (scikit-learn's would count the others as 0 or leave that to `zero_division`).
 
     Returns:
         In [0, 1]. micro: nan where no known pair is right and none is on. macro: nan where no tag has a known positive.
@@ -181,57 +145,25 @@ def calibration_error(
         labels: (N, L).
         known: (N, L) or None.
         floor: only pairs with a score strictly above it count.
-        bins: number of equally wide bins over [0, 1].
+        bins: number of equally wide bins over [0, 1]; a bin holds its lower bound, the last one also 1.
 
     Returns:
         In [0, 1], 0 = calibrated; nan where no known pair is above the floor.
     """
-    curve = reliability_curve(scores, labels, known, floor=floor, bins=bins)
-    filled = curve.count > 0
-    if not filled.any():
-        return float("nan")
-    gaps = np.abs(curve.score[filled] - curve.frequency[filled])
-    return float(np.average(gaps, weights=curve.count[filled]))
-
-
-def reliability_curve(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    known: ArrayLike | None = None,
-    floor: float = CALIBRATION_FLOOR,
-    bins: int = 15,
-) -> ReliabilityCurve:
-    """Score against frequency, pooled over all tags.
-
-    Args:
-        scores: (N, L), probabilities in [0, 1].
-        labels: (N, L).
-        known: (N, L) or None.
-        floor: only pairs with a score strictly above it count; below 0: all pairs.
-        bins: number of equally wide bins over [0, 1].
-
-    Returns:
-        The curve; with no pair above the floor all its bins are empty.
-    """
     if bins < 1:
         raise InputError(f"bins is {bins}: it has to be at least 1.")
     scores_, labels_, known_ = _checked(scores, labels, known)
-    counted = known_ & (scores_ > floor)
-    score, right = scores_[counted], labels_[counted].astype(np.float64)
     if ((scores_[known_] < 0) | (scores_[known_] > 1)).any():
         raise InputError(
             "Calibration needs probabilities in [0, 1], and some scores are outside: pass scores, not logits."
         )
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, bins - 1)
-    count = np.bincount(bin_of, minlength=bins).astype(np.int64)
-    divisor = np.where(count > 0, count, np.nan)
-    return ReliabilityCurve(
-        edges=edges,
-        score=np.bincount(bin_of, weights=score, minlength=bins) / divisor,
-        frequency=np.bincount(bin_of, weights=right, minlength=bins) / divisor,
-        count=count,
-    )
+    counted = known_ & (scores_ > floor)
+    if not counted.any():
+        return float("nan")
+    score = scores_[counted]
+    bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, bins + 1), score, side="right") - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=score - labels_[counted], minlength=bins)
+    return float(np.abs(gaps).sum() / len(score))
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None) -> tuple[FloatArray, BoolArray, BoolArray]:
