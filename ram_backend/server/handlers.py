@@ -15,7 +15,8 @@ from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task
 from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.server.events import NO_WORKER
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
-from ram_backend.server.predict import shared
+from ram_backend.server.model import shared
+from ram_backend.server.predict import predict_tasks
 from ram_backend.server.services import Services
 
 TOKEN_WAIT_S = 1.5
@@ -88,19 +89,18 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
 
     Raises:
         InputError: the label config can't be used.
-        NotAvailable: see `Predictor.predict`. Where many tasks were not done in time, a job does them.
+        NotAvailable: see `predict_tasks`. Where many tasks were not done in time, a job does them.
     """
     if not request.tasks:
         return {"results": []}
     project = services.project(request.project)
     key, tasks = project.key, request.tasks
-    source = services.images.client(project)
     deadline = asyncio.get_running_loop().time() + services.settings.predict_seconds
     with services.metrics.predicting.track_inprogress():
         try:
             version = await _live_version(services, key, deadline)
             config = await services.resolve(project, request.label_config or project.label_config, _ref(version))
-            results = await services.predictor.predict(key, tasks, config, version, source, deadline)
+            results = await predict_tasks(services, project, tasks, config, version, deadline)
         except PredictionsLate as late:
             raise await _handed_over(services, late, key, tasks) from None
     return {"results": results, "model_version": config.model_version}

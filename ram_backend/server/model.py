@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,16 @@ CLOSING = "The server is going down: ask again in a moment."
 LOOK_AGAIN_S = 5.0
 """How often a server whose bundle is missing looks whether it is there by now."""
 
+
+async def shared(future: Future[T]) -> T:
+    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
 PIECE = 64
 """Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 

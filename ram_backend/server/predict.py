@@ -12,28 +12,25 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
 from ram_backend.feedback.shown import ServedImage
-from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, look_up
+from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.batcher import Batcher
-from ram_backend.server.images import ServerImages
+from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import LoadedVersion
-from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model
+from ram_backend.server.model import shared
 from ram_backend.server.resolved_config import ControlChoices, ResolvedConfig
-from ram_backend.server.shown_log import ShownLog, shown_of
-from ram_backend.server.snapshots import Snapshot, SnapshotCache
-from ram_backend.settings import Settings
+from ram_backend.server.services import Services
+from ram_backend.server.shown_log import shown_of
+from ram_backend.server.snapshots import Snapshot
 from ram_backend.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]
@@ -59,156 +56,128 @@ class _Image:
     served: ServedImage
 
 
+async def predict_tasks(
+    services: Services,
+    project: Project,
+    tasks: Sequence[Task],
+    config: ResolvedConfig,
+    version: LoadedVersion | None,
+    deadline: float,
+) -> list[dict[str, Any]]:
+    """One prediction per task, in order; those of images that can't be tagged are empty.
+
+    All of them are the work of one snapshot. Cancelling stops the work that has not begun.
+
+    Args:
+        services: of the server.
+        project: where the tasks are.
+        tasks: whose images are tagged, at least one.
+        config: what to do.
+        version: the loaded one that `config.version` names.
+        deadline: on the event loop's clock.
+
+    Raises:
+        PredictionsLate: the snapshot or the predictions are not done in time.
+        NotAvailable: they can't be made.
+        LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
+        ImageUnreachable: none of the images could be had, and later some may.
+    """
+    snapshot: Snapshot | None = None
+    try:
+        async with asyncio.timeout_at(deadline):
+            snapshot = await shared(services.snapshots.get(config, version))
+            network = await shared(services.model.network)
+            done = await _Request.of(services, project, snapshot, network).groups(tasks)
+    except TimeoutError:
+        raise PredictionsLate(_too_late(services, snapshot, len(tasks))) from None
+    unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
+    if len(unreachable) == len(done):
+        raise unreachable[0]
+    for each in done:
+        services.metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
+    return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
+
+
+def _too_late(services: Services, snapshot: Snapshot | None, tasks: int) -> str:
+    if not services.model.network.done():
+        return "The model is still being loaded: try again in a moment; /ready says when it is there."
+    if snapshot is None:
+        return "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
+    return (
+        f"{tasks} tasks were not done within {services.settings.predict_seconds:g} s. The images seen so far are"
+        " remembered: retrieve again, or fewer tasks at a time."
+    )
+
+
 @dataclass(frozen=True)
 class _Request:
-    """What is the same for all tasks of a request."""
+    """A request in work.
 
+    Attributes:
+        services: of the server.
+        key: of the project.
+        snapshot: what all tasks are the work of.
+        network: encodes the images.
+        source: of the images.
+        fetching: the fetching threads that it may have at a time.
+        fetching_for_project: the same for all requests of the project.
+    """
+
+    services: Services
     key: ProjectKey
     snapshot: Snapshot
-    source: TaskImages
     network: Network
+    source: TaskImages
     fetching: asyncio.Semaphore
     fetching_for_project: asyncio.Semaphore
 
-    @property
-    def plan(self) -> LabelPlan:
-        return self.snapshot.config.plan
+    @classmethod
+    def of(cls, services: Services, project: Project, snapshot: Snapshot, network: Network) -> _Request:
+        def share(part: float) -> asyncio.Semaphore:
+            return asyncio.Semaphore(max(1, int(services.settings.fetch_threads * part)))
 
+        for_project = services.fetching.setdefault(project.key, share(FETCHING_SHARE_OF_PROJECT))
+        source = services.images.client(project)
+        return cls(services, project.key, snapshot, network, source, share(FETCHING_SHARE), for_project)
 
-class Predictor:
-    """Tags the images of tasks.
-
-    Args:
-        settings: deadline and batch size.
-        model: encodes and scores.
-        snapshots: builds and caches them.
-        images: fetches and decodes images, in threads of `fetchers`.
-        batcher: where the network works.
-        fetchers: threads that wait for images.
-        keepers: threads that store tokens and choose what is shown.
-        metrics: counts images and tasks.
-        shown_log: records what is shown.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        model: Model,
-        snapshots: SnapshotCache,
-        images: ServerImages,
-        batcher: Batcher,
-        fetchers: Executor,
-        keepers: Executor,
-        metrics: ServerMetrics,
-        shown_log: ShownLog,
-    ) -> None:
-        self._settings = settings
-        self._model = model
-        self._snapshots = snapshots
-        self._images = images
-        self._batcher = batcher
-        self._fetchers = fetchers
-        self._keepers = keepers
-        self._metrics = metrics
-        self._shown_log = shown_log
-        self._shares: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
-
-    async def predict(
-        self,
-        key: ProjectKey,
-        tasks: Sequence[Task],
-        config: ResolvedConfig,
-        version: LoadedVersion | None,
-        source: TaskImages,
-        deadline: float,
-    ) -> list[dict[str, Any]]:
-        """One prediction per task, in order; those of images that can't be tagged are empty.
-
-        All of them are the work of one snapshot. Cancelling stops the work that has not begun.
-
-        Args:
-            key: of the project.
-            tasks: whose images are tagged.
-            config: what to do.
-            version: the loaded one that `config.version` names.
-            source: of images.
-            deadline: on the event loop's clock.
-
-        Raises:
-            PredictionsLate: the snapshot or the predictions are not done in time.
-            NotAvailable: they can't be made.
-            LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
-            ImageUnreachable: none of the images could be had, and later some may.
-        """
-        snapshot: Snapshot | None = None
-        try:
-            async with asyncio.timeout_at(deadline):
-                snapshot = await shared(self._snapshots.get(config, version))
-                network = await shared(self._model.network)
-                fetching = self._share(FETCHING_SHARE)
-                for_project = self._shares.setdefault(key, self._share(FETCHING_SHARE_OF_PROJECT))
-                request = _Request(key, snapshot, source, network, fetching, for_project)
-                done = await self._groups(tasks, request)
-        except TimeoutError:
-            raise PredictionsLate(self._too_late(snapshot is None, len(tasks))) from None
-        unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
-        if unreachable and len(unreachable) == len(done):
-            raise unreachable[0]
-        for each in done:
-            self._metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
-        return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
-
-    def _share(self, part: float) -> asyncio.Semaphore:
-        return asyncio.Semaphore(max(1, int(self._settings.fetch_threads * part)))
-
-    def _too_late(self, unbuilt: bool, tasks: int) -> str:
-        if not self._model.network.done():
-            return "The model is still being loaded: try again in a moment; /ready says when it is there."
-        if unbuilt:
-            return "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
-        return (
-            f"{tasks} tasks were not done within {self._settings.predict_seconds:g} s. The images seen so far are"
-            " remembered: retrieve again, or fewer tasks at a time."
-        )
-
-    async def _groups(self, tasks: Sequence[Task], request: _Request) -> list[dict[str, Any] | Trouble]:
+    async def groups(self, tasks: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
+        """Per task its prediction, or why its images can't be tagged; some groups of tasks at a time."""
         at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
 
         async def limited(group: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
             async with at_once:
-                return await self._group(group, request)
+                return await self._group(group)
 
-        size = max(GROUP, self._settings.batch_size)
+        size = max(GROUP, self.services.settings.batch_size)
         groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
-    async def _group(self, tasks: Sequence[Task], request: _Request) -> list[dict[str, Any] | Trouble]:
+    async def _group(self, tasks: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
-        names = list(request.plan.images)
-        loaded = iter(await all_of(self._image(task, name, request) for task in tasks for name in names))
+        names = list(self.snapshot.config.plan.images)
+        loaded = iter(await all_of(self._image(task, name) for task in tasks for name in names))
         images = [{name: next(loaded) for name in names} for _ in tasks]
         scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
-        for control in request.plan.tag_controls:
+        for control in self.snapshot.config.plan.tag_controls:
             tokens = {
                 place: image.tokens
                 for place, of_task in enumerate(images)
                 if isinstance(image := of_task[control.to_name], _Image)
             }
             if tokens:
-                found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()], request)
+                found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
                 for place, choices in zip(tokens, found, strict=True):
                     scored[place][control.name] = choices
-        return [self._prediction(*each, request) for each in zip(tasks, images, scored, strict=True)]
+        return [self._prediction(*each) for each in zip(tasks, images, scored, strict=True)]
 
-    async def _image(self, task: Task, to_name: str, request: _Request) -> _Image | Trouble:
+    async def _image(self, task: Task, to_name: str) -> _Image | Trouble:
         """One image of a task, or why it can't be tagged."""
         number = task.id if isinstance(task.id, int) else 0
-        reference = ImageReference(number, look_up(task.data, request.plan.images[to_name]))
-        load = partial(self._images.load, request.source, reference)
+        reference = ImageReference(number, look_up(task.data, self.snapshot.config.plan.images[to_name]))
+        load = partial(self.services.images.load, self.source, reference)
         try:
-            async with request.fetching:
-                image = await in_thread(self._fetchers, request.fetching_for_project, load)
+            async with self.fetching:
+                image = await in_thread(self.services.fetchers, self.fetching_for_project, load)
         except LabelStudioUnreachable:
             raise
         except Exception as error:
@@ -217,30 +186,30 @@ class Predictor:
                 _log.exception("task %s: preparing its image failed unexpectedly", task.id)
                 trouble = ImageUnreadable("The image could not be prepared; the log tells why.")
             kind = type(trouble).__name__
-            self._metrics.images.labels(kind).inc()
+            self.services.metrics.images.labels(kind).inc()
             _log.warning("task %s is not tagged (%s): %s", task.id, kind, trouble)
             return trouble
-        self._metrics.images.labels("tagged").inc()
+        self.services.metrics.images.labels("tagged").inc()
         tokens = image.tokens
         if tokens is None:
             assert image.pixels is not None
-            encoded = await asyncio.wrap_future(self._batcher.encode(request.network, image.pixels))
-            tokens = await asyncio.wrap_future(self._keepers.submit(self._images.store, image, encoded))
+            encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))
+            tokens = await asyncio.wrap_future(self.services.keepers.submit(self.services.images.store, image, encoded))
         return _Image(image.size, tokens, ServedImage(to_name, str(reference.value), image.sha256, image.phash))
 
     async def _score(
-        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray], request: _Request
+        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray]
     ) -> list[list[ScoredChoice]]:
         """Scored choices of one control, per task."""
-        config = request.snapshot.config
+        config = self.snapshot.config
         if control.name in config.controls:
-            fixed = request.snapshot.taggers.get(control.name)
+            fixed = self.snapshot.taggers.get(control.name)
             return await self._choices(config.controls[control.name], fixed, np.stack(tokens))
         found: list[list[ScoredChoice]] = []
         for task, one in zip(tasks, tokens, strict=True):
             choices = config.dynamic(control, choices_for(control, task.data))
             if choices.texts:
-                tagger = await shared(self._snapshots.tagger(request.snapshot, choices.texts))
+                tagger = await shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
                 found += await self._choices(choices, tagger, one[None])
             else:
                 found.append([])
@@ -252,21 +221,21 @@ class Predictor:
         """Scored choices per image, from tokens (N, T, D)."""
         if tagger is None:
             return [[] for _ in tokens]
-        scores = (await asyncio.wrap_future(self._batcher.run(partial(tagger.score, tokens)))).scores
-        return await asyncio.wrap_future(self._keepers.submit(scored_choices, choices, scores, tagger.thresholds))
+        found = await asyncio.wrap_future(self.services.batcher.run(partial(tagger.score, tokens)))
+        choose = partial(scored_choices, choices, found.scores, tagger.thresholds)
+        return await asyncio.wrap_future(self.services.keepers.submit(choose))
 
     def _prediction(
         self,
         task: Task,
         images: Mapping[str, _Image | Trouble],
         scored: Mapping[str, Sequence[ScoredChoice]],
-        request: _Request,
     ) -> dict[str, Any] | Trouble:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
         good = {name: image for name, image in images.items() if isinstance(image, _Image)}
         if not good:
             return next(image for image in images.values() if isinstance(image, Trouble))
-        config = request.snapshot.config
+        config = self.snapshot.config
         made = prediction(
             config.plan,
             scored,
@@ -274,11 +243,11 @@ class Predictor:
             image_sizes={name: image.size for name, image in good.items()},
             top_k={name: options.top_k for name, options in config.options.items()},
         )
-        if isinstance(task.id, int) and task.id > 0 and request.key.id > 0:  # else the ledger can't name it
+        if isinstance(task.id, int) and task.id > 0 and self.key.id > 0:  # else the ledger can't name it
             version = None if config.version is None else config.version.name
             served, now = [image.served for image in good.values()], datetime.now(UTC)
             shown = shown_of(config.plan, task.id, made, scored, served, version=version, now=now)
-            self._shown_log.put(request.key, [shown])
+            self.services.shown_log.put(self.key, [shown])
         return made
 
 
@@ -314,11 +283,6 @@ def _that_matter(choices: Sequence[Choice], scores: FloatArray, limits: FloatArr
     near = off[np.argsort(share, kind="stable")[: max(1, len(on)) + 1]]
     chosen = np.union1d(np.union1d(on, near), [int(scores.argmax())])
     return [ScoredChoice(choices[int(i)], float(scores[i]), float(limits[i])) for i in chosen]
-
-
-async def shared(future: Future[T]) -> T:
-    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
-    return await asyncio.shield(asyncio.wrap_future(future))
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from weakref import WeakValueDictionary
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, RamError
@@ -20,8 +21,7 @@ from ram_backend.server.batcher import Batcher
 from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import VersionLoader, VersionRef
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane
-from ram_backend.server.predict import Predictor, shared
+from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane, shared
 from ram_backend.server.resolved_config import ResolvedConfig
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
@@ -55,21 +55,21 @@ class Services:
         self.store = ProjectStore.open(settings)
         self._database = open_database(settings)
         self.ledger = Ledger(self._database)
-        self._shown_log = ShownLog(self.ledger, metrics)
-        self._fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
-        self._keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
+        self.shown_log = ShownLog(self.ledger, metrics)
+        self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
+        self.keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
-        self._batcher = Batcher(
+        self.batcher = Batcher(
             settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
         )
         self._text_encoder = SharedTextEncoder(self.model, settings)
         self.images = ServerImages(self.store, self.model, settings, metrics)
-        loader = VersionLoader(settings.versions_dir, self.model, self._batcher)
+        loader = VersionLoader(settings.versions_dir, self.model, self.batcher)
         self.snapshots = SnapshotCache(
             self.model,
             self._text_encoder,
-            resolvers=self._keepers,
+            resolvers=self.keepers,
             builders=self._builders,
             limit=settings.max_snapshots,
             metrics=metrics,
@@ -83,17 +83,7 @@ class Services:
             metrics=metrics,
             jobs=jobs,
         )
-        self.predictor = Predictor(
-            settings,
-            model=self.model,
-            snapshots=self.snapshots,
-            images=self.images,
-            batcher=self._batcher,
-            fetchers=self._fetchers,
-            keepers=self._keepers,
-            metrics=metrics,
-            shown_log=self._shown_log,
-        )
+        self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")
         metrics.projects.set_function(lambda: len(self.store.projects()))
 
@@ -101,19 +91,19 @@ class Services:
         """Begins to load the model, to watch what is served, and to build the snapshots of the known projects."""
         self.model.start()
         self.swap.start(look=self.store.problem is None)
-        self._shown_log.start()
+        self.shown_log.start()
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self._text_encoder.close()
-        for pool in (self._fetchers, self._builders, self._keepers):
+        for pool in (self.fetchers, self._builders, self.keepers):
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
         self.swap.close()
-        self._batcher.close()
-        self._shown_log.close()
+        self.batcher.close()
+        self.shown_log.close()
         self.images.close()
         self.store.close()
         self._database.close()

@@ -274,9 +274,7 @@ def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) ->
     body = predict_body(CONFIG, images, PROJECT)
     asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
     asking.start()
-    wait_until(
-        lambda: not there.services._batcher._items and there.client.get("/metrics").text.count("in_progress 1.0")
-    )  # type: ignore[union-attr]
+    wait_until(lambda: not there.services.batcher._items and there.client.get("/metrics").text.count("in_progress 1.0"))  # type: ignore[union-attr]
     stored = there.make(5.0)
     there.publish(stored)
     go_on.set()
