@@ -17,9 +17,8 @@ from ram_backend.feedback.label_space import LabelSpace
 from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation, ticked_paths
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice, image_reference
-from ram_backend.labelstudio.stated_items import ChoiceId, said_in
 
 CLOCKS_APART = timedelta(seconds=60)
 """Largest difference between Label Studio's clock and ours."""
@@ -205,7 +204,7 @@ class _Reader:
 
         A ticked choice of several texts means that one of them applies, not which: they share the weight.
         """
-        on = {self._path(control, path) for path in said_in(control, annotation.stated.items)} & choices.keys()
+        on = {self._path(control, path) for path in ticked_paths(control, annotation.stated.items)} & choices.keys()
         there = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
         shown_on = {self._path(control, each.path) for each in there if each.ticked} & choices.keys()
         scores = {self._path(control, each.path): each.score for each in there}
@@ -250,7 +249,7 @@ def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], sh
         if each.control == control.name:
             found.setdefault(each.path[0].casefold(), each.path[0])
     for annotation in annotations:
-        for path in said_in(control, annotation.stated.items):
+        for path in ticked_paths(control, annotation.stated.items):
             found.setdefault(path[0].casefold(), path[0])
     return dict(sorted(found.items()))
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.annotations import canonical_json
+from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
-from ram_backend.labelstudio.stated_items import ChoiceId
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from ram_backend.feedback.label_space import LabelSpace, label_space_of
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
-from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation
+from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation, read_items
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.records import ListedTask
-from ram_backend.labelstudio.stated_items import read_items
 from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project

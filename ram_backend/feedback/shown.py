@@ -9,8 +9,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Literal
 
-from ram_backend.labelstudio.annotations import canonical_json
-from ram_backend.labelstudio.stated_items import ChoiceId
+from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What one annotation states, from the JSON of a webhook or of the API: trimmed to what tags are learned from.
+"""Parser of annotations and results, from the JSON of a webhook or of the API: trimmed to what tags are learned from.
 
 Webhook and API show the same annotation with different trimmings (`completed_by` is a number here and a user there;
 results are the same): what is read of both is equal, and so is its canonical JSON.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.labelstudio.plan import LabelPlan, choices_for
-from ram_backend.labelstudio.stated_items import ChoiceId, StatedItem, read_items, said_in
+from pydantic import TypeAdapter
+
+from ram_backend.labelstudio.plan import VALUE_KEYS, Kind, TagControl
 
 MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
@@ -22,9 +24,35 @@ MAX_STATEMENT_CHARS = 1_000_000
 MAX_TASK_DATA_CHARS = 100_000
 """Longest JSON of a task's data that is kept; of longer ones the longest values are left out."""
 
+MAX_LINE_CHARS = 100
+"""A longer line of a text is no tag: nobody reads tags of such a length, and comments are nobody's business here."""
+
+_REGIONS = ("labels", "rectanglelabels")
+_CONFIDENCE = re.compile(r".*\S\s+\d{1,3}%", re.DOTALL)
+ChoiceId = tuple[str, ...]
+"""What tells one choice of a control from the others: its path; of a flat list (its value,)."""
+
 _LARGEST_ID = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class StatedItem:
+    """What one tag control says.
+
+    Attributes:
+        from_name: the control's name.
+        to_name: its image's name.
+        kind: of the control.
+        values: paths of what is ticked, as the result says them; of all but nested lists paths of one step. Of labels
+            those of all regions together, each once: where they are is not kept. Of texts the lines.
+    """
+
+    from_name: str
+    to_name: str
+    kind: Kind
+    values: tuple[ChoiceId, ...]
 
 
 @dataclass(frozen=True)
@@ -34,13 +62,13 @@ class StatedAnnotation:
     Attributes:
         id: of the annotation.
         task: number of the task.
-        updated_us: when it was last changed, by Label Studio's clock: microseconds since 1970, UTC; 0: not said. It
+        updated_us: when it was last changed, by Label Studio's clock: microseconds since 1970, UTC; 0: not given. It
             orders the statements of an annotation and is not part of what it says (`canonical`).
         created_us: when it was made, likewise.
-        completed_by: number of the user; None: not said.
+        completed_by: number of the user; None: not given.
         was_cancelled: the task was skipped, and the items are the model's own: never to be learned from.
         ground_truth: the project's owner vouches for it.
-        parent_prediction: number of the prediction that it started from; None: none, or not said.
+        parent_prediction: number of the prediction that it started from; None: none, or not given.
         unseen: made out of a prediction with nobody looking at it: "create annotations from predictions" leaves
             `lead_time` and `updated_by` null beside a `parent_prediction` (protocol section 7: `ANNOTATIONS_CREATED`;
             `bulk_created` stays false there). Who submits or edits one is named in `updated_by`, so that an edited one
@@ -66,12 +94,12 @@ class StatedAnnotation:
 
     @property
     def updated_at(self) -> datetime | None:
-        """When it was last changed; None: not said."""
+        """When it was last changed; None: not given."""
         return _EPOCH + self.updated_us * _MICROSECOND if self.updated_us else None
 
     @property
     def created_at(self) -> datetime | None:
-        """When it was made; None: not said."""
+        """When it was made; None: not given."""
         return _EPOCH + self.created_us * _MICROSECOND if self.created_us else None
 
     def canonical(self) -> str:
@@ -83,17 +111,10 @@ class StatedAnnotation:
     @classmethod
     def from_canonical(cls, text: str, *, updated_us: int) -> StatedAnnotation:
         """The statement that `canonical` wrote."""
-        fields = json.loads(text)
-        items = tuple(
-            StatedItem(
-                from_name=item["from_name"],
-                to_name=item["to_name"],
-                kind=item["kind"],
-                values=tuple(tuple(path) for path in item["values"]),
-            )
-            for item in fields.pop("items")
-        )
-        return cls(**fields, items=items, updated_us=updated_us)
+        return _STATED.validate_python({**json.loads(text), "updated_us": updated_us})
+
+
+_STATED = TypeAdapter(StatedAnnotation)
 
 
 def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> StatedAnnotation | None:
@@ -116,8 +137,8 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
     stated = StatedAnnotation(
         id=number,
         task=of_task,
-        updated_us=_microseconds(annotation.get("updated_at")),
-        created_us=_microseconds(annotation.get("created_at")),
+        updated_us=unix_microseconds(annotation.get("updated_at")),
+        created_us=unix_microseconds(annotation.get("created_at")),
         completed_by=number_of(annotation.get("completed_by")),
         was_cancelled=cancelled,
         ground_truth=annotation.get("ground_truth") is True,
@@ -128,32 +149,71 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
     return stated if len(stated.canonical()) <= MAX_STATEMENT_CHARS else None
 
 
-def chosen(plan: LabelPlan, stated: StatedAnnotation, task_data: Mapping[str, Any]) -> dict[str, tuple[ChoiceId, ...]]:
-    """What is ticked of each tag control of a plan; a control without an item says "none".
+def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
+    """What tag controls say in a result: of those whose tags are regions one item each.
 
-    What the plan doesn't know (any more) is left out: a control of another name, a choice that was taken out.
-
-    Args:
-        plan: of the project's label config.
-        stated: the annotation.
-        task_data: where dynamic choices are.
-
-    Returns:
-        Control name -> paths of its choices, in the order of the control.
+    Left out is what a model has said and nobody can change: read-only regions, and texts that are confidences as our
+    predictions write them ("cat  93%"). So are the texts of single regions, and long lines.
     """
-    return ticked(plan, stated.items, task_data)
+    found: dict[object, StatedItem] = {}
+    for item in filter(None, map(_read_item, result)):
+        key: object = (item.from_name, item.to_name, item.kind) if item.kind in _REGIONS else len(found)
+        earlier = found[key].values if key in found else ()
+        found[key] = replace(item, values=tuple(dict.fromkeys([*earlier, *item.values])))
+    return tuple(found.values())
 
 
-def ticked(
-    plan: LabelPlan, items: tuple[StatedItem, ...], task_data: Mapping[str, Any]
-) -> dict[str, tuple[ChoiceId, ...]]:
-    """As `chosen`, of the items of any result: a prediction's, too."""
-    found: dict[str, tuple[ChoiceId, ...]] = {}
-    for control in plan.tag_controls:
-        said = said_in(control, items)
-        known = said if control.free else [choice.path for choice in choices_for(control, task_data)] if said else []
-        found[control.name] = tuple(path for path in known if path in said)
-    return found
+def as_line(text: str) -> str | None:
+    """A tag as a line of a text says it: blanks as one, none around it; None where it is too long, or empty."""
+    return (" ".join(text.split()) or None) if len(text) <= MAX_LINE_CHARS else None
+
+
+def _read_item(item: object) -> StatedItem | None:
+    if not isinstance(item, Mapping) or not isinstance(item.get("type"), str) or item["type"] not in VALUE_KEYS:
+        return None
+    kind: Kind = item["type"]
+    from_name, to_name, value = item.get("from_name"), item.get("to_name"), item.get("value")
+    if not isinstance(value, Mapping) or not isinstance(from_name, str) or not isinstance(to_name, str):
+        return None
+    entries = value.get(VALUE_KEYS[kind])
+    if not isinstance(entries, list | str):
+        return None
+    paths = [_path(entry) for entry in ([entries] if isinstance(entries, str) else entries)]
+    if kind == "textarea":
+        paths = [] if len(value) > 1 else _lines(paths)
+    if (kind == "textarea" and not paths) or (kind in _REGIONS and item.get("readonly") is True):
+        return None
+    return StatedItem(_storable(from_name), _storable(to_name), kind, tuple(path for path in paths if path))
+
+
+def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
+    """Lines that may be tags, without blanks around them; none where all are confidences."""
+    lines = [path[0] for path in paths if len(path) == 1]
+    if all(_CONFIDENCE.fullmatch(line) for line in lines):
+        return []
+    return [(tag,) for line in lines if (tag := as_line(line)) is not None]
+
+
+def ticked_paths(control: TagControl, items: Iterable[StatedItem]) -> dict[ChoiceId, None]:
+    """Paths that a control has in a result, in order, each once; also those that it doesn't know any more."""
+    mine = (item for item in items if (item.from_name, item.kind) == (control.name, control.kind))
+    return {path: None for item in mine for path in item.values}
+
+
+def _path(entry: object) -> ChoiceId:
+    steps = entry if isinstance(entry, list) else [entry]
+    texts = [_text(step) for step in steps]
+    return tuple(text for text in texts if text is not None) if None not in texts else ()
+
+
+def _text(step: object) -> str | None:
+    if isinstance(step, str):
+        return _storable(step)
+    return str(step) if isinstance(step, int | float) and not isinstance(step, bool) else None
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def number_of(value: object) -> int | None:
@@ -200,7 +260,7 @@ def trimmed_task_data(data: object, limit: int = MAX_TASK_DATA_CHARS) -> str | N
     return canonical_json(kept)
 
 
-def _microseconds(value: object) -> int:
+def unix_microseconds(value: object) -> int:
     """Microseconds since 1970 of an ISO time; 0 where it is none."""
     if not isinstance(value, str):
         return 0

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
-from ram_backend.labelstudio.requests import unix_seconds
+from ram_backend.labelstudio.annotations import unix_microseconds
 
 FAILED_SCORE = 1.0
 """Score of the empty prediction that a task gets whose image can't be had (protocol section 4)."""
@@ -110,7 +110,7 @@ class ProjectSettings(_Record):
     @property
     def created(self) -> int:
         """When it was made, in Unix seconds, as in `ProjectKey`; 0: not given."""
-        return unix_seconds(self.created_at)
+        return unix_microseconds(self.created_at) // 1_000_000
 
     @property
     def by_uncertainty(self) -> bool:

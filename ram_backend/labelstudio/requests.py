@@ -7,12 +7,12 @@ a webhook says of annotations and tasks is kept as it came; who reads it decides
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ram_backend.errors import RequestError
+from ram_backend.labelstudio.annotations import unix_microseconds
 from ram_backend.labelstudio.markup import MAX_CHARACTERS
 
 MAX_TASKS = 100_000
@@ -149,7 +149,7 @@ class WebhookRequest(_Lenient):
         number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
             return ""
-        return f"{number}.{unix_seconds(project.created_at)}"
+        return f"{number}.{unix_microseconds(project.created_at) // 1_000_000}"
 
     @property
     def annotation_objects(self) -> list[dict[str, Any]]:
@@ -195,14 +195,3 @@ def _check_size(body: bytes | bytearray) -> None:
 def _objects(value: object) -> list[dict[str, Any]]:
     given = value if isinstance(value, list) else [value]
     return [each for each in given if isinstance(each, dict)]
-
-
-def unix_seconds(text: object) -> int:
-    """Whole seconds of an ISO time; 0 where it is none."""
-    if not isinstance(text, str):
-        return 0
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return 0
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

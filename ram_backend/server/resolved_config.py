@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ram_backend.errors import LabelConfigError
+from ram_backend.labelstudio.annotations import as_line
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, free_choice
-from ram_backend.labelstudio.stated_items import as_line
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project

@@ -13,9 +13,9 @@ from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedImage, ServedPrediction
+from ram_backend.labelstudio.annotations import read_items, ticked_paths
 from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.predictions import ScoredChoice
-from ram_backend.labelstudio.stated_items import read_items, said_in
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.metrics import ServerMetrics
 
@@ -54,7 +54,7 @@ def shown_of(
     choices: list[ServedChoice] = []
     items = read_items(prediction["result"])
     for control in plan.tag_controls:
-        ticked = said_in(control, items)
+        ticked = ticked_paths(control, items)
         for one in scored.get(control.name, ()):
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
             choices.append(ServedChoice(control.name, path, one.score, path in ticked))

@@ -21,9 +21,9 @@ from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import Server
 from ram_backend.demo import photo_paths
+from ram_backend.labelstudio.annotations import read_items, ticked_paths
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice
-from ram_backend.labelstudio.stated_items import read_items, said_in
 
 READABLE = """() => {
     const readable = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
@@ -57,7 +57,7 @@ class Said:
         items = read_items(result)
         found = {}
         for control in plan.tag_controls:
-            paths = said_in(control, items)
+            paths = ticked_paths(control, items)
             known = {choice.path: choice for choice in choices_for(control, data)}
             found[control.name] = [free_choice(path[0]) if control.free else known[path] for path in paths]
         return cls(found)

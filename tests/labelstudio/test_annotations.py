@@ -15,17 +15,9 @@ from ram_backend.labelstudio.annotations import (
     MAX_STATEMENT_CHARS,
     StatedAnnotation,
     canonical_json,
-    chosen,
     content_of,
     read_annotation,
     trimmed_task_data,
-)
-from ram_backend.labelstudio.label_config import parse_label_config
-
-CONFIG = (
-    '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
-    '<Choice value="cat"/><Choice value="dog"/><Choice value="A car" alias="car"/></Choices>'
-    '<Taxonomy name="tree" toName="image"><Choice value="animal"><Choice value="cat"/></Choice></Taxonomy></View>'
 )
 
 
@@ -244,37 +236,6 @@ def test_whatever_comes_it_never_raises(fields: dict[str, Any], good: bool) -> N
     stated = read_annotation(annotation(**fields) if good else fields)
     if stated is not None:
         assert StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us) == stated
-
-
-def test_choices_of_a_plan() -> None:
-    plan = parse_label_config(CONFIG)
-    given = [item(["dog", "car", "gone"]), item([["animal", "cat"]], "taxonomy", "tree"), item(["x"], name="other")]
-    stated = read_annotation(annotation(result=given))
-    assert stated is not None
-    assert chosen(plan, stated, {}) == {"tags": (("dog",), ("car",)), "tree": (("animal", "cat"),)}
-    empty = read_annotation(annotation())
-    assert empty is not None
-    assert chosen(plan, empty, {}) == {"tags": (), "tree": ()}
-
-
-def test_regions_and_free_tags_of_a_plan() -> None:
-    plan = parse_label_config(
-        '<View><Image name="image" value="$image"/><RectangleLabels name="boxes" toName="image" model_tags="1">'
-        '<Label value="cat"/><Label value="A dog" alias="dog"/></RectangleLabels>'
-        '<TextArea name="words" toName="image" model_tags="true"/></View>'
-    )
-    lines = {"from_name": "words", "to_name": "image", "type": "textarea", "value": {"text": ["sofa", "cat"]}}
-    stated = read_annotation(annotation(result=[region("dog"), region("cow"), lines, {**lines, "from_name": "note"}]))
-    assert stated is not None
-    assert chosen(plan, stated, {}) == {"boxes": (("dog",),), "words": (("sofa",), ("cat",))}
-
-
-def test_dynamic_choices_of_a_plan() -> None:
-    plan = parse_label_config(CONFIG.replace('choice="multiple"', 'value="$options"'))
-    stated = read_annotation(annotation(result=[item(["bus", "cat"])]))
-    assert stated is not None
-    assert chosen(plan, stated, {"options": ["bus"]})["tags"] == (("bus",), ("cat",))
-    assert chosen(plan, stated, {})["tags"] == (("cat",),)
 
 
 def test_task_data() -> None:
