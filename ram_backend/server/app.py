@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from ram_backend import __version__
-from ram_backend.errors import RamError
+from ram_backend.errors import InputError, NotAvailable, RamError
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
-from ram_backend.server.events import take_event
+from ram_backend.server.events import NO_WORKER, take_event
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.middleware import Access, BodyReader, RequestMiddleware
 from ram_backend.server.model import Model
@@ -140,14 +141,27 @@ async def webhook(server: Server, body: Body) -> JSONResponse:
 
 @routes.get("/versions")
 async def versions(server: Server, project: str | None = None) -> JSONResponse:
-    """Model versions that are served now, of one project or of all."""
-    return JSONResponse({"versions": await handlers.versions(server, project)})
+    """Model versions that are served now, of one project ("1.1795452148", or its number) or of all."""
+    found: set[str] = set()
+    for known in server.store.projects():
+        key = known.key
+        if known.label_config and project in (None, str(key.id), f"{key.id}.{key.created}"):
+            with suppress(InputError, NotAvailable):  # its own request says so
+                await server.identity()
+                config = await server.resolve(known, known.label_config, server.swap.ref(key))
+                found.add(config.model_version)
+    return JSONResponse({"versions": sorted(found)})
 
 
 @routes.get("/jobs")
 def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
-    return JSONResponse(handlers.jobs(server, project))
+    if server.jobs is None:
+        return JSONResponse({"jobs": [], "message": NO_WORKER})
+    if project is not None:
+        parse_project(project)
+    rows = server.jobs.queue.jobs(None if project is None else server.project(project).key)
+    return JSONResponse({"jobs": [job.to_json() for job in rows]})
 
 
 @routes.get("/metrics")

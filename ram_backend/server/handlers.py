@@ -1,4 +1,4 @@
-"""Request handlers: what `/setup`, `/predict`, `/versions` and `/jobs` do, without HTTP."""
+"""Request handlers: what `/setup` and `/predict` do, without HTTP."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from ram_backend.errors import InputError, NotAvailable, PredictionsLate, RamError, SettingsError
+from ram_backend.errors import NotAvailable, PredictionsLate, RamError, SettingsError
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task
-from ram_backend.projects.keys import ProjectKey, parse_project
-from ram_backend.server.events import NO_WORKER
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.model import shared
 from ram_backend.server.predict import predict_tasks
@@ -142,34 +141,6 @@ async def _handed_over(
         _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
         return late
     return PredictionsLate(str(answer["message"]) if "job" in answer else f"{late} {answer['message']}")
-
-
-async def versions(services: Services, project: str | None = None) -> list[str]:
-    """The model version that a project ("1.1795452148", or its number) is served, or those of all."""
-    found: set[str] = set()
-    for known in services.store.projects():
-        key = known.key
-        if known.label_config and project in (None, str(key.id), f"{key.id}.{key.created}"):
-            with suppress(InputError, NotAvailable):  # its own request says so
-                await services.identity()
-                version = services.swap.ref(key)
-                found.add((await services.resolve(known, known.label_config, version)).model_version)
-    return sorted(found)
-
-
-def jobs(services: Services, project: str | None = None) -> dict[str, Any]:
-    """Answers `/jobs` for one project ("1.1795452148", or its number) or all. Waits for the database.
-
-    Raises:
-        InputError: that is no project.
-        NotAvailable: the database can't be asked.
-    """
-    if services.jobs is None:
-        return {"jobs": [], "message": NO_WORKER}
-    if project is not None:
-        parse_project(project)
-    rows = services.jobs.queue.jobs(None if project is None else services.project(project).key)
-    return {"jobs": [job.to_json() for job in rows]}
 
 
 def _ref(version: LoadedVersion | None) -> VersionRef | None:

@@ -247,7 +247,7 @@ class _Request:
             version = None if config.version is None else config.version.name
             served, now = [image.served for image in good.values()], datetime.now(UTC)
             shown = shown_of(config.plan, task.id, made, scored, served, version=version, now=now)
-            self.services.shown_log.put(self.key, [shown])
+            self.services.shown_log.put(self.key, shown)
         return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from queue import Full, Queue
 from typing import Any
@@ -93,13 +93,12 @@ class ShownLog:
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def put(self, key: ProjectKey, shown: Iterable[ServedPrediction]) -> None:
-        """Takes records of a project in. Waits for nothing."""
-        for each in shown:
-            try:
-                self._queue.put_nowait((key, each))
-            except Full:
-                self._metrics.shown.labels("lost").inc()
+    def put(self, key: ProjectKey, shown: ServedPrediction) -> None:
+        """Takes in a record of a project. Waits for nothing."""
+        try:
+            self._queue.put_nowait((key, shown))
+        except Full:
+            self._metrics.shown.labels("lost").inc()
 
     def _run(self) -> None:
         while not self._stopping.wait(WAIT_S):

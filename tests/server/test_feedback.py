@@ -279,7 +279,8 @@ def test_closing_writes_what_waits() -> None:
     recorder = ShownLog(ledger, ServerMetrics())  # type: ignore[arg-type]
     recorder.start()
     for project in range(3):
-        recorder.put(ProjectKey("", project, 0), [record(1000 * project + task) for task in range(700)])
+        for task in range(700):
+            recorder.put(ProjectKey("", project, 0), record(1000 * project + task))
     recorder.close()
     assert sorted(ledger.written) == [1000 * project + task for project in range(3) for task in range(700)]
 
@@ -287,8 +288,8 @@ def test_closing_writes_what_waits() -> None:
 def test_a_database_that_stays_away_costs_records_and_no_memory() -> None:
     metrics = ServerMetrics()
     recorder = ShownLog(Slow(away=True), metrics)  # type: ignore[arg-type]
-    for task in range(LIMIT // 100 + 3):
-        recorder.put(ProjectKey("", 1, 0), [record(100 * task + each) for each in range(100)])
+    for task in range(LIMIT + 300):
+        recorder.put(ProjectKey("", 1, 0), record(task))
     lost = metrics.shown.labels("lost")._value
     assert lost.get() == 300
     recorder.start()

@@ -356,12 +356,8 @@ def test_the_real_host_gives_the_servers_result_and_score(
     [
         ({}, ["--with", "treshold=0.5"], "did you mean threshold"),
         ({}, ["--with", "threshold"], "expected NAME=VALUE"),
-        ({"RAM_PORT": "high"}, [], "RAM_PORT='high'"),
-        (
-            {"RAM_BASIC_AUTH_USER": "me", "RAM_BASIC_AUTH_PASS": "secret"},
-            [],
-            "checks no webhook secret, and 1.0.9 no login",
-        ),
+        ({"RAM_BATCH_SIZE": "many"}, [], "RAM_BATCH_SIZE='many'"),
+        ({"RAM_BASIC_AUTH_USER": "me", "RAM_BASIC_AUTH_PASS": "secret"}, [], "checks no webhook secret and no login"),
         ({"RAM_WEBHOOK_SECRET": "secret"}, [], "checks no webhook secret"),
     ],
 )

@@ -1,7 +1,7 @@
-"""What `label-studio-ml start` runs, or a WSGI server such as gunicorn (`_wsgi:app`): the stock host with RAMBackend.
+"""WSGI app of label-studio-ml 1.0.9 with RAMBackend: what `label-studio-ml start` runs, or gunicorn (`_wsgi:app`).
 
-As label-studio-ml's own template, but for what is done with events: 1.0.9 starts a Python process for each, which loads
-torch to find that there is nothing to learn. Here they are acknowledged, and that is all.
+It is that package's template except for events: 1.0.9 starts a Python process for each, which loads torch to find that
+there is nothing to learn. Here they are acknowledged, and that is all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Flask, jsonify, request  # type: ignore[import-not-found]
@@ -17,35 +17,32 @@ from label_studio_ml.api import init_app  # type: ignore[import-not-found]
 
 from ram_backend.errors import RamError, SettingsError
 from ram_backend.logs import configure
-from ram_backend.server.plugin import IS_SDK_2, RAMBackend
+from ram_backend.server.plugin import RAMBackend
 from ram_backend.settings import Settings, load_settings
 
 _NOTHING_LEARNED = "The stock host serves predictions only: nothing was started. `ram-backend serve` learns."
 _UNPROTECTED = (
-    "The stock host checks no webhook secret, and 1.0.9 no login: unset RAM_WEBHOOK_SECRET, RAM_BASIC_AUTH_USER and"
+    "The stock host checks no webhook secret and no login: unset RAM_WEBHOOK_SECRET, RAM_BASIC_AUTH_USER and"
     " RAM_BASIC_AUTH_PASS and let it listen where only Label Studio reaches it, or use `ram-backend serve`."
 )
 _log = logging.getLogger("ram_backend.server.stock_host")  # also where it runs as a script
 
 
-def make_app(settings: Settings, model_dir: str | None = None, options: dict[str, Any] | None = None) -> Flask:
+def make_app(settings: Settings, options: Mapping[str, Any]) -> Flask:
     """The host's app.
 
     Args:
         settings: where the host may keep files of its own.
-        model_dir: that folder, if not below the data folder.
-        options: settle tags and thresholds, by the names of extra params (1.0.9; on 2.x extra params do).
+        options: tags and thresholds, by the names of extra params, which 1.0.9 doesn't hand on.
 
     Raises:
         SettingsError: the settings ask for a protection that this host doesn't have.
+        ProjectOptionsError: an option can't be used.
     """
-    login = (settings.basic_auth_user, settings.basic_auth_pass)
-    if settings.webhook_secret or (any(login) and not IS_SDK_2):
+    if settings.webhook_secret or settings.basic_auth_user or settings.basic_auth_pass:
         raise SettingsError(_UNPROTECTED)
-    if IS_SDK_2:
-        return init_app(model_class=RAMBackend, basic_auth_user=login[0], basic_auth_pass=login[1])
-    folder = model_dir or str(settings.data_dir / "stock-host")
-    app = init_app(model_class=RAMBackend, model_dir=folder, **(options or {}))
+    RAMBackend(**options)
+    app = init_app(model_class=RAMBackend, model_dir=str(settings.data_dir / "stock-host"), **options)
     app.view_functions["webhook"] = acknowledge
     return app
 
@@ -61,30 +58,21 @@ def acknowledge() -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped."""
     parser = argparse.ArgumentParser(description="ram_backend in label-studio-ml's own host")
-    try:
-        settings = load_settings()
-    except RamError as error:
-        parser.error(str(error))
-    parser.add_argument("-p", "--port", type=int, default=settings.port, help="port (default: RAM_PORT, else 9090)")
-    parser.add_argument("--host", default=settings.host, help="address (default: RAM_HOST, else 127.0.0.1)")
-    levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", type=str.lower, default=settings.log_level, choices=levels)
-    parser.add_argument("--model-dir", help="where the host keeps files of its own (default: in RAM_DATA_DIR)")
+    parser.add_argument("-p", "--port", type=int, help="port (default: RAM_PORT, else 9090)")
+    parser.add_argument("--host", help="address (default: RAM_HOST, else 127.0.0.1)")
+    parser.add_argument("--log-level", type=str.lower, choices=("debug", "info", "warning", "error"))
     parser.add_argument(
         "--with", "--kwargs", dest="options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
-        help="tags, threshold, per_tag, top_k, as in extra params (1.0.9 doesn't hand those on)",
+        help="tags, threshold, per_tag, top_k, as in extra params",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    configure(given.log_level, "text")
-    options = dict(given.options)
-    if IS_SDK_2 and options:
-        parser.error("--with is for 1.0.9: this host hands extra params on, set them in Label Studio.")
     try:
-        RAMBackend(**options)
-        app = make_app(settings, given.model_dir, options)
+        settings = load_settings(host=given.host, port=given.port, log_level=given.log_level)
+        configure(settings.log_level, "text")
+        app = make_app(settings, dict(given.options))
     except RamError as error:
         parser.error(str(error))
-    app.run(host=given.host, port=given.port)
+    app.run(host=settings.host, port=settings.port)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -101,4 +89,4 @@ def _option(text: str) -> tuple[str, Any]:
 if __name__ == "__main__":
     main()
 else:
-    app = make_app(load_settings())
+    app = make_app(load_settings(), {})
