@@ -18,25 +18,16 @@ from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 
-NOBODY = "-"
-"""Stands for the id where no request is being answered."""
-
-request_id: ContextVar[str] = ContextVar("request_id", default=NOBODY)
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered, or that asked for the job that is being done; log lines carry it."""
 
 _OWN = frozenset({"time", "level", "logger", "message", "process", "request", "error"})
 
 
-def asked_by() -> str | None:
-    """The id of the request in whose name something is done; None: nobody has asked over HTTP."""
-    current = request_id.get()
-    return None if current == NOBODY else current
-
-
 @contextmanager
-def in_the_name_of(request: str | None) -> Iterator[None]:
-    """Within this, log lines and what is asked for belong to that request; None: to none."""
-    token = request_id.set(request or NOBODY)
+def with_request_id(request: str | None) -> Iterator[None]:
+    """Within this, log lines and requests for jobs belong to that request; None: to none."""
+    token = request_id.set(request)
     try:
         yield
     finally:
@@ -56,7 +47,7 @@ class TextLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line without its traceback."""
         record.message = "".join(each if each.isprintable() else _escaped(each) for each in record.message)
-        record.request_id = request_id.get()
+        record.request_id = request_id.get() or "-"
         return super().formatMessage(record)
 
 
@@ -65,21 +56,21 @@ class JsonLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        said: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
             "process": record.process,
         }
-        if (request := asked_by()) is not None:
-            said["request"] = request
+        if (request := request_id.get()) is not None:
+            line["request"] = request
         if record.exc_info:
-            said["error"] = self.formatException(record.exc_info)
+            line["error"] = self.formatException(record.exc_info)
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
-            said |= {str(name): value for name, value in fields.items() if name not in _OWN}
-        return json.dumps(said, default=str)
+            line |= {str(name): value for name, value in fields.items() if name not in _OWN}
+        return json.dumps(line, default=str)
 
 
 def configure(level: str, log_format: LogFormat, *, who: str = "%(request_id)s") -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ram_backend.logs import asked_by, in_the_name_of
 from ram_backend.logs import configure as configure_logs
+from ram_backend.logs import request_id, with_request_id
 from ram_backend.worker.main import configure_logging as configure_jobs
 
 log = logging.getLogger("ram_backend.test")
@@ -32,7 +32,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
 def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
-    with in_the_name_of("abc"):
+    with with_request_id("abc"):
         log.info('%s "quoted"', "a\nb\u2028c", extra={"fields": {"route": "/predict", "ms": 1.5, "level": "forged"}})
     log.warning("nobody asked")
     log.debug("too quiet")
@@ -58,7 +58,7 @@ def test_a_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
 def test_text_stays_one_line_and_names_the_request(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
-    with in_the_name_of("abc"):
+    with with_request_id("abc"):
         log.info("event %s", "a\nINFO forged\x1b[0m\u2028end")
     text = capsys.readouterr().err
     assert len(text.splitlines()) == 1
@@ -66,10 +66,10 @@ def test_text_stays_one_line_and_names_the_request(configure: Configure, capsys:
 
 
 def test_requests_end_where_they_end() -> None:
-    assert asked_by() is None
-    with in_the_name_of("abc"):
-        assert asked_by() == "abc"
-        with in_the_name_of(None):
-            assert asked_by() is None
-        assert asked_by() == "abc"
-    assert asked_by() is None
+    assert request_id.get() is None
+    with with_request_id("abc"):
+        assert request_id.get() == "abc"
+        with with_request_id(None):
+            assert request_id.get() is None
+        assert request_id.get() == "abc"
+    assert request_id.get() is None

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,6 @@ from ram_backend.errors import NotAvailable
 START_SECONDS = 300.0
 """Limit of a start. The first one makes Label Studio's database, or installs the starter bundle: 30 to 60 s."""
 
-PORTS_TRIED = 50
 _SERVES = re.compile(r"^ram-backend serves (http://\S+)", re.MULTILINE)
 _POLL_S = 0.2
 _ANSWER_S = 3.0
@@ -248,17 +246,11 @@ def running_backend(port: int) -> Server | None:
 
 
 def free_port(first: int) -> int:
-    """The first free port of this machine from `first` on.
+    """The first free port of this machine from `first` on; raises SettingsError if none near is free."""
+    from ram_backend.server.running import bind
 
-    Raises:
-        NotAvailable: none of the next 50 is free.
-    """
-    for port in range(first, first + PORTS_TRIED):
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(("127.0.0.1", port))
-            return port
-    raise NotAvailable(f"The ports {first} to {first + PORTS_TRIED - 1} are all taken: choose another one.")
+    with bind("127.0.0.1", first) as listening:
+        return int(listening.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -114,13 +114,10 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (DataError, IntegrityError):
-            raise
-        except (DBAPIError, sqlite3.Error, OSError) as error:
-            raise DatabaseUnavailable(self._message(error)) from error
-        except StatementError:
-            raise
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            wrong_statement = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+            if wrong_statement or isinstance(error, DataError | IntegrityError):
+                raise
             raise DatabaseUnavailable(self._message(error)) from error
 
     def _message(self, error: Exception) -> str:

@@ -23,7 +23,7 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import OPEN, Job, JobResult, Kind, PrelabelOptions, State
-from ram_backend.logs import asked_by
+from ram_backend.logs import request_id
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import key_columns, of_project
 from ram_backend.settings import Settings
@@ -317,7 +317,9 @@ def _request(
         select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
     ).one_or_none()
     if job is None:
-        job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, requested_at=now, not_before=begin, request=asked_by())
+        job = Job(
+            id=uuid.uuid4().hex, kind=kind, reason=reason, requested_at=now, not_before=begin, request=request_id.get()
+        )
         for name, value in key_columns(key).items():
             setattr(job, name, value)
         job.options = None if options is None else options.to_json()

@@ -25,7 +25,7 @@ from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.logs import in_the_name_of
+from ram_backend.logs import with_request_id
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
@@ -143,7 +143,7 @@ def carry_out(
     if job is None:
         _log.info("job %s is done, taken, or not due", job_id)
         return f"job {job_id} is done, taken, or not due"
-    with in_the_name_of(job.request):
+    with with_request_id(job.request):
         heartbeat = Heartbeat(settings, service.queue, job, on_end=on_end, on_progress=on_progress)
         context = JobContext(settings, database, service, job, heartbeat)
         try:

@@ -11,7 +11,7 @@ from jobs.making import KEY, OTHER, make_due
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.logs import asked_by, in_the_name_of
+from ram_backend.logs import request_id, with_request_id
 from ram_backend.settings import Settings
 from ram_backend.worker.run_job import JobContext, carry_out
 
@@ -21,7 +21,7 @@ Do = Callable[[Job], str]
 @pytest.fixture
 def do(settings: Settings, database: Database) -> Do:
     def function(context: JobContext) -> JobResult:
-        logging.getLogger("ram_backend.test").warning("in the name of %s", asked_by())
+        logging.getLogger("ram_backend.test").warning("in the name of %s", request_id.get())
         return JobResult("learned", {}, refresh="another version is served")
 
     def done(job: Job) -> str:
@@ -32,9 +32,9 @@ def do(settings: Settings, database: Database) -> Do:
 
 
 def test_a_job_names_the_request_that_asked_first(queue: JobQueue) -> None:
-    with in_the_name_of("first"):
+    with with_request_id("first"):
         job = queue.request(KEY, "train", "pressed").job
-    with in_the_name_of("second"):
+    with with_request_id("second"):
         again = queue.request(KEY, "train", "pressed").job
         other = queue.request(OTHER, "train", "pressed").job
     assert (job.request, again.request, other.request) == ("first", "first", "second")
@@ -49,13 +49,13 @@ def test_nobody_asked_over_http(queue: JobQueue) -> None:
 
 
 def test_what_is_done_and_what_follows_carries_it(queue: JobQueue, do: Do, caplog: pytest.LogCaptureFixture) -> None:
-    with in_the_name_of("first"):
+    with with_request_id("first"):
         job = queue.request(KEY, "train", "pressed").job
     do(job)
     assert "in the name of first" in caplog.messages
     (refresh,) = queue.jobs(KEY, kind="refresh")
     assert refresh.request == "first"
-    assert asked_by() is None
+    assert request_id.get() is None
 
 
 def test_open_jobs_are_counted_by_kind_and_state(queue: JobQueue, do: Do) -> None:

@@ -23,14 +23,6 @@ def upgrade() -> None:
     _jobs()
 
 
-def downgrade() -> None:
-    """Drops them."""
-    for table in ("jobs", "served", "versions", "task_images", "shown", "offered_tags", "feedback_events"):
-        op.drop_table(table)
-    for table in ("backend", "projects"):
-        op.drop_table(table)
-
-
 def _of_project() -> list[sa.Column[object]]:
     return [
         sa.Column("instance", sa.Text(), nullable=False),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import op
-
-from ram_backend.database.base import UtcDateTime
 
 revision = "0007"
 down_revision: str | None = "0006"
@@ -17,10 +14,3 @@ def upgrade() -> None:
     """Drops the columns."""
     for column in ("queued_at", "queued_as", "eta_s"):
         op.drop_column("jobs", column)
-
-
-def downgrade() -> None:
-    """Adds them, empty."""
-    op.add_column("jobs", sa.Column("queued_at", UtcDateTime(), nullable=True))
-    op.add_column("jobs", sa.Column("queued_as", sa.Text(), nullable=True))
-    op.add_column("jobs", sa.Column("eta_s", sa.Float(), nullable=True))

@@ -19,9 +19,3 @@ def upgrade() -> None:
     op.add_column("backend", sa.Column("pinned_by_command", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("backend", sa.Column("pinned_token", sa.Text(), nullable=True))
     op.execute("UPDATE backend SET pinned_host = NULL, change = change + 1 WHERE pinned_host IS NOT NULL")
-
-
-def downgrade() -> None:
-    """Drops them."""
-    op.drop_column("backend", "pinned_token")
-    op.drop_column("backend", "pinned_by_command")
