@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
 from ram_backend.cli.output import AsJson, JsonLines, out, print_json, written_whole
-from ram_backend.feedback.corrections import Correction, corrections_of, gather
+from ram_backend.feedback.corrections import corrections_of, gather
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
@@ -41,9 +41,9 @@ def list_(
     opened = open_project(project)
     annotations = [each for each in _annotations(opened) if task in (None, each.stated.task)]
     chosen = sorted(annotations, key=lambda each: (each.stated.updated_us, each.stated.id), reverse=True)[:limit]
-    corrections: dict[int, list[Correction]] = {}
+    corrections: dict[int, list[TaskLabels]] = {}
     for correction in corrections_of(*_inputs(opened, chosen)):
-        corrections.setdefault(correction.annotation_id, []).append(correction)
+        corrections.setdefault(correction.annotation_ids[0], []).append(correction)
     facts = [_facts(each, corrections.get(each.stated.id, [])) for each in chosen]
     if as_json:
         print_json(*facts)
@@ -154,7 +154,7 @@ def _inputs(
     return parse_label_config(opened.project.label_config), annotations, shown, Weights.of(opened.settings)
 
 
-def _facts(annotation: CurrentAnnotation, corrections: Sequence[Correction]) -> dict[str, Any]:
+def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:
     stated = annotation.stated
     notes = {
         "skipped": stated.was_cancelled,
@@ -168,13 +168,13 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[Correction]) -> 
         "when": None if stated.updated_at is None else stated.updated_at.isoformat(timespec="seconds"),
         "usable": annotation.usable,
         **{state: sorted({tag for each in corrections for tag in each.tags(state)}) for state in _STATES},
-        "model_version": next((each.model_version for each in corrections), None),
-        "version": next((each.version for each in corrections), None),
+        "model_version": next((version for each in corrections for version in each.model_versions), None),
+        "version": next((version for each in corrections for version in each.versions), None),
         "note": ", ".join(name for name, holds in notes.items() if holds),
     }
 
 
-def _agreement(corrections: Sequence[Correction]) -> float | None:
+def _agreement(corrections: Sequence[TaskLabels]) -> float | None:
     """Of the tags that any annotator of an image ticked, the share that all of them ticked; None: no image has two."""
     by_image: dict[tuple[int, str], list[set[str]]] = {}
     for each in corrections:
@@ -187,7 +187,7 @@ def _agreement(corrections: Sequence[Correction]) -> float | None:
     return all_ / any_ if any_ else 1.0
 
 
-def _per_tag(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
+def _per_tag(corrections: Sequence[TaskLabels]) -> list[dict[str, Any]]:
     counts: dict[str, Counter[State]] = {}
     for each in corrections:
         for tag, label in each.states.items():

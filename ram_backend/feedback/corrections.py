@@ -7,14 +7,14 @@ ticked entry of a nested list leaves the entries above it unknown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from ram_backend.feedback.label_space import LabelSpace
-from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
+from ram_backend.feedback.labels import UNKNOWN, CandidateTags, TagLabel, TaskLabels, Weights, agreed, stronger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation, ticked_paths
@@ -27,41 +27,6 @@ _Choices = Mapping[ChoiceId, Choice]
 _Shown = Mapping[int, Sequence[ServedPrediction]]
 
 
-@dataclass(frozen=True)
-class Correction:
-    """The labels that one annotation gives the tags of one image.
-
-    Attributes:
-        annotation_id: the annotation.
-        task_id: its task.
-        to_name: name of the image in the label config.
-        reference: where the image is; None: the task doesn't say.
-        ground_truth: marked as ground truth.
-        model_version: of the prediction that the annotator started from; None: from none, or not known.
-        version: the project's version that made it; None: the bundle's base, or not known.
-        candidates: the tags that could be chosen.
-        states: labels of all tags but the untouched ones.
-    """
-
-    annotation_id: int
-    task_id: int
-    to_name: str
-    reference: str | None
-    ground_truth: bool
-    model_version: str | None
-    version: str | None
-    candidates: CandidateTags
-    states: Mapping[str, TagLabel]
-
-    def label(self, tag: str) -> TagLabel:
-        """The label of a tag; `UNKNOWN` if it could not be chosen."""
-        return self.states.get(tag) or self.candidates.label(tag)
-
-    def tags(self, state: State) -> tuple[str, ...]:
-        """The tags in a state other than untouched, in order of their names."""
-        return tuple(sorted(tag for tag, label in self.states.items() if label.state == state))
-
-
 def corrections_of(
     plan: LabelPlan,
     annotations: Iterable[CurrentAnnotation],
@@ -69,7 +34,7 @@ def corrections_of(
     weights: Weights,
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
-) -> list[Correction]:
+) -> list[TaskLabels]:
     """The corrections of each usable annotation, one per image with tags.
 
     An annotation confirms, adds, removes or leaves untouched relative to the prediction that it started from. Without a
@@ -104,7 +69,7 @@ def gather(
     Ground truth, if a task has any, decides alone. Otherwise several annotations are merged by weighted vote
     (`agreed`).
     """
-    by_image: dict[tuple[int, str], list[Correction]] = {}
+    by_image: dict[tuple[int, str], list[TaskLabels]] = {}
     for each in corrections_of(plan, annotations, shown, weights, task_data=task_data):
         by_image.setdefault((each.task_id, each.to_name), []).append(each)
     return [_merged(by_image[image]) for image in sorted(by_image)]
@@ -151,7 +116,7 @@ class _Reader:
         self._candidates: dict[str, CandidateTags] = {}
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
-    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[Correction]:
+    def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[TaskLabels]:
         stated = annotation.stated
         started_from = shown_to(stated, self._shown.get(stated.task, ()))
         for to_name, controls in self._controls.items():
@@ -161,16 +126,16 @@ class _Reader:
                 for choice, label in self._labels(control, known, annotation, started_from):
                     for tag in choice.texts:
                         states[tag] = stronger(states.get(tag), label)
-            yield Correction(
-                annotation_id=stated.id,
+            yield TaskLabels(
                 task_id=stated.task,
                 to_name=to_name,
                 reference=image_reference(controls[0], data),
-                ground_truth=stated.ground_truth,
-                model_version=started_from.model_version if started_from else None,
-                version=started_from.version if started_from else None,
                 candidates=self._candidates_of(to_name, controls, choices),
                 states=states,
+                ground_truth=stated.ground_truth,
+                annotation_ids=(stated.id,),
+                model_versions=(started_from.model_version,) if started_from else (),
+                versions=(started_from.version,) if started_from and started_from.version else (),
             )
 
     def _choices(self, control: TagControl, data: Mapping[str, Any]) -> _Choices:
@@ -254,22 +219,16 @@ def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], sh
     return dict(sorted(found.items()))
 
 
-def _merged(corrections: Sequence[Correction]) -> TaskLabels:
+def _merged(corrections: Sequence[TaskLabels]) -> TaskLabels:
     """The labels of one image from all corrections of it."""
-    ground_truth = [each for each in corrections if each.ground_truth]
-    counted = ground_truth or corrections
-    first = counted[0]
-    states = first.states
-    if len(counted) > 1:
-        tags = dict.fromkeys(tag for each in counted for tag in each.states)
-        states = {tag: agreed([each.label(tag) for each in counted]) for tag in tags}
-    return TaskLabels(
-        task_id=first.task_id,
-        to_name=first.to_name,
-        reference=first.reference,
-        candidates=first.candidates,
-        states=states,
-        ground_truth=bool(ground_truth),
-        annotation_ids=tuple(sorted(each.annotation_id for each in counted)),
-        model_versions=tuple(sorted({each.model_version for each in counted if each.model_version is not None})),
+    counted = [each for each in corrections if each.ground_truth] or corrections
+    if len(counted) == 1:
+        return counted[0]
+    tags = dict.fromkeys(tag for each in counted for tag in each.states)
+    return replace(
+        counted[0],
+        states={tag: agreed([each.label(tag) for each in counted]) for tag in tags},
+        annotation_ids=tuple(sorted(number for each in counted for number in each.annotation_ids)),
+        model_versions=tuple(sorted({version for each in counted for version in each.model_versions})),
+        versions=tuple(sorted({version for each in counted for version in each.versions})),
     )

@@ -102,7 +102,7 @@ class CandidateTags:
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels of one image: all annotations of its task merged.
+    """The labels of one image: those that one annotation gives (a correction), or several that were merged.
 
     Attributes:
         task_id: the task.
@@ -111,8 +111,9 @@ class TaskLabels:
         candidates: the tags that could be chosen; one object for all tasks with the same tags.
         states: labels of the tags that at least one annotator touched.
         ground_truth: an annotation marked as ground truth decided.
-        annotation_ids: of the annotations that were merged, ascending.
-        model_versions: of the predictions that they started from.
+        annotation_ids: of the annotations, ascending.
+        model_versions: of the predictions that they started from, as far as known.
+        versions: the project's versions that made those; the bundle's base is none.
     """
 
     task_id: int
@@ -123,10 +124,15 @@ class TaskLabels:
     ground_truth: bool
     annotation_ids: tuple[int, ...]
     model_versions: tuple[str, ...]
+    versions: tuple[str, ...] = ()
 
     def label(self, tag: str) -> TagLabel:
         """The label of a tag; `UNKNOWN` if it could not be chosen."""
         return self.states.get(tag) or self.candidates.label(tag)
+
+    def tags(self, state: State) -> tuple[str, ...]:
+        """The tags in a state other than untouched, in order of their names."""
+        return tuple(sorted(tag for tag, label in self.states.items() if label.state == state))
 
 
 def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:

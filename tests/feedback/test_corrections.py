@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
-from ram_backend.feedback.corrections import Correction, corrections_of, gather, shown_to
+from ram_backend.feedback.corrections import corrections_of, gather, shown_to
 from ram_backend.feedback.label_space import LabelSpace
 from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
 from ram_backend.feedback.shown import ServedPrediction
@@ -27,13 +27,13 @@ TREE = parse_label_config(
 )
 
 
-def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: ServedPrediction, plan: Any = PLAN) -> Correction:
+def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: ServedPrediction, plan: Any = PLAN) -> TaskLabels:
     given = current(annotation) if isinstance(annotation, StatedAnnotation) else annotation
     (correction,) = corrections_of(plan, [given], {given.stated.task: showings}, WEIGHTS)
     return correction
 
 
-def states(said: Correction | TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[State, float]]:
+def states(said: TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[State, float]]:
     return [(said.label(tag).state, round(said.label(tag).weight, 6)) for tag in tags]
 
 
@@ -54,14 +54,14 @@ def test_against_what_was_shown() -> None:
     assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
     assert [correction.label(tag).label for tag in ("cat", "dog", "tree")] == [True, False, True]
     assert [correction.label(tag).score for tag in ("cat", "dog", "tree")] == [0.9, 0.9, 0.2]
-    assert (correction.model_version, correction.version) == ("starter-1", "v0002")
+    assert (correction.model_versions, correction.versions) == (("starter-1",), ("v0002",))
     assert correction.tags("removed") == ("dog",)
 
 
 def test_without_a_prediction_what_is_ticked_was_added() -> None:
     correction = only(said(1, "cat"), shown(1, ["cat", "dog"]))
     assert states(correction) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
-    assert correction.model_version is None
+    assert correction.model_versions == ()
 
 
 def test_with_a_prediction_that_nobody_knows_it_is_the_same() -> None:
