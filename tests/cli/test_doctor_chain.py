@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from jobs.making import CONFIG, make_old
 from sqlalchemy import text, update
+from support.jobs import CONFIG, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.cli.doctor import examine

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import typer
-from jobs.making import CONFIG
+from support.jobs import CONFIG
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 from typer.testing import CliRunner
 

@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 import pytest
+from support.versions import REJECT, lineage, write
 from typer.testing import CliRunner
-from versions.making import REJECT, lineage, write
 
 from ram_backend.cli.versions import app
 from ram_backend.database.migrate import open_migrated
@@ -112,7 +112,7 @@ def test_diff(table: VersionTable) -> None:
 
 
 def test_diff_puts_first_what_changed_most(table: VersionTable) -> None:
-    from versions.making import delta
+    from support.versions import delta
 
     from ram_backend.models.delta import Delta
 

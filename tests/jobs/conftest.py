@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from jobs.making import KEY, connect
+from support.jobs import KEY, connect
 
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated

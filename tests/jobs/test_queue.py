@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from jobs.making import KEY, OTHER, correct, make_due, make_old
+from support.jobs import KEY, OTHER, correct, make_due, make_old
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from jobs.making import KEY, OTHER, connect, correct
 from sqlalchemy import event
+from support.jobs import KEY, OTHER, connect, correct
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs.making import processes, wait_until
 from redis import Redis
+from support.processes import processes, wait_until
 
 from ram_backend.errors import ValkeyUnavailable
 from ram_backend.jobs import valkey as valkey_module

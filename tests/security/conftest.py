@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from security.hosting import hosting
-from server.house import Desk
-from server.playing import ColourWords, colour_model
 from support.label_studio import FakeLabelStudio
+from support.server import FakeJobs
+from support.tiny_model import ColourWords, colour_model
 
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -44,7 +44,7 @@ def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., http
 
         def begin(**changes: Any) -> httpx.Client:
             own = settings.model_copy(update=changes)
-            app = create_app(own, jobs=Desk(), model=colour_model(own))
+            app = create_app(own, jobs=FakeJobs(), model=colour_model(own))
             return stack.enter_context(hosting(app, own))
 
         yield begin

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
-from server.playing import serving
+from support.server import serving
 
 from ram_backend.server.running import server_config
 from ram_backend.settings import Settings

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from security.hosting import Line
-from server.playing import RED, choices_config, picture, predict_body, setup_body
 from support.label_studio import FakeLabelStudio
+from support.server import choices_config, predict_body, setup_body
+from support.tiny_model import RED, picture
 
 from ram_backend.server import middleware
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 from security.hosting import Line
-from server.playing import RED, choices_config, picture, predict_body, setup_body
 from support.label_studio import FakeLabelStudio
+from support.server import choices_config, predict_body, setup_body
+from support.tiny_model import RED, picture
 
 from ram_backend.server.middleware import Access
 from ram_backend.settings import Settings

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from security.hosting import Line, hosting, resident_bytes
-from server.house import Desk
-from server.playing import TOKEN, ColourWords, choices_config, colour_model, picture, setup_body
-from support.label_studio import FakeLabelStudio
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.server import FakeJobs, choices_config, setup_body
+from support.tiny_model import ColourWords, colour_model, picture
 
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -212,7 +212,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         )
         studio = stack.enter_context(FakeLabelStudio())
         studio.upload("red.png", picture((255, 0, 0)))
-        app = create_app(own, jobs=Desk(), model=colour_model(own))
+        app = create_app(own, jobs=FakeJobs(), model=colour_model(own))
         client = stack.enter_context(hosting(app, own))
         assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
         yield House(client, studio)
@@ -243,7 +243,7 @@ RIGHT: dict[str, Any] = {
         "project": "1.1795452148",
         "schema": CONFIG,
         "hostname": "http://127.0.0.1:1",
-        "access_token": TOKEN,
+        "access_token": LEGACY,
         "extra_params": {"threshold": 0.5, "tags": ["red"], "per_tag": {"red": 0.5}, "top_k": 3},
     },
     "/predict": {

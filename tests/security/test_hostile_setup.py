@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from security.hosting import Line, resident_bytes
-from server.playing import RED, TOKEN, choices_config, picture, predict_body, setup_body, tags_of
 from support.http_server import HttpServer, Reply, redirect
-from support.label_studio import FakeLabelStudio
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import RED, picture
 
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")
@@ -49,7 +50,7 @@ def test_an_internal_address_is_not_asked(client: httpx.Client, studio: FakeLabe
 @pytest.mark.parametrize("token", ["settings", "setup"])
 def test_another_host_gets_no_token(start: Start, studio: FakeLabelStudio, elsewhere: HttpServer, token: str) -> None:
     """Not even where an admin allowed its address: it gets the token that its own /setup brought, never ours."""
-    known = {"label_studio_api_key": TOKEN} if token == "settings" else {}
+    known = {"label_studio_api_key": LEGACY} if token == "settings" else {}
     client = start(allowed_image_hosts="127.0.0.2", **known)
     client.post("/setup", json=setup_body(CONFIG, studio))
     for number in range(3):
@@ -65,7 +66,7 @@ def test_the_first_setup_pins_no_host_inside_the_network(
     start: Start, studio: FakeLabelStudio, elsewhere: HttpServer
 ) -> None:
     """Nobody has connected yet, and the settings' token leaves for nobody (a server that others can reach)."""
-    client = start(host="0.0.0.0", label_studio_api_key=TOKEN)
+    client = start(host="0.0.0.0", label_studio_api_key=LEGACY)
     client.post("/setup", json=setup_body(CONFIG, studio))
     answer = client.post("/predict", json=predict_body(CONFIG, [studio.upload("a.png", picture(RED))]))
     assert "ram-backend connect" in answer.text
@@ -96,12 +97,12 @@ def test_label_studio_sends_elsewhere(start: Start, studio: FakeLabelStudio, els
     with HttpServer("127.0.0.1") as sly:
         sly.routes["/data/upload/1/a.png"] = redirect(f"{elsewhere.url}/data/upload/1/a.png")
         for allowed, asked in (("", 0), ("127.0.0.2", 1)):
-            client = start(allowed_image_hosts=allowed, label_studio_url=sly.url, label_studio_api_key=TOKEN)
+            client = start(allowed_image_hosts=allowed, label_studio_url=sly.url, label_studio_api_key=LEGACY)
             client.post("/setup", json=hostile(studio, hostname=sly.url))
             answer = client.post("/predict", json=predict_body(CONFIG, ["/data/upload/1/a.png"]))
             assert (tags_of(answer.json()["results"][0]) == ["red"]) == bool(asked)
             assert len(elsewhere.requests) == asked
-        assert all(each.headers["Authorization"] == f"Token {TOKEN}" for each in sly.requests)
+        assert all(each.headers["Authorization"] == f"Token {LEGACY}" for each in sly.requests)
     assert not any("Authorization" in each.headers for each in elsewhere.requests)
 
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server.house import House
-from server.playing import ColourWords, colour_model, identity, serving, wait_until
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import House, serving
+from support.tiny_model import ColourWords, colour_model, identity
 
 from ram_backend.server import model, swap
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings, load_settings
-
-PAYLOADS = Path(__file__).resolve().parent.parent / "contract" / "payloads"
-
-
-@pytest.fixture
-def payloads() -> Path:
-    return PAYLOADS
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from server.playing import TOKEN, ColourNetwork, choices_config, picture, predict_body, setup_body
-from support.label_studio import FakeLabelStudio
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.server import choices_config, predict_body, setup_body
+from support.tiny_model import ColourNetwork, picture
 
 from ram_backend.errors import SettingsError
 from ram_backend.server.app import create_app
@@ -116,5 +117,5 @@ def test_secrets_are_not_logged(start: Start, studio: FakeLabelStudio, caplog: p
     logged = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("ram_backend"))
     assert "/webhook" in logged
     encoded = base64.b64encode("studio:pass:wörd".encode()).decode()
-    for secret in ("s3cret", "pass:wörd", encoded, TOKEN, "inUrl", "inAuthority", "inQuery"):
+    for secret in ("s3cret", "pass:wörd", encoded, LEGACY, "inUrl", "inAuthority", "inQuery"):
         assert secret not in logged

@@ -11,8 +11,9 @@ from types import FrameType
 
 import httpx
 import pytest
-from server.playing import RED, choices_config, picture, predict_body, setup_body, tags_of
 from support.label_studio import FakeLabelStudio
+from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import RED, picture
 
 DOC = Path(__file__).resolve().parent.parent.parent / "docs" / "architecture.md"
 CONFIG = choices_config("red", "green")

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from server.house import CONFIG, PROJECT, Desk, House
-from server.playing import predict_body
+from support.server import CONFIG, PROJECT, FakeJobs, House, predict_body
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.server import metrics as metrics_module
@@ -37,7 +36,7 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
 def test_counting_that_takes_long_holds_up_no_other_look() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    class Slow(Desk):
+    class Slow(FakeJobs):
         times = 0
 
         def open_jobs(self) -> dict[tuple[str, str], int]:

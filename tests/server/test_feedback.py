@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from server.house import ON_BOTH_DATABASES, Desk
-from server.playing import BLUE, RED, choices_config, picture, predict_body, setup_body, wait_until
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import ON_BOTH_DATABASES, FakeJobs, choices_config, predict_body, setup_body
+from support.tiny_model import BLUE, RED, picture
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
@@ -55,12 +56,12 @@ def event(action: str = "ANNOTATION_CREATED", number: int = 1, tags: tuple[str, 
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk() -> FakeJobs:
+    return FakeJobs()
 
 
 @pytest.fixture
-def client(start: Callable[..., httpx.Client], desk: Desk) -> httpx.Client:
+def client(start: Callable[..., httpx.Client], desk: FakeJobs) -> httpx.Client:
     return start(jobs=desk)
 
 
@@ -70,7 +71,7 @@ def ledger(settings: Settings) -> Ledger:
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(
-    client: httpx.Client, ledger: Ledger, desk: Desk, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, desk: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     key = ProjectKey(studio.url, 1, STAMP)
@@ -87,13 +88,13 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
 
 
-def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, desk: Desk) -> None:
+def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, desk: FakeJobs) -> None:
     client.post("/webhook", json=event())
     assert ledger.keys() == [ProjectKey("", 1, STAMP)]
     assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
 
 
-def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, desk: Desk) -> None:
+def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, desk: FakeJobs) -> None:
     for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, {}, event("x")):
         assert client.post("/webhook", json=body).json() == {"status": "ok"}
     without = event()
@@ -103,7 +104,7 @@ def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, de
 
 
 def test_nothing_pretends_to_be_kept(
-    client: httpx.Client, ledger: Ledger, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, desk: FakeJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def away(self: Ledger, *args: object) -> int:
@@ -136,7 +137,7 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger) -> 
 
 
 def test_start_training(
-    client: httpx.Client, start: Callable[..., httpx.Client], desk: Desk, studio: FakeLabelStudio
+    client: httpx.Client, start: Callable[..., httpx.Client], desk: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
@@ -151,7 +152,7 @@ def test_start_training(
 
 
 def test_training_inside_a_submit_waits_for_the_annotation(
-    client: httpx.Client, desk: Desk, studio: FakeLabelStudio
+    client: httpx.Client, desk: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     for every in (1, 0):

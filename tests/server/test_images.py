@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
-from server.house import House
+from support.server import House
 
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from server.house import CONFIG, ON_BOTH_DATABASES, PROJECT, House
-from server.playing import ColourNetwork, picture, predict_body
+from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, predict_body
+from support.tiny_model import ColourNetwork, picture
 
 from ram_backend.errors import DatabaseUnavailable
 

@@ -17,25 +17,11 @@ import httpx
 import pytest
 import requests
 from server.hosts import First, FirstBase, Second, SecondBase, load_plugin
-from server.playing import (
-    BLUE,
-    GREEN,
-    RED,
-    TOKEN,
-    ColourNetwork,
-    ColourWords,
-    choices_config,
-    colour_model,
-    identity,
-    picture,
-    predict_body,
-    serving,
-    setup_body,
-    tags_of,
-    wait_until,
-)
-from support.label_studio import FakeLabelStudio
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, serving, setup_body, tags_of
 from support.stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
+from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, colour_model, identity, picture
 
 from ram_backend.database.engine import open_database
 from ram_backend.demo import photo_paths
@@ -120,7 +106,7 @@ def test_the_second_line_gives_the_servers_predictions_with_the_version_of_its_s
 def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
     host: Callable[..., Second], settings: Settings, studio: FakeLabelStudio
 ) -> None:
-    known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": TOKEN})
+    known = settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
     second = host(Second, InProcess(known, model=colour_model(known)))
     assert best(second.predict(asked(uploaded(studio)[:2]))) == ["red", "green"]
 

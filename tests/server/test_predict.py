@@ -13,19 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from PIL import Image
-from server.playing import (
-    BLUE,
-    GREEN,
-    RED,
-    ColourNetwork,
-    choices_config,
-    picture,
-    predict_body,
-    setup_body,
-    tags_of,
-    wait_until,
-)
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, picture
 
 CONFIG = choices_config("red", "green", "blue")
 Start = Callable[..., httpx.Client]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from server.house import ON_BOTH_DATABASES, House, colours
-from server.playing import ColourNetwork, wait_until
-from versions.making import REJECT, lineage
+from support.processes import wait_until
+from support.server import ON_BOTH_DATABASES, House
+from support.tiny_model import ColourNetwork, colours
+from support.versions import REJECT, lineage
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.projects.keys import ProjectKey

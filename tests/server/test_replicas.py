@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from server.house import CONFIG, PROJECT, House
-from server.playing import GREEN, TOKEN, picture, predict_body, setup_body, tags_of, wait_until
-from server.processes import served, url_in
-from support.label_studio import FakeLabelStudio
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.processes import served, url_in, wait_until
+from support.server import CONFIG, PROJECT, House, predict_body, setup_body, tags_of
+from support.tiny_model import GREEN, picture
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app
@@ -47,7 +47,7 @@ class RoundRobin:
 def shared_settings(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """One PostgreSQL database and one data folder, as the environment of all processes."""
     monkeypatch.setenv("RAM_DATABASE_URL", cluster.new_database())
-    monkeypatch.setenv("RAM_LABEL_STUDIO_API_KEY", TOKEN)
+    monkeypatch.setenv("RAM_LABEL_STUDIO_API_KEY", LEGACY)
     return load_settings()
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server.playing import choices_config, identity, tiny_bundle
+from support.server import choices_config
+from support.tiny_model import identity, tiny_bundle
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.label_config import parse_label_config

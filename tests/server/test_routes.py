@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server.playing import (
-    BLUE,
-    RED,
-    ColourNetwork,
-    ColourWords,
-    body_of,
-    choices_config,
-    identity,
-    picture,
-    predict_body,
-    setup_body,
-    tags_of,
-    wait_until,
-)
+from contract.recorded import NAMES
+from contract.recorded import body as recorded_body
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
 from ram_backend.server import model
 
@@ -40,17 +30,17 @@ def test_health(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["null", "string"])
-def test_recorded_setups(client: httpx.Client, payloads: Path, name: str) -> None:
-    answer = client.post("/setup", json=body_of(payloads, f"setup-extra-params-{name}"))
+def test_recorded_setups(client: httpx.Client, name: str) -> None:
+    answer = client.post("/setup", json=recorded_body(f"setup-extra-params-{name}"))
     assert answer.status_code == 200, answer.text
     version = answer.json()["model_version"]
     assert version.startswith("colours-")
     assert client.get("/versions").json() == {"versions": [version]}
 
 
-def test_extra_params_mean_the_same_as_object_and_as_string(client: httpx.Client, payloads: Path) -> None:
+def test_extra_params_mean_the_same_as_object_and_as_string(client: httpx.Client) -> None:
     """The recorded object has a key that means nothing: that is told where the admin sees it."""
-    body = body_of(payloads, "setup-extra-params-object")
+    body = recorded_body("setup-extra-params-object")
     refused = client.post("/setup", json=body)
     assert refused.status_code == 400
     assert "there is no such key" in refused.json()["error"]
@@ -110,9 +100,9 @@ def test_setups_that_are_refused(
 @pytest.mark.parametrize(
     "name", ["many-upload-with-annotations", "many-upload-with-predictions", "many-upload", "one-upload", "one-http"]
 )
-def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, payloads: Path, name: str) -> None:
+def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, name: str) -> None:
     """One result each; their images are not there, so the results are empty."""
-    body = body_of(payloads, f"predict-{name}")
+    body = recorded_body(f"predict-{name}")
     for task in body["tasks"]:
         task["data"]["image"] = "data:image/png;base64,AAAA"
     version = client.post("/setup", json=setup_body(body["label_config"], studio, project=body["project"])).json()
@@ -120,10 +110,10 @@ def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, payloa
     assert results == [{**version, "score": 1.0, "result": []}] * len(body["tasks"])
 
 
-def test_every_recorded_event_is_acknowledged(client: httpx.Client, payloads: Path) -> None:
-    names = sorted(path.stem for path in payloads.glob("webhook-*.json"))
+def test_every_recorded_event_is_acknowledged(client: httpx.Client) -> None:
+    names = [name for name in NAMES if name.startswith("webhook-")]
     for name in names:
-        answer = client.post("/webhook", json=body_of(payloads, name))
+        answer = client.post("/webhook", json=recorded_body(name))
         assert answer.status_code == 200, name
         assert answer.json()["status"] == "ok"
     assert len(names) >= 20

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from server.playing import choices_config, picture, predict_body, setup_body, wait_until
-from server.processes import served, url_in
 from support.label_studio import FakeLabelStudio
+from support.processes import served, url_in, wait_until
+from support.server import choices_config, predict_body, setup_body
+from support.tiny_model import picture
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app as command

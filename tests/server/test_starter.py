@@ -9,8 +9,9 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from server.playing import choices_config, predict_body, serving, setup_body, tags_of, wait_until
 from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, serving, setup_body, tags_of
 
 from ram_backend.demo import photo_paths
 from ram_backend.models.bundle import Bundle

@@ -11,18 +11,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from server.house import CONFIG, ON_BOTH_DATABASES, PROJECT, House
-from server.playing import (
-    GREEN,
-    RED,
-    ColourNetwork,
-    choices_config,
-    picture,
-    predict_body,
-    setup_body,
-    tags_of,
-    wait_until,
-)
+from support.processes import wait_until
+from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import GREEN, RED, ColourNetwork, picture
 
 from ram_backend.database.engine import open_database
 from ram_backend.server import loaded_version

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from versions.making import ACCEPT, BUNDLE, KEY, OTHER, REJECT, delta, lineage, write, write_and_die
+from support.versions import ACCEPT, BUNDLE, KEY, OTHER, REJECT, delta, lineage, write, write_and_die
 
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
 from ram_backend.models.bundle import Bundle

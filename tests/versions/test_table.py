@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
-from versions.making import BUNDLE, KEY, OTHER, REJECT, write
+from support.versions import BUNDLE, KEY, OTHER, REJECT, write
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost, ProjectPinned, VersionConflict, VersionNotFound, VersionRefused

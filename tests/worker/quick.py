@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 
-from server.playing import ColourNetwork, tiny_bundle
+from support.tiny_model import ColourNetwork, tiny_bundle
 
 from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import JobResult

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs.making import connect, correct, wait_until
+from support.jobs import connect, correct
+from support.processes import wait_until
 from worker.working import RunningWorker, job_processes, kill, none_is_left
 
 from ram_backend.database.engine import Database

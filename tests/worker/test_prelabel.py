@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from jobs.making import CONFIG, KEY, make_due, make_old, wait_until
+from support.jobs import CONFIG, KEY, make_due, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
+from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, PrelabelOptions

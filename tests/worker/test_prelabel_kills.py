@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from jobs.making import CONFIG, wait_until
+from support.jobs import CONFIG
 from support.label_studio import LEGACY, FakeLabelStudio
+from support.processes import wait_until
 from worker.working import RunningWorker, job_processes, kill, none_is_left, working
 
 from ram_backend.database.engine import Database

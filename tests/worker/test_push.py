@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import chain
 
 import pytest
-from jobs.making import wait_until
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
+from support.processes import wait_until
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
 from ram_backend.jobs.job import PrelabelOptions

@@ -7,9 +7,9 @@ import io
 
 import numpy as np
 import pytest
-from jobs.making import KEY, make_due, statement
 from PIL import Image
-from server.playing import ColourNetwork, tiny_bundle
+from support.jobs import KEY, make_due, statement
+from support.tiny_model import ColourNetwork, tiny_bundle
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.ledger import Ledger

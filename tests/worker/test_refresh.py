@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from jobs.making import CONFIG
 from sqlalchemy import insert
+from support.jobs import CONFIG
 from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.database.engine import Database

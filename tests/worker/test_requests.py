@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from jobs.making import KEY, OTHER, make_due
+from support.jobs import KEY, OTHER, make_due
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, JobResult

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from jobs.making import KEY, correct, make_due, wait_until
+from support.jobs import KEY, correct, make_due
+from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable

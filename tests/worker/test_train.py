@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from jobs.making import CONFIG, KEY, correct, make_due, picture_of, statement
-from server.playing import NEW, ColourNetwork, ColourWords, tiny_bundle
+from support.jobs import CONFIG, KEY, correct, make_due, picture_of, statement
+from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from jobs.making import KEY, OTHER, connect, correct, processes, wait_until
 from redis import Redis
+from support.jobs import KEY, OTHER, connect, correct
+from support.processes import processes, wait_until
 from worker.working import RunningWorker, busy, job_processes, kill, none_is_left, working
 
 from ram_backend.database.engine import Database

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jobs.making import TESTS, processes, wait_until
+from support.jobs import TESTS
+from support.processes import processes, wait_until
 
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings

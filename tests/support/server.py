@@ -1,25 +1,66 @@
-"""A server with the tiny network, its database and its versions."""
+"""Servers with the tiny model: in this process, with their database and versions, and the bodies of their requests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
-from server.playing import RED, choices_config, picture, predict_body, setup_body, tags_of
-from support.label_studio import FakeLabelStudio
-from versions.making import lineage
 
 from ram_backend.database.migrate import open_migrated
-from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.server.running import bind
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import StoredVersion, write_version
 from ram_backend.versions.table import VersionTable
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.processes import wait_until
+from support.tiny_model import RED, colours, picture
+from support.versions import lineage
+
+
+def choices_config(*tags: str, attributes: str = "", more: str = "", kind: str = "Choices") -> str:
+    entries = "".join(f'<Choice value="{tag}"/>' for tag in tags)
+    return (
+        f'<View><Image name="image" value="$image"/><{kind} name="tags" toName="image" choice="multiple" {attributes}>'
+        f"{entries}</{kind}>{more}</View>"
+    )
+
+
+def setup_body(
+    config: str, studio: FakeLabelStudio, project: str = "1.1795452148", extra_params: object = None
+) -> dict[str, Any]:
+    return {
+        "project": project,
+        "schema": config,
+        "hostname": studio.url,
+        "access_token": LEGACY,
+        "extra_params": extra_params,
+    }
+
+
+def predict_body(config: str, images: Sequence[object], project: str = "1.1795452148") -> dict[str, Any]:
+    tasks = [
+        {"id": number, "data": {"image": image}, "annotations": []} for number, image in enumerate(images, start=1)
+    ]
+    params = {"login": None, "password": None, "context": None}
+    return {"tasks": tasks, "project": project, "label_config": config, "params": params}
+
+
+def tags_of(result: dict[str, Any], control: str = "tags") -> list[Any]:
+    """What a prediction ticks."""
+    for item in result["result"]:
+        if item["from_name"] == control:
+            return list(next(iter(item["value"].values())))
+    return []
+
 
 CONFIG = choices_config("red", "green", "blue")
 PROJECT = "1.1795452148"
@@ -32,7 +73,7 @@ ON_BOTH_DATABASES = [
 """For `pytestmark`: every test of the module runs on SQLite and on PostgreSQL."""
 
 
-class Desk:
+class FakeJobs:
     """A job service that notes what is asked of it, and its queue."""
 
     def __init__(self) -> None:
@@ -71,7 +112,7 @@ class House:
         self.key = ProjectKey(studio.url, 1, 1_795_452_148)
         self.studio = studio
         self.red = studio.upload("red.png", picture(RED))
-        self.desk = Desk()
+        self.desk = FakeJobs()
         self.app: FastAPI | None = None
         self.client: httpx.Client | None = None
 
@@ -131,11 +172,24 @@ class House:
         return (ref.name if ref is not None else "base") == name
 
 
-def colours(bias: float, threshold: float = 0.5) -> Delta:
-    return Delta(
-        tags=("red", "turquoise"),
-        base_scale=np.ones(2, dtype=np.float32),
-        weight=np.zeros((2, 3), dtype=np.float32),
-        bias=np.array([bias, bias], dtype=np.float32),
-        thresholds=np.full(2, threshold, dtype=np.float32),
-    )
+@contextmanager
+def serving(
+    app: FastAPI, *, config: uvicorn.Config | None = None, send_buffer: int | None = None
+) -> Iterator[httpx.Client]:
+    """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
+    listening = bind("127.0.0.1", 0)
+    if send_buffer is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # of each connection
+    server = uvicorn.Server(config or uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60, trust_env=False
+        ) as client:
+            wait_until(lambda: server.started or not thread.is_alive())
+            assert server.started
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)

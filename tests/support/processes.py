@@ -1,4 +1,4 @@
-"""`ram-backend serve` with the tiny network, as a process."""
+"""Processes: waiting for them, finding them, and `ram-backend serve` with the tiny network."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from server.playing import wait_until
 
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from server.playing import ColourNetwork, identity
+from support.tiny_model import ColourNetwork, identity
 from ram_backend.server import model, running
 
 class Slow(ColourNetwork):
@@ -29,6 +28,28 @@ from ram_backend.cli.main import main
 sys.argv = ["ram-backend", "serve", *sys.argv[1:]]
 main()
 """
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Fails where the condition does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def processes(*words: str) -> list[int]:
+    """Processes with all these words on their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if all(word in line for word in words):
+                found.append(int(folder.name))
+    return found
 
 
 @contextmanager

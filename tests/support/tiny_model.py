@@ -1,35 +1,27 @@
-"""Stand-ins: a network that can be computed by hand, a Label Studio that has files, a running server."""
+"""A tiny model: a network that can be computed by hand, its bundle and its text encoder."""
 
 from __future__ import annotations
 
 import io
-import json
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
 import numpy as np
-import uvicorn
-from fastapi import FastAPI
 from PIL import Image
-from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
+from ram_backend.models.delta import Delta
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.server.model import Model, ModelIdentity
-from ram_backend.server.running import bind
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.eye(3, dtype=np.float32)
-TOKEN = LEGACY
 NEW = {"turquoise": (0, 0.9, 0.9), "pink": (0.9, 0.3, 0.3)}
 """Words that the text encoder knows."""
 
@@ -117,73 +109,11 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30), form
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-@contextmanager
-def serving(
-    app: FastAPI, *, config: uvicorn.Config | None = None, send_buffer: int | None = None
-) -> Iterator[httpx.Client]:
-    """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
-    listening = bind("127.0.0.1", 0)
-    if send_buffer is not None:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # of each connection
-    server = uvicorn.Server(config or uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60, trust_env=False
-        ) as client:
-            wait_until(lambda: server.started or not thread.is_alive())
-            assert server.started
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
-
-
-def choices_config(*tags: str, attributes: str = "", more: str = "", kind: str = "Choices") -> str:
-    entries = "".join(f'<Choice value="{tag}"/>' for tag in tags)
-    return (
-        f'<View><Image name="image" value="$image"/><{kind} name="tags" toName="image" choice="multiple" {attributes}>'
-        f"{entries}</{kind}>{more}</View>"
+def colours(bias: float, threshold: float = 0.5) -> Delta:
+    return Delta(
+        tags=("red", "turquoise"),
+        base_scale=np.ones(2, dtype=np.float32),
+        weight=np.zeros((2, 3), dtype=np.float32),
+        bias=np.array([bias, bias], dtype=np.float32),
+        thresholds=np.full(2, threshold, dtype=np.float32),
     )
-
-
-def setup_body(
-    config: str, studio: FakeLabelStudio, project: str = "1.1795452148", extra_params: object = None
-) -> dict[str, Any]:
-    return {
-        "project": project,
-        "schema": config,
-        "hostname": studio.url,
-        "access_token": TOKEN,
-        "extra_params": extra_params,
-    }
-
-
-def predict_body(config: str, images: Sequence[object], project: str = "1.1795452148") -> dict[str, Any]:
-    tasks = [
-        {"id": number, "data": {"image": image}, "annotations": []} for number, image in enumerate(images, start=1)
-    ]
-    params = {"login": None, "password": None, "context": None}
-    return {"tasks": tasks, "project": project, "label_config": config, "params": params}
-
-
-def tags_of(result: dict[str, Any], control: str = "tags") -> list[Any]:
-    """What a prediction ticks."""
-    for item in result["result"]:
-        if item["from_name"] == control:
-            return list(next(iter(item["value"].values())))
-    return []
-
-
-def body_of(payloads: Any, name: str) -> dict[str, Any]:
-    """Body of a recorded request."""
-    body: dict[str, Any] = json.loads((payloads / f"{name}.json").read_text())["body"]
-    return body
