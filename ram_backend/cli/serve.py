@@ -40,7 +40,7 @@ def serve(
     from ram_backend.server.running import bind, prepare, run
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
-    Access.of(settings)  # a mistake there is told before anything takes long
+    Access(settings)  # mistakes there are errors before anything takes long
     configure(settings.log_level, settings.log_format)
     listening = bind(settings.host, settings.port)
     identity = None

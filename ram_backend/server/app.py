@@ -69,7 +69,7 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
     )
     app.include_router(routes)
     app.state.bodies = BodyReader(settings.max_body_bytes, settings.request_seconds)
-    app.add_middleware(RequestMiddleware, access=Access.of(settings), metrics=metrics)
+    app.add_middleware(RequestMiddleware, access=Access(settings), metrics=metrics)
     for kind in (RamError, Refused, HTTPException):
         app.add_exception_handler(kind, on_error)
     return app

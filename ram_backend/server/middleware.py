@@ -1,4 +1,4 @@
-"""ASGI middleware around the app: request id, access control, log line and metrics; and limits of the body."""
+"""ASGI middleware around the app: request id, access control, log line and metrics. A reader of bodies, with limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -40,37 +39,30 @@ _QUIET = frozenset({"/health", "/", "/ready", "/metrics"})
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Access:
-    """Access control: known Hosts, no foreign web pages, basic auth, a secret of its own for webhooks.
+    """Access control: known Hosts, no foreign web pages, basic auth, a webhook secret.
+
+    With a secret `/webhook` needs no basic auth, for Label Studio sends none.
+
+    Args:
+        settings: login, secret, and the names that the server is called by.
 
     Attributes:
-        user: of basic auth; None: everybody may ask.
-        password: of basic auth.
-        webhook_secret: what `/webhook` wants; with it a webhook needs no basic auth, for Label Studio sends none.
-            None: the rule of all other routes holds.
-        hosts: names that the server is called by, in lower case and without ports; None: any.
+        hosts: these names, in lower case and without ports; None: any will do.
+
+    Raises:
+        SettingsError: a user without a password, or the other way round.
     """
 
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    webhook_secret: str | None = field(default=None, repr=False)
-    hosts: frozenset[str] | None = None
-
-    @classmethod
-    def of(cls, settings: Settings) -> Access:
-        """The rule of the settings.
-
-        Raises:
-            SettingsError: a user without a password, or the other way round.
-        """
-        user, password = settings.basic_auth_user or None, settings.basic_auth_pass or None
-        if (user is None) != (password is None):
+    def __init__(self, settings: Settings) -> None:
+        user, password = settings.basic_auth_user, settings.basic_auth_pass
+        if bool(user) != bool(password):
             given, missing = ("USER", "PASS") if user else ("PASS", "USER")
             raise SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
+        self._login = f"{user}:{password}".encode() if user else b""
+        self._secret = (settings.webhook_secret or "").encode()
         named = frozenset(_host_name(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip())
-        checked = bool(named) or is_loopback(settings.host)
-        return cls(user, password, settings.webhook_secret or None, named | _LOOPBACK_HOSTS if checked else None)
+        self.hosts = named | _LOOPBACK_HOSTS if named or is_loopback(settings.host) else None
 
     def check(self, scope: Scope) -> None:
         """Lets a request pass.
@@ -99,29 +91,22 @@ class Access:
             raise Refused(415, "NotJson", "Send the body as Content-Type: application/json.")
 
     def _is_logged_in(self, scope: Scope, headers: Headers) -> bool:
-        path = scope["path"]
-        if path == "/health":
-            return True
-        if path == "/webhook" and self.webhook_secret is not None:
-            in_url = [
-                text.encode()
-                for name, text in parse_qsl(scope["query_string"].decode("latin-1"))
-                if name == SECRET_PARAMETER
-            ]
-            given, secret = [headers.get(SECRET_HEADER, "").encode("latin-1"), *in_url], self.webhook_secret.encode()
-            if any(hmac.compare_digest(each, secret) for each in given):
-                return True
+        if scope["path"] == "/webhook" and self._secret:
+            in_url = parse_qsl(scope["query_string"].decode("latin-1"))
+            given = [text.encode() for name, text in in_url if name == SECRET_PARAMETER]
+            given.append(headers.get(SECRET_HEADER, "").encode("latin-1"))
             # Label Studio's connector sends START_TRAINING with basic auth and without our header: either will do.
-            return self.user is not None and self._has_login(headers)
-        return self.user is None or self._has_login(headers)
+            has_secret = any(hmac.compare_digest(each, self._secret) for each in given)
+            return has_secret or (bool(self._login) and self._has_login(headers))
+        return scope["path"] == "/health" or not self._login or self._has_login(headers)
 
     def _has_login(self, headers: Headers) -> bool:
         scheme, _, encoded = headers.get("authorization", "").partition(" ")
         try:
             given = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
-            given = b""
-        return hmac.compare_digest(given, f"{self.user}:{self.password}".encode()) and scheme.lower() == "basic"
+            return False
+        return hmac.compare_digest(given, self._login) and scheme.lower() == "basic"
 
 
 class BodyReader:
@@ -176,7 +161,7 @@ class RequestMiddleware:
     Args:
         app: what it guards.
         access: who may ask.
-        metrics: told of each request.
+        metrics: counts and times requests.
     """
 
     def __init__(self, app: ASGIApp, *, access: Access, metrics: ServerMetrics) -> None:

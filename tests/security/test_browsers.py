@@ -97,7 +97,7 @@ def test_hosts_elsewhere(settings: Settings) -> None:
     """Where it listens for other machines any name will do, unless names are set."""
 
     def hosts(**changes: str) -> frozenset[str] | None:
-        return Access.of(settings.model_copy(update=changes)).hosts
+        return Access(settings.model_copy(update=changes)).hosts
 
     assert hosts(host="0.0.0.0") is None
     assert hosts(host="backend") is None
