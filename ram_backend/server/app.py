@@ -109,12 +109,8 @@ async def health(server: Server) -> JSONResponse:
 @routes.get("/ready")
 async def ready(server: Server) -> JSONResponse:
     """200 when the model is loaded, 503 while it isn't, and why; and which projects aren't served their version."""
-    quarantined = [
-        {"project": str(each.wanted.key), "version": each.wanted.name, "serving": each.serving, "reason": each.reason}
-        for each in server.swap.failures
-    ]
     state = server.model.state
-    content = {"status": state, "error": server.model.problem, "quarantined": quarantined}
+    content = {"status": state, "error": server.model.problem, "quarantined": server.swap.failures}
     return JSONResponse(content, status_code=200 if state == "ready" else 503)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from ram_backend.errors import VersionDamaged
@@ -100,12 +100,8 @@ class Snapshot:
     dynamic: FutureLRU[tuple[str, ...], Tagger]
 
 
-class _ConfigKey(NamedTuple):
-    project: ProjectKey
-    label_config: str
-    extra_params: ProjectOptions
-    set_options: ProjectOptions
-    version: VersionRef | None
+_ConfigKey = tuple[ProjectKey, str, ProjectOptions, ProjectOptions, VersionRef | None]
+"""Project, label config, extra params, set options, version."""
 
 
 class SnapshotCache:
@@ -119,7 +115,7 @@ class SnapshotCache:
         resolvers: threads that resolve label configs.
         builders: threads that build snapshots, and wait for embeddings.
         limit: most snapshots.
-        metrics: told how many there are.
+        metrics: shows how many there are.
     """
 
     def __init__(
@@ -135,10 +131,10 @@ class SnapshotCache:
         self._model = model
         self._text_encoder = text_encoder
         self._builders = builders
-        self._metrics = metrics
         self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, resolvers)
         self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(limit, builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
+        metrics.snapshots.set_function(lambda: len(self._snapshots))
 
     def resolve(self, project: Project, label_config: str, version: VersionRef | None) -> Future[ResolvedConfig]:
         """What a label config means for a project; the future's error is an InputError where it can't be used."""
@@ -150,7 +146,7 @@ class SnapshotCache:
                 _log.info("project %s: %s", project.key, note)
             return config
 
-        key = _ConfigKey(project.key, label_config, project.extra_params, project.set_options, version)
+        key = (project.key, label_config, project.extra_params, project.set_options, version)
         return self._configs.get(key, work)
 
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
@@ -160,9 +156,7 @@ class SnapshotCache:
             config: what to do.
             version: the loaded one that `config.version` names.
         """
-        found = self._snapshots.get((config.model_version, config.version), partial(self._build, config, version))
-        self._metrics.snapshots.set(len(self._snapshots))
-        return found
+        return self._snapshots.get((config.model_version, config.version), partial(self._build, config, version))
 
     def tagger(self, snapshot: Snapshot, texts: tuple[str, ...]) -> Future[Tagger]:
         """The tagger for the dynamic choices of a task, under the snapshot's version. Waits for nothing."""
@@ -176,7 +170,7 @@ class SnapshotCache:
         Raises:
             VersionDamaged: the version can't be served.
         """
-        used = dict.fromkeys(key.label_config for key in self._configs if key.project == project.key)
+        used = dict.fromkeys(label_config for key, label_config, *_ in self._configs if key == project.key)
         recent = list(used)[:RECENT_CONFIGS] or [project.label_config]
         built: list[Snapshot] = []
         for label_config in filter(None, recent):
@@ -192,7 +186,6 @@ class SnapshotCache:
     def forget(self, version: VersionRef) -> None:
         """Drops the snapshots of a version; requests that work with them end on them."""
         self._snapshots.drop(lambda key: key[1] == version)
-        self._metrics.snapshots.set(len(self._snapshots))
 
     def _build(self, config: ResolvedConfig, version: LoadedVersion | None) -> Snapshot:
         started = time.monotonic()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, VersionDamaged
@@ -28,59 +28,47 @@ POLL_S = 0.5
 """Pause between two looks at the database."""
 
 RETRY_S = (1.0, 60.0)
-"""First and longest pause before an activation that failed is tried again."""
+"""First and longest pause after an activation that failed."""
 
 BUNDLE_CHANGED = "the bundle has changed"
-_LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SwapFailure:
-    """Why a project isn't served the version that the database names.
-
-    Attributes:
-        wanted: what the database says.
-        reason: one line for people.
-        serving: what is served instead: a version's name, or "base".
-        damaged: the version can't be served; False: something else is in the way.
-        pauses: before the tries after the next one.
-        next_try: on the monotonic clock.
-    """
-
-    wanted: Served
-    reason: str
-    serving: str
-    damaged: bool
-    pauses: Iterator[float]
-    next_try: float
 
 
 @dataclass
 class _State:
-    """What the database wants for a project, and what answers.
+    """What the database wants for a project, and what answers. Another wish of the database is another state.
 
     Attributes:
         wanted: what the database says.
-        noticed: when that was read, on the monotonic clock.
         by_name: the version that the database named at the start is served, and is loaded for the first request.
         live: the version that answers; None: the bundle's base.
+        noticed: when the wish was read, on the monotonic clock.
         activating: the activation that is running.
-        failure: of the last activation.
+        reason: why the version can't be served, in one line; None: it can, or that is not known yet.
+        pauses: between tries.
+        next_try: on the monotonic clock.
     """
 
     wanted: Served
-    noticed: float
     by_name: bool = False
     live: LoadedVersion | None = None
+    noticed: float = field(default_factory=time.monotonic)
     activating: Future[None] | None = None
-    failure: SwapFailure | None = None
+    reason: str | None = None
+    pauses: Iterator[float] = field(default_factory=lambda: backoff(*RETRY_S))
+    next_try: float = 0.0
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether what answers is what the database wants."""
-        ref = None if self.live is None else self.live.ref
-        return (self.wanted.version, self.wanted.digest) == ((None, None) if ref is None else (ref.name, ref.digest))
+    def serving(self) -> str:
+        """Name of the version that answers, or "base"."""
+        return BASE if self.live is None else self.live.ref.name
+
+    def is_due(self, bundle: Bundle) -> bool:
+        """Whether the loop has to activate it now; one that is live by name is left to its first request."""
+        if self.by_name:
+            return self.wanted.bundle_digest != bundle.digest
+        live = (None, None) if self.live is None else (self.live.ref.name, self.live.ref.digest)
+        return live != (self.wanted.version, self.wanted.digest) and self.next_try <= time.monotonic()
 
 
 class VersionSwap:
@@ -95,7 +83,7 @@ class VersionSwap:
         model: bundle and network.
         loader: reads and checks versions.
         snapshots: builds what a project will be asked for.
-        metrics: told of swaps and of what is quarantined.
+        metrics: counts swaps, and projects that are served a version.
         jobs: asked to learn anew where a version belongs to another bundle; None: nobody is.
     """
 
@@ -119,17 +107,21 @@ class VersionSwap:
         self._jobs = jobs
         self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
         self._states: dict[ProjectKey, _State] = {}
-        self._marks: dict[tuple[ProjectKey, str], str | None] = {}
         self._to_learn: set[ProjectKey] = set()
         self._change = -1
+        self._problem: str | None = None
         self._stop = threading.Event()
         self._activators = ThreadPoolExecutor(2, thread_name_prefix="swap")
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
+        metrics.quarantined.set_function(lambda: len(self.failures))
+        metrics.versions_served.set_function(
+            lambda: sum(each.by_name or each.live is not None for each in list(self._states.values()))
+        )
 
     def start(self, *, look: bool = True) -> None:
         """Looks at the database, unless `look` is False, and again and again from now on."""
         if look:
-            self._look()
+            self._step()
         self._thread.start()
 
     def close(self) -> None:
@@ -156,7 +148,7 @@ class VersionSwap:
         state = self._states.get(key)
         if state is None:
             return None
-        return self._activate_soon(key, state) if state.by_name else state.live
+        return self._activate_soon(state) if state.by_name else state.live
 
     def warm(self, project: Project) -> None:
         """Loads what a project is served, and builds what it will ask for."""
@@ -167,52 +159,42 @@ class VersionSwap:
             self._snapshots.prepare(project, live)
 
     @property
-    def failures(self) -> list[SwapFailure]:
-        """The projects whose version can't be served, by key."""
-        found = [self._states[key].failure for key in sorted(self._states)]
-        return [each for each in found if each is not None and each.damaged]
+    def failures(self) -> list[dict[str, str]]:
+        """The projects whose version can't be served, by key: project, version, what is served instead, reason."""
+        with self._lock:
+            states = sorted(self._states.items())
+        return [
+            {"project": str(key), "version": state.wanted.name, "serving": state.serving, "reason": state.reason}
+            for key, state in states
+            if state.reason is not None
+        ]
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pauses, pause = backoff(2 * POLL_S, _LONGEST_PAUSE_S), POLL_S
-        problem: str | None = None
-        while not self._stop.wait(pause):
-            before, problem = problem, self._look()
-            if problem is None:
-                pauses, pause = backoff(2 * POLL_S, _LONGEST_PAUSE_S), POLL_S
-            else:
-                pause = next(pauses)
-                if before is None:
-                    _log.warning("%s Meanwhile every project is served what it was.", problem)
-            try:
-                if self._model.identity.done():
-                    self._reconcile(self._model.known().bundle)
-            except NotAvailable:
-                pass  # the bundle can't be used: the model says so
-            except Exception:  # the thread goes on whatever happens
-                _log.exception("Taking in what is served failed unexpectedly")
+        while not self._stop.wait(POLL_S):
+            self._step()
 
-    def _look(self) -> str | None:
-        """Reads what is new, and writes what can't be served; says what went wrong."""
+    def _step(self) -> None:
         try:
             self._read()
-            for (key, name), reason in list(self._marks.items()):
-                self._table.quarantine(key, name, reason)
-                with self._lock:
-                    if self._marks.get((key, name)) == reason:
-                        del self._marks[key, name]
+            self._problem = None
         except DatabaseUnavailable as error:
-            return str(error)
-        except Exception as error:
+            if self._problem is None:
+                _log.warning("%s Meanwhile every project is served what it was.", error)
+            self._problem = str(error)
+        except Exception:  # the thread goes on whatever happens
             _log.exception("Looking at what is served failed unexpectedly")
-            return f"{type(error).__name__} while looking at what is served: see the log."
-        return None
+        try:
+            if self._model.state != "failed" and self._model.identity.done():
+                self._reconcile(self._model.known().bundle)
+        except Exception:
+            _log.exception("Taking in what is served failed unexpectedly")
 
     def _read(self) -> None:
         changes = self._table.changes(self._change)
         wanted = {each.key: each for each in changes.served}
-        first, now = self._change < 0, time.monotonic()
+        first = self._change < 0
         if first:
             self._to_learn = set(wanted)
         with self._lock:
@@ -223,15 +205,15 @@ class VersionSwap:
                 state = self._states.get(key)
                 if state is None:
                     by_name = first and served.version is not None and served.quarantined is None
-                    self._states[key] = _State(served, now, by_name)
+                    self._states[key] = _State(served, by_name)
                 elif (state.wanted.version, state.wanted.digest) != (served.version, served.digest):
-                    state.wanted, state.noticed = served, now
+                    self._states[key] = _State(served, state.by_name, state.live)
 
     def _reconcile(self, bundle: Bundle) -> None:
         """Compares what the database wants with what is live, and begins what differs."""
-        for key, state in list(self._states.items()):
-            if self._is_due(state, bundle):
-                self._activate_soon(key, state)
+        for state in list(self._states.values()):
+            if state.is_due(bundle):
+                self._activate_soon(state)
         for key in list(self._to_learn):  # a version that comes later may be meant for another server
             try:
                 if self._jobs is not None and self._states[key].wanted.bundle_digest not in (None, bundle.digest):
@@ -239,90 +221,67 @@ class VersionSwap:
                 self._to_learn.discard(key)
             except RamError as error:
                 _log.warning("project %s can't be learned anew yet: %s", key, error)
-        self._count()
-
-    def _is_due(self, state: _State, bundle: Bundle) -> bool:
-        if state.by_name:
-            return state.wanted.bundle_digest != bundle.digest
-        if state.is_wanted:
-            state.failure = None  # rolled back to what is live anyway
-            return False
-        failure = state.failure
-        return failure is None or failure.wanted is not state.wanted or failure.next_try <= time.monotonic()
 
     # --- activation ---------------------------------------------------------------------------------------------------
 
-    def _activate_soon(self, key: ProjectKey, state: _State) -> Future[None]:
+    def _activate_soon(self, state: _State) -> Future[None]:
         with self._lock:
             if state.activating is None:
                 try:
-                    state.activating = self._activators.submit(self.activate, key)
+                    state.activating = self._activators.submit(self._activate, state)
                 except RuntimeError:
                     raise NotAvailable("The server is going down: ask again in a moment.") from None
             return state.activating
 
-    def activate(self, key: ProjectKey) -> None:
+    def _activate(self, state: _State) -> None:
         """Brings a project to what the database wants: read, check, build its snapshots, then assign."""
-        state = self._states[key]
-        served, ref = state.wanted, None
+        key, ref = state.wanted.key, None
         try:
-            ref = _ref(served, self._model.identity.result().bundle)
+            if self._states[key] is not state:
+                return  # overtaken
+            ref = _ref(state.wanted, self._model.identity.result().bundle)
             version = None if ref is None else self._loader.load(ref)
             project = self._projects.get(key)
             snapshots = [] if project is None else self._snapshots.prepare(project, version)
             if version is not None:
                 self._loader.check(tagger for each in snapshots for tagger in each.taggers.values())
-            self._assign(state, served, version)
+            self._assign(state, version)
         except VersionDamaged as error:
+            self._metrics.swaps.labels("quarantined").inc()
+            if state.reason != str(error):
+                name = state.wanted.name
+                _log.error("project %s is served %s instead of %s: %s", key, state.serving, name, error)
+            state.by_name, state.reason = False, str(error)
             if ref is not None:
                 self._snapshots.forget(ref)
-                self._marks[key, ref.name] = str(error)
-            self._fail(state, served, str(error), damaged=True)
+                self._mark(ref, str(error))
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
-            self._fail(state, served, str(error) or type(error).__name__, damaged=False)
         finally:
-            state.activating = None
+            state.next_try, state.activating = time.monotonic() + next(state.pauses), None
 
-    def _assign(self, state: _State, served: Served, version: LoadedVersion | None) -> None:
+    def _assign(self, state: _State, version: LoadedVersion | None) -> None:
         """The swap: whoever asks from now on gets the new version, and nothing but that."""
+        key, old, before, by_name = state.wanted.key, state.live, state.serving, state.by_name
         with self._lock:
-            if self._stop.is_set() or state.wanted is not served:
+            if self._stop.is_set() or self._states[key] is not state:
                 return  # overtaken while it was prepared
-            old, was_by_name, failure = state.live, state.by_name, state.failure
-            state.live, state.by_name, state.failure = version, False, None
-            if version is not None and (served.quarantined is not None or (failure is not None and failure.damaged)):
-                self._marks[served.key, version.ref.name] = None
-        self._count()
-        if was_by_name:
-            return
-        seconds = time.monotonic() - state.noticed
-        self._metrics.swaps.labels("swapped").inc()
-        self._metrics.swap_seconds.observe(seconds)
-        before = BASE if old is None else old.ref.name
-        _log.info("project %s: swapped from %s to %s in %.2f s", served.key, before, served.name, seconds)
+            state.live, state.by_name = version, False
+        if version is not None and (state.reason is not None or state.wanted.quarantined is not None):
+            state.reason = None
+            self._mark(version.ref, None)
+        if not by_name:
+            seconds = time.monotonic() - state.noticed
+            self._metrics.swaps.labels("swapped").inc()
+            self._metrics.swap_seconds.observe(seconds)
+            _log.info("project %s: swapped from %s to %s in %.2f s", key, before, state.serving, seconds)
         if old is not None:
             self._snapshots.forget(old.ref)
 
-    def _fail(self, state: _State, served: Served, reason: str, *, damaged: bool) -> None:
-        """Records why a project isn't served what it should be; one that was live by name gets the bundle's base."""
-        with self._lock:
-            before = state.failure if state.failure is not None and state.failure.wanted is served else None
-            if damaged:
-                state.by_name = False
-            serving = BASE if state.live is None else state.live.ref.name
-            pauses = backoff(*RETRY_S) if before is None else before.pauses
-            state.failure = SwapFailure(served, reason, serving, damaged, pauses, time.monotonic() + next(pauses))
-        if damaged:
-            if before is None or before.reason != reason:
-                _log.error("project %s is served %s instead of %s: %s", served.key, serving, served.name, reason)
-            self._metrics.swaps.labels("quarantined").inc()
-        self._count()
-
-    def _count(self) -> None:
-        states = list(self._states.values())
-        self._metrics.versions_served.set(sum(each.by_name or each.live is not None for each in states))
-        self._metrics.quarantined.set(len(self.failures))
+    def _mark(self, ref: VersionRef, reason: str | None) -> None:
+        """Records in the database why a version can't be served; None: it can."""
+        with suppress(DatabaseUnavailable):
+            self._table.quarantine(ref.key, ref.name, reason)
 
 
 def _ref(served: Served, bundle: Bundle) -> VersionRef | None:

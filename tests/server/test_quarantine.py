@@ -145,7 +145,7 @@ def test_scores_that_are_no_numbers_condemn_a_version(
     wait_until(lambda: there.services.swap.failures)
     network.broken = False
     assert there.scores()[0] == before[0]
-    assert "no number between 0 and 1" in there.services.swap.failures[0].reason
+    assert "no number between 0 and 1" in there.services.swap.failures[0]["reason"]
 
 
 def test_another_bundle_that_is_seen_late(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
