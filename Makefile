@@ -18,7 +18,7 @@ STOCK_HOST_VERSION := 1.0.9
 STOCK_HOST_STAMP := $(RAM_STOCK_HOST_VENV)/.installed-$(STOCK_HOST_VERSION)
 SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: install label-studio stock-host run demo studio test test-fast mutants lint pin-images clean
+.PHONY: install label-studio stock-host run demo studio test test-fast mutants fuzz lint pin-images clean
 
 install: $(STAMP)
 
@@ -73,6 +73,10 @@ test: install lint
 # Whether the test of each refusal fails without its guard: some minutes, for when a guard or its test has changed.
 mutants: install
 	$(BIN)/pytest -m mutants tests/security
+
+# Random requests to every route for about an hour: nothing may answer above 499 (but 503), hang, or keep memory.
+fuzz: install
+	FUZZ_TIMES=100 $(BIN)/pytest tests/security/test_endpoints.py
 
 # What needs no services, in a few minutes, for while you work.
 test-fast: install

