@@ -148,41 +148,30 @@ def _looked_up(host: str, port: int, seconds: float) -> list[Any]:
     return answer.result(timeout=seconds)
 
 
-def _watched(connection: HTTPConnection) -> None:
-    deadline: Deadline | None = getattr(_running, "deadline", None)
-    if deadline is not None:
-        deadline.watch(connection.sock)
+class _Guarded(HTTPConnection):
+    scheme = "http"
 
-
-class _HTTP(HTTPConnection):
     def __init__(self, *args: Any, guard: AddressGuard, **options: Any) -> None:
         super().__init__(*args, **options)
         self._guard = guard
 
     def _new_conn(self) -> socket.socket:
-        return _connect(self, "http", self._guard)
+        return _connect(self, self.scheme, self._guard)
 
     def request(self, *args: Any, **options: Any) -> None:
         super().request(*args, **options)
-        _watched(self)
+        deadline: Deadline | None = getattr(_running, "deadline", None)
+        if deadline is not None:
+            deadline.watch(self.sock)
 
 
-class _HTTPS(HTTPSConnection):
-    def __init__(self, *args: Any, guard: AddressGuard, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._guard = guard
-
-    def _new_conn(self) -> socket.socket:
-        return _connect(self, "https", self._guard)
-
-    def request(self, *args: Any, **options: Any) -> None:
-        super().request(*args, **options)
-        _watched(self)
+class _GuardedTLS(_Guarded, HTTPSConnection):
+    scheme = "https"
 
 
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTP
+    ConnectionCls = _Guarded
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPS
+    ConnectionCls = _GuardedTLS

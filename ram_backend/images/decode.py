@@ -6,37 +6,34 @@ formats of `FORMATS` only: none of them starts another program.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, UnidentifiedImageError
 
 from ram_backend.errors import ImageTooLarge, ImageUnreadable
 
 Alpha = Literal["drop", "white"]
 
-FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "JPEG": ("JpegImagePlugin", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),
-    "PNG": ("PngImagePlugin", (".png", ".apng")),
-    "WEBP": ("WebPImagePlugin", (".webp",)),
-    "GIF": ("GifImagePlugin", (".gif",)),
-    "TIFF": ("TiffImagePlugin", (".tif", ".tiff")),
-    "BMP": ("BmpImagePlugin", (".bmp",)),
-    "JPEG2000": ("Jpeg2KImagePlugin", (".jp2", ".j2k")),
-    "AVIF": ("AvifImagePlugin", (".avif",)),  # not in every Pillow
-    "PPM": ("PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")),
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",),  # not in every Pillow
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
-"""Formats that are read, tried in this order: the module of Pillow that reads it, and its file name endings."""
+"""Formats that are read, tried in this order, and their file name endings."""
 
-SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes)
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File name endings (lower case) that `find_images` takes from folders."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -58,8 +55,6 @@ _NOT_PHOTOS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"%!ps",), "PostScript: export it as PNG"),
     ((b"version https://git-lfs",), "a Git LFS pointer: run `git lfs pull` to get the file itself"),
 )
-
-_pillow_limit_lock = threading.Lock()
 
 
 def decode(
@@ -103,7 +98,6 @@ def decode(
     _check_bytes(len(content), max_bytes, name)
     if not content:
         raise ImageUnreadable(f"{name}: the file is empty (0 bytes). Fetch or export it again.")
-    _allow_in_pillow(max_pixels)
     with _open(content, name) as image:
         _check_pixels(image.size, max_pixels, name)
         try:
@@ -210,52 +204,18 @@ def _check_pixels(size: tuple[int, int], limit: int, name: str) -> None:
         )
 
 
-def _allow_in_pillow(pixels: int) -> None:
-    """Lets Pillow open images of this size, which our own limit lets through.
-
-    Some of Pillow's decoders compare with a limit of the whole process (89 megapixels: a warning; twice that: an
-    error). It is only ever raised, by one thread at a time, so no thread can see it fall below what it needs.
-    """
-    with _pillow_limit_lock:
-        if Image.MAX_IMAGE_PIXELS is not None:
-            Image.MAX_IMAGE_PIXELS = max(pixels, Image.MAX_IMAGE_PIXELS)
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """The formats of `FORMATS` that this Pillow has, their modules loaded."""
-    for module, _ in FORMATS.values():
-        try:
-            importlib.import_module(f"PIL.{module}")
-        except ImportError:
-            continue
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _open(content: bytes, name: str) -> ImageFile.ImageFile:
-    """Reads the header. Not by `Image.open`: that warns of, and refuses, sizes by a limit of the whole process."""
-    missing = ""
-    for format_name in _formats():
-        factory, accepts = Image.OPEN[format_name]
-        verdict = accepts(content[:16]) if accepts else True
-        if isinstance(verdict, str):  # the format is known, but this Pillow was built without it
-            missing = verdict
-        elif verdict:
-            try:
-                return factory(io.BytesIO(content), "")
-            except Image.DecompressionBombError:
-                raise ImageTooLarge(
-                    f"{name}: its header names far more pixels than are allowed."
-                    " Shrink the image or raise RAM_MAX_IMAGE_PIXELS."
-                ) from None
-            except Exception as error:  # decoders fail on hostile data in too many ways to list them
-                raise ImageUnreadable(
-                    f"{name}: looks like {format_name}, but its header is damaged or cut off ({_one_line(error)})."
-                    " Fetch or export it again."
-                ) from error
-    if missing:
-        raise ImageUnreadable(f"{name}: {missing}. Install a Pillow that has it, or convert the image to JPEG or PNG.")
-    raise ImageUnreadable(f"{name}: is {_what_it_is(content)}.")
+def _open(content: bytes, name: str) -> Image.Image:
+    """Reads the header."""
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = None  # of the whole process; our own limit is compared with the header
+    try:
+        return Image.open(io.BytesIO(content), formats=[each for each in FORMATS if each in Image.OPEN])
+    except UnidentifiedImageError:
+        raise ImageUnreadable(f"{name}: is {_what_it_is(content)}.") from None
+    except Exception as error:  # decoders fail on hostile data in too many ways to list them
+        raise ImageUnreadable(
+            f"{name}: its header is damaged or cut off ({_one_line(error)}). Fetch or export it again."
+        ) from error
 
 
 def _what_it_is(content: bytes) -> str:
@@ -267,7 +227,7 @@ def _what_it_is(content: bytes) -> str:
         return "an SVG drawing: export it as PNG"
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "HEIC, which Pillow can't read: convert it to JPEG or PNG"
-    return f"not an image in a known format: convert it to one of {', '.join(_formats())}"
+    return f"not an image in a known format, or its header is damaged: convert it to one of {', '.join(FORMATS)}"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -31,7 +31,6 @@ from ram_backend.images.guard import Address, AddressGuard, redacted
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429})
 _CHUNK = 65536
-_SMALL = 65536
 _NAME_UNKNOWN = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "ram-backend"}
 
@@ -62,7 +61,7 @@ class Answer:
     Attributes:
         address: that was asked.
         status: HTTP status, of any kind.
-        body: its bytes; empty for redirects and, where it is long, for errors.
+        body: its bytes.
         location: where a redirect leads, as an absolute URL; None: it is none.
     """
 
@@ -170,15 +169,12 @@ class Fetcher:
         )
         try:
             location = response.headers.get("Location") if response.status in _REDIRECTS else None
-            good = 200 <= response.status < 300
-            content = self._read(response, address, deadline) if good or _is_small(response) else b""
+            content = self._read(response, address, deadline)
             if deadline.expired:
                 raise TimeoutError("the time is up")
         except BaseException:
             response.close()
             raise
-        if not good and not _is_small(response):
-            response.close()
         response.release_conn()
         return Answer(address, response.status, content, _joined(address, location))
 
@@ -228,12 +224,6 @@ def _utf8(header: str) -> str:
         return header.encode("latin-1").decode()
     except UnicodeError:
         return header
-
-
-def _is_small(response: BaseHTTPResponse) -> bool:
-    """Whether reading the body costs less than a new connection."""
-    length = response.headers.get("Content-Length", "")
-    return length.isascii() and length.isdigit() and int(length) <= _SMALL
 
 
 def _too_large(name: str, limit: int) -> ImageTooLarge:
