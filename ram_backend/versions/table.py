@@ -25,7 +25,7 @@ from ram_backend.errors import (
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
-from ram_backend.versions.directory import StoredVersion, Version, open_version, remove_version, version_path
+from ram_backend.versions.directory import StoredVersion, Version, folder_of, open_version, remove_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
 
 _log = logging.getLogger(__name__)
@@ -237,15 +237,15 @@ def incumbent_of(table: VersionTable, versions_dir: Path, key: ProjectKey, bundl
 
 
 def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -> Sequence[str]:
-    """Retention: removes the directories of retired versions; their rows stay.
+    """Retention: removes the directories of retired versions, and of those that a killed training never recorded.
 
-    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile. A process
-    that is killed in between leaves the rest to the next call.
+    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile; its row
+    stays. A process that is killed in between leaves the rest to the next call.
 
     Args:
         table: of the versions.
         versions_dir: their folder.
-        key: the project.
+        key: the project, for which no other training runs.
         keep: see `VersionTable.retire`, at least 1.
 
     Returns:
@@ -254,12 +254,14 @@ def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -
     Raises:
         DatabaseUnavailable: nothing was removed.
     """
+    table.retire(key, keep)
+    needed = {record.name for record in table.list(key) if not record.removed}
     removed: list[str] = []
-    for name in table.retire(key, keep):
-        if version_path(versions_dir, key, name).exists():
+    for path in sorted((versions_dir / folder_of(key)).glob("v*")):
+        if path.name not in needed:
             try:
-                remove_version(versions_dir, key, name)
-                removed.append(name)
+                remove_version(versions_dir, key, path.name)
+                removed.append(path.name)
             except VersionsUnavailable as error:
                 _log.warning("%s", error)
     return removed

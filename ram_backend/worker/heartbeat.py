@@ -1,22 +1,55 @@
-"""Lease and heartbeat of a job that is being done, how far it is, and its time limit."""
+"""Background loops: a thread that repeats a round; lease, heartbeat, progress and time limit of a job."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ram_backend.errors import DatabaseUnavailable, JobLost
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
-from ram_backend.worker.loop import Loop
 
 NEWS_S = 0.5
 """Shortest time between two writes of the progress."""
 
 _log = logging.getLogger(__name__)
+
+
+class Loop:
+    """A daemon thread that repeats a round from `with` to the end of its block; a subclass defines the round.
+
+    Args:
+        name: of the thread.
+        pause_s: before each round.
+    """
+
+    def __init__(self, name: str, pause_s: float) -> None:
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def look(self) -> bool:
+        """One round, in the thread; False: it was the last one."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause_s) and self.look():
+            pass
 
 
 class Heartbeat(Loop):

@@ -24,7 +24,7 @@ from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
-from ram_backend.worker.loop import Loop
+from ram_backend.worker.heartbeat import Loop
 
 ROUND_S = 0.5
 """Pause between two rounds."""

@@ -142,11 +142,10 @@ def training_set(images: EncodedImages, scorer: Scorer, incumbent: Version | Non
     )
 
 
-def trainers_for(settings: Settings, scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
-    """The ridge, and head fine-tuning where the settings and the machine allow it.
+def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
+    """The ridge, and head fine-tuning where the settings and the machine allow it; never of the starter's head.
 
     Args:
-        settings: `tuning` says what is wanted; the starter's head is never fine-tuned.
         scorer: of the project's tags.
         fit: what may be learned from, with tokens.
         seed: of the tags that the off-target check draws.
@@ -154,6 +153,7 @@ def trainers_for(settings: Settings, scorer: Scorer, fit: TrainingSet, seed: int
     Raises:
         BundleDamaged: the bundle's head can't be read.
     """
+    settings = scorer.settings
     trainers: list[Trainer] = [RidgeTrainer()]
     if not is_tuning_wanted(settings, len(fit)) or scorer.bundle.kind == "starter":
         return trainers

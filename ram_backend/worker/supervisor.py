@@ -13,7 +13,7 @@ from typing import Self
 
 from ram_backend.backoff import backoff
 from ram_backend.settings import Settings
-from ram_backend.worker.loop import Loop
+from ram_backend.worker.heartbeat import Loop
 
 PAUSES_S = (1.0, 60.0)
 """Shortest and longest pause before a worker that has ended by itself is started again."""

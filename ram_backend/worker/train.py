@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -20,19 +19,19 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
-from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import split
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.training.selection import fit_candidate
-from ram_backend.versions.directory import StoredVersion, Version, folder_of, remove_version, write_version
+from ram_backend.versions.directory import StoredVersion, Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
 from ram_backend.worker.scorer import Scorer, gate_scores, is_tuning_wanted, trainers_for, training_set
-from ram_backend.worker.training_data import EncodedImages, Gathered, encode_images, gather_corrections
+from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
 
 NOTHING = "There are no corrections yet: label some tasks, then train."
 SAME = "Nothing has changed since the last attempt. "
@@ -48,7 +47,7 @@ def train(context: JobContext) -> JobResult | None:
         NotAvailable: something is missing that may be there later, or another version was published meanwhile.
     """
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
-    _sweep(context)
+    _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
     gathered = gather_corrections(context, project, label_studio)
     service.queue.note_seen(context.job, gathered.last_event)
@@ -64,11 +63,11 @@ def train(context: JobContext) -> JobResult | None:
 
     incumbent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
     parent = incumbent.version
-    basis = _basis(gathered, images, scorer, parent)
+    material = training_set(images, scorer, parent)
+    basis = _basis(gathered, material, scorer, parent)
     if (earlier := _same_before(context, basis)) is not None:
         return _result(gathered, earlier, basis)
 
-    material = training_set(images, scorer, parent)
     seed = int(gathered.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
     heartbeat("split")
     parts = split(material, at_most=parent.lineage.gate_share if parent else None)
@@ -77,7 +76,7 @@ def train(context: JobContext) -> JobResult | None:
 
     heartbeat("fit")
     fit = material.take(parts.fit)
-    trainers = trainers_for(settings, scorer, fit, seed)
+    trainers = trainers_for(scorer, fit, seed)
     fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
 
     heartbeat("gate")
@@ -124,10 +123,7 @@ def train(context: JobContext) -> JobResult | None:
     )
     heartbeat("publish")
     _publish(context, stored, incumbent.served.version, _result(gathered, verdict, basis, stored.name))
-    try:
-        prune(service.versions, settings.versions_dir, key, settings.keep_versions)
-    except RamError as error:  # the job is done: what is left over goes with the next one
-        _log.warning("Old versions were not removed: %s", error)
+    _prune(context)
     return None
 
 
@@ -163,19 +159,12 @@ def _publish(context: JobContext, stored: StoredVersion, expected: str | None, r
         end(session, message)
 
 
-def _sweep(context: JobContext) -> None:
-    """Removes directories of versions that nobody knows: attempts that were killed between writing and publishing.
-
-    Only who holds the claim writes versions of a project, and directories that an orphan still writes are no loss.
-    """
-    key, folder = context.key, context.settings.versions_dir
-    known = {record.name for record in context.service.versions.list(key)}
-    for path in (folder / folder_of(key)).glob("v*"):
-        if path.name not in known:
-            try:
-                remove_version(folder, key, path.name)
-            except RamError as error:
-                _log.warning("%s", error)
+def _prune(context: JobContext) -> None:
+    try:
+        service, settings = context.service, context.settings
+        prune(service.versions, settings.versions_dir, context.key, settings.keep_versions)
+    except RamError as error:  # the next training removes what is left over
+        _log.warning("Old versions were not removed: %s", error)
 
 
 def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str | None = None) -> JobResult:
@@ -189,27 +178,22 @@ def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str 
     return JobResult(" ".join([verdict.reason, *gathered.notes]), result, gathered.last_event)
 
 
-def _basis(gathered: Gathered, images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> str:
+def _basis(gathered: Gathered, material: TrainingSet, scorer: Scorer, incumbent: Version | None) -> str:
     """Digest of everything that the outcome follows from: the same basis, the same verdict."""
-    subset, settings = scorer.subset, scorer.settings
-    labels, weights = to_matrix(images.labels, subset.names)
-    ground_truth = np.array([each.ground_truth for each in images.labels], dtype=np.bool_)
-    embeddings = [entry for entry in subset.entries if not isinstance(entry, int)]
-    arrays = [labels, weights, ground_truth, images.phash, subset.thresholds, *embeddings]
     identity = [
         gathered.fingerprint.hash,
-        settings.tuning,
-        is_tuning_wanted(settings, len(images)),
-        [*images.content],
-        list(gathered.tags),
-        [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays],
-        subset.text_identity,
+        scorer.settings.tuning,
+        is_tuning_wanted(scorer.settings, len(material)),
+        material.tags,
+        material.content,
         scorer.bundle.digest,
-        scorer.network.encoder_id,
         None if incumbent is None else [incumbent.digest, incumbent.lineage.gate_share],
         __version__,
     ]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    basis = hashlib.sha256(json.dumps(identity).encode())
+    for name in ("base", "incumbent", "labels", "weights", "ground_truth", "phash", "base_thresholds"):
+        basis.update(np.ascontiguousarray(getattr(material, name)).tobytes())
+    return basis.hexdigest()
 
 
 def _same_before(context: JobContext, basis: str) -> Verdict | None:
@@ -219,9 +203,8 @@ def _same_before(context: JobContext, basis: str) -> Verdict | None:
     """
     for job in context.service.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}
-        if job.state == "done" and result.get("basis") == basis and isinstance(result.get("verdict"), Mapping):
+        if job.state == "done" and result.get("basis") == basis:
             verdict = Verdict(**result["verdict"])
-            if verdict.accepted:
-                return None
-            return replace(verdict, reason=f"{SAME}{verdict.reason.removeprefix(SAME)}")
+            reason = f"{SAME}{verdict.reason.removeprefix(SAME)}"
+            return None if verdict.accepted else replace(verdict, reason=reason)
     return None
