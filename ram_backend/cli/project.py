@@ -33,7 +33,7 @@ def set_(
     per_tag: Annotated[list[str] | None, typer.Option(help="Of one tag: NAME=0.4; may be repeated.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Show at most this many tags.")] = None,
     precision: Annotated[
-        float | None, typer.Option(help="In place of a threshold: tick where so many of the ticks are right: 0 to 1.")
+        float | None, typer.Option(help="In place of a threshold: the share of ticks that are to be right: 0 to 1.")
     ] = None,
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.

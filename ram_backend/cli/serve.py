@@ -55,8 +55,8 @@ def serve(
     tags = f"{len(identity.bundle.vocabulary):,} tags" if identity else "which can't be used yet"
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
-    with _jobs(settings) as (jobs, own):
-        run(create_app(own, jobs=jobs, model=Model(own, identity=identity)), own, listening)
+    with _jobs(settings) as (jobs, queued):
+        run(create_app(queued, jobs=jobs, model=Model(queued, identity=identity)), queued, listening)
     typer.echo("Stopped.")
 
 
@@ -103,8 +103,8 @@ def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
             notes.print(str(error), markup=False)
         if settings.worker:
             stack.enter_context(WorkerSupervisor(settings))
-        own = settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
-        yield JobService(settings, database), own
+        queued = settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
+        yield JobService(settings, database), queued
 
 
 def url_of(host: str, port: int) -> str:

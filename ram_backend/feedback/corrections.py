@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ram_backend.feedback.label_space import LabelSpace
-from ram_backend.feedback.labels import UNKNOWN, CandidateTags, TagLabel, TaskLabels, Weights, agreed, stronger
+from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation, ticked_paths
@@ -170,15 +170,13 @@ class _Reader:
         A ticked choice of several texts means that one of them applies, not which: they share the weight.
         """
         on = {self._path(control, path) for path in ticked_paths(control, annotation.stated.items)} & choices.keys()
-        there = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
-        shown_on = {self._path(control, each.path) for each in there if each.ticked} & choices.keys()
-        scores = {self._path(control, each.path): each.score for each in there}
-        for path in on & shown_on:
-            share = self._weights.confirmed / len(choices[path].texts)
-            yield choices[path], TagLabel(True, share, "confirmed", scores.get(path))
-        for path in on - shown_on:
-            share = self._weights.added / len(choices[path].texts)
-            yield choices[path], TagLabel(True, share, "added", scores.get(path))
+        served = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
+        shown_on = {self._path(control, each.path) for each in served if each.ticked} & choices.keys()
+        scores = {self._path(control, each.path): each.score for each in served}
+        for path in on:
+            state: State = "confirmed" if path in shown_on else "added"
+            share = (self._weights.confirmed if path in shown_on else self._weights.added) / len(choices[path].texts)
+            yield choices[path], TagLabel(True, share, state, scores.get(path))
         for path in shown_on - on:
             yield choices[path], TagLabel(False, self._weights.removed, "removed", scores.get(path))
         above = {path[:steps] for path in on for steps in range(1, len(path))} & choices.keys()

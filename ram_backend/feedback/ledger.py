@@ -76,7 +76,13 @@ class Ledger:
         with self._database.writing() as session:
             if self._database.file is None:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-            self._add_offered(session, key, offered)
+            if offered:
+                now = datetime.now(UTC)
+                spaces = [
+                    {**key_columns(key), "digest": digest, "tags": each.to_json(), "first_seen_at": now}
+                    for digest, each in sorted(offered.items())
+                ]
+                session.execute(insert_into(session, LabelSpaceRow).on_conflict_do_nothing(), spaces)
             insert = insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
             return len(session.execute(insert.returning(FeedbackEventRow.event_id), rows).all())
 
@@ -241,19 +247,6 @@ class Ledger:
     def _offered(self, session: Session, key: ProjectKey) -> dict[str, LabelSpace]:
         rows = session.execute(select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(of_project(LabelSpaceRow, key)))
         return {digest: LabelSpace.from_json(tags, digest) for digest, tags in rows}
-
-    def _add_offered(self, session: Session, key: ProjectKey, offered: Mapping[str, LabelSpace]) -> None:
-        there = select(LabelSpaceRow.digest).where(
-            of_project(LabelSpaceRow, key), LabelSpaceRow.digest.in_(list(offered))
-        )
-        new = offered.keys() - set(session.scalars(there)) if offered else set()
-        for digest in sorted(new):
-            session.add(
-                LabelSpaceRow(
-                    **key_columns(key), digest=digest, tags=offered[digest].to_json(), first_seen_at=datetime.now(UTC)
-                )
-            )
-        session.flush()
 
 
 def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, LabelSpace]) -> CurrentAnnotation:

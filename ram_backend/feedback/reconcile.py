@@ -119,11 +119,11 @@ def reconcile(
     unseen = sorted({known[number].stated.task for number in known.keys() - listing.stated.keys()})
     for task in api.tasks(unseen):
         listing.take(task)
-    there = {(line.annotation_id, line.task_id, line.updated_us, line.content) for line in lines}
+    recorded = {(line.annotation_id, line.task_id, line.updated_us, line.content) for line in lines}
     events = [
         event
         for event in listing.statements
-        if (event.annotation_id, event.task_id, event.updated_us, event.content) not in there
+        if (event.annotation_id, event.task_id, event.updated_us, event.content) not in recorded
         and not _lost_its_prediction(listing.stated[event.annotation_id], known.get(event.annotation_id))
     ]
     gone = [

@@ -72,11 +72,11 @@ class ServedPrediction:
 
     def choices_json(self) -> str:
         """Control name -> [[path, score, ticked], ...]."""
-        said: dict[str, list[list[object]]] = {}
+        rows: dict[str, list[list[object]]] = {}
         for each in self.choices:
             score = None if each.score is None else round(float(each.score), 6)
-            said.setdefault(each.control, []).append([list(each.path), score, int(each.ticked)])
-        return canonical_json(said)
+            rows.setdefault(each.control, []).append([list(each.path), score, int(each.ticked)])
+        return canonical_json(rows)
 
     def images_json(self) -> str:
         """[[name, reference, sha256, perceptual hash], ...]; references that are images themselves are left out."""

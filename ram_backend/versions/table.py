@@ -52,14 +52,14 @@ class VersionTable:
 
         Args:
             stored: the result of `write_version`.
-            session: of a transaction that the caller commits; None: one of its own.
+            session: of a transaction that the caller commits; None: a transaction of its own.
 
         Raises:
             VersionConflict: another version has that name.
         """
-        with self._database.writing() if session is None else nullcontext(session) as own:
-            _lock_counter(own)
-            row = _version_row(own, stored.key, stored.name)
+        with self._database.writing() if session is None else nullcontext(session) as opened:
+            _lock_counter(opened)
+            row = _version_row(opened, stored.key, stored.name)
             if row is None:
                 row = VersionRecord(
                     **key_columns(stored.key),
@@ -73,8 +73,8 @@ class VersionTable:
                     removed=False,
                     recorded_at=datetime.now(UTC),
                 )
-                own.add(row)
-                own.flush()
+                opened.add(row)
+                opened.flush()
             elif row.digest != stored.digest:
                 raise VersionConflict(
                     f"Project {stored.key} has another {stored.name} already: write the version under another number."
@@ -97,9 +97,9 @@ class VersionTable:
 
     def served(self, key: ProjectKey, *, session: Session | None = None) -> Served:
         """What a project is served."""
-        with self._database.reading() if session is None else nullcontext(session) as own:
-            row = _served_row(own, key)
-            return Served(key) if row is None else _served(own, row)
+        with self._database.reading() if session is None else nullcontext(session) as opened:
+            row = _served_row(opened, key)
+            return Served(key) if row is None else _served(opened, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
         """What projects are served, for those written after the counter was `since`; by default for all."""
