@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.types import TypeEngine
 
 from ram_backend.database.base import BigId, UtcDateTime
 
@@ -12,6 +16,7 @@ down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
 
+_PROJECT = ("instance", "project_id", "created")
 _OPEN = sa.text("state IN ('requested', 'running')")
 
 
@@ -23,32 +28,36 @@ def upgrade() -> None:
     _jobs()
 
 
-def _of_project() -> list[sa.Column[object]]:
-    return [
-        sa.Column("instance", sa.Text(), nullable=False),
-        sa.Column("project_id", sa.BigInteger(), nullable=False),
-        sa.Column("created", sa.BigInteger(), nullable=False),
-    ]
+def _columns(kind: TypeEngine[Any], *names: str, nullable: bool = False) -> list[sa.Column[Any]]:
+    return [sa.Column(name, kind, nullable=nullable) for name in names]
+
+
+def _of_project() -> list[sa.Column[Any]]:
+    return [*_columns(sa.Text(), "instance"), *_columns(sa.BigInteger(), "project_id", "created")]
+
+
+def _table(name: str, key: str, columns: Iterable[sa.Column[Any]], *unique: str, unique_name: str) -> None:
+    """Makes a table with a number of its own as primary key, whose rows belong to a project."""
+    op.create_table(
+        name,
+        sa.Column(key, BigId, autoincrement=True, nullable=False),
+        *_of_project(),
+        *columns,
+        sa.PrimaryKeyConstraint(key, name=op.f(f"pk_{name}")),
+        sa.UniqueConstraint(*_PROJECT, *unique, name=op.f(unique_name)),
+    )
 
 
 def _projects() -> None:
     """Projects, and the one row about the backend itself."""
-    op.create_table(
-        "projects",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("label_config", sa.Text(), nullable=False),
-        sa.Column("access_token", sa.Text(), nullable=True),
-        sa.Column("extra_params", sa.JSON(), nullable=False),
-        sa.Column("extra_params_error", sa.Text(), nullable=True),
-        sa.Column("set_options", sa.JSON(), nullable=False),
-        sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.Column("change", sa.BigInteger(), nullable=False),
-        sa.Column("first_seen_at", UtcDateTime(), nullable=False),
-        sa.Column("updated_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_projects")),
-        sa.UniqueConstraint("instance", "project_id", "created", name=op.f("uq_projects_instance_project_id_created")),
-    )
+    columns = [
+        *_columns(sa.Text(), "label_config"),
+        *_columns(sa.Text(), "access_token", "extra_params_error", nullable=True),
+        *_columns(sa.JSON(), "extra_params", "set_options"),
+        *_columns(sa.BigInteger(), "revision", "change"),
+        *_columns(UtcDateTime(), "first_seen_at", "updated_at"),
+    ]
+    _table("projects", "row_id", columns, unique_name="uq_projects_instance_project_id_created")
     op.create_index(op.f("ix_projects_change"), "projects", ["change"])
     backend = op.create_table(
         "backend",
@@ -63,109 +72,52 @@ def _projects() -> None:
 
 def _feedback() -> None:
     """The ledger's events, the tags on offer, what was shown, and images of tasks."""
-    op.create_table(
-        "feedback_events",
-        sa.Column("event_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("annotation_id", sa.BigInteger(), nullable=False),
-        sa.Column("task_id", sa.BigInteger(), nullable=False),
-        sa.Column("updated_us", sa.BigInteger(), nullable=False),
-        sa.Column("content", sa.Text(), nullable=False),
-        sa.Column("usable", sa.Boolean(), nullable=False),
-        sa.Column("statement", sa.Text(), nullable=False),
-        sa.Column("task_data", sa.Text(), nullable=True),
-        sa.Column("offered", sa.Text(), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("received_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_feedback_events")),
-        sa.UniqueConstraint(
-            "instance",
-            "project_id",
-            "created",
-            "kind",
-            "annotation_id",
-            "task_id",
-            "updated_us",
-            "content",
-            name=op.f("uq_feedback_events_identity"),
-        ),
-    )
+    columns = [
+        *_columns(sa.Text(), "kind", "content", "statement", "offered", "source"),
+        *_columns(sa.BigInteger(), "annotation_id", "task_id", "updated_us"),
+        *_columns(sa.Boolean(), "usable"),
+        *_columns(sa.Text(), "task_data", nullable=True),
+        *_columns(UtcDateTime(), "received_at"),
+    ]
+    identity = ("kind", "annotation_id", "task_id", "updated_us", "content")
+    _table("feedback_events", "event_id", columns, *identity, unique_name="uq_feedback_events_identity")
     op.create_index(op.f("ix_feedback_events_order"), "feedback_events", ["project_id", "created", "event_id"])
-    op.create_table(
-        "offered_tags",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("tags", sa.Text(), nullable=False),
-        sa.Column("first_seen_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_offered_tags")),
-        sa.UniqueConstraint("instance", "project_id", "created", "digest", name=op.f("uq_offered_tags_identity")),
-    )
-    op.create_table(
-        "shown",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("task_id", sa.BigInteger(), nullable=False),
-        sa.Column("model_version", sa.Text(), nullable=False),
-        sa.Column("version", sa.Text(), nullable=True),
-        sa.Column("prediction_id", sa.BigInteger(), nullable=True),
-        sa.Column("shown_at", UtcDateTime(), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("choices", sa.Text(), nullable=False),
-        sa.Column("images", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_shown")),
-        sa.UniqueConstraint(
-            "instance", "project_id", "created", "task_id", "model_version", name=op.f("uq_shown_identity")
-        ),
-    )
-    op.create_table(
-        "task_images",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("task_id", sa.BigInteger(), nullable=False),
-        sa.Column("reference", sa.Text(), nullable=False),
-        sa.Column("sha256", sa.Text(), nullable=False),
-        sa.Column("phash", sa.Text(), nullable=False),
-        sa.Column("seen_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_task_images")),
-        sa.UniqueConstraint(
-            "instance", "project_id", "created", "task_id", "reference", name=op.f("uq_task_images_identity")
-        ),
-    )
+    columns = [*_columns(sa.Text(), "digest", "tags"), *_columns(UtcDateTime(), "first_seen_at")]
+    _table("offered_tags", "row_id", columns, "digest", unique_name="uq_offered_tags_identity")
+    columns = [
+        *_columns(sa.BigInteger(), "task_id"),
+        *_columns(sa.Text(), "model_version", "source", "choices", "images"),
+        *_columns(sa.Text(), "version", nullable=True),
+        *_columns(sa.BigInteger(), "prediction_id", nullable=True),
+        *_columns(UtcDateTime(), "shown_at"),
+    ]
+    _table("shown", "row_id", columns, "task_id", "model_version", unique_name="uq_shown_identity")
+    columns = [
+        *_columns(sa.BigInteger(), "task_id"),
+        *_columns(sa.Text(), "reference", "sha256", "phash"),
+        *_columns(UtcDateTime(), "seen_at"),
+    ]
+    _table("task_images", "row_id", columns, "task_id", "reference", unique_name="uq_task_images_identity")
 
 
 def _versions() -> None:
     """Versions of projects, and which one of each is served."""
-    op.create_table(
-        "versions",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("bundle_digest", sa.Text(), nullable=False),
-        sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("lineage", sa.JSON(), nullable=False),
-        sa.Column("verdict", sa.JSON(), nullable=False),
-        sa.Column("quarantined", sa.Text(), nullable=True),
-        sa.Column("removed", sa.Boolean(), nullable=False),
-        sa.Column("recorded_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_versions")),
-        sa.UniqueConstraint(
-            "instance", "project_id", "created", "number", name=op.f("uq_versions_instance_project_id_created_number")
-        ),
-    )
-    op.create_table(
-        "served",
-        sa.Column("row_id", BigId, autoincrement=True, nullable=False),
-        *_of_project(),
-        sa.Column("version", sa.Text(), nullable=True),
-        sa.Column("pinned", sa.Boolean(), nullable=False),
-        sa.Column("change", sa.BigInteger(), nullable=False),
-        sa.Column("updated_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("row_id", name=op.f("pk_served")),
-        sa.UniqueConstraint("instance", "project_id", "created", name=op.f("uq_served_instance_project_id_created")),
-    )
+    columns = [
+        *_columns(sa.BigInteger(), "number"),
+        *_columns(sa.Text(), "digest", "bundle_digest", "outcome"),
+        *_columns(sa.JSON(), "lineage", "verdict"),
+        *_columns(sa.Text(), "quarantined", nullable=True),
+        *_columns(sa.Boolean(), "removed"),
+        *_columns(UtcDateTime(), "recorded_at"),
+    ]
+    _table("versions", "row_id", columns, "number", unique_name="uq_versions_instance_project_id_created_number")
+    columns = [
+        *_columns(sa.Text(), "version", nullable=True),
+        *_columns(sa.Boolean(), "pinned"),
+        *_columns(sa.BigInteger(), "change"),
+        *_columns(UtcDateTime(), "updated_at"),
+    ]
+    _table("served", "row_id", columns, unique_name="uq_served_instance_project_id_created")
     op.create_index(op.f("ix_served_change"), "served", ["change"])
 
 
@@ -173,42 +125,20 @@ def _jobs() -> None:
     """Jobs; a project has one open job of a kind at most."""
     op.create_table(
         "jobs",
-        sa.Column("job_id", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
+        *_columns(sa.Text(), "job_id", "kind", "state", "reason", "message"),
         *_of_project(),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("again", sa.Text(), nullable=True),
-        sa.Column("requested_at", UtcDateTime(), nullable=False),
-        sa.Column("not_before", UtcDateTime(), nullable=False),
-        sa.Column("queued_at", UtcDateTime(), nullable=True),
-        sa.Column("queued_as", sa.Text(), nullable=True),
-        sa.Column("started_at", UtcDateTime(), nullable=True),
-        sa.Column("heartbeat_at", UtcDateTime(), nullable=True),
-        sa.Column("finished_at", UtcDateTime(), nullable=True),
-        sa.Column("fence", sa.BigInteger(), nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("worker", sa.Text(), nullable=True),
-        sa.Column("stage", sa.Text(), nullable=True),
-        sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("steps", sa.Integer(), nullable=False),
-        sa.Column("eta_s", sa.Float(), nullable=True),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("result", sa.JSON(), nullable=True),
-        sa.Column("last_event", sa.BigInteger(), nullable=True),
-        sa.Column("options", sa.JSON(), nullable=True),
-        sa.Column("kept", sa.JSON(), nullable=True),
-        sa.Column("request", sa.Text(), nullable=True),
+        *_columns(sa.Text(), "again", "queued_as", "worker", "stage", "request", nullable=True),
+        *_columns(UtcDateTime(), "requested_at", "not_before"),
+        *_columns(UtcDateTime(), "queued_at", "started_at", "heartbeat_at", "finished_at", nullable=True),
+        *_columns(sa.BigInteger(), "fence"),
+        *_columns(sa.Integer(), "attempt", "step", "steps"),
+        *_columns(sa.Float(), "eta_s", nullable=True),
+        *_columns(sa.BigInteger(), "last_event", nullable=True),
+        *_columns(sa.JSON(), "result", "options", "kept", nullable=True),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_jobs")),
         sa.CheckConstraint("state IN ('requested', 'running', 'done', 'failed')", name=op.f("ck_jobs_known_state")),
     )
-    op.create_index(
-        "uq_jobs_open",
-        "jobs",
-        ["kind", "instance", "project_id", "created"],
-        unique=True,
-        sqlite_where=_OPEN,
-        postgresql_where=_OPEN,
-    )
+    unique: dict[str, Any] = {"unique": True, "sqlite_where": _OPEN, "postgresql_where": _OPEN}
+    op.create_index("uq_jobs_open", "jobs", ["kind", *_PROJECT], **unique)
     op.create_index("ix_jobs_project", "jobs", ["project_id", "created", "kind", "requested_at"])
     op.create_index("ix_jobs_state", "jobs", ["state"])
