@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from ram_backend.database.engine import open_database
-from ram_backend.database.migrate import open_migrated, upgrade
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import PrelabelOptions
@@ -40,7 +39,7 @@ def rows(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
 def test_nothing_is_lost(settings: Settings) -> None:
     before = rows(settings)
-    upgrade(open_database(settings))
+    open_migrated(settings)
     after = rows(settings)
     assert before.pop("alembic_version") == [{"version_num": "0006"}]
     assert after.pop("alembic_version") == [{"version_num": "0008"}]
@@ -76,5 +75,5 @@ def test_what_cannot_be_upgraded_is_left_alone(settings: Settings, revision: str
         connection.commit()
     before = rows(settings)
     with pytest.raises(DatabaseUnavailable, match=said):
-        upgrade(open_database(settings))
+        open_migrated(settings)
     assert rows(settings) == before

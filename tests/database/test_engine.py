@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sqlite3
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from ram_backend.database.base import Base
-from ram_backend.database.engine import open_database
+from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.rows import BackendRow, ProjectRow
@@ -43,30 +44,31 @@ def all_rows() -> None:
         importlib.import_module(f"ram_backend.{module}")
 
 
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    opened = open_migrated(settings)
+    yield opened
+    opened.close()
+
+
 @pytest.mark.usefixtures("all_rows")
-def test_migrations_make_exactly_the_tables_of_the_rows(settings: Settings) -> None:
-    database = open_migrated(settings)
+def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> None:
     with database.reading() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
         assert session.get_one(BackendRow, 1).change == 0
-    database.close()
 
 
-def test_migrating_again_changes_nothing(settings: Settings) -> None:
-    database = open_migrated(settings)
+def test_migrating_again_changes_nothing(database: Database) -> None:
     with database.writing() as session:
         session.add(row())
     upgrade(database)
     with database.reading() as session:
         kept = session.query(ProjectRow).one()
         assert kept.updated_at == datetime(2026, 11, 23, 10, tzinfo=UTC)
-    database.close()
 
 
-def test_a_failed_migration_leaves_nothing_behind(settings: Settings) -> None:
-    database = open_migrated(settings)
-
+def test_a_failed_migration_leaves_nothing_behind(database: Database) -> None:
     def fail_half_way() -> None:
         with database.migrating() as connection:
             connection.execute(text("CREATE TABLE half (id INTEGER)"))
@@ -76,21 +78,9 @@ def test_a_failed_migration_leaves_nothing_behind(settings: Settings) -> None:
     with pytest.raises(RuntimeError):
         fail_half_way()
     assert "half" not in inspect(database.engine).get_table_names()
-    database.close()
 
 
-def test_a_database_of_a_newer_version_is_left_alone(settings: Settings) -> None:
-    database = open_migrated(settings)
-    with database.writing() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseUnavailable, match=r"newer version .*9999.*update this one"):
-        upgrade(database)
-    database.close()
-
-
-def test_an_error_rolls_back_and_shows_no_parameters(settings: Settings) -> None:
-    database = open_migrated(settings)
-
+def test_an_error_rolls_back_and_shows_no_parameters(database: Database) -> None:
     def write_twice() -> None:
         with database.writing() as session:
             session.add(row())
@@ -102,7 +92,6 @@ def test_an_error_rolls_back_and_shows_no_parameters(settings: Settings) -> None
     assert "secret-token" not in str(caught.value)
     with database.reading() as session:
         assert session.query(ProjectRow).count() == 0
-    database.close()
 
 
 def test_the_sqlite_file_is_private_logged_ahead_and_checks_references(tmp_path: Path) -> None:
@@ -159,16 +148,12 @@ def test_a_server_that_is_not_there() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file")
-    with pytest.raises(DatabaseUnavailable, match="RAM_DATA_DIR"):
-        upgrade(open_database(load_settings(data_dir=tmp_path / "data")))
-
-
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    (tmp_path / "ram_backend.sqlite3").write_text("no database at all, but long enough to be looked at" * 50)
-    with pytest.raises(DatabaseUnavailable, match="not a database"):
-        upgrade(open_database(load_settings(data_dir=tmp_path)))
+@pytest.mark.parametrize(("file", "said"), [("data", "RAM_DATA_DIR"), ("data/ram_backend.sqlite3", "not a database")])
+def test_a_file_that_is_no_folder_or_no_database(tmp_path: Path, file: str, said: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("no database at all, but long enough to be looked at" * 50)
+    with pytest.raises(DatabaseUnavailable, match=said):
+        open_migrated(load_settings(data_dir=tmp_path / "data"))
 
 
 def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
