@@ -39,7 +39,7 @@ from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import prediction
-from ram_backend.models.delta import Delta, feature_width
+from ram_backend.models.delta import Delta
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.projects.keys import ProjectKey
@@ -169,7 +169,7 @@ def make_versions(
 
     expected = {"base": says(plain)}
     for number in range(count):
-        delta = some_delta(tags, feature_width(network.token_shape), number)
+        delta = some_delta(tags, network.token_shape[1], number)
         lineage = Lineage(
             parent=None,
             bundle=bundle.name,

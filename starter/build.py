@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.layout import IMAGE_SIZE
-from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
+from ram_backend.models.starter.components import IMAGE_SIZE, Classifier, Reference, prior_tags
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
 from ram_backend.vocabulary.tags import Vocabulary

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.layout import TOKENS, WIDTH
+from ram_backend.models.starter.components import TOKENS, WIDTH
 from starter.data import LabelledPhoto
 
 View = Callable[[Image.Image, random.Random], Image.Image]

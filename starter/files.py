@@ -78,7 +78,7 @@ def write_source(
             "mixing": {"unseen": dict(zip(("head", "probe", "prior"), map(float, unseen), strict=True))},
             "classes": file_sha256(CLASSES_FILE),
         },
-        "preprocessing": inputs.preprocessing.to_json(),
+        "preprocessing": asdict(inputs.preprocessing),
         "text_encoder_id": inputs.text_encoder_id,
         "new_tag_threshold": curves.new_threshold if curves else 0.5,
         "new_tag_calibration": {"slope": curves.new.slope, "offset": curves.new.offset} if curves else {},

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ram_backend.models.delta import features_of
 from ram_backend.models.head import HeadConfig
+from ram_backend.models.starter.components import Classifier, PriorTags, Probes
 from ram_backend.models.starter.export import load_head
-from ram_backend.models.starter.layout import summary_features
-from ram_backend.models.starter.prior import Classifier, PriorTags
-from ram_backend.models.starter.probes import Probes
 from starter.data import ABSENT, PRESENT
 from starter.head import Basis, HeadOptions, train_head
 from starter.probes import fit_probes
@@ -83,9 +82,7 @@ class TrainingSet:
             [basis.apply(view) for view in views], basis, self.embeddings[head_rows], states[:, head_rows],
             options=options, seed=seed, progress=progress,
         )  # fmt: skip
-        probes = fit_probes(
-            [summary_features(view) for view in views], states[:, probe_rows], self.embeddings[probe_rows]
-        )
+        probes = fit_probes([features_of(view) for view in views], states[:, probe_rows], self.embeddings[probe_rows])
         return Fitted(config, head, probes, probe_rows)
 
     def component_logits(self, fitted: Fitted, tokens: NDArray[np.float16], rows: NDArray[np.int64]) -> FloatArray:
@@ -102,6 +99,6 @@ class TrainingSet:
                 part = slice(start, start + 32)
                 some = tokens[part].astype(np.float32)
                 result[0, part] = module(torch.from_numpy(some), queries).numpy()
-                result[1, part] = summary_features(some) @ weight.T + bias
+                result[1, part] = features_of(some) @ weight.T + bias
                 result[2, part] = prior.scores(self.classifier.class_probabilities(some))
         return result

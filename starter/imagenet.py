@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ram_backend.errors import BundleDamaged
-from ram_backend.models.starter.prior import CLASSES
+from ram_backend.models.starter.components import CLASSES
 from ram_backend.vocabulary.tags import Vocabulary
 
 FILE = Path(__file__).with_name("imagenet_classes.tsv")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models.starter.probes import Probes
+from ram_backend.models.starter.components import Probes
 from starter.data import PRESENT, UNKNOWN
 
 STRENGTH = 6.0

@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +107,7 @@ def open_bundle(path: Path) -> Bundle:
             kind=manifest["kind"],
             digest=manifest["digest"],
             vocabulary=vocabulary,
-            preprocessing=Preprocessing.from_json(manifest["preprocessing"]),
+            preprocessing=Preprocessing(**manifest["preprocessing"]),
             calibration=Calibration.load(
                 path, len(vocabulary), new_slope=new.get("slope", 1.0), new_offset=new.get("offset", 0.0)
             ),
@@ -164,12 +164,7 @@ def digest_of(
         preprocessing: from image to pixels.
         sources: sha256 of each file it was made from, by role ("checkpoint", "tags", ...).
     """
-    identity = {
-        "kind": kind,
-        "architecture": architecture,
-        "preprocessing": preprocessing.to_json(),
-        "sources": dict(sources),
-    }
+    identity = {"kind": kind, "architecture": architecture, "preprocessing": asdict(preprocessing), "sources": sources}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -199,37 +194,39 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
             `WAIT_S` for a bundle of that name.
     """
     check_new_name(bundles_dir, name)
-    partial = bundles_dir / f".{name}.partial"
-    lock = FileLock(bundles_dir / f".{name}.lock", timeout=WAIT_S)
     try:
         bundles_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with FileLock(bundles_dir / f".{name}.lock", timeout=WAIT_S):
+            check_new_name(bundles_dir, name)  # another process was faster
+            partial = bundles_dir / f".{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a living one holds the lock
+            partial.mkdir()
+            try:
+                yield partial
+                _finish(partial, {"format": FORMAT, "name": name, **manifest})
+                partial.rename(bundles_dir / name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except Timeout:
         raise CheckpointError(
             f"Another process has been writing the bundle {name!r} to {bundles_dir} for {WAIT_S:.0f} s: wait until it"
             " ends, or stop it."
         ) from None
     except OSError as error:
-        raise CheckpointError(_unwritable(bundles_dir, error)) from None
-    try:
-        check_new_name(bundles_dir, name)  # another process was faster
-        shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a living one holds the lock
-        try:
-            partial.mkdir()
-        except OSError as error:
-            raise CheckpointError(_unwritable(bundles_dir, error)) from None
-        yield partial
-        files = sorted(path for path in partial.iterdir() if path.is_file())
-        sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
-        text = json.dumps({"format": FORMAT, "name": name, **manifest, "files": sums}, indent=1, ensure_ascii=False)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        for path in (*files, partial / MANIFEST):
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        partial.rename(bundles_dir / name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        lock.release()
+        raise CheckpointError(
+            f"{bundles_dir} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
+        ) from None
+
+
+def _finish(partial: Path, manifest: dict[str, Any]) -> None:
+    """Adds bundle.json with the checksums of all files, and flushes them to disk."""
+    files = sorted(path for path in partial.iterdir() if path.is_file())
+    sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
+    text = json.dumps({**manifest, "files": sums}, indent=1, ensure_ascii=False)
+    (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    for path in (*files, partial / MANIFEST):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def check_new_name(bundles_dir: Path, name: str) -> None:
@@ -248,10 +245,6 @@ def check_new_name(bundles_dir: Path, name: str) -> None:
             f"There is already a bundle {name!r} at {bundles_dir / name}: choose another --name, or remove that"
             " directory."
         )
-
-
-def _unwritable(folder: Path, error: OSError) -> str:
-    return f"{folder} can't be written to ({error.strerror}): set RAM_DATA_DIR to a folder that you may write to."
 
 
 def _damaged(path: Path, what: str) -> BundleDamaged:

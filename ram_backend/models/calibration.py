@@ -29,8 +29,8 @@ class Calibration:
         new_offset: offset of such tags.
     """
 
-    slope: NDArray[np.float32]
-    offset: NDArray[np.float32]
+    slope: NDArray[np.floating]
+    offset: NDArray[np.floating]
     new_slope: float = 1.0
     new_offset: float = 0.0
 
@@ -48,11 +48,6 @@ class Calibration:
                 "A calibration has a slope that is not positive, or a value that is not finite. Make the bundle again."
             )
 
-    @classmethod
-    def identity(cls, tags: int) -> Calibration:
-        """The plain sigmoid, as RAM, RAM++ and Tag2Text use it."""
-        return cls(np.ones(tags, dtype=np.float32), np.zeros(tags, dtype=np.float32))
-
     def __len__(self) -> int:
         return len(self.slope)
 
@@ -67,28 +62,20 @@ class Calibration:
 
     def take(self, rows: Sequence[int | None]) -> Calibration:
         """The calibration of a selection of tags, in that order; None stands for a new tag."""
-        slope = [self.new_slope if row is None else self.slope[row] for row in rows]
-        offset = [self.new_offset if row is None else self.offset[row] for row in rows]
-        return Calibration(
-            np.array(slope, dtype=np.float32), np.array(offset, dtype=np.float32), self.new_slope, self.new_offset
-        )
-
-    def save(self, directory: Path) -> None:
-        """Writes slopes and offsets to `calibration.safetensors`; those for new tags belong in bundle.json."""
-        from safetensors.numpy import save_file
-
-        save_file({"slope": self.slope, "offset": self.offset}, directory / FILE)
+        slope = np.array([self.new_slope if row is None else self.slope[row] for row in rows])
+        offset = np.array([self.new_offset if row is None else self.offset[row] for row in rows])
+        return Calibration(slope, offset, self.new_slope, self.new_offset)
 
     @classmethod
     def load(cls, directory: Path, tags: int, *, new_slope: float = 1.0, new_offset: float = 0.0) -> Calibration:
-        """Reads what `save` wrote; the identity where a bundle has no such file.
+        """Reads a bundle's file; the identity, which is the plain sigmoid, where it has none (RAM, RAM++, Tag2Text).
 
         Raises:
             BundleDamaged: the file is malformed, or is for another number of tags.
         """
         path = directory / FILE
         if not path.exists():
-            return cls(np.ones(tags, dtype=np.float32), np.zeros(tags, dtype=np.float32), new_slope, new_offset)
+            return cls(np.ones(tags), np.zeros(tags), new_slope, new_offset)
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 

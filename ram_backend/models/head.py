@@ -50,16 +50,6 @@ class HeadConfig:
     layer_norm_eps: float = 1e-12
     dropout: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
-        if self.layers < 1:
-            raise ValueError("a head has at least one layer")
-        if self.project and self.label_width is None:
-            raise ValueError("project=True needs label_width")
-        if (self.classifier == "per_tag") != (self.tags is not None):
-            raise ValueError('tags is given exactly when classifier is "per_tag"')
-
     @property
     def query_input_width(self) -> int:
         """Width of a label embedding: `label_width`, or H where embeddings go straight in."""
@@ -82,11 +72,8 @@ class TagQueries(NamedTuple):
     bias: Tensor | None = None
 
 
-class KeysValues(NamedTuple):
-    """Keys and values of one layer: (B, heads, T, H / heads) each."""
-
-    keys: Tensor
-    values: Tensor
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer: (B, heads, T, H / heads) each."""
 
 
 class StableLayerNorm(nn.LayerNorm):
@@ -116,7 +103,7 @@ class HeadLayer(nn.Module):
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
         """Keys and values of the tokens (B, T, D): the only thing that the layer keeps of the image."""
-        return KeysValues(self._split(self.key(tokens)), self._split(self.value(tokens)))
+        return self._split(self.key(tokens)), self._split(self.value(tokens))
 
     def forward(self, hidden: Tensor, projected: Tensor, memory: KeysValues) -> Tensor:
         """Lets every query look at the image.
@@ -132,7 +119,7 @@ class HeadLayer(nn.Module):
         batch, tags, width = hidden.shape
         queries = self._split(projected).expand(batch, self.heads, tags, width // self.heads)
         dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(queries, memory.keys, memory.values, dropout_p=dropout)
+        attended = functional.scaled_dot_product_attention(queries, *memory, dropout_p=dropout)
         attended = attended.transpose(1, 2).reshape(batch, tags, width)
         attended = self.attention_norm(hidden + self._drop(self.attention_output(attended)))
         result: Tensor = self.output_norm(attended + self._drop(self.down(functional.gelu(self.up(attended)))))
@@ -174,8 +161,7 @@ class TaggingHead(nn.Module):
         projected = self._layers[0].query(hidden)
         if self.config.classifier == "shared":
             return TagQueries(hidden, projected)
-        if rows is None:
-            raise ValueError('a "per_tag" head needs to know which tags it scores: give rows')
+        assert rows is not None
         return TagQueries(hidden, projected, self.classifier.weight[rows], self.classifier.bias[rows])
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
@@ -184,7 +170,7 @@ class TaggingHead(nn.Module):
 
     def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
         """Output (B, L, H) of the last layer."""
-        batch = memory[0].keys.shape[0]
+        batch = memory[0][0].shape[0]  # len() would be fixed by an export
         hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
         projected = queries.projected if queries.projected.dim() == 3 else queries.projected.unsqueeze(0)
         for index, layer in enumerate(self._layers):

@@ -107,7 +107,7 @@ def import_checkpoint(
             checkpoint.kind, architecture, preprocessing, {role: entry["sha256"] for role, entry in sources.items()}
         ),
         "architecture": architecture,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": asdict(preprocessing),
         "text_encoder": None if checkpoint.kind == "tag2text" else "clip-vit-b-16",
         "new_tag_threshold": NEW_TAG_THRESHOLD,
         "licence": LICENCE,

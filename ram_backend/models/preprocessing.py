@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,7 @@ from PIL import Image, ImageOps
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-_WHITE = (255, 255, 255)
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -29,8 +23,7 @@ class Preprocessing:
 
     Attributes:
         size: S, side of the square input in pixels.
-        resize: "squash" ignores the aspect ratio (RAM); "crop" scales the shorter side to S and cuts out the centre;
-            "pad" scales the longer side to S and centres the picture on a field of `mean` colour.
+        resize: "squash" ignores the aspect ratio (RAM); "crop" scales the shorter side to S and cuts out the centre.
         interpolation: PIL's filter, always with its antialiasing.
         mean: per channel, subtracted from values in 0..1.
         std: per channel, divides afterwards.
@@ -39,8 +32,8 @@ class Preprocessing:
     """
 
     size: int
-    resize: Literal["squash", "crop", "pad"] = "squash"
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    resize: Literal["squash", "crop"] = "squash"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     exif_orientation: bool = False
@@ -53,17 +46,8 @@ class Preprocessing:
     @property
     def id(self) -> str:
         """Stable name of exactly this preprocessing, e.g. `squash384-3f9a1c0d`: for cache keys and digests."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return f"{self.resize}{self.size}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` gives the same preprocessing back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Inverse of `to_json`."""
-        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Prepares one image.
@@ -76,25 +60,16 @@ class Preprocessing:
         """
         if self.exif_orientation:
             image = ImageOps.exif_transpose(image)
-        image = self._resized(self._rgb(image))
+        if self.alpha == "white" and image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = image.convert("RGB")
+        target, resampling = (self.size, self.size), _RESAMPLING[self.interpolation]
+        if self.resize == "crop":
+            image = ImageOps.fit(image, target, method=resampling)
+        elif image.size != target:
+            image = image.resize(target, resampling)
         pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
         mean = np.array(self.mean, dtype=np.float32)[:, None, None]
         std = np.array(self.std, dtype=np.float32)[:, None, None]
         return np.ascontiguousarray((pixels - mean) / std)
-
-    def _rgb(self, image: Image.Image) -> Image.Image:
-        if self.alpha == "white" and image.has_transparency_data:
-            layer = image.convert("RGBA")
-            ground = Image.new("RGBA", layer.size, (*_WHITE, 255))
-            image = Image.alpha_composite(ground, layer)
-        return image.convert("RGB")
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        target = (self.size, self.size)
-        resampling = _RESAMPLING[self.interpolation]
-        if self.resize == "squash":
-            return image if image.size == target else image.resize(target, resampling)
-        if self.resize == "crop":
-            return ImageOps.fit(image, target, method=resampling)
-        ground = tuple(round(value * 255) for value in self.mean)
-        return ImageOps.pad(image, target, method=resampling, color=ground)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import VersionDamaged
-from ram_backend.models.delta import Delta, feature_width
+from ram_backend.models.delta import Delta
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.keys import ProjectKey
@@ -80,8 +80,7 @@ class VersionLoader:
         """
         bundle, network = self._model.identity.result().bundle, self._model.network.result()
         path = version_path(self._versions_dir, ref.key, ref.name)
-        width = feature_width(network.token_shape)
-        version = open_version(path, bundle, key=ref.key, digest=ref.digest, width=width)
+        version = open_version(path, bundle, key=ref.key, digest=ref.digest, width=network.token_shape[1])
         if version.outcome != ACCEPTED:
             raise VersionDamaged(f"Version {ref} was not accepted by the gate: it is never served.")
         for name, array in version.delta.to_tensors().items():

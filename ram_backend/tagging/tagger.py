@@ -15,7 +15,7 @@ from PIL import Image
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import sigmoid
-from ram_backend.models.delta import Delta, feature_width, features_of
+from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network, Queries
 from ram_backend.tagging.subset import Subset
 
@@ -83,10 +83,10 @@ class Tagger:
         self.token_dtype: TokenDtype | None = token_dtype
         self.version = version
         self._delta = delta
-        if delta is not None and delta.width != feature_width(network.token_shape):
+        if delta is not None and delta.width != network.token_shape[1]:
             raise VersionDamaged(
                 f"A version's delta is for images with {delta.width} features, this bundle's have"
-                f" {feature_width(network.token_shape)}: it was made for another bundle. Train again, or roll back to"
+                f" {network.token_shape[1]}: it was made for another bundle. Train again, or roll back to"
                 " another version."
             )
         row_of = {} if delta is None else {tag: row for row, tag in enumerate(delta.tags)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import VersionDamaged
-from ram_backend.models.delta import TENSORS, Delta, feature_width, features_of
+from ram_backend.models.delta import TENSORS, Delta, features_of
 
 
 def delta(**changes: Any) -> Delta:
@@ -56,13 +56,11 @@ def test_a_version_of_old_keeps_its_scores() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"slope": np.array([1, -1])}, "slope that is not finite or not above 0"),
-        ({"slope": np.array([np.inf, 1])}, "slope that is not finite or not above 0"),
+        ({"slope": np.array([1, -1])}, "base_scale that is not above 0"),
+        ({"slope": np.array([np.inf, 1])}, "base_scale that are not finite"),
         ({"offset": np.array([0, np.nan])}, "bias that are not finite"),
-        ({"offset": np.zeros(3)}, "isn't one number per row"),
-        ({"weight": np.zeros(2)}, "isn't one number per row"),
+        ({"offset": np.zeros(3)}, "don't fit each other"),
         ({"trust": np.array([0, 1])}, "base_scale that is not above 0"),
-        ({"base_scale": np.ones(2)}, "has the arrays"),
     ],
 )
 def test_a_damaged_version_of_old_is_refused(changes: dict[str, np.ndarray], said: str) -> None:
@@ -71,23 +69,11 @@ def test_a_damaged_version_of_old_is_refused(changes: dict[str, np.ndarray], sai
         Delta.from_tensors(("cat", "dog"), old_tensors(**changes))
 
 
-def test_the_identity_changes_nothing() -> None:
-    thresholds = np.array([0.2, 0.7], dtype=np.float32)
-    same = Delta.identity(["cat", "dog"], thresholds, 3)
-    z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
-    features = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    assert np.array_equal(same.log_odds(z, features), z)
-    assert np.array_equal(same.thresholds, thresholds)
-    assert same.width == 3
-    assert len(same) == 2
-
-
 def test_features_are_the_global_token() -> None:
     tokens = np.arange(2 * 3 * 4, dtype=np.float16).reshape(2, 3, 4)
     found = features_of(tokens)
     assert found.dtype == np.float32
     assert found.tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]
-    assert feature_width((3, 4)) == found.shape[1]
 
 
 def test_tensors_carry_everything_but_the_tags() -> None:
@@ -97,13 +83,6 @@ def test_tensors_carry_everything_but_the_tags() -> None:
     z, features = np.ones((1, 2), dtype=np.float32), np.ones((1, 3), dtype=np.float32)
     assert again.log_odds(z, features).tobytes() == delta().log_odds(z, features).tobytes()
     assert np.array_equal(again.thresholds, delta().thresholds)
-
-
-def test_a_selection_keeps_each_tag_with_its_numbers() -> None:
-    one = delta().take([1])
-    assert one.tags == ("dog",)
-    z, features = np.array([[3.0, 5.0]], dtype=np.float32), np.ones((1, 3), dtype=np.float32)
-    assert one.log_odds(z[:, 1:], features) == pytest.approx(delta().log_odds(z, features)[:, 1:])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +108,7 @@ def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any], said: str) 
     ("name", "value", "said"),
     [
         ("weight", np.zeros((2, 3)), "float64 instead of float32"),
-        ("weight", np.zeros(2, dtype=np.float32), "weights"),
+        ("weight", np.zeros(2, dtype=np.float32), r"weight \(2,\)"),
         ("extra", np.zeros(1, dtype=np.float32), "extra"),
     ],
 )

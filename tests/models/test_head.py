@@ -148,18 +148,3 @@ def test_exports_to_onnx_with_any_number_of_images_and_tags(tmp_path: Path) -> N
     inputs = {"tokens": tokens, "hidden": queries.hidden.detach(), "projected": queries.projected.detach()}
     (logits,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
     np.testing.assert_allclose(logits, head(tokens, queries).detach().numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"heads": 5}, {"layers": 0}, {"label_width": None}, {"tags": 3}, {"classifier": "per_tag"}],
-)
-def test_impossible_numbers_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"hidden|layer|project|tags"):
-        replace(CONFIG, **wrong)  # type: ignore[arg-type]
-
-
-def test_a_per_tag_head_asks_which_tags() -> None:
-    head = build(replace(CONFIG, classifier="per_tag", tags=4, project=False, label_width=None))
-    with pytest.raises(ValueError, match="rows"):
-        head.queries(drawn(2, 32))

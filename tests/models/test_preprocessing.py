@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +75,6 @@ def test_crop_keeps_the_aspect_ratio_and_the_centre() -> None:
     assert (pixels == (0, 0, 255)).all()
 
 
-def test_pad_keeps_everything_on_a_mean_field() -> None:
-    pixels = plain_pixels(replace(RAM, resize="pad")(Image.new("RGB", (96, 48), "white")))
-    assert (pixels[12:36] == 255).all()
-    mean = [round(value * 255) for value in IMAGENET_MEAN]
-    assert (pixels[:12] == mean).all()
-    assert (pixels[36:] == mean).all()
-
-
 def test_the_image_is_not_changed() -> None:
     image = photo()
     before = image.tobytes()
@@ -105,8 +98,9 @@ def test_the_id_names_every_number() -> None:
 
 def test_survives_json() -> None:
     crop = replace(RAM, resize="crop", mean=(0.5, 0.5, 0.5), alpha="white")
-    assert Preprocessing.from_json(crop.to_json()) == crop
-    assert Preprocessing.from_json(crop.to_json()).id == crop.id
+    again = Preprocessing(**json.loads(json.dumps(asdict(crop))))
+    assert again == crop
+    assert again.id == crop.id
 
 
 @pytest.mark.shared

@@ -223,7 +223,7 @@ def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
 
 def test_a_bundle_without_calibration_promises_nothing() -> None:
     bundle = calibrated()
-    bundle.calibration = Calibration.identity(3)  # type: ignore[misc]
+    bundle.calibration = Calibration(np.ones(3), np.zeros(3))  # type: ignore[misc]
     first, other = promises(precise(0.6, bundle, "red", "green", "blue"))
     assert "0 of 3 tags" in first
     assert "'red', 'green', 'blue'" in other

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.models.starter.probes import Probes
+from ram_backend.models.starter.components import Probes
 from starter.probes import fit_probes
 
 

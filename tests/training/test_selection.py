@@ -213,7 +213,9 @@ class Fixed:
     judged: np.ndarray
 
     def fit(self, material: TrainingSet, *_: Any) -> FitResult:
-        delta = Delta.identity(material.tags, material.base_thresholds, material.features.shape[1])
+        count, width = len(material.tags), material.features.shape[1]
+        unchanged = np.ones(count, np.float32), np.zeros((count, width), np.float32), np.zeros(count, np.float32)
+        delta = Delta(material.tags, *unchanged, material.base_thresholds)
         return FitResult(delta, self.log_odds, self.judged, {"by": self.name}, {"head": b"tuned"})
 
 

