@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ram_backend.errors import VersionDamaged
+from ram_backend.errors import InputError, VersionDamaged
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
@@ -34,8 +35,6 @@ RETRY_S = 10.0
 """A failed computation is tried again after this many seconds."""
 
 RESOLVED_CONFIGS = 128
-RECENT_CONFIGS = 4
-"""Label configs of a project whose snapshots are built before a version is swapped in."""
 
 DYNAMIC_TAGGERS = 16
 """Per snapshot: taggers for choices that come with tasks."""
@@ -59,11 +58,6 @@ class FutureLRU(Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def __iter__(self) -> Iterator[K]:
-        """All keys, the most recently used first."""
-        with self._lock:
-            return iter(list(reversed(self._entries)))
 
     def get(self, key: K, compute: Callable[[], V]) -> Future[V]:
         """The value of a key, which `compute` makes where it is missing. Waits for nothing."""
@@ -100,8 +94,8 @@ class Snapshot:
     dynamic: FutureLRU[tuple[str, ...], Tagger]
 
 
-_ConfigKey = tuple[ProjectKey, str, ProjectOptions, ProjectOptions, VersionRef | None]
-"""Project, label config, extra params, set options, version."""
+_ConfigKey = tuple[ProjectKey, bytes, ProjectOptions, ProjectOptions, VersionRef | None]
+"""Project, digest of the label config (which may have megabytes), extra params, set options, version."""
 
 
 class SnapshotCache:
@@ -138,15 +132,20 @@ class SnapshotCache:
 
     def resolve(self, project: Project, label_config: str, version: VersionRef | None) -> Future[ResolvedConfig]:
         """What a label config means for a project; the future's error is an InputError where it can't be used."""
+        digest = hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).digest()
+        key = (project.key, digest, project.extra_params, project.set_options, version)
 
         def work() -> ResolvedConfig:
-            config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
+            try:
+                config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
+            except InputError:
+                self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
+                raise
             _log.info("project %s is served as %s", project.key, config.model_version)
             for note in (*config.plan.notes, *promises(config)):
                 _log.info("project %s: %s", project.key, note)
             return config
 
-        key = (project.key, label_config, project.extra_params, project.set_options, version)
         return self._configs.get(key, work)
 
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
@@ -162,26 +161,23 @@ class SnapshotCache:
         """The tagger for the dynamic choices of a task, under the snapshot's version. Waits for nothing."""
         return snapshot.dynamic.get(texts, partial(self._tagger, texts, snapshot.version))
 
-    def prepare(self, project: Project, version: LoadedVersion | None) -> list[Snapshot]:
-        """Builds the snapshots of a project's recent label configs under a version, and waits for them.
+    def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
+        """Builds the snapshot of a project's label config under a version, and waits for it.
 
-        Those that fail for another reason than the version are left to their own requests.
+        Returns:
+            None: it failed for another reason than the version; requests will say so.
 
         Raises:
             VersionDamaged: the version can't be served.
         """
-        used = dict.fromkeys(label_config for key, label_config, *_ in self._configs if key == project.key)
-        recent = list(used)[:RECENT_CONFIGS] or [project.label_config]
-        built: list[Snapshot] = []
-        for label_config in filter(None, recent):
-            try:
-                config = self.resolve(project, label_config, None if version is None else version.ref).result()
-                built.append(self.get(config, version).result())
-            except VersionDamaged:
-                raise
-            except Exception as error:
-                _log.info("project %s: a snapshot is not built beforehand: %s", project.key, error)
-        return built
+        try:
+            config = self.resolve(project, project.label_config, None if version is None else version.ref).result()
+            return self.get(config, version).result()
+        except VersionDamaged:
+            raise
+        except Exception as error:
+            _log.info("project %s: a snapshot is not built beforehand: %s", project.key, error)
+            return None
 
     def forget(self, version: VersionRef) -> None:
         """Drops the snapshots of a version; requests that work with them end on them."""

@@ -242,9 +242,9 @@ class VersionSwap:
             ref = _ref(state.wanted, self._model.identity.result().bundle)
             version = None if ref is None else self._loader.load(ref)
             project = self._projects.get(key)
-            snapshots = [] if project is None else self._snapshots.prepare(project, version)
+            snapshot = None if project is None else self._snapshots.prepare(project, version)
             if version is not None:
-                self._loader.check(tagger for each in snapshots for tagger in each.taggers.values())
+                self._loader.check([] if snapshot is None else snapshot.taggers.values())
             self._assign(state, version)
         except VersionDamaged as error:
             self._metrics.swaps.labels("quarantined").inc()

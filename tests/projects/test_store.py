@@ -294,10 +294,10 @@ def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> Non
 def test_a_project_stays_itself_where_browsers_get_another_address(tmp_path: Path) -> None:
     """One Label Studio by the settings: in containers its published port may change."""
     settings = load_settings(data_dir=tmp_path, label_studio_url="http://label-studio:8080")
-    with ProjectStore.open(settings) as store:
+    with closing(ProjectStore.open(settings)) as store:
         assert setup(store).key == setup(store, hostname="http://localhost:8081").key == KEY
         assert store.key("1.5", "http://localhost:8081") == ProjectKey("http://localhost:8081", 1, 5)
-    with ProjectStore.open(load_settings(data_dir=tmp_path)) as store:
+    with closing(ProjectStore.open(load_settings(data_dir=tmp_path))) as store:
         assert setup(store, hostname="http://localhost:8081").key != KEY
 
 
