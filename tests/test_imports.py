@@ -41,13 +41,6 @@ def test_no_room_imports_private_modules_of_another() -> None:
     assert list(_private_imports(PACKAGE)) == []
 
 
-def test_a_private_import_is_found(tmp_path: Path) -> None:
-    (tmp_path / "server").mkdir()
-    lines = ["from ram_backend.images._codec import read", "from ram_backend.images import _codec"]
-    (tmp_path / "server" / "app.py").write_text("\n".join([*lines, "from ram_backend.server._own import fine"]))
-    assert list(_private_imports(tmp_path)) == [("server/app.py", 1), ("server/app.py", 2)]
-
-
 def _private_imports(package: Path) -> list[tuple[str, int]]:
     """File and line of every import of a module whose name begins with one underscore, from outside its own room."""
     found = []

@@ -18,14 +18,13 @@ from ram_backend.cli.jobs import progress_of
 from ram_backend.cli.main import app
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import NotAvailable, ProjectNotFound, ProjectPinned
+from ram_backend.errors import NotAvailable
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
-from ram_backend.versions.table import VersionTable
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 OTHER = ProjectKey("http://localhost:8080", 8, 80)
@@ -83,18 +82,6 @@ def test_train_that_fails_is_an_error(queue: JobQueue) -> None:
     with pytest.raises(NotAvailable, match="failed: Nothing to tag"):
         run("train", 7, "--wait")
     worker.join()
-
-
-def test_train_of_a_pinned_project_is_refused(database: Database, queue: JobQueue) -> None:
-    VersionTable(database).pin(KEY)
-    with pytest.raises(ProjectPinned, match="unpin 7"):
-        run("train", 7)
-    assert queue.jobs() == []
-
-
-def test_train_of_no_project_is_refused(queue: JobQueue) -> None:
-    with pytest.raises(ProjectNotFound):
-        run("train", 9)
 
 
 def test_jobs_lists_none(database: Database) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 from ram_backend.cli.main import app
@@ -183,16 +182,6 @@ def test_command_with_the_starter_loads_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
-
-
-def test_grey_and_transparent_images_are_tagged(tmp_path: Path) -> None:
-    Image.open(CAT).convert("L").save(tmp_path / "grey.png")
-    Image.open(CAT).convert("RGBA").save(tmp_path / "alpha.png")
-    result = run("tag", tmp_path, "--tags", "cat", "--format", "json")
-    assert result.exit_code == 0
-    lines = json_lines(result)
-    assert [Path(line["image"]).name for line in lines] == ["alpha.png", "grey.png"]
-    assert all(line["tags"][0]["score"] > 0.3 for line in lines)
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,23 +58,22 @@ def test_against_what_was_shown() -> None:
     assert correction.tags("removed") == ("dog",)
 
 
-def test_without_a_prediction_what_is_ticked_was_added() -> None:
-    correction = only(said(1, "cat"), shown(1, ["cat", "dog"]))
-    assert states(correction) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
-    assert correction.model_versions == ()
+OFF = ("untouched", 0.5)
 
 
-def test_with_a_prediction_that_nobody_knows_it_is_the_same() -> None:
-    assert states(only(said(1, "cat", parent_prediction=9)))[:2] == [("added", 1), ("untouched", 0.5)]
-
-
-def test_no_tag_at_all_is_an_answer() -> None:
-    assert states(only(said(1))) == [("untouched", 0.5)] * 3
-    assert states(only(said(1, parent_prediction=9), shown(1, ["cat"]))) == [
-        ("removed", 1),
-        ("untouched", 0.5),
-        ("untouched", 0.5),
-    ]
+@pytest.mark.parametrize(
+    ("stated", "served", "expected"),
+    [
+        (said(1, "cat"), [shown(1, ["cat", "dog"])], [("added", 1), OFF, OFF]),  # started from none
+        (said(1, "cat", parent_prediction=9), [], [("added", 1), OFF, OFF]),  # from one that nobody knows
+        (said(1), [], [OFF] * 3),  # no tag is an answer
+        (said(1, parent_prediction=9), [shown(1, ["cat"])], [("removed", 1), OFF, OFF]),
+    ],
+)
+def test_what_is_ticked_or_not(stated: StatedAnnotation, served: Any, expected: list[tuple[State, float]]) -> None:
+    correction = only(stated, *served)
+    assert states(correction) == expected
+    assert correction.model_versions == (("starter-1",) if expected[0][0] == "removed" else ())
 
 
 @pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"unseen": True, "parent_prediction": 9}])
