@@ -24,9 +24,10 @@ JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.
 
 
 def print_json(*values: Any, indent: int | None = None) -> None:
-    """Prints each value as JSON, on one line if `indent` is None."""
+    """Prints each value as JSON, on one line if `indent` is None; odd bytes of file names are escaped."""
     for value in values:
-        typer.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+        text = json.dumps(value, ensure_ascii=False, indent=indent)
+        typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

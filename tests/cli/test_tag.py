@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,13 @@ def test_table_shows_names_with_extension(tmp_path: Path) -> None:
     assert long_name in flat
     assert "(skateboard 0." in result.stdout
     assert "In brackets" in result.stdout
+
+
+def test_a_file_name_that_is_no_utf_8_is_json_nevertheless(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.jpg")
+    file.write_bytes(CAT.read_bytes())
+    (line,) = json_lines(run("tag", tmp_path, "--tags", "cat", "--format", "json"))
+    assert line["image"] == str(file)
 
 
 def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None:
