@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def import_checkpoint(
         descriptions: label embeddings per tag in a RAM++ file; None: 51.
         image_size: side of the images that the network was trained for; None: 384.
         origin: where the files came from, kept in the provenance.
-        progress: told in a few words what is being done.
+        progress: gets each step in a few words.
 
     Raises:
         CheckpointError: the file can't be used or the name is taken; names file or key, and the remedy.
@@ -90,11 +90,17 @@ def import_checkpoint(
     say = progress or (lambda _: None)
     check_new_name(bundles_dir, name)
     say(f"Checking {file.name}")
-    plain = Vocabulary.from_files(tags, thresholds)
+    plain = Vocabulary.from_files(tags, thresholds, default_threshold=DEFAULT_THRESHOLD)
     checkpoint = open_checkpoint(
         file, len(plain), descriptions=descriptions, image_size=image_size, allow_extra=allow_extra
     )
-    vocabulary = _vocabulary(checkpoint.kind, tags, thresholds, len(plain))
+    special = {}
+    if checkpoint.kind == "tag2text" and len(plain) == TAG2TEXT_TAGS and thresholds is None:
+        special = {**TAG2TEXT_THRESHOLDS, **dict.fromkeys(TAG2TEXT_DELETED, NEVER)}
+    vocabulary = Vocabulary(
+        replace(tag, threshold=special.get(row, tag.threshold), sources=(checkpoint.kind,))
+        for row, tag in enumerate(plain)
+    )
     preprocessing = Preprocessing(size=checkpoint.architecture.encoder.image_size)
     say(f"Computing the checksum of {file.name}")
     sources = {"checkpoint": _source(file), "tags": _source(tags)}
@@ -116,9 +122,7 @@ def import_checkpoint(
             "origin": origin,
             "dropped": dict(checkpoint.dropped),
             "captioner_keys": len(checkpoint.captioner),
-            "deleted_tags": list(TAG2TEXT_DELETED)
-            if _is_released_list(checkpoint.kind, len(plain), thresholds)
-            else [],
+            "deleted_tags": list(TAG2TEXT_DELETED) if special else [],
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "ram_backend": __version__,
         },
@@ -129,19 +133,6 @@ def import_checkpoint(
         _write_tensors(file, checkpoint, directory, tags=len(plain))
         say("Computing the bundle's checksums")
     return open_bundle(bundles_dir / name)
-
-
-def _is_released_list(kind: Kind, tags: int, thresholds: Path | None) -> bool:
-    return kind == "tag2text" and tags == TAG2TEXT_TAGS and thresholds is None
-
-
-def _vocabulary(kind: Kind, tags: Path, thresholds: Path | None, count: int) -> Vocabulary:
-    exceptions = {}
-    if _is_released_list(kind, count, thresholds):
-        exceptions = {**TAG2TEXT_THRESHOLDS, **dict.fromkeys(TAG2TEXT_DELETED, NEVER)}
-    return Vocabulary.from_files(
-        tags, thresholds, default_threshold=DEFAULT_THRESHOLD, threshold_by_index=exceptions, source=kind
-    )
 
 
 def _source(path: Path) -> dict[str, Any]:

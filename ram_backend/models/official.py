@@ -6,7 +6,6 @@ Shapes are read off our own network on torch's meta device; the numbers of a net
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
@@ -130,8 +129,7 @@ def _architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    found = Counter(int(match[1]) for match in map(re.compile(pattern).match, names) if match)
-    return max(found, default=0) + 1
+    return 1 + max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=0)
 
 
 def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
@@ -143,24 +141,24 @@ def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descripti
         tags: number of tags.
         descriptions: label embeddings per tag (RAM++).
     """
-    shapes = {}
-    for key, (_, shape) in _tensors(kind, architecture).items():
-        shapes[key] = (1, *shape) if key in PER_TAG_CLASSIFIER else shape
+    ours = _our_shapes(architecture)
+    shapes = {key: ours[name] for key, name in our_names(kind, architecture).items()}
+    shapes |= {key: (1, *shapes[key]) for key in PER_TAG_CLASSIFIER if key in shapes}
     rows = tags * descriptions if architecture.reweight else tags
     return shapes | {label_key(kind): (rows, architecture.head.query_input_width)}
 
 
+@lru_cache(maxsize=8)
 def our_names(kind: Kind, architecture: Architecture) -> dict[str, str]:
     """Where each tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
-    return {key: name for key, (name, _) in _tensors(kind, architecture).items()}
+    return {_official_name(kind, name): name for name in _our_shapes(architecture)}
 
 
 @lru_cache(maxsize=8)
-def _tensors(kind: Kind, architecture: Architecture) -> dict[str, tuple[str, Shape]]:
-    """Official key -> (our key, shape), from a network on torch's meta device: it has shapes and no memory."""
+def _our_shapes(architecture: Architecture) -> dict[str, Shape]:
+    """Shapes of our state dict, from a network on torch's meta device: it has shapes and no memory."""
     with torch.device("meta"):
-        state = TaggingNetwork(architecture).state_dict()
-    return {_official_name(kind, name): (name, tuple(tensor.shape)) for name, tensor in state.items()}
+        return {name: tuple(tensor.shape) for name, tensor in TaggingNetwork(architecture).state_dict().items()}
 
 
 _HEAD_PARTS = {

@@ -38,21 +38,18 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class FixedQueries:
-    """Queries that don't depend on the image: computed once."""
+class TorchQueries:
+    """L chosen tags.
 
-    tags: TagQueries
-
-    def __len__(self) -> int:
-        return len(self.tags.hidden)
-
-
-@dataclass(frozen=True)
-class ImageDependentQueries:
-    """Tags whose queries depend on the image (RAM++): their embeddings, in memory if they are few."""
+    Attributes:
+        entries: the tags.
+        fixed: their queries, computed once, where these don't depend on the image.
+        labels: else (RAM++) their embeddings, if they are few enough to stay in memory.
+    """
 
     entries: tuple[Entry, ...]
-    resident: LabelBlock | None = field(default=None, repr=False)
+    fixed: TagQueries | None = field(default=None, repr=False)
+    labels: LabelBlock | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -134,7 +131,7 @@ class TorchNetwork:
         return tokens.float().cpu().numpy()
 
     @torch.inference_mode()
-    def select(self, tags: Sequence[Entry]) -> FixedQueries | ImageDependentQueries:
+    def select(self, tags: Sequence[Entry]) -> TorchQueries:
         """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others.
 
         Raises:
@@ -147,13 +144,14 @@ class TorchNetwork:
                 " vocabulary, or use another bundle."
             )
         if self._module.reweight_scale is None:
-            return FixedQueries(self._module.queries(self._module.label_block(self._labels, tags), None))
+            labels = self._module.label_block(self._labels, tags)
+            return TorchQueries(tuple(tags), fixed=self._module.queries(labels, None))
         few = sum(self._labels.count(entry) for entry in tags) <= RESIDENT_ROWS
         resident = tags and (few or self._device.type != "cpu")
-        return ImageDependentQueries(tuple(tags), self._module.label_block(self._labels, tags) if resident else None)
+        return TorchQueries(tuple(tags), labels=self._module.label_block(self._labels, tags) if resident else None)
 
     @torch.inference_mode()
-    def logits(self, tokens: NDArray[np.float32], queries: FixedQueries | ImageDependentQueries) -> NDArray[np.float32]:
+    def logits(self, tokens: NDArray[np.float32], queries: TorchQueries) -> NDArray[np.float32]:
         """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
         result = np.empty((len(tokens), len(queries)), dtype=np.float32)
         if result.size == 0:
@@ -162,7 +160,7 @@ class TorchNetwork:
         with self._autocast():
             memory = head.keys_values(seen)
         step = max(1, PAIRS_AT_ONCE // len(tokens))
-        if isinstance(queries, ImageDependentQueries):
+        if queries.fixed is None:
             step = min(step, DESCRIBED_AT_ONCE)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
@@ -172,12 +170,12 @@ class TorchNetwork:
             result[:, part] = head.classify(hidden.float(), some).cpu().numpy()
         return result
 
-    def _part(self, queries: FixedQueries | ImageDependentQueries, part: slice, tokens: Tensor) -> TagQueries:
-        if isinstance(queries, FixedQueries):
-            return TagQueries(*(None if array is None else array[part] for array in queries.tags))  # type: ignore[arg-type]
-        if queries.resident is not None:
-            return self._module.queries(queries.resident.part(part), tokens)
-        return self._module.queries(self._module.label_block(self._labels, queries.entries[part]), tokens)
+    def _part(self, queries: TorchQueries, part: slice, tokens: Tensor) -> TagQueries:
+        if queries.fixed is not None:
+            return TagQueries(*(None if array is None else array[part] for array in queries.fixed))  # type: ignore[arg-type]
+        labels = queries.labels
+        some = labels.part(part) if labels else self._module.label_block(self._labels, queries.entries[part])
+        return self._module.queries(some, tokens)
 
     def _tensor(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)

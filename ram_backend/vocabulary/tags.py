@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -203,45 +203,26 @@ class Vocabulary:
             raise VocabularyError(f"{path}: {error}") from None
 
     @classmethod
-    def from_files(
-        cls,
-        tag_list: Path,
-        thresholds: Path | None = None,
-        *,
-        default_threshold: float = 0.5,
-        threshold_by_index: Mapping[int, float] | None = None,
-        source: str | None = None,
-    ) -> Vocabulary:
+    def from_files(cls, tags: Path, thresholds: Path | None = None, *, default_threshold: float = 0.5) -> Vocabulary:
         """Reads RAM's plain lists: one name a line, and as many thresholds, one a line.
 
         Args:
-            tag_list: UTF-8 text; names may repeat, blanks at their ends (the Chinese list has them) are dropped.
+            tags: UTF-8 text; names may repeat, blanks at their ends (the Chinese list has them) are dropped.
             thresholds: one number in [0, 1] per tag, or None.
             default_threshold: for all tags where there is no file.
-            threshold_by_index: single tags that differ; wins over the file (1.0 = never on).
-            source: short name of the list, kept in every tag.
 
         Raises:
             VocabularyError: a file can't be read, an empty line, a threshold that is no number in [0, 1], or two
                 counts that differ; names file, line, and both numbers.
         """
-        names = read_names(tag_list)
+        names = read_names(tags)
         values = [default_threshold] * len(names) if thresholds is None else _read_thresholds(thresholds)
         if len(values) != len(names):
             raise VocabularyError(
-                f"{thresholds} has {len(values)} thresholds, {tag_list} has {len(names)} tags. "
-                "Give one threshold per tag."
+                f"{thresholds} has {len(values)} thresholds, {tags} has {len(names)} tags. Give one threshold per tag."
             )
-        for index, value in (threshold_by_index or {}).items():
-            if not 0 <= index < len(names):
-                raise VocabularyError(
-                    f"A threshold is given for tag {index}, but {tag_list} has {len(names)} tags. Leave it out."
-                )
-            values[index] = value
-        sources = (source,) if source else ()
         return cls(
-            Tag(name.rstrip(), category="other", threshold=value, sources=sources)
-            for name, value in zip(names, values, strict=True)
+            Tag(name.rstrip(), category="other", threshold=value) for name, value in zip(names, values, strict=True)
         )
 
     @cached_property

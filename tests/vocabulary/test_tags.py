@@ -177,11 +177,10 @@ def lists(folder: Path, tags: str, thresholds: str | None = None) -> tuple[Path,
 
 def test_from_files_needs_no_final_newline_and_keeps_duplicates(tmp_path: Path) -> None:
     tags, _ = lists(tmp_path, "walk\ndog\nwalk")
-    vocabulary = Vocabulary.from_files(tags, threshold_by_index={1: 1.0}, default_threshold=0.68, source="list")
+    vocabulary = Vocabulary.from_files(tags, default_threshold=0.68)
     assert vocabulary.names == ("walk", "dog", "walk")
-    assert vocabulary.thresholds.tolist() == [np.float32(0.68), 1.0, np.float32(0.68)]
+    assert set(vocabulary.thresholds.tolist()) == {np.float32(0.68)}
     assert {tag.category for tag in vocabulary} == {"other"}
-    assert vocabulary[0].sources == ("list",)
 
 
 def test_from_files_reads_one_threshold_per_tag(tmp_path: Path) -> None:
@@ -213,12 +212,6 @@ def test_from_files_refuses_malformed_lists(
         Vocabulary.from_files(*lists(tmp_path, tags, thresholds))
     for word in (*words, str(tmp_path)):
         assert word in str(raised.value)
-
-
-def test_from_files_refuses_a_threshold_for_a_tag_that_is_not_there(tmp_path: Path) -> None:
-    tags, _ = lists(tmp_path, "a\nb")
-    with pytest.raises(VocabularyError, match="tag 2"):
-        Vocabulary.from_files(tags, threshold_by_index={2: 0.5})
 
 
 def test_from_files_refuses_another_encoding(tmp_path: Path) -> None:
