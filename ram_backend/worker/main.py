@@ -65,6 +65,10 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
         except RedisError as error:
             _log.debug("no heartbeat to the queue: %s", error)
 
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()
+        self._stop_requested = bool(self.stopped)  # by a signal that came before these handlers
+
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         """Ends the process: at once where it only waits, else when its job is done."""
         self.stopped.append(number)

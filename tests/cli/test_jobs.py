@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from support.processes import wait_until
 from typer.testing import CliRunner
 
 from ram_backend.cli.jobs import progress_of
@@ -51,9 +53,8 @@ def queue(database: Database) -> JobQueue:
 
 def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
     """Does the next job, as soon as there is one."""
-    while not (due := queue.due()):
-        time.sleep(0.01)
-    claim = queue.claim(due[0].id, "here/1")
+    wait_until(queue.due)
+    claim = queue.claim(queue.due()[0].id, "here/1")
     assert claim is not None
     if outcome is None:
         queue.fail(claim, message, retry=False)
@@ -133,7 +134,7 @@ def test_worker_starts_and_stops(database: Database) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "waits for jobs" in process.stdout.readline()
-    time.sleep(2)
+    wait_until(lambda: _handles(process.pid, signal.SIGTERM))
     process.send_signal(signal.SIGTERM)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -150,19 +151,12 @@ def test_serve_with_a_worker_beside(with_starter: object, monkeypatch: pytest.Mo
         assert re.search(r"serves http://\S+", process.stdout.readline())
         first = _child(process.pid)
         os.kill(first, signal.SIGKILL)
-        second = first
-        deadline = time.monotonic() + 60
-        while second == first and time.monotonic() < deadline:
-            second = _child(process.pid, but=first)
-        assert second != first
+        second = _child(process.pid, but=first)
     finally:
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 0
-    deadline = time.monotonic() + 10
-    while _lives(second):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not _lives(second))
 
 
 def _child(parent: int, but: int | None = None) -> int:
@@ -176,6 +170,12 @@ def _child(parent: int, but: int | None = None) -> int:
                 return int(pid)
         time.sleep(0.05)
     raise AssertionError("there is no worker")
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 def _lives(pid: int) -> bool:
