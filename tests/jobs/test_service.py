@@ -89,7 +89,7 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     correct(database, 1, 2, 3)  # the same events again
     assert service.pending(KEY) == 0
     correct(database, 1, 2, second=1)  # saved again, with the same tags
-    assert service.pending(KEY) in (0, 2)
+    assert service.pending(KEY) == 2
     correct(database, 4, 5, 6)
     assert len(service.check(KEY)) == 1
 

@@ -38,7 +38,8 @@ def test_one_task_does_not(late: House) -> None:
 
 
 def test_tasks_of_no_project_do_not(late: House) -> None:
-    assert ask(late, 12, project="")[0] in (400, 503)
+    status, error = ask(late, 12, project="")
+    assert (status, "Set LABEL_STUDIO_URL" in error) == (503, True)
     assert late.desk.late == []
 
 

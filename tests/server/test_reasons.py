@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from hypothesis import given
 from hypothesis import strategies as st
+from support.processes import wait_until
 
 from ram_backend.server.problems import LONGEST_REASON, ReasonPhraseProtocol, as_reason, problem
 
@@ -39,8 +39,7 @@ def address() -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, http=ReasonPhraseProtocol, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()

@@ -400,7 +400,8 @@ def test_images_seen_before_are_not_encoded_again(
 def test_a_label_config_without_tags_fails_at_once(train: Train, database: Database) -> None:
     ProjectTable(database).apply(Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None))
     job = train()
-    assert job.state == "failed"
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert "The label config has nothing to tag." in job.message
 
 
 def test_no_torch_where_the_bundle_needs_none(with_starter: Path) -> None:
