@@ -1,0 +1,219 @@
+"""Mutation test of guards and promises: each is broken in turn, and one of its tests has to fail.
+
+    python tests/security/mutants.py [FILE ...]
+
+Mutants are made from the syntax tree, in a copy of the package: each `raise` of a guarded module becomes `pass`, and
+each function of `BROKEN` gets another body. The tests run without a mutant first: where they fail then, nothing is
+proven.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHORTEST_LIMIT_S = 60.0
+ENDLESS = 10
+"""A test run that takes this many times as long as without a mutant never ends."""
+
+HOSTILE = "security/test_hostile_setup.py"
+GUARDED = {
+    "images/guard.py": ("images/test_guard.py", "images/test_fetch.py", HOSTILE),
+    "images/connections.py": ("images/test_fetch.py",),
+    "images/fetch.py": ("images/test_fetch.py", HOSTILE),
+    "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
+    "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py"),
+    "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
+    "labelstudio/markup.py": ("labelstudio/test_label_config.py", HOSTILE),
+    "labelstudio/requests.py": (HOSTILE, "security/test_endpoints.py"),
+    "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE),
+    "projects/keys.py": ("projects/test_keys.py",),
+    "projects/options.py": ("projects/test_options.py", HOSTILE),
+    "projects/store.py": ("projects/test_store.py", HOSTILE),
+    "server/middleware.py": ("server/test_access.py", "security/test_bodies.py", "security/test_browsers.py"),
+}
+"""Modules each of whose errors is a refusal, and their tests."""
+
+
+class Broken(NamedTuple):
+    """A function that doesn't do its work.
+
+    Attributes:
+        promise: what is lost.
+        file: of the package.
+        function: its qualified name.
+        body: the statements that replace its own.
+        tests: of which one has to fail.
+    """
+
+    promise: str
+    file: str
+    function: str
+    body: str
+    tests: tuple[str, ...]
+
+
+BROKEN = (
+    Broken(
+        "internal addresses are not asked", "images/guard.py", "is_internal", "return False", GUARDED["images/guard.py"]
+    ),
+    Broken("passwords are not shown", "images/guard.py", "redacted", "return url", ("images/test_guard.py",)),
+    Broken(
+        "the checked address is asked (rebinding)",
+        "images/connections.py",
+        "_connect",
+        "return create_connection((connection.host, connection.port), connection.timeout)",
+        ("images/test_fetch.py",),
+    ),
+    Broken("servers that drip", "images/connections.py", "Deadline._shut_down", "pass", ("images/test_fetch.py",)),
+    Broken("data URIs that grow", "images/fetch.py", "_unquoted", "return unquote_to_bytes(text)", (HOSTILE,)),
+    Broken("a task asks no API", "labelstudio/client.py", "LabelStudio.is_api", "return False", (HOSTILE,)),
+    Broken(
+        "a token goes to no host of /setup",
+        "projects/connection.py",
+        "connection_of",
+        "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
+        ("projects/test_store.py",),
+    ),
+    Broken("a changed token is tried", "projects/store.py", "ProjectStore.to_try", "return None", (HOSTILE,)),
+    Broken("login", "server/middleware.py", "Access._has_login", "return True", ("server/test_access.py",)),
+    Broken(
+        "login or secret", "server/middleware.py", "Access._is_logged_in", "return True", ("server/test_access.py",)
+    ),
+    Broken(
+        "messages are no headers",
+        "server/problems.py",
+        "as_reason",
+        "return message",
+        ("server/test_reasons.py", HOSTILE),
+    ),
+    Broken(
+        "scores tell tags apart",
+        "models/calibration.py",
+        "Calibration.scores",
+        "return np.full_like(logits, 0.5)",
+        ("models/test_calibration.py", "tagging/test_tagger.py"),
+    ),
+    Broken(
+        "an event is written before the answer",
+        "server/events.py",
+        "_record",
+        "return {}",
+        ("server/test_feedback.py",),
+    ),
+    Broken(
+        "the gate refuses",
+        "gate/judge.py",
+        "Verdict.accepted",
+        "return True",
+        ("gate/test_judge.py", "worker/test_real_gate.py"),
+    ),
+    Broken(
+        "new tags are embedded from their text",
+        "vocabulary/minilm.py",
+        "MiniLMTextEncoder.embed",
+        "return unit_rows(np.random.default_rng().normal(size=(len(texts), self.dim)).astype(np.float32))",
+        ("vocabulary/test_minilm.py",),
+    ),
+    Broken(
+        "RAM++ weights descriptions by the image",
+        "models/ram.py",
+        "TaggingNetwork.queries",
+        "return self.head.queries(labels.rows.mean(1), labels.tags)",
+        ("models/test_ram.py",),
+    ),
+)
+
+
+class Mutant(NamedTuple):
+    """A broken module: what is off, its text, and the tests of which one has to fail."""
+
+    what: str
+    text: str
+    tests: tuple[str, ...]
+
+
+def mutants(file: str) -> Iterator[Mutant]:
+    """All mutants of a module: one per `raise` of a guarded one, one per entry of `BROKEN`."""
+    source = (REPOSITORY / "ram_backend" / file).read_text(encoding="utf-8")
+    for line in [node.lineno for node in ast.walk(ast.parse(source)) if _refuses(node)] if file in GUARDED else []:
+        tree = _Passing(line).visit(ast.parse(source))
+        yield Mutant(source.splitlines()[line - 1].strip(), ast.unparse(tree), GUARDED[file])
+    for each in BROKEN:
+        if each.file == file:
+            tree = ast.parse(source)
+            _function(tree, each.function).body = ast.parse(each.body).body
+            yield Mutant(each.promise, ast.unparse(tree), each.tests)
+
+
+def _refuses(node: ast.AST) -> bool:
+    return isinstance(node, ast.Raise) and node.exc is not None and "AssertionError" not in ast.unparse(node.exc)
+
+
+class _Passing(ast.NodeTransformer):
+    def __init__(self, line: int) -> None:
+        self._line = line
+
+    def visit_Raise(self, node: ast.Raise) -> ast.stmt:
+        return ast.Pass() if node.lineno == self._line else node
+
+
+def _function(tree: ast.Module, name: str) -> ast.FunctionDef:
+    place: ast.Module | ast.ClassDef | ast.FunctionDef = tree
+    for part in name.split("."):
+        inside = (each for each in place.body if isinstance(each, ast.ClassDef | ast.FunctionDef))
+        place = next(each for each in inside if each.name == part)
+    assert isinstance(place, ast.FunctionDef)
+    return place
+
+
+def passes(copy: Path, tests: tuple[str, ...], limit_s: float | None = None) -> bool:
+    """Whether the tests pass in the copy; a run over the limit has failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not e2e"]
+    command += [f"tests/{each}" for each in tests]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def main(files: list[str]) -> int:
+    """Prints each mutant with its fate; 1 where one survived."""
+    survivors = 0
+    limits: dict[tuple[str, ...], float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("ram_backend", "starter", "tests"):
+            shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(REPOSITORY / "pyproject.toml", copy)
+        for file in files or dict.fromkeys((*GUARDED, *(each.file for each in BROKEN))):
+            broken = copy / "ram_backend" / file
+            source = broken.read_text(encoding="utf-8")
+            for mutant in mutants(file):
+                if mutant.tests not in limits:
+                    started = time.monotonic()
+                    if not passes(copy, mutant.tests):
+                        sys.exit(f"{', '.join(mutant.tests)}: fail without a mutant, too")
+                    limits[mutant.tests] = max(SHORTEST_LIMIT_S, ENDLESS * (time.monotonic() - started))
+                broken.write_text(mutant.text, encoding="utf-8")
+                survived = passes(copy, mutant.tests, limits[mutant.tests])
+                broken.write_text(source, encoding="utf-8")
+                survivors += survived
+                print("SURVIVED" if survived else "killed  ", file, mutant.what, flush=True)
+    print(f"{survivors} survived")
+    return min(1, survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
