@@ -1,4 +1,4 @@
-"""Canary check: a version is read, compared with its checksums and tried on a photo before it is served."""
+"""Canary check: a version is read, compared with its checksums and tried on an image before it is served."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ram_backend.demo import photo_paths
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.delta import Delta
 from ram_backend.models.network import Network
@@ -19,7 +19,6 @@ from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.model import Model
-from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger, rounded
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.versions.directory import open_version, version_path
@@ -27,8 +26,6 @@ from ram_backend.versions.records import ACCEPTED
 
 LARGEST = 1e6
 """No honest number of a delta is larger; with larger ones some image's score is not a number."""
-
-_LARGEST_PHOTO = 100_000_000
 
 
 class VersionRef(NamedTuple):
@@ -91,31 +88,21 @@ class VersionLoader:
         return LoadedVersion(ref, version.delta, network)
 
     def check(self, taggers: Iterable[Tagger]) -> None:
-        """Scores the photo with taggers of a version.
+        """Scores a test image with taggers of a version.
 
         Raises:
             VersionDamaged: a score is no number between 0 and 1.
         """
         for tagger in taggers:
-            with np.errstate(all="ignore"):
-                scores = self._batcher.run(lambda tagger=tagger: tagger.score(self._photo)).result().scores  # type: ignore[misc]
+            scores = self._batcher.run(lambda tagger=tagger: tagger.score(self._tokens)).result().scores  # type: ignore[misc]
             if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN
-                raise _impossible("a photo's score is no number between 0 and 1")
+                raise _impossible("an image's score is no number between 0 and 1")
 
     @cached_property
-    def _photo(self) -> NDArray[np.float32]:
-        """Tokens (1, T, D) of a photo that comes with the package, as the token cache would give them."""
-        identity = self._model.known()
-        loader = ImageLoader(
-            identity.bundle.preprocessing,
-            identity.encoder_id,
-            None,
-            max_pixels=_LARGEST_PHOTO,
-            max_bytes=_LARGEST_PHOTO,
-        )
-        photo = photo_paths()[0]
-        images = [loader.load(photo.read_bytes(), name=photo.name)]
-        return rounded(np.stack(loader.encode(self._model.network.result(), images)), TOKEN_DTYPE)
+    def _tokens(self) -> NDArray[np.float32]:
+        """Tokens (1, T, D) of the test image, as the token cache gives them."""
+        pixels = self._model.known().bundle.preprocessing(Image.linear_gradient("L").convert("RGB"))
+        return rounded(self._model.network.result().encode(pixels[None]), TOKEN_DTYPE)
 
 
 def _impossible(what: str) -> VersionDamaged:

@@ -32,7 +32,6 @@ class LoadedImage:
     """An image that is ready to be scored (`tokens`) or encoded (`pixels`).
 
     Attributes:
-        key: of its entry in the token cache.
         sha256: of the file's bytes, in hex.
         phash: 64-bit perceptual hash; 0 where the loader has no cache.
         size: (width, height) in pixels, upright.
@@ -40,7 +39,6 @@ class LoadedImage:
         pixels: (3, S, S) float32 where it has to be encoded; else None.
     """
 
-    key: str
     sha256: str
     phash: int
     size: tuple[int, int]
@@ -78,15 +76,10 @@ class ImageLoader:
         self._decoders = threading.Semaphore(max(1, decoders))
         self._large = threading.Lock()
 
-    def key(self, sha256: str) -> str:
-        """Cache key of the image whose bytes have this sha256."""
-        return token_key(sha256, self._preprocessing.id, self._encoder_id)
-
     def cached(self, sha256: str) -> LoadedImage | None:
         """The image whose bytes have this sha256; None: its tokens are not cached."""
-        key = self.key(sha256)
-        entry = None if self._cache is None else self._cache.get(key)
-        return None if entry is None else LoadedImage(key, sha256, entry.phash, entry.size, entry.tokens, None)
+        entry = None if self._cache is None else self._cache.get(self._key(sha256))
+        return None if entry is None else LoadedImage(sha256, entry.phash, entry.size, entry.tokens, None)
 
     def load(self, data: bytes, *, name: str) -> LoadedImage:
         """Finds an image's tokens in the cache, or decodes it for the encoder.
@@ -117,19 +110,22 @@ class ImageLoader:
                 phash = 0 if self._cache is None else perceptual_hash(image)
             except MemoryError:
                 raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
-        return LoadedImage(self.key(sha256), sha256, phash, size, None, pixels)
+        return LoadedImage(sha256, phash, size, None, pixels)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
         """Writes new tokens (T, D) to the cache; returns those to score, rounded as they are cached."""
         if self._cache is None:
             return tokens
-        return self._cache.put(image.key, CachedImage(tokens, image.phash, image.size))
+        return self._cache.put(self._key(image.sha256), CachedImage(tokens, image.phash, image.size))
 
     def encode(self, network: Network, images: Sequence[LoadedImage]) -> list[FloatArray]:
         """Tokens (T, D) of each image: cached ones as they are, all others encoded in one batch and stored."""
         new = [image.pixels for image in images if image.pixels is not None]
         encoded = iter(network.encode(np.stack(new)) if new else ())
         return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
+
+    def _key(self, sha256: str) -> str:
+        return token_key(sha256, self._preprocessing.id, self._encoder_id)
 
     @contextmanager
     def _decoder(self, data: bytes) -> Iterator[None]:
