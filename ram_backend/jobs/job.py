@@ -96,8 +96,8 @@ class Job(OfProject, Base):
     @property
     def verdict(self) -> str | None:
         """What the gate said of a training's candidate: "accept", "reject", "needs_data"; None: nothing yet."""
-        verdict = (self.result or {}).get("verdict")
-        return str(verdict["outcome"]) if isinstance(verdict, Mapping) and "outcome" in verdict else None
+        outcome: str | None = (self.result or {}).get("verdict", {}).get("outcome")
+        return outcome
 
     def to_json(self) -> dict[str, Any]:
         """As `GET /jobs` and `ram-backend jobs --json` show it."""

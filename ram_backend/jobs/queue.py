@@ -317,11 +317,8 @@ def _request(
         select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
     ).one_or_none()
     if job is None:
-        job = Job(
-            id=uuid.uuid4().hex, kind=kind, reason=reason, requested_at=now, not_before=begin, request=request_id.get()
-        )
-        for name, value in key_columns(key).items():
-            setattr(job, name, value)
+        job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, **key_columns(key))
+        job.requested_at, job.not_before, job.request = now, begin, request_id.get()
         job.options = None if options is None else options.to_json()
         session.add(job)
         return Requested(job, True)

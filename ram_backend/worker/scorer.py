@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -22,13 +22,12 @@ from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.training.selection import Candidate, RidgeTrainer, Trainer
+from ram_backend.training.selection import Candidate, Progress, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
 from ram_backend.worker.training_data import EncodedImages
 
 FloatArray = NDArray[np.float32]
 Tokens = NDArray[np.float16]
-Progress = Callable[[str, int, int], None]
 
 AT_ONCE = 64
 """Images that are scored at a time."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice, repeat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,9 +35,6 @@ from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
 """Where more than this share of the images can't be had now, a training waits for a better time."""
-
-LARGEST_IN_MEMORY = 500_000_000
-"""Bytes of tokens; above, they are written to a file."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +66,7 @@ class EncodedImages:
         labels: one per image.
         content: sha256 of each one's bytes, in hex.
         phash: (N,) uint64 perceptual hashes.
-        tokens: (N, T, D) float16, as they are cached; a file that has no name any more where they are large.
+        tokens: (N, T, D) float16, as they are cached; in a file without a name.
         notes: for people, one sentence each.
     """
 
@@ -79,9 +75,6 @@ class EncodedImages:
     phash: NDArray[np.uint64]
     tokens: NDArray[np.float16] = field(repr=False)
     notes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.content)
 
 
 def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> Gathered:
@@ -152,7 +145,9 @@ def encode_images(
         max_pixels=settings.max_image_pixels,
         max_bytes=settings.max_image_bytes,
     )
-    tokens = _array(len(labels), network.token_shape, settings.cache_dir)
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=settings.cache_dir) as file:  # vanishes with the process; may exceed its memory
+        tokens = np.memmap(file, dtype=np.float16, mode="w+", shape=(len(labels), *network.token_shape))
     known = ledger.images(key)
     hashes: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
     for row, each in enumerate(labels):
@@ -216,13 +211,3 @@ def _fetch(
                 done += 1
         except LabelStudioUnreachable as error:
             yield from repeat(error, len(references) - done)
-
-
-def _array(images: int, token_shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
-    """An array (images, T, D) in memory, or in a file that vanishes with the process where that is too much."""
-    shape = (images, *token_shape)
-    if 2 * images * token_shape[0] * token_shape[1] <= LARGEST_IN_MEMORY:
-        return np.zeros(shape, dtype=np.float16)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
