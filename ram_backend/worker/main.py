@@ -1,7 +1,10 @@
-"""The RQ worker: waits for jobs, and starts a process for each.
+"""The RQ worker: maintains leases and queues in a thread, waits for jobs, and starts a process for each.
 
 RQ's `SpawnWorker` does the waiting. What differs here is how the process is started (RQ would write the queue's address
 into its command line, password included), and that nothing ends where the queue goes away for a while.
+
+RQ carries the ids of due jobs and nothing else. An id may be in its queue twice, or be lost with it: the worker that
+claims the row does the job, any other finds nothing to do, and an id that nobody claims is sent again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import os
 import signal
 import sys
 import time
-from functools import partial
+from collections.abc import Iterable
+from math import ceil
 from types import FrameType
 from typing import ClassVar
 
@@ -21,22 +25,127 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
+from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import DatabaseUnavailable
-from ram_backend.jobs.job import QUEUES
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.errors import DatabaseUnavailable, RamError, ValkeyUnavailable
+from ram_backend.jobs.job import QUEUES, Job
+from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.worker.maintenance import Maintenance
+from ram_backend.worker.heartbeat import Loop
 from ram_backend.worker.run_job import worker_name
 
 MONITORING_S = 5
-"""So often a worker tells the queue that its job is still being done."""
+"""Pause between two signs of life of a job that RQ sees."""
 
 AGAIN_S = 1.0
+ROUND_S = 0.5
+"""Pause between two rounds."""
+
+COUNT_ALL_S = 60.0
+"""How often the corrections of all projects are counted; in between only those of projects with new events."""
+
+FUNCTION = "ram_backend.worker.run_job.run_job"
+_RESULT_S = 3600
 _QUEUES = list(QUEUES.values())
 _log = logging.getLogger(__name__)
+
+
+class Maintenance(Loop):
+    """A thread of a worker; several workers may have one each.
+
+    Args:
+        settings: how long a lease is good, and how often corrections are counted.
+        database: migrated.
+        valkey: the queue, which is started again where it is our own and has ended.
+        with_parent: ends the worker when the process that started it has ended.
+    """
+
+    def __init__(self, settings: Settings, database: Database, valkey: Valkey, *, with_parent: bool = False) -> None:
+        super().__init__("maintenance", ROUND_S)
+        self._settings = settings
+        self._service = JobService(settings, database)
+        self._valkey = valkey
+        self._parent = os.getppid() if with_parent else None
+        self._events: dict[ProjectKey, int] = {}  # the last one of each project that was counted
+        self._count_at = self._count_all_at = 0.0
+        self._spare_until = 0.0  # while the database was away nobody could renew a lease
+        self._problem = ""
+
+    def look(self) -> bool:
+        """One round, which goes on with the next one whatever happens; False: the parent has ended."""
+        problem = ""
+        try:
+            if time.monotonic() >= self._spare_until:
+                self.expire()
+            self._count()
+            if (due := self._service.queue.due()) and self._valkey.revive():
+                self._dispatch(due)
+        except Exception as error:
+            problem, is_ours = repr(error), isinstance(error, RamError)
+            if isinstance(error, DatabaseUnavailable):
+                self._spare_until = time.monotonic() + self._settings.lease_seconds
+            if problem != self._problem:
+                _log.warning("%s", error if is_ours else "A round of maintenance failed.", exc_info=not is_ours)
+        self._problem = problem
+        if self._parent in (None, os.getppid()):
+            return True
+        _log.info("The process that started this worker has ended: so does the worker.")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    def expire(self, killed: tuple[str, str] | None = None) -> None:
+        """Ends the attempts whose lease has run out, or see `JobQueue.expire`."""
+        for job in self._service.queue.expire(killed):
+            _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
+
+    def on_killed(self, job: QueuedJob, pid: int | None, *_: object) -> None:
+        """A job whose process was killed needn't wait until its lease runs out."""
+        try:
+            self.expire((str(job.args[0]), worker_name(pid or 0)))
+        except DatabaseUnavailable as error:
+            _log.warning("%s", error)
+
+    def _count(self) -> None:
+        """Asks for trainings where enough corrections have changed, a little after the events came."""
+        now = time.monotonic()
+        if now < self._count_at:
+            return
+        self._count_at = now + self._settings.train_debounce_seconds
+        events = self._service.ledger.last_events()
+        if now >= self._count_all_at:
+            self._count_all_at, self._events = now + COUNT_ALL_S, {}
+        self._service.check(*(key for key, last in events.items() if self._events.get(key) != last))
+        self._events = events
+
+    def _dispatch(self, jobs: Iterable[Job]) -> None:
+        """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.
+
+        That a job was sent is noted beside the queues, so that a server that loses its memory forgets both.
+        """
+        try:
+            with connect(self._valkey.url) as connection:
+                for job in jobs:
+                    number, again_s = f"{job.id}-{job.fence}", ceil(self._settings.lease_seconds)
+                    queue = Queue(QUEUES[job.kind], connection=connection, serializer=JSONSerializer)
+                    is_new = connection.set(f"ram:sent:{number}", 1, nx=True, ex=again_s)
+                    if is_new and queue.get_job_position(number) is None:
+                        queue.enqueue_call(
+                            FUNCTION,
+                            args=(job.id,),
+                            timeout=-1,  # each worker has a limit of its own
+                            result_ttl=_RESULT_S,
+                            failure_ttl=_RESULT_S,
+                            job_id=number,
+                            description=f"{job.kind} {job.id}",
+                        )
+        except (RedisError, OSError) as error:
+            raise ValkeyUnavailable(
+                f"The queue of jobs doesn't answer ({type(error).__name__}): jobs wait in the database. See that the"
+                " server of RAM_REDIS_URL runs, or unset that."
+            ) from error
 
 
 class JobWorker(SpawnWorker):  # type: ignore[misc]
@@ -59,7 +168,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
         self._horse_pid = os.posix_spawn(sys.executable, command, {**os.environ, **numbers}, setpgroup=0)
 
     def maintain_heartbeats(self, job: QueuedJob, execution: Execution) -> None:
-        """Tells the queue that the job is still being done, if the queue is there."""
+        """Tells RQ that the job is still being done, if the queue is there."""
         try:
             super().maintain_heartbeats(job, execution)
         except RedisError as error:
@@ -88,15 +197,17 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
         ValkeyUnavailable: the data folder's own queue can't be started.
     """
     database = open_migrated(settings)
-    killed = partial(_on_killed, JobQueue.of(settings, database))
-    with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
+    with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent) as maintenance:
         os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs
         while not worker.stopped:
             for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own ones are in place while it works
                 signal.signal(number, lambda number, _frame: worker.stopped.append(number))
             try:
                 with connect(valkey.url, None) as connection:
-                    options = {"job_monitoring_interval": MONITORING_S, "work_horse_killed_handler": killed}
+                    options = {
+                        "job_monitoring_interval": MONITORING_S,
+                        "work_horse_killed_handler": maintenance.on_killed,
+                    }
                     worker(_QUEUES, connection=connection, serializer=JSONSerializer, **options).work(
                         logging_level="WARNING"
                     )
@@ -128,12 +239,3 @@ def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     configure(level, log_format, who="worker %(process)d %(request_id)s")
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _on_killed(queue: JobQueue, job: QueuedJob, pid: int | None, *_: object) -> None:
-    """A job whose process was killed needn't wait until its lease runs out."""
-    try:
-        for each in queue.expire((str(job.args[0]), worker_name(pid or 0))):
-            _log.warning("job %s of project %s: %s", each.id, each.key, each.message)
-    except DatabaseUnavailable as error:
-        _log.warning("%s", error)
