@@ -18,8 +18,7 @@ from ram_backend.labelstudio.client import LabelStudio, connect_command, open_la
 from ram_backend.labelstudio.diagnosis import Finding, State, diagnose
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.tokens import is_personal
-from ram_backend.projects.connection import Pin, connection_of
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 

@@ -17,9 +17,8 @@ from ram_backend.errors import VocabularyError
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
-from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey, select
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Pin, Project
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary

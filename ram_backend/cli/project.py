@@ -14,10 +14,9 @@ from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
 from ram_backend.labelstudio.client import connect_command
-from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 

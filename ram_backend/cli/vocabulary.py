@@ -74,7 +74,7 @@ def label_config(
     out: Annotated[Path | None, typer.Option(help="File to write (default: print it).")] = None,
 ) -> None:
     """Make a label config for Label Studio with all tags, with a confidence each."""
-    from ram_backend.labelstudio.ready_configs import vocabulary_config
+    from ram_backend.labelstudio.config_xml import vocabulary_config
 
     settings = load_settings()
     vocabulary = load_label_system() if bundle is None else find_bundle(bundle, settings.bundles_dir).vocabulary

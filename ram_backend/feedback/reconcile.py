@@ -19,9 +19,8 @@ from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, rea
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.records import ListedTask
-from ram_backend.projects.connection import Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,8 +50,8 @@ class LabelStudio:
         token: legacy token or personal access token; None: none.
         trusted: False: it is fetched from only where its address is a public one, because only a `/setup` request named
             it. `token` must then be the one that this request brought.
-        known_as: other addresses that it calls itself by (`hostname` of `/setup`): absolute addresses of its files in
-            tasks begin with them.
+        hostname: another address that it calls itself by in `/setup`: absolute addresses of its files in tasks begin
+            with it.
         limits: what one image may cost.
         guard: which addresses are allowed besides its own.
 
@@ -64,7 +65,7 @@ class LabelStudio:
         token: str | None,
         *,
         trusted: bool = True,
-        known_as: Iterable[str] = (),
+        hostname: str = "",
         limits: FetchLimits | None = None,
         guard: AddressGuard | None = None,
     ) -> None:
@@ -80,7 +81,9 @@ class LabelStudio:
         self._with_login = tuple(self._prefix + path for path in _FILES)
         guard = guard or AddressGuard()
         self.fetcher = Fetcher(limits, guard.with_origins([self.origin]) if trusted else guard)
-        self._known_as = frozenset(_origins(known_as))
+        self._hostname: Origin | None = None
+        with suppress(ImageRefused):  # /setup may bring anything
+            self._hostname = Origin.of(hostname)
         self._login = Login(token, self._refresh)
 
     @property
@@ -234,7 +237,7 @@ class LabelStudio:
 
     def _is_known_file(self, address: Address) -> bool:
         """Whether an address on another origin is that of a file here, under another name of this Label Studio."""
-        return address.origin in self._known_as and self._stripped(address.target).startswith("/data/")
+        return address.origin == self._hostname and self._stripped(address.target).startswith("/data/")
 
     def _ask(
         self, method: str, address: Address, deadline: Deadline, headers: Mapping[str, str] | None = None, **sent: bytes
@@ -314,8 +317,7 @@ def open_label_studio(
         max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
     )
     guard = AddressGuard.parse(settings.allowed_image_hosts)
-    known_as = [hostname] if hostname else []
-    return LabelStudio(base_url, token, trusted=trusted, known_as=known_as, limits=limits, guard=guard)
+    return LabelStudio(base_url, token, trusted=trusted, hostname=hostname, limits=limits, guard=guard)
 
 
 def connect_command(project: int | None = None) -> str:
@@ -363,11 +365,3 @@ def _texts(value: object) -> Iterable[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner)
-
-
-def _origins(urls: Iterable[str]) -> Iterable[Origin]:
-    for url in urls:
-        try:
-            yield Origin.of(url)
-        except ImageRefused:
-            continue  # /setup may bring anything

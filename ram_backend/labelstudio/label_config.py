@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.markup import Node, read_markup
+from ram_backend.labelstudio.config_xml import Node, read_markup
 from ram_backend.labelstudio.plan import (
     ConfidenceControl,
     Entry,

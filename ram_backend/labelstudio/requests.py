@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticUseDefault
 
 from ram_backend.errors import RequestError
 from ram_backend.labelstudio.annotations import unix_microseconds
-from ram_backend.labelstudio.markup import MAX_CHARACTERS
+from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
 MAX_TASKS = 100_000
 MAX_CONTAINERS = 1_000_000
@@ -27,22 +28,25 @@ _Text = str | None
 Body = TypeVar("Body", bound=BaseModel)
 
 
+def _null_is_missing(value: object) -> object:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_NullIsMissing = BeforeValidator(_null_is_missing)
+_Project = Annotated[str, BeforeValidator(_number_as_text), _NullIsMissing]
+
+
 class _Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True)
 
 
-class _OfProject(_Lenient):
-    project: str = ""
-
-    @field_validator("project", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        if value is None:
-            return ""
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-class SetupRequest(_OfProject):
+class SetupRequest(_Lenient):
     """`POST /setup`.
 
     Attributes:
@@ -53,54 +57,32 @@ class SetupRequest(_OfProject):
         extra_params: as it was stored: an object, a JSON text or None (`parse_options` reads all three).
     """
 
-    label_config: str = Field(
+    project: _Project = ""
+    label_config: Annotated[str, _NullIsMissing] = Field(
         default="", max_length=MAX_CHARACTERS, validation_alias=AliasChoices("schema", "label_config")
     )
     hostname: _Text = None
     access_token: _Text = Field(default=None, repr=False)
     extra_params: Any = None
 
-    @field_validator("label_config", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return "" if value is None else value
-
 
 class Task(_Lenient):
     """One task of `/predict`; what Label Studio already has for it (annotations, predictions) is not read."""
 
     id: int | str | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return {} if value is None else value
+    data: Annotated[dict[str, Any], _NullIsMissing] = Field(default_factory=dict)
 
 
-class PredictParams(_Lenient):
-    """`params` of `/predict`: credentials for task data, and the context of interactive pre-annotation."""
-
-    login: _Text = Field(default=None, repr=False)
-    password: _Text = Field(default=None, repr=False)
-    context: Any = None
-
-
-class PredictRequest(_OfProject):
+class PredictRequest(_Lenient):
     """`POST /predict`: an answer needs exactly one prediction per task, in order.
 
     Attributes:
         label_config: XML; None where the request has none (then that of the last `/setup` holds).
     """
 
+    project: _Project = ""
     tasks: Annotated[list[Task], Field(max_length=MAX_TASKS, fail_fast=True)]
     label_config: _Text = Field(default=None, max_length=MAX_CHARACTERS)
-    params: PredictParams = Field(default_factory=PredictParams)
-
-    @field_validator("params", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return {} if value is None else value
 
 
 class EventProject(_Lenient):
@@ -130,17 +112,12 @@ class WebhookRequest(_Lenient):
         task: an object or a list; `tasks`: of import and deletion; use `task_objects`.
     """
 
-    action: str = ""
+    action: Annotated[str, _NullIsMissing] = ""
     project: Annotated[EventProject | Any, Field(union_mode="left_to_right")] = None
     annotation: Any = None
     annotations: Any = None
     task: Any = None
     tasks: Any = None
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return "" if value is None else value
 
     @property
     def project_reference(self) -> str:

@@ -21,8 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database.base import Base, BigId, UtcDateTime
-from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Pin
 
 
 class OfProject:

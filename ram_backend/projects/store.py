@@ -6,13 +6,12 @@ import logging
 import threading
 from dataclasses import replace
 
-from ram_backend.database.engine import Database, open_database
+from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, InputError, ProjectOptionsError
 from ram_backend.images.guard import is_loopback
-from ram_backend.projects.connection import Connection, Pin, connection_of
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Project, Setup
+from ram_backend.projects.project import Connection, Pin, Project, Setup, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
@@ -36,32 +35,20 @@ class ProjectStore:
         problem: why the last exchange with the database went wrong; None: it went well.
 
     Args:
-        database: not necessarily there yet.
-        label_studio_url: Label Studio's address from the settings: where there is one, nothing is pinned.
-        label_studio_api_key: the token from the settings, for that address or a host pinned by command.
-        on_loopback: the server is reached from this machine only: the first `/setup` may pin a Label Studio on it.
-        max_projects: `/setup` brings no more than so many, with `CHARACTERS_EACH` each on average.
-        poll_s: seconds between two looks at the database.
+        settings: the database, which is not necessarily there yet; Label Studio's address (where it is set, nothing is
+            pinned) and token; whether the server is reached from this machine only: then the first `/setup` may pin a
+            Label Studio on it; the number of projects, with `CHARACTERS_EACH` each on average.
+
+    Raises:
+        SettingsError: `database_url` can't be used. A database that can't be reached raises nothing, see `problem`.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        label_studio_url: str | None = None,
-        label_studio_api_key: str | None = None,
-        on_loopback: bool = False,
-        max_projects: int = 1000,
-        poll_s: float = POLL_S,
-    ) -> None:
-        self._database = database
-        self._table = ProjectTable(database)
+    def __init__(self, settings: Settings) -> None:
         self.problem: str | None = "not started"
-        self._url = (label_studio_url or "").strip() or None
-        self._api_key = label_studio_api_key
-        self._on_loopback = on_loopback
-        self._max_projects = max_projects
-        self._poll_s = poll_s
+        self._settings = settings
+        self._database = open_database(settings)
+        self._table = ProjectTable(self._database)
+        self._url = (settings.label_studio_url or "").strip() or None
         self._lock = threading.Lock()  # around the fields below; never held while the database works
         self._view: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
         self._pending: dict[ProjectKey, Setup] = {}
@@ -73,27 +60,11 @@ class ProjectStore:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
 
-    @classmethod
-    def open(cls, settings: Settings) -> ProjectStore:
-        """A started store with the settings' database.
-
-        Raises:
-            SettingsError: `database_url` can't be used. A database that can't be reached raises nothing, see `health`.
-        """
-        store = cls(
-            open_database(settings),
-            label_studio_url=settings.label_studio_url,
-            label_studio_api_key=settings.label_studio_api_key,
-            on_loopback=is_loopback(settings.host),
-            max_projects=settings.max_projects,
-        )
-        store.start()
-        return store
-
-    def start(self) -> None:
+    def start(self) -> ProjectStore:
         """Migrates and reads the database, or notes why that fails; then goes on in a thread."""
         self._exchange()
         self._thread.start()
+        return self
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is pending, if that works at once, and stops the thread."""
@@ -148,7 +119,7 @@ class ProjectStore:
                 )
             self._view.pop(key, None)
             self._view[key] = after
-            both_on_loopback = self._on_loopback and is_loopback(key.instance)
+            both_on_loopback = is_loopback(self._settings.host) and is_loopback(key.instance)
             if both_on_loopback and self._url is None and self._pinned is None:
                 self._to_pin = self._to_pin or key.instance
         if self.pending:
@@ -195,7 +166,7 @@ class ProjectStore:
 
     def connection(self, project: Project) -> Connection:
         """How to reach the project's Label Studio, and with which token: see `connection_of`."""
-        return connection_of(project, pin=self.pin, url=self._url, api_key=self._api_key)
+        return connection_of(project, pin=self.pin, url=self._url, api_key=self._settings.label_studio_api_key)
 
     def to_try(self, project: str | int, *, hostname: str | None, access_token: str | None) -> Connection | None:
         """Where a `/setup` request's token has to be tried before it replaces the one that a project has.
@@ -219,11 +190,11 @@ class ProjectStore:
         Raises:
             InputError: there are enough projects, or they are too large together.
         """
-        if before is None and len(self._view) >= self._max_projects:
+        if before is None and len(self._view) >= self._settings.max_projects:
             raise InputError(
                 f"There are {len(self._view)} projects, as many as RAM_MAX_PROJECTS allows: raise it if need be."
             )
-        most = self._max_projects * CHARACTERS_EACH
+        most = self._settings.max_projects * CHARACTERS_EACH
         held = sum(each.characters for each in self._view.values()) - (0 if before is None else before.characters)
         if held + after.characters > most:
             raise InputError(
@@ -231,12 +202,12 @@ class ProjectStore:
             )
 
     def _run(self) -> None:
-        pause = self._poll_s
+        pause = POLL_S
         while not self._stop.is_set():
             # While the database is away, requests don't hasten the next try.
             (self._wake if self.problem is None else self._stop).wait(pause)
             self._wake.clear()
-            pause = self._poll_s if self._exchange() else min(max(2 * pause, self._poll_s), _LONGEST_PAUSE_S)
+            pause = POLL_S if self._exchange() else min(max(2 * pause, POLL_S), _LONGEST_PAUSE_S)
         if self._pending and self.problem is None:
             self._exchange()
 

@@ -11,10 +11,9 @@ from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
-from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
-from ram_backend.projects.project import Project, Setup
+from ram_backend.projects.project import Pin, Project, Setup
 from ram_backend.projects.rows import BackendRow, ProjectRow, key_columns, of_project
 
 

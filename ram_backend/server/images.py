@@ -13,8 +13,7 @@ from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
-from ram_backend.projects.connection import Connection
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Connection, Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model

@@ -52,7 +52,7 @@ class Services:
         self.metrics = metrics
         self.jobs = jobs
         self.model = model or Model(settings)
-        self.store = ProjectStore.open(settings)
+        self.store = ProjectStore(settings).start()
         self._database = open_database(settings)
         self.ledger = Ledger(self._database)
         self.shown_log = ShownLog(self.ledger, metrics)

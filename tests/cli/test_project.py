@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 from ram_backend.cli.project import app
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
-from ram_backend.projects.connection import Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
-from ram_backend.projects.project import Setup
+from ram_backend.projects.project import Pin, Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 

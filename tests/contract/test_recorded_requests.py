@@ -42,7 +42,6 @@ def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
 def test_predict_brings_tasks_in_order_with_the_config(name):
     request = read_request(PredictRequest, wire(name))
     assert [task.id for task in request.tasks] == [task["id"] for task in body(name)["tasks"]]
-    assert request.params.context is None
     plan = parse_label_config(request.label_config or "")
     for task in request.tasks:
         reference = image_reference(plan.tag_controls[0], task.data)

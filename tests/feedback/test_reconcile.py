@@ -29,8 +29,7 @@ from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.requests import WebhookRequest
-from ram_backend.projects.connection import Pin
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Pin, Project
 from ram_backend.settings import Settings, load_settings
 
 LATER = NOW + 30 * MINUTE

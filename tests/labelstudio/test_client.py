@@ -261,7 +261,7 @@ def test_addresses_that_are_none(address: str) -> None:
 
 
 def test_files_under_other_names_of_label_studio() -> None:
-    client = LabelStudio("http://studio:8080", LEGACY, known_as=["http://localhost:8080/", "no address"])
+    client = LabelStudio("http://studio:8080", LEGACY, hostname="http://localhost:8080/")
     expected = "http://studio:8080/data/local-files/?d=a%20b.jpg"
     assert client.own_url("/data/local-files/?d=a b.jpg") in (expected, expected.replace("%20", " "))
     assert client.own_url("http://localhost:8080/data/local-files/?d=a%20b.jpg") == expected

@@ -47,7 +47,7 @@ def images(studio: FakeLabelStudio) -> Iterator[TaskImages]:
     client = LabelStudio(
         studio.url,
         PERSONAL,
-        known_as=["http://localhost:8080"],
+        hostname="http://localhost:8080",
         limits=FetchLimits(max_bytes=1000, seconds=5),
         guard=AddressGuard.parse("127.0.0.2"),
     )

@@ -47,7 +47,7 @@ def test_a_lenient_predict_request():
     )
     body = read_request(PredictRequest, text)
     assert [(task.id, task.data) for task in body.tasks] == [(None, {}), ("a7", {"image": 3})]
-    assert (body.project, body.label_config, body.params.context) == ("", None, None)
+    assert (body.project, body.label_config) == ("", None)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ import pytest
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
-from ram_backend.projects.connection import Connection, Pin
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
-from ram_backend.projects.project import Project, Setup
+from ram_backend.projects.project import Connection, Pin, Project, Setup
 from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
@@ -52,7 +51,7 @@ def options(threshold: float) -> Callable[[ProjectOptions], ProjectOptions]:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[ProjectStore]:
-    with closing(ProjectStore.open(settings)) as opened:
+    with closing(ProjectStore(settings).start()) as opened:
         yield opened
 
 
@@ -69,7 +68,7 @@ def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectStore, 
     assert project.extra_params == ProjectOptions(threshold=0.5, tags=("cat", "dog"))
     settle(store)
     store.close()
-    with closing(ProjectStore.open(settings)) as again:
+    with closing(ProjectStore(settings).start()) as again:
         assert again.projects() == [project]
         assert again.projects()[0].access_token == TOKEN
         assert again.connection(project).token == TOKEN
@@ -163,7 +162,7 @@ def test_order_of_force(store: ProjectStore, table: ProjectTable, until: Until) 
 def test_what_another_process_writes_is_seen(store: ProjectStore, settings: Settings, until: Until) -> None:
     setup(store)
     settle(store)
-    with closing(ProjectStore.open(settings)) as other:
+    with closing(ProjectStore(settings).start()) as other:
         assert other.projects() == store.projects()
         setup(other, "2.5", label_config="<View/>")
         until(lambda: len(store.projects()) == 2)
@@ -235,7 +234,9 @@ def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) 
 @pytest.mark.parametrize(("server", "studio"), [("0.0.0.0", HOST), ("127.0.0.1", OTHER_HOST), ("127.0.0.1", "")])
 def test_setup_pins_nothing_unless_both_are_on_loopback(tmp_path: Path, server: str, studio: str) -> None:
     """Without the guard, the first request pins any address, inside the network as well."""
-    with closing(ProjectStore.open(load_settings(data_dir=tmp_path, host=server, label_studio_api_key="own"))) as store:
+    with closing(
+        ProjectStore(load_settings(data_dir=tmp_path, host=server, label_studio_api_key="own")).start()
+    ) as store:
         connection = store.connection(setup(store, hostname=studio))
         settle(store)
         assert store.pin is None
@@ -244,7 +245,7 @@ def test_setup_pins_nothing_unless_both_are_on_loopback(tmp_path: Path, server: 
 
 def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path, until: Until) -> None:
     settings = load_settings(data_dir=tmp_path, label_studio_api_key="own")
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
         settle(store)
         assert (store.connection(pinned).token, store.connection(pinned).trusted) == (TOKEN, True)
@@ -257,7 +258,7 @@ def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path
 def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     ProjectTable(open_migrated(settings)).pin_host(OTHER_HOST, token="kept")
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         connection = store.connection(setup(store, hostname=OTHER_HOST))
         assert (connection.token, connection.trusted) == ("kept", True)
         assert store.connection(setup(store)).token == TOKEN, "not to another host"
@@ -281,12 +282,12 @@ def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> Non
     settings = load_settings(
         data_dir=tmp_path, label_studio_url="http://label-studio:8080/", label_studio_api_key="own"
     )
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         connection = store.connection(setup(store, hostname=OTHER_HOST))
         assert (connection.base_url, connection.token, connection.trusted) == ("http://label-studio:8080", "own", True)
         settle(store)
         assert store.pin is None
-    with closing(ProjectStore.open(load_settings(data_dir=tmp_path, label_studio_api_key="own"))) as store:
+    with closing(ProjectStore(load_settings(data_dir=tmp_path, label_studio_api_key="own")).start()) as store:
         theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
         assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
 
@@ -294,17 +295,17 @@ def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> Non
 def test_a_project_stays_itself_where_browsers_get_another_address(tmp_path: Path) -> None:
     """One Label Studio by the settings: in containers its published port may change."""
     settings = load_settings(data_dir=tmp_path, label_studio_url="http://label-studio:8080")
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         assert setup(store).key == setup(store, hostname="http://localhost:8081").key == KEY
         assert store.key("1.5", "http://localhost:8081") == ProjectKey("http://localhost:8081", 1, 5)
-    with closing(ProjectStore.open(load_settings(data_dir=tmp_path))) as store:
+    with closing(ProjectStore(load_settings(data_dir=tmp_path)).start()) as store:
         assert setup(store, hostname="http://localhost:8081").key != KEY
 
 
 def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
     settings = load_settings(data_dir=tmp_path)
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         setup(store)
         settle(store)
         locker = sqlite3.connect(tmp_path / "ram_backend.sqlite3", isolation_level=None)
@@ -315,7 +316,7 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "locked" in (store.problem or "")
         assert store.pending == 2
         assert [project.key.id for project in store.projects()] == [1, 2]
-        with closing(ProjectStore.open(settings)) as late:
+        with closing(ProjectStore(settings).start()) as late:
             assert [project.key.id for project in late.projects()] == [1], "what is there can be read"
         locker.close()
         settle(store)
@@ -330,7 +331,7 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
     folder = tmp_path / "data"
     folder.write_text("in the way")
     settings = load_settings(data_dir=folder)
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         assert "RAM_DATA_DIR" in (store.problem or "")
         project = setup(store)
         assert store.get(KEY) == project
@@ -345,7 +346,7 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
 def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     ProjectTable(open_migrated(settings)).pin_host(HOST)
-    store = ProjectStore(open_database(settings))  # not started: it has not read the pin
+    store = ProjectStore(settings)  # not started: it has not read the pin
     project = setup(store, hostname=OTHER_HOST)
     assert not store.connection(project).trusted
     store.start()
@@ -358,7 +359,7 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
 def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(data_dir=tmp_path)
     table = ProjectTable(open_migrated(settings))
-    store = ProjectStore(open_database(settings))  # no thread: each exchange is ours
+    store = ProjectStore(settings)  # no thread: each exchange is ours
     setup(store)
     store._exchange()
     table.set_options(KEY, options(0.2))
@@ -379,7 +380,7 @@ def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, mo
 
 def test_a_database_put_back_from_an_older_copy(tmp_path: Path, until: Until) -> None:
     settings = load_settings(data_dir=tmp_path)
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         setup(store)
         setup(store, "2.5")
         settle(store)
@@ -396,7 +397,7 @@ def test_a_database_put_back_from_an_older_copy(tmp_path: Path, until: Until) ->
 @pytest.mark.service
 def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: Until) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=cluster.new_database())
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         setup(store)
         settle(store)
         cluster.stop()
@@ -407,7 +408,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
             assert setup(store, "2.5").revision == 1
             assert store.pending == 2
             assert len(store.projects()) == 2
-            with closing(ProjectStore.open(settings)) as late:
+            with closing(ProjectStore(settings).start()) as late:
                 assert late.problem
                 assert late.projects() == []
         finally:
@@ -431,7 +432,7 @@ settings = load_settings(data_dir=data_dir, database_url=url or None)
 Path(ready).touch()
 while not Path(go).exists():
     time.sleep(0.001)
-store = ProjectStore.open(settings)
+store = ProjectStore(settings).start()
 assert store.problem is None, store.problem
 for project in range(10):
     for own in ("shared", f"own-{number}"):
@@ -478,7 +479,7 @@ def test_tokens_are_neither_shown_nor_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with closing(ProjectStore.open(settings)) as store:
+    with closing(ProjectStore(settings).start()) as store:
         project = setup(store)
         settle(store)
         shown = [repr(project), repr(store.connection(project)), repr(store.problem), repr(store._pending)]

@@ -8,8 +8,8 @@ from e2e.round_trips import ROUND_TRIPS
 from typer.testing import CliRunner
 
 from ram_backend.cli.main import app
+from ram_backend.labelstudio.config_xml import vocabulary_config
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.ready_configs import vocabulary_config
 from ram_backend.vocabulary.label_system import load_label_system
 from ram_backend.vocabulary.tags import Tag
 
