@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import InputError
 from ram_backend.metrics import mean_average_precision
 
 LARGEST_MOVE = 0.15
@@ -34,24 +33,11 @@ class OffTargetScores:
         bundle: (N, L) the bundle's calibrated scores, in [0, 1].
         candidate: (N, L) the candidate's; what is no probability fails the check.
         thresholds: (L,) the bundle's, in [0, 1).
-
-    Raises:
-        InputError: shapes that don't fit, or scores of the bundle that are no probabilities.
     """
 
     bundle: FloatArray
     candidate: FloatArray
     thresholds: FloatArray
-
-    def __post_init__(self) -> None:
-        shape = self.bundle.shape
-        if self.candidate.shape != shape or len(shape) != 2 or self.thresholds.shape != shape[1:]:
-            raise InputError(
-                f"The guard has scores {shape} and {self.candidate.shape} with thresholds {self.thresholds.shape}:"
-                " the same images and tags are needed."
-            )
-        if not ((self.bundle >= 0) & (self.bundle <= 1)).all():
-            raise InputError("The bundle's scores for the guard are not all in [0, 1]: pass scores, not logits.")
 
 
 @dataclass(frozen=True)
@@ -63,13 +49,11 @@ class OffTargetShift:
             candidate's are no probabilities.
         relative_move: the same, divided by the bundle's mean score; at least 0.
         agreement: mAP against the bundle's decisions, in (0, 1]; nan where it decides for no tag.
-        pairs: number of (image, tag) pairs.
     """
 
     move: float
     relative_move: float
     agreement: float
-    pairs: int
 
     @property
     def harmless(self) -> bool:
@@ -80,9 +64,9 @@ class OffTargetShift:
 def measure_shift(guard: OffTargetScores) -> OffTargetShift:
     """Compares a candidate with the bundle on tags that the project doesn't have."""
     if not guard.bundle.size:
-        return OffTargetShift(0.0, 0.0, float("nan"), 0)
+        return OffTargetShift(0.0, 0.0, float("nan"))
     if not ((guard.candidate >= 0) & (guard.candidate <= 1)).all():
-        return OffTargetShift(float("inf"), float("inf"), float("nan"), guard.bundle.size)
+        return OffTargetShift(float("inf"), float("inf"), float("nan"))
     move = float(np.abs(guard.candidate.astype(np.float64) - guard.bundle).mean())
     mean_score = max(float(guard.bundle.mean(dtype=np.float64)), np.finfo(np.float64).tiny)
     decided = guard.bundle > guard.thresholds
@@ -90,4 +74,4 @@ def measure_shift(guard: OffTargetScores) -> OffTargetShift:
     agreement = float("nan")
     if judged.any():
         agreement = mean_average_precision(guard.candidate[:, judged], decided[:, judged], min_positives=1)
-    return OffTargetShift(move, move / mean_score, agreement, guard.bundle.size)
+    return OffTargetShift(move, move / mean_score, agreement)

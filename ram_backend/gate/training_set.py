@@ -6,7 +6,8 @@ Shapes: N images, L tags, F feature width, T tokens of width D, E width of text 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,18 +92,9 @@ class TrainingSet:
         """The material of some images, by index in that order or by mask."""
         places = np.asarray(rows)
         places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
-        base = self.base[places]
-        return TrainingSet(
-            tags=self.tags,
-            features=self.features[places],
-            tokens=None if self.tokens is None else self.tokens[places],
-            base=base,
-            incumbent=base if self.incumbent is self.base else self.incumbent[places],
-            labels=self.labels[places],
-            weights=self.weights[places],
-            content=tuple(self.content[place] for place in places),
-            phash=self.phash[places],
-            ground_truth=self.ground_truth[places],
-            base_thresholds=self.base_thresholds,
-            embeddings=self.embeddings,
-        )
+        arrays = ("features", "base", "incumbent", "labels", "weights", "phash", "ground_truth")
+        taken: dict[str, Any] = {name: getattr(self, name)[places] for name in arrays}
+        if self.incumbent is self.base:
+            taken["incumbent"] = taken["base"]
+        tokens = None if self.tokens is None else self.tokens[places]
+        return replace(self, **taken, tokens=tokens, content=tuple(self.content[place] for place in places))

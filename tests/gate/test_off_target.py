@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.errors import InputError
 from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetScores, measure_shift
 
 THRESHOLDS = np.full(25, 0.5)
@@ -35,7 +34,6 @@ def test_unchanged_scores_are_harmless() -> None:
     result = measure_shift(guard(0.0))
     assert (result.move, result.relative_move, result.agreement) == (0, 0, 1)
     assert result.harmless
-    assert result.pairs == 5000
 
 
 def test_little_noise_passes_and_much_does_not() -> None:
@@ -81,12 +79,3 @@ def test_scores_that_are_no_probabilities_are_harm(value: float) -> None:
     changed = base.copy()
     changed[3, 3] = value
     assert not measure_shift(OffTargetScores(base, changed, THRESHOLDS)).harmless
-
-
-def test_inputs_that_do_not_fit() -> None:
-    with pytest.raises(InputError, match="same images and tags"):
-        OffTargetScores(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(3))
-    with pytest.raises(InputError, match="same images and tags"):
-        OffTargetScores(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
-    with pytest.raises(InputError, match="not logits"):
-        OffTargetScores(np.full((2, 3), -3.0), np.zeros((2, 3)), np.zeros(3))

@@ -26,50 +26,18 @@ def test_fold_leaves_what_tells_words_apart(text: str, key: str) -> None:
     assert fold(text) == key
 
 
-@pytest.mark.parametrize(
-    ("plural", "singular"),
-    [
-        ("dogs", "dog"),
-        ("boxes", "box"),
-        ("benches", "bench"),
-        ("buses", "bus"),
-        ("cherries", "cherry"),
-        ("movies", "movie"),
-        ("knives", "knife"),
-        ("wolves", "wolf"),
-        ("gloves", "glove"),
-        ("potatoes", "potato"),
-        ("shoes", "shoe"),
-        ("men", "man"),
-        ("firemen", "fireman"),
-        ("salespeople", "salesperson"),
-        ("schoolchildren", "schoolchild"),
-        ("children", "child"),
-        ("geese", "goose"),
-        ("mice", "mouse"),
-        ("feet", "foot"),
-        ("leaves", "leaf"),
-        ("fire hydrants", "fire hydrant"),
-        ("cups of coffee", "cup of coffee"),
-    ],
-)
-def test_singular_is_proposed(plural: str, singular: str) -> None:
-    assert singular in base_forms(plural)
+FORMS = """dogs dog, boxes box, benches bench, buses bus, cherries cherry, movies movie, knives knife, wolves wolf,
+gloves glove, potatoes potato, shoes shoe, men man, firemen fireman, salespeople salesperson, children child,
+schoolchildren schoolchild, geese goose, mice mouse, feet foot, leaves leaf, running run, riding ride, playing play,
+carries carry, carried carry, jumped jump, ran run, sat sit, swum swim, lying lie"""
 
 
 @pytest.mark.parametrize(
     ("form", "base"),
     [
-        ("running", "run"),
-        ("riding", "ride"),
-        ("playing", "play"),
-        ("carries", "carry"),
-        ("carried", "carry"),
-        ("jumped", "jump"),
-        ("ran", "run"),
-        ("sat", "sit"),
-        ("swum", "swim"),
-        ("lying", "lie"),
+        *(pair.split() for pair in FORMS.split(",")),
+        ("fire hydrants", "fire hydrant"),
+        ("cups of coffee", "cup of coffee"),
         ("riding a bike", "ride a bike"),
     ],
 )
