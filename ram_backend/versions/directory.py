@@ -46,44 +46,33 @@ _CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
-class StoredVersion:
-    """A version that was written.
+class Version:
+    """A version in memory, as it was written or with every byte of it verified.
 
     Attributes:
         key: its project.
         name: "v0001", "v0002", ... in the order of writing.
-        number: the number in the name.
         path: its directory.
         digest: 64 hex digits: names the behaviour of bundle and version together.
         lineage: how it came about.
         verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or "needs_data".
+        delta: what it changes about the bundle's tags.
+        files: further files of its trainer, by name.
     """
 
     key: ProjectKey
     name: str
-    number: int
     path: Path
     digest: str
     lineage: Lineage
     verdict: Mapping[str, Any]
+    delta: Delta = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False)
 
     @property
     def outcome(self) -> str:
         """The gate's outcome."""
         return str(self.verdict["outcome"])
-
-
-@dataclass(frozen=True)
-class Version(StoredVersion):
-    """A version in memory, every byte of it verified.
-
-    Attributes:
-        delta: what it changes about the bundle's tags.
-        files: further files of its trainer, by name.
-    """
-
-    delta: Delta = field(repr=False)
-    files: Mapping[str, bytes] = field(repr=False)
 
 
 def folder_of(key: ProjectKey) -> str:
@@ -105,7 +94,7 @@ def write_version(
     verdict: Mapping[str, Any],
     *,
     first_number: int = 1,
-) -> StoredVersion:
+) -> Version:
     """Writes a version, whole or not at all; it is safely on disk when this returns.
 
     Args:
@@ -150,7 +139,7 @@ def write_version(
         remedy = "see that it is a folder that you may write to, with space left"
         raise VersionsUnavailable(f"A version can't be written to {folder} ({error}): {remedy}.") from error
     name = name_of(number)
-    return StoredVersion(key, name, number, folder / name, digest, lineage, dict(verdict))
+    return Version(key, name, folder / name, digest, lineage, dict(verdict), delta, dict(files))
 
 
 def open_version(
@@ -196,7 +185,6 @@ def open_version(
     return Version(
         key=owner,
         name=path.name,
-        number=int(path.name[1:]),
         path=path,
         digest=manifest["digest"],
         lineage=lineage,

@@ -25,7 +25,7 @@ from ram_backend.errors import (
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow, key_columns, of_project
-from ram_backend.versions.directory import StoredVersion, Version, folder_of, open_version, remove_version, version_path
+from ram_backend.versions.directory import Version, folder_of, open_version, remove_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class VersionTable:
             highest = session.scalar(select(func.max(VersionRecord.number)).where(of_project(VersionRecord, key)))
             return (highest or 0) + 1
 
-    def record(self, stored: StoredVersion, *, session: Session | None = None) -> VersionRecord:
+    def record(self, stored: Version, *, session: Session | None = None) -> VersionRecord:
         """Records a version that was written, accepted or not. It isn't served by that. Repeating it changes nothing.
 
         Args:
@@ -63,7 +63,7 @@ class VersionTable:
             if row is None:
                 row = VersionRecord(
                     **key_columns(stored.key),
-                    number=stored.number,
+                    number=number_of(stored.name),
                     digest=stored.digest,
                     bundle_digest=stored.lineage.bundle_digest,
                     outcome=stored.outcome,

@@ -26,7 +26,7 @@ from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.training.selection import fit_candidate
-from ram_backend.versions.directory import StoredVersion, Version, write_version
+from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
@@ -127,7 +127,7 @@ def train(context: JobContext) -> JobResult | None:
     return None
 
 
-def _publish(context: JobContext, stored: StoredVersion, expected: str | None, result: JobResult) -> None:
+def _publish(context: JobContext, stored: Version, expected: str | None, result: JobResult) -> None:
     """Records a version, ends the job, and has the version served if the gate accepted it: all or nothing.
 
     Raises:

@@ -18,7 +18,7 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.running import bind
 from ram_backend.settings import Settings
-from ram_backend.versions.directory import StoredVersion, write_version
+from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.table import VersionTable
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
@@ -129,7 +129,7 @@ class House:
         bundle: str = "d" * 64,
         key: ProjectKey | None = None,
         **more: Any,
-    ) -> StoredVersion:
+    ) -> Version:
         """A version that raises or lowers red, and nothing else."""
         verdict = more.pop("verdict", {"outcome": "accept", "reason": "better", "figures": {}})
         stored = write_version(
@@ -144,7 +144,7 @@ class House:
         self.table.record(stored)
         return stored
 
-    def publish(self, stored: StoredVersion) -> None:
+    def publish(self, stored: Version) -> None:
         self.table.publish(stored.key, stored.name, expected=self.table.served(stored.key).version)
 
     def setup(self, config: str = CONFIG) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.versions.directory import StoredVersion, write_version
+from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import CorrectionsUsed, Lineage
 
 KEY = ProjectKey("http://studio", 7, 1_795_452_148)
@@ -62,7 +62,7 @@ def write(
     parent: str | None = None,
     verdict: dict[str, Any] = ACCEPT,
     **more: Any,
-) -> StoredVersion:
+) -> Version:
     files = more.pop("files", {})
     first = more.pop("first_number", 1)
     return write_version(folder, key, delta(bias, **more), files, lineage(parent=parent), verdict, first_number=first)

@@ -259,7 +259,7 @@ def test_many_writers_at_once(tmp_path: Path) -> None:
     for each in threads:
         each.join()
     versions = [open_version(path, BUNDLE) for path in sorted((tmp_path / folder_of(KEY)).glob("v*"))]
-    assert [each.number for each in versions] == list(range(1, 9))
+    assert [each.name for each in versions] == [f"v{number:04d}" for number in range(1, 9)]
     assert {float(each.delta.bias[0]) for each in versions} == set(map(float, range(8)))
 
 

@@ -12,12 +12,12 @@ from support.versions import BUNDLE, KEY, OTHER, REJECT, write
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost, ProjectPinned, VersionConflict, VersionNotFound, VersionRefused
-from ram_backend.versions.directory import StoredVersion, version_path
+from ram_backend.versions.directory import Version, version_path
 from ram_backend.versions.table import VersionTable, incumbent_of, prune
 
 
 @pytest.fixture
-def stored(table: VersionTable, tmp_path: Path) -> list[StoredVersion]:
+def stored(table: VersionTable, tmp_path: Path) -> list[Version]:
     """Three accepted versions, each the parent of the next, and a rejected one."""
     made = [write(tmp_path, float(number), parent=f"v{number:04d}" if number else None) for number in range(3)]
     made.append(write(tmp_path, 9.0, parent="v0003", verdict=REJECT))
@@ -34,7 +34,7 @@ def test_nothing_is_served_at_first(table: VersionTable) -> None:
     assert table.next_number(KEY) == 1
 
 
-def test_recording(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_recording(table: VersionTable, stored: list[Version]) -> None:
     assert table.record(stored[0]).recorded_at == table.get(KEY, "v0001").recorded_at, "once more changes nothing"
     records = table.list(KEY)
     assert [(each.name, each.state) for each in records] == [
@@ -50,12 +50,12 @@ def test_recording(table: VersionTable, stored: list[StoredVersion]) -> None:
     assert table.served(KEY).version is None, "recording serves nothing"
 
 
-def test_a_name_is_given_once(table: VersionTable, stored: list[StoredVersion], tmp_path: Path) -> None:
+def test_a_name_is_given_once(table: VersionTable, stored: list[Version], tmp_path: Path) -> None:
     with pytest.raises(VersionConflict, match="another v0001 already"):
         table.record(write(tmp_path / "elsewhere", 77.0))
 
 
-def test_publishing(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_publishing(table: VersionTable, stored: list[Version]) -> None:
     first = table.publish(KEY, "v0001", expected=None)
     assert (first.version, first.digest, first.bundle_digest) == ("v0001", stored[0].digest, "d" * 64)
     second = table.publish(KEY, "v0002", expected="v0001")
@@ -64,9 +64,7 @@ def test_publishing(table: VersionTable, stored: list[StoredVersion]) -> None:
     assert table.served(OTHER).version is None
 
 
-def test_publishing_over_something_else_than_was_compared_with(
-    table: VersionTable, stored: list[StoredVersion]
-) -> None:
+def test_publishing_over_something_else_than_was_compared_with(table: VersionTable, stored: list[Version]) -> None:
     table.publish(KEY, "v0001", expected=None)
     for expected in (None, "v0002"):
         with pytest.raises(VersionConflict, match=r"served v0001 by now.*compare again"):
@@ -74,7 +72,7 @@ def test_publishing_over_something_else_than_was_compared_with(
     assert table.served(KEY).version == "v0001"
 
 
-def test_what_may_not_be_served(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_what_may_not_be_served(table: VersionTable, stored: list[Version]) -> None:
     with pytest.raises(VersionRefused, match=r"not accepted by the gate \(mAP fell from 0.50 to 0.40\)"):
         table.publish(KEY, "v0004", expected=None)
     with pytest.raises(VersionRefused, match="not accepted"):
@@ -91,7 +89,7 @@ def test_what_may_not_be_served(table: VersionTable, stored: list[StoredVersion]
     assert table.publish(KEY, "v0002", expected=None).version == "v0002"
 
 
-def test_a_guard_that_objects_leaves_all_as_it_was(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_a_guard_that_objects_leaves_all_as_it_was(table: VersionTable, stored: list[Version]) -> None:
     def object_to_it(session: Session) -> None:
         raise JobLost("This job was taken over by another worker.")
 
@@ -102,7 +100,7 @@ def test_a_guard_that_objects_leaves_all_as_it_was(table: VersionTable, stored: 
 
 
 def test_what_a_guard_writes_is_in_the_same_transaction(
-    table: VersionTable, stored: list[StoredVersion], database: Database
+    table: VersionTable, stored: list[Version], database: Database
 ) -> None:
     def mark(session: Session) -> None:
         session.execute(text("UPDATE backend SET pinned_host = 'marked'"))
@@ -118,7 +116,7 @@ def test_what_a_guard_writes_is_in_the_same_transaction(
     assert marked() == "marked"
 
 
-def test_rolling_back_pins(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_rolling_back_pins(table: VersionTable, stored: list[Version]) -> None:
     table.publish(KEY, "v0001", expected=None)
     table.publish(KEY, "v0002", expected="v0001")
     back = table.roll_back(KEY, "v0001")
@@ -133,7 +131,7 @@ def test_rolling_back_pins(table: VersionTable, stored: list[StoredVersion]) -> 
         table.publish(KEY, "v0003", expected=None)
 
 
-def test_pinning(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_pinning(table: VersionTable, stored: list[Version]) -> None:
     pinned = table.pin(KEY)
     assert (pinned.version, pinned.pinned) == (None, True)
     assert table.pin(KEY) == pinned, "once more writes nothing"
@@ -144,7 +142,7 @@ def test_pinning(table: VersionTable, stored: list[StoredVersion]) -> None:
     assert table.pin(KEY).version == "v0001"
 
 
-def test_changes_are_told_once(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_changes_are_told_once(table: VersionTable, stored: list[Version]) -> None:
     start = table.changes().change
     table.publish(KEY, "v0001", expected=None)
     seen = table.changes(start)
@@ -158,7 +156,7 @@ def test_changes_are_told_once(table: VersionTable, stored: list[StoredVersion])
     assert table.changes().served == last.served
 
 
-def test_one_of_many_publishers_wins(table: VersionTable, stored: list[StoredVersion]) -> None:
+def test_one_of_many_publishers_wins(table: VersionTable, stored: list[Version]) -> None:
     outcomes: list[str] = []
 
     def publish(name: str) -> None:
@@ -199,7 +197,7 @@ def test_what_a_killed_pruner_left_goes_next_time(table: VersionTable, tmp_path:
     assert prune(table, tmp_path, KEY, 1) == ["v0001", "v0002"]
 
 
-def test_the_incumbent(table: VersionTable, stored: list[StoredVersion], tmp_path: Path) -> None:
+def test_the_incumbent(table: VersionTable, stored: list[Version], tmp_path: Path) -> None:
     at_first = incumbent_of(table, tmp_path, KEY, BUNDLE)
     assert (at_first.served.version, at_first.version, at_first.problem) == (None, None, None)
     table.publish(KEY, "v0002", expected=None)
