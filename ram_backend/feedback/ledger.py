@@ -7,7 +7,7 @@ together with the rows of the project of the same number and creation time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,12 +27,11 @@ from ram_backend.feedback.rows import (
     of_project,
 )
 from ram_backend.feedback.shown import (
-    KnownImages,
+    ImageHashes,
     ServedPrediction,
-    TaskImage,
+    image_key,
     read_choices,
     read_images,
-    reference_digest,
 )
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
@@ -163,11 +162,11 @@ class Ledger:
                 rows = [_shown_row(key, each) for each in ordered if each.source == source]
                 if rows:
                     session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
-            images = [
-                TaskImage(each.task_id, image.reference, image.sha256, image.phash)
+            images = {
+                image_key(each.task_id, image.reference): (image.sha256, image.phash)
                 for each in shown
                 for image in each.images
-            ]
+            }
             self._put_images(session, key, images)
 
     def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
@@ -197,31 +196,31 @@ class Ledger:
                 found.setdefault(row.task_id, []).append(prediction)
         return found
 
-    def record_images(self, key: ProjectKey, images: Sequence[TaskImage]) -> None:
-        """Upserts identities of images."""
+    def record_images(self, key: ProjectKey, images: ImageHashes) -> None:
+        """Upserts the hashes of images."""
         with self._database.writing() as session:
             self._put_images(session, key, images)
 
-    def images(self, key: ProjectKey) -> KnownImages:
-        """Identities of the images of the project's tasks when they were last seen."""
+    def images(self, key: ProjectKey) -> ImageHashes:
+        """Hashes of the images of the project's tasks when they were last seen."""
         columns = select(TaskImageRow.task_id, TaskImageRow.reference, TaskImageRow.sha256, TaskImageRow.phash)
         query = columns.where(of_project(TaskImageRow, key)).order_by(TaskImageRow.seen_at)
         with self._database.reading() as session:
             rows = session.execute(query)
-            return KnownImages({(task, digest): (sha, int(phash, 16)) for task, digest, sha, phash in rows})
+            return {(task, digest): (sha, int(phash, 16)) for task, digest, sha, phash in rows}
 
-    def _put_images(self, session: Session, key: ProjectKey, images: Iterable[TaskImage]) -> None:
+    def _put_images(self, session: Session, key: ProjectKey, images: ImageHashes) -> None:
         now = datetime.now(UTC)
         rows = [
             {
                 **key_columns(key),
-                "task_id": image.task_id,
-                "reference": reference_digest(image.reference),
-                "sha256": image.sha256,
-                "phash": f"{image.phash:016x}",
+                "task_id": task_id,
+                "reference": digest,
+                "sha256": sha,
+                "phash": f"{phash:016x}",
                 "seen_at": now,
             }
-            for image in sorted(images, key=lambda image: (image.task_id, image.reference))
+            for (task_id, digest), (sha, phash) in sorted(images.items())
         ]
         if rows:
             insert = insert_into(session, TaskImageRow)

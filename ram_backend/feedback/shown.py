@@ -84,34 +84,13 @@ class ServedPrediction:
         return canonical_json(rows)
 
 
-@dataclass(frozen=True)
-class TaskImage:
-    """Identity of an image of a task when it was last seen; see `ServedImage`."""
-
-    task_id: int
-    reference: str
-    sha256: str
-    phash: int
+ImageHashes = Mapping[tuple[int, str], tuple[str, int]]
+"""SHA-256 and perceptual hash of images of tasks, by `image_key`."""
 
 
-class KnownImages:
-    """Images of tasks, by task and reference."""
-
-    def __init__(self, by_digest: Mapping[tuple[int, str], tuple[str, int]]) -> None:
-        self._by_digest = by_digest
-
-    def __len__(self) -> int:
-        return len(self._by_digest)
-
-    def get(self, task_id: int, reference: str) -> TaskImage | None:
-        """The image that was last seen there; None: none yet."""
-        found = self._by_digest.get((task_id, reference_digest(reference)))
-        return None if found is None else TaskImage(task_id, reference, *found)
-
-
-def reference_digest(reference: str) -> str:
-    """sha256 of a reference, which may be a whole image as a data URI."""
-    return sha256(reference.encode("utf-8", "replace")).hexdigest()
+def image_key(task_id: int, reference: str | None) -> tuple[int, str]:
+    """Names an image of a task: by the digest of its reference, which may be a whole image as a data URI."""
+    return task_id, sha256((reference or "").encode("utf-8", "replace")).hexdigest()
 
 
 def read_choices(text: str) -> tuple[ServedChoice, ...]:

@@ -17,7 +17,7 @@ from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelSt
 from ram_backend.feedback.corrections import gather
 from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.reconcile import reconcile
-from ram_backend.feedback.shown import TaskImage
+from ram_backend.feedback.shown import image_key
 from ram_backend.feedback.view import Fingerprint
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
@@ -152,9 +152,9 @@ def encode_images(
     hashes: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
     for row, each in enumerate(labels):
         context.heartbeat("cached images", row, len(labels))
-        image = known.get(each.task_id, each.reference or "")
-        if image is not None and (cached := loader.cached(image.sha256)) is not None:
-            tokens[row], hashes[row] = cached.tokens, (image.sha256, image.phash)
+        image = known.get(image_key(each.task_id, each.reference))
+        if image is not None and (cached := loader.cached(image[0])) is not None:
+            tokens[row], hashes[row] = cached.tokens, image
     new = [row for row in range(len(labels)) if row not in hashes]
     errors: list[Exception] = []
 
@@ -180,8 +180,8 @@ def encode_images(
     if len(unreachable) > MOST_MISSING * len(labels):
         count = f"{len(unreachable)} of {len(labels)} corrected images"
         raise LabelStudioUnreachable(f"{count} can't be had now; the first of them: {unreachable[0]}")
-    found = [(labels[row], hashes[row]) for row in new if row in hashes]
-    ledger.record_images(key, [TaskImage(each.task_id, each.reference or "", *both) for each, both in found])
+    fetched = [row for row in new if row in hashes]
+    ledger.record_images(key, {image_key(labels[row].task_id, labels[row].reference): hashes[row] for row in fetched})
     rows = sorted(hashes)
     for place, row in enumerate(rows):  # rows rise, so none is written over before it has moved
         if row != place:

@@ -20,7 +20,7 @@ from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.label_space import label_space_of
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedImage, TaskImage
+from ram_backend.feedback.shown import ServedImage, image_key
 from ram_backend.labelstudio.requests import WebhookRequest
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
@@ -224,9 +224,7 @@ def test_what_was_shown_is_read_again(ledger: Ledger) -> None:
     second = shown(1, ["dog"], model_version="starter-2", shown_at=NOW)
     ledger.record_shown(KEY, [second, first, shown(2)])
     assert ledger.shown(KEY) == {1: [first, second], 2: [shown(2)]}
-    image = ledger.images(KEY).get(1, "/data/1.jpg")
-    assert image == TaskImage(1, "/data/1.jpg", "ab" * 32, 2**64 - 1)
-    assert ledger.images(KEY).get(2, "/data/1.jpg") is ledger.images(KEY).get(1, "/other") is None
+    assert ledger.images(KEY) == {image_key(1, "/data/1.jpg"): ("ab" * 32, 2**64 - 1)}
 
 
 def test_what_was_shown_of_annotated_tasks_only(ledger: Ledger) -> None:
@@ -253,11 +251,11 @@ def test_a_listing_adds_the_number_to_what_was_served_and_no_more(ledger: Ledger
 
 def test_an_image_that_changed_is_what_it_was_last(ledger: Ledger) -> None:
     reference = "data:image/png;base64," + "A" * 100_000
-    ledger.record_images(KEY, [TaskImage(1, reference, "aa", 1), TaskImage(2, reference, "cc", 3)])
-    ledger.record_images(KEY, [TaskImage(1, reference, "bb", 2)])
-    assert ledger.images(KEY).get(1, reference) == TaskImage(1, reference, "bb", 2)
-    assert len(ledger.images(KEY)) == 2
-    ledger.record_images(KEY, [])
+    one, other = image_key(1, reference), image_key(2, reference)
+    ledger.record_images(KEY, {one: ("aa", 1), other: ("cc", 3)})
+    ledger.record_images(KEY, {one: ("bb", 2)})
+    assert ledger.images(KEY) == {one: ("bb", 2), other: ("cc", 3)}
+    ledger.record_images(KEY, {})
 
 
 def test_scores_keep_six_digits(ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from support.tiny_model import BLUE, RED, picture
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.feedback.shown import ServedPrediction, image_key
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -187,7 +187,7 @@ def test_what_was_shown_is_recorded(client: httpx.Client, ledger: Ledger, studio
     assert image.phash == perceptual_hash(decoded)
     assert len(image.sha256) == 64
     assert other.task_id == 2
-    assert ledger.images(key).get(1, red) is not None
+    assert image_key(1, red) in ledger.images(key)
     client.post("/predict", json=predict_body(CONFIG, [red], "1.5"))
     wait_until(lambda: 'ram_shown_total{outcome="written"} 3.0' in client.get("/metrics").text)
     (again,) = ledger.shown(key)[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedChoice, ServedPrediction
+from ram_backend.feedback.shown import ServedChoice, ServedPrediction, image_key
 from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
@@ -180,9 +179,8 @@ def test_perceptual_hashes_are_part_of_what_the_verdict_follows_from(
     gate(REJECT)
     train()
     ledger, reference = Ledger(database), picture_of(1)
-    image = ledger.images(KEY).get(1, reference)
-    assert image is not None
-    ledger.record_images(KEY, [replace(image, phash=image.phash ^ 255)])
+    sha256, phash = ledger.images(KEY)[image_key(1, reference)]
+    ledger.record_images(KEY, {image_key(1, reference): (sha256, phash ^ 255)})
     assert train().message.startswith("v0002")
 
 
