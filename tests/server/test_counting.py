@@ -15,7 +15,6 @@ from ram_backend.server.metrics import ServerMetrics
 
 
 def text_of(there: House) -> str:
-    assert there.client is not None
     return there.client.get("/metrics").text
 
 
@@ -74,7 +73,6 @@ def test_without_jobs_nothing_is_counted(client: httpx.Client) -> None:
 
 def test_each_step_of_a_prediction_is_timed(house: Callable[..., House]) -> None:
     there = house()
-    assert there.client is not None
     for _ in range(2):
         there.client.post("/predict", json=predict_body(CONFIG, [there.red], PROJECT))
     text = text_of(there)

@@ -20,7 +20,6 @@ def late(house: Callable[..., House]) -> House:
 
 def ask(late: House, tasks: int, project: str = PROJECT) -> tuple[int, str]:
     images = [late.studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(tasks)]
-    assert late.client is not None
     answer = late.client.post("/predict", json=predict_body(CONFIG, images, project))
     return answer.status_code, str(answer.json().get("error"))
 

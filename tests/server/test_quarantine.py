@@ -39,27 +39,22 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_version_is_quarantined_and_the_old_one_stays(house: Callable[..., House], kind: str) -> None:
     there = house()
-    good, bad = there.make(-5.0), there.make(5.0)
-    there.publish(good)
-    wait_until(lambda: there.is_served("v0001"))
-    before = there.scores()
+    there.serve(there.make(-5.0))
+    before, bad = there.scores(), there.make(5.0)
     DAMAGE[kind](bad.path)
     there.publish(bad)
-    assert there.client is not None
-    wait_until(lambda: there.client.get("/ready").json()["quarantined"])  # type: ignore[union-attr]
-    ready = there.client.get("/ready")
-    assert ready.status_code == 200, "what was served still is"
-    (told,) = ready.json()["quarantined"]
-    assert (told["version"], told["serving"], told["project"]) == ("v0002", "v0001", str(there.key))
+    wait_until(lambda: there.quarantined)
+    assert there.client.get("/ready").status_code == 200, "what was served still is"
+    (found,) = there.quarantined
+    assert (found["version"], found["serving"], found["project"]) == ("v0002", "v0001", str(there.key))
     assert there.scores() == before
     assert there.setup() == before[0]
     wait_until(lambda: there.table.get(there.key, "v0002").quarantined is not None)
     assert "v0002" in str(there.table.get(there.key, "v0002").quarantined)
     text = there.client.get("/metrics").text
     assert "ram_versions_quarantined 1.0" in text
-    there.publish(there.make(6.0))
-    wait_until(lambda: there.is_served("v0003"))
-    assert there.client.get("/ready").json()["quarantined"] == []
+    there.serve(there.make(6.0))
+    assert there.quarantined == []
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -67,15 +62,13 @@ def test_a_damaged_version_at_the_start_leaves_the_base(house: Callable[..., Hou
     first = house()
     base = first.scores()
     stored = first.make(-5.0)
-    first.publish(stored)
-    wait_until(lambda: first.is_served("v0001"))
+    first.serve(stored)
     DAMAGE[kind](stored.path)
     second = house()
     assert second.scores() == base, "the very first answer is the base's"
     assert second.setup() == base[0]
-    assert second.client is not None
-    (told,) = second.client.get("/ready").json()["quarantined"]
-    assert (told["version"], told["serving"]) == ("v0001", "base")
+    (found,) = second.quarantined
+    assert (found["version"], found["serving"]) == ("v0001", "base")
     third = house()
     assert third.setup() == base[0], "known to be damaged: not even named"
 
@@ -111,23 +104,16 @@ def test_foreign_rejected_and_impossible_versions_are_never_served(house: Callab
     )
     (rejected.path / "manifest.json").write_bytes((real.path / "manifest.json").read_bytes())
     huge = there.make(3e38)
-    assert there.client is not None
     for stored in (copied, exchanged, rejected, huge):
         there.publish(stored)
-        name = stored.name
-
-        def told(name: str = name) -> bool:
-            said = there.client.get("/ready").json()["quarantined"]  # type: ignore[union-attr]
-            return [each["version"] for each in said] == [name]
-
-        wait_until(told)
+        wait_until(lambda name=stored.name: [each["version"] for each in there.quarantined] == [name])
         assert there.scores() == before, stored.name
 
 
 def test_scores_that_are_no_numbers_condemn_a_version(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a version computes: where the photo's score is none, it isn't served."""
+    """Whatever a version computes: where an image's score is none, it isn't served."""
 
     class Broken(ColourNetwork):
         broken = False
@@ -142,10 +128,10 @@ def test_scores_that_are_no_numbers_condemn_a_version(
     there.setup()
     network.broken = True
     there.publish(there.make(1.0))
-    wait_until(lambda: there.services.swap.failures)
+    wait_until(lambda: there.quarantined)
     network.broken = False
     assert there.scores()[0] == before[0]
-    assert "no number between 0 and 1" in there.services.swap.failures[0]["reason"]
+    assert "no number between 0 and 1" in there.quarantined[0]["reason"]
 
 
 def test_another_bundle_that_is_seen_late(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +160,12 @@ def test_another_bundle(house: Callable[..., House]) -> None:
     there = house()
     before = there.scores()
     there.publish(there.make(-5.0, bundle="e" * 64))
-    assert there.client is not None
-    wait_until(lambda: there.client.get("/ready").json()["quarantined"])  # type: ignore[union-attr]
-    assert "another bundle" in there.client.get("/ready").json()["quarantined"][0]["reason"]
+    wait_until(lambda: there.quarantined)
+    assert "another bundle" in there.quarantined[0]["reason"]
     assert there.scores() == before
     assert there.desk.asked == [], "another server may have that bundle"
     second = house()
     assert second.scores() == before
     wait_until(lambda: second.desk.asked)
     assert second.desk.asked == [(there.key, "the bundle has changed")]
-    second.publish(second.make(-5.0))
-    wait_until(lambda: second.is_served("v0002"))
+    second.serve(second.make(-5.0))

@@ -6,16 +6,19 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import text
 from support.processes import wait_until
 from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import GREEN, RED, ColourNetwork, picture
 
 from ram_backend.database.engine import open_database
+from ram_backend.errors import DatabaseUnavailable
 from ram_backend.server import loaded_version
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.directory import version_path
@@ -29,23 +32,18 @@ def test_a_published_version_is_served_and_rolled_back(house: Callable[..., Hous
     base = there.scores()
     assert base[0] == there.setup()
     assert base[1] == ["red"]
-    first, second = there.make(-5.0), there.make(3.0)
-    there.publish(first)
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     lowered = there.scores()
     assert lowered[0] == there.setup()
     assert lowered[0].startswith("colours-v0001-")
     assert lowered[1] == []
-    there.publish(second)
-    wait_until(lambda: there.is_served("v0002"))
+    there.serve(there.make(3.0))
     assert there.scores()[1] == ["red"]
-    there.table.roll_back(there.key, "v0001")
-    wait_until(lambda: there.is_served("v0001"))
+    there.roll_back("v0001")
     assert there.scores() == lowered, "the same version and the same scores as before"
-    there.table.roll_back(there.key, None)
-    wait_until(lambda: there.is_served("base"))
+    there.roll_back(None)
     assert there.scores() == base, "the very string that the base had before there were versions"
-    text = there.client.get("/metrics").text  # type: ignore[union-attr]
+    text = there.client.get("/metrics").text
     assert 'ram_version_swaps_total{outcome="swapped"} 4.0' in text
     assert "ram_versions_served 0.0" in text
     assert "ram_version_swap_seconds_count 4.0" in text
@@ -55,19 +53,14 @@ def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> N
     """The versions give the same scores; only where they tick differs."""
     there = house()
     base = there.scores()
-    high, low = there.make(0.0, threshold=0.99), there.make(0.0, threshold=0.01)
-    there.publish(high)
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(0.0, threshold=0.99))
     before = there.predict()
     assert tags_of(before["results"][0]) == []
-    there.publish(low)
-    wait_until(lambda: there.is_served("v0002"))
+    there.serve(there.make(0.0, threshold=0.01))
     assert tags_of(there.predict()["results"][0]) == ["red"]
-    there.table.roll_back(there.key, "v0001")
-    wait_until(lambda: there.is_served("v0001"))
+    there.roll_back("v0001")
     assert there.predict() == before
-    there.table.roll_back(there.key, None)
-    wait_until(lambda: there.is_served("base"))
+    there.roll_back(None)
     assert there.scores() == base
 
 
@@ -84,23 +77,19 @@ def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
 
     monkeypatch.setattr(Tagger, "with_version", with_version)
     there = house()
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(20)]
     go_on = threading.Event()
     there.studio.held = dict.fromkeys(images, go_on)
     body = predict_body(choices_config(attributes='value="$options"'), images, PROJECT)
     for task in body["tasks"]:
         task["data"]["options"] = [{"value": "red"}, {"value": "green"}]
-    answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
-    asking.start()
-    wait_until(lambda: there.studio.requests)
-    there.publish(there.make(5.0))
-    wait_until(lambda: there.is_served("v0002"))
-    go_on.set()
-    asking.join(30)
-    (answer,) = answers
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(there.client.post, "/predict", json=body)
+        wait_until(lambda: there.studio.requests)
+        there.serve(there.make(5.0))
+        go_on.set()
+        answer = asking.result(30).json()
     assert answer["model_version"].startswith("colours-v0001-")
     assert [tags_of(result) for result in answer["results"]] == [[]] * 20
     assert made.count(("red", "green")) == 1
@@ -109,9 +98,8 @@ def test_a_running_request_keeps_the_taggers_of_its_dynamic_choices(
 def test_the_routes_say_the_new_version_at_once(house: Callable[..., House]) -> None:
     there = house()
     before = there.setup()
-    assert there.client is not None
     there.publish(there.make(1.0))
-    wait_until(lambda: there.client.get("/versions").json()["versions"] != [before])  # type: ignore[union-attr]
+    wait_until(lambda: there.client.get("/versions").json()["versions"] != [before])
     assert there.client.get("/versions").json()["versions"] == [there.setup()]
 
 
@@ -119,13 +107,12 @@ def test_other_projects_and_other_tags_stay_what_they_are(house: Callable[..., H
     there = house()
     config = choices_config("green", "blue")
     untouched = there.scores(config)
-    other = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()  # type: ignore[union-attr]
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    other = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()
+    there.serve(there.make(-5.0))
     version, tags, score = there.scores(config)
     assert (tags, score) == untouched[1:]
     assert version != untouched[0]
-    again = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()  # type: ignore[union-attr]
+    again = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()
     assert again == other
 
 
@@ -133,25 +120,21 @@ def test_new_and_dynamic_tags_have_their_version_too(house: Callable[..., House]
     there = house()
     config = choices_config("turquoise", "blue")
     dynamic = choices_config(attributes='value="$options"')
-    assert there.client is not None
     body = predict_body(dynamic, [there.red], PROJECT)
     body["tasks"][0]["data"]["options"] = [{"value": "red"}, {"value": "green"}]
     there.setup(config)
     assert there.scores(config)[1] == []
     assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == []
-    there.publish(there.make(5.0))
-    wait_until(lambda: there.is_served("v0002"))
+    there.serve(there.make(5.0))
     assert there.scores(config)[1] == ["turquoise"]
     assert tags_of(there.client.post("/predict", json=body).json()["results"][0]) == ["red"]
 
 
 def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
     first = house()
-    first.publish(first.make(-5.0))
-    wait_until(lambda: first.is_served("v0001"))
+    first.serve(first.make(-5.0))
     there = first.scores()
     go_on = threading.Event()
     real = loaded_version.open_version
@@ -163,35 +146,27 @@ def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], m
     monkeypatch.setattr(loaded_version, "open_version", slow)
     second = house()
     assert second.setup() == there[0], "its name is known before its files are read"
-    assert second.client is not None
     assert second.client.get("/health").status_code == 200
     assert second.client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
-    answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(second.scores()))
-    asking.start()
-    go_on.set()
-    asking.join(30)
-    assert answers == [there], "the first prediction waits for it"
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(second.scores)
+        go_on.set()
+        assert asking.result(30) == there, "the first prediction waits for it"
 
 
 def test_a_server_names_versions_that_nobody_asked_it_about(house: Callable[..., House]) -> None:
     """Behind a round-robin it may be another one that Label Studio has connected."""
     first, second = house(), house()
-    assert second.client is not None
     assert second.client.get("/versions").json()["versions"] == [first.setup()]
     third = house()
-    assert third.client is not None
     assert third.client.get("/versions", params={"project": PROJECT}).json()["versions"] == [first.setup()]
     assert third.client.get("/versions", params={"project": "7"}).json()["versions"] == []
 
 
 def test_the_database_may_be_away(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is served stays, and what happened meanwhile is found out afterwards."""
-    from ram_backend.errors import DatabaseUnavailable
-
     there = house()
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     before = there.scores()
     real = VersionTable.changes
     tries: list[int] = []
@@ -212,10 +187,7 @@ def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
     there = house()
     there.setup()
     base = there.scores()
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
-    from sqlalchemy import text
-
+    there.serve(there.make(-5.0))
     database = open_database(there.settings)
     with database.writing() as session:
         session.execute(text("DELETE FROM served"))
@@ -227,14 +199,12 @@ def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
 
 def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
     there = house()
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     there.scores()
     old = there.services.swap.live(there.key)
     held = [weakref.ref(old), weakref.ref(old.delta)]
     del old
-    there.publish(there.make(5.0))
-    wait_until(lambda: there.is_served("v0002"))
+    there.serve(there.make(5.0))
     there.scores()
 
     def gone() -> bool:
@@ -242,7 +212,7 @@ def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
         return all(each() is None for each in held)
 
     wait_until(gone)
-    assert "ram_snapshots 2.0" in there.client.get("/metrics").text  # type: ignore[union-attr]
+    assert "ram_snapshots 2.0" in there.client.get("/metrics").text
 
 
 def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) -> None:
@@ -256,22 +226,17 @@ def test_what_is_in_work_ends_on_the_old_version(house: Callable[..., House]) ->
             return super().encode(pixels)
 
     there = house(network=Slow(), batch_size=3)
-    there.publish(there.make(-5.0))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(-5.0))
     lowered = there.scores()
     images = [there.studio.upload(f"{number}.png", picture(RED, size=(number + 5, 9))) for number in range(3)]
-    answers: list[Any] = []
-    assert there.client is not None
     body = predict_body(CONFIG, images, PROJECT)
-    asking = threading.Thread(target=lambda: answers.append(there.client.post("/predict", json=body).json()))  # type: ignore[union-attr]
-    asking.start()
-    wait_until(lambda: not there.services.batcher._items and there.client.get("/metrics").text.count("in_progress 1.0"))  # type: ignore[union-attr]
-    stored = there.make(5.0)
-    there.publish(stored)
-    go_on.set()
-    wait_until(lambda: there.is_served("v0002"))
-    asking.join(30)
-    (answer,) = answers
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(there.client.post, "/predict", json=body)
+        wait_until(lambda: not there.services.batcher._items and "in_progress 1.0" in there.client.get("/metrics").text)
+        there.publish(there.make(5.0))
+        go_on.set()
+        wait_until(lambda: there.is_served("v0002"))
+        answer = asking.result(30).json()
     versions = {result["model_version"] for result in answer["results"]} | {answer["model_version"]}
     assert versions == {lowered[0]}
     assert [tags_of(result) for result in answer["results"]] == [[], [], []]
@@ -285,11 +250,9 @@ def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., Ho
     green = there.studio.upload("green.png", picture(GREEN))
     stored = [there.make(bias) for bias in (-5.0, -0.5, 0.4, 5.0, -1.0, 2.0)]
     body = predict_body(CONFIG, [there.red, green, there.red], PROJECT)
-    assert there.client is not None
     expected: dict[str, Any] = {}
     for each in stored:  # what each of them answers when nothing else happens
-        there.table.roll_back(there.key, each.name)
-        wait_until(lambda name=each.name: there.is_served(name))
+        there.roll_back(each.name)
         answer = there.client.post("/predict", json=body).json()
         expected[answer["model_version"]] = answer["results"]
     assert len(expected) == len(stored)
@@ -300,7 +263,7 @@ def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., Ho
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(base_url=there.client.base_url, timeout=60, trust_env=False) as own:  # type: ignore[union-attr]
+        with httpx.Client(base_url=there.client.base_url, timeout=60, trust_env=False) as own:
             while not stop.is_set():
                 answer = own.post("/predict", json=body)
                 if answer.status_code != 200:
@@ -310,18 +273,16 @@ def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., Ho
                 else:
                     seen.add(answer.json()["model_version"])
 
-    clients = [threading.Thread(target=ask) for _ in range(6)]
-    for each in clients:
-        each.start()
-    try:
-        for _ in range(2):
-            for version in stored:
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask) for _ in range(6)]
+        try:
+            for version in 2 * stored:
                 there.publish(version)
                 wait_until(lambda name=version.name: there.is_served(name) or wrong)
-    finally:
-        stop.set()
-        for each in clients:
-            each.join(30)
+        finally:
+            stop.set()
+        for each in asking:
+            each.result(30)
     assert wrong == []
     assert len(seen) >= 3
 
@@ -330,8 +291,7 @@ def test_versions_of_many_at_once(house: Callable[..., House]) -> None:
     """Overtaken while it is prepared: what the database says last is what is served."""
     there = house()
     there.setup()
-    stored = [there.make(float(number)) for number in range(8)]
-    for each in stored:
+    for each in [there.make(float(number)) for number in range(8)]:
         there.publish(each)
     wait_until(lambda: there.is_served("v0008"))
     assert version_path(there.settings.versions_dir, there.key, "v0008").is_dir()
@@ -355,10 +315,8 @@ def test_a_version_with_a_head_of_its_own(house: Callable[..., House], monkeypat
     network = ColourNetwork()
     there = house(network=network)
     before = there.scores()
-    there.publish(there.make(0.0, files={"head.safetensors": b"a head"}))
-    wait_until(lambda: there.is_served("v0001"))
+    there.serve(there.make(0.0, files={"head.safetensors": b"a head"}))
     assert asked == [{"head.safetensors": b"a head"}]
     assert there.scores()[1] == [], "red's logit has changed its sign"
-    there.table.roll_back(there.key, None)
-    wait_until(lambda: there.is_served("base"))
+    there.roll_back(None)
     assert there.scores() == before

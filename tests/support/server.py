@@ -113,12 +113,11 @@ class House:
         self.studio = studio
         self.red = studio.upload("red.png", picture(RED))
         self.desk = FakeJobs()
-        self.app: FastAPI | None = None
-        self.client: httpx.Client | None = None
+        self.app: Any = None
+        self.client: Any = None
 
     @property
     def services(self) -> Any:
-        assert self.app is not None
         return self.app.state.services
 
     def make(
@@ -147,14 +146,22 @@ class House:
     def publish(self, stored: Version) -> None:
         self.table.publish(stored.key, stored.name, expected=self.table.served(stored.key).version)
 
+    def serve(self, stored: StoredVersion) -> None:
+        """Publishes a version, and waits until it is live."""
+        self.publish(stored)
+        wait_until(lambda: self.is_served(stored.name))
+
+    def roll_back(self, to: str | None) -> None:
+        """Rolls back to a version or to the base, and waits until it is live."""
+        self.table.roll_back(self.key, to)
+        wait_until(lambda: self.is_served(to or "base"))
+
     def setup(self, config: str = CONFIG) -> str:
-        assert self.client is not None
         answer = self.client.post("/setup", json=setup_body(config, self.studio))
         assert answer.status_code == 200, answer.text
         return str(answer.json()["model_version"])
 
     def predict(self, config: str = CONFIG) -> dict[str, Any]:
-        assert self.client is not None
         answer = self.client.post("/predict", json=predict_body(config, [self.red], PROJECT))
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
@@ -165,6 +172,12 @@ class House:
         """(version, tags, score) of the red picture."""
         body = self.predict(config)
         return body["model_version"], tags_of(body["results"][0]), body["results"][0]["score"]
+
+    @property
+    def quarantined(self) -> list[dict[str, str]]:
+        """What `/ready` says about projects that aren't served their version."""
+        found: list[dict[str, str]] = self.client.get("/ready").json()["quarantined"]
+        return found
 
     def is_served(self, name: str) -> bool:
         """Whether a version (or "base") is live."""
