@@ -95,7 +95,8 @@ def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger,
 
 
 def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, desk: FakeJobs) -> None:
-    for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, {}, event("x")):
+    unknown = [{"action": "LABEL_LINK_CREATED"}, {"action": "NEVER_HEARD\nOF"}, {}, {"project": "x"}, event("x")]
+    for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, *unknown):
         assert client.post("/webhook", json=body).json() == {"status": "ok"}
     without = event()
     del without["project"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from hypothesis import given
 from hypothesis import strategies as st
-from support.processes import wait_until
+from support.server import serving
 
 from ram_backend.server.problems import LONGEST_REASON, ReasonPhraseProtocol, as_reason, problem
 
@@ -34,15 +32,8 @@ def address() -> Iterator[str]:
     def fine() -> JSONResponse:
         return JSONResponse({"text": BODY})
 
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=ReasonPhraseProtocol, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(app, config=uvicorn.Config(app, http=ReasonPhraseProtocol, log_config=None)) as client:
+        yield str(client.base_url).rstrip("/")
 
 
 def test_requests_shows_the_message(address: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import socket
 import threading
@@ -19,7 +18,6 @@ from typer.testing import CliRunner
 
 from ram_backend.cli.main import app as command
 from ram_backend.errors import SettingsError
-from ram_backend.logs import configure, request_id
 from ram_backend.server import running
 from ram_backend.server.running import bind
 
@@ -86,19 +84,3 @@ def test_json_lines_name_the_request(studio: FakeLabelStudio) -> None:
         (line,) = [each for each in told() if "route" in each]
     assert (line["method"], line["status"], line["level"]) == ("POST", 200, "info")
     assert line["ms"] > 0
-
-
-def test_log_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    before = logging.getLogger().handlers[:]
-    try:
-        configure("info", "text")
-        token = request_id.set("abc")
-        logging.getLogger("ram_backend.test").info("event %s", "a\nINFO forged\x1b[0m")
-        request_id.reset(token)
-        logging.getLogger("somebody.else").info("chatter")
-    finally:
-        logging.getLogger().handlers[:] = before
-        logging.getLogger("ram_backend").setLevel(logging.NOTSET)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "[abc] ram_backend.test: event a\\x0aINFO forged\\x1b[0m" in said

@@ -70,17 +70,6 @@ def test_scores_are_those_of_the_tagger(
     assert again == answer
 
 
-def test_plain_tags_of_the_photos(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    config = choices_config(*TAGS)
-    client.post("/setup", json=setup_body(config, studio))
-    wanted = {"chelsea_cat": "cat", "german_shepherd_dog": "dog"}
-    paths = [path for path in photo_paths() if path.stem in wanted]
-    images = [studio.upload(path.name, path.read_bytes()) for path in paths]
-    results = client.post("/predict", json=predict_body(config, images)).json()["results"]
-    for path, result in zip(paths, results, strict=True):
-        assert tags_of(result)[0] == wanted[path.stem], path.stem
-
-
 def test_the_whole_vocabulary_as_a_taxonomy(client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle) -> None:
     names = [name.replace("&", "&amp;").replace('"', "&quot;") for name in bundle.vocabulary.names]
     config = choices_config(*names, kind="Taxonomy")
