@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config = config
-        self.swin = _build_swin(config)
+        self.swin = _swin(config, config.embed, config.heads)
         self.projection: nn.Linear | None = None
         if config.projection is not None:
             self.projection = nn.Linear(config.swin_width, config.projection)
@@ -88,16 +88,8 @@ def restore_buffers(encoder: ImageEncoder) -> None:
         setattr(encoder.swin.get_submodule(owner), attribute, buffer)
 
 
-def _build_swin(config: SwinConfig) -> SwinTransformer:
-    swin = _swin(config, config.embed, config.heads)
-    for module in swin.modules():
-        if isinstance(module, WindowAttention):
-            module.fused_attn = True  # timm's own switch is global, and off for Swin
-    return swin
-
-
 def _swin(config: SwinConfig, embed: int, heads: tuple[int, ...]) -> SwinTransformer:
-    return SwinTransformer(
+    swin = SwinTransformer(
         img_size=config.image_size,
         patch_size=config.patch,
         num_classes=0,
@@ -109,6 +101,10 @@ def _swin(config: SwinConfig, embed: int, heads: tuple[int, ...]) -> SwinTransfo
         mlp_ratio=config.mlp_ratio,
         drop_path_rate=0.0,
     )
+    for module in swin.modules():
+        if isinstance(module, WindowAttention):
+            module.fused_attn = True  # timm's own switch is global, and off for Swin
+    return swin
 
 
 def _to_float32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:

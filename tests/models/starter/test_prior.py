@@ -57,7 +57,7 @@ def test_deep_features_undo_the_root() -> None:
 
 
 def test_pooling_keeps_a_constant_map_and_covers_every_place() -> None:
-    matrix = _pooling_matrix(9, 5)
+    matrix = _pooling_matrix(9, 5).numpy()
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
     assert (matrix.sum(0) > 0).all()
 
