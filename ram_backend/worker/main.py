@@ -199,18 +199,15 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
     database = open_migrated(settings)
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent) as maintenance:
         os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs
+        killed = maintenance.on_killed
         while not worker.stopped:
             for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own ones are in place while it works
                 signal.signal(number, lambda number, _frame: worker.stopped.append(number))
             try:
                 with connect(valkey.url, None) as connection:
-                    options = {
-                        "job_monitoring_interval": MONITORING_S,
-                        "work_horse_killed_handler": maintenance.on_killed,
-                    }
-                    worker(_QUEUES, connection=connection, serializer=JSONSerializer, **options).work(
-                        logging_level="WARNING"
-                    )
+                    options = {"connection": connection, "serializer": JSONSerializer}
+                    options |= {"job_monitoring_interval": MONITORING_S, "work_horse_killed_handler": killed}
+                    worker(_QUEUES, **options).work(logging_level="WARNING")
                     return
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)

@@ -23,6 +23,7 @@ from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, running_url
 from ram_backend.settings import Settings, load_settings
+from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 
 pytestmark = pytest.mark.service
@@ -255,6 +256,11 @@ def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
     file = busy(settings)
     first = RunningWorker(settings, "learn")
     said = service.request(KEY, "pressed")
+    versions = VersionTable(database)
+
+    def outcome() -> tuple[dict[str, object], Served, list[str]]:
+        return job_of(queue, said).to_json(), versions.served(KEY), [each.name for each in versions.list(KEY)]
+
     wait_until(lambda: job_of(queue, said).stage == "gate")
     orphan = job_processes(queue)[0]
     send_to_sleep(orphan, database)
@@ -265,10 +271,10 @@ def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
             wait_until(lambda: job_of(queue, said).attempt == 2)
             file.unlink()
             wait_until(becomes(queue, said, "done"))
-            before = job_of(queue, said).to_json(), VersionTable(database).served(KEY), VersionTable(database).list(KEY)
+            before = outcome()
             kill(orphan, signal.SIGCONT)
             wait_until(lambda: orphan not in processes("do_job"))
-            after = job_of(queue, said).to_json(), VersionTable(database).served(KEY), VersionTable(database).list(KEY)
+            after = outcome()
     finally:
         kill(orphan)
     assert after == before
