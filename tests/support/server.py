@@ -146,7 +146,7 @@ class House:
     def publish(self, stored: Version) -> None:
         self.table.publish(stored.key, stored.name, expected=self.table.served(stored.key).version)
 
-    def serve(self, stored: StoredVersion) -> None:
+    def serve(self, stored: Version) -> None:
         """Publishes a version, and waits until it is live."""
         self.publish(stored)
         wait_until(lambda: self.is_served(stored.name))
