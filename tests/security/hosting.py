@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -86,6 +87,29 @@ class Line:
             except ConnectionError:
                 return True
         return False
+
+
+class MemoryWatch:
+    """Watches the memory of this process in a thread: `grown` is the largest growth in bytes."""
+
+    def __enter__(self) -> MemoryWatch:
+        self._before = self._peak = resident_bytes()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self._peak = max(self._peak, resident_bytes())
+
+    @property
+    def grown(self) -> int:
+        return max(self._peak, resident_bytes()) - self._before
 
 
 def resident_bytes() -> int:

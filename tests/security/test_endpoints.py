@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from security.hosting import Line, hosting, resident_bytes
+from support.http_server import ODD_URLS
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.server import FakeJobs, choices_config, setup_body
 from support.tiny_model import ColourWords, colour_model, picture
@@ -27,22 +28,11 @@ from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
 
 PATHS = [
-    "/",
-    "/health",
-    "/ready",
-    "/setup",
-    "/predict",
-    "/webhook",
-    "/versions",
-    "/jobs",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/docs/oauth2-redirect",
-    "/nowhere",
-]
-POSTED = ["/setup", "/predict", "/webhook"]
+    "/", "/health", "/ready", "/setup", "/predict", "/webhook", "/versions", "/jobs", "/metrics", "/docs",
+    "/openapi.json", "/docs/oauth2-redirect", "/nowhere",
+]  # fmt: skip
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))  # make fuzz
+POSTED = ["/setup", "/predict", "/webhook"]
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"]
 CONFIG = choices_config("red", "green", "blue")
 CONTROLS = [
@@ -55,6 +45,7 @@ CONTROLS = [
     "<View/>",
     '<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>',
 ]
+ACTIONS = ["ANNOTATION_CREATED", "ANNOTATIONS_DELETED", "TASKS_DELETED", "START_TRAINING"]
 TEXT = st.text(st.characters(codec=None), max_size=30)
 NUMBERS = (
     st.integers()
@@ -69,122 +60,69 @@ JSON = st.recursive(
 PROJECTS = st.sampled_from(
     ["1.1795452148", "1", 1, 2**63 - 1, f"{2**63 - 1}.{2**63 - 1}", "9" * 18, "0", "-1", "", None, 1.5, 10**30]
 )
-IMAGES = st.sampled_from(
-    [
-        "/data/upload/1/red.png",
-        "/data/local-files/?d=../../etc/passwd",
-        "data:image/png;base64,AAAA",
-        "data:",
-        "data:,",
-        "//127.0.0.1/a.png",
-        "http://127.0.0.1:1/",
-        "http://[::1]:1/",
-        "file:///etc/passwd",
-        "s3://b/k",
-        "",
-        " ",
-        "\u0000",
-        "http://h\r\nX: y/",
-        "gopher://x",
-        "/data/upload/1/\ud800.png",
-        "http://\ud800/",
-        "a" * 30_000,
-        "/" * 30_000,
-    ]
+ODD_IMAGES = [
+    "/data/upload/1/red.png", "/data/local-files/?d=../../etc/passwd", "data:image/png;base64,AAAA", "data:,", "\0",
+    "http://127.0.0.1:1/", "http://[::1]:1/", "s3://b/k", "/data/upload/1/\ud800.png", "http://\ud800/", "a" * 30_000,
+]  # fmt: skip
+IMAGES = st.sampled_from([*ODD_URLS, *ODD_IMAGES])
+HOSTNAMES = st.sampled_from(["http://127.0.0.1:1", "http://a:b@c", "http://h\r\nx: y", "http://[", "x" * 3000])
+
+
+def partly(required: dict[str, st.SearchStrategy[Any]] | None = None, **optional: Any) -> st.SearchStrategy[Any]:
+    """Objects with some of the optional fields."""
+    return st.fixed_dictionaries(required or {}, optional=optional)
+
+
+TASKS = partly(
+    id=NUMBERS | TEXT | st.none(),
+    data=JSON | partly({"image": IMAGES | JSON}, options=JSON | st.lists(JSON, max_size=5)),
+    annotations=JSON,
+    predictions=JSON,
 )
-TASKS = st.fixed_dictionaries(
-    {},
-    optional={
-        "id": NUMBERS | TEXT | st.none(),
-        "data": JSON
-        | st.fixed_dictionaries({"image": IMAGES | JSON}, optional={"options": JSON | st.lists(JSON, max_size=5)}),
-        "annotations": JSON,
-        "predictions": JSON,
-    },
+PARAMS = partly(
+    tags=JSON | st.lists(TEXT, max_size=4),
+    threshold=NUMBERS | TEXT,
+    per_tag=st.dictionaries(TEXT, NUMBERS, max_size=4) | JSON,
+    top_k=NUMBERS,
 )
-PARAMS = (
-    JSON
-    | JSON.map(json.dumps)
-    | st.fixed_dictionaries(
-        {},
-        optional={
-            "tags": JSON | st.lists(TEXT, max_size=4),
-            "threshold": NUMBERS | TEXT,
-            "per_tag": st.dictionaries(TEXT, NUMBERS, max_size=4) | JSON,
-            "top_k": NUMBERS,
-        },
-    )
+ITEMS = partly(
+    {"from_name": st.just("tags"), "to_name": st.just("image"), "type": st.just("choices") | TEXT},
+    value=JSON | partly({"choices": JSON | st.lists(TEXT, max_size=3)}),
 )
-ANNOTATIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "id": NUMBERS | TEXT,
-        "task": NUMBERS | JSON,
-        "result": JSON
-        | st.lists(
-            st.fixed_dictionaries(
-                {"from_name": st.just("tags"), "to_name": st.just("image"), "type": st.just("choices") | TEXT},
-                optional={"value": JSON | st.fixed_dictionaries({"choices": JSON | st.lists(TEXT, max_size=3)})},
-            ),
-            max_size=3,
-        ),
-        "updated_at": TEXT
-        | st.sampled_from(["2026-11-23T16:42:28.713546Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),
-        "created_at": JSON | st.just("9999-12-31T23:59:59-23:59"),
-        "completed_by": NUMBERS | JSON,
-        "was_cancelled": JSON,
-        "ground_truth": JSON,
-        "parent_prediction": NUMBERS | JSON,
-    },
+MOMENTS = st.sampled_from(["2026-11-23T16:42:28.713546Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+ANNOTATIONS = partly(
+    id=NUMBERS | TEXT,
+    task=NUMBERS | JSON,
+    result=JSON | st.lists(ITEMS, max_size=3),
+    updated_at=TEXT | MOMENTS,
+    created_at=JSON | MOMENTS,
+    completed_by=NUMBERS | JSON,
+    was_cancelled=JSON,
+    ground_truth=JSON,
+    parent_prediction=NUMBERS | JSON,
 )
+LABEL_CONFIGS = st.sampled_from(CONTROLS) | TEXT | JSON
 BODIES: dict[str, st.SearchStrategy[Any]] = {
-    "/setup": st.fixed_dictionaries(
+    "/setup": partly(
         {"project": PROJECTS | JSON},
-        optional={
-            "schema": st.sampled_from(CONTROLS) | TEXT | JSON,
-            "hostname": st.sampled_from(
-                ["http://127.0.0.1:1", "http://a:b@c", "http://h\r\nx: y", "http://[", "x" * 3000]
-            )
-            | TEXT
-            | JSON,
-            "access_token": TEXT | JSON,
-            "extra_params": PARAMS,
-        },
+        schema=LABEL_CONFIGS,
+        hostname=HOSTNAMES | TEXT | JSON,
+        access_token=TEXT | JSON,
+        extra_params=JSON | JSON.map(json.dumps) | PARAMS,
     ),
-    "/predict": st.fixed_dictionaries(
+    "/predict": partly(
         {"tasks": st.lists(TASKS, max_size=3) | JSON},
-        optional={
-            "project": PROJECTS | JSON,
-            "label_config": st.sampled_from(CONTROLS) | TEXT | JSON,
-            "params": JSON,
-        },
+        project=PROJECTS | JSON,
+        label_config=LABEL_CONFIGS,
+        params=JSON,
     ),
-    "/webhook": st.fixed_dictionaries(
-        {
-            "action": st.sampled_from(
-                [
-                    "ANNOTATION_CREATED",
-                    "ANNOTATION_UPDATED",
-                    "ANNOTATIONS_CREATED",
-                    "ANNOTATIONS_DELETED",
-                    "TASKS_DELETED",
-                    "PROJECT_DELETED",
-                    "START_TRAINING",
-                ]
-            )
-            | JSON
-        },
-        optional={
-            "project": st.fixed_dictionaries(
-                {"id": NUMBERS},
-                optional={"created_at": TEXT | st.just("0001-01-01T00:00:00+14:00"), "label_config": JSON},
-            )
-            | JSON,
-            "annotation": ANNOTATIONS | st.lists(ANNOTATIONS, max_size=3) | JSON,
-            "annotations": st.lists(ANNOTATIONS, max_size=3) | JSON,
-            "task": JSON | st.fixed_dictionaries({"id": NUMBERS, "data": JSON}),
-            "tasks": st.lists(st.fixed_dictionaries({"id": NUMBERS | JSON}), max_size=3) | JSON,
-        },
+    "/webhook": partly(
+        {"action": st.sampled_from([*ACTIONS, "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "PROJECT_DELETED"]) | JSON},
+        project=partly({"id": NUMBERS}, created_at=TEXT | MOMENTS, label_config=JSON) | JSON,
+        annotation=ANNOTATIONS | st.lists(ANNOTATIONS, max_size=3) | JSON,
+        annotations=st.lists(ANNOTATIONS, max_size=3) | JSON,
+        task=JSON | partly({"id": NUMBERS, "data": JSON}),
+        tasks=st.lists(partly({"id": NUMBERS | JSON}), max_size=3) | JSON,
     ),
 }
 SETTINGS = {
@@ -193,16 +131,9 @@ SETTINGS = {
 }
 
 
-class House:
-    """One server for all examples, whose logged surprises are seen."""
-
-    def __init__(self, client: httpx.Client, studio: FakeLabelStudio) -> None:
-        self.client = client
-        self.studio = studio
-
-
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """One server for all examples."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         words = ColourWords()
@@ -217,7 +148,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         app = create_app(own, jobs=FakeJobs(), model=colour_model(own))
         client = stack.enter_context(hosting(app, own))
         assert client.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
-        yield House(client, studio)
+        yield client
 
 
 def fine(answer: httpx.Response) -> bool:
@@ -227,8 +158,8 @@ def fine(answer: httpx.Response) -> bool:
     return answer.status_code == 503 and answer.request.url.path == "/predict" and "\n" not in answer.json()["error"]
 
 
-def sent(house: House, path: str, body: bytes, **headers: str) -> httpx.Response:
-    answer = house.client.post(path, content=body, headers={"Content-Type": "application/json"} | headers)
+def sent(client: httpx.Client, path: str, body: bytes, **headers: str) -> httpx.Response:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"} | headers)
     assert fine(answer), (answer.status_code, answer.text, body)
     return answer
 
@@ -236,8 +167,8 @@ def sent(house: House, path: str, body: bytes, **headers: str) -> httpx.Response
 @pytest.mark.parametrize("path", POSTED)
 @settings(max_examples=150 * TIMES, **SETTINGS)
 @given(data=st.data())
-def test_bodies_that_are_nearly_right(house: House, path: str, data: st.DataObject) -> None:
-    sent(house, path, json.dumps(data.draw(BODIES[path])).encode())
+def test_bodies_that_are_nearly_right(client: httpx.Client, path: str, data: st.DataObject) -> None:
+    sent(client, path, json.dumps(data.draw(BODIES[path])).encode())
 
 
 RIGHT: dict[str, Any] = {
@@ -286,14 +217,14 @@ def places(value: object, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
         yield from places(inner, (*above, step))
 
 
-@pytest.mark.parametrize("action", ["ANNOTATION_CREATED", "ANNOTATIONS_DELETED", "TASKS_DELETED", "START_TRAINING"])
+@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 0, -1])
-def test_numbers_that_no_database_keeps(house: House, action: str, number: int) -> None:
+def test_numbers_that_no_database_keeps(client: httpx.Client, action: str, number: int) -> None:
     for place in places(RIGHT["/webhook"]):
         if place[-1] in ("id", "task", "completed_by", "parent_prediction"):
             body = copy.deepcopy(RIGHT["/webhook"]) | {"action": action}
             put(body, place, number)
-            sent(house, "/webhook", json.dumps(body).encode())
+            sent(client, "/webhook", json.dumps(body).encode())
 
 
 def put(body: Any, place: tuple[Any, ...], value: object) -> None:
@@ -307,21 +238,21 @@ def put(body: Any, place: tuple[Any, ...], value: object) -> None:
 @pytest.mark.parametrize("path", POSTED)
 @settings(max_examples=200 * TIMES, **SETTINGS)
 @given(data=st.data())
-def test_one_or_two_things_wrong(house: House, path: str, data: st.DataObject) -> None:
+def test_one_or_two_things_wrong(client: httpx.Client, path: str, data: st.DataObject) -> None:
     body = copy.deepcopy(RIGHT[path])
     for place in data.draw(st.lists(st.sampled_from(list(places(body))), min_size=1, max_size=2)):
         try:
             put(body, place, data.draw(NUMBERS | IMAGES | JSON))
         except (IndexError, KeyError, TypeError):
             continue  # the first change took the second's place away
-    sent(house, path, json.dumps(body).encode())
+    sent(client, path, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("path", POSTED)
 @settings(max_examples=60 * TIMES, **SETTINGS)
 @given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_body(house: House, path: str, body: bytes) -> None:
-    sent(house, path, body)
+def test_any_bytes_are_a_body(client: httpx.Client, path: str, body: bytes) -> None:
+    sent(client, path, body)
 
 
 @pytest.mark.parametrize("path", POSTED)
@@ -357,32 +288,18 @@ def test_any_bytes_are_a_body(house: House, path: str, body: bytes) -> None:
     ],
     ids=str,
 )
-def test_hostile_json(house: House, path: str, body: bytes) -> None:
-    sent(house, path, body)
-    sent(house, path, body, **{"Content-Encoding": "gzip", "Content-Type": "application/json; charset=nonsense"})
+def test_hostile_json(client: httpx.Client, path: str, body: bytes) -> None:
+    sent(client, path, body)
+    sent(client, path, body, **{"Content-Encoding": "gzip", "Content-Type": "application/json; charset=nonsense"})
 
 
+HEADER_NAMES = [
+    "Host", "Accept", "Accept-Encoding", "Authorization", "Content-Type", "Content-Encoding", "Range", "Cookie",
+    "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-RAM-Webhook-Secret", "X-Request-Id", "Origin",
+    "If-None-Match", "X-HTTP-Method-Override",
+]  # fmt: skip
 HEADERS = st.dictionaries(
-    st.sampled_from(
-        [
-            "Host",
-            "Accept",
-            "Accept-Encoding",
-            "Authorization",
-            "Content-Type",
-            "Content-Encoding",
-            "Range",
-            "Cookie",
-            "X-Forwarded-For",
-            "X-Forwarded-Host",
-            "Forwarded",
-            "X-RAM-Webhook-Secret",
-            "X-Request-Id",
-            "Origin",
-            "If-None-Match",
-            "X-HTTP-Method-Override",
-        ]
-    ),
+    st.sampled_from(HEADER_NAMES),
     st.binary(max_size=40).map(lambda value: value.translate(None, b"\r\n\0"))
     | st.just(b"[")
     | st.just(b"bytes=0-,-1"),
@@ -400,13 +317,13 @@ HEADERS = st.dictionaries(
     body=st.binary(max_size=30),
 )
 def test_odd_methods_and_headers(
-    house: House, method: str, path: str, query: str, headers: dict[str, bytes], body: bytes
+    client: httpx.Client, method: str, path: str, query: str, headers: dict[str, bytes], body: bytes
 ) -> None:
     lines = b"".join(name.encode() + b": " + value + b"\r\n" for name, value in headers.items())
     host = b"" if "Host" in headers else b"Host: localhost\r\n"
     head = f"{method} {path}?project=%{query}&secret=%{query} HTTP/1.1\r\n".encode()
     length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-    with Line(house.client) as line:
+    with Line(client) as line:
         line.send(head + host + lines + length + body)
         said = line.read()
     assert said.startswith(b"HTTP/1.1 ")
@@ -416,35 +333,32 @@ def test_odd_methods_and_headers(
 
 @settings(max_examples=100 * TIMES, **SETTINGS)
 @given(data=st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: b"GET /\xff%00%ff" + tail + b"\r\n\r\n"))
-def test_any_bytes_are_a_request(house: House, data: bytes) -> None:
-    with Line(house.client) as line:
+def test_any_bytes_are_a_request(client: httpx.Client, data: bytes) -> None:
+    with Line(client) as line:
         line.send(data)
         line.socket.shutdown(1)
         said = line.read()
     assert not said.startswith(b"HTTP/1.1 5"), said
-    assert house.client.get("/health").status_code == 200
+    assert client.get("/health").status_code == 200
 
 
 def some(kind: str, number: int, random_: random.Random) -> bytes:
     """A request that has never been there before."""
     word = "".join(random_.choices("abcdefgh", k=2000))
-    if kind == "/setup":
-        return json.dumps(
-            {
-                "project": f"{number}.{number}",
-                "schema": choices_config(word),
-                "access_token": word,
-                "extra_params": word,
-            }
-        ).encode()
-    if kind == "/predict":
-        return json.dumps(
-            {
-                "tasks": [{"id": number, "data": {"image": f"data:{word}"}}],
-                "label_config": choices_config("red", word[:40]),
-            }
-        ).encode()
-    return json.dumps({"action": word, "project": {"id": -number}, "annotation": {"id": word}}).encode()
+    bodies: dict[str, Any] = {
+        "/setup": {
+            "project": f"{number}.{number}",
+            "schema": choices_config(word),
+            "access_token": word,
+            "extra_params": word,
+        },
+        "/predict": {
+            "tasks": [{"id": number, "data": {"image": f"data:{word}"}}],
+            "label_config": choices_config("red", word[:40]),
+        },
+        "/webhook": {"action": word, "project": {"id": -number}, "annotation": {"id": word}},
+    }
+    return json.dumps(bodies[kind]).encode()
 
 
 @contextmanager
@@ -458,7 +372,7 @@ def unrecorded() -> Iterator[None]:
         root.handlers = handlers
 
 
-def test_memory_stays_bounded(house: House) -> None:
+def test_memory_stays_bounded(client: httpx.Client) -> None:
     """Each of these requests has a word of 2,000 letters of its own: none is kept, once there are as many projects as
     there may be.
 
@@ -471,7 +385,7 @@ def test_memory_stays_bounded(house: House) -> None:
         before = resident_bytes()
         for number in range(requests):
             path = POSTED[number % 3]
-            sent(house, path, some(path, next(numbers), random_))
+            sent(client, path, some(path, next(numbers), random_))
         gc.collect()
         return resident_bytes() - before
 
