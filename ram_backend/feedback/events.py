@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from ram_backend.feedback.label_space import LabelSpace, label_space_of
 from ram_backend.labelstudio.annotations import (
@@ -73,15 +72,20 @@ def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEv
         request: the call.
         received_at: when it came.
     """
+    entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
+    numbers = [number for each in entries if (number := number_of(each)) is not None]
     if request.action in STATING:
-        return _statements(request, received_at)
-    if request.action in DELETING:
-        numbers = _numbers(request.annotation_objects, request.action)
-        return [FeedbackEvent("annotation_deleted", number, 0, received_at) for number in numbers]
-    if request.action in DELETING_TASKS:
-        numbers = _numbers(request.task_objects, request.action)
-        return [FeedbackEvent("task_deleted", 0, number, received_at) for number in numbers]
-    return []
+        events = _statements(request, received_at)
+    elif request.action in DELETING:
+        events = [FeedbackEvent("annotation_deleted", number, 0, received_at) for number in numbers]
+    elif request.action in DELETING_TASKS:
+        events = [FeedbackEvent("task_deleted", 0, number, received_at) for number in numbers]
+    else:
+        return []
+    if dropped := len(entries) - len(events):
+        why = "no number, wrong types, or huge"
+        _log.warning("%d of %d entries of an event %s can't be kept: %s", dropped, len(entries), request.action, why)
+    return list(dict.fromkeys(events))
 
 
 def statement_event(
@@ -122,26 +126,9 @@ def _statements(request: WebhookRequest, received_at: datetime) -> list[Feedback
     only_task = next(iter(tasks)) if len(tasks) == 1 else None
     project = request.project
     offered = label_space_of(project.label_config) if isinstance(project, EventProject) else None
-    events: list[FeedbackEvent] = []
-    given = request.annotation_objects
-    for annotation in given:
-        stated = read_annotation(annotation, task=only_task)
-        if stated is not None:
-            data = tasks.get(stated.task)
-            events.append(statement_event(stated, received_at, task_data=data, offered=offered))
-    _note_left_out(request.action, len(given) - len(events), len(given))
-    return events
-
-
-def _numbers(objects: Iterable[Mapping[str, Any]], action: str) -> list[int]:
-    given = [number_of(each) for each in objects]
-    found = [number for number in given if number is not None]
-    _note_left_out(action, len(given) - len(found), len(given))
-    return list(dict.fromkeys(found))
-
-
-def _note_left_out(action: str, count: int, of: int) -> None:
-    if count:
-        _log.warning(
-            "%d of %d entries of an event %s can't be kept: no number, wrong types, or huge", count, of, action
-        )
+    stated = [read_annotation(annotation, task=only_task) for annotation in request.annotation_objects]
+    return [
+        statement_event(each, received_at, task_data=tasks.get(each.task), offered=offered)
+        for each in stated
+        if each is not None
+    ]

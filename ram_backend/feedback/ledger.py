@@ -7,7 +7,7 @@ together with the rows of the project of the same number and creation time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,10 @@ from ram_backend.projects.rows import key_columns
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
 _LINE = [getattr(FeedbackEventRow, name) for name in EventLine._fields]
+_STATED = [
+    getattr(FeedbackEventRow, name)
+    for name in ("event_id", "annotation_id", "updated_us", "statement", "task_data", "offered", "received_at")
+]
 _KEY = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
 _SHOWN = ("version", "shown_at", "source", "choices", "images")
 
@@ -97,9 +101,21 @@ class Ledger:
         """
         with self._database.reading() as session:
             truth = view.current(self._lines(session, key, up_to))
-            bodies = self._bodies(session, key, [line.event_id for line in truth.values()])
-            offered = self._offered(session, key)
-        return [_annotation(line, bodies[line.event_id], offered) for line in truth.values()]
+            spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(of_project(LabelSpaceRow, key))
+            offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
+            stated = select(*_STATED).where(of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            wanted = {line.event_id for line in truth.values()}
+            found = {row.annotation_id: row for row in session.execute(stated) if row.event_id in wanted}
+        return [
+            CurrentAnnotation(
+                event_id=row.event_id,
+                stated=StatedAnnotation.from_canonical(row.statement, updated_us=row.updated_us),
+                task_data=json.loads(row.task_data) if row.task_data else {},
+                offered=offered.get(row.offered),
+                received_at=row.received_at,
+            )
+            for row in (found[number] for number in truth)
+        ]
 
     def lines(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventLine]:
         """All events of a project without their statements, by number."""
@@ -233,30 +249,6 @@ class Ledger:
         if up_to is not None:
             query = query.where(FeedbackEventRow.event_id <= up_to)
         return [EventLine(*row) for row in session.execute(query)]
-
-    def _bodies(self, session: Session, key: ProjectKey, events: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        columns = (
-            *(FeedbackEventRow.event_id, FeedbackEventRow.statement, FeedbackEventRow.task_data),
-            *(FeedbackEventRow.offered, FeedbackEventRow.received_at),
-        )
-        query = select(*columns).where(of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
-        wanted = set(events)
-        return {row[0]: tuple(row[1:]) for row in session.execute(query) if row[0] in wanted}
-
-    def _offered(self, session: Session, key: ProjectKey) -> dict[str, LabelSpace]:
-        rows = session.execute(select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(of_project(LabelSpaceRow, key)))
-        return {digest: LabelSpace.from_json(tags, digest) for digest, tags in rows}
-
-
-def _annotation(line: EventLine, body: tuple[Any, ...], offered: Mapping[str, LabelSpace]) -> CurrentAnnotation:
-    statement, task_data, digest, received_at = body
-    return CurrentAnnotation(
-        event_id=line.event_id,
-        stated=StatedAnnotation.from_canonical(statement, updated_us=line.updated_us),
-        task_data=json.loads(task_data) if task_data else {},
-        offered=offered.get(digest),
-        received_at=received_at,
-    )
 
 
 def _identity(table: type[ShownRow | TaskImageRow]) -> list[Any]:
