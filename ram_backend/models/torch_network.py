@@ -235,7 +235,7 @@ def _is_emulated(precision: FixedPrecision) -> bool:
 
 def _halve_products(module: nn.Module, head: TaggingHead, half: torch.dtype) -> None:
     """Stores the weights of large products in half precision; what is small or feeds the logits stays."""
-    kept = {head.projection, head.classifier, head.layers[0].query}
+    exact = {head.projection, head.classifier, head.layers[0].query}
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d) and part not in kept:
+        if isinstance(part, nn.Linear | nn.Conv2d) and part not in exact:
             part.to(half)

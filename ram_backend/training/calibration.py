@@ -136,10 +136,10 @@ def fit_tag_calibrations(
     portion = max(1, PAIRS_AT_ONCE // len(z))
     for start in range(0, len(tags), portion):
         some = tags[start : start + portion]
-        _, own, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED))
-        base_scale[some] = np.maximum(centre[0] + own[:, 0], least)
-        residual_scale[some] = np.maximum(centre[1] + own[:, 1], 0)
-        offset[some] = centre[2] + own[:, 2]
+        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED))
+        base_scale[some] = np.maximum(centre[0] + shift[:, 0], least)
+        residual_scale[some] = np.maximum(centre[1] + shift[:, 1], 0)
+        offset[some] = centre[2] + shift[:, 2]
     return TagCalibrations(base_scale, residual_scale, offset)
 
 
@@ -169,8 +169,10 @@ def fit_thresholds(
         for tag in np.flatnonzero(known.any(axis=0)):
             rows = known[:, tag]
             common = (total * best + COMMON_THRESHOLD_HOLD * result[tag]) / (total + COMMON_THRESHOLD_HOLD)
-            own = best_threshold(scores[rows, tag], labels[rows, tag], counts[rows, tag]) if positives[tag] else common
-            result[tag] = (positives[tag] * own + THRESHOLD_HOLD * common) / (positives[tag] + THRESHOLD_HOLD)
+            alone = common
+            if positives[tag]:
+                alone = best_threshold(scores[rows, tag], labels[rows, tag], counts[rows, tag])
+            result[tag] = (positives[tag] * alone + THRESHOLD_HOLD * common) / (positives[tag] + THRESHOLD_HOLD)
     return np.clip(result, 0, HIGHEST_THRESHOLD).astype(np.float32)
 
 
@@ -192,12 +194,12 @@ def best_threshold(scores: FloatArray, labels: BoolArray, counts: FloatArray) ->
     return float((ordered[best] + following) / 2)
 
 
-def _spread(labels: BoolArray, known: BoolArray, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDArray[np.int64]:
     """Tags from which the common coefficients are learned: evenly spread from the rarest to the most frequent."""
     most = max(1, PAIRS_AT_ONCE // len(labels))
-    if len(asked) <= most:
-        return asked
-    by_count = asked[np.argsort((labels & known).sum(axis=0)[asked], kind="stable")]
+    if len(tags) <= most:
+        return tags
+    by_count = tags[np.argsort((labels & known).sum(axis=0)[tags], kind="stable")]
     places = np.linspace(len(by_count) - 1, 0, most).round().astype(np.int64)  # the most frequent one is always there
     return np.sort(by_count[np.unique(places)])
 
@@ -206,44 +208,44 @@ def _fit(
     z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, tags: NDArray[np.int64],
     centre: FloatArray, hold: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
-    """Newton steps on common (3,) and own (L, 3) coefficients at once; own ones are eliminated tag by tag.
+    """Newton steps on common coefficients (3,) and the tags' shifts (L, 3) at once; these are eliminated tag by tag.
 
     The Hessian is an arrow: tags meet only through the common coefficients, whose system is its Schur complement.
     """
     inputs = np.stack([z[:, tags].astype(np.float64), u[:, tags], np.ones((len(z), len(tags)))])
     target, weight = labels[:, tags].astype(np.float64), counts[:, tags]
-    own_hold = np.array(OWN_HOLD)
-    common, own = centre.copy(), np.zeros((len(tags), 3))
+    shift_hold = np.array(OWN_HOLD)
+    common, shift = centre.copy(), np.zeros((len(tags), 3))
 
-    def raised(common: FloatArray, own: FloatArray) -> FloatArray:
-        return np.einsum("lp,pnl->nl", common + own, inputs)
+    def raised(common: FloatArray, shift: FloatArray) -> FloatArray:
+        return np.einsum("lp,pnl->nl", common + shift, inputs)
 
-    def cost(common: FloatArray, own: FloatArray) -> float:
-        at = raised(common, own)
+    def cost(common: FloatArray, shift: FloatArray) -> float:
+        at = raised(common, shift)
         loss = float((weight * (np.logaddexp(0, at) - target * at)).sum())
-        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * own**2).sum())
+        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (shift_hold * shift**2).sum())
 
-    current = cost(common, own)
+    current = cost(common, shift)
     for _ in range(_STEPS):
-        score = sigmoid(raised(common, own))
+        score = sigmoid(raised(common, shift))
         slope = np.einsum("pnl,nl->lp", inputs, weight * (score - target))
         bend = weight * score * (1 - score)
         curve = np.stack([(inputs * (inputs[row] * bend)).sum(axis=1) for row in range(3)]).transpose(2, 0, 1)
         eliminated = np.linalg.solve(
-            curve + np.diag(own_hold), np.concatenate([curve, (slope + own_hold * own)[:, :, None]], axis=2)
+            curve + np.diag(shift_hold), np.concatenate([curve, (slope + shift_hold * shift)[:, :, None]], axis=2)
         )
         system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :3])
         side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 3])
         step = np.linalg.solve(system, side)
-        own_step = eliminated[:, :, 3] - np.einsum("lpq,q->lp", eliminated[:, :, :3], step)
+        shift_step = eliminated[:, :, 3] - np.einsum("lpq,q->lp", eliminated[:, :, :3], step)
         length = 1.0
-        while (tried := cost(common - length * step, own - length * own_step)) > current and length > 1e-4:
+        while (tried := cost(common - length * step, shift - length * shift_step)) > current and length > 1e-4:
             length /= 2
         if tried > current:
             break
-        common, own = common - length * step, own - length * own_step
+        common, shift = common - length * step, shift - length * shift_step
         settled = current - tried <= _PRECISION * max(1.0, abs(current))
         current = tried
         if settled:
             break
-    return common, own, -current
+    return common, shift, -current

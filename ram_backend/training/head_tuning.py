@@ -311,7 +311,7 @@ def asymmetric_loss(
 
 
 def off_target_scores(
-    bundle: Bundle, network: Network, files: Mapping[str, bytes], asked: Subset, tokens: NDArray[np.float16], seed: int
+    bundle: Bundle, network: Network, files: Mapping[str, bytes], subset: Subset, tokens: NDArray[np.float16], seed: int
 ) -> OffTargetScores:
     """Scores of tags that a project doesn't ask about, under the bundle's head and a tuned one.
 
@@ -319,14 +319,14 @@ def off_target_scores(
         bundle: the base model.
         network: loaded from it.
         files: of a candidate with a tuned head.
-        asked: the project's tags; `OFF_TARGET_TAGS` of the others are drawn.
+        subset: the project's tags; `OFF_TARGET_TAGS` of the others are drawn.
         tokens: (N, T, D) of the project's images and of other photos.
         seed: same seed, same tags.
 
     Raises:
         VersionDamaged: the files are not of a head like the network's.
     """
-    rows = np.setdiff1d(np.arange(len(bundle.vocabulary)), _rows(asked.entries))
+    rows = np.setdiff1d(np.arange(len(bundle.vocabulary)), _rows(subset.entries))
     drawn = np.sort(np.random.default_rng((seed, 5)).permutation(rows)[:OFF_TARGET_TAGS]).tolist()
     calibration, parts = bundle.calibration.take(drawn), range(0, len(tokens), IMAGES_AT_ONCE)
     scores = []
@@ -346,6 +346,6 @@ def _drawn_tags(
     known: NDArray[np.bool_], labels: NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """At most `count` columns with a known pair (B, L), in random order, those with a positive first."""
-    asked = rng.permutation(np.flatnonzero(known.any(axis=0)))
-    positive = (known & labels)[:, asked].any(axis=0)
-    return np.sort(asked[np.argsort(~positive, kind="stable")][:count])
+    candidates = rng.permutation(np.flatnonzero(known.any(axis=0)))
+    positive = (known & labels)[:, candidates].any(axis=0)
+    return np.sort(candidates[np.argsort(~positive, kind="stable")][:count])

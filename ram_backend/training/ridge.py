@@ -62,8 +62,8 @@ class KernelEigen:
         else:
             values, directions = np.linalg.eigh(scaled.T @ scaled)
             vectors = scaled @ directions
-        kept = values > RANK_FLOOR * max(float(values[-1]), np.finfo(np.float64).tiny)
-        values, vectors = values[kept], vectors[:, kept]
+        positive = values > RANK_FLOOR * max(float(values[-1]), np.finfo(np.float64).tiny)
+        values, vectors = values[positive], vectors[:, positive]
         if len(scaled) > scaled.shape[1]:
             vectors = vectors / np.sqrt(values)
         return cls(mean, spread, scaled, np.ascontiguousarray(vectors), values)
@@ -179,8 +179,8 @@ def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray)
     Returns:
         (N, L), columns sum to 0.
     """
-    own = np.diagonal(sharing)
-    return targets * own + beyond @ (sharing - np.diag(own))
+    diagonal = np.diagonal(sharing)
+    return targets * diagonal + beyond @ (sharing - np.diag(diagonal))
 
 
 def sharing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:

@@ -132,17 +132,17 @@ class RidgeTrainer:
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
 
-        def tell(step: int) -> None:
+        def report(step: int) -> None:
             if progress is not None:
                 progress(self.name, step, steps)
 
-        tell(0)
+        report(0)
         spectrum = KernelEigen.of(material.features)
         tried: list[_Trial] = []
         for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
             ridge = spectrum.ridge(targets, groups, strength)
             tried.append(_trial(material, counts, ridge, learned, {"strength": strength, "sharing": False}))
-            tell(place + 1)
+            report(place + 1)
         best = max(tried, key=_likelihood)
         if material.embeddings is not None and learned.sum() > 1:
             positives = (material.labels & material.known).sum(axis=0) * learned
@@ -154,7 +154,7 @@ class RidgeTrainer:
         mixture = fit_tag_calibrations(material.base, best.ridge.left_out, material.labels, counts, best.common)
         log_odds = mixture.log_odds(material.base, best.ridge.left_out)
         thresholds = fit_thresholds(sigmoid(log_odds), material.labels, counts, material.base_thresholds)
-        tell(steps)
+        report(steps)
         return FitResult(
             delta=_delta(material, mixture, best.ridge, thresholds),
             log_odds=log_odds.astype(np.float32),

@@ -172,12 +172,12 @@ def _named(drafts: list[Draft]) -> list[Draft]:
             bare.add(fold(draft.name))
     taken = {fold(draft.name) for draft in drafts}
     for draft in drafts:
-        kept = []
+        free = []
         for synonym in draft.synonyms:
             if fold(synonym) not in taken:
                 taken.add(fold(synonym))
-                kept.append(synonym)
-        draft.synonyms = kept
+                free.append(synonym)
+        draft.synonyms = free
     return drafts
 
 

@@ -152,9 +152,9 @@ class Vocabulary:
         key = fold(text)
         if not key:
             return None
-        for table, asked in ((index.names, key), (index.exact_synonyms, text), (index.synonyms, key)):
-            if asked in table:
-                return table[asked]
+        for table, sought in ((index.names, key), (index.exact_synonyms, text), (index.synonyms, key)):
+            if sought in table:
+                return table[sought]
         bases = base_forms(key)
         for table in (index.names, index.synonyms):
             for base in bases:
@@ -170,15 +170,15 @@ class Vocabulary:
 
         The k-th asking of one exact name takes the k-th tag of that name, the last one when there are no more.
         """
-        asked: dict[str, int] = {}
+        turns: dict[str, int] = {}
         found: list[int | None] = []
         for text in texts:
             same = self._index.exact.get(text)
             if same is None:
                 found.append(self.find(text))
                 continue
-            turn = asked.get(text, 0)
-            asked[text] = turn + 1
+            turn = turns.get(text, 0)
+            turns[text] = turn + 1
             found.append(same[min(turn, len(same) - 1)])
         return found
 

@@ -133,10 +133,10 @@ def read_senses(path: Path) -> dict[str, Sense]:
     return senses
 
 
-def write_senses(path: Path, senses: Iterable[tuple[str, Sense]], kept: set[str]) -> None:
-    """Writes `sources/wordnet.txt`; of the ancestors only those in `kept` (synsets of tags) are needed."""
+def write_senses(path: Path, senses: Iterable[tuple[str, Sense]], needed: set[str]) -> None:
+    """Writes `sources/wordnet.txt`; of the ancestors only those in `needed` (synsets of tags) are needed."""
     rows = [
-        f"{name}\t{sense.synset}\t{sense.file}\t{' '.join(a for a in sense.ancestors if a in kept)}"
+        f"{name}\t{sense.synset}\t{sense.file}\t{' '.join(a for a in sense.ancestors if a in needed)}"
         f"\t{'|'.join(word for word in sense.words if word != name)}"
         for name, sense in sorted(senses, key=lambda pair: pair[0])
     ]

@@ -35,8 +35,8 @@ people: person, bike: bicycle"""
 CATEGORY = """dog: animal, crane (bird): animal, mouse: object, pizza: food, man: person, beach: scene, red: color,
 wooden: material, run: action, wedding: event, rose: plant, striped: attribute"""
 BROADER = """golden retriever: retriever / dog / animal, man: person, siamese cat: cat / animal,
-strawberry: fruit / food, taxi: car / vehicle, electric guitar: guitar / musical instrument, rose: flower / plant, jeans: pants / clothing,
-bald eagle: eagle / bird / animal, ambulance: vehicle"""
+strawberry: fruit / food, taxi: car / vehicle, electric guitar: guitar / musical instrument, rose: flower / plant,
+jeans: pants / clothing, bald eagle: eagle / bird / animal, ambulance: vehicle"""
 NOT_BROADER = """mouse: animal, hot dog: dog, toy gun: gun, stained glass: glass, bottle cap: clothing,
 teddy bear: bear, monitor: vehicle, crab cake: dessert, girl: woman"""
 
