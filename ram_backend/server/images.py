@@ -34,7 +34,7 @@ class ServerImages:
         store: says how each project's Label Studio is reached.
         model: whose preprocessing holds.
         settings: limits, and which internal hosts are allowed.
-        metrics: told of hits, misses and times.
+        metrics: counts hits and misses, and times the steps.
 
     Raises:
         SettingsError: RAM_ALLOWED_IMAGE_HOSTS can't be used.

@@ -265,13 +265,11 @@ def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: Floa
     if not control.choices:
         return [[] for _ in scores]
     longest = max(map(len, control.columns))
-    columns = np.array([(*own, *own[-1:] * (longest - len(own))) for own in control.columns])
+    columns = np.array([(*places, *places[-1:] * (longest - len(places))) for places in control.columns])
     best = scores[:, columns].argmax(axis=2)
     texts = columns[np.arange(len(columns)), best]  # (N, C)
-    limits = thresholds[texts]
-    for place, threshold in enumerate(control.thresholds):
-        if threshold is not None:
-            limits[:, place] = threshold
+    by_admins = np.array(control.thresholds, dtype=np.float32)  # None is NaN
+    limits = np.where(np.isnan(by_admins), thresholds[texts], by_admins)
     by_choice = zip(np.take_along_axis(scores, texts, axis=1), limits, strict=True)
     return [_that_matter(control.choices, row, limit) for row, limit in by_choice]
 
@@ -297,7 +295,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def in_thread(threads: Executor, share: asyncio.Semaphore, work: Callable[[], T]) -> T:
-    """The result of work in one of the threads, of which the share has so many: until it ends, awaited or not."""
+    """The result of work in a thread; the share is held until the thread has ended, awaited or not."""
     loop = asyncio.get_running_loop()
 
     def give_back(_: Future[T]) -> None:

@@ -158,11 +158,13 @@ def control_choices(
         by_precision: needed where the options name a precision.
     """
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
-    kept = [choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in _names(choice))]
+    chosen = [
+        choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in _names(choice))
+    ]
     texts: dict[str, int] = {}
-    columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in kept]
-    thresholds = [_threshold(choice, options, by_precision) for choice in kept]
-    return ControlChoices(tuple(kept), tuple(texts), tuple(columns), tuple(thresholds))
+    columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
+    thresholds = [_threshold(choice, options, by_precision) for choice in chosen]
+    return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds))
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
@@ -255,12 +257,12 @@ def _model_version(
     """As `Tagger.model_version`, for a whole label config."""
 
     def settled(control: TagControl) -> object:
-        own = options[control.name]
-        if control.name not in controls:
-            return [own.to_json()]
-        thresholds = [None if value is None else f"{value:.6g}" for value in controls[control.name].thresholds]
-        kept = None if own.tags is None else [choice.path for choice in controls[control.name].choices]
-        return [kept, thresholds, own.top_k]
+        by_admins, scored = options[control.name], controls.get(control.name)
+        if scored is None:
+            return [by_admins.to_json()]
+        thresholds = [None if value is None else f"{value:.6g}" for value in scored.thresholds]
+        paths = None if by_admins.tags is None else [choice.path for choice in scored.choices]
+        return [paths, thresholds, by_admins.top_k]
 
     bundle = model.bundle
     identity: dict[str, object] = {
@@ -280,11 +282,11 @@ def _model_version(
 
 
 def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:
-    there = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
+    offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
     return (
         f"None of the tags that an admin asked for ({_listed(options.tags or ())}) is a choice of the label config"
-        f" (such as {', '.join(map(repr, there))}):"
-        " add them to the label config, or change the tags in the extra params or with `ram-backend project set`."
+        f" (such as {', '.join(map(repr, offered))}): add them to the label config, or change the tags in the extra"
+        " params or with `ram-backend project set`."
     )
 
 

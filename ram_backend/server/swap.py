@@ -82,9 +82,9 @@ class VersionSwap:
         projects: their label configs and options.
         model: bundle and network.
         loader: reads and checks versions.
-        snapshots: builds what a project will be asked for.
+        snapshots: builds those of recent label configs.
         metrics: counts swaps, and projects that are served a version.
-        jobs: asked to learn anew where a version belongs to another bundle; None: nobody is.
+        jobs: take a training where a version belongs to another bundle; None: there are none.
     """
 
     def __init__(

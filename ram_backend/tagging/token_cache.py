@@ -15,7 +15,7 @@ import os
 import struct
 import tempfile
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,14 +31,12 @@ _FORMAT = 2
 _MAGIC = b"RAMTOK2\n"
 _DIGEST = 32
 _HEADER = struct.Struct("<QIIII")  # perceptual hash, width, height, number of tokens, width of a token
-_SUFFIX = ".tokens"
-_ABANDONED_S = 3600.0
 
 log = logging.getLogger(__name__)
 
 
 class CachedImage(NamedTuple):
-    """What is kept of one image.
+    """The entry of one image.
 
     Attributes:
         tokens: (T, D) float32, rounded to `TOKEN_DTYPE`.
@@ -90,14 +88,10 @@ class TokenCache:
         except OSError:
             return None
         entry = _unpacked(data)
-        try:
-            if entry is None:
-                log.warning("The cached tokens in %s are damaged: they are computed again.", path)
-                path.unlink()
-            else:
-                os.utime(path)  # now used
-        except OSError:
-            pass  # removed by another process meanwhile, or a folder that may only be read
+        if entry is None:
+            log.warning("The cached tokens in %s are damaged: they are computed again.", path)
+        with suppress(OSError):  # removed by another process meanwhile, or a folder that may only be read
+            path.unlink() if entry is None else os.utime(path)
         return entry
 
     def put(self, key: str, image: CachedImage) -> NDArray[np.float32]:
@@ -127,7 +121,7 @@ class TokenCache:
         return tokens if earlier is None else earlier.tokens
 
     def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+        return self._folder / key[:2] / f"{key}.tokens"
 
     def _write(self, key: str, data: bytes) -> CachedImage | None:
         """Creates the file atomically; where another process has done so meanwhile, returns what it stored."""
@@ -153,7 +147,11 @@ class TokenCache:
                 self._written += written
                 return
             self._written = 0
-            files = self._files()
+            files = []
+            for path in self._folder.glob("??/*"):  # also what a killed process has left half written
+                with suppress(OSError):  # removed by another process meanwhile
+                    state = path.stat()
+                    files.append((state.st_mtime, state.st_size, path))
             excess = sum(size for _, size, _ in files) - self._max_bytes
             if excess <= 0:
                 return
@@ -163,20 +161,6 @@ class TokenCache:
                     break
                 path.unlink(missing_ok=True)
                 excess -= size
-
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """Time of last use, size and path of each file; what a killed process left half written is removed."""
-        found = []
-        for path in self._folder.glob("??/*"):
-            try:
-                state = path.stat()
-                if path.suffix == _SUFFIX:
-                    found.append((state.st_mtime, state.st_size, path))
-                elif path.suffix == ".part" and state.st_mtime < time.time() - _ABANDONED_S:
-                    path.unlink()
-            except OSError:
-                continue  # removed by another process meanwhile
-        return found
 
 
 def _packed(image: CachedImage) -> bytes:
