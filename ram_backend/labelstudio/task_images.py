@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote
@@ -62,7 +61,7 @@ class TaskImages:
     ) -> None:
         self.label_studio = label_studio
         self._fetcher = label_studio.fetcher if label_studio is not None else Fetcher(limits, guard)
-        self._window = 2 * threads
+        self._batch = 2 * threads
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fetch")
 
     def fetch(self, reference: ImageReference) -> bytes:
@@ -98,7 +97,7 @@ class TaskImages:
         )
 
     def fetch_all(self, references: Iterable[ImageReference]) -> Iterator[Outcome]:
-        """Images in the order of their references, fetched at the same time and a little ahead of who takes them.
+        """Images in the order of their references, fetched in batches a little ahead of the consumer.
 
         Yields:
             The bytes, an `ImageError`, or an `ImageUnreachable` where another host than Label Studio's is down now.
@@ -107,18 +106,8 @@ class TaskImages:
             LabelStudioUnreachable: Label Studio doesn't answer or let us in: no other image will fare better.
         """
         waiting = iter(references)
-        ahead: deque[Future[Outcome]] = deque()
-        try:
-            while True:
-                ahead.extend(
-                    self._pool.submit(self._outcome, one) for one in islice(waiting, self._window - len(ahead))
-                )
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        while batch := list(islice(waiting, self._batch)):
+            yield from self._pool.map(self._outcome, batch)
 
     def close(self) -> None:
         """Ends its threads, after what they do now."""

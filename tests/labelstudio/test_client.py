@@ -87,35 +87,6 @@ def test_many_threads_renew_once(studio: FakeLabelStudio, known: bool) -> None:
     assert studio.refreshed == refreshed + 1
 
 
-def test_an_access_token_is_renewed_before_it_ends() -> None:
-    now, given = [0.0], []
-
-    def refresh(personal: str) -> str:
-        assert personal == PERSONAL
-        given.append(now[0])
-        return f"access-{len(given)}"
-
-    login = Login(PERSONAL, refresh, clock=lambda: now[0])
-    for now[0] in (0, 200, 269):
-        assert login.header() == "Bearer access-1"
-    for now[0] in (271, 299, 500):
-        assert login.header() == "Bearer access-2"
-    assert given == [0, 271]
-
-
-def test_the_lifetime_is_read_from_the_token(studio: FakeLabelStudio) -> None:
-    studio.lifetime = 10
-    now = [0.0]
-    client = LabelStudio(studio.url, None)
-    login = Login(PERSONAL, lambda token: LabelStudio(studio.url, token)._refresh(token), clock=lambda: now[0])
-    first = login.header()
-    now[0] = 4
-    assert login.header() == first
-    now[0] = 6
-    assert login.header() != first
-    client.close()
-
-
 def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -> None:
     tried, waiting = [], threading.Barrier(6)
 

@@ -58,7 +58,7 @@ class FakeLabelStudio(HttpServer):
         self.legacy: str | None = LEGACY
         self.personal: str | None = PERSONAL
         self.access: set[str] = set()
-        self.lifetime, self.refreshed, self.refresh_seconds = 300, 0, 0.0
+        self.refreshed, self.refresh_seconds = 0, 0.0
         self.files: dict[str, bytes] = {}
         self.status: int | None = None
         self.delay_s = 0.0
@@ -160,7 +160,7 @@ class FakeLabelStudio(HttpServer):
             return Reply(401, b'{"detail": "Token is invalid"}')
         with self._lock:
             self.refreshed += 1
-            access = jwt(token_type="access", iat=1000, exp=1000 + self.lifetime, jti=self.refreshed)
+            access = jwt(token_type="access", iat=1000, exp=1300, jti=self.refreshed)
             self.access.add(access)
         return _answer(200, {"access": access})
 
