@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -28,51 +29,68 @@ def connect(client: httpx.Client, studio: FakeLabelStudio, config: str = CONFIG,
     return str(answer.json()["model_version"])
 
 
+def results(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def ticked(client: httpx.Client, body: dict[str, Any]) -> list[list[Any]]:
+    return [tags_of(each) for each in results(client, body)]
+
+
+def many(studio: FakeLabelStudio, count: int) -> list[str]:
+    """Images of different content."""
+    return [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(count)]
+
+
+@pytest.fixture
+def red(studio: FakeLabelStudio) -> str:
+    return studio.upload("red.png", picture(RED))
+
+
 def test_tags_of_uploaded_images(client: httpx.Client, studio: FakeLabelStudio) -> None:
     version = connect(client, studio)
     images = [studio.upload(f"{name}.png", picture(colour)) for name, colour in [("a", RED), ("b", BLUE), ("c", GREEN)]]
-    answer = client.post("/predict", json=predict_body(CONFIG, images)).json()
-    assert [tags_of(result) for result in answer["results"]] == [["red"], ["blue"], ["green"]]
-    assert {result["model_version"] for result in answer["results"]} == {version}
-    assert all(0 <= result["score"] <= 1 for result in answer["results"])
+    found = results(client, predict_body(CONFIG, images))
+    assert [tags_of(result) for result in found] == [["red"], ["blue"], ["green"]]
+    assert {result["model_version"] for result in found} == {version}
+    assert all(0 <= result["score"] <= 1 for result in found)
 
 
 def test_no_tasks_no_results(client: httpx.Client) -> None:
-    assert client.post("/predict", json=predict_body(CONFIG, [])).json()["results"] == []
+    assert results(client, predict_body(CONFIG, [])) == []
 
 
-def test_confidence_beside_the_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_confidence_beside_the_tags(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     config = choices_config(
         "red", "blue", more='<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0"/>'
     )
     connect(client, studio, config)
-    answer = client.post("/predict", json=predict_body(config, [studio.upload("a.png", picture(RED))])).json()
-    assert tags_of(answer["results"][0], "confidence") == ["red  88%"]  # sigmoid(4 * 1 - 2)
+    (found,) = results(client, predict_body(config, [red]))
+    assert tags_of(found, "confidence") == ["red  88%"]  # sigmoid(4 * 1 - 2)
 
 
-def test_labels_are_regions_with_the_size_of_the_image(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    labels = "".join(f'<Label value="{tag}"/>' for tag in ("red", "green", "blue"))
-    config = (
-        '<View><Image name="image" value="$image"/><RectangleLabels name="tags" toName="image">'
-        f"{labels}</RectangleLabels></View>"
-    )
+def test_labels_are_regions_with_the_size_of_the_image(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
+    config = choices_config("red", "green", "blue", kind="RectangleLabels").replace("<Choice ", "<Label ")
     connect(client, studio, config)
-    answer = client.post("/predict", json=predict_body(config, [studio.upload("a.png", picture(RED))])).json()
-    (item,) = answer["results"][0]["result"]
+    (found,) = results(client, predict_body(config, [red]))
+    (item,) = found["result"]
     assert (item["original_width"], item["original_height"]) == (40, 30)
     assert item["value"]["rectanglelabels"] == ["red"]
     assert item["score"] == pytest.approx(0.880797)
 
 
 def test_free_tags_are_the_best_of_the_vocabulary_or_of_the_admins(
-    client: httpx.Client, studio: FakeLabelStudio
+    client: httpx.Client, studio: FakeLabelStudio, red: str
 ) -> None:
     config = '<View><Image name="image" value="$image"/><TextArea name="tags" toName="image"/></View>'
     connect(client, studio, config)
-    body = predict_body(config, [studio.upload("a.png", picture(RED))])
-    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    body = predict_body(config, [red])
+    assert ticked(client, body)[0] == ["red"]
     connect(client, studio, config, extra_params={"tags": ["blue", "pink", "red"], "precision": 0.8})
-    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red", "pink"]
+    assert ticked(client, body)[0] == ["red", "pink"]
 
 
 def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio) -> None:
@@ -113,20 +131,19 @@ def test_two_hundred_tasks_in_one_request(start: Start, studio: FakeLabelStudio)
 
 @pytest.mark.parametrize("image", [None, "", 7, "ftp://example.com/a.jpg", "http://127.0.0.1:1/a.jpg", "data:,nothing"])
 def test_one_broken_image_costs_one_empty_prediction(
-    client: httpx.Client, studio: FakeLabelStudio, image: object
+    client: httpx.Client, studio: FakeLabelStudio, red: str, image: object
 ) -> None:
     connect(client, studio)
-    good = studio.upload("a.png", picture(RED))
-    results = client.post("/predict", json=predict_body(CONFIG, [good, image, good])).json()["results"]
-    assert [tags_of(result) for result in results] == [["red"], [], ["red"]]
-    assert (results[1]["score"], results[1]["result"]) == (1.0, [])
+    found = results(client, predict_body(CONFIG, [red, image, red]))
+    assert [tags_of(result) for result in found] == [["red"], [], ["red"]]
+    assert (found[1]["score"], found[1]["result"]) == (1.0, [])
 
 
-def test_a_task_without_the_images_key(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_a_task_without_the_images_key(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     connect(client, studio)
-    body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
+    body = predict_body(CONFIG, [red])
     body["tasks"].append({"id": 2, "data": {"photo": "/data/upload/1/a.png"}})
-    assert [tags_of(result) for result in client.post("/predict", json=body).json()["results"]] == [["red"], []]
+    assert ticked(client, body) == [["red"], []]
 
 
 def test_data_uris_and_local_files(client: httpx.Client, studio: FakeLabelStudio) -> None:
@@ -134,23 +151,21 @@ def test_data_uris_and_local_files(client: httpx.Client, studio: FakeLabelStudio
     studio.files["photos/a.png"] = picture(GREEN)
     uri = "data:image/png;base64," + base64.b64encode(picture(BLUE)).decode()
     images = [uri, f"{studio.url}/data/local-files/?d=photos/a.png"]
-    results = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
-    assert [tags_of(result) for result in results] == [["blue"], ["green"]]
+    assert ticked(client, predict_body(CONFIG, images)) == [["blue"], ["green"]]
 
 
 @pytest.mark.parametrize("status", [500, 503, 401])
 def test_label_studio_out_of_order_fails_the_whole_request(
-    client: httpx.Client, studio: FakeLabelStudio, status: int
+    client: httpx.Client, studio: FakeLabelStudio, red: str, status: int
 ) -> None:
     connect(client, studio)
-    image = studio.upload("a.png", picture(RED))
     studio.status = status
-    answer = client.post("/predict", json=predict_body(CONFIG, [image] * 3))
+    answer = client.post("/predict", json=predict_body(CONFIG, [red] * 3))
     assert answer.status_code == 503
     assert "Label Studio" in answer.json()["error"]
     assert "legacy-token" not in answer.text
     studio.status = None
-    assert tags_of(client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]) == ["red"]
+    assert ticked(client, predict_body(CONFIG, [red])) == [["red"]]
 
 
 def test_asking_twice_gives_the_same_and_encodes_once(start: Start, studio: FakeLabelStudio) -> None:
@@ -168,25 +183,20 @@ def test_asking_twice_gives_the_same_and_encodes_once(start: Start, studio: Fake
     assert sum(network.batches) == encoded, "another project pays for the head alone"
 
 
-def test_projects_never_see_each_others_tags(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_projects_never_see_each_others_tags(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     first, second = choices_config("red", "green"), choices_config("crimson", "blue")
     versions = {connect(client, studio, first), connect(client, studio, second, project="1.99")}
     assert len(versions) == 2
-    image = studio.upload("a.png", picture(RED))
-    results = [
-        client.post("/predict", json=predict_body(config, [image], project)).json()["results"][0]
-        for config, project in [(first, "1.1795452148"), (second, "1.99")]
-    ]
-    assert [tags_of(result) for result in results] == [["red"], ["crimson"]]
-    assert {result["model_version"] for result in results} == versions
+    pairs = [(first, "1.1795452148"), (second, "1.99")]
+    found = [results(client, predict_body(config, [red], project))[0] for config, project in pairs]
+    assert [tags_of(result) for result in found] == [["red"], ["crimson"]]
+    assert {result["model_version"] for result in found} == versions
 
 
 def test_a_changed_label_config_holds_at_once(client: httpx.Client, studio: FakeLabelStudio) -> None:
     before = connect(client, studio)
     changed = choices_config("green", "blue")
-    result = client.post("/predict", json=predict_body(changed, [studio.upload("a.png", picture(BLUE))])).json()[
-        "results"
-    ][0]
+    (result,) = results(client, predict_body(changed, [studio.upload("a.png", picture(BLUE))]))
     assert tags_of(result) == ["blue"]
     assert result["model_version"] != before
     assert connect(client, studio, changed) == result["model_version"]
@@ -199,53 +209,46 @@ def test_what_only_looks_different_keeps_its_version(client: httpx.Client, studi
 def test_new_tags_are_scored_from_their_text(client: httpx.Client, studio: FakeLabelStudio) -> None:
     config = choices_config("turquoise", "red")
     connect(client, studio, config)
-    results = client.post(
-        "/predict", json=predict_body(config, [studio.upload("a.png", picture((0, 255, 255)))])
-    ).json()
-    assert tags_of(results["results"][0]) == ["turquoise"]
+    body = predict_body(config, [studio.upload("a.png", picture((0, 255, 255)))])
+    assert ticked(client, body) == [["turquoise"]]
 
 
-def test_dynamic_choices_come_with_the_task(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_dynamic_choices_come_with_the_task(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     config = choices_config(attributes='value="$options"')
     connect(client, studio, config)
-    image = studio.upload("a.png", picture(RED))
-    body = predict_body(config, [image, image, image])
+    body = predict_body(config, [red] * 3)
     options = ([{"value": "red"}, {"value": "blue"}], [{"value": "crimson"}], [])
     for task, own in zip(body["tasks"], options, strict=True):
         task["data"]["options"] = own
-    assert [tags_of(result) for result in client.post("/predict", json=body).json()["results"]] == [
-        ["red"],
-        ["crimson"],
-        [],
-    ]
+    assert ticked(client, body) == [["red"], ["crimson"], []]
 
 
-def test_several_controls_and_images(client: httpx.Client, studio: FakeLabelStudio) -> None:
+def test_several_controls_and_images(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     config = (
         '<View><Image name="one" value="$one"/><Image name="two" value="$two"/>'
         '<Choices name="left" toName="one"><Choice value="red"/><Choice value="blue"/></Choices>'
         '<Taxonomy name="right" toName="two"><Choice value="colour"><Choice value="green"/></Choice></Taxonomy></View>'
     )
     connect(client, studio, config)
-    red, green = studio.upload("a.png", picture(RED)), studio.upload("b.png", picture(GREEN))
+    green = studio.upload("b.png", picture(GREEN))
     body = predict_body(config, [])
     body["tasks"] = [
         {"id": 1, "data": {"one": red, "two": green}},
         {"id": 2, "data": {"one": red, "two": "/data/upload/1/none.png"}},
         {"id": 3, "data": {}},
     ]
-    results = client.post("/predict", json=body).json()["results"]
-    assert [tags_of(result, "left") for result in results] == [["red"], ["red"], []]
-    assert [tags_of(result, "right") for result in results] == [[["colour", "green"]], [], []]
-    assert results[2]["score"] == 1.0
+    found = results(client, body)
+    assert [tags_of(result, "left") for result in found] == [["red"], ["red"], []]
+    assert [tags_of(result, "right") for result in found] == [[["colour", "green"]], [], []]
+    assert found[2]["score"] == 1.0
 
 
 def test_a_project_that_never_said_setup(client: httpx.Client) -> None:
     uri = "data:image/png;base64," + base64.b64encode(picture(RED)).decode()
     body = predict_body(CONFIG, [uri], "77.1")
-    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    assert ticked(client, body)[0] == ["red"]
     del body["project"]
-    assert tags_of(client.post("/predict", json=body).json()["results"][0]) == ["red"]
+    assert ticked(client, body)[0] == ["red"]
 
 
 def test_concurrent_requests_share_batches(start: Start, studio: FakeLabelStudio) -> None:
@@ -254,8 +257,8 @@ def test_concurrent_requests_share_batches(start: Start, studio: FakeLabelStudio
     connect(client, studio)
     images = [studio.upload(f"{place}.png", picture((place, 0, 255 - place))) for place in range(24)]
     with ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda image: client.post("/predict", json=predict_body(CONFIG, [image])).json(), images))
-    assert all(len(each["results"]) == 1 for each in found)
+        found = list(pool.map(lambda image: results(client, predict_body(CONFIG, [image])), images))
+    assert all(len(each) == 1 for each in found)
     assert sum(network.batches) == 24
     assert len(network.batches) < 24, "one-image requests were merged"
 
@@ -264,7 +267,7 @@ def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStud
     network = ColourNetwork(seconds=0.05)
     client = start(network=network, batch_size=1)
     connect(client, studio)
-    images = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(100)]
+    images = many(studio, 100)
     with pytest.raises(httpx.ReadTimeout):
         client.post("/predict", json=predict_body(CONFIG, images), timeout=0.4)
     wait_until(lambda: "ram_predictions_in_progress 0.0" in client.get("/metrics").text)
@@ -277,7 +280,7 @@ def test_work_for_a_caller_that_is_gone_ends(start: Start, studio: FakeLabelStud
 def test_images_that_do_not_come_hold_up_no_other_request(start: Start, studio: FakeLabelStudio) -> None:
     client = start(fetch_threads=8)
     connect(client, studio)
-    slow = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(12)]
+    slow = many(studio, 12)
     quick = studio.upload("quick.png", picture(GREEN))
     studio.held = dict.fromkeys(slow, threading.Event())
     with ThreadPoolExecutor(1) as pool:
@@ -293,7 +296,7 @@ def test_images_that_do_not_come_hold_up_no_other_project(start: Start, studio: 
     """However many requests wait for them, and also when their callers have gone: the threads are still there."""
     client = start(fetch_threads=8)
     connect(client, studio)
-    slow = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(24)]
+    slow = many(studio, 24)
     quick = studio.upload("quick.png", picture(GREEN))
     studio.held = dict.fromkeys(slow, threading.Event())
     assert client.post("/setup", json=setup_body(CONFIG, studio, "2.2")).status_code == 200
@@ -311,12 +314,12 @@ def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> N
     network = ColourNetwork(seconds=0.1)
     client = start(network=network, batch_size=1, predict_seconds=0.5)
     connect(client, studio)
-    images = [studio.upload(f"{place}.png", picture((place, 0, 0))) for place in range(12)]
+    images = many(studio, 12)
     answer = client.post("/predict", json=predict_body(CONFIG, images))
     assert answer.status_code == 503
     assert "fewer tasks at a time" in answer.json()["error"]
     network.seconds = 0
-    assert len(client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]) == 12
+    assert len(results(client, predict_body(CONFIG, images))) == 12
     assert sum(network.batches) < 24, "what was done is remembered"
 
 
