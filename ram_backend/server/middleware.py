@@ -175,7 +175,6 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         identity = secrets.token_hex(6)
-        scope.setdefault("state", {})["request_id"] = identity
         token = request_id.set(identity)
         method, path, status, started = scope["method"], scope["path"], 0, time.perf_counter()
 
@@ -190,14 +189,14 @@ class RequestMiddleware:
             self._access.check(scope)
             await self._app(scope, receive, send_named)
         except Refused as refused:
-            await refusal(refused, identity)(scope, receive, send_named)
+            await refusal(refused)(scope, receive, send_named)
         except ClientDisconnect:
             pass  # the caller went away while sending
         except Exception:
             _log.exception("%s %s failed unexpectedly", method, path)
             if not status:
                 message = f"Something went wrong that should not. The server's log tells more under {identity}."
-                await problem(500, message, identity, kind="InternalError")(scope, receive, send_named)
+                await problem(500, message, kind="InternalError")(scope, receive, send_named)
         finally:
             seconds = time.perf_counter() - started
             self._metrics.request(path, method, status, seconds)

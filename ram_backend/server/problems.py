@@ -29,6 +29,7 @@ from ram_backend.errors import (
     VersionNotFound,
     VersionRefused,
 )
+from ram_backend.logs import request_id
 
 _log = logging.getLogger(__name__)
 
@@ -63,26 +64,25 @@ class Refused(Exception):
         self.kind = kind
 
 
-def problem(status: int, message: str, request_id: str, *, kind: str) -> JSONResponse:
+def problem(status: int, message: str, *, kind: str) -> JSONResponse:
     """An answer that says what happened.
 
     Args:
         status: HTTP status, >= 400.
         message: one line for people.
-        request_id: under which the log tells more.
         kind: name of the error class.
     """
     message = message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 3]}..."
     headers = {_REASON_HEADER: as_reason(message)}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    content = {"error": message, "type": kind, "request_id": request_id}
+    content = {"error": message, "type": kind, "request_id": request_id.get()}
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-def refusal(refused: Refused, request_id: str) -> JSONResponse:
+def refusal(refused: Refused) -> JSONResponse:
     """The answer to a request that is not served; the connection is closed where the rest of its body isn't read."""
-    answer = problem(refused.status, str(refused), request_id, kind=refused.kind)
+    answer = problem(refused.status, str(refused), kind=refused.kind)
     if refused.status == 401:
         answer.headers["WWW-Authenticate"] = 'Basic realm="ram-backend"'
     if refused.status in (408, 413, 503):
@@ -92,15 +92,14 @@ def refusal(refused: Refused, request_id: str) -> JSONResponse:
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Exception handler of the app: errors on purpose, and HTTP errors of the framework, as JSON."""
-    identity = request.scope["state"]["request_id"]
     if isinstance(error, Refused):
-        return refusal(error, identity)
+        return refusal(error)
     if isinstance(error, HTTPException):
         message = f"{request.method} {request.url.path}: {error.detail}. See /docs for what there is."
-        return problem(error.status_code, message, identity, kind="HttpError")
+        return problem(error.status_code, message, kind="HttpError")
     status = next((status for status, kinds in _STATUS.items() if isinstance(error, kinds)), 500)
     _log.warning("%s answered %d: %s", request.url.path, status, error)
-    return problem(status, str(error), identity, kind=type(error).__name__)
+    return problem(status, str(error), kind=type(error).__name__)
 
 
 def as_reason(message: str) -> str:

@@ -24,9 +24,7 @@ def address() -> Iterator[str]:
 
     @app.get("/refused")
     def refused() -> JSONResponse:
-        return problem(
-            400, "Extra params: 'thresold': there is no such key\r\nX-Evil: 1 (grüße)", "id", kind="InputError"
-        )
+        return problem(400, "Extra params: 'thresold': there is no such key\r\nX-Evil: 1 (grüße)", kind="InputError")
 
     @app.get("/fine")
     def fine() -> JSONResponse:
