@@ -14,8 +14,16 @@ from pathlib import Path
 from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.folding import fold, singular_forms, verb_forms
 from ram_backend.vocabulary.tags import Tag, Vocabulary
-from ram_backend.vocabulary.word_lists import Entry, read_pairs, read_word_list, read_words
-from ram_backend.vocabulary.wordnet import Sense, WordNet, read_senses, write_senses
+from ram_backend.vocabulary.word_sources import (
+    Entry,
+    Sense,
+    WordNet,
+    read_pairs,
+    read_senses,
+    read_word_list,
+    read_words,
+    write_senses,
+)
 
 SOURCES = Path(__file__).with_name("sources")
 SHIPPED = Path(__file__).with_name("label_system.json")

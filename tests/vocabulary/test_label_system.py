@@ -10,7 +10,7 @@ from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.folding import fold, joined, singular_forms
 from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES, build_label_system, load_label_system
 from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary
-from ram_backend.vocabulary.word_lists import read_word_list, read_words
+from ram_backend.vocabulary.word_sources import read_word_list, read_words
 
 COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop
 sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
