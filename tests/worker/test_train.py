@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from support.jobs import CONFIG, KEY, correct, make_due, picture_of, statement
 from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 
@@ -23,6 +24,7 @@ from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import folder_of, open_version, version_path
+from ram_backend.versions.records import Lineage
 from ram_backend.versions.table import VersionTable
 from ram_backend.vocabulary import embeddings as text_embeddings
 from ram_backend.worker import scorer as scoring
@@ -32,374 +34,282 @@ from ram_backend.worker.run_job import carry_out
 ACCEPT = Verdict("accept", "It ranks better.", {"map_incumbent": 0.4, "map_candidate": 0.5})
 REJECT = Verdict("reject", "It doesn't rank better.", {"map_incumbent": 0.4, "map_candidate": 0.4})
 
-Train = Callable[..., Job]
 
+class Trainings:
+    """Corrections, gate, trainings and versions of one project."""
 
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
-    there = ColourNetwork()
-    monkeypatch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
-    monkeypatch.setattr(training_job, "load_network", lambda *_, **__: there)
-    monkeypatch.setattr(scoring, "tag_embeddings", lambda *_: None)
-    return there
+    def __init__(self, settings: Settings, database: Database, queue: JobQueue, patch: pytest.MonkeyPatch) -> None:
+        self.settings, self.database, self.queue, self.patch = settings, database, queue, patch
+        self.ledger, self.versions = Ledger(database), VersionTable(database)
+        self.network = ColourNetwork()
+        patch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
+        patch.setattr(training_job, "load_network", lambda *_, **__: self.network)
+        patch.setattr(scoring, "tag_embeddings", lambda *_: None)
 
+    def correct(self, *numbers: int) -> None:
+        correct(self.database, *numbers)
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch, network: ColourNetwork) -> Callable[..., None]:
-    """Decides what the gate says."""
-
-    def says(verdict: Verdict | Callable[[], Verdict]) -> None:
-        monkeypatch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
+    def gate(self, verdict: Verdict | Callable[[], Verdict]) -> None:
+        """From now on the gate's verdict."""
         answer = verdict if callable(verdict) else lambda: verdict
-        monkeypatch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
+        self.patch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
+        self.patch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
 
-    return says
-
-
-@pytest.fixture
-def train(settings: Settings, database: Database, queue: JobQueue, network: ColourNetwork) -> Train:
-    def done() -> Job:
-        job = queue.request(KEY, "train", "asked").job
-        make_due(database, job.id)
+    def train(self) -> Job:
+        job = self.queue.request(KEY, "train", "asked").job
+        make_due(self.database, job.id)
         functions = {"train": training_job.train}
-        own = settings.model_copy(update={"tuning": "off"})
-        carry_out(own, database, job.id, functions)  # type: ignore[arg-type]
-        found = queue.get(job.id)
-        assert found is not None
-        return found
+        carry_out(self.settings.model_copy(update={"tuning": "off"}), self.database, job.id, functions)  # type: ignore[arg-type]
+        return self.queue.get(job.id) or job
 
-    return done
+    def pin(self) -> Verdict:
+        """A gate's answer that comes too late."""
+        self.versions.pin(KEY)
+        return ACCEPT
+
+    @property
+    def served(self) -> str | None:
+        return self.versions.served(KEY).version
+
+    def lineage(self, version: str) -> Lineage:
+        lineage = self.versions.get(KEY, version).lineage
+        assert lineage is not None
+        return lineage
+
+    @property
+    def folders(self) -> list[str]:
+        """Directories of versions."""
+        return sorted(path.name for path in (self.settings.versions_dir / folder_of(KEY)).glob("v*"))
 
 
 @pytest.fixture
-def versions(database: Database) -> VersionTable:
-    return VersionTable(database)
+def project(settings: Settings, database: Database, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    return Trainings(settings, database, queue, monkeypatch)
+
+
+@pytest.fixture
+def corrected(project: Trainings) -> Trainings:
+    """With twelve corrections."""
+    project.correct(*range(1, 13))
+    return project
 
 
 def gone(annotation: int) -> FeedbackEvent:
     return FeedbackEvent("annotation_deleted", annotation, 0, datetime.now(UTC))
 
 
-def verdict_of(job: Job) -> Verdict:
-    return Verdict.from_json((job.result or {})["verdict"])
-
-
-def test_an_accepted_candidate_is_served(
-    train: Train,
-    gate: Callable[..., None],
-    database: Database,
-    versions: VersionTable,
-    settings: Settings,
-    queue: JobQueue,
-) -> None:
-    correct(database, *range(1, 13))
-    gate(ACCEPT)
-    job = train()
+def test_an_accepted_candidate_is_served(corrected: Trainings) -> None:
+    corrected.gate(ACCEPT)
+    job = corrected.train()
     assert (job.state, job.verdict) == ("done", "accept"), job.message
     assert job.message.startswith("v0001 is served. It ranks better.")
-    assert versions.served(KEY).version == "v0001"
-    version = open_version(version_path(settings.versions_dir, KEY, "v0001"), tiny_bundle(), key=KEY)
+    assert corrected.served == "v0001"
+    version = open_version(version_path(corrected.settings.versions_dir, KEY, "v0001"), tiny_bundle(), key=KEY)
     lineage = version.lineage
     assert (lineage.parent, lineage.bundle, lineage.encoder_id) == (None, "colours", "mean-colour")
-    assert (lineage.corrections.count, lineage.corrections.last_event) == (12, Ledger(database).last_event(KEY))
-    assert lineage.metrics_before == {"mAP": 0.4}
-    assert lineage.metrics_after == {"mAP": 0.5}
+    assert (lineage.corrections.count, lineage.corrections.last_event) == (12, corrected.ledger.last_event(KEY))
+    assert (lineage.metrics_before, lineage.metrics_after) == ({"mAP": 0.4}, {"mAP": 0.5})
     assert lineage.code_version
     assert set(version.delta.tags) == {"red", "green", "blue"}
     assert job.last_event == lineage.corrections.last_event
-    assert [(each.kind, each.reason) for each in queue.jobs(KEY) if each.is_open] == [("refresh", "v0001 is served")]
+    follow_up = [(each.kind, each.reason) for each in corrected.queue.jobs(KEY) if each.is_open]
+    assert follow_up == [("refresh", "v0001 is served")]
     assert {"gather", "scores", "gate"} <= set((job.result or {})["seconds"])
 
 
-def test_a_rejected_one_is_kept_and_not_served(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable, queue: JobQueue
-) -> None:
-    correct(database, *range(1, 13))
-    gate(REJECT)
-    job = train()
+def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings) -> None:
+    corrected.gate(REJECT)
+    job = corrected.train()
     assert (job.state, job.verdict) == ("done", "reject")
     assert job.message.startswith("v0001 is kept and not served. It doesn't rank better.")
-    assert versions.served(KEY).version is None
-    assert [(record.name, record.outcome) for record in versions.list(KEY)] == [("v0001", "reject")]
-    assert not any(each.is_open for each in queue.jobs(KEY))
-    assert queue.last_attempt(KEY) == Ledger(database).last_event(KEY)
+    assert corrected.served is None
+    assert [(record.name, record.outcome) for record in corrected.versions.list(KEY)] == [("v0001", "reject")]
+    assert not any(each.is_open for each in corrected.queue.jobs(KEY))
+    assert corrected.queue.last_attempt(KEY) == corrected.ledger.last_event(KEY)
 
 
-def test_the_next_one_is_compared_with_what_is_served(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
-    correct(database, *range(1, 13))
-    gate(ACCEPT)
-    train()
-    correct(database, 13, 14)
-    Ledger(database).record(KEY, [statement(1, ["green"], second=5)])
-    job = train()
-    assert job.message.startswith("v0002 is served")
-    lineage = versions.get(KEY, "v0002").lineage
-    assert lineage is not None
+def test_the_next_one_is_compared_with_what_is_served(corrected: Trainings) -> None:
+    corrected.gate(ACCEPT)
+    corrected.train()
+    corrected.correct(13, 14)
+    corrected.ledger.record(KEY, [statement(1, ["green"], second=5)])
+    assert corrected.train().message.startswith("v0002 is served")
+    lineage = corrected.lineage("v0002")
     assert lineage.parent == "v0001"
     assert (lineage.corrections.added, lineage.corrections.withdrawn) == (2, 1)
 
 
-def test_with_nothing_new_the_verdict_stands(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
-    correct(database, *range(1, 13))
-    gate(REJECT)
-    first = train()
+def test_with_nothing_new_the_verdict_stands(corrected: Trainings) -> None:
+    corrected.gate(REJECT)
+    first = corrected.train()
     for _ in range(2):
-        again = train()
+        again = corrected.train()
         assert again.message.startswith("Nothing has changed since the last attempt. It doesn't rank better.")
         assert again.verdict == "reject"
-    assert [record.name for record in versions.list(KEY)] == ["v0001"]
-    correct(database, 13)
-    assert train().message.startswith("v0002")
+    assert [record.name for record in corrected.versions.list(KEY)] == ["v0001"]
+    corrected.correct(13)
+    assert corrected.train().message.startswith("v0002")
     assert first.id != again.id
 
 
-def test_weights_of_labels_are_part_of_what_the_verdict_follows_from(
-    train: Train, gate: Callable[..., None], database: Database
-) -> None:
+def weights_change(project: Trainings) -> None:
     """What was shown came late: "green" was off because a person took it off, not because nobody looked at it."""
-    correct(database, *range(1, 13))
-    Ledger(database).record(KEY, [statement(13, prediction=5)])
-    gate(REJECT)
-    train()
-    moment = datetime(2026, 11, 23, 16, tzinfo=UTC)
     choices = (ServedChoice("tags", ("green",), 0.9, True),)
-    Ledger(database).record_shown(KEY, [ServedPrediction(13, "colours-1", moment, choices)])
-    assert train().message.startswith("v0002")
-    assert train().message.startswith("Nothing has changed")
+    moment = datetime(2026, 11, 23, 16, tzinfo=UTC)
+    project.ledger.record_shown(KEY, [ServedPrediction(13, "colours-1", moment, choices)])
 
 
-def test_perceptual_hashes_are_part_of_what_the_verdict_follows_from(
-    train: Train, gate: Callable[..., None], database: Database
-) -> None:
-    correct(database, *range(1, 13))
-    gate(REJECT)
-    train()
-    ledger, reference = Ledger(database), picture_of(1)
-    sha256, phash = ledger.images(KEY)[image_key(1, reference)]
-    ledger.record_images(KEY, {image_key(1, reference): (sha256, phash ^ 255)})
-    assert train().message.startswith("v0002")
+def a_hash_changes(project: Trainings) -> None:
+    image = image_key(1, picture_of(1))
+    sha256, phash = project.ledger.images(KEY)[image]
+    project.ledger.record_images(KEY, {image: (sha256, phash ^ 255)})
 
 
-def test_embeddings_of_new_tags_are_part_of_what_the_verdict_follows_from(
-    train: Train, gate: Callable[..., None], database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def an_embedding_changes(project: Trainings) -> None:
     """Another text encoder of the same name: its weights were replaced."""
-    config = CONFIG.replace('"green"', '"pink"')
-    ProjectTable(database).apply(Setup.read(KEY, label_config=config, access_token="t", extra_params=None))
-    words = ColourWords()
-    words.go_on.set()
-    monkeypatch.setattr(text_embeddings, "open_text_encoder", lambda *_: words)
-    correct(database, *range(1, 13))
-    gate(REJECT)
-    train()
-    assert train().message.startswith("Nothing has changed")
-    monkeypatch.setitem(NEW, "pink", (0.8, 0.4, 0.3))
-    assert train().message.startswith("v0002")
+    project.patch.setitem(NEW, "pink", (0.8, 0.4, 0.3))
 
 
-def test_whether_a_head_is_tuned_here_is_part_of_what_the_verdict_follows_from(
-    train: Train, gate: Callable[..., None], database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def the_machine_changes(project: Trainings) -> None:
     """The job moved to a machine with a GPU; the trainers are left as they are."""
-    correct(database, *range(1, 13))
-    gate(REJECT)
-    train()
-    monkeypatch.setattr(training_job, "is_tuning_wanted", lambda *_: True)
-    assert train().message.startswith("v0002")
+    project.patch.setattr(training_job, "is_tuning_wanted", lambda *_: True)
 
 
-def test_pinned_meanwhile(train: Train, gate: Callable[..., None], database: Database, versions: VersionTable) -> None:
-    correct(database, *range(1, 13))
+@pytest.mark.parametrize("change", [weights_change, a_hash_changes, an_embedding_changes, the_machine_changes])
+def test_a_verdict_stands_only_for_what_it_follows_from(
+    corrected: Trainings, change: Callable[[Trainings], None]
+) -> None:
+    config, words = CONFIG.replace('"green"', '"green"/><Choice value="pink"'), ColourWords()
+    setup = Setup.read(KEY, label_config=config, access_token="t", extra_params=None)
+    ProjectTable(corrected.database).apply(setup)
+    words.go_on.set()
+    corrected.patch.setattr(text_embeddings, "open_text_encoder", lambda *_: words)
+    corrected.ledger.record(KEY, [statement(13, prediction=5)])
+    corrected.gate(REJECT)
+    corrected.train()
+    assert corrected.train().message.startswith("Nothing has changed")
+    change(corrected)
+    assert corrected.train().message.startswith("v0002")
+    assert corrected.train().message.startswith("Nothing has changed")
 
-    def pin() -> Verdict:
-        versions.pin(KEY)
-        return ACCEPT
 
-    gate(pin)
-    job = train()
+def test_pinned_meanwhile(corrected: Trainings) -> None:
+    """What was accepted and is not served is made again."""
+    corrected.gate(corrected.pin)
+    job = corrected.train()
     assert (job.state, job.verdict) == ("done", "accept")
     assert "pinned to base" in job.message
-    assert versions.served(KEY).version is None
-    assert [record.outcome for record in versions.list(KEY)] == ["accept"]
+    assert corrected.served is None
+    assert [record.outcome for record in corrected.versions.list(KEY)] == ["accept"]
+    corrected.versions.unpin(KEY)
+    corrected.gate(ACCEPT)
+    assert corrected.train().message.startswith("v0002 is served")
+    corrected.versions.roll_back(KEY, None)
+    corrected.versions.unpin(KEY)
+    assert corrected.train().message.startswith("v0003 is served")
 
 
-def test_what_was_accepted_and_is_not_served_is_made_again(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
-    correct(database, *range(1, 13))
-
-    def pin() -> Verdict:
-        versions.pin(KEY)
-        return ACCEPT
-
-    gate(pin)
-    train()
-    versions.unpin(KEY)
-    gate(ACCEPT)
-    assert train().message.startswith("v0002 is served")
-    versions.roll_back(KEY, None)
-    versions.unpin(KEY)
-    assert train().message.startswith("v0003 is served")
-
-
-def test_lineage_tells_what_has_changed_up_to_what_was_learned_from(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
+def test_lineage_tells_what_has_changed_up_to_what_was_learned_from(project: Trainings) -> None:
     """Neither what the parent knew already, nor what came while the candidate was judged."""
-    correct(database, *range(1, 15))
-    ledger = Ledger(database)
-    ledger.record(KEY, [gone(number) for number in (1, 2)])
-    gate(ACCEPT)
-    train()
+    project.correct(*range(1, 15))
+    project.ledger.record(KEY, [gone(number) for number in (1, 2)])
+    project.gate(ACCEPT)
+    project.train()
 
     def meanwhile() -> Verdict:
-        ledger.record(KEY, [gone(3)])
-        correct(database, 16, 17)
+        project.ledger.record(KEY, [gone(3)])
+        project.correct(16, 17)
         return ACCEPT
 
-    correct(database, 15)
-    gate(meanwhile)
-    train()
-    gate(ACCEPT)
-    train()
-    lineages = [record.lineage for record in versions.list(KEY)]
-    assert [(each.corrections.added, each.corrections.withdrawn) for each in lineages if each is not None] == [
-        (12, 0), (1, 0), (2, 1),
-    ]  # fmt: skip
+    project.correct(15)
+    project.gate(meanwhile)
+    project.train()
+    project.gate(ACCEPT)
+    project.train()
+    used = [project.lineage(f"v000{number}").corrections for number in (1, 2, 3)]
+    assert [(each.added, each.withdrawn) for each in used] == [(12, 0), (1, 0), (2, 1)]
 
 
-def test_something_else_published_meanwhile(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
+def test_something_else_published_meanwhile(corrected: Trainings) -> None:
     """The next attempt compares with that."""
-    correct(database, *range(1, 13))
-    gate(ACCEPT)
-    train()
-    versions.roll_back(KEY, None)
-    versions.unpin(KEY)
-    correct(database, 13)
+    corrected.gate(ACCEPT)
+    corrected.train()
+    corrected.versions.roll_back(KEY, None)
+    corrected.versions.unpin(KEY)
+    corrected.correct(13)
 
     def publish_first() -> Verdict:
-        versions.publish(KEY, "v0001", expected=None)
+        corrected.versions.publish(KEY, "v0001", expected=None)
         return ACCEPT
 
-    gate(publish_first)
-    job = train()
-    assert (job.state, versions.served(KEY).version) == ("requested", "v0001")
+    corrected.gate(publish_first)
+    job = corrected.train()
+    assert (job.state, corrected.served) == ("requested", "v0001")
     assert "compare again" in job.message
-    gate(ACCEPT)
-    assert train().message.startswith("v0002 is served")
-    lineage = versions.get(KEY, "v0002").lineage
-    assert lineage is not None
-    assert lineage.parent == "v0001"
+    corrected.gate(ACCEPT)
+    assert corrected.train().message.startswith("v0002 is served")
+    assert corrected.lineage("v0002").parent == "v0001"
 
 
-def test_who_lost_the_claim_publishes_nothing(
-    train: Train,
-    gate: Callable[..., None],
-    database: Database,
-    versions: VersionTable,
-    queue: JobQueue,
-    settings: Settings,
-) -> None:
-    correct(database, *range(1, 13))
-
+def test_who_lost_the_claim_publishes_nothing(corrected: Trainings) -> None:
     def lose() -> Verdict:
-        with database.writing() as session:
-            from ram_backend.jobs.job import Job
-
-            (job,) = queue.jobs(KEY)
-            session.get_one(Job, job.id).fence += 1
+        with corrected.database.writing() as session:
+            (job,) = session.scalars(select(Job))
+            job.fence += 1
         return ACCEPT
 
-    gate(lose)
-    job = train()
-    assert job.state == "running"
-    assert versions.served(KEY).version is None
-    assert versions.list(KEY) == []
-    assert len(list((settings.versions_dir / folder_of(KEY)).glob("v*"))) == 1
-    gate(REJECT)
-    queue.expire()
-    with database.writing() as session:
-        from ram_backend.jobs.job import Job
-
+    corrected.gate(lose)
+    job = corrected.train()
+    assert (job.state, corrected.served, corrected.versions.list(KEY)) == ("running", None, [])
+    assert len(corrected.folders) == 1
+    corrected.gate(REJECT)
+    with corrected.database.writing() as session:
         session.get_one(Job, job.id).state = "requested"
-    assert train().state == "done"
-    assert [path.name for path in (settings.versions_dir / folder_of(KEY)).glob("v*")] == [
-        record.name for record in versions.list(KEY)
-    ]
+    assert corrected.train().state == "done"
+    assert corrected.folders == [record.name for record in corrected.versions.list(KEY)]
 
 
-def test_no_corrections(train: Train) -> None:
-    job = train()
+@pytest.mark.parametrize(("numbers", "message"), [((), "no corrections yet"), ((1, 2, 3), "Too little to judge by")])
+def test_too_few_corrections(project: Trainings, numbers: tuple[int, ...], message: str) -> None:
+    project.correct(*numbers)
+    job = project.train()
     assert (job.state, job.verdict) == ("done", "needs_data")
-    assert "no corrections yet" in job.message
+    assert message in job.message
+    assert "Label Studio was not asked" in job.message, "corrections that came by webhook are used all the same"
+    assert project.versions.list(KEY) == []
 
 
-def test_too_few(train: Train, database: Database, versions: VersionTable) -> None:
-    correct(database, 1, 2, 3)
-    job = train()
-    assert (job.state, job.verdict) == ("done", "needs_data")
-    assert "Too little to judge by" in job.message
-    assert versions.list(KEY) == []
-
-
-def test_label_studio_is_away(train: Train, database: Database) -> None:
-    """Corrections that came by webhook are enough, and it is said."""
-    correct(database, 1, 2, 3)
-    job = train()
-    assert job.state == "done"
-    assert "Label Studio was not asked" in job.message
-
-
-def test_images_that_cannot_be_had_now(train: Train, database: Database) -> None:
-    events = [statement(number, image=f"/data/upload/7/{number}.png") for number in range(1, 5)]
-    Ledger(database).record(KEY, events)
-    job = train()
+def test_images_that_cannot_be_had_now(project: Trainings) -> None:
+    project.ledger.record(KEY, [statement(number, image=f"/data/upload/7/{number}.png") for number in range(1, 5)])
+    job = project.train()
     assert (job.state, job.attempt) == ("requested", 1)
     assert "4 of 4 corrected images can't be had now" in job.message
 
 
-def broken(number: int) -> FeedbackEvent:
-    return statement(number, image="data:image/png;base64,bm90IGFuIGltYWdl")
+def test_images_that_are_none(project: Trainings) -> None:
+    project.correct(*range(1, 9))
+    broken = "data:image/png;base64,bm90IGFuIGltYWdl"
+    project.ledger.record(KEY, [statement(number, image=broken) for number in (20, 21)])
+    project.gate(ACCEPT)
+    assert "2 images were left out" in project.train().message
+    assert project.lineage("v0001").corrections.count == 8
 
 
-def test_images_that_are_none(
-    train: Train, gate: Callable[..., None], database: Database, versions: VersionTable
-) -> None:
-    correct(database, *range(1, 9))
-    Ledger(database).record(KEY, [broken(20), broken(21)])
-    gate(ACCEPT)
-    job = train()
-    assert "2 images were left out" in job.message
-    lineage = versions.get(KEY, "v0001").lineage
-    assert lineage is not None
-    assert lineage.corrections.count == 8
+def test_images_seen_before_are_not_encoded_again(project: Trainings) -> None:
+    project.correct(*range(1, 9))
+    project.gate(REJECT)
+    project.train()
+    assert sum(project.network.batches) == 8
+    project.correct(9)
+    project.train()
+    assert sum(project.network.batches) == 9
+    assert len(project.ledger.images(KEY)) == 9
 
 
-def test_images_seen_before_are_not_encoded_again(
-    train: Train, gate: Callable[..., None], database: Database, network: ColourNetwork
-) -> None:
-    correct(database, *range(1, 9))
-    gate(REJECT)
-    train()
-    assert sum(network.batches) == 8
-    correct(database, 9)
-    train()
-    assert sum(network.batches) == 9
-    image = Ledger(database).images(KEY)
-    assert len(image) == 9
-
-
-def test_a_label_config_without_tags_fails_at_once(train: Train, database: Database) -> None:
-    ProjectTable(database).apply(Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None))
-    job = train()
-    assert (job.state, job.attempt) == ("failed", 1)
-    assert "The label config has nothing to tag." in job.message
+def test_a_label_config_without_tags_fails_at_once(project: Trainings) -> None:
+    setup = Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None)
+    ProjectTable(project.database).apply(setup)
+    assert project.train().state == "failed"
 
 
 def test_no_torch_where_the_bundle_needs_none(with_starter: Path) -> None:
