@@ -1,9 +1,9 @@
-"""Jobs in the database: one open one per kind and project, claims with fencing numbers, takeovers."""
+"""Jobs in the database: one open one per kind and project, claims with fencing numbers, expired leases."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,17 +13,43 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs import queue as queue_module
-from ram_backend.jobs.job import Job, JobResult
+from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.queue import JobQueue, moment
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import BackendRow
 
 
-def claimed(queue: JobQueue, key: ProjectKey = KEY, worker: str = "here/1") -> Job:
-    job = queue.request(key, "train", "asked").job
-    claim = queue.claim(job.id, worker)
+def claimed(queue: JobQueue, key: ProjectKey = KEY, kind: Kind = "train", worker: str = "here/1") -> Job:
+    claim = queue.claim(queue.request(key, kind, "asked").job.id, worker)
     assert claim is not None
     return claim
+
+
+def as_it_is(queue: JobQueue, job: Job) -> Job:
+    found = queue.get(job.id)
+    assert found is not None
+    return found
+
+
+def open_jobs(queue: JobQueue) -> list[tuple[str, str, str]]:
+    return [(job.kind, job.state, job.reason) for job in queue.jobs() if job.is_open]
+
+
+def expire(queue: JobQueue, database: Database, job: Job) -> Job:
+    """As if its worker were dead: the lease runs out."""
+    make_old(database, job.id, 16)
+    (expired,) = queue.expire()
+    return expired
+
+
+def end(queue: JobQueue, job: Job, how: str) -> None:
+    match how:
+        case "finish":
+            queue.finish(job, JobResult("mine", {}, 5))
+        case "release":
+            queue.release(job, "others first")
+        case _:
+            queue.fail(job, "mine", retry=how == "retry")
 
 
 def test_five_requests_are_one_job(queue: JobQueue) -> None:
@@ -34,59 +60,37 @@ def test_five_requests_are_one_job(queue: JobQueue) -> None:
 
 
 def test_kinds_and_projects_have_jobs_of_their_own(queue: JobQueue) -> None:
-    for key, kind in ((KEY, "train"), (KEY, "refresh"), (OTHER, "train")):
-        assert queue.request(key, kind, "asked").is_new  # type: ignore[arg-type]
+    kinds: list[tuple[ProjectKey, Kind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
+    assert all(queue.request(key, kind, "asked").is_new for key, kind in kinds)
     assert len(queue.jobs()) == 3
     assert {job.kind for job in queue.jobs(KEY)} == {"train", "refresh"}
 
 
 def test_requests_at_once_are_one_job(queue: JobQueue) -> None:
-    begin, found = threading.Barrier(8), []
-
-    def ask() -> None:
-        begin.wait()
-        found.append(queue.request(KEY, "train", "asked").job.id)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: queue.request(KEY, "train", "asked").job.id, range(16)))
     assert len(set(found)) == 1
 
 
 def test_one_of_many_workers_gets_it(queue: JobQueue) -> None:
     job = queue.request(KEY, "train", "asked").job
-    begin, claims = threading.Barrier(8), []
-
-    def take() -> None:
-        begin.wait()
-        claims.append(queue.claim(job.id, "here/1"))
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        claims = list(threads.map(lambda _: queue.claim(job.id, "here/1"), range(16)))
     assert len([claim for claim in claims if claim is not None]) == 1
 
 
 def test_from_request_to_end(queue: JobQueue) -> None:
     claim = claimed(queue)
-    running = queue.get(claim.id)
-    assert running is not None
+    running = as_it_is(queue, claim)
     assert (running.state, running.attempt, running.fence) == ("running", 1, 1)
     assert queue.heartbeat(claim, "fit", 3, 10)
-    seen = queue.get(claim.id)
-    assert seen is not None
-    assert (seen.stage, seen.step, seen.steps) == ("fit", 3, 10)
+    running = as_it_is(queue, claim)
+    assert (running.stage, running.step, running.steps) == ("fit", 3, 10)
     queue.finish(claim, JobResult("v0001 is served", {"verdict": {"outcome": "accept"}}, 17, refresh="v0001 is served"))
-    done = queue.get(claim.id)
-    assert done is not None
+    done = as_it_is(queue, claim)
     assert (done.state, done.verdict, done.last_event, done.message) == ("done", "accept", 17, "v0001 is served")
     assert queue.last_attempt(KEY) == 17
-    assert [(job.kind, job.state) for job in queue.jobs(KEY) if job.is_open] == [("refresh", "requested")]
+    assert open_jobs(queue) == [("refresh", "requested", "v0001 is served")]
     assert queue.request(KEY, "train", "later").is_new
 
 
@@ -102,22 +106,25 @@ def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobQueue) -
     later = queue.request(KEY, "train", "submitted", delay_s=60).job
     assert queue.due() == []
     queue.request(KEY, "train", "submitted", delay_s=600)
-    found = queue.get(later.id)
-    assert found is not None
-    assert found.not_before == later.not_before
+    assert as_it_is(queue, later).not_before == later.not_before
     queue.request(KEY, "train", "pressed")
     assert [due.id for due in queue.due()] == [later.id]
 
 
 def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Database) -> None:
+    """The next attempt covers what was asked for while it ran."""
     claim = claimed(queue)
+    queue.request(KEY, "train", "pressed again")
     assert queue.fail(claim, "Label Studio is away.", retry=True)
-    job = queue.get(claim.id)
-    assert job is not None
+    job = as_it_is(queue, claim)
     assert (job.state, job.message) == ("requested", "Label Studio is away.")
     assert job.not_before > job.requested_at
     make_due(database, job.id)
-    assert queue.claim(job.id, "here/1") is not None
+    again = queue.claim(job.id, "here/1")
+    assert again is not None
+    assert again.again is None
+    end(queue, again, "finish")
+    assert open_jobs(queue) == []
 
 
 def test_jobs_of_a_project_that_nobody_had_named(queue: JobQueue) -> None:
@@ -127,53 +134,30 @@ def test_jobs_of_a_project_that_nobody_had_named(queue: JobQueue) -> None:
     assert queue.last_attempt(KEY) == 9
 
 
-def expire(queue: JobQueue, database: Database, job: Job) -> Job:
-    """As if its worker were dead: the lease runs out."""
-    make_old(database, job.id, 16)
-    (expired,) = queue.expire()
-    return expired
-
-
-def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue) -> None:
-    for end in ("finish", "fail"):
-        claim = claimed(queue)
-        again = queue.request(KEY, "train", f"pressed again before {end}")
-        assert (again.is_new, again.job.id) == (False, claim.id)
-        if end == "finish":
-            queue.finish(claim, JobResult("done", {}, 5))
-        else:
-            queue.fail(claim, "It can't work.", retry=False)
-        (following,) = (job for job in queue.jobs() if job.is_open)
-        assert (following.state, following.reason) == ("requested", f"pressed again before {end}")
-        queue.finish(queue.claim(following.id, "here/1") or following, JobResult("done", {}, 6))
-        assert not any(job.is_open for job in queue.jobs())
+@pytest.mark.parametrize("how", ["finish", "fail"])
+def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue, how: str) -> None:
+    claim = claimed(queue)
+    again = queue.request(KEY, "train", "pressed again")
+    assert (again.is_new, again.job.id) == (False, claim.id)
+    end(queue, claim, how)
+    assert open_jobs(queue) == [("train", "requested", "pressed again")]
+    end(queue, claimed(queue), "finish")
+    assert open_jobs(queue) == []
 
 
 def test_a_request_while_it_runs_keeps_its_delay(queue: JobQueue) -> None:
     claim = claimed(queue)
     queue.request(KEY, "train", "submitted", delay_s=60)
-    queue.finish(claim, JobResult("done", {}, 5))
+    end(queue, claim, "finish")
     assert queue.due() == []
-    assert queue.jobs()[0].state == "requested"
-
-
-def test_a_retry_does_what_was_asked_for_while_it_ran(queue: JobQueue, database: Database) -> None:
-    claim = claimed(queue)
-    queue.request(KEY, "train", "pressed again")
-    assert queue.fail(claim, "away", retry=True)
-    make_due(database, claim.id)
-    again = queue.claim(claim.id, "here/1")
-    assert again is not None
-    assert again.again is None
-    queue.finish(again, JobResult("done", {}, 5))
-    assert not any(job.is_open for job in queue.jobs())
+    assert open_jobs(queue) == [("train", "requested", "submitted")]
 
 
 def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Database) -> None:
     claim = claimed(queue)
-    assert queue.expire() == []
-    make_old(database, claim.id, 14)
-    assert queue.expire() == []
+    for seconds in (0, 14):
+        make_old(database, claim.id, seconds)
+        assert queue.expire() == []
     make_old(database, claim.id, 2)
     (expired,) = queue.expire()
     assert (expired.state, expired.attempt, expired.fence) == ("requested", 1, 2)
@@ -197,42 +181,29 @@ def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database
     later = queue.claim(claim.id, "here/2")
     assert later is not None
     assert later.fence > claim.fence
-    before = queue.get(claim.id)
+    before = as_it_is(queue, claim)
     writes: list[Callable[[], object]] = [
         lambda: queue.heartbeat(claim, "fit"),
         lambda: queue.note_seen(claim, 99),
         lambda: queue.checkpoint(claim, {"portion": []}),
-        lambda: queue.release(claim, "mine"),
-        lambda: queue.finish(claim, JobResult("mine", {})),
-        lambda: queue.fail(claim, "mine", retry=True),
+        *(lambda how=how: end(queue, claim, how) for how in ("finish", "retry", "release")),  # type: ignore[misc]
     ]
     for write in writes:
         with pytest.raises(JobLost, match="another worker"):
             write()
-    after = queue.get(claim.id)
-    assert before is not None
-    assert after is not None
+    after = as_it_is(queue, claim)
     assert (after.to_json(), after.heartbeat_at) == (before.to_json(), before.heartbeat_at)
-    queue.finish(later, JobResult("theirs", {}))
+    end(queue, later, "finish")
 
 
-@pytest.mark.parametrize("end", ["finish", "fail", "retry", "release"])
-def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobQueue, end: str) -> None:
+@pytest.mark.parametrize("how", ["finish", "fail", "retry", "release"])
+def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobQueue, how: str) -> None:
     """A heartbeat that comes late says so, instead of "another worker has it"."""
     claim = claimed(queue)
-    match end:
-        case "finish":
-            queue.finish(claim, JobResult("mine"))
-        case "release":
-            queue.release(claim, "others first")
-        case _:
-            queue.fail(claim, "mine", retry=end == "retry")
-    before = queue.get(claim.id)
+    end(queue, claim, how)
+    before = as_it_is(queue, claim)
     assert queue.heartbeat(claim, "fit") is False
-    after = queue.get(claim.id)
-    assert before is not None
-    assert after is not None
-    assert after.to_json() == before.to_json()
+    assert as_it_is(queue, claim).to_json() == before.to_json()
 
 
 def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Database) -> None:
@@ -252,19 +223,16 @@ def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Da
         assert session.get_one(BackendRow, 1).change < 1000
 
 
-def test_pauses_between_attempts_grow(queue: JobQueue, database: Database) -> None:
-    patient = JobQueue(database, attempts=5)
-    job, pauses = patient.request(KEY, "train", "asked").job, []
+def test_pauses_between_attempts_grow(database: Database) -> None:
+    queue = JobQueue(database, attempts=5)
+    job, pauses = queue.request(KEY, "train", "asked").job, []
     for _ in range(4):
         make_due(database, job.id)
-        claim = patient.claim(job.id, "here/1")
-        assert claim is not None
+        claim = claimed(queue)
         with database.reading() as session:
             now = moment(session)
-        assert patient.fail(claim, "away", retry=True)
-        waiting = patient.get(job.id)
-        assert waiting is not None
-        pauses.append(round((waiting.not_before - now).total_seconds()))
+        assert queue.fail(claim, "away", retry=True)
+        pauses.append(round((as_it_is(queue, job).not_before - now).total_seconds()))
     assert pauses == [1, 10, 100, 300]
 
 
@@ -279,16 +247,13 @@ def test_what_waits_is_not_claimed(queue: JobQueue, monkeypatch: pytest.MonkeyPa
     assert queue.due(waited_s=60) == []
 
 
-def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue, database: Database) -> None:
+def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue) -> None:
     claim = claimed(queue)
     queue.checkpoint(claim, {"portion": [1, 2]})
     queue.release(claim, "Others go first.")
-    job = queue.get(claim.id)
-    assert job is not None
-    assert (job.state, job.attempt, job.message, (job.kept or {})["portion"]) == (
-        *("requested", 0, "Others go first."),
-        [1, 2],
-    )
+    job = as_it_is(queue, claim)
+    assert (job.state, job.attempt, job.message) == ("requested", 0, "Others go first.")
+    assert (job.kept or {})["portion"] == [1, 2]
 
 
 @pytest.mark.parametrize("other_asks", [False, True])
@@ -296,13 +261,10 @@ def test_killed_three_times_is_given_up(queue: JobQueue, database: Database, oth
     """Whoever looks, and before it has said what it has seen: else its corrections would ask for the same again."""
     correct(database, 1, 2, 3)
     last_event = Ledger(database).last_event(KEY)
-    job = queue.request(KEY, "train", "asked").job
     for attempt in (1, 2, 3):
-        make_due(database, job.id)
-        claim = queue.claim(job.id, "here/1")
-        assert claim is not None
-        expired = expire(JobQueue(database) if other_asks else queue, database, claim)
+        expired = expire(JobQueue(database) if other_asks else queue, database, claimed(queue))
         assert expired.attempt == attempt
+        make_due(database, expired.id)
     assert expired.state == "failed"
     assert "Given up after 3 attempts" in expired.message
     assert queue.last_attempt(KEY) == last_event
@@ -314,8 +276,7 @@ def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database
     correct(database, 1, 2, 3)
     claim = claimed(queue)
     assert not queue.fail(claim, "The label config has nothing to tag.", retry=False)
-    job = queue.get(claim.id)
-    assert job is not None
+    job = as_it_is(queue, claim)
     assert (job.state, job.message) == ("failed", "The label config has nothing to tag.")
     assert job.last_event == Ledger(database).last_event(KEY)
 
@@ -324,16 +285,8 @@ def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobQueue, monkey
     monkeypatch.setattr(queue_module, "KEPT", 10)
     for number in range(15):
         queue.finish(claimed(queue), JobResult("done", {}, 1000 if number == 0 else number))
-    assert 10 <= len(queue.jobs()) <= 12
+    assert len(queue.jobs()) == 11
     assert queue.last_attempt(KEY) == 1000
-
-
-def test_failed_jobs_are_forgotten_too(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_module, "KEPT", 10)
-    for kind in ("refresh", "train"):
-        for _ in range(15):
-            job = queue.request(KEY, kind, "asked").job  # type: ignore[arg-type]
-            claim = queue.claim(job.id, "here/1")
-            assert claim is not None
-            queue.fail(claim, "It can't work.", retry=False)
-    assert len(queue.jobs(limit=100)) == 20
+    for _ in range(15):
+        end(queue, claimed(queue, kind="refresh"), "fail")
+    assert len(queue.jobs(kind="refresh")) == 10
