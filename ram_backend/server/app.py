@@ -22,7 +22,7 @@ from ram_backend.server import handlers
 from ram_backend.server.events import NO_WORKER, take_event
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.middleware import Access, BodyReader, RequestMiddleware
-from ram_backend.server.model import Model
+from ram_backend.server.model import Model, shared
 from ram_backend.server.problems import Refused, on_error
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -144,7 +144,7 @@ async def versions(server: Server, project: str | None = None) -> JSONResponse:
         if known.label_config and project in (None, str(key.id), f"{key.id}.{key.created}"):
             with suppress(InputError, NotAvailable):  # its own request says so
                 await server.identity()
-                config = await server.resolve(known, known.label_config, server.swap.ref(key))
+                config = await shared(server.snapshots.resolve(known, known.label_config, server.swap.ref(key)))
                 found.add(config.model_version)
     return JSONResponse({"versions": sorted(found)})
 

@@ -56,7 +56,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
     await services.identity()
     live = swap.live(project.key)  # begins to load it
     version = swap.ref(project.key) if isinstance(live, Future) else _ref(live)
-    config = await services.resolve(project, request.label_config, version)
+    config = await shared(services.snapshots.resolve(project, request.label_config, version))
     if not isinstance(live, Future):
         snapshot = services.snapshots.get(config, live)  # begins to build it
         if snapshot.done() and isinstance(error := snapshot.exception(), RamError):
@@ -98,7 +98,8 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
     with services.metrics.predicting.track_inprogress():
         try:
             version = await _live_version(services, key, deadline)
-            config = await services.resolve(project, request.label_config or project.label_config, _ref(version))
+            label_config = request.label_config or project.label_config
+            config = await shared(services.snapshots.resolve(project, label_config, _ref(version)))
             results = await predict_tasks(services, project, tasks, config, version, deadline)
         except PredictionsLate as late:
             raise await _handed_over(services, late, key, tasks) from None

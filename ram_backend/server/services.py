@@ -19,10 +19,9 @@ from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.images import ServerImages
-from ram_backend.server.loaded_version import VersionLoader, VersionRef
+from ram_backend.server.loaded_version import VersionLoader
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane, shared
-from ram_backend.server.resolved_config import ResolvedConfig
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.swap import VersionSwap
@@ -134,16 +133,6 @@ class Services:
             same = [each for each in self.store.projects() if each.key.id == number]
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", number, created))
-
-    async def resolve(self, project: Project, label_config: str, version: VersionRef | None) -> ResolvedConfig:
-        """What a label config means for a project under a version.
-
-        Raises:
-            InputError: the label config can't be used.
-            NotAvailable: the bundle can't be opened.
-        """
-        await self.identity()
-        return await shared(self.snapshots.resolve(project, label_config, version))
 
     def _warm(self) -> None:
         """Builds the snapshots of the latest projects, so that their first tasks after a start needn't wait."""
