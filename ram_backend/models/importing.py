@@ -263,20 +263,13 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
 
 def _sort_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Weights and the captioner's tensors by today's names, and the numbers of keys that are neither."""
-    weights: dict[str, Tensor] = {}
-    captioner: dict[str, Tensor] = {}
-    dropped = {"structural_keys": 0, "tied_keys": 0}
+    parts: dict[official.Part, dict[str, Tensor]] = {"tagging": {}, "captioner": {}, "structural": {}, "tied": {}}
     for key, tensor in state.items():
         name = official.modern_name(key)
-        if official.is_structural(name):
-            dropped["structural_keys"] += 1
-        elif official.is_tied(name):
-            dropped["tied_keys"] += 1
-        elif name.startswith(official.CAPTION_PREFIXES):
-            captioner[name] = tensor
-        elif name == key or name not in state:
-            weights[name] = tensor
-    return weights, captioner, dropped
+        if name == key or name not in state:
+            parts[official.part_of(name)][name] = tensor
+    dropped = {"structural_keys": len(parts["structural"]), "tied_keys": len(parts["tied"])}
+    return parts["tagging"], parts["captioner"], dropped
 
 
 def _check_shape(key: str, found: official.Shape, shape: official.Shape) -> None:

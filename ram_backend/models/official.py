@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
@@ -18,6 +19,7 @@ from ram_backend.models.head import HeadConfig
 from ram_backend.models.ram import Architecture, TaggingNetwork
 
 Shape = tuple[int, ...]
+Part = Literal["tagging", "captioner", "structural", "tied"]
 
 IMAGE_SIZE = 384
 DESCRIPTIONS_PER_TAG = 51
@@ -26,7 +28,6 @@ DESCRIPTIONS_PER_TAG = 51
 HEADS = 4
 """Attention heads of the tagging head, in all three models. Not to be seen in any shape."""
 
-CAPTION_PREFIXES = ("tag_encoder.", "text_decoder.")
 _TIED = re.compile(
     r"tag_encoder\.encoder\.layer\.[01]\.(crossattention|intermediate|output)\.|text_decoder\.cls\.predictions\.decoder\."
 )
@@ -43,18 +44,18 @@ def modern_name(key: str) -> str:
     return key.replace("vision_multi", "tagging_head")
 
 
-def is_structural(key: str) -> bool:
-    """Whether a model computes this tensor itself, so that its values in the file don't matter."""
-    return any(part in key for part in _STRUCTURAL)
+def part_of(key: str) -> Part:
+    """Which part of a model a tensor is in.
 
-
-def is_tied(key: str) -> bool:
-    """Whether a tensor of the captioner is another one under a second name.
-
-    Layers 0 and 1 of the tag encoder share all but self-attention with the tagging head, the decoder's last layer is
-    the decoder's word embeddings (and its bias `text_decoder.cls.predictions.bias`).
+    A model computes structural ones itself, so that their values in the file don't matter. Tied ones are second names
+    in the captioner: layers 0 and 1 of the tag encoder share all but self-attention with the tagging head, the
+    decoder's last layer is the decoder's word embeddings (and its bias `text_decoder.cls.predictions.bias`).
     """
-    return _TIED.match(key) is not None
+    if any(part in key for part in _STRUCTURAL):
+        return "structural"
+    if _TIED.match(key):
+        return "tied"
+    return "captioner" if key.startswith(("tag_encoder.", "text_decoder.")) else "tagging"
 
 
 def label_key(kind: Kind) -> str:

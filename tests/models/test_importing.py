@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import reference, tiny
+from models import tiny
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
@@ -22,7 +20,7 @@ from torch import Tensor
 from ram_backend.errors import CheckpointError, RamError, VocabularyError
 from ram_backend.models import official
 from ram_backend.models.bundle import Bundle, open_bundle, verify
-from ram_backend.models.importing import _write_tensors, import_checkpoint, open_checkpoint
+from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.network import load_network
 
 State = dict[str, Tensor]
@@ -370,39 +368,3 @@ def test_a_name_that_is_taken_is_refused_and_untouched(tmp_path: Path) -> None:
         importing(tmp_path, "ram", tiny.state_dict("ram", salt="other:"))
     assert [path.name for path in first.path.parent.iterdir() if path.is_dir()] == ["new"]
     verify(first)
-
-
-def test_memory_stays_far_below_the_size_of_the_weights(tmp_path: Path) -> None:
-    """The big tensor is the label embeddings here; full-size files are imported by the parity tests."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("RssAnon is told by Linux only")
-    count = 400_000
-    state = tiny.state_dict("ram_plus")
-    state["label_embed"] = torch.from_numpy(reference.draw("x", (count * tiny.EACH, tiny.WIDTH), 0, 1))
-    size = state["label_embed"].nbytes
-    file, _ = tiny.write(tmp_path, "ram_plus", state)
-    del state
-    importing(tmp_path / "warm", "ram")
-    before, peak, done = _anonymous(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], _anonymous())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        found = open_checkpoint(file, count, descriptions=tiny.EACH, image_size=tiny.IMAGE)
-        _write_tensors(file, found, tmp_path, tags=count)
-    finally:
-        done.set()
-        watcher.join()
-    assert size > 100e6
-    assert peak[0] - before < 0.5 * size
-
-
-def _anonymous() -> int:
-    """Bytes of this process that no file backs."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024

@@ -15,11 +15,7 @@ TAGS = {"ram": 4585, "ram_plus": 4585, "tag2text": 3429}
 
 
 def kept(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {
-        key: shape
-        for key, shape in shapes.items()
-        if not official.is_structural(key) and not key.startswith(official.CAPTION_PREFIXES)
-    }
+    return {key: shape for key, shape in shapes.items() if official.part_of(key) == "tagging"}
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -42,12 +38,20 @@ def test_every_tensor_of_our_network_has_an_official_key(kind: str) -> None:
     assert names["visual_encoder.layers.0.downsample.norm.bias"] == "encoder.swin.layers.1.downsample.norm.bias"
 
 
-def test_second_names_of_a_tensor_are_known() -> None:
-    assert official.is_tied("tag_encoder.encoder.layer.1.crossattention.self.key.bias")
-    assert official.is_tied("text_decoder.cls.predictions.decoder.weight")
-    assert not official.is_tied("tag_encoder.encoder.layer.1.attention.self.key.bias")
-    assert not official.is_tied("tag_encoder.encoder.layer.10.output.dense.bias")
-    assert not official.is_tied("text_decoder.cls.predictions.bias")
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("tag_encoder.encoder.layer.1.crossattention.self.key.bias", "tied"),
+        ("text_decoder.cls.predictions.decoder.weight", "tied"),
+        ("tag_encoder.encoder.layer.1.attention.self.key.bias", "captioner"),
+        ("tag_encoder.encoder.layer.10.output.dense.bias", "captioner"),
+        ("text_decoder.cls.predictions.bias", "captioner"),
+        ("tag_encoder.embeddings.position_ids", "structural"),
+        ("fc.bias", "tagging"),
+    ],
+)
+def test_the_part_of_a_tensor_is_seen_from_its_key(key: str, part: str) -> None:
+    assert official.part_of(key) == part
 
 
 def test_ram_plus_without_its_scale_is_not_taken_for_ram() -> None:
