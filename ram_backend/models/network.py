@@ -62,7 +62,7 @@ def load_network(
         device: "auto" takes a CUDA device where there is one.
         precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it. What this
             CPU only emulates (8 to 9 times slower than fp32) is replaced by fp32 with a warning, unless it is forced.
-        threads: CPU threads for inference; None leaves the engine's default.
+        threads: CPU threads for inference, on torch those of the whole process; None leaves the engine's default.
 
     Raises:
         BundleDamaged: the weights are not those of the architecture that the bundle names.
