@@ -38,11 +38,12 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tests see no setting of the machine they run on, and write to no data folder but their own."""
+    """Tests see no setting of the machine they run on, use no GPU, and write to no data folder but their own."""
     for name in list(os.environ):
         if name.startswith(("RAM_", "LABEL_STUDIO_")) and name not in {"RAM_SHARED", "RAM_REQUIRE_ALL"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RAM_DEVICE", "cpu")
 
 
 @pytest.hookimpl(wrapper=True)
