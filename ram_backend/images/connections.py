@@ -110,7 +110,8 @@ def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> so
     except TimeoutError as error:
         raise ConnectTimeoutError(connection, "the name was not resolved in time") from error
     except UnicodeError as error:  # a name that no resolver can be asked for
-        raise NameResolutionError(host, connection, socket.gaierror(socket.EAI_NONAME, str(error))) from None
+        unknown = socket.gaierror(socket.EAI_NONAME, str(error))
+        raise NameResolutionError(host, connection, unknown) from unknown
     except socket.gaierror as error:
         raise NameResolutionError(host, connection, error) from error
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))

@@ -287,6 +287,11 @@ def test_names_that_do_not_resolve(errno: int, expected: type[Exception], monkey
         Fetcher().get(f"https://photos.example/a{QUERY}")
 
 
+def test_a_name_that_no_resolver_can_be_asked_for() -> None:
+    with pytest.raises(ImageUnreadable, match="name"):
+        Fetcher().get(f"https://{'a' * 64}.example/a{QUERY}")
+
+
 # Where from
 
 
