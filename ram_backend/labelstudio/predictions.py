@@ -14,6 +14,7 @@ from typing import Any
 from ram_backend.labelstudio.plan import VALUE_KEYS, Choice, ConfidenceControl, LabelPlan, TagControl
 
 Item = dict[str, Any]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,12 @@ class ScoredChoice:
     threshold: float
 
 
-@dataclass(frozen=True)
-class _Ticked:
-    """What one control shows: the kept choices, best first, and how sure that is."""
-
-    control: TagControl
-    kept: tuple[ScoredChoice, ...]
-    confidence: float
-
-
 def prediction(
     plan: LabelPlan,
     scored: Mapping[str, Sequence[ScoredChoice]],
     *,
     model_version: str,
-    image_sizes: Mapping[str, tuple[int, int]] | None = None,
+    image_sizes: Mapping[str, Size] | None = None,
     top_k: Mapping[str, int | None] | None = None,
 ) -> dict[str, Any]:
     """One task's prediction: `{"model_version", "score", "result"}`.
@@ -64,25 +56,29 @@ def prediction(
             rectangles, which are left out for an image without.
         top_k: control name -> limit; wins over the config's `model_top_k` where it says a number.
     """
-    limits = top_k or {}
-    ticked = [
-        _tick(control, scored[control.name], limits.get(control.name) or control.top_k)
-        for control in plan.tag_controls
-        if scored.get(control.name)
-    ]
+    limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in plan.tag_controls}
     taken.update(control.name for row in plan.confidence_controls.values() for control in row)
-    sizes = image_sizes or {}
-    result = [item for each in ticked if each.kept for item in _tag_items(each, sizes, taken)]
+    result: list[Item] = []
+    confidences: list[float] = []
+    shown: dict[str, list[ScoredChoice]] = {}
+    for control in plan.tag_controls:
+        if not scored.get(control.name):
+            continue
+        kept, confidence = _tick(control, scored[control.name], limits.get(control.name) or control.top_k)
+        confidences.append(confidence)
+        shown.setdefault(control.to_name, []).extend(kept)
+        if kept:
+            items = _regions if control.regions else _one_item
+            result += items(control, kept, confidence, sizes.get(control.to_name), taken)
     for to_name, row in plan.confidence_controls.items():
-        shown = _best_first([one for each in ticked if each.control.to_name == to_name for one in each.kept])
-        for confidence in row if shown else ():
-            if confidence.kind == "textarea":
-                result.append(_text_item(confidence, shown))
-            elif image_sizes and to_name in image_sizes:
-                result.extend(_rectangle_items(confidence, shown, image_sizes[to_name], taken))
-    score = min((each.confidence for each in ticked), default=1.0)
-    return {"model_version": model_version, "score": round(score, 6), "result": result}
+        best = _best_first(shown.get(to_name, []))
+        for where in row if best else ():
+            if where.kind == "textarea":
+                result.append(_text_item(where, best))
+            elif to_name in sizes:
+                result += _rectangle_items(where, best, sizes[to_name], taken)
+    return {"model_version": model_version, "score": round(min(confidences, default=1.0), 6), "result": result}
 
 
 def empty_prediction(model_version: str) -> dict[str, Any]:
@@ -111,30 +107,31 @@ def _share(distance: float, room: float) -> float:
     return min(1.0, max(0.0, float(distance) / float(room))) if room > 0 else 0.0
 
 
-def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> _Ticked:
+def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
+    """The choices that a control shows, best first, and how sure that is."""
     ranked = _best_first(scored)
     on = [one for one in ranked if one.score > one.threshold]
     if control.single:
         kept = on[:1] or (ranked[:1] if control.required else [])
+        cut = []
     else:
         kept = on[: min(top_k or len(on), control.max_usages or len(on))]
-    chosen = {id(one) for one in kept}
-    cut = set() if control.single else {id(one) for one in on[len(kept) :]}
-    others = [one for one in ranked if id(one) not in chosen and id(one) not in cut]
-    return _Ticked(control, tuple(kept), control_confidence(kept, others))
+        cut = on[len(kept) :]
+    left_out = {id(one) for one in [*kept, *cut]}
+    return kept, control_confidence(kept, [one for one in ranked if id(one) not in left_out])
 
 
 def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
     return sorted(scored, key=lambda one: -one.score)
 
 
-def _tag_items(ticked: _Ticked, sizes: Mapping[str, tuple[int, int]], taken: set[str]) -> list[Item]:
-    control = ticked.control
-    if not control.regions:
-        return [_tag_item(ticked)]
+def _regions(
+    control: TagControl, kept: Sequence[ScoredChoice], confidence: float, size: Size | None, taken: set[str]
+) -> list[Item]:
+    """A region over the whole image per choice."""
     items: list[Item] = []
-    for number, one in enumerate(ticked.kept, start=1):
-        region = _whole_image(control, one, sizes.get(control.to_name))
+    for number, one in enumerate(kept, start=1):
+        region = _whole_image(control, one, size)
         region["id"] = _new_id(f"{control.name}-{number}", taken)
         if control.tool is not None:
             place = {name: value for name, value in region["value"].items() if name != control.kind}
@@ -143,36 +140,29 @@ def _tag_items(ticked: _Ticked, sizes: Mapping[str, tuple[int, int]], taken: set
     return items
 
 
-def _whole_image(control: TagControl | ConfidenceControl, one: ScoredChoice, size: tuple[int, int] | None) -> Item:
-    """A region over the whole image, still without an id."""
-    item: Item = {
-        "id": "",
-        "from_name": control.name,
-        "to_name": control.to_name,
-        "type": control.kind,
-        "score": round(_unit(one.score), 6),
-        "image_rotation": 0,
-        "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, control.kind: [one.choice.value]},
-    }
+def _whole_image(control: TagControl | ConfidenceControl, one: ScoredChoice, size: Size | None) -> Item:
+    """A region over the whole image, still with the id of its control."""
+    place = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
+    item = _item(control, {**place, control.kind: [one.choice.value]})
+    item |= {"score": round(_unit(one.score), 6), "image_rotation": 0}
     if size is not None:
         item |= {"original_width": int(size[0]), "original_height": int(size[1])}
     return item
 
 
-def _tag_item(ticked: _Ticked) -> Item:
-    control = ticked.control
-    if control.nesting == "flat":
-        values: list[Any] = [one.choice.value for one in ticked.kept]
-    else:
-        values = [list(one.choice.path) for one in ticked.kept]
-    return {
-        "id": control.name,
-        "from_name": control.name,
-        "to_name": control.to_name,
-        "type": control.kind,
-        "score": round(ticked.confidence, 6),
-        "value": {VALUE_KEYS[control.kind]: values},
-    }
+def _one_item(
+    control: TagControl, kept: Sequence[ScoredChoice], confidence: float, size: Size | None, taken: set[str]
+) -> list[Item]:
+    """One item with all choices."""
+    flat = control.nesting == "flat"
+    values = [one.choice.value if flat else list(one.choice.path) for one in kept]
+    item = _item(control, {VALUE_KEYS[control.kind]: values})
+    return [item | {"score": round(confidence, 6)}]
+
+
+def _item(control: TagControl | ConfidenceControl, value: dict[str, Any]) -> Item:
+    names = {"id": control.name, "from_name": control.name, "to_name": control.to_name}
+    return {**names, "type": control.kind, "value": value}
 
 
 def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Item:
@@ -182,17 +172,11 @@ def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Ite
         f"{name if names.count(name) == 1 else ' / '.join(one.choice.path)}  {_unit(one.score):.0%}"
         for name, one in zip(names, shown, strict=True)
     ]
-    return {
-        "id": control.name,
-        "from_name": control.name,
-        "to_name": control.to_name,
-        "type": "textarea",
-        "value": {"text": lines},
-    }
+    return _item(control, {"text": lines})
 
 
 def _rectangle_items(
-    control: ConfidenceControl, shown: Sequence[ScoredChoice], size: tuple[int, int], taken: set[str]
+    control: ConfidenceControl, shown: Sequence[ScoredChoice], size: Size, taken: set[str]
 ) -> list[Item]:
     """One invisible rectangle over the whole image per tag that has a `Label`, with the tag's score."""
     labels = dict(control.labels)

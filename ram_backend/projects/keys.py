@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound
+from ram_backend.images.guard import redacted
 
 _LARGEST = 2**63 - 1
 _LONGEST_ADDRESS = 2000
@@ -67,7 +68,7 @@ def instance_of(hostname: str | None) -> str:
     """
     if hostname is None or not hostname.strip():
         return ""
-    problem = f"{_shown(hostname)!r} is no address of a Label Studio: expected http://HOST:PORT or https://HOST."
+    problem = f"{redacted(hostname)[:80]!r} is no address of a Label Studio: expected http://HOST:PORT or https://HOST."
     address = hostname.strip()
     if len(address) > _LONGEST_ADDRESS or not address.isprintable() or re.search(r"[\s\\]", address):
         raise InputError(problem)
@@ -112,9 +113,3 @@ def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
 
 def _listed(keys: list[ProjectKey]) -> str:
     return ", ".join(str(key) for key in keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
-
-
-def _shown(address: str) -> str:
-    """An address as an error may show it: short, and without what stands before an @."""
-    scheme, mark, rest = address.strip().partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"[:80] if mark else address.strip().rpartition("@")[2][:80]
