@@ -165,8 +165,8 @@ class LabelStudio:
         """
         if body is None:
             return self._send(method, path, {}, seconds=seconds)
-        content = {"Content-Type": "application/json"}
-        return self._send(method, path, content, seconds=seconds, body=json.dumps(body).encode())
+        headers = {"Content-Type": "application/json"}
+        return self._send(method, path, headers, seconds=seconds, body=json.dumps(body).encode())
 
     def upload(self, path: str, images: Iterable[Path]) -> None:
         """Sends JPEG files to a path of the API as one form; raises as `send_json`."""
@@ -175,33 +175,33 @@ class LabelStudio:
         self._send("POST", path, {"Content-Type": content_type}, body=body)
 
     def _send(
-        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float | None = None, **sent: bytes
+        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float | None = None, **content: bytes
     ) -> Any:
         address = Address.of(f"{self.base_url}{path}")
         headers = {"Accept": "application/json", **headers}
-        asked = f"Label Studio: {method} {address}"
+        request = f"Label Studio: {method} {address}"
         with Deadline(seconds or self.fetcher.limits.seconds) as deadline:
             try:
-                answer = self._ask(method, address, deadline, headers=headers, **sent)
+                answer = self._ask(method, address, deadline, headers=headers, **content)
             except ImageTooLarge:
                 limit = self.fetcher.limits.max_bytes
-                raise LabelStudioRefused(f"{asked}: answered with more than {limit:,} bytes.") from None
+                raise LabelStudioRefused(f"{request}: answered with more than {limit:,} bytes.") from None
         if answer.status == 401 or (answer.status == 403 and not _ADDRESS_REFUSED.search(answer.body)):
             raise self._unauthorized()
         if answer.status >= 500 or answer.status in (408, 429) or answer.location is not None:
             raise LabelStudioUnreachable(
-                f"{asked}: answered HTTP {answer.status}. Look at its log, or try again later."
+                f"{request}: answered HTTP {answer.status}. Look at its log, or try again later."
             )
         if not 200 <= answer.status < 300:
             detail = _reasons(answer.body)
-            message = f"{asked}: answered HTTP {answer.status}{detail}"
+            message = f"{request}: answered HTTP {answer.status}{detail}"
             raise LabelStudioRefused(message, status=answer.status, detail=detail)
         if not answer.body.strip():
             return None
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError):
-            raise LabelStudioUnreachable(f"{asked}: answered no JSON. Check that it is a Label Studio.") from None
+            raise LabelStudioUnreachable(f"{request}: answered no JSON. Check that it is a Label Studio.") from None
 
     def version(self) -> str:
         """Release of Label Studio, e.g. "1.23.2"; needs no login."""
@@ -240,17 +240,22 @@ class LabelStudio:
         return address.origin == self._hostname and self._stripped(address.target).startswith("/data/")
 
     def _ask(
-        self, method: str, address: Address, deadline: Deadline, headers: Mapping[str, str] | None = None, **sent: bytes
+        self,
+        method: str,
+        address: Address,
+        deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
+        **content: bytes,
     ) -> Answer:
         """Asks Label Studio itself, with the login where the path is one that needs it."""
         usual = dict(headers or {})
         if not self._login or not address.target.startswith(self._with_login):
-            return self._exchange(method, address, deadline, headers=usual, **sent)
+            return self._exchange(method, address, deadline, headers=usual, **content)
         header = self._login.header()
-        answer = self._exchange(method, address, deadline, headers={**usual, "Authorization": header}, **sent)
+        answer = self._exchange(method, address, deadline, headers={**usual, "Authorization": header}, **content)
         if answer.status == 401 and self._login.renew(header):
             renewed = {**usual, "Authorization": self._login.header()}
-            answer = self._exchange(method, address, deadline, headers=renewed, **sent)
+            answer = self._exchange(method, address, deadline, headers=renewed, **content)
         return answer
 
     def _exchange(self, method: str, address: Address, deadline: Deadline, **options: Any) -> Answer:
