@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import typer
-from redis import Redis
 from redis.exceptions import RedisError
 from rich.markup import escape
 from rich.table import Table
@@ -22,10 +21,15 @@ from ram_backend.cli.output import out
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.images.guard import redacted
+from ram_backend.jobs.job import QUEUES, Job
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.valkey import connect, running_url
 from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.models.starter.bundle import starter_digest
 from ram_backend.models.store import find_bundle, list_bundles
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
+from ram_backend.versions.table import VersionTable
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
 LOW_DISK = 5_000_000_000
@@ -58,7 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _redis, _database, _workers, check_label_studio, check_projects,
+        _queue, _database, check_label_studio, check_projects,
     )  # fmt: skip
     for check in checks:
         try:
@@ -129,19 +133,6 @@ def _device(settings: Settings) -> Iterator[Finding]:
         yield Finding("device", State.ok, f"{found}; {wanted}")
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
-    if settings.redis_url is None:
-        yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
-        return
-    shown = redacted(settings.redis_url)
-    try:
-        with Redis.from_url(settings.redis_url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S) as client:
-            version = client.info("server").get("redis_version", "?")
-        yield Finding("Redis", State.ok, f"{shown} answers, version {version}")
-    except (RedisError, ValueError, OSError) as error:
-        yield Finding("Redis", State.bad, f"{shown}: {error}", "start it, or correct or unset RAM_REDIS_URL")
-
-
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
         database = existing_database(settings)
@@ -157,63 +148,59 @@ def _database(settings: Settings) -> Iterator[Finding]:
     yield from _versions(database)
 
 
-def _workers(settings: Settings) -> Iterator[Finding]:
-    from redis.exceptions import RedisError
+def _queue(settings: Settings) -> Iterator[Finding]:
+    """Redis, and the workers that look into its queues."""
     from rq import Worker
 
-    from ram_backend.jobs.job import QUEUES
-    from ram_backend.jobs.valkey import connect, running_url
-
     url = running_url(settings)
-    start = "`ram-backend worker`, or `ram-backend serve --with-worker`"
+    start = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
+    if settings.redis_url is None:
+        yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
     if url is None:
-        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", f"start {start}")
+        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", start)
         return
     try:
-        with connect(url, 3.0) as connection:
-            workers = [
-                each for each in Worker.all(connection=connection) if set(each.queue_names()) & set(QUEUES.values())
-            ]
-    except (RedisError, OSError) as error:
-        yield Finding("workers", State.bad, f"the queue doesn't answer ({type(error).__name__})", "see RAM_REDIS_URL")
+        with connect(url, TIMEOUT_S) as connection:
+            version = connection.info("server").get("redis_version", "?")
+            workers = Worker.all(connection=connection)
+            ours = [each for each in workers if set(each.queue_names()) & set(QUEUES.values())]
+    except (RedisError, RamError, ValueError, OSError) as error:
+        if settings.redis_url is not None:
+            found = f"{redacted(settings.redis_url)}: {error}"
+            yield Finding("Redis", State.bad, found, "start it, or correct or unset RAM_REDIS_URL")
+        found = f"the queue doesn't answer ({type(error).__name__})"
+        yield Finding("workers", State.bad, found, "see RAM_REDIS_URL")
         return
-    alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
+    if settings.redis_url is not None:
+        yield Finding("Redis", State.ok, f"{redacted(settings.redis_url)} answers, version {version}")
+    alive = [each for each in ours if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
-        doing = sum(each.get_state() == "busy" for each in alive)
-        yield Finding("workers", State.ok, f"{len(alive)}, of which {doing} at work")
+        busy = sum(each.get_state() == "busy" for each in alive)
+        yield Finding("workers", State.ok, f"{len(alive)}, of which {busy} at work")
     else:
-        yield Finding(
-            "workers", State.note, "none: nothing is learned, and no predictions are pushed", f"start {start}"
-        )
+        yield Finding("workers", State.note, "none: nothing is learned, and no predictions are pushed", start)
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
-    from ram_backend.jobs.queue import JobQueue
-
-    table = JobQueue.of(settings, database)
-    waiting = table.due(WAITING_S)
+    queue = JobQueue.of(settings, database)
+    waiting = queue.due(WAITING_S)
     if waiting:
         found = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"
         yield Finding("jobs", State.bad, found, "see that a worker runs: `ram-backend worker`")
-    now = datetime.now(UTC)
-    for job in table.jobs(limit=50):
-        silent = job.state == "running" and job.heartbeat_at is not None
-        if silent and (now - job.heartbeat_at).total_seconds() > 2 * settings.lease_seconds + 60:  # type: ignore[operator]
-            found = f"{job.kind} of project {job.key} has given no sign of life since {job.heartbeat_at:%H:%M}"
-            yield Finding("jobs", State.bad, found, "start a worker: it takes the job over")
-    latest: dict[Any, Any] = {}
-    for job in table.jobs(limit=200):
+    latest: dict[Any, Job] = {}
+    for job in queue.jobs(limit=200):
+        seen = job.heartbeat_at
         if not job.is_open:
             latest.setdefault((job.key, job.kind), job)
+        elif job.state == "running" and seen is not None and _age_s(seen) > 2 * settings.lease_seconds + 60:
+            found = f"{job.kind} of project {job.key} has given no sign of life since {seen:%H:%M}"
+            yield Finding("jobs", State.bad, found, "start a worker: it takes the job over")
     for job in latest.values():
         if job.state == "failed":
             yield Finding("jobs", State.note, f"the last {job.kind} of project {job.key} failed", job.message)
 
 
 def _versions(database: Database) -> Iterator[Finding]:
-    from ram_backend.projects.table import ProjectTable
-    from ram_backend.versions.table import VersionTable
-
     table = VersionTable(database)
     for project in ProjectTable(database).changes().projects:
         key, served = project.key, table.served(project.key)
