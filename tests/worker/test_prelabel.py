@@ -23,6 +23,9 @@ from ram_backend.worker import prelabel as prelabel_job
 from ram_backend.worker import push as push_module
 from ram_backend.worker.run_job import carry_out
 
+Ask = Callable[[PrelabelOptions], Job]
+Do = Callable[[str], Job]
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +46,7 @@ def own(settings: Settings, studio: FakeLabelStudio) -> Settings:
 
 
 @pytest.fixture
-def do(own: Settings, database: Database, queue: JobQueue) -> Callable[..., Job]:
+def do(own: Settings, database: Database, queue: JobQueue) -> Do:
     def done(job_id: str) -> Job:
         make_due(database, job_id)
         carry_out(own, database, job_id, {"prelabel": prelabel_job.prelabel})  # type: ignore[dict-item]
@@ -54,30 +57,40 @@ def do(own: Settings, database: Database, queue: JobQueue) -> Callable[..., Job]
     return done
 
 
-def ask(own: Settings, database: Database, studio: FakeLabelStudio, wanted: PrelabelOptions) -> Job:
-    return JobService(own, database).push(studio.key, wanted, "for the test").job
+@pytest.fixture
+def service(own: Settings, database: Database) -> JobService:
+    return JobService(own, database)
 
 
-def test_done_and_told(own: Settings, database: Database, studio: FakeLabelStudio, do: Callable[..., Job]) -> None:
+@pytest.fixture
+def ask(service: JobService, studio: FakeLabelStudio) -> Ask:
+    return lambda options: service.push(studio.key, options, "for the test").job
+
+
+def claimed(queue: JobQueue, job: Job) -> Job:
+    claim = queue.claim(job.id, "here/1")
+    assert claim is not None
+    return claim
+
+
+def test_done_and_told(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
     studio.broken = {3}
-    job = do(ask(own, database, studio, PrelabelOptions(("unlabelled",))).id)
+    job = do(ask(PrelabelOptions(("unlabelled",))).id)
     assert (job.state, job.message[:53]) == ("done", f"30 tasks have got their prediction of {VERSION[:15]}")
     assert "1 of them are empty" in job.message
     assert "tasks 3" in job.message
     assert studio.counts() == {1: 30}
     assert job.result is not None
     assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, 30, 1)
-    nothing = do(ask(own, database, studio, PrelabelOptions(("unlabelled",))).id)
+    nothing = do(ask(PrelabelOptions(("unlabelled",))).id)
     assert "Nothing to do" in nothing.message
 
 
-def test_what_is_asked_for_while_one_waits_is_one_job(
-    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
-) -> None:
+def test_what_is_asked_for_while_one_waits_is_one_job(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
     for number in range(1, 31):
         studio.annotate(number, number, "red")
-    first = ask(own, database, studio, PrelabelOptions(tasks=(1, 2)))
-    second = ask(own, database, studio, PrelabelOptions(tasks=(2, 5), per_second=100))
+    first = ask(PrelabelOptions(tasks=(1, 2)))
+    second = ask(PrelabelOptions(tasks=(2, 5), per_second=100))
     assert first.id == second.id
     assert PrelabelOptions.of(second.options) == PrelabelOptions(tasks=(1, 2, 5), per_second=100)
     do(first.id)
@@ -85,12 +98,11 @@ def test_what_is_asked_for_while_one_waits_is_one_job(
 
 
 def test_what_is_asked_for_while_one_runs_is_done_after_it(
-    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
+    ask: Ask, do: Do, studio: FakeLabelStudio, queue: JobQueue
 ) -> None:
-    job = ask(own, database, studio, PrelabelOptions(tasks=(1,)))
-    claim = queue.claim(job.id, "here/1")
-    assert claim is not None
-    ask(own, database, studio, PrelabelOptions(tasks=(9,)))
+    job = ask(PrelabelOptions(tasks=(1,)))
+    claim = claimed(queue, job)
+    ask(PrelabelOptions(tasks=(9,)))
     queue.fail(claim, "It failed.", retry=False)
     following = queue.jobs()[0]
     assert following.id != job.id
@@ -99,14 +111,12 @@ def test_what_is_asked_for_while_one_runs_is_done_after_it(
 
 
 def test_its_own_portion_asks_for_no_further_job(
-    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue
+    ask: Ask, studio: FakeLabelStudio, queue: JobQueue, service: JobService
 ) -> None:
     """A portion that is late within the server comes from the job that is running."""
-    job = ask(own, database, studio, PrelabelOptions(("all",)))
-    claim = queue.claim(job.id, "here/1")
-    assert claim is not None
+    job = ask(PrelabelOptions(("all",)))
+    claim = claimed(queue, job)
     queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    service = JobService(own, database)
     assert service.prelabel(studio.key, [4, 5], "late")["job"] == job.id
     found = queue.get(job.id)
     assert found is not None
@@ -117,8 +127,7 @@ def test_its_own_portion_asks_for_no_further_job(
     assert (found.again, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
 
 
-def test_the_server_asks_through_the_desk(own: Settings, database: Database, studio: FakeLabelStudio) -> None:
-    service = JobService(own, database)
+def test_the_server_hands_over_late_tasks(studio: FakeLabelStudio, service: JobService) -> None:
     said = service.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
     (job,) = service.queue.jobs(studio.key)
     assert (job.id, job.kind, job.reason) == (said["job"], "prelabel", "late")
@@ -129,11 +138,10 @@ def test_the_server_asks_through_the_desk(own: Settings, database: Database, stu
 
 
 def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
-    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue, do: Callable[..., Job]
+    ask: Ask, do: Do, studio: FakeLabelStudio, queue: JobQueue, database: Database
 ) -> None:
-    job = ask(own, database, studio, PrelabelOptions(("all",)))
-    claim = queue.claim(job.id, "here/1")
-    assert claim is not None
+    job = ask(PrelabelOptions(("all",)))
+    claim = claimed(queue, job)
     queue.checkpoint(claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
     make_old(database, job.id, 16)
     (taken,) = queue.expire()
@@ -151,45 +159,32 @@ def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
     assert not {1, 2, 3} & {task for portion in studio.portions for task in portion}
 
 
-def test_progress_makes_an_attempt_the_first(
-    own: Settings, database: Database, studio: FakeLabelStudio, queue: JobQueue
-) -> None:
+def test_progress_makes_an_attempt_the_first(ask: Ask, queue: JobQueue, database: Database) -> None:
     """A long job may be killed more often than one that gets nowhere."""
-    job = ask(own, database, studio, PrelabelOptions(("all",)))
+    job = ask(PrelabelOptions(("all",)))
     for _ in range(5):
         make_due(database, job.id)
-        claim = queue.claim(job.id, "here/1")
-        assert claim is not None
+        claim = claimed(queue, job)
         queue.checkpoint(claim, {"version": VERSION, "portion": []}, progressed=True)
         make_old(database, job.id, 16)
         assert queue.expire()[0].state == "requested"
 
 
-def test_others_go_first(
-    own: Settings,
-    database: Database,
-    studio: FakeLabelStudio,
-    queue: JobQueue,
-    do: Callable[..., Job],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_others_go_first(ask: Ask, do: Do, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prelabel_job, "SLICE_S", 0.0)
     monkeypatch.setattr(prelabel_job, "OVERDUE_S", -1.0)
-    job = ask(own, database, studio, PrelabelOptions(("all",)))
+    job = ask(PrelabelOptions(("all",)))
     training = queue.request(KEY, "train", "pressed").job
     aside = do(job.id)
     assert (aside.state, aside.attempt, aside.message[:20]) == ("requested", 0, "Another job goes fir")
-    claim = queue.claim(training.id, "here/1")
-    assert claim is not None
+    claim = claimed(queue, training)
     queue.fail(claim, "", retry=False)
     assert do(job.id).state == "done"
 
 
-def test_label_studio_is_away(
-    own: Settings, database: Database, studio: FakeLabelStudio, do: Callable[..., Job]
-) -> None:
+def test_label_studio_is_away(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
     studio.legacy = "another"
-    job = do(ask(own, database, studio, PrelabelOptions(("all",))).id)
+    job = do(ask(PrelabelOptions(("all",))).id)
     assert job.state == "requested"
     assert "LABEL_STUDIO_API_KEY" in job.message
     studio.legacy = LEGACY

@@ -27,19 +27,29 @@ Do = Callable[..., Job]
 
 
 @pytest.fixture
-def do(settings: Settings, database: Database, queue: JobQueue) -> Do:
+def ends() -> list[str]:
+    """Reasons for which the process would have ended."""
+    return []
+
+
+@pytest.fixture
+def do(settings: Settings, database: Database, queue: JobQueue, ends: list[str]) -> Do:
     """Asks for a training and does it with a function."""
 
-    def done(function: JobFunction, *, on_end: Callable[[str], None] | None = None, **changes: object) -> Job:
+    def done(function: JobFunction, **changes: object) -> Job:
         job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
-        own = settings.model_copy(update={"train_after": 0, **changes})
-        carry_out(own, database, job.id, {"train": function}, on_end=on_end)
-        found = queue.get(job.id)
-        assert found is not None
-        return found
+        changed = settings.model_copy(update={"train_after": 0, **changes})
+        carry_out(changed, database, job.id, {"train": function}, on_end=ends.append)
+        return as_it_is(queue, job)
 
     return done
+
+
+def as_it_is(queue: JobQueue, job: Job) -> Job:
+    found = queue.get(job.id)
+    assert found is not None
+    return found
 
 
 def failing(error: Exception) -> JobFunction:
@@ -61,7 +71,7 @@ def test_done(do: Do) -> None:
 
 
 def test_a_second_time_there_is_nothing_to_do(do: Do, settings: Settings, database: Database) -> None:
-    job = do(lambda task: JobResult("learned"))
+    job = do(lambda _: JobResult("learned"))
     said = carry_out(settings, database, job.id, {"train": failing(AssertionError())})
     assert "done, taken, or not due" in said
 
@@ -74,150 +84,121 @@ def test_what_is_away_is_tried_again_until_given_up(do: Do, database: Database) 
     assert (states[2].last_event or 0) > 0
 
 
-def test_what_cannot_work_fails_at_once(do: Do) -> None:
-    job = do(failing(LabelConfigError("Nothing to tag: add a Choices.")))
-    assert (job.state, job.message) == ("failed", "Nothing to tag: add a Choices.")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (LabelConfigError("Nothing to tag: add a Choices."), "Nothing to tag: add a Choices."),
+        (
+            ZeroDivisionError("division by zero"),
+            "It failed unexpectedly (ZeroDivisionError: division by zero); the worker's log tells where.",
+        ),
+    ],
+)
+def test_what_cannot_work_fails_at_once(do: Do, error: Exception, message: str) -> None:
+    job = do(failing(error))
+    assert (job.state, job.message) == ("failed", message)
 
 
-def test_mistakes_of_ours_fail_at_once_and_say_so(do: Do) -> None:
-    job = do(failing(ZeroDivisionError("division by zero")))
-    assert job.state == "failed"
-    assert "ZeroDivisionError: division by zero" in job.message
-
-
-def test_heartbeats_keep_a_claim(do: Do, queue: JobQueue) -> None:
+def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobQueue) -> None:
     def function(context: JobContext) -> JobResult:
-        before = queue.get(context.job.id)
-        assert before is not None
-        assert before.heartbeat_at is not None
+        began = context.job.started_at
+        assert began is not None
+        context.heartbeat("fit", 1, 4)
 
-        def is_later() -> bool:
-            job = queue.get(context.job.id)
-            assert job is not None
+        def is_seen() -> bool:
+            job = as_it_is(queue, context.job)
             assert job.heartbeat_at is not None
-            assert before.heartbeat_at is not None
-            return job.heartbeat_at > before.heartbeat_at
+            return job.heartbeat_at > began and (job.stage, job.step, job.steps) == ("fit", 1, 4)
 
-        wait_until(is_later)
+        wait_until(is_seen)
         return JobResult("learned")
 
     assert do(function).state == "done"
 
 
 def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
-    settings: Settings, database: Database, queue: JobQueue
+    do: Do, database: Database, queue: JobQueue
 ) -> None:
     def function(context: JobContext) -> JobResult:
         seen = context.service.ledger.last_event(KEY)
         correct(database, 5, 6, 7)
         return JobResult("learned", {}, seen)
 
-    job = queue.request(KEY, "train", "asked").job
-    few = settings.model_copy(update={"train_after": 3})
-    carry_out(few, database, job.id, {"train": function})
+    job = do(function, train_after=3)
     following = [each for each in queue.jobs(KEY) if each.id != job.id]
     assert [(each.state, each.reason) for each in following] == [("requested", "3 corrections have changed")]
 
 
-def test_out_of_time(do: Do, settings: Settings) -> None:
-    told: list[str] = []
-
-    def function(context: JobContext) -> JobResult:
-        wait_until(lambda: told)
-        with pytest.raises(JobLost):
-            context.heartbeat("fit")
-        return JobResult("learned")
-
-    job = do(function, on_end=told.append, job_timeout_seconds=0.1)
-    assert job.state == "failed"
-    assert job.message.startswith("It took longer than 0.1 s: ")
-    assert told == ["It took longer than 0.1 s"]
-
-
-def test_in_time(do: Do) -> None:
-    told: list[str] = []
-
-    def function(context: JobContext) -> JobResult:
-        threading.Event().wait(0.2)
-        return JobResult("learned")
-
-    assert do(function, on_end=told.append, job_timeout_seconds=60).state == "done"
-    assert told == []
-
-
-def test_out_of_time_while_the_database_is_away(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    failures = iter(range(3))
-    fail = JobQueue.fail
-
-    def away(queue: JobQueue, *args: object, **named: object) -> object:
-        if next(failures, None) is not None:
-            raise DatabaseUnavailable("The database is away.")
-        return fail(queue, *args, **named)  # type: ignore[arg-type]
-
-    def function(context: JobContext) -> JobResult:
-        wait_until(lambda: told)
-        raise JobLost("ended")
-
-    monkeypatch.setattr(JobQueue, "fail", away)
-    job = do(function, on_end=told.append, job_timeout_seconds=0.1)
-    assert (job.state, len(told)) == ("failed", 1)
-
-
-def test_progress_is_seen_while_it_runs(do: Do, queue: JobQueue) -> None:
-    def function(context: JobContext) -> JobResult:
-        context.heartbeat("fit", 1, 4)
-
-        def is_there() -> bool:
-            job = queue.get(context.job.id)
-            assert job is not None
-            return (job.stage, job.step, job.steps) == ("fit", 1, 4)
-
-        wait_until(is_there)
-        return JobResult("learned")
-
-    assert do(function).state == "done"
-
-
-def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQueue, database: Database) -> None:
-    told: list[str] = []
-
-    def function(context: JobContext) -> JobResult:
-        assert queue.expire((context.job.id, str(context.job.worker)))
-        wait_until(lambda: told)
-        with pytest.raises(JobLost):
-            context.heartbeat("fit")
-        return JobResult("mine")
-
-    job = do(function, on_end=told.append)
-    assert (job.state, job.fence) == ("requested", 2)
-    assert "ended before the job did" in job.message
-    assert len(told) == 1
-
-
-@pytest.mark.parametrize("end", ["finish", "release"])
-def test_whoever_ends_the_job_itself_goes_on(do: Do, end: str) -> None:
-    """A training ends its row in the transaction that publishes, and has more to do then."""
-    told: list[str] = []
-
-    def function(context: JobContext) -> JobResult | None:
-        if end == "finish":
-            context.service.queue.finish(context.job, JobResult("published"))
-        else:
-            context.service.queue.release(context.job, "Others go first.")
-        threading.Event().wait(0.3)  # many heartbeats
-        context.heartbeat("remove old versions")
-        return None
-
-    job = do(function, on_end=told.append, lease_seconds=0.1)
-    assert job.state == ("done" if end == "finish" else "requested")
-    assert told == []
-
-
-def test_a_press_while_it_runs_leads_to_another_job(do: Do, queue: JobQueue, database: Database) -> None:
+def test_a_press_while_it_runs_leads_to_another_job(do: Do, queue: JobQueue) -> None:
     def function(context: JobContext) -> JobResult:
         context.service.train(KEY, "pressed again")
         return JobResult("learned", {}, context.service.ledger.last_event(KEY))
 
     job = do(function)
     assert [each.reason for each in queue.jobs(KEY) if each.id != job.id] == ["pressed again"]
+
+
+def until_the_end(ends: list[str]) -> JobFunction:
+    def function(context: JobContext) -> JobResult:
+        wait_until(lambda: ends)
+        with pytest.raises(JobLost):
+            context.heartbeat("fit")
+        return JobResult("learned")
+
+    return function
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_out_of_time(do: Do, ends: list[str], monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    """Also where the database is away at first."""
+    left = iter(range(failures))
+    fail = JobQueue.fail
+
+    def away(queue: JobQueue, *args: object, **named: object) -> object:
+        if next(left, None) is not None:
+            raise DatabaseUnavailable("The database is away.")
+        return fail(queue, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobQueue, "fail", away)
+    job = do(until_the_end(ends), job_timeout_seconds=0.1)
+    assert job.state == "failed"
+    assert job.message.startswith("It took longer than 0.1 s: ")
+    assert ends == ["It took longer than 0.1 s"]
+
+
+def test_in_time(do: Do, ends: list[str]) -> None:
+    def function(context: JobContext) -> JobResult:
+        threading.Event().wait(0.2)
+        return JobResult("learned")
+
+    assert do(function, job_timeout_seconds=60).state == "done"
+    assert ends == []
+
+
+def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQueue, ends: list[str]) -> None:
+    def function(context: JobContext) -> JobResult | None:
+        assert queue.expire((context.job.id, str(context.job.worker)))
+        return until_the_end(ends)(context)
+
+    job = do(function)
+    assert (job.state, job.fence) == ("requested", 2)
+    assert "ended before the job did" in job.message
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("end", ["finish", "release"])
+def test_whoever_ends_the_job_itself_goes_on(do: Do, ends: list[str], end: str) -> None:
+    """A training ends its row in the transaction that publishes, and has more to do then."""
+
+    def function(context: JobContext) -> JobResult | None:
+        if end == "finish":
+            context.finish(JobResult("published"))
+        else:
+            context.service.queue.release(context.job, "Others go first.")
+        threading.Event().wait(0.3)  # many heartbeats
+        context.heartbeat("remove old versions")
+        return None
+
+    job = do(function, lease_seconds=0.1)
+    assert job.state == ("done" if end == "finish" else "requested")
+    assert ends == []
