@@ -137,7 +137,7 @@ class PrelabelOptions:
         which: kinds of tasks: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty
             because their image could not be had, and unlabelled ones without any).
         tasks: numbers of further tasks; made distinct, and sorted.
-        per_second: at most so many tasks a second; None: as fast as it goes.
+        per_second: highest rate of tasks; None: as fast as it goes.
     """
 
     which: tuple[Which, ...] = ()

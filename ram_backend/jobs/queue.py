@@ -54,7 +54,7 @@ class JobQueue:
     Args:
         database: migrated.
         attempts: how often a job is begun before it counts as failed.
-        lease_s: a claim is good for so long after its last heartbeat.
+        lease_s: a claim is good for this time after its last heartbeat.
     """
 
     def __init__(self, database: Database, *, attempts: int = 3, lease_s: float = 15.0) -> None:
@@ -107,7 +107,7 @@ class JobQueue:
         Args:
             key: of that project; rows that no Label Studio was named for are its own, too. None: of all.
             kind: only of that kind.
-            limit: at most so many.
+            limit: most jobs.
         """
         question = select(Job).order_by(Job.state.in_(OPEN).desc(), Job.requested_at.desc(), Job.id)
         if key is not None:
@@ -133,7 +133,7 @@ class JobQueue:
             return session.scalar(question) or 0
 
     def due(self, waited_s: float = 0.0) -> list[Job]:
-        """Jobs that a worker may begin, and could so many seconds ago; longest first."""
+        """Jobs that a worker may begin, and could begin `waited_s` ago; the oldest first."""
         with self._database.reading() as session:
             since = moment(session) - timedelta(seconds=waited_s)
             question = select(Job).where(Job.state == "requested", Job.not_before <= since)

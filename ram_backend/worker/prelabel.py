@@ -127,7 +127,7 @@ def _last_portion(context: JobContext) -> Portion | None:
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
-    """Has the project show these predictions; what people are told about it, and in which order tasks come."""
+    """Has the project show these predictions; returns a sentence for people, and the order of tasks."""
     backend = first_backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"

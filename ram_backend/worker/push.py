@@ -25,7 +25,7 @@ from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.records import ConnectedBackend, TaskPredictions
 
 WAITING_S = 130.0
-"""Label Studio has given up on a portion, or stored it, so long after it was asked: it waits 1 + 3 + 100 s."""
+"""Seconds after which Label Studio has given up on a portion, or stored it: it waits 1 + 3 + 100 s."""
 
 LOOK_S = 0.5
 PORTION_S = 15.0

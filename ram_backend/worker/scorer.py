@@ -173,7 +173,7 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
 
 
 def is_tuning_wanted(settings: Settings, images: int) -> bool:
-    """Whether RAM_TUNING asks for head fine-tuning, or leaves it to this machine and so many images ("auto")."""
+    """Whether RAM_TUNING asks for head fine-tuning, or leaves it to this machine and the number of images ("auto")."""
     if settings.tuning != "auto":
         return settings.tuning != "off"
     if images < MIN_TUNING_IMAGES or settings.device == "cpu":
