@@ -111,14 +111,6 @@ def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
     assert best(second.predict(asked(uploaded(studio)[:2]))) == ["red", "green"]
 
 
-def test_a_broken_image_costs_one_empty_prediction(host: Callable[..., First], studio: FakeLabelStudio) -> None:
-    first = host(First)
-    first.setup(setup_body(CONFIG, studio))
-    results = first.predict(asked([inline(RED), "data:image/png;base64,AAAA", inline(GREEN)]))
-    assert best(results) == ["red", None, "green"]
-    assert results[1] == {"result": [], "score": 1.0}
-
-
 def test_objects_of_the_first_line_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_plugin(FirstBase, monkeypatch)
     monkeypatch.setattr(module, "in_process", lambda: pytest.fail("an object was made, and services were started"))
