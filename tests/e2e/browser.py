@@ -22,11 +22,30 @@ ARGUMENTS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-TICKED = ".lsf-choice__checkbox input:checked"
-CHOSEN = ".htx-taxonomy .ant-select-selection-item"
 CONFIDENCE = "[data-testid=htx-textbox-content]"
 SUBMIT = "button[aria-label^='submit' i], button:has-text('Submit')"
 _LINE = re.compile(r"(.+?)\s+(\d{1,3})%")
+
+READABLE = """() => {
+    const readable = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
+        && element.getBoundingClientRect().width > 0;
+    const all = (selector, text, shows = (element) => element) =>
+        [...document.querySelectorAll(selector)].filter((element) => readable(shows(element))).map(text);
+    const text = (element) => element.innerText.trim();
+    const label = (box) => box.closest("label");
+    return {
+        ticked: all(
+            ".lsf-choice__checkbox input:checked", (box) => text(label(box)).replace(/\\s*\\[.\\]$/, ""), label),
+        chosen: all(".htx-taxonomy .ant-select-selection-item", text),
+        lines: all("[data-testid=htx-textbox-content]", text),
+        regions: all(".lsf-outliner-item", (item) => [
+            item.querySelector(".lsf-outliner-item__title")?.innerText.trim() ?? "",
+            item.querySelector(".lsf-outliner-item__control_type_score")?.innerText.trim() ?? "",
+        ].join(" ")),
+    };
+}"""
+Readable = dict[str, list[str]]
+"""What a person can read: `ticked` boxes, `chosen` tags, `lines` of text, `regions` with their scores."""
 
 
 @dataclass(frozen=True)
@@ -82,35 +101,24 @@ class StudioPage:
         self.page.wait_for_timeout(500)
         self.page.screenshot(path=path)
 
-    def _read(self, task: int) -> Seen:
-        """Waits until confidences and the Submit button are there and the page has come to rest."""
-        self.page.locator(CONFIDENCE).first.wait_for(state="visible", timeout=PATIENCE_MS)
+    def readable(self) -> Readable:
+        """What can be read when Submit is there and the page has come to rest."""
         self.page.locator(SUBMIT).first.wait_for(state="visible", timeout=PATIENCE_MS)
-        before = None
-        while (now := self._what_is_there()) != before:
+        before: Readable | None = None
+        for _ in range(PATIENCE_MS // REST_MS):
+            now: Readable = self.page.evaluate(READABLE)
+            if now == before and any(now.values()):
+                break
             before = now
             self.page.wait_for_timeout(REST_MS)
-        matches = [(line, _LINE.fullmatch(line)) for line in now[2]]
-        confidences = {match[1] if match else line: int(match[2]) if match else None for line, match in matches}
-        return Seen(task, now[0] + now[1], confidences)
+        return now
 
-    def _what_is_there(self) -> list[list[str]]:
-        """Ticked boxes, chosen tags, lines of confidence; only what a person can read."""
-        found: list[list[str]] = self.page.evaluate(
-            """([ticked, chosen, confidence]) => {
-                const readable = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
-                    && element.getBoundingClientRect().width > 0;
-                const all = (selector, text) => [...document.querySelectorAll(selector)].filter(readable).map(text);
-                return [
-                    [...document.querySelectorAll(ticked)].filter((box) => readable(box.closest("label")))
-                        .map((box) => box.closest("label").innerText.replace(/\\s*\\[.\\]$/, "").trim()),
-                    all(chosen, (tag) => tag.innerText.trim()),
-                    all(confidence, (line) => line.innerText.trim()),
-                ];
-            }""",
-            [TICKED, CHOSEN, CONFIDENCE],
-        )
-        return found
+    def _read(self, task: int) -> Seen:
+        self.page.locator(CONFIDENCE).first.wait_for(state="visible", timeout=PATIENCE_MS)
+        now = self.readable()
+        matches = [(line, _LINE.fullmatch(line)) for line in now["lines"]]
+        confidences = {match[1] if match else line: int(match[2]) if match else None for line, match in matches}
+        return Seen(task, now["ticked"] + now["chosen"], confidences)
 
 
 def agrees(seen: Seen, task: dict[str, Any]) -> None:

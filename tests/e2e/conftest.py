@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.places import ARTEFACTS, REPOSITORY, SHARED, VENV
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import (
@@ -29,6 +30,9 @@ from ram_backend.cli.servers import (
 )
 from ram_backend.demo import photo_paths
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+VENV = Path(os.environ.get("RAM_STUDIO_VENV", REPOSITORY / ".venv-studio"))
+ARTEFACTS = Path(os.environ.get("RAM_ARTEFACTS", REPOSITORY / "artefacts"))
 pytest.register_assert_rewrite("e2e.browser", "e2e.reading")
 BORROWED = 6
 FIRST_PORT = {"label studio": 18_080, "backend": 19_090}
@@ -120,18 +124,62 @@ def backend_data(starter_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     return make
 
 
+class Installation:
+    """A server with a data folder of its own, and commands with the same settings."""
+
+    def __init__(self, server: Server, environment: dict[str, str]) -> None:
+        self.server = server
+        self.environment = environment
+        self.folder = Path(environment["RAM_DATA_DIR"])
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        with unset():
+            environment = os.environ | self.environment
+        command = [sys.executable, "-m", "ram_backend", *arguments]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, *arguments: str) -> str:
+        """What a command prints."""
+        process = self.begin(*arguments)
+        printed, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, printed
+        return printed
+
+    def rows(self, *arguments: str) -> list[dict[str, Any]]:
+        """What a command prints with --json: one object a line."""
+        return [json.loads(line) for line in self.run(*arguments, "--json").splitlines() if line.startswith("{")]
+
+
 @pytest.fixture(scope="session")
-def backend(start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account) -> Server:
-    """`ram-backend serve` with the starter bundle, knowing that Label Studio."""
-    folder = backend_data("backend")
-    own = {"RAM_DATA_DIR": str(folder)}
-    log, port = folder / "backend.log", FIRST_PORT["backend"]
-    return start("backend", lambda: start_backend(log, port, label_studio.url, account.token, own))
+def install(
+    start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account
+) -> Callable[..., Installation]:
+    """Starts `ram-backend serve` with the starter bundle; settings by name."""
+
+    def make(name: str, port: int, **settings: str) -> Installation:
+        folder = backend_data(name)
+        known = {"RAM_LABEL_STUDIO_URL": label_studio.url, "RAM_LABEL_STUDIO_API_KEY": account.token}
+        environment = {"RAM_DATA_DIR": str(folder), **known, **settings}
+        log = folder / "backend.log"
+        server = start(name, lambda: start_backend(log, port, label_studio.url, account.token, environment))
+        return Installation(server, environment)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def installation(install: Callable[..., Installation]) -> Installation:
+    """The backend of most tests."""
+    return install("backend", FIRST_PORT["backend"])
+
+
+@pytest.fixture(scope="session")
+def backend(installation: Installation) -> Server:
+    return installation.server
 
 
 @pytest.fixture(scope="session")
 def backend_url(backend: Server) -> str:
-    """Its address."""
     return backend.url
 
 
@@ -139,7 +187,7 @@ def backend_url(backend: Server) -> str:
 def photos() -> list[Path]:
     """Photos to upload: those that come with the package, and labelled ones where the reference data are."""
     found = photo_paths()
-    labels = SHARED / "data" / "coco_objects" / "labels.jsonl"
+    labels = Path(os.environ.get("RAM_SHARED", REPOSITORY.parent / "shared")) / "data" / "coco_objects" / "labels.jsonl"
     if labels.exists():
         rows = [json.loads(line) for line in labels.read_text(encoding="utf-8").splitlines()]
         tested = [row["file"] for row in rows if row["split"] == "test"]

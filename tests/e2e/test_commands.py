@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from e2e.places import REPOSITORY, VENV
+from e2e.conftest import REPOSITORY, VENV
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import Account, Server

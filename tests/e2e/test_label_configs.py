@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.browser import PATIENCE_MS, REST_MS, SUBMIT, StudioPage
-from e2e.conftest import unset
+from e2e.browser import REST_MS, Readable, StudioPage
+from e2e.conftest import Installation
 from e2e.round_trips import ROUND_TRIPS, RoundTrip
+from support.processes import wait_until
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import Server
@@ -24,26 +20,6 @@ from ram_backend.demo import photo_paths
 from ram_backend.labelstudio.annotations import read_items, ticked_paths
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice
-
-READABLE = """() => {
-    const readable = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
-        && element.getBoundingClientRect().width > 0;
-    const all = (selector, text, shows = (element) => element) =>
-        [...document.querySelectorAll(selector)].filter((element) => readable(shows(element))).map(text);
-    const text = (element) => element.innerText.trim();
-    const label = (box) => box.closest("label");
-    return {
-        ticked: all(
-            ".lsf-choice__checkbox input:checked", (box) => text(label(box)).replace(/\\s*\\[.\\]$/, ""), label),
-        chosen: all(".htx-taxonomy .ant-select-selection-item", text),
-        lines: all("[data-testid=htx-textbox-content]", text),
-        regions: all(".lsf-outliner-item", (item) => [
-            item.querySelector(".lsf-outliner-item__title")?.innerText.trim() ?? "",
-            item.querySelector(".lsf-outliner-item__control_type_score")?.innerText.trim() ?? "",
-        ].join(" ")),
-    };
-}"""
-Readable = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +70,7 @@ def test_what_is_shown_and_corrected_is_read_back(
     name: str,
     task: Callable[[str, str, RoundTrip], tuple[int, int]],
     api: StudioApi,
-    backend: Server,
+    installation: Installation,
     label_config: Callable[[str], str],
     studio_page: StudioPage,
     artefacts: Path,
@@ -132,7 +108,7 @@ def test_what_is_shown_and_corrected_is_read_back(
         "removed": sorted({tag for image in was for tag in was[image] - now[image]}),
     }
     assert expected["removed"]
-    row = correction(backend, project)
+    row = correction(installation, project)
     assert {state: row[state] for state in expected} == expected
     assert row["model_version"] == prediction["model_version"]
     assert row["usable"]
@@ -141,16 +117,7 @@ def test_what_is_shown_and_corrected_is_read_back(
 def opened(studio: StudioPage, project: int, task: int) -> Readable:
     """Opens a task as a click on its row does; what a person can read when the page has come to rest."""
     studio.page.goto(f"{studio.url}/projects/{project}/data?task={task}")
-    studio.page.locator(SUBMIT).first.wait_for(state="visible", timeout=PATIENCE_MS)
-    end = time.monotonic() + PATIENCE_MS / 1000
-    before: Readable | None = None
-    while time.monotonic() < end:
-        now: Readable = studio.page.evaluate(READABLE)
-        if now == before and any(now.values()):
-            break
-        before = now
-        studio.page.wait_for_timeout(REST_MS)
-    return {kind: sorted(found) for kind, found in now.items()}
+    return {kind: sorted(found) for kind, found in studio.readable().items()}
 
 
 def shown(plan: LabelPlan, result: list[dict[str, Any]], said: Said) -> Readable:
@@ -215,19 +182,14 @@ def add(studio: StudioPage, control: TagControl, tag: str) -> None:
         studio.tick(tag)
 
 
-def correction(backend: Server, project: int) -> dict[str, Any]:
+def correction(installation: Installation, project: int) -> dict[str, Any]:
     """What `ram-backend corrections list` says about the only annotation of a project."""
-    assert backend.service is not None
-    with unset():
-        environment = os.environ | {"RAM_DATA_DIR": str(Path(backend.service.log).parent)}
-    command = [sys.executable, "-m", "ram_backend", "corrections", "list", "--project", str(project), "--json"]
-    end = time.monotonic() + 20
-    while True:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        if rows:
-            (row,) = rows
-            return dict(row)
-        assert time.monotonic() < end, "the correction did not arrive"
-        time.sleep(0.5)
+    rows: list[dict[str, Any]] = []
+
+    def arrived() -> bool:
+        rows[:] = installation.rows("corrections", "list", "--project", str(project))
+        return bool(rows)
+
+    wait_until(arrived)
+    (row,) = rows
+    return row

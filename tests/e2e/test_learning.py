@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from e2e.browser import StudioPage, agrees
-from e2e.conftest import Start, unset
+from e2e.conftest import Installation, unset
 from e2e.reading import confidences, photo, tags
+from support.processes import wait_until
 from support.studio_api import StudioApi
 
-from ram_backend.cli.servers import Account, Server, Service, start_backend
+from ram_backend.cli.servers import Service
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -65,30 +65,9 @@ def truth(shared: Path) -> Truth:
 class Backend:
     """Server, worker and commands that share a data folder."""
 
-    def __init__(self, start: Start, folder: Path, label_studio: Server, account: Account) -> None:
-        known = {"RAM_LABEL_STUDIO_URL": label_studio.url, "RAM_LABEL_STUDIO_API_KEY": account.token}
-        self._environment = {"RAM_DATA_DIR": str(folder), "RAM_TRAIN_AFTER": "0", **known}
-        self.server = start(
-            "learning-backend",
-            lambda: start_backend(folder / "s.log", 19_490, label_studio.url, account.token, self._environment),
-        )
-        with unset():
-            environment = os.environ | self._environment
-        command = [sys.executable, "-m", "ram_backend", "worker"]
-        self.worker = Service("The worker", command, folder / "worker.log", environment)
-
-    def run(self, *arguments: str) -> str:
-        """What a command prints."""
-        with unset():
-            environment = os.environ | self._environment
-        command = [sys.executable, "-m", "ram_backend", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def rows(self, *arguments: str) -> list[dict[str, Any]]:
-        """What a command prints with --json: one object a line."""
-        return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
+    def __init__(self, installation: Installation, worker: Service) -> None:
+        self.server, self.worker = installation.server, worker
+        self.run, self.rows = installation.run, installation.rows
 
     def trained(self, project: int, known: Sequence[str]) -> dict[str, Any]:
         """The training job that is not among the known ones, when it has ended."""
@@ -105,12 +84,13 @@ class Backend:
 
 
 @pytest.fixture(scope="module")
-def backend(
-    start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account
-) -> Iterator[Backend]:
-    running = Backend(start, backend_data("learning"), label_studio, account)
-    yield running
-    running.worker.stop()
+def backend(install: Callable[..., Installation]) -> Iterator[Backend]:
+    made = install("learning", 19_490, RAM_TRAIN_AFTER="0")
+    command = [sys.executable, "-m", "ram_backend", "worker"]
+    with unset():
+        worker = Service("The worker", command, made.folder / "worker.log", os.environ | made.environment)
+    yield Backend(made, worker)
+    worker.stop()
 
 
 class Annotated:
@@ -177,13 +157,6 @@ def click_what_is_right(page: StudioPage, project: Annotated, task: dict[str, An
     assert sorted(tags(annotation)) == sorted(project.right(task))
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
-
-
 def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     api: StudioApi, backend: Backend, truth: Truth, studio_page: StudioPage, artefacts: Path
 ) -> None:
@@ -202,16 +175,14 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     assert job["verdict"] == "accept", job
     assert len([job for job in backend.rows("jobs", "--project", str(project.id)) if job["kind"] == "train"]) == 1
 
-    wait_until(lambda: project.version != first, "the new version is served")
+    wait_until(lambda: project.version != first, 120)
     second = project.version
-    wait_until(
-        lambda: all(second in project.predictions(task["id"]) for task in left), "unlabelled tasks are predicted anew"
-    )
+    wait_until(lambda: all(second in project.predictions(task["id"]) for task in left), 120)
     before, after = hits(project, left, first), hits(project, left, second)
     assert after > before + 0.1, (before, after)
 
     # The next task that the label stream serves shows the new version's tags; the uncertainty order works.
-    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, "the order is known")
+    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, 120)
     seen = studio_page.open_stream(project.id)
     studio_page.screenshot(artefacts / "label-stream-second-version.png")
     stored = api.call("GET", f"/api/tasks/{seen.task}")
@@ -221,7 +192,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
 
     # Back to the first version: the very same name, the very same scores; later corrections don't undo it.
     backend.run("versions", "rollback", str(project.id), "base")
-    wait_until(lambda: project.version == first, "the first version is served again")
+    wait_until(lambda: project.version == first, 120)
     stored = project.predictions(left[0]["id"])[first]
     again = asked_anew(api, project, left[0]["id"])
     assert again["model_version"] == first
@@ -239,7 +210,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     project.start_training()
     job = backend.trained(project.id, known)
     assert job["verdict"] == "accept", job
-    wait_until(lambda: project.version not in {first, second}, "a third version is served")
+    wait_until(lambda: project.version not in {first, second}, 120)
 
 
 def asked_anew(api: StudioApi, project: Annotated, task: int) -> dict[str, Any]:

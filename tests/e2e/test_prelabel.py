@@ -6,57 +6,24 @@ RAM_TEST_TASKS=1000 does it with as many tasks.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.conftest import Start, unset
+from e2e.conftest import Installation
 from PIL import Image
+from support.processes import wait_until
 from support.studio_api import StudioApi
-
-from ram_backend.cli.servers import Account, Server, start_backend
 
 TASKS = int(os.environ.get("RAM_TEST_TASKS", "60"))
 SECRET = "a-secret-of-the-webhook"
 
 
-class Commands:
-    """A backend with a webhook secret, and commands with the same settings."""
-
-    def __init__(self, start: Start, folder: Path, label_studio: Server, account: Account) -> None:
-        own = {
-            "RAM_DATA_DIR": str(folder),
-            "RAM_WEBHOOK_SECRET": SECRET,
-            "RAM_REFRESH_PORTION": "8",
-            "COLUMNS": "200",
-        }
-        known = {"RAM_LABEL_STUDIO_URL": label_studio.url, "RAM_LABEL_STUDIO_API_KEY": account.token}
-        self._environment = own | known
-        self.server = start(
-            "prelabel-backend",
-            lambda: start_backend(folder / "s.log", 19_590, label_studio.url, account.token, self._environment),
-        )
-
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        with unset():
-            environment = os.environ | self._environment
-        command = [sys.executable, "-m", "ram_backend", *arguments]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def run(self, *arguments: str) -> str:
-        process = self.begin(*arguments)
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said
-        return said
-
-
 @pytest.fixture(scope="module")
-def commands(start: Start, backend_data: Callable[[str], Path], label_studio: Server, account: Account) -> Commands:
-    return Commands(start, backend_data("prelabel"), label_studio, account)
+def commands(install: Callable[..., Installation]) -> Installation:
+    """A backend with a webhook secret, and commands with the same settings."""
+    return install("prelabel", 19_590, RAM_WEBHOOK_SECRET=SECRET, RAM_REFRESH_PORTION="8", COLUMNS="200")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +52,7 @@ def predicted(api: StudioApi, project: int) -> int:
     return int(api.call("GET", f"/api/projects/{project}/")["total_predictions_number"])
 
 
-def test_connected_by_one_command(api: StudioApi, commands: Commands, project: int) -> None:
+def test_connected_by_one_command(api: StudioApi, commands: Installation, project: int) -> None:
     said = commands.run("connect", "--project", str(project), "--url", commands.server.url, "--uncertain-first")
     assert "connected" in said
     (backend,) = api.call("GET", "/api/ml", params={"project": project})
@@ -102,15 +69,12 @@ def test_connected_by_one_command(api: StudioApi, commands: Commands, project: i
     assert "live, and the order by uncertainty works" in report
 
 
-def test_killed_twice_each_task_has_one_prediction(api: StudioApi, commands: Commands, project: int) -> None:
+def test_killed_twice_each_task_has_one_prediction(api: StudioApi, commands: Installation, project: int) -> None:
     version = api.backends(project)[0].model_version
     for goal in (TASKS // 8, TASKS * 2 // 5):
         process = commands.begin("prelabel", "--project", str(project))
-        deadline = time.monotonic() + 120
-        while predicted(api, project) < goal:
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
+        wait_until(lambda least=goal: predicted(api, project) >= least, 120)
+        assert process.poll() is None, process.communicate()[0]
         process.kill()
         process.communicate()
         assert predicted(api, project) < TASKS
@@ -120,14 +84,14 @@ def test_killed_twice_each_task_has_one_prediction(api: StudioApi, commands: Com
     assert "Nothing to do" in commands.run("prelabel", "--project", str(project), "--all")
 
 
-def test_the_most_uncertain_task_comes_first(api: StudioApi, commands: Commands, project: int) -> None:
+def test_the_most_uncertain_task_comes_first(api: StudioApi, commands: Installation, project: int) -> None:
     """Live, and yet in the order of the scores: protocol section 5's trap."""
     scores = {task["id"]: task["predictions"][0]["score"] for task in api.tasks(project)}
     served = api.call("GET", f"/api/projects/{project}/next")
     assert scores[served["id"]] == min(scores.values())
 
 
-def test_images_that_could_not_be_had_are_tried_again(api: StudioApi, commands: Commands, project: int) -> None:
+def test_images_that_could_not_be_had_are_tried_again(api: StudioApi, commands: Installation, project: int) -> None:
     """A task whose image is none has an empty prediction; asked again it is replaced, and stays one."""
     api.call("POST", f"/api/projects/{project}/import", json=[{"image": "data:image/png;base64,AAAA"}])
     said = commands.run("prelabel", "--project", str(project))

@@ -6,26 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.conftest import FIRST_PORT, Start
+from e2e.conftest import FIRST_PORT, Installation
 from e2e.reading import photo, tags
 from support.studio_api import StudioApi
 
-from ram_backend.cli.servers import Server, start_backend
+from ram_backend.cli.servers import Server
 
 NOTHING = {"RAM_LABEL_STUDIO_URL": "", "RAM_LABEL_STUDIO_API_KEY": ""}
 CAT = "chelsea_cat.jpg"
 
 
 @pytest.fixture(scope="module")
-def folder(backend_data: Callable[[str], Path]) -> Path:
-    return backend_data("without-settings")
-
-
-@pytest.fixture(scope="module")
-def unconfigured(start: Start, folder: Path, label_studio: Server) -> Server:
-    own = {"RAM_DATA_DIR": str(folder), **NOTHING}
-    log, port = folder / "backend.log", FIRST_PORT["backend"] + 60
-    return start("backend-without-settings", lambda: start_backend(log, port, label_studio.url, "", own))
+def unconfigured(install: Callable[..., Installation]) -> Server:
+    return install("without-settings", FIRST_PORT["backend"] + 60, **NOTHING).server
 
 
 @pytest.fixture(scope="module")
