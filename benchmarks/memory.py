@@ -20,13 +20,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from photo_studio import play_label_studio
 from PIL import Image
-from serving import SERVE, TAGS, Caller, Photos, _port, _wait_ready, borrow, config, setup_body
+from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, setup_body
 from throughput import ask_all
 
 from ram_backend.demo import photo_paths
@@ -50,11 +50,7 @@ def play_small_photos(port: Any) -> None:
             small.thumbnail((side, side))
             small.save(data, "JPEG")
             contents.append(data.getvalue())
-    Photos.contents = tuple(contents)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Photos)
-    server.daemon_threads = True
-    port.put(server.server_address[1])
-    server.serve_forever()
+    play_label_studio(port, contents)
 
 
 def anonymous_mb(process: int) -> float:

@@ -24,13 +24,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from photo_studio import play_label_studio
 
-from ram_backend.demo import photo_paths
 from ram_backend.server.running import prepare
 from ram_backend.settings import Settings, load_settings
 
@@ -52,33 +51,6 @@ TAGS = (
     "grass",
 )
 PAUSE_S = 0.01
-
-
-class Photos(BaseHTTPRequestHandler):
-    """Answers `/data/upload/1/NUMBER.jpg` with a bundled photo; every number is another file."""
-
-    protocol_version = "HTTP/1.1"
-    contents: tuple[bytes, ...] = ()
-
-    def do_GET(self) -> None:
-        """One photo, with its number after its end: same pixels, other bytes."""
-        number = int(Path(self.path).stem)
-        body = self.contents[number % len(self.contents)] + number.to_bytes(8, "big")
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
-
-
-def play_label_studio(port: Any) -> None:
-    Photos.contents = tuple(path.read_bytes() for path in photo_paths())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Photos)
-    server.daemon_threads = True
-    port.put(server.server_address[1])
-    server.serve_forever()
 
 
 def config(tags: Sequence[str]) -> str:

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from serving import SERVE, Caller, _port, _wait_ready, borrow, config, play_label_studio, setup_body
+from photo_studio import play_label_studio
+from serving import SERVE, Caller, _port, _wait_ready, borrow, config, setup_body
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.demo import photo_paths

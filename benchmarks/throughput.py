@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, play_label_studio, setup_body
+from photo_studio import play_label_studio
+from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, setup_body
 
 from ram_backend.settings import load_settings
 

@@ -27,106 +27,46 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
+from photo_studio import PhotoStudio
+from support.label_studio import LEGACY
 
 from ram_backend.server.running import prepare
 from ram_backend.settings import load_settings
 
 PROGRAM = (sys.executable, "-m", "ram_backend")
-CREATED = "2026-11-23T16:44:19.098348Z"
 PROJECT = "1.1795452259"
-TOKEN = "0" * 40
 
 
-class Studio:
-    """Plays Label Studio for one project."""
+class Studio(PhotoStudio):
+    """Label Studio with one project, whose backend is asked what it serves."""
 
-    def __init__(self, photos: Sequence[Path]) -> None:
-        self.photos = photos
-        self.annotations: dict[int, dict[str, Any]] = {}
-        self.backend = ""
-        self.config = ""
-        self.title = "ram"
-        self.model_version = "ram"
-        studio = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _answer(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length) or b"{}")
-                answer = studio.answer(self.command, self.path, body)
-                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_PATCH = _answer  # noqa: N815 - http.server's names
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def answer(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
-        """What Label Studio would say."""
-        parts = urlsplit(path)
-        if parts.path.startswith("/data/"):
-            return self.photos[int(parts.path.rpartition("/")[2])].read_bytes()
-        if parts.path.startswith("/api/projects/"):
-            self.model_version = str(body.get("model_version", self.model_version))
-            return {"id": 1, "created_at": CREATED, "model_version": self.model_version, "label_config": self.config}
-        if parts.path.startswith("/api/ml"):
-            self.title = str(body.get("title", self.title))
-            row = {"id": 1, "url": self.backend, "title": self.title, "model_version": self.setup()}
-            return [row] if method == "GET" else row
-        if parts.path == "/api/tasks":
-            return {"tasks": self._tasks(parse_qs(parts.query))}
-        return {}
+    @property
+    def url_of_backend(self) -> str:
+        """Address of the project's only backend."""
+        return str(self.connected[0]["url"])
 
     def setup(self) -> str:
-        """What the backend answers to `/setup`."""
-        body = {"project": PROJECT, "schema": self.config, "hostname": self.url, "access_token": TOKEN}
-        answer = httpx.post(f"{self.backend}/setup", json={**body, "extra_params": None}, timeout=60)
-        return str(answer.raise_for_status().json()["model_version"])
+        """The model version that the backend names; Label Studio shows it from then on."""
+        body = {"project": PROJECT, "schema": self.record["label_config"], "hostname": self.url}
+        body |= {"access_token": LEGACY, "extra_params": None}
+        answer = httpx.post(f"{self.url_of_backend}/setup", json=body, timeout=60)
+        self.connected[0]["model_version"] = answer.raise_for_status().json()["model_version"]
+        return str(self.connected[0]["model_version"])
 
-    def task(self, number: int) -> dict[str, Any]:
-        """One task, as `/predict` gets it."""
-        annotation = self.annotations.get(number)
-        image = {"image": f"/data/upload/1/{number}"}
-        return {"id": number, "data": image, "annotations": [annotation] if annotation else [], "predictions": []}
+    def correct(self, number: int, tags: Sequence[str]) -> None:
+        """Somebody submits a task, and the backend is told."""
+        annotation = self.annotate(number, number, *tags, minute=number % 60)
+        body = {"action": "ANNOTATION_CREATED", "annotation": annotation, "task": self.tasks[number]}
+        self.send(body)
 
-    def annotate(self, number: int, tags: Sequence[str]) -> dict[str, Any]:
-        """Somebody submits a task; returns the body of the webhook."""
-        item = {"id": "t", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}
-        moment = f"2026-11-23T17:{number // 60 % 60:02d}:{number % 60:02d}.000000Z"
-        self.annotations[number] = {
-            "id": number, "task": number, "completed_by": 1, "updated_by": 1, "result": [item], "was_cancelled": False,
-            "ground_truth": False, "lead_time": 3.0, "created_at": moment, "updated_at": moment,
-        }  # fmt: skip
-        project = {"id": 1, "created_at": CREATED, "label_config": self.config}
-        annotation, task = self.annotations[number], self.task(number)
-        return {"action": "ANNOTATION_CREATED", "project": project, "annotation": annotation, "task": task}
-
-    def _tasks(self, query: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-        asked = json.loads(query["query"][0])
-        if "selectedItems" in asked:
-            return [self.task(number) for number in asked["selectedItems"]["included"]]
-        items = {each["filter"]: each for each in asked["filters"]["items"]}
-        after = items["filter:tasks:id"]["value"]
-        wanted = items["filter:tasks:total_annotations"]["operator"] == "greater"
-        numbers = [n for n in range(1, len(self.photos)) if n > after and (n in self.annotations) == wanted]
-        return [self.task(number) for number in numbers[: int(query["page_size"][0])]]
+    def send(self, event: Mapping[str, Any]) -> Any:
+        """Sends a webhook; returns the backend's answer."""
+        body = {**event, "project": self.record}
+        return httpx.post(f"{self.url_of_backend}/webhook", json=body).raise_for_status().json()
 
 
 def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[str]:
@@ -151,14 +91,14 @@ def address_of(server: subprocess.Popen[str]) -> str:
 def round_of(studio: Studio, truth: Mapping[int, Sequence[str]], numbers: Sequence[int]) -> None:
     """Corrects so many photos, presses Start Training, and prints how long everything took."""
     for number in numbers:
-        httpx.post(f"{studio.backend}/webhook", json=studio.annotate(number, truth[number])).raise_for_status()
+        studio.correct(number, truth[number])
+    corrected = sum(bool(task["annotations"]) for task in studio.tasks.values())
     before = studio.setup()
     pressed = time.perf_counter()
-    body = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED, "label_config": studio.config}}
-    answer = httpx.post(f"{studio.backend}/webhook", json=body).raise_for_status().json()
+    answer = studio.send({"action": "START_TRAINING"})
     answered, begun, served = time.perf_counter() - pressed, 0.0, 0.0
     while True:
-        jobs = httpx.get(f"{studio.backend}/jobs").raise_for_status().json()["jobs"]
+        jobs = httpx.get(f"{studio.url_of_backend}/jobs").raise_for_status().json()["jobs"]
         job = next(each for each in jobs if each["job"] == answer["job"])
         now = time.perf_counter() - pressed
         begun = begun or (now if job["state"] != "requested" else 0.0)
@@ -167,7 +107,7 @@ def round_of(studio: Studio, truth: Mapping[int, Sequence[str]], numbers: Sequen
         if job["state"] in ("done", "failed") and (served or job["verdict"] != "accept"):
             break
         time.sleep(0.1)
-    print(f"{len(studio.annotations)} corrections: {job['state']}, {job['message']}")
+    print(f"{corrected} corrections: {job['state']}, {job['message']}")
     end = f"served after {served:.1f} s" if served else f"ended after {now:.1f} s, nothing new is served"
     print(f"  answered after {answered * 1000:.0f} ms, begun after {begun:.1f} s, {end}")
     print(f"  stages: {(job['result'] or {}).get('seconds')}", flush=True)
@@ -190,22 +130,24 @@ def main() -> None:
             (folder / "bundles").symlink_to(given.bundles.absolute())
         environment = {**os.environ, "RAM_DATA_DIR": name, "RAM_BUNDLE": given.bundle, "RAM_TRAIN_AFTER": "0"}
         prepare(load_settings(data_dir=folder, bundle=given.bundle), print)
-        studio = Studio([given.data / "images" / row["file"] for row in [rows[0], *rows]])
+        studio = Studio([(given.data / "images" / row["file"]).read_bytes() for row in [rows[0], *rows]])
+        for number in range(1, len(rows) + 1):
+            studio.task(number, image=f"/data/upload/1/{number}.jpg")
         choices = "".join(f'<Choice value="{tag}"/>' for tag in names)
         controls = f'<Choices name="tags" toName="image" choice="multiple">{choices}</Choices>'
-        studio.config = f'<View><Image name="image" value="$image"/>{controls}</View>'
+        studio.record["label_config"] = f'<View><Image name="image" value="$image"/>{controls}</View>'
         log = folder / "log"
         server = started((*PROGRAM, "serve", "--port", "0"), environment, log)
         worker = started((*PROGRAM, "worker"), environment, log)
         try:
-            studio.backend = address_of(server)
-            while httpx.get(f"{studio.backend}/ready").status_code != 200:
+            studio.backend(address_of(server))
+            while httpx.get(f"{studio.url_of_backend}/ready").status_code != 200:
                 time.sleep(0.2)
             studio.setup()
             for start in range(1, len(rows) + 1, 20):
-                tasks = [studio.task(number) for number in range(start, min(start + 20, len(rows) + 1))]
-                body = {"tasks": tasks, "project": PROJECT, "label_config": studio.config, "params": {}}
-                httpx.post(f"{studio.backend}/predict", json=body, timeout=300).raise_for_status()
+                tasks = [studio.tasks[number] for number in range(start, min(start + 20, len(rows) + 1))]
+                body = {"tasks": tasks, "project": PROJECT, "label_config": studio.record["label_config"], "params": {}}
+                httpx.post(f"{studio.url_of_backend}/predict", json=body, timeout=300).raise_for_status()
             print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {len(names)} tags")
             truth = {number: row["tags"] for number, row in enumerate(rows, 1)}
             round_of(studio, truth, range(1, given.corrections + 1))
