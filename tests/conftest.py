@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -100,3 +103,15 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 def until() -> Callable[..., None]:
     """Waits until something is so, and fails where it never is."""
     return wait_until
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    with FakeLabelStudio() as studio:
+        yield studio
+
+
+@pytest.fixture
+def api(studio: FakeLabelStudio) -> ProjectApi:
+    """The fake's project."""
+    return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)

@@ -36,17 +36,6 @@ LATER = NOW + 30 * MINUTE
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as studio:
-        yield studio
-
-
-@pytest.fixture
-def api(studio: FakeLabelStudio) -> ProjectApi:
-    return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
-
-
-@pytest.fixture
 def ledger(settings: Settings) -> Iterator[Ledger]:
     opened = Ledger(open_migrated(settings))
     yield opened

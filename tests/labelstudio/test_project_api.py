@@ -15,18 +15,6 @@ from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.records import ConnectedBackend
 
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as studio:
-        yield studio
-
-
-@pytest.fixture
-def api(studio: FakeLabelStudio) -> ProjectApi:
-    return ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
-
-
 # Asking and sending
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from security.hosting import hosting
-from server.conftest import client, database_url, settings, studio, words
+from server.conftest import client, database_url, settings, words
 from support.server import FakeJobs
 from support.tiny_model import ColourWords, colour_model
 
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings
 
-__all__ = ["client", "database_url", "settings", "studio", "words"]
+__all__ = ["client", "database_url", "settings", "words"]
 
 
 @pytest.fixture

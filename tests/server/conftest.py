@@ -39,12 +39,6 @@ def words(monkeypatch: pytest.MonkeyPatch) -> ColourWords:
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as there:
-        yield there
-
-
-@pytest.fixture
 def start(settings: Settings, words: ColourWords) -> Iterator[Callable[..., httpx.Client]]:
     """Starts servers; settings and parts of the app by name."""
     with ExitStack() as stack:

@@ -56,6 +56,7 @@ class ColourNetwork:
     encoder_id = "mean-colour"
     side_by_side = False
     token_shape = (1, 3)
+    labels = LABELS
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -67,7 +68,7 @@ class ColourNetwork:
         return pixels.mean(axis=(2, 3))[:, None, :]
 
     def select(self, tags: Sequence[int | np.ndarray]) -> np.ndarray:
-        return np.stack([LABELS[tag] if isinstance(tag, int) else tag.mean(axis=0) for tag in tags])
+        return np.stack([self.labels[tag] if isinstance(tag, int) else tag.mean(axis=0) for tag in tags])
 
     def logits(self, tokens: np.ndarray, queries: np.ndarray) -> np.ndarray:
         return tokens[:, 0] @ queries.T

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from PIL import Image
+from support import tiny_model
 
 from ram_backend.errors import TextEncoderUnavailable, VersionDamaged, VocabularyError
 from ram_backend.models.bundle import Bundle
@@ -27,20 +28,8 @@ LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32
 TOKENS = np.random.default_rng(0).random((6, 1, 3)).astype(np.float32)
 
 
-class ColourNetwork:
-    """One token, the mean colour; a tag's logit is its dot product with the tag's row."""
-
-    encoder_id = "mean-colour"
-    token_shape = (1, 3)
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels.mean(axis=(2, 3))[:, None, :]
-
-    def select(self, tags: Sequence[int | np.ndarray]) -> np.ndarray:
-        return np.stack([LABELS[tag] if isinstance(tag, int) else tag.mean(axis=0) for tag in tags])
-
-    def logits(self, tokens: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        return tokens[:, 0] @ queries.T
+class ColourNetwork(tiny_model.ColourNetwork):
+    labels = LABELS
 
 
 @dataclass
