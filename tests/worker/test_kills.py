@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.jobs import correct
+from support.jobs import connect, correct
 from support.processes import wait_until
 from worker.working import RunningWorker, job_processes, kill, none_is_left
 
 from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
@@ -59,6 +61,14 @@ class Annotators:
 def settings(tmp_path: Path) -> Settings:
     quick = {"train_after": 1, "train_debounce_seconds": 0.1, "lease_seconds": 2}
     return load_settings(data_dir=tmp_path / "data", keep_versions=1000, **quick)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    there = open_migrated(settings)
+    connect(there, KEY)
+    yield there
+    there.close()
 
 
 def test_thirty_kills(settings: Settings, database: Database) -> None:
