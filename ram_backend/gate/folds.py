@@ -88,7 +88,7 @@ def split(material: TrainingSet, *, at_most: float | None = None) -> Split:
 
 
 def gate_share(images: int) -> float:
-    """The gate's share of so many images (groups of look-alikes): .4 up to 100, .2 from 1,000 on."""
+    """The gate's share of the images (groups of look-alikes), by their number: .4 up to 100, .2 from 1,000 on."""
     progress = math.log(max(images, 1) / LARGEST_UNTIL) / math.log(SMALLEST_FROM / LARGEST_UNTIL)
     return LARGEST_SHARE + (SMALLEST_SHARE - LARGEST_SHARE) * min(1.0, max(0.0, progress))
 

@@ -35,7 +35,7 @@ FEWEST_IMAGES, FEWEST_POSITIVES = 15, 10
 """Of the gate: groups of look-alikes, and pairs that are right under tags that also have wrong ones. Below, a single
 image decides; from here on the bootstrap keeps its level (measured with 12 images and 6 positives)."""
 WORTH_WAITING = 4.0
-"""Where a gate so many times as large would make the gain certain, the verdict is `needs_data`; beyond, `reject`."""
+"""The verdict is `needs_data` where a gate up to this many times as large would make the gain certain."""
 
 UNRELATED = "labels look unrelated to the images"
 """Part of the reason where they do."""

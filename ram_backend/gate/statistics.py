@@ -198,7 +198,7 @@ def permutation_test(
 
 
 def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
-    """Rows of all groups, or of so many drawn ones."""
+    """Rows of all groups, or of a sample of the groups."""
     numbers = np.unique(groups)
     if len(numbers) > most:
         numbers = np.random.default_rng([SUBSET_STREAM, seed]).permutation(numbers)[:most]

@@ -72,12 +72,12 @@ class TagControl:
         choices: those of the label config, in order; dynamic ones come with each task (`choices_for`).
         dynamic: path into a task's data where dynamic choices are; None: there are none.
         threshold: `model_score_threshold`, in [0, 1]; None: not given.
-        top_k: `model_top_k`, >= 1: show at most so many; None: not given.
+        top_k: `model_top_k`, >= 1: most tags shown; None: not given.
         image_key: path into a task's data where the image's reference is.
         required: the annotator has to choose.
-        max_usages: Label Studio takes at most so many; None: any number.
+        max_usages: most choices that Label Studio takes; None: any number.
         nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
-        precision: `model_min_precision`, in [0, 1]: tick only what is right so often; None: not given.
+        precision: `model_min_precision`, in [0, 1]: share of right ticks that is wanted; None: not given.
         tool: of `Labels` the `Rectangle` control that says where their regions are; None for all others.
     """
 

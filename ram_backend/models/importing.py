@@ -214,10 +214,10 @@ def _load(file: Path) -> Any:
 
 
 def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_extra: bool) -> Checkpoint:
-    beside: list[str] = []
+    others: list[str] = []
     state = entries
     if isinstance(entries, Mapping) and isinstance(entries.get("model"), Mapping):
-        state, beside = entries["model"], sorted(str(key) for key in entries if key != "model")
+        state, others = entries["model"], sorted(str(key) for key in entries if key != "model")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"holds no named tensors, which are expected under 'model' or at the top: {_DOWNLOAD}.")
     weights, captioner, dropped = _sort_keys(state)
@@ -257,7 +257,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
         raise CheckpointError(
             f"unknown key {_listed(extra)}: this may be another model; if not, --allow-extra drops them."
         )
-    dropped |= {"beside_weights": beside, "extra_keys": extra}
+    dropped |= {"beside_weights": others, "extra_keys": extra}
     return Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
 
 

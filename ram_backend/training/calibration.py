@@ -32,7 +32,7 @@ OWN_HOLD = (10.0, 30.0, 0.3)
 MIN_BASE_SCALE = 0.1
 """Of a tag, relative to the common base_scale; the common one is at least this, too."""
 PAIRS_AT_ONCE = 400_000
-"""The common coefficients are learned from the tags of about so many pairs; a tag's own from all of its pairs."""
+"""Pairs that the common coefficients are learned from, about; a tag's own are learned from all of its pairs."""
 THRESHOLD_HOLD = 100.0
 """Positives of a tag that weigh as much as what the other tags say about its threshold."""
 COMMON_THRESHOLD_HOLD = 20.0

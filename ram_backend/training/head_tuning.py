@@ -66,7 +66,7 @@ class TuningOptions:
         replay: weight of the bundle's own scores; 0: none.
         replay_tags: tags outside the project a step, drawn anew each time.
         validation: share of the images that is left out, in (0, 1).
-        patience: epochs without improvement after which it stops.
+        stop_after: epochs without improvement after which it stops.
         device: "auto" takes a CUDA device where there is one.
     """
 
@@ -80,7 +80,7 @@ class TuningOptions:
     replay: float = 2.0
     replay_tags: int = 64
     validation: float = 0.2
-    patience: int = 4
+    stop_after: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -189,7 +189,7 @@ class _Tuning:
                 highest, best = quality, (epoch, self.files(), tuned)
             if progress is not None:
                 progress("fine-tuning the head", epoch, options.epochs)
-            if epoch - best[0] >= options.patience:
+            if epoch - best[0] >= options.stop_after:
                 break
         return best
 

@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
 """Ridge penalties that compete."""
 FIGURE_TAGS = 500
-"""Recipes are compared on at most so many tags, those with the most positives: ranking thousands takes minutes."""
+"""Most tags that trainers are compared on, those with the most positives: ranking thousands takes minutes."""
 MIN_MAP_GAIN = 0.005
 """mAP by which a later recipe has to be better than an earlier, simpler one; smaller differences are noise."""
 

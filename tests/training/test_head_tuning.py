@@ -160,7 +160,7 @@ def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(qualities))
     epochs: list[int] = []
     material = tiny.training_set(images=IMAGES)
-    result = trainer(bundle, patience=2).fit(
+    result = trainer(bundle, stop_after=2).fit(
         material, np.arange(IMAGES), 5, lambda stage, done, total: epochs.append(done)
     )
     assert result is not None
@@ -170,7 +170,7 @@ def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
 
 def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: 0.5)
-    assert fitted(trainer(bundle, patience=3)) is None
+    assert fitted(trainer(bundle, stop_after=3)) is None
     candidate = fit_candidate(tiny.training_set(images=IMAGES), np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)))
     assert candidate.recipe == "residual"
 
