@@ -142,7 +142,7 @@ def test_worker_starts_and_stops(database: Database) -> None:
 
 
 @pytest.mark.service
-def test_serve_with_a_worker_beside(with_starter: object, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_serve_with_a_worker(with_starter: object, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """Both end together; a worker that is killed is started again."""
     command = [sys.executable, "-m", "ram_backend", "serve", "--port", "0", "--with-worker"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -86,9 +86,9 @@ def test_panels_are_told_apart_and_lie_side_by_side(dashboard: dict[str, Any]) -
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for one, other in itertools.combinations([panel["gridPos"] for panel in panels], 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or below
+        assert apart or below
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
     assert all(panel["description"] for panel in panels if panel["type"] != "row")
 

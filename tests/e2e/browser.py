@@ -16,7 +16,7 @@ from e2e.reading import confidences, tags
 
 from ram_backend.cli.servers import Account
 
-PATIENCE_MS = 90_000
+TIMEOUT_MS = 90_000
 REST_MS = 700
 ARGUMENTS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -78,7 +78,7 @@ class StudioPage:
     def open_stream(self, project: int) -> Seen:
         """Presses "Label All Tasks" in the Data Manager: the label stream serves its first task."""
         self.page.goto(f"{self.url}/projects/{project}/data")
-        with self.page.expect_response(_is_next_task, timeout=PATIENCE_MS) as served:
+        with self.page.expect_response(_is_next_task, timeout=TIMEOUT_MS) as served:
             self.page.get_by_role("button", name="Label All Tasks").click()
         return self._read(int(served.value.json()["id"]))
 
@@ -89,7 +89,7 @@ class StudioPage:
 
     def submit(self) -> None:
         """Presses Submit; Label Studio has stored the annotation, and told its webhooks, when this returns."""
-        with self.page.expect_response(_is_submit, timeout=PATIENCE_MS) as stored:
+        with self.page.expect_response(_is_submit, timeout=TIMEOUT_MS) as stored:
             self.page.locator(SUBMIT).first.click()
         assert stored.value.ok
 
@@ -103,9 +103,9 @@ class StudioPage:
 
     def readable(self) -> Readable:
         """What can be read when Submit is there and the page has come to rest."""
-        self.page.locator(SUBMIT).first.wait_for(state="visible", timeout=PATIENCE_MS)
+        self.page.locator(SUBMIT).first.wait_for(state="visible", timeout=TIMEOUT_MS)
         before: Readable | None = None
-        for _ in range(PATIENCE_MS // REST_MS):
+        for _ in range(TIMEOUT_MS // REST_MS):
             now: Readable = self.page.evaluate(READABLE)
             if now == before and any(now.values()):
                 break
@@ -114,7 +114,7 @@ class StudioPage:
         return now
 
     def _read(self, task: int) -> Seen:
-        self.page.locator(CONFIDENCE).first.wait_for(state="visible", timeout=PATIENCE_MS)
+        self.page.locator(CONFIDENCE).first.wait_for(state="visible", timeout=TIMEOUT_MS)
         now = self.readable()
         matches = [(line, _LINE.fullmatch(line)) for line in now["lines"]]
         confidences = {match[1] if match else line: int(match[2]) if match else None for line, match in matches}
@@ -145,7 +145,7 @@ def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
         browser = playwright.chromium.launch(executable_path=executable, headless=True, args=arguments)
         try:
             page = browser.new_page(viewport={"width": 1320, "height": 860}, locale="en-GB")
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(TIMEOUT_MS)
             page.goto(f"{url}/user/login/")
             page.fill("input[name=email]", account.email)
             page.fill("input[name=password]", account.password)

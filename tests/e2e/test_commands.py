@@ -20,7 +20,7 @@ from support.studio_api import StudioApi
 from ram_backend.cli.servers import Account, Server
 from ram_backend.demo import photo_paths
 
-PATIENCE_S = 240
+TIMEOUT_S = 240
 
 
 class Shown:
@@ -46,7 +46,7 @@ class Shown:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         while not (found := re.search(pattern, self.text, re.MULTILINE)):
             assert self.process.poll() is None, self.text
             assert time.monotonic() < end, self.text

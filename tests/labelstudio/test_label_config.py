@@ -238,7 +238,7 @@ def test_controls_that_somebody_else_fills_are_not_ours(inside: str) -> None:
     assert refusal(IMAGE, inside)
 
 
-def test_who_names_a_control_gets_it_filled_besides() -> None:
+def test_a_named_control_is_filled_too() -> None:
     more = 'model_tags="true"'
     found = plan(IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", ""))
     assert [each.name for each in found.tag_controls] == ["tags", "boxes", "more"]

@@ -47,7 +47,7 @@ def test_one_item_with_all_ticked_values_best_first():
     }
 
 
-def test_confidences_stand_beside_the_tags_where_the_config_has_room():
+def test_confidences_stand_next_to_the_tags_where_the_config_has_room():
     answer = predict(f"{IMAGE}{TAGS}</Choices>{AREA}", {"cat": 0.61, "dog": 0.934, "tree": 0.2, "sky": 0.1})
     assert [item["from_name"] for item in answer["result"]] == ["tags", "confidence"]
     assert answer["result"][1]["value"] == {"text": ["dog  93%", "cat  61%"]}

@@ -28,8 +28,8 @@ State = dict[str, Tensor]
 
 def importing(folder: Path, kind: str, state: State | None = None, **options: Any) -> Bundle:
     """Writes a tiny file and imports it."""
-    beside = options.pop("beside", {})
-    file, tags = tiny.write(folder, kind, state, **beside)
+    others = options.pop("others", {})
+    file, tags = tiny.write(folder, kind, state, **others)
     known = {"name": "new", "bundles_dir": folder / "bundles", **tiny.options(kind)}
     return import_checkpoint(file, options.pop("tags", tags), **{**known, **options})
 
@@ -59,7 +59,7 @@ def test_kind_and_numbers_are_seen_from_the_file(tmp_path: Path, kind: str) -> N
 
 def test_what_only_an_optimizer_needs_is_left_out(tmp_path: Path) -> None:
     moments = {"state": {0: {"exp_avg": torch.zeros(100_000)}}, "param_groups": [{"lr": 1e-5}]}
-    bundle = importing(tmp_path, "ram", beside={"optimizer": moments, "config": {"vit": "swin_l"}})
+    bundle = importing(tmp_path, "ram", others={"optimizer": moments, "config": {"vit": "swin_l"}})
     assert bundle.manifest["provenance"]["dropped"] == {
         "beside_weights": ["config", "epoch", "optimizer"],
         "structural_keys": 9,
@@ -74,7 +74,7 @@ def test_what_only_an_optimizer_needs_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ram", "tag2text"])
-def test_the_captioner_s_weights_are_kept_beside_and_not_read_by_tagging(tmp_path: Path, kind: str) -> None:
+def test_the_captioner_s_weights_are_kept_and_not_read_by_tagging(tmp_path: Path, kind: str) -> None:
     state = tiny.state_dict(kind)
     tied = "tag_encoder.encoder.layer.1.output.dense.bias"
     state[tied] = state["tagging_head.encoder.layer.1.output.dense.bias"]

@@ -124,11 +124,11 @@ def state_dict(kind: str, tags: int = len(TAGS), each: int = EACH, salt: str = "
     return weights
 
 
-def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **beside: Any) -> tuple[Path, Path]:
+def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **others: Any) -> tuple[Path, Path]:
     """Writes a weight file as the authors' trainer does, and its tag list; gives both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     file, tags = folder / f"{kind}.pth", folder / "tags.txt"
-    torch.save({"model": state_dict(kind) if state is None else state, "epoch": 3, **beside}, file)
+    torch.save({"model": state_dict(kind) if state is None else state, "epoch": 3, **others}, file)
     tags.write_text("\n".join(TAGS))
     return file, tags
 

@@ -76,7 +76,7 @@ def house(
         def build(network: Any = None, **changes: Any) -> House:
             """Another server on the same database and versions each time."""
             mine = House(settings.model_copy(update=changes), studio)
-            mine.app = create_app(mine.settings, jobs=mine.desk, model=colour_model(mine.settings, network))
+            mine.app = create_app(mine.settings, jobs=mine.jobs, model=colour_model(mine.settings, network))
             mine.client = stack.enter_context(serving(mine.app))
             if not built:
                 mine.setup()

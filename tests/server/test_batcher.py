@@ -100,7 +100,7 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher, network: Gated) -> None
     assert results(waiting) == [1]
 
 
-def test_a_spare_lane_works_beside_the_first(with_spare: Batcher, network: Gated) -> None:
+def test_a_spare_lane_works_with_the_first(with_spare: Batcher, network: Gated) -> None:
     futures = put(with_spare, network, 0, 1, 2)
     for _ in range(2):
         assert network.entered.acquire(timeout=30)

@@ -23,12 +23,12 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
 ) -> None:
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
     there = house()
-    there.desk.asked.append((there.key, "pressed"))
-    there.desk.corrections = 3
+    there.jobs.asked.append((there.key, "pressed"))
+    there.jobs.corrections = 3
     text = text_of(there)
     assert 'ram_jobs_open{kind="train",state="requested"} 1.0' in text
     assert "ram_corrections_pending 3.0" in text
-    there.desk.asked.clear()
+    there.jobs.asked.clear()
     assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in text_of(there)
 
 
@@ -44,15 +44,15 @@ def test_counting_that_takes_long_holds_up_no_other_look() -> None:
             assert go_on.wait(30)
             return super().open_jobs()
 
-    desk, metrics = Slow(), ServerMetrics()
-    first = threading.Thread(target=metrics.count_jobs, args=[desk])
+    jobs, metrics = Slow(), ServerMetrics()
+    first = threading.Thread(target=metrics.count_jobs, args=[jobs])
     first.start()
     assert begun.wait(30)
-    metrics.count_jobs(desk)
+    metrics.count_jobs(jobs)
     go_on.set()
     first.join(30)
-    metrics.count_jobs(desk)  # counted lately
-    assert desk.times == 1
+    metrics.count_jobs(jobs)  # counted lately
+    assert jobs.times == 1
 
 
 def test_a_database_that_is_away_is_no_error(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_database_that_is_away_is_no_error(house: Callable[..., House], monkey
     monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
     there = house()
     with monkeypatch.context() as patched:
-        patched.setattr(there.desk, "open_jobs", away)
+        patched.setattr(there.jobs, "open_jobs", away)
         assert "ram_jobs_open{" not in text_of(there)
     assert 'ram_jobs_open{kind="train",state="running"} 0.0' in text_of(there)
 

@@ -56,13 +56,13 @@ def event(action: str = "ANNOTATION_CREATED", number: int = 1, tags: tuple[str, 
 
 
 @pytest.fixture
-def desk() -> FakeJobs:
+def jobs() -> FakeJobs:
     return FakeJobs()
 
 
 @pytest.fixture
-def client(start: Callable[..., httpx.Client], desk: FakeJobs) -> httpx.Client:
-    return start(jobs=desk)
+def client(start: Callable[..., httpx.Client], jobs: FakeJobs) -> httpx.Client:
+    return start(jobs=jobs)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def ledger(settings: Settings) -> Ledger:
 
 
 def test_a_correction_is_in_the_ledger_when_it_is_answered(
-    client: httpx.Client, ledger: Ledger, desk: FakeJobs, studio: FakeLabelStudio
+    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     key = ProjectKey(studio.url, 1, STAMP)
@@ -88,24 +88,24 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
 
 
-def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, desk: FakeJobs) -> None:
+def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, jobs: FakeJobs) -> None:
     client.post("/webhook", json=event())
     assert ledger.keys() == [ProjectKey("", 1, STAMP)]
     assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
 
 
-def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, desk: FakeJobs) -> None:
+def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, jobs: FakeJobs) -> None:
     unknown = [{"action": "LABEL_LINK_CREATED"}, {"action": "NEVER_HEARD\nOF"}, {}, {"project": "x"}, event("x")]
     for body in ({"action": "PROJECT_UPDATED"}, {"action": "TASKS_CREATED", "project": {"id": 1}}, *unknown):
         assert client.post("/webhook", json=body).json() == {"status": "ok"}
     without = event()
     del without["project"]
     assert client.post("/webhook", json=without).status_code == 200
-    assert desk.asked == []
+    assert jobs.asked == []
 
 
 def test_nothing_pretends_to_be_kept(
-    client: httpx.Client, ledger: Ledger, desk: FakeJobs, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def away(self: Ledger, *args: object) -> int:
@@ -138,7 +138,7 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger) -> 
 
 
 def test_start_training(
-    client: httpx.Client, start: Callable[..., httpx.Client], desk: FakeJobs, studio: FakeLabelStudio
+    client: httpx.Client, start: Callable[..., httpx.Client], jobs: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
@@ -147,19 +147,19 @@ def test_start_training(
         "job": "j1",
         "message": "queued",
     }
-    assert desk.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
+    assert jobs.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
     assert "names no project" in client.post("/webhook", json={"action": "START_TRAINING"}).json()["message"]
     assert "No worker is connected" in start().post("/webhook", json=pressed).json()["message"]
 
 
 def test_training_inside_a_submit_waits_for_the_annotation(
-    client: httpx.Client, desk: FakeJobs, studio: FakeLabelStudio
+    client: httpx.Client, jobs: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
     for every in (1, 0):
         project = {"id": 1, "created_at": CREATED, "min_annotations_to_start_training": every}
         client.post("/webhook", json={"action": "START_TRAINING", "project": project})
-    assert desk.debounced == [True, False]
+    assert jobs.debounced == [True, False]
 
 
 def test_jobs(client: httpx.Client, start: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:

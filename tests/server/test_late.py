@@ -26,27 +26,27 @@ def ask(late: House, tasks: int, project: str = PROJECT) -> tuple[int, str]:
 
 def test_many_tasks_become_a_job(late: House) -> None:
     assert ask(late, 12) == (503, "job j2 goes on with 12 tasks")
-    assert late.desk.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
+    assert late.jobs.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
 
 
 def test_one_task_does_not(late: House) -> None:
     late.services.model.network.result().seconds = 0.5
     status, said = ask(late, 1)
-    assert (status, late.desk.late) == (503, [])
+    assert (status, late.jobs.late) == (503, [])
     assert "not done within" in said
 
 
 def test_tasks_of_no_project_do_not(late: House) -> None:
     status, error = ask(late, 12, project="")
     assert (status, "Set LABEL_STUDIO_URL" in error) == (503, True)
-    assert late.desk.late == []
+    assert late.jobs.late == []
 
 
 def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise DatabaseUnavailable("It is away.")
 
-    monkeypatch.setattr(late.desk, "prelabel", refuse)
+    monkeypatch.setattr(late.jobs, "prelabel", refuse)
     status, said = ask(late, 12)
     assert status == 503
     assert "fewer tasks at a time" in said
@@ -55,4 +55,4 @@ def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, m
 def test_in_time_there_is_no_job(late: House) -> None:
     late.services.model.network.result().seconds = 0.0
     assert ask(late, 3)[0] == 200
-    assert late.desk.late == []
+    assert late.jobs.late == []

@@ -63,7 +63,7 @@ def test_no_tasks_no_results(client: httpx.Client) -> None:
     assert results(client, predict_body(CONFIG, [])) == []
 
 
-def test_confidence_beside_the_tags(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
+def test_confidence_next_to_the_tags(client: httpx.Client, studio: FakeLabelStudio, red: str) -> None:
     config = choices_config(
         "red", "blue", more='<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0"/>'
     )

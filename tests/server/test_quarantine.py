@@ -110,7 +110,7 @@ def test_foreign_rejected_and_impossible_versions_are_never_served(house: Callab
         assert there.scores() == before, stored.name
 
 
-def test_scores_that_are_no_numbers_condemn_a_version(
+def test_scores_that_are_no_numbers_quarantine_a_version(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a version computes: where an image's score is none, it isn't served."""
@@ -150,9 +150,9 @@ def test_another_bundle_that_is_seen_late(house: Callable[..., House], monkeypat
     second = house()
     second.scores()
     away.clear()
-    wait_until(lambda: second.desk.asked)
-    assert second.desk.asked == [(second.key, "the bundle has changed")]
-    assert first.desk.asked == []
+    wait_until(lambda: second.jobs.asked)
+    assert second.jobs.asked == [(second.key, "the bundle has changed")]
+    assert first.jobs.asked == []
 
 
 def test_another_bundle(house: Callable[..., House]) -> None:
@@ -163,9 +163,9 @@ def test_another_bundle(house: Callable[..., House]) -> None:
     wait_until(lambda: there.quarantined)
     assert "another bundle" in there.quarantined[0]["reason"]
     assert there.scores() == before
-    assert there.desk.asked == [], "another server may have that bundle"
+    assert there.jobs.asked == [], "another server may have that bundle"
     second = house()
     assert second.scores() == before
-    wait_until(lambda: second.desk.asked)
-    assert second.desk.asked == [(there.key, "the bundle has changed")]
+    wait_until(lambda: second.jobs.asked)
+    assert second.jobs.asked == [(there.key, "the bundle has changed")]
     second.serve(second.make(-5.0))

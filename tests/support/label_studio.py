@@ -45,7 +45,7 @@ class FakeLabelStudio(HttpServer):
         connected, hooks: the project's backends and webhooks.
         refuses: "backend" and "webhook": what of a connection is refused as private.
         reaches: whether it can reach backends.
-        seconds, patience: a backend's time per task, and the time after which a portion is given up.
+        seconds, gives_up_after: a backend's time per task, and the time after which a portion is given up.
         unreachable: tasks whose image can't be had now: a portion that has nothing else is answered 503.
         broken: tasks whose image can never be had: their predictions are empty, with score 1.
         portions: tasks of each request to the backend, in order.
@@ -72,7 +72,7 @@ class FakeLabelStudio(HttpServer):
         self.hooks: list[dict[str, Any]] = []
         self.refuses: set[str] = set()
         self.reaches = True
-        self.seconds, self.patience = 0.0, 1.0
+        self.seconds, self.gives_up_after = 0.0, 1.0
         self.unreachable: set[int] = set()
         self.broken: set[int] = set()
         self.retrieved: list[list[int]] = []
@@ -314,8 +314,8 @@ class FakeLabelStudio(HttpServer):
             self.portions.append(portion)
             self.waiting += 1
             took = self.seconds * len(portion)
-            time.sleep(min(took, self.patience))
-            if took <= self.patience and not set(portion) <= self.unreachable:
+            time.sleep(min(took, self.gives_up_after))
+            if took <= self.gives_up_after and not set(portion) <= self.unreachable:
                 for number in portion:
                     self.store(number, version, empty=number in self.broken | self.unreachable)
             self.waiting -= 1

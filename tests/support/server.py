@@ -112,7 +112,7 @@ class House:
         self.key = ProjectKey(studio.url, 1, 1_795_452_148)
         self.studio = studio
         self.red = studio.upload("red.png", picture(RED))
-        self.desk = FakeJobs()
+        self.jobs = FakeJobs()
         self.app: Any = None
         self.client: Any = None
 

@@ -31,7 +31,7 @@ KILLS = 30
 @pytest.fixture
 def studio() -> Iterator[FakeLabelStudio]:
     with FakeLabelStudio.with_tasks(TASKS) as there:
-        there.seconds, there.patience = 0.05, 60
+        there.seconds, there.gives_up_after = 0.05, 60
         yield there
 
 

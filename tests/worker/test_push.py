@@ -99,7 +99,7 @@ def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> Non
 
 def test_killed_twice_while_label_studio_waits(studio: FakeLabelStudio) -> None:
     """The next attempt must not ask for a portion that Label Studio will store when the backend has answered."""
-    studio.seconds, studio.patience = 0.03, 5
+    studio.seconds, studio.gives_up_after = 0.03, 5
     before = None
     for _ in range(2):
         before = Attempt(studio).killed_while_label_studio_waits(before)
@@ -147,7 +147,7 @@ def test_somebody_opens_a_task_meanwhile(studio: FakeLabelStudio) -> None:
 
 def test_a_backend_too_slow_for_portions_of_that_size(studio: FakeLabelStudio) -> None:
     """Twenty tasks in the time of five: portions shrink until they fit."""
-    studio.seconds, studio.patience = 0.02, 0.05
+    studio.seconds, studio.gives_up_after = 0.02, 0.05
     attempt = Attempt(studio, PrelabelOptions(tasks=tuple(range(1, 21))))
     assert attempt.run()
     assert studio.counts()[1] == 20
@@ -184,7 +184,7 @@ def test_nothing_but_unreachable_images(studio: FakeLabelStudio) -> None:
 
 
 def test_a_backend_that_brings_nothing_forth(studio: FakeLabelStudio) -> None:
-    studio.seconds, studio.patience = 0.001, 0
+    studio.seconds, studio.gives_up_after = 0.001, 0
     with pytest.raises(NotAvailable, match="stores no predictions"):
         Attempt(studio).run()
     assert len(studio.portions) < 20
@@ -244,7 +244,7 @@ def test_each_task_gets_one_in_portions(studio: FakeLabelStudio) -> None:
 
 def test_portions_halve_with_each_failure_and_grow_slowly(studio: FakeLabelStudio) -> None:
     """A failure may cost as long as Label Studio waits: a size that has failed is not tried again soon."""
-    studio.seconds, studio.patience = 0.01, 0.065
+    studio.seconds, studio.gives_up_after = 0.01, 0.065
     assert Attempt(studio, largest=20).run()
     assert [len(portion) for portion in studio.portions][:5] == [20, 10, 5, 6, 7]
     assert studio.counts() == {1: 60}

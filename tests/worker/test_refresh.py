@@ -127,7 +127,7 @@ def test_more_tasks_than_wanted(studio: FakeLabelStudio, refresh: Refresh) -> No
 
 def test_predictions_that_are_not_stored(studio: FakeLabelStudio, refresh: Refresh) -> None:
     """Label Studio answers as if all were well where the backend did not answer in time."""
-    studio.seconds, studio.patience = 0.001, 0
+    studio.seconds, studio.gives_up_after = 0.001, 0
     for number in range(8, 15):
         studio.task(number)
     job = refresh()

@@ -134,7 +134,7 @@ def send_to_sleep(pid: int, database: Database) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_that_kills_its_horse_each_time_is_given_up(
+def test_a_job_that_kills_its_process_each_time_is_given_up(
     settings: Settings, service: JobService, queue: JobQueue
 ) -> None:
     two = settings.model_copy(update={"job_attempts": 2})
