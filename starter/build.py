@@ -125,11 +125,15 @@ def build_starter(
     Raises:
         InputError: a set or a tag that is to be left out is not known, or the data are not there.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(1)  # the head is small: a second thread costs more than it brings
-    return _build(
-        data, out, tuple(leave_out_sets), tuple(leave_out_tags), seed, progress or (lambda _: None), cache,
-        threads, calibrated, vocabulary or load_label_system(), options,
-    )  # fmt: skip
+    try:
+        return _build(
+            data, out, tuple(leave_out_sets), tuple(leave_out_tags), seed, progress or (lambda _: None), cache,
+            threads, calibrated, vocabulary or load_label_system(), options,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
 
 
 def _build(
