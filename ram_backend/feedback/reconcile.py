@@ -55,7 +55,7 @@ class Reconciled:
 
 
 def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) -> LabelStudio:
-    """The Label Studio of a project, with the login that it may be sent (design decision 15).
+    """The Label Studio of a project, with the login that it may be sent.
 
     Args:
         settings: its address and token where they are set; limits.

@@ -1,1 +1,1 @@
-"""Learning: the starter's own recipe, losses, calibration. Pure except for reading labelled photos."""
+"""Adaptation of a bundle to a project's corrections: recalibration, ridge, head fine-tuning, model selection. Pure."""

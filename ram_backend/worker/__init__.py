@@ -1,1 +1,1 @@
-"""The RQ worker and what its jobs do: train, push predictions, maintenance."""
+"""The RQ worker, its maintenance, and what its jobs do: train, refresh and prelabel."""

@@ -210,7 +210,7 @@ def test_below_a_path_neighbours_on_the_host_get_no_token() -> None:
         assert "Authorization" not in studio.requests[-1].headers
 
 
-# Who it trusts (design decision 15)
+# Who it trusts
 
 
 def test_one_that_is_not_trusted_is_not_asked_inside(studio: FakeLabelStudio) -> None:
