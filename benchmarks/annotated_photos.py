@@ -54,7 +54,7 @@ class AnnotatedPhotos:
     """One labelled set.
 
     Attributes:
-        material: all N photos, corrected; `tokens` are memory-mapped.
+        training_set: all N photos, corrected; `tokens` are memory-mapped.
         labels: (N, L) bool, what the set says.
         known: (N, L) bool, pairs that it says anything about.
         split: (N,) "train", "val" or "test".
@@ -63,7 +63,7 @@ class AnnotatedPhotos:
         subset: what was asked of the bundle.
     """
 
-    material: TrainingSet
+    training_set: TrainingSet
     labels: NDArray[np.bool_]
     known: NDArray[np.bool_]
     split: NDArray[np.str_]
@@ -77,41 +77,41 @@ class AnnotatedPhotos:
 
     def without_tokens(self, rows: NDArray[np.int64]) -> TrainingSet:
         """The corrections of these photos, without tokens, which would be read from disk for nothing."""
-        return replace(self.material, tokens=None).take(rows)
+        return replace(self.training_set, tokens=None).take(rows)
 
     def weights_under(self, rows: NDArray[np.int64], served: Candidate | None) -> NDArray[np.float32]:
         """How much the labels of these photos are believed, (n, L), where the annotator sees what this version ticks.
 
-        None: what the bundle ticks, as in `material`.
+        None: what the bundle ticks, as in `training_set`.
         """
-        material = self.material
+        training_set = self.training_set
         if served is None:
-            return material.weights[rows]
-        log_odds = served.logits(material.base[rows], material.features[rows])
+            return training_set.weights[rows]
+        log_odds = served.logits(training_set.base[rows], training_set.features[rows])
         ticked = sigmoid(log_odds.astype(np.float64)) > served.delta.thresholds
         return corrected(self.labels[rows], self.known[rows], ticked)
 
     def with_features_of_others(self, seed: int) -> AnnotatedPhotos:
         """The same photos, scores and corrections, each photo with the features of another one: they say nothing."""
-        order = np.random.default_rng(seed).permutation(len(self.material))
-        mixed = replace(self.material, tokens=None, features=self.material.features[order])
-        return replace(self, material=mixed)
+        order = np.random.default_rng(seed).permutation(len(self.training_set))
+        mixed = replace(self.training_set, tokens=None, features=self.training_set.features[order])
+        return replace(self, training_set=mixed)
 
     def asking(self, columns: NDArray[np.int64]) -> AnnotatedPhotos:
         """The same photos in a project that asks only for the tags in these columns."""
-        material = self.material
-        base = material.base[:, columns]
+        training_set = self.training_set
+        base = training_set.base[:, columns]
         fewer = replace(
-            material,
-            tags=tuple(material.tags[column] for column in columns),
+            training_set,
+            tags=tuple(training_set.tags[column] for column in columns),
             base=base,
             incumbent=base,
-            labels=material.labels[:, columns],
-            weights=material.weights[:, columns],
-            base_thresholds=material.base_thresholds[columns],
-            embeddings=None if material.embeddings is None else material.embeddings[columns],
+            labels=training_set.labels[:, columns],
+            weights=training_set.weights[:, columns],
+            base_thresholds=training_set.base_thresholds[columns],
+            embeddings=None if training_set.embeddings is None else training_set.embeddings[columns],
         )
-        return replace(self, material=fewer, labels=self.labels[:, columns], known=self.known[:, columns])
+        return replace(self, training_set=fewer, labels=self.labels[:, columns], known=self.known[:, columns])
 
 
 @dataclass(frozen=True)
@@ -134,21 +134,21 @@ class TrainingRound:
         return self.candidate if self.verdict.accepted else None
 
 
-def learning_round(material: TrainingSet, seed: int, *, at_most: float | None = None) -> TrainingRound:
+def learning_round(training_set: TrainingSet, seed: int, *, at_most: float | None = None) -> TrainingRound:
     """One round of the product, see `ram_backend/worker/train.py`.
 
     Args:
-        material: all corrections, with the scores of what is served now.
+        training_set: all corrections, with the scores of what is served now.
         seed: of random numbers.
         at_most: share of the gate in the round that the served version comes from.
     """
-    parts = split(material, at_most=at_most)
-    refusal = refuse_before_fitting(material, parts, seed)
+    parts = split(training_set, at_most=at_most)
+    refusal = refuse_before_fitting(training_set, parts, seed)
     if refusal is not None:
         return TrainingRound(refusal, None, parts)
-    candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
-    side = material.take(parts.gate)
-    verdict = judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+    candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
+    side = training_set.take(parts.gate)
+    verdict = judge_candidate(training_set, parts, candidate.logits(side.base, side.features), seed=seed)
     return TrainingRound(verdict, candidate, parts)
 
 
@@ -226,7 +226,7 @@ def annotated(
     base = np.concatenate([part.log_odds for part in found])
     ticked = np.concatenate([part.scores for part in found]) > tagger.thresholds
     labels, known = label_matrix(photos, tags)
-    material = TrainingSet(
+    training_set = TrainingSet(
         tags=tuple(tags),
         features=features_of(tokens),
         tokens=tokens,
@@ -241,7 +241,7 @@ def annotated(
         embeddings=tag_embeddings(bundle, subset),
     )
     splits = np.array([photo.split for photo in photos])
-    return AnnotatedPhotos(material, labels & known, known, splits, bundle, network, subset)
+    return AnnotatedPhotos(training_set, labels & known, known, splits, bundle, network, subset)
 
 
 def corrected(

@@ -97,7 +97,7 @@ class Project:
         self.random = np.random.default_rng(seed)
         self.order = self.random.permutation(photos.rows("train"))
         self.said = self.order.copy()  # whose labels each corrected photo got
-        self.weights = np.zeros((len(self.order), len(photos.material.tags)), dtype=np.float32)
+        self.weights = np.zeros((len(self.order), len(photos.training_set.tags)), dtype=np.float32)
         self.served: Candidate | None = None
         self.served_from = 0
         self.share: float | None = None
@@ -121,14 +121,14 @@ class Project:
 
     def _material(self, corrections: int) -> TrainingSet:
         rows, said = self.order[:corrections], self.said[:corrections]
-        labels = self.photos.material.labels[said]
-        material = replace(self.photos.without_tokens(rows), labels=labels, weights=self.weights[:corrections])
+        labels = self.photos.training_set.labels[said]
+        training_set = replace(self.photos.without_tokens(rows), labels=labels, weights=self.weights[:corrections])
         if self.served is None:
-            return material
-        return replace(material, incumbent=self.served.logits(material.base, material.features))
+            return training_set
+        return replace(training_set, incumbent=self.served.logits(training_set.base, training_set.features))
 
     def _quality(self, candidate: Candidate | None) -> float:
-        whole, rows = self.photos.material, self.unseen
+        whole, rows = self.photos.training_set, self.unseen
         base = whole.base[rows]
         scores = base if candidate is None else candidate.logits(base, whole.features[rows])
         return mean_average_precision(scores, self.photos.labels[rows], self.photos.known[rows])

@@ -88,8 +88,8 @@ def outside(photos: AnnotatedPhotos, test: NDArray[np.int64]) -> str:
     before, after = (
         Tagger(photos.bundle, photos.network, everything, delta=delta) for delta in (None, candidate.delta)
     )
-    assert photos.material.tokens is not None
-    tokens = photos.material.tokens[test[:100]].astype(np.float32)
+    assert photos.training_set.tokens is not None
+    tokens = photos.training_set.tokens[test[:100]].astype(np.float32)
     other = np.array([name not in set(candidate.delta.tags) for name in everything.names])
     moved = np.abs(before.score(tokens).scores - after.score(tokens).scores)
     return (
@@ -171,7 +171,7 @@ def main() -> None:
 def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> tuple[float, dict[str, list[Point]]]:
     """All tags of the set, both ways; returns what is drawn."""
     photos = annotated(chosen.data, SET, open_base(base, settings), settings, threads=chosen.threads)
-    test, columns = photos.rows(chosen.split), np.arange(len(photos.material.tags))
+    test, columns = photos.rows(chosen.split), np.arange(len(photos.training_set.tags))
     title = f"{SET}, {len(columns)} tags, {len(test)} photos of the {chosen.split} split"
     print(heading(title, photos, chosen.seeds), flush=True)
     curves = {}
@@ -185,7 +185,7 @@ def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> tu
 def new_tags(chosen: argparse.Namespace, settings: Settings, unseen: Path, held: Sequence[str]) -> None:
     """Tags that no training saw, served from their text, in a project of their own and beside the others."""
     photos = annotated(chosen.data, SET, open_base(unseen, settings), settings, new=held, threads=chosen.threads)
-    columns = np.array([photos.material.tags.index(tag) for tag in held])
+    columns = np.array([photos.training_set.tags.index(tag) for tag in held])
     test = photos.rows(chosen.split)
     title = f"{len(held)} tags that no training saw: {json.dumps(list(held))}"
     print(heading(title, photos, chosen.seeds), flush=True)

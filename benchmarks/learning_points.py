@@ -94,10 +94,10 @@ class Point:
 
 def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> tuple[Candidate | None, int]:
     """What is served after photos `rows` were corrected (None: the bundle), and how many there were to learn from."""
-    material = photos.without_tokens(rows)
+    training_set = photos.without_tokens(rows)
     if way == ALL_FITTED:
-        return fit_candidate(material, group_alike(material.phash, material.content), seed=seed), len(rows)
-    found = learning_round(material, seed)
+        return fit_candidate(training_set, group_alike(training_set.phash, training_set.content), seed=seed), len(rows)
+    found = learning_round(training_set, seed)
     return found.served, len(found.parts.fit)
 
 
@@ -105,10 +105,10 @@ def measured(
     photos: AnnotatedPhotos, candidate: Candidate | None, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> Figures:
     """Figures of a candidate on photos `rows` and tags `columns`; None: the bundle's own."""
-    material = photos.material
-    found, thresholds = material.base[rows], material.base_thresholds
+    training_set = photos.training_set
+    found, thresholds = training_set.base[rows], training_set.base_thresholds
     if candidate is not None:
-        found, thresholds = candidate.logits(found, material.features[rows]), candidate.delta.thresholds
+        found, thresholds = candidate.logits(found, training_set.features[rows]), candidate.delta.thresholds
     found = found[:, columns]
     labels, known = photos.labels[np.ix_(rows, columns)], photos.known[np.ix_(rows, columns)]
     scores = sigmoid(found.astype(np.float64))

@@ -42,7 +42,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint sets of rows that make up the whole material.
+    """Two disjoint sets of rows that make up the whole training set.
 
     Attributes:
         fit: ascending rows that a candidate is fitted and chosen on.
@@ -57,11 +57,11 @@ class Split:
     groups: Rows
 
 
-def split(material: TrainingSet, *, at_most: float | None = None) -> Split:
-    """Parts the material into fit and gate.
+def split(training_set: TrainingSet, *, at_most: float | None = None) -> Split:
+    """Splits the training set into fit and gate.
 
     Args:
-        material: content hashes, perceptual hashes and ground-truth marks are looked at, labels and scores are not.
+        training_set: content hashes, perceptual hashes and ground-truth marks are looked at, labels and scores are not.
         at_most: the share of the round that the served version comes from; the gate is never larger than that.
 
     Returns:
@@ -73,14 +73,14 @@ def split(material: TrainingSet, *, at_most: float | None = None) -> Split:
     """
     if at_most is not None and not 0 < at_most <= 1:
         raise InputError(f"The largest allowed share of the gate is {at_most}: it has to be above 0 and at most 1.")
-    groups = group_alike(material.phash, material.content)
+    groups = group_alike(training_set.phash, training_set.content)
     count = int(groups.max()) + 1 if len(groups) else 0
     share = gate_share(count)
     share = share if at_most is None else min(share, at_most)
     draws = np.zeros(count)
-    np.maximum.at(draws, groups, [draw(content) for content in material.content])
+    np.maximum.at(draws, groups, [draw(content) for content in training_set.content])
     truth = np.zeros(count, dtype=np.bool_)
-    np.logical_or.at(truth, groups, material.ground_truth)
+    np.logical_or.at(truth, groups, training_set.ground_truth)
     if truth.sum() > MOST_GROUND_TRUTH * count:
         truth &= draws < MOST_GROUND_TRUTH
     in_gate = ((draws < share) | truth)[groups]
@@ -94,9 +94,9 @@ def gate_share(images: int) -> float:
 
 
 def draw(content: str) -> float:
-    """An image's fixed lot in [0, 1), from its content hash; it goes to the gate where this is below the share.
+    """An image's fixed number in [0, 1), from its content hash; it goes to the gate where this is below the share.
 
-    A group has the largest lot of its members: a look-alike that comes later can move it to the fit, never to the gate.
+    A group has the largest number of its members: a later look-alike can move it to the fit, never to the gate.
     """
     return int.from_bytes(hashlib.sha256(f"gate:{content}".encode()).digest()[:7], "big") / 2**56
 

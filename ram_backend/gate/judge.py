@@ -65,11 +65,11 @@ class Verdict:
         return self.outcome == "accept"
 
 
-def refuse_before_fitting(material: TrainingSet, parts: Split, seed: int = 0) -> Verdict | None:
+def refuse_before_fitting(training_set: TrainingSet, parts: Split, seed: int = 0) -> Verdict | None:
     """What can be said before anything is fitted: too little to judge by, or labels unrelated to the images.
 
     Args:
-        material: all corrections.
+        training_set: all corrections.
         parts: its split.
         seed: of the permutations.
 
@@ -77,20 +77,20 @@ def refuse_before_fitting(material: TrainingSet, parts: Split, seed: int = 0) ->
         `needs_data` or `reject`; None where fitting is worth while.
     """
     figures = {"images": _images(parts)}
-    refusal = _too_little(material, parts, figures)
+    refusal = _too_little(training_set, parts, figures)
     if refusal is not None:
         return refusal
-    if not _evaluable(material, parts.fit).any():
+    if not _evaluable(training_set, parts.fit).any():
         reason = "No tag has both right and wrong images to learn from yet: correct more images."
         return Verdict("needs_data", reason, figures)
-    association = _association(material, parts, seed)
+    association = _association(training_set, parts, seed)
     if association.p_value > UNRELATED_FROM:
         return Verdict("reject", _unrelated(association), figures | _association_figures(association))
     return None
 
 
 def judge_candidate(
-    material: TrainingSet,
+    training_set: TrainingSet,
     parts: Split,
     candidate: NDArray[np.floating],
     *,
@@ -100,13 +100,12 @@ def judge_candidate(
 ) -> Verdict:
     """Compares a candidate with the incumbent on the gate's images.
 
-    Where rankings are compared, all known pairs count alike. How much a "no" is believed depends on what the incumbent
-    showed: one that was unticked is believed in full, one that nobody touched in part. So wrong tags of the incumbent
-    would cost more than the candidate's. What is left is a bias for the incumbent: right tags that it missed, and that
-    nobody added, count as wrong.
+    Rankings are compared with equal weights of all known pairs. Explicit negatives exist only for tags that the
+    incumbent showed, so weights would punish its false positives more than the candidate's. A bias for the incumbent
+    remains: right tags that it missed, and that nobody added, count as wrong.
 
     Args:
-        material: all corrections.
+        training_set: all corrections.
         parts: the split whose `fit` the candidate comes from.
         candidate: (len(parts.gate), L) log-odds of the candidate on the gate's images; only the order within a tag
             matters.
@@ -125,7 +124,7 @@ def judge_candidate(
         InputError: shapes that don't fit each other.
     """
     gate = parts.gate
-    labels, known, groups = material.labels[gate], material.known[gate].astype(np.float64), parts.groups[gate]
+    labels, known, groups = training_set.labels[gate], training_set.known[gate].astype(np.float64), parts.groups[gate]
     if candidate.shape != labels.shape:
         raise InputError(f"The gate has a candidate {candidate.shape} instead of {labels.shape}.")
     figures = {"images": _images(parts), "needed_probability": ACCEPTED_FROM}
@@ -137,11 +136,11 @@ def judge_candidate(
         figures["guard_agreement"] = shift.agreement
     if not np.isfinite(candidate).all():
         return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
-    refusal = _too_little(material, parts, figures)
+    refusal = _too_little(training_set, parts, figures)
     if refusal is not None:
         return refusal
-    change = compare_rankings(material.incumbent[gate], candidate, labels, known, groups, seed)
-    association = _association(material, parts, seed)
+    change = compare_rankings(training_set.incumbent[gate], candidate, labels, known, groups, seed)
+    association = _association(training_set, parts, seed)
     figures |= _figures_of(change) | _association_figures(association)
     if association.p_value > UNRELATED_FROM:
         return Verdict("reject", _unrelated(association), figures)
@@ -150,18 +149,18 @@ def judge_candidate(
     return _by_evidence(change, parts.share, figures)
 
 
-def _association(material: TrainingSet, parts: Split, seed: int) -> AssociationTest:
-    """Of the incumbent to all corrections where it is the bundle, to the gate's where it is a version.
+def _association(training_set: TrainingSet, parts: Split, seed: int) -> AssociationTest:
+    """Relation of the incumbent's scores to the labels: of all images for a bundle, of the gate's for a version.
 
     A version was fitted on most of the other images, and ranks whatever labels it has learned by heart. It is measured
     on them all the same where the gate has fewer than `RELATED_POSITIVES`: honest corrections would be refused by luck.
     """
-    rows = np.arange(len(material))
-    if material.incumbent is not material.base:
-        positives = (material.labels & material.known)[parts.gate].sum()
+    rows = np.arange(len(training_set))
+    if training_set.incumbent is not training_set.base:
+        positives = (training_set.labels & training_set.known)[parts.gate].sum()
         rows = parts.gate if positives >= RELATED_POSITIVES else rows
     return permutation_test(
-        material.incumbent[rows], material.labels[rows], material.weights[rows], parts.groups[rows], seed
+        training_set.incumbent[rows], training_set.labels[rows], training_set.weights[rows], parts.groups[rows], seed
     )
 
 
@@ -169,9 +168,9 @@ def _images(parts: Split) -> float:
     return float(len(np.unique(parts.groups[parts.gate])))
 
 
-def _too_little(material: TrainingSet, parts: Split, figures: dict[str, float]) -> Verdict | None:
-    right = (material.labels & material.known)[parts.gate]
-    images, positives = int(figures["images"]), int(right[:, _evaluable(material, parts.gate)].sum())
+def _too_little(training_set: TrainingSet, parts: Split, figures: dict[str, float]) -> Verdict | None:
+    right = (training_set.labels & training_set.known)[parts.gate]
+    images, positives = int(figures["images"]), int(right[:, _evaluable(training_set, parts.gate)].sum())
     missing = float(max(FEWEST_IMAGES - images, 0))
     if positives < FEWEST_POSITIVES:
         per_image = max(positives, 1) / max(images, 1)
@@ -187,9 +186,9 @@ def _too_little(material: TrainingSet, parts: Split, figures: dict[str, float]) 
     return Verdict("needs_data", reason, figures | {"positives": positives, "more_corrections": more})
 
 
-def _evaluable(material: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _evaluable(training_set: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(L,): tags that are right for some of these images, and wrong for some."""
-    labels, known = material.labels[rows], material.known[rows]
+    labels, known = training_set.labels[rows], training_set.known[rows]
     return np.logical_and((labels & known).any(axis=0), (~labels & known).any(axis=0))
 
 

@@ -102,8 +102,8 @@ def compare_rankings(
     An average precision counts a pair by its weight times how often its image was drawn. A tag without a positive in a
     resample is left out of that resample, for both rankings. An image that is drawn twice stands beside itself, which
     helps every ranking: with rare tags, the mean difference of the resamples is larger than the sample's. So the
-    differences are read twice, as drawn and moved to the sample's mean, and the more careful reading counts. (Moved
-    ones alone promise too much where a precision is near its ceiling of 1.)
+    more conservative of the raw and the re-centred bootstrap counts. (The re-centred one alone promises too much where
+    a precision is near its ceiling of 1.)
 
     Args:
         before: (N, L) scores or logits, finite; only their order within a tag matters.

@@ -66,19 +66,19 @@ class TrainingSet:
         }
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
-                raise InputError(f"Training material has {name} {getattr(self, name).shape} instead of {shape}.")
+                raise InputError(f"The training set has {name} {getattr(self, name).shape} instead of {shape}.")
         if len(self.content) != images or (self.tokens is not None and len(self.tokens) != images):
-            raise InputError(f"Training material has {images} images, but other numbers of hashes or tokens.")
+            raise InputError(f"The training set has {images} images, but other numbers of hashes or tokens.")
         if len(set(self.tags)) != tags:
-            raise InputError("Training material names a tag twice: give each text one column.")
+            raise InputError("The training set names a tag twice: give each text one column.")
         if self.embeddings is not None and (self.embeddings.ndim != 2 or len(self.embeddings) != tags):
-            raise InputError(f"Training material has embeddings {self.embeddings.shape} instead of one per tag.")
+            raise InputError(f"The training set has embeddings {self.embeddings.shape} instead of one per tag.")
         for name in ("features", "base", "incumbent", "weights", "embeddings"):
             values = getattr(self, name)
             if values is not None and not np.isfinite(values).all():
-                raise InputError(f"Training material has {name} that are not finite: check the images' tokens.")
+                raise InputError(f"The training set has {name} that are not finite: check the images' tokens.")
         if ((self.weights < 0) | (self.weights > 1)).any():
-            raise InputError("Training material has weights outside [0, 1].")
+            raise InputError("The training set has weights outside [0, 1].")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -89,7 +89,7 @@ class TrainingSet:
         return self.weights > 0
 
     def take(self, rows: Rows) -> TrainingSet:
-        """The material of some images, by index in that order or by mask."""
+        """The training set of some images, by index in that order or by mask."""
         places = np.asarray(rows)
         places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
         arrays = ("features", "base", "incumbent", "labels", "weights", "phash", "ground_truth")

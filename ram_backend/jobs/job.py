@@ -38,7 +38,7 @@ class Job(OfProject, Base):
         reason: why it was asked for, in a few words.
         again: why it was asked for once more while it was running: its end asks for another one. None: it was not.
         requested_at, started_at, heartbeat_at, finished_at: in the database's time, UTC.
-        not_before: it isn't claimed earlier: debounce, or backoff after a failed attempt. While it runs: the same for
+        not_before: earliest start: debounce, or backoff after a failed attempt. While it runs: the earliest start of
             the job that `again` asks for.
         fence: fencing number: grows with each claim; what is written under an earlier number is refused.
         attempt: how often it was begun.

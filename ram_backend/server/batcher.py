@@ -24,10 +24,10 @@ from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
 
 LATE_S = 0.1
-"""After this wait an image goes before jobs that have not waited for a batch: a stream of jobs keeps no image out."""
+"""After this wait encoding comes before jobs that arrived later, so that a stream of jobs starves no image."""
 
 SPARE_NICENESS = 5
-"""Of the spare lane's thread: a third of the share that threads which answer, fetch and decode get beside it."""
+"""Niceness of the spare lane's thread: it gets a third of the CPU share of threads that answer, fetch and decode."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -58,8 +58,8 @@ class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time; in the order in which they came.
 
     A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
-    next batch, for they finish requests; where its first image has waited for `LATE_S`, only those that a batch has
-    kept waiting before. What nobody waits for any more is left out: cancel its future.
+    next batch, for they finish requests; where its first image has waited for `LATE_S`, only those that were queued
+    during the batch before. Cancelled futures are skipped.
 
     A spare lane is a second thread that encodes, too, while the first one is busy: at low priority, in the time that
     answering, fetching and decoding leave of their core; only for networks that gain by it (`Network.side_by_side`).

@@ -194,7 +194,9 @@ class _Request:
         if tokens is None:
             assert image.pixels is not None
             encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))
-            tokens = await asyncio.wrap_future(self.services.keepers.submit(self.services.images.store, image, encoded))
+            tokens = await asyncio.wrap_future(
+                self.services.cpu_pool.submit(self.services.images.store, image, encoded)
+            )
         return _Image(image.size, tokens, ServedImage(to_name, str(reference.value), image.sha256, image.phash))
 
     async def _score(
@@ -223,7 +225,7 @@ class _Request:
             return [[] for _ in tokens]
         found = await asyncio.wrap_future(self.services.batcher.run(partial(tagger.score, tokens)))
         choose = partial(scored_choices, choices, found.scores, tagger.thresholds)
-        return await asyncio.wrap_future(self.services.keepers.submit(choose))
+        return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(
         self,

@@ -56,7 +56,7 @@ class Services:
         self.ledger = Ledger(self._database)
         self.shown_log = ShownLog(self.ledger, metrics)
         self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
-        self.keepers = ThreadPoolExecutor(2, thread_name_prefix="keep")
+        self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
         self.batcher = Batcher(
@@ -68,7 +68,7 @@ class Services:
         self.snapshots = SnapshotCache(
             self.model,
             self._text_encoder,
-            resolvers=self.keepers,
+            resolvers=self.cpu_pool,
             builders=self._builders,
             limit=settings.max_snapshots,
             metrics=metrics,
@@ -97,7 +97,7 @@ class Services:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self._text_encoder.close()
-        for pool in (self.fetchers, self._builders, self.keepers):
+        for pool in (self.fetchers, self._builders, self.cpu_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
         self.swap.close()

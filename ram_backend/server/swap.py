@@ -40,7 +40,7 @@ class _State:
 
     Attributes:
         wanted: what the database says.
-        by_name: the version that the database named at the start is served, and is loaded for the first request.
+        unloaded: only the version's name is known, since the start; the first request loads it.
         live: the version that answers; None: the bundle's base.
         noticed: when the wish was read, on the monotonic clock.
         activating: the activation that is running.
@@ -50,7 +50,7 @@ class _State:
     """
 
     wanted: Served
-    by_name: bool = False
+    unloaded: bool = False
     live: LoadedVersion | None = None
     noticed: float = field(default_factory=time.monotonic)
     activating: Future[None] | None = None
@@ -65,7 +65,7 @@ class _State:
 
     def is_due(self, bundle: Bundle) -> bool:
         """Whether the loop has to activate it now; one that is live by name is left to its first request."""
-        if self.by_name:
+        if self.unloaded:
             return self.wanted.bundle_digest != bundle.digest
         live = (None, None) if self.live is None else (self.live.ref.name, self.live.ref.digest)
         return live != (self.wanted.version, self.wanted.digest) and self.next_try <= time.monotonic()
@@ -74,8 +74,8 @@ class _State:
 class VersionSwap:
     """Per project the version that is live, kept in step with the database, which need not be reachable.
 
-    At the start a project is named after the version that the database names, whose files are read by the first
-    request, or at once for `warm` ones. From then on the old version answers until the new one is ready.
+    At the start a project's `model_version` already names the database's version; the files are loaded for the first
+    request, or at once by `warm`. From then on the old version answers until the new one is ready.
 
     Args:
         table: of the database.
@@ -115,7 +115,7 @@ class VersionSwap:
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
         metrics.quarantined.set_function(lambda: len(self.failures))
         metrics.versions_served.set_function(
-            lambda: sum(each.by_name or each.live is not None for each in list(self._states.values()))
+            lambda: sum(each.unloaded or each.live is not None for each in list(self._states.values()))
         )
 
     def start(self, *, look: bool = True) -> None:
@@ -138,7 +138,7 @@ class VersionSwap:
             NotAvailable: the bundle is not open yet.
         """
         state = self._states.get(key)
-        if state is not None and state.by_name:
+        if state is not None and state.unloaded:
             with suppress(VersionDamaged):
                 return _ref(state.wanted, self._model.known().bundle)
         return None if state is None or state.live is None else state.live.ref
@@ -148,7 +148,7 @@ class VersionSwap:
         state = self._states.get(key)
         if state is None:
             return None
-        return self._activate_soon(state) if state.by_name else state.live
+        return self._activate_soon(state) if state.unloaded else state.live
 
     def warm(self, project: Project) -> None:
         """Loads what a project is served, and builds what it will ask for."""
@@ -204,10 +204,10 @@ class VersionSwap:
             for key, served in wanted.items():
                 state = self._states.get(key)
                 if state is None:
-                    by_name = first and served.version is not None and served.quarantined is None
-                    self._states[key] = _State(served, by_name)
+                    unloaded = first and served.version is not None and served.quarantined is None
+                    self._states[key] = _State(served, unloaded)
                 elif (state.wanted.version, state.wanted.digest) != (served.version, served.digest):
-                    self._states[key] = _State(served, state.by_name, state.live)
+                    self._states[key] = _State(served, state.unloaded, state.live)
 
     def _reconcile(self, bundle: Bundle) -> None:
         """Compares what the database wants with what is live, and begins what differs."""
@@ -251,7 +251,7 @@ class VersionSwap:
             if state.reason != str(error):
                 name = state.wanted.name
                 _log.error("project %s is served %s instead of %s: %s", key, state.serving, name, error)
-            state.by_name, state.reason = False, str(error)
+            state.unloaded, state.reason = False, str(error)
             if ref is not None:
                 self._snapshots.forget(ref)
                 self._mark(ref, str(error))
@@ -262,15 +262,15 @@ class VersionSwap:
 
     def _assign(self, state: _State, version: LoadedVersion | None) -> None:
         """The swap: whoever asks from now on gets the new version, and nothing but that."""
-        key, old, before, by_name = state.wanted.key, state.live, state.serving, state.by_name
+        key, old, before, unloaded = state.wanted.key, state.live, state.serving, state.unloaded
         with self._lock:
             if self._stop.is_set() or self._states[key] is not state:
                 return  # overtaken while it was prepared
-            state.live, state.by_name = version, False
+            state.live, state.unloaded = version, False
         if version is not None and (state.reason is not None or state.wanted.quarantined is not None):
             state.reason = None
             self._mark(version.ref, None)
-        if not by_name:
+        if not unloaded:
             seconds = time.monotonic() - state.noticed
             self._metrics.swaps.labels("swapped").inc()
             self._metrics.swap_seconds.observe(seconds)

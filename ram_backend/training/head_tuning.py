@@ -109,7 +109,7 @@ class HeadTrainer:
         return "tuning" if self.options.rank is None else "low-rank"
 
     def fit(
-        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
     ) -> FitResult | None:
         """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
 
@@ -123,16 +123,16 @@ class HeadTrainer:
         rest, held = next(
             GroupShuffleSplit(1, test_size=self.options.validation, random_state=seed).split(groups, groups=groups)
         )
-        rest = rest[material.known[rest].any(axis=1)]
+        rest = rest[training_set.known[rest].any(axis=1)]
         if not len(rest):
             return None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            epoch, files, tuned = _Tuning(self, material, rest, held).run(np.random.default_rng(seed), progress)
+            epoch, files, tuned = _Tuning(self, training_set, rest, held).run(np.random.default_rng(seed), progress)
         if not files or (self.harmless is not None and not self.harmless(files)):
             return None
-        on_top = RidgeTrainer().fit(replace(material.take(held), base=tuned), groups[held], seed, None)
-        log_odds, judged = material.base.copy(), np.zeros(len(material), dtype=np.bool_)
+        on_top = RidgeTrainer().fit(replace(training_set.take(held), base=tuned), groups[held], seed, None)
+        log_odds, judged = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
         log_odds[held], judged[held] = on_top.log_odds, True
         params = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay, "ridge": on_top.params}
         return FitResult(on_top.delta, log_odds, judged, params, files)
@@ -146,11 +146,11 @@ class _Tuning:
     """
 
     def __init__(
-        self, trainer: HeadTrainer, material: TrainingSet, rest: NDArray[np.int64], held: NDArray[np.int64]
+        self, trainer: HeadTrainer, training_set: TrainingSet, rest: NDArray[np.int64], held: NDArray[np.int64]
     ) -> None:
-        assert material.tokens is not None
+        assert training_set.tokens is not None
         self.options, self.replay_tokens = trainer.options, trainer.replay_tokens
-        self.material, self.tokens, self.rest, self.held = material, material.tokens, rest, held
+        self.training_set, self.tokens, self.rest, self.held = training_set, training_set.tokens, rest, held
         self.entries, self.slope = trainer.subset.entries, trainer.subset.calibration.slope
         self.outside = np.setdiff1d(np.arange(len(trainer.bundle.vocabulary)), _rows(self.entries))
         self.outside_slope = trainer.bundle.calibration.slope[self.outside]
@@ -173,7 +173,7 @@ class _Tuning:
         optimizer = torch.optim.AdamW(learning)
         steps = -(-len(self.rest) // options.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, options.epochs * steps, pct_start=0.1)
-        base = self.material.base[self.held]
+        base = self.training_set.base[self.held]
         best: tuple[int, dict[str, bytes], FloatArray] = (0, {}, base)
         highest = self._quality(base)
         for epoch in range(1, options.epochs + 1):
@@ -195,12 +195,13 @@ class _Tuning:
 
     def loss(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Of the project's tags on images `rows`, and of replay; a scalar."""
-        options, material = self.options, self.material
-        columns = _drawn_tags(material.known[rows], material.labels[rows], TAGS_AT_ONCE, rng)
+        options, training_set = self.options, self.training_set
+        columns = _drawn_tags(training_set.known[rows], training_set.labels[rows], TAGS_AT_ONCE, rng)
         tokens = self._tensor(self.tokens[rows])
         change = self._change(tokens, [self.entries[column] for column in columns], self.slope[columns])
         base, labels, weights = (
-            self._tensor(values[np.ix_(rows, columns)]) for values in (material.base, material.labels, material.weights)
+            self._tensor(values[np.ix_(rows, columns)])
+            for values in (training_set.base, training_set.labels, training_set.weights)
         )
         loss = asymmetric_loss(base + change, labels, weights, gamma_neg=options.gamma_neg, clip=options.clip)
         count = min(options.replay_tags, len(self.outside)) if options.replay else 0
@@ -235,7 +236,7 @@ class _Tuning:
     def _held_out(self) -> FloatArray:
         """Calibrated log-odds (H, L) under the tuned head of the images left out."""
         self.head.eval()
-        found = self.material.base[self.held]
+        found = self.training_set.base[self.held]
         for start in range(0, len(self.held), IMAGES_AT_ONCE):
             rows = slice(start, start + IMAGES_AT_ONCE)
             tokens = self._tensor(self.tokens[self.held[rows]])
@@ -246,8 +247,8 @@ class _Tuning:
         return found
 
     def _quality(self, log_odds: FloatArray) -> float:
-        known = self.material.known[self.held]
-        quality = mean_average_precision(log_odds, self.material.labels[self.held], known, min_positives=1)
+        known = self.training_set.known[self.held]
+        quality = mean_average_precision(log_odds, self.training_set.labels[self.held], known, min_positives=1)
         return quality if np.isfinite(quality) else 0.0
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:

@@ -52,7 +52,7 @@ class FitResult:
     """What one recipe makes of the corrections.
 
     Attributes:
-        delta: all tags of the material, in its order.
+        delta: all tags of the training set, in its order.
         log_odds: (N, L) calibrated log-odds under the recipe, each row by a model that was not fitted on that image.
         judged: (N,) bool, rows of which that is true; the others are not looked at.
         params: what it settled, JSON.
@@ -75,12 +75,12 @@ class Trainer(Protocol):
         """Stands in a version's lineage."""
 
     def fit(
-        self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
     ) -> FitResult | None:
-        """Learns from all of the material; None: nothing came out of it.
+        """Learns from all of the training set; None: nothing came out of it.
 
         Args:
-            material: N images, N at least 1.
+            training_set: N images, N at least 1.
             groups: (N,) near-duplicates have the same number: none of them says anything about another.
             seed: equal seeds give equal proposals.
             progress: see `Progress`.
@@ -94,7 +94,7 @@ class Candidate:
     Attributes:
         recipe: name of the recipe that won.
         params: its settings, JSON.
-        delta: all tags of the material, in its order; tags that nobody said anything about are left as they are.
+        delta: all tags of the training set, in its order; tags that nobody said anything about are left as they are.
         files: see `FitResult`; empty for the ridge.
         cross_validated: per recipe that competed "mAP", and "base_mAP" and "incumbent_mAP" of the same images. The
             incumbent may have been fitted on some of them, so that its figure is no evidence; the gate's is.
@@ -125,10 +125,12 @@ class RidgeTrainer:
     strengths: tuple[float, ...] = RIDGE_ALPHAS
     name: str = "residual"
 
-    def fit(self, material: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None) -> FitResult:
+    def fit(
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult:
         """As `Trainer` says; nothing here is random."""
-        counts = pair_weights(material.labels, material.weights)
-        targets = standardised_targets(material.labels, material.weights)
+        counts = pair_weights(training_set.labels, training_set.weights)
+        targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
 
@@ -137,34 +139,34 @@ class RidgeTrainer:
                 progress(self.name, step, steps)
 
         report(0)
-        spectrum = KernelEigen.of(material.features)
+        spectrum = KernelEigen.of(training_set.features)
         tried: list[_Trial] = []
         for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
             ridge = spectrum.ridge(targets, groups, strength)
-            tried.append(_trial(material, counts, ridge, learned, {"strength": strength, "sharing": False}))
+            tried.append(_trial(training_set, counts, ridge, learned, {"strength": strength, "sharing": False}))
             report(place + 1)
         best = max(tried, key=_likelihood)
-        if material.embeddings is not None and learned.sum() > 1:
-            positives = (material.labels & material.known).sum(axis=0) * learned
-            beyond = residualise(targets, material.base, material.weights)
-            mixed = shared_targets(targets, beyond, sharing_matrix(material.embeddings, positives))
+        if training_set.embeddings is not None and learned.sum() > 1:
+            positives = (training_set.labels & training_set.known).sum(axis=0) * learned
+            beyond = residualise(targets, training_set.base, training_set.weights)
+            mixed = shared_targets(targets, beyond, sharing_matrix(training_set.embeddings, positives))
             ridge = spectrum.ridge(mixed, groups, best.params["strength"])
-            lending = _trial(material, counts, ridge, learned, {**best.params, "sharing": True})
+            lending = _trial(training_set, counts, ridge, learned, {**best.params, "sharing": True})
             best = max((best, lending), key=_likelihood)
-        mixture = fit_tag_calibrations(material.base, best.ridge.left_out, material.labels, counts, best.common)
-        log_odds = mixture.log_odds(material.base, best.ridge.left_out)
-        thresholds = fit_thresholds(sigmoid(log_odds), material.labels, counts, material.base_thresholds)
+        mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
+        log_odds = mixture.log_odds(training_set.base, best.ridge.left_out)
+        thresholds = fit_thresholds(sigmoid(log_odds), training_set.labels, counts, training_set.base_thresholds)
         report(steps)
         return FitResult(
-            delta=_delta(material, mixture, best.ridge, thresholds),
+            delta=_delta(training_set, mixture, best.ridge, thresholds),
             log_odds=log_odds.astype(np.float32),
-            judged=np.ones(len(material), dtype=np.bool_),
+            judged=np.ones(len(training_set), dtype=np.bool_),
             params=best.params,
         )
 
 
 def fit_candidate(
-    material: TrainingSet,
+    training_set: TrainingSet,
     groups: NDArray[np.int64],
     recipes: Sequence[Trainer] = (RidgeTrainer(),),
     seed: int = 0,
@@ -173,7 +175,7 @@ def fit_candidate(
     """Lets recipes compete.
 
     Args:
-        material: N images that may be fitted, N at least 1.
+        training_set: N images that may be fitted, N at least 1.
         groups: (N,) near-duplicates have the same number.
         recipes: simplest first.
         seed: equal seeds give equal candidates.
@@ -184,21 +186,23 @@ def fit_candidate(
         recipe has to be better by more than `MIN_MAP_GAIN`.
 
     Raises:
-        InputError: no material, no recipes, or none that proposed anything.
+        InputError: no training_set, no recipes, or none that proposed anything.
     """
-    if len(material) == 0 or len(groups) != len(material):
-        raise InputError(f"{len(material)} images and {len(groups)} groups are nothing to learn from: correct some.")
+    if len(training_set) == 0 or len(groups) != len(training_set):
+        raise InputError(
+            f"{len(training_set)} images and {len(groups)} groups are nothing to learn from: correct some."
+        )
     proposals = {
         recipe.name: proposal
         for recipe in recipes
-        if (proposal := recipe.fit(material, groups, seed, progress)) is not None
+        if (proposal := recipe.fit(training_set, groups, seed, progress)) is not None
     }
     if not proposals:
         raise InputError(f"None of the recipes ({', '.join(recipe.name for recipe in recipes)}) made a proposal.")
     rows = np.logical_and.reduce([proposal.judged for proposal in proposals.values()])
     if not rows.any():
         raise InputError(f"The recipes {', '.join(proposals)} have no images in common that they could be compared on.")
-    figures = {name: _figures(material, proposal.log_odds, rows) for name, proposal in proposals.items()}
+    figures = {name: _figures(training_set, proposal.log_odds, rows) for name, proposal in proposals.items()}
     winner = next(iter(proposals))
     for name in proposals:
         if figures[name].get("mAP", 0) > figures[winner].get("mAP", 0) + MIN_MAP_GAIN:
@@ -215,22 +219,26 @@ class _Trial:
 
 
 def _trial(
-    material: TrainingSet, counts: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_], params: dict[str, Any]
+    training_set: TrainingSet,
+    counts: NDArray[np.float64],
+    ridge: Ridge,
+    learned: NDArray[np.bool_],
+    params: dict[str, Any],
 ) -> _Trial:
     """Weighs a ridge, brought to a mean square of 1, against the bundle."""
     size = float(np.sqrt(np.mean(ridge.left_out[:, learned] ** 2))) if learned.any() else 0.0
     ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
-    return _Trial(ridge, fit_pooled_prior(material.base, ridge.left_out, material.labels, counts), params)
+    return _Trial(ridge, fit_pooled_prior(training_set.base, ridge.left_out, training_set.labels, counts), params)
 
 
 def _likelihood(trial: _Trial) -> float:
     return 0.0 if trial.common is None else trial.common.likelihood
 
 
-def _delta(material: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
+def _delta(training_set: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
     learned = ridge.scaled(mixture.residual_scale)
     return Delta(
-        tags=material.tags,
+        tags=training_set.tags,
         base_scale=mixture.base_scale.astype(np.float32),
         weight=learned.weight.astype(np.float32),
         bias=(learned.bias + mixture.offset).astype(np.float32),
@@ -238,15 +246,15 @@ def _delta(material: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresh
     )
 
 
-def _figures(material: TrainingSet, log_odds: FloatArray, rows: NDArray[np.bool_]) -> dict[str, float]:
+def _figures(training_set: TrainingSet, log_odds: FloatArray, rows: NDArray[np.bool_]) -> dict[str, float]:
     """Figures of one recipe; a number that these images can't give is left out."""
-    labels, known = material.labels[rows], material.known[rows]
+    labels, known = training_set.labels[rows], training_set.known[rows]
     tags = np.sort(np.argsort(-(labels & known).sum(axis=0), kind="stable")[:FIGURE_TAGS])
     labels, known = labels[:, tags], known[:, tags]
-    scores = {"mAP": log_odds, "base_mAP": material.base, "incumbent_mAP": material.incumbent}
+    scores = {"mAP": log_odds, "base_mAP": training_set.base, "incumbent_mAP": training_set.incumbent}
     figures: dict[str, float] = {}
     for name, values in scores.items():
-        same = name == "incumbent_mAP" and material.incumbent is material.base
+        same = name == "incumbent_mAP" and training_set.incumbent is training_set.base
         figures[name] = (
             figures["base_mAP"]
             if same

@@ -109,7 +109,7 @@ class Scorer:
         return np.stack(loader.encode(self.network, photos)).astype(np.float16)
 
 
-def training_set(images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> TrainingSet:
+def build_training_set(images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> TrainingSet:
     """The training set of a project.
 
     Args:
@@ -184,19 +184,19 @@ def is_tuning_wanted(settings: Settings, images: int) -> bool:
 
 
 def gate_scores(
-    candidate: Candidate, scorer: Scorer, material: TrainingSet, parts: Split, seed: int
+    candidate: Candidate, scorer: Scorer, training_set: TrainingSet, parts: Split, seed: int
 ) -> tuple[FloatArray, OffTargetScores | None]:
     """A candidate's calibrated log-odds (len(parts.gate), L) on the gate's images, and its scores of other tags.
 
     The latter are None where the candidate can't change them: where it has no tuned head.
     """
-    gate = material.take(parts.gate)
+    gate = training_set.take(parts.gate)
     if not candidate.files:
         return candidate.logits(gate.base, gate.features), None
-    assert material.tokens is not None
+    assert training_set.tokens is not None
     assert gate.tokens is not None
     z = scorer.log_odds("gate", gate.tokens, candidate.files)
-    return candidate.logits(z, gate.features), scorer.off_target(candidate.files, material.tokens, seed)
+    return candidate.logits(z, gate.features), scorer.off_target(candidate.files, training_set.tokens, seed)
 
 
 def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:

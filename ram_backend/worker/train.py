@@ -30,7 +30,7 @@ from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.scorer import Scorer, gate_scores, is_tuning_wanted, trainers_for, training_set
+from ram_backend.worker.scorer import Scorer, build_training_set, gate_scores, is_tuning_wanted, trainers_for
 from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
 
 NOTHING = "There are no corrections yet: label some tasks, then train."
@@ -63,26 +63,26 @@ def train(context: JobContext) -> JobResult | None:
 
     incumbent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
     parent = incumbent.version
-    material = training_set(images, scorer, parent)
-    basis = _basis(gathered, material, scorer, parent)
+    training_set = build_training_set(images, scorer, parent)
+    basis = _basis(gathered, training_set, scorer, parent)
     if (earlier := _same_before(context, basis)) is not None:
         return _result(gathered, earlier, basis)
 
     seed = int(gathered.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
     heartbeat("split")
-    parts = split(material, at_most=parent.lineage.gate_share if parent else None)
-    if (refusal := refuse_before_fitting(material, parts, seed)) is not None:
+    parts = split(training_set, at_most=parent.lineage.gate_share if parent else None)
+    if (refusal := refuse_before_fitting(training_set, parts, seed)) is not None:
         return _result(gathered, refusal, basis)
 
     heartbeat("fit")
-    fit = material.take(parts.fit)
+    fit = training_set.take(parts.fit)
     trainers = trainers_for(scorer, fit, seed)
     fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
 
     heartbeat("gate")
-    log_odds, off_target = gate_scores(fitted, scorer, material, parts, seed)
+    log_odds, off_target = gate_scores(fitted, scorer, training_set, parts, seed)
     verdict = judge_candidate(
-        material, parts, log_odds, guard=off_target, cross_validated=fitted.cross_validated, seed=seed
+        training_set, parts, log_odds, guard=off_target, cross_validated=fitted.cross_validated, seed=seed
     )
 
     heartbeat("write")
@@ -95,7 +95,7 @@ def train(context: JobContext) -> JobResult | None:
         bundle_digest=bundle.digest,
         encoder_id=network.encoder_id,
         corrections=CorrectionsUsed(
-            count=len(material),
+            count=len(training_set),
             first_event=gathered.fingerprint.first_event,
             last_event=gathered.fingerprint.last_event,
             seen=gathered.last_event,
@@ -178,28 +178,28 @@ def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str 
     return JobResult(" ".join([verdict.reason, *gathered.notes]), result, gathered.last_event)
 
 
-def _basis(gathered: Gathered, material: TrainingSet, scorer: Scorer, incumbent: Version | None) -> str:
+def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None) -> str:
     """Digest of everything that the outcome follows from: the same basis, the same verdict."""
     identity = [
         gathered.fingerprint.hash,
         scorer.settings.tuning,
-        is_tuning_wanted(scorer.settings, len(material)),
-        material.tags,
-        material.content,
+        is_tuning_wanted(scorer.settings, len(training_set)),
+        training_set.tags,
+        training_set.content,
         scorer.bundle.digest,
         None if incumbent is None else [incumbent.digest, incumbent.lineage.gate_share],
         __version__,
     ]
     basis = hashlib.sha256(json.dumps(identity).encode())
     for name in ("base", "incumbent", "labels", "weights", "ground_truth", "phash", "base_thresholds"):
-        basis.update(np.ascontiguousarray(getattr(material, name)).tobytes())
+        basis.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
     return basis.hexdigest()
 
 
 def _same_before(context: JobContext, basis: str) -> Verdict | None:
     """The verdict of an earlier job that had the very same to go by, and served nothing; None: there was none.
 
-    What was accepted is made again: it isn't served any more (damaged, rolled back), or never was (pinned meanwhile).
+    An accepted one is not reused: its version is no longer served (damaged, rolled back), or never was (pinned).
     """
     for job in context.service.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}

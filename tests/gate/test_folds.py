@@ -16,7 +16,7 @@ PHASH = np.random.default_rng(3).integers(0, 2**64, 4000, dtype=np.uint64)
 CONTENT = tuple(f"{number:064x}" for number in range(4000))
 
 
-def material(
+def training_set(
     rows: NDArray[np.int64] | range,
     *,
     phash: NDArray[np.uint64] | None = None,
@@ -45,7 +45,7 @@ def material(
 
 def test_parts_are_disjoint_and_complete_and_of_about_the_wanted_share() -> None:
     for count in (100, 300, 1000, 3000):
-        parts = split(material(range(count)))
+        parts = split(training_set(range(count)))
         assert sorted([*parts.fit, *parts.gate]) == list(range(count))
         assert parts.share == gate_share(count)
         assert len(parts.gate) / count == pytest.approx(parts.share, abs=0.11)
@@ -59,14 +59,14 @@ def test_share_falls_from_four_to_two_tenths() -> None:
 
 def test_side_of_an_image_depends_on_nothing_but_the_image() -> None:
     order = np.random.default_rng(0).permutation(500)
-    straight, shuffled = split(material(range(500))), split(material(order))
+    straight, shuffled = split(training_set(range(500))), split(training_set(order))
     assert set(order[shuffled.gate]) == set(straight.gate)
 
 
 def test_images_only_move_from_gate_to_fit_as_corrections_come_in() -> None:
     share, gates, fits = None, [], []
     for count in (60, 100, 300, 301, 1000, 2500):
-        parts = split(material(range(count)), at_most=share)
+        parts = split(training_set(range(count)), at_most=share)
         gates.append(set(parts.gate))
         fits.append(set(parts.fit))
         share = parts.share
@@ -76,8 +76,8 @@ def test_images_only_move_from_gate_to_fit_as_corrections_come_in() -> None:
 
 
 def test_gate_never_grows_within_a_lineage() -> None:
-    served = split(material(range(1000)))
-    fewer = split(material(range(200)), at_most=served.share)  # corrections were withdrawn
+    served = split(training_set(range(1000)))
+    fewer = split(training_set(range(200)), at_most=served.share)  # corrections were withdrawn
     assert fewer.share == served.share < gate_share(200)
     assert set(fewer.fit) == set(served.fit) & set(range(200))
 
@@ -85,14 +85,14 @@ def test_gate_never_grows_within_a_lineage() -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_impossible_share_is_refused(share: float) -> None:
     with pytest.raises(InputError, match="largest allowed share"):
-        split(material(range(10)), at_most=share)
+        split(training_set(range(10)), at_most=share)
 
 
 def test_look_alikes_stay_together() -> None:
     rows = np.arange(200)
     phash = PHASH[rows].copy()
     phash[100:] = PHASH[:100] ^ np.uint64(0b1001000100001)  # each a near-duplicate of one of the first hundred
-    parts = split(material(rows, phash=phash))
+    parts = split(training_set(rows, phash=phash))
     assert (parts.groups[:100] == parts.groups[100:]).all()
     assert len(np.unique(parts.groups)) == 100
     in_gate = np.isin(rows, parts.gate)
@@ -102,9 +102,9 @@ def test_look_alikes_stay_together() -> None:
 
 
 def test_a_look_alike_that_comes_later_never_moves_an_image_to_the_gate() -> None:
-    before = split(material(range(100)))
+    before = split(training_set(range(100)))
     phash = np.concatenate([PHASH[:100], PHASH[:100]])
-    after = split(material(range(200), phash=phash), at_most=before.share)
+    after = split(training_set(range(200), phash=phash), at_most=before.share)
     assert set(before.fit) <= set(after.fit)
     assert set(after.gate) & set(range(100)) < set(before.gate)
 
@@ -167,7 +167,7 @@ def test_a_camera_that_fills_up_moves_no_other_image() -> None:
     share, fits = None, []
     for count in (20, 50):
         hashes = np.concatenate([pairs, frames[:count]])
-        parts = split(material(range(len(hashes)), phash=hashes), at_most=share)
+        parts = split(training_set(range(len(hashes)), phash=hashes), at_most=share)
         fits.append(set(parts.fit[parts.fit < 140]))
         share = parts.share
     assert fits[0] <= fits[1]
@@ -176,7 +176,7 @@ def test_a_camera_that_fills_up_moves_no_other_image() -> None:
 def test_pictures_that_all_hash_alike_are_told_apart_by_their_bytes() -> None:
     flat = group_alike(np.zeros(256, dtype=np.uint64), CONTENT[:256])
     assert len(set(flat)) == 256
-    parts = split(material(range(256), phash=np.zeros(256, dtype=np.uint64)))
+    parts = split(training_set(range(256), phash=np.zeros(256, dtype=np.uint64)))
     assert len(parts.fit) > 100
     assert len(parts.gate) > 50
 
@@ -186,21 +186,21 @@ def test_equal_bytes_are_one_group_whatever_their_number() -> None:
 
 
 def test_ground_truth_goes_to_the_gate_with_its_look_alikes() -> None:
-    plain = split(material(range(100)))
+    plain = split(training_set(range(100)))
     marked = tuple(int(row) for row in plain.fit[:10])
     phash = PHASH[:100].copy()
     friend = int(plain.fit[20])
     phash[friend] = phash[marked[0]]
-    parts = split(material(range(100), phash=phash, truth=marked))
+    parts = split(training_set(range(100), phash=phash, truth=marked))
     assert {*marked, friend} <= set(parts.gate)
     assert set(plain.gate) <= set(parts.gate)
 
 
 def test_where_nearly_all_is_ground_truth_half_of_it_is_learned_from() -> None:
-    parts = split(material(range(200), truth=tuple(range(190))))
+    parts = split(training_set(range(200), truth=tuple(range(190))))
     assert 70 < len(parts.fit) < 130
 
 
 def test_nothing_to_split() -> None:
-    parts = split(material(range(0)))
+    parts = split(training_set(range(0)))
     assert len(parts.fit) == len(parts.gate) == len(parts.groups) == 0

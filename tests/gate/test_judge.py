@@ -58,15 +58,15 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
     )
 
 
-def learned(material: TrainingSet, seed: int = 0) -> tuple[Split, Verdict]:
+def learned(training_set: TrainingSet, seed: int = 0) -> tuple[Split, Verdict]:
     """A round from corrections to verdict, with the default recipe."""
-    parts = split(material)
-    refusal = refuse_before_fitting(material, parts, seed)
+    parts = split(training_set)
+    refusal = refuse_before_fitting(training_set, parts, seed)
     if refusal is not None:
         return parts, refusal
-    candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
-    side = material.take(parts.gate)
-    return parts, judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+    candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
+    side = training_set.take(parts.gate)
+    return parts, judge_candidate(training_set, parts, candidate.logits(side.base, side.features), seed=seed)
 
 
 def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Labels]:
@@ -88,12 +88,14 @@ def judged(
     """The verdict on a gate of these images; `association` is measured unless given."""
     images, tags = labels.shape
     believed = (np.ones(labels.shape) if weights is None else weights).astype(np.float32)
-    material = dataclasses.replace(project(0, images, tags=tags), incumbent=incumbent, labels=labels, weights=believed)
+    training_set = dataclasses.replace(
+        project(0, images, tags=tags), incumbent=incumbent, labels=labels, weights=believed
+    )
     rows = np.arange(images)
     parts = Split(fit=rows[:0], gate=rows, share=share, groups=rows)
     measured = gate.permutation_test if association is None else lambda *_: association
     with mock.patch.object(gate, "permutation_test", measured):
-        return judge_candidate(material, parts, candidate, **options)
+        return judge_candidate(training_set, parts, candidate, **options)
 
 
 def test_honest_corrections_are_served() -> None:
@@ -117,10 +119,10 @@ def test_shuffled_labels_are_refused_by_the_comparison_too() -> None:
     """Without the test of the relation: what is learned from other images' labels is no better."""
     accepted = []
     for seed in range(10):
-        material = project(seed, 200, shuffled=True)
-        parts = split(material)
-        candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
-        side = material.take(parts.gate)
+        training_set = project(seed, 200, shuffled=True)
+        parts = split(training_set)
+        candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
+        side = training_set.take(parts.gate)
         verdict = judged(
             side.incumbent,
             candidate.logits(side.base, side.features),
@@ -159,12 +161,12 @@ def test_tags_that_are_always_right_tell_nothing() -> None:
 
 
 def test_nothing_to_learn_from_is_said_before_fitting() -> None:
-    material = project(0, 200)
-    parts = split(material)
-    assert refuse_before_fitting(material, parts) is None
-    labels = material.labels.copy()
+    training_set = project(0, 200)
+    parts = split(training_set)
+    assert refuse_before_fitting(training_set, parts) is None
+    labels = training_set.labels.copy()
     labels[parts.fit] = False
-    verdict = refuse_before_fitting(dataclasses.replace(material, labels=labels), parts)
+    verdict = refuse_before_fitting(dataclasses.replace(training_set, labels=labels), parts)
     assert verdict is not None
     assert verdict.outcome == "needs_data"
     assert "to learn from" in verdict.reason
@@ -287,18 +289,18 @@ def test_what_the_incumbent_showed_does_not_count_against_it(untouched: float) -
     assert sum(accepted) <= 1
 
 
-def by_heart(material: TrainingSet, parts: Split) -> TrainingSet:
-    """The material under a version that has learned the labels of its fitted images by heart."""
-    incumbent = material.base.copy()
-    incumbent[parts.fit] += 6 * material.labels[parts.fit]
-    return dataclasses.replace(material, incumbent=incumbent)
+def by_heart(training_set: TrainingSet, parts: Split) -> TrainingSet:
+    """The training set under a version that has learned the labels of its fitted images by heart."""
+    incumbent = training_set.base.copy()
+    incumbent[parts.fit] += 6 * training_set.labels[parts.fit]
+    return dataclasses.replace(training_set, incumbent=incumbent)
 
 
 def test_labels_that_a_version_knows_by_heart_are_unrelated_all_the_same() -> None:
     for seed in range(3):
-        material = project(seed, 200, shuffled=True)
-        parts = split(material)
-        served = by_heart(material, parts)
+        training_set = project(seed, 200, shuffled=True)
+        parts = split(training_set)
+        served = by_heart(training_set, parts)
         everything = permutation_test(served.incumbent, served.labels, served.weights, parts.groups, seed)
         assert everything.p_value <= gate.UNRELATED_FROM
         early = refuse_before_fitting(served, parts, seed)
@@ -310,18 +312,18 @@ def test_labels_that_a_version_knows_by_heart_are_unrelated_all_the_same() -> No
 
 def test_honest_labels_under_a_version_are_not_taken_for_unrelated() -> None:
     for seed in range(6):
-        material = project(seed, 200)
-        parts = split(material)
-        assert refuse_before_fitting(by_heart(material, parts), parts, seed) is None
+        training_set = project(seed, 200)
+        parts = split(training_set)
+        assert refuse_before_fitting(by_heart(training_set, parts), parts, seed) is None
 
 
 def test_all_images_tell_where_the_bundle_is_served_or_the_gate_has_few_right_tags() -> None:
-    material = project(0, 200)
-    parts = split(material)
-    verdict = judge_candidate(material, parts, material.base[parts.gate], seed=1)
-    everything = permutation_test(material.base, material.labels, material.weights, parts.groups, 1)
+    training_set = project(0, 200)
+    parts = split(training_set)
+    verdict = judge_candidate(training_set, parts, training_set.base[parts.gate], seed=1)
+    everything = permutation_test(training_set.base, training_set.labels, training_set.weights, parts.groups, 1)
     assert verdict.figures["place"] == everything.mean_rank
-    few = by_heart(material, parts)
+    few = by_heart(training_set, parts)
     labels = few.labels.copy()
     right = np.argwhere(labels[parts.gate])
     for row, tag in right[gate.RELATED_POSITIVES - 1 :]:

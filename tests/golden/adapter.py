@@ -54,13 +54,13 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
 
     fields = cases.simulated(seed, images, shuffled)
     del fields["known_tags"]
-    material = TrainingSet(**fields)
-    parts = split(material)
-    verdict = refuse_before_fitting(material, parts, seed)
+    training_set = TrainingSet(**fields)
+    parts = split(training_set)
+    verdict = refuse_before_fitting(training_set, parts, seed)
     if verdict is None:
-        candidate = fit_candidate(material.take(parts.fit), parts.groups[parts.fit], seed=seed)
-        side = material.take(parts.gate)
-        verdict = judge_candidate(material, parts, candidate.logits(side.base, side.features), seed=seed)
+        candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
+        side = training_set.take(parts.gate)
+        verdict = judge_candidate(training_set, parts, candidate.logits(side.base, side.features), seed=seed)
     return {"outcome": verdict.outcome, "figures": dict(sorted(verdict.figures.items()))}
 
 

@@ -57,17 +57,17 @@ def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
     return HeadTrainer(bundle, tiny.subset(bundle), tiny.options(**changed))
 
 
-def fitted(trainer: HeadTrainer, material: TrainingSet | None = None, seed: int = 5) -> FitResult | None:
-    material = tiny.training_set(images=IMAGES) if material is None else material
-    return trainer.fit(material, np.arange(len(material)), seed, None)
+def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> FitResult | None:
+    training_set = tiny.training_set(images=IMAGES) if training_set is None else training_set
+    return trainer.fit(training_set, np.arange(len(training_set)), seed, None)
 
 
-def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], material: TrainingSet) -> np.ndarray:
+def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], training_set: TrainingSet) -> np.ndarray:
     """What a tuned head changes about the log-odds of the images, when it is served."""
-    assert material.tokens is not None
+    assert training_set.tokens is not None
     network = load_network(bundle, device="cpu", precision="fp32")
     both = (Tagger(bundle, each, subset) for each in (tuned_network(network, files), network))
-    now, then = (tagger.score(material.tokens.astype(np.float32)).log_odds for tagger in both)
+    now, then = (tagger.score(training_set.tokens.astype(np.float32)).log_odds for tagger in both)
     return np.asarray(now - then)
 
 
@@ -78,8 +78,8 @@ def outside_drift(bundle: Bundle, files: dict[str, bytes]) -> float:
 
 
 def test_it_wins_where_only_the_head_can_see_what_matters(bundle: Bundle) -> None:
-    material = tiny.training_set(images=IMAGES)
-    candidate = fit_candidate(material, np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)), seed=2)
+    training_set = tiny.training_set(images=IMAGES)
+    candidate = fit_candidate(training_set, np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)), seed=2)
     assert candidate.recipe == "tuning"
     assert set(candidate.files) == {HEAD_FILE}
     assert candidate.cross_validated["tuning"]["mAP"] > candidate.cross_validated["residual"]["mAP"] + 0.05
@@ -94,9 +94,9 @@ def test_it_is_judged_on_images_left_out_only(bundle: Bundle) -> None:
     result = fitted(trainer(bundle))
     assert result is not None
     assert result.judged.sum() == IMAGES // 4
-    material = tiny.training_set(images=IMAGES)
-    np.testing.assert_array_equal(result.log_odds[~result.judged], material.base[~result.judged])
-    assert np.abs(result.log_odds[result.judged] - material.base[result.judged]).max() > 0.1
+    training_set = tiny.training_set(images=IMAGES)
+    np.testing.assert_array_equal(result.log_odds[~result.judged], training_set.base[~result.judged])
+    assert np.abs(result.log_odds[result.judged] - training_set.base[result.judged]).max() > 0.1
 
 
 @pytest.mark.parametrize("rank", [None, 4])
@@ -111,14 +111,14 @@ def test_the_same_seed_gives_the_same_head_and_another_gives_another(bundle: Bun
 
 
 def test_a_pair_with_weight_0_has_no_say(bundle: Bundle) -> None:
-    material = tiny.training_set(images=IMAGES)
-    weights = material.weights.copy()
+    training_set = tiny.training_set(images=IMAGES)
+    weights = training_set.weights.copy()
     weights[:, 2] = 0
     weights[::3, 0] = 0
-    lies = np.where(weights == 0, ~material.labels, material.labels)
+    lies = np.where(weights == 0, ~training_set.labels, training_set.labels)
     results = [
-        fitted(trainer(bundle, epochs=2), replace(material, weights=weights, labels=labels))
-        for labels in (material.labels, lies)
+        fitted(trainer(bundle, epochs=2), replace(training_set, weights=weights, labels=labels))
+        for labels in (training_set.labels, lies)
     ]
     assert results[0] is not None
     assert results[1] is not None
@@ -159,9 +159,9 @@ def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
     qualities = iter([0.2, 0.3, 0.5, 0.4, 0.45, 0.9])
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(qualities))
     epochs: list[int] = []
-    material = tiny.training_set(images=IMAGES)
+    training_set = tiny.training_set(images=IMAGES)
     result = trainer(bundle, stop_after=2).fit(
-        material, np.arange(IMAGES), 5, lambda stage, done, total: epochs.append(done)
+        training_set, np.arange(IMAGES), 5, lambda stage, done, total: epochs.append(done)
     )
     assert result is not None
     assert result.params["epoch"] == 2
@@ -176,8 +176,8 @@ def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypat
 
 
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
-    material = tiny.training_set(images=IMAGES)
-    assert fitted(trainer(bundle), replace(material, weights=np.zeros_like(material.weights))) is None
+    training_set = tiny.training_set(images=IMAGES)
+    assert fitted(trainer(bundle), replace(training_set, weights=np.zeros_like(training_set.weights))) is None
     assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, None) is None
     asked: list[set[str]] = []
 
@@ -229,7 +229,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
     tokens = network.encode(tiny_files.images(40, salt="tuning:").numpy()).astype(np.float16)
     tagger = Tagger(bundle, network, subset, token_dtype="float16")
     base = tagger.score(tokens.astype(np.float32)).log_odds
-    material = replace(
+    training_set = replace(
         tiny.training_set(images=40),
         tags=tagger.tags,
         features=tokens[:, 0].astype(np.float32),
@@ -241,7 +241,7 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         base_thresholds=tagger.thresholds,
     )
     rows, options = np.arange(40), tiny.options(rank=rank, replay_tags=3)
-    run = head_tuning._Tuning(HeadTrainer(bundle, subset, options), material, rows[:30], rows[30:])
+    run = head_tuning._Tuning(HeadTrainer(bundle, subset, options), training_set, rows[:30], rows[30:])
     optimizer = torch.optim.AdamW([part for part in run.head.parameters() if part.requires_grad], 1e-2)
     for _ in range(3):
         optimizer.zero_grad()

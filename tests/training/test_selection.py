@@ -51,9 +51,9 @@ def quality(log_odds: np.ndarray) -> float:
     return mean_average_precision(log_odds, UNSEEN.labels)
 
 
-def served(material: TrainingSet, groups: np.ndarray | None = None) -> np.ndarray:
+def served(training_set: TrainingSet, groups: np.ndarray | None = None) -> np.ndarray:
     """What the candidate says about unseen photos."""
-    candidate = fit_candidate(material, EACH(len(material)) if groups is None else groups)
+    candidate = fit_candidate(training_set, EACH(len(training_set)) if groups is None else groups)
     return candidate.logits(UNSEEN.base, UNSEEN.features)
 
 
@@ -69,8 +69,8 @@ def test_probabilities_are_honest_on_unseen_photos() -> None:
 
 
 def test_what_is_cross_validated_is_what_unseen_photos_show() -> None:
-    material = drawn(300)
-    candidate = fit_candidate(material, EACH(300))
+    training_set = drawn(300)
+    candidate = fit_candidate(training_set, EACH(300))
     figures = candidate.cross_validated["residual"]
     assert figures["mAP"] == pytest.approx(quality(candidate.logits(UNSEEN.base, UNSEEN.features)), abs=0.05)
     assert figures["base_mAP"] == figures["incumbent_mAP"]
@@ -79,9 +79,9 @@ def test_what_is_cross_validated_is_what_unseen_photos_show() -> None:
 
 def test_features_that_say_nothing_do_no_harm() -> None:
     for seed in range(3):
-        material = drawn(150, seed=seed)
+        training_set = drawn(150, seed=seed)
         random = np.random.default_rng(seed + 500)
-        blind = replace(material, features=random.normal(size=material.features.shape).astype(np.float32))
+        blind = replace(training_set, features=random.normal(size=training_set.features.shape).astype(np.float32))
         candidate = fit_candidate(blind, EACH(150))
         found = candidate.logits(UNSEEN.base, random.normal(size=UNSEEN.features.shape).astype(np.float32))
         assert quality(found) > quality(UNSEEN.base) - 0.02
@@ -95,11 +95,11 @@ def test_the_same_corrections_give_the_same_candidate() -> None:
 
 
 def test_a_tag_that_nobody_spoke_of_stays_the_bundles() -> None:
-    material = drawn(100)
-    weights = material.weights.copy()
+    training_set = drawn(100)
+    weights = training_set.weights.copy()
     weights[:, 2] = 0
-    candidate = fit_candidate(replace(material, weights=weights), EACH(100))
-    assert candidate.delta.tags == material.tags
+    candidate = fit_candidate(replace(training_set, weights=weights), EACH(100))
+    assert candidate.delta.tags == training_set.tags
     found = candidate.logits(UNSEEN.base, UNSEEN.features)
     assert np.array_equal(found[:, 2], UNSEEN.base[:, 2])
     assert candidate.delta.thresholds[2] == np.float32(0.7)
@@ -107,10 +107,10 @@ def test_a_tag_that_nobody_spoke_of_stays_the_bundles() -> None:
 
 
 def test_a_tag_without_positives_keeps_its_order_and_is_shown_less() -> None:
-    material = drawn(100)
-    labels = material.labels.copy()
+    training_set = drawn(100)
+    labels = training_set.labels.copy()
     labels[:, 2] = False
-    found = served(replace(material, labels=labels))[:, 2]
+    found = served(replace(training_set, labels=labels))[:, 2]
     assert np.array_equal(np.argsort(found, kind="stable"), np.argsort(UNSEEN.base[:, 2], kind="stable"))
     assert sigmoid(found.astype(np.float64)).mean() < sigmoid(UNSEEN.base[:, 2].astype(np.float64)).mean() / 3
 
@@ -119,16 +119,16 @@ def test_a_tag_without_positives_keeps_its_order_and_is_shown_less() -> None:
 @pytest.mark.parametrize("tags", [1, 3])
 @pytest.mark.parametrize("labels", ["drawn", "none", "all"])
 def test_tiny_material(images: int, tags: int, labels: str) -> None:
-    material = drawn(images, tags=tags, rate=0)
+    training_set = drawn(images, tags=tags, rate=0)
     if labels != "drawn":
-        material = replace(material, labels=np.full_like(material.labels, labels == "all"))
-    candidate = fit_candidate(material, EACH(images))
-    found = candidate.logits(material.base, material.features)
+        training_set = replace(training_set, labels=np.full_like(training_set.labels, labels == "all"))
+    candidate = fit_candidate(training_set, EACH(images))
+    found = candidate.logits(training_set.base, training_set.features)
     assert np.isfinite(found).all()
     moved = candidate.logits(UNSEEN.base[:, :tags], UNSEEN.features) - UNSEEN.base[:, :tags]
     assert np.abs(moved).mean() < 3, "a handful of corrections turns nothing upside down"
     if labels != "drawn":
-        assert np.array_equal(found, material.base), "equal labels say nothing about what to tell apart"
+        assert np.array_equal(found, training_set.base), "equal labels say nothing about what to tell apart"
 
 
 def test_look_alikes_are_no_evidence_for_each_other() -> None:
@@ -153,15 +153,17 @@ def test_new_tags_learn_from_tags_of_like_meaning() -> None:
     twins, new = [0, 0, 2, 2, 4, 4], [1, 3, 5]
     gains = []
     for seed in range(4):
-        material = drawn(200, seed=seed)
+        training_set = drawn(200, seed=seed)
         base = np.random.default_rng(seed).normal(size=(200, 6)).astype(np.float32)
         weights = np.ones((200, 6), dtype=np.float32)
         weights[12:, new] = 0
-        material = replace(material, labels=material.labels[:, twins], weights=weights, base=base, incumbent=base)
+        training_set = replace(
+            training_set, labels=training_set.labels[:, twins], weights=weights, base=base, incumbent=base
+        )
         nothing = np.zeros((1500, 6), dtype=np.float32)
         reached = []
         for texts in (None, embeddings):
-            candidate = fit_candidate(replace(material, embeddings=texts), EACH(200))
+            candidate = fit_candidate(replace(training_set, embeddings=texts), EACH(200))
             assert candidate.params["sharing"] == (texts is not None)
             found = candidate.logits(nothing, UNSEEN.features)[:, new]
             reached.append(mean_average_precision(found, UNSEEN.labels[:, twins][:, new]))
@@ -172,15 +174,15 @@ def test_new_tags_learn_from_tags_of_like_meaning() -> None:
 def test_new_tags_are_lent_what_the_bundle_does_not_know_yet() -> None:
     """Each pair of tags follows two features, of which the bundle sees the first; the second of a pair is new."""
     random = np.random.default_rng(0)
-    material = drawn(400)
+    training_set = drawn(400)
     pairs = np.arange(3).repeat(2)
-    known, missed = 2 * material.features[:, 2 * pairs], 2 * material.features[:, 2 * pairs + 1]
+    known, missed = 2 * training_set.features[:, 2 * pairs], 2 * training_set.features[:, 2 * pairs + 1]
     weights = np.ones((400, 6), dtype=np.float32)
     weights[8:, 1::2] = 0
     embeddings = np.eye(3)[pairs] + 0.1 * np.eye(6)[:, :3]
     candidate = fit_candidate(
         replace(
-            material,
+            training_set,
             labels=random.random((400, 6)) < sigmoid((known + missed - 2).astype(np.float64)),
             weights=weights,
             base=known,
@@ -212,10 +214,10 @@ class Fixed:
     log_odds: np.ndarray
     judged: np.ndarray
 
-    def fit(self, material: TrainingSet, *_: Any) -> FitResult:
-        count, width = len(material.tags), material.features.shape[1]
+    def fit(self, training_set: TrainingSet, *_: Any) -> FitResult:
+        count, width = len(training_set.tags), training_set.features.shape[1]
         unchanged = np.ones(count, np.float32), np.zeros((count, width), np.float32), np.zeros(count, np.float32)
-        delta = Delta(material.tags, *unchanged, material.base_thresholds)
+        delta = Delta(training_set.tags, *unchanged, training_set.base_thresholds)
         return FitResult(delta, self.log_odds, self.judged, {"by": self.name}, {"head": b"tuned"})
 
 
@@ -227,10 +229,10 @@ class Silent:
 
 
 def test_the_best_recipe_wins_and_brings_its_files() -> None:
-    material, everywhere = drawn(60), np.ones(60, dtype=np.bool_)
-    truth = np.where(material.labels, 5, -5).astype(np.float32)
+    training_set, everywhere = drawn(60), np.ones(60, dtype=np.bool_)
+    truth = np.where(training_set.labels, 5, -5).astype(np.float32)
     recipes = [Fixed("poor", -truth, everywhere), Silent(), Fixed("good", truth, everywhere)]
-    candidate = fit_candidate(material, EACH(60), recipes)
+    candidate = fit_candidate(training_set, EACH(60), recipes)
     assert candidate.recipe == "good"
     assert candidate.files == {"head": b"tuned"}
     assert candidate.params == {"by": "good"}
@@ -239,31 +241,31 @@ def test_the_best_recipe_wins_and_brings_its_files() -> None:
 
 
 def test_a_tie_goes_to_the_simpler_recipe() -> None:
-    material, everywhere = drawn(60), np.ones(60, dtype=np.bool_)
-    recipes = [Fixed(name, material.base, everywhere) for name in ("simple", "costly")]
-    assert fit_candidate(material, EACH(60), recipes).recipe == "simple"
+    training_set, everywhere = drawn(60), np.ones(60, dtype=np.bool_)
+    recipes = [Fixed(name, training_set.base, everywhere) for name in ("simple", "costly")]
+    assert fit_candidate(training_set, EACH(60), recipes).recipe == "simple"
 
 
 def test_recipes_are_compared_on_images_that_none_was_fitted_on() -> None:
-    material = drawn(60)
-    truth = np.where(material.labels, 5, -5).astype(np.float32)
+    training_set = drawn(60)
+    truth = np.where(training_set.labels, 5, -5).astype(np.float32)
     first, second = (EACH(60) < limit for limit in (40, 30))
     lucky = truth.copy()
     lucky[second] = -truth[second]  # right only where the other was fitted
-    recipes = [Fixed("even", material.base, second), Fixed("lucky", lucky, first)]
-    assert fit_candidate(material, EACH(60), recipes).recipe == "even"
+    recipes = [Fixed("even", training_set.base, second), Fixed("lucky", lucky, first)]
+    assert fit_candidate(training_set, EACH(60), recipes).recipe == "even"
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
-    material = drawn(10)
+    training_set = drawn(10)
     with pytest.raises(InputError, match="0 images"):
-        fit_candidate(material.take([]), EACH(0))
+        fit_candidate(training_set.take([]), EACH(0))
     with pytest.raises(InputError, match="silent"):
-        fit_candidate(material, EACH(10), [Silent()])
+        fit_candidate(training_set, EACH(10), [Silent()])
     halves = [EACH(10) < 5, EACH(10) >= 5]
-    recipes = [Fixed(f"half {place}", material.base, half) for place, half in enumerate(halves)]
+    recipes = [Fixed(f"half {place}", training_set.base, half) for place, half in enumerate(halves)]
     with pytest.raises(InputError, match="no images in common"):
-        fit_candidate(material, EACH(10), recipes)
+        fit_candidate(training_set, EACH(10), recipes)
 
 
 @pytest.mark.parametrize(
@@ -283,10 +285,10 @@ def test_material_that_cannot_be_is_refused(changes: dict[str, Any], said: str) 
 
 
 def test_material_of_some_images() -> None:
-    material = drawn(6)
-    some = material.take(np.array([False, True, False, True, False, False]))
+    training_set = drawn(6)
+    some = training_set.take(np.array([False, True, False, True, False, False]))
     assert some.content == ("0-1", "0-3")
-    assert np.array_equal(some.labels, material.labels[[1, 3]])
+    assert np.array_equal(some.labels, training_set.labels[[1, 3]])
     assert some.incumbent is some.base, "what is served is the bundle: still one array"
-    assert material.take([3, 1]).content == ("0-3", "0-1")
-    assert len(material.take([])) == 0
+    assert training_set.take([3, 1]).content == ("0-3", "0-1")
+    assert len(training_set.take([])) == 0
