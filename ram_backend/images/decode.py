@@ -195,8 +195,6 @@ def _check_bytes(count: int, limit: int, name: str) -> None:
 
 def _check_pixels(size: tuple[int, int], limit: int, name: str) -> None:
     width, height = size
-    if width < 1 or height < 1:
-        raise ImageUnreadable(f"{name}: the image is {width} x {height}: it has no pixels. Export it again.")
     if width * height > limit:
         raise ImageTooLarge(
             f"{name}: {width} x {height} are {width * height:,} pixels, more than the {limit:,} allowed."

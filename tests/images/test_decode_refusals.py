@@ -159,7 +159,7 @@ def test_draft_leaves_other_formats_alone() -> None:
         (b"GIF89a", "damaged"),
         (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged"),
         (b"II*\0\x08\0\0\0", "damaged"),
-        (flat_png(0, 5, body=False), "no pixels|damaged"),
+        (flat_png(0, 5, body=False), "damaged"),
         (flat_png(5, 5, body=False), "damaged or cut off"),
     ],
 )
@@ -271,3 +271,12 @@ def test_find_images_does_not_run_in_circles(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     (tmp_path / "again").symlink_to(tmp_path)
     assert images.find_images([tmp_path]) == [tmp_path / "a.png"]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: object) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.scandir", refuse)  # root may list all folders
+    with pytest.raises(ImageUnreadable, match="can't be listed"):
+        images.find_images([tmp_path])

@@ -333,7 +333,7 @@ def test_a_redirect_to_an_internal_address(web: HttpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://x/", "http://u:p@127.0.0.1/", "data:,x"]
+    "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://x/", "http://u:p@127.0.0.1/", "data:,x", "http://[::1"]
 )
 def test_a_redirect_to_what_is_not_asked(web: HttpServer, to: str) -> None:
     web.routes["/a"] = redirect(to)
