@@ -36,6 +36,10 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File name endings (lower case) that `find_images` takes from folders."""
 
+MOST_SCANS = 100
+"""A JPEG may have: each costs a pass over all pixels, and real progressive ones have some ten."""
+
+_START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -100,6 +104,8 @@ def decode(
         raise ImageUnreadable(f"{name}: the file is empty (0 bytes). Fetch or export it again.")
     with _open(content, name) as image:
         _check_pixels(image.size, max_pixels, name)
+        if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MOST_SCANS:
+            raise ImageUnreadable(f"{name}: has more than {MOST_SCANS} progressive scans. Export it again.")
         try:
             if draft_size is not None:
                 image.draft(None, (2 * draft_size, 2 * draft_size))

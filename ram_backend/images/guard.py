@@ -31,7 +31,7 @@ _NOT_PUBLIC = tuple(
     )
 )
 _LONGEST_SHOWN = 200
-_LONGEST_URL = 20_000
+LONGEST_URL = 20_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 
@@ -86,8 +86,8 @@ class Address:
                 length that no server takes.
         """
         shown = redacted(url)
-        if len(url) > _LONGEST_URL:
-            raise ImageRefused(f"{shown}: is longer than {_LONGEST_URL:,} characters. Import the image in another way.")
+        if len(url) > LONGEST_URL:
+            raise ImageRefused(f"{shown}: is longer than {LONGEST_URL:,} characters. Import the image in another way.")
         try:
             parts = parse_url("" if _CONTROL.search(url) else url)
             port = parts.port
@@ -197,7 +197,7 @@ def redacted(url: str) -> str:
         scheme = scheme.rpartition("@")[2]
     shown = scheme + slashes + authority.rpartition("@")[2] + slash + path
     if query and start.endswith("/data/local-files/"):
-        file = parse_qs(query[:_LONGEST_URL]).get("d")
+        file = parse_qs(query[:LONGEST_URL]).get("d")
         shown += f"?d={file[0]}" if file else ""
     return shown if len(shown) <= _LONGEST_SHOWN else shown[: _LONGEST_SHOWN - 3] + "..."
 

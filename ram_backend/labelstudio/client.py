@@ -287,7 +287,7 @@ class LabelStudio:
             access = json.loads(self._body(answer))["access"]
             if not isinstance(access, str) or not access.isascii() or not access.isprintable():
                 raise TypeError
-        except (ImageUnreadable, ValueError, KeyError, TypeError):
+        except (ImageUnreadable, ValueError, KeyError, TypeError, RecursionError):
             raise LabelStudioUnreachable(
                 f"{address}: answered HTTP {answer.status} and no access token. Check that it is a Label Studio."
             ) from None

@@ -17,7 +17,7 @@ from ram_backend.errors import (
     LabelStudioUnreachable,
 )
 from ram_backend.images.fetch import Fetcher, FetchLimits
-from ram_backend.images.guard import AddressGuard, redacted
+from ram_backend.images.guard import LONGEST_URL, AddressGuard, redacted
 from ram_backend.labelstudio.client import LabelStudio
 
 _UP = re.compile(r"(?:^|[/\\?&=])\.\.(?:$|[/\\?&#])")
@@ -139,8 +139,12 @@ def _check_path(value: str) -> None:
     """A file of Label Studio lies below a folder: no step up leads out of it, however often it is encoded.
 
     Raises:
-        ImageRefused: the path, or that of a local file in the query, has a step up.
+        ImageRefused: the path, or that of a local file in the query, has a step up, or is longer than any.
     """
+    if len(value) > LONGEST_URL:
+        raise ImageRefused(
+            f"{redacted(value)}: is longer than {LONGEST_URL:,} characters. Import the image in another way."
+        )
     path = value
     for _ in range(_DECODINGS):
         if _UP.search(path):

@@ -132,9 +132,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version, _ = manifest["format"], manifest["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        version, elsewhere = manifest["format"], [name for name in manifest["files"] if Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{MANIFEST} can't be read ({error})") from None
+    if elsewhere or not manifest["files"]:
+        raise _damaged(path, f"{MANIFEST} names no file beside it, or one elsewhere")
     if version != FORMAT:
         raise BundleDamaged(
             f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend, or make it again."

@@ -273,6 +273,15 @@ def test_find_images_does_not_run_in_circles(tmp_path: Path) -> None:
     assert images.find_images([tmp_path]) == [tmp_path / "a.png"]
 
 
+def test_a_progressive_jpeg_of_endless_scans() -> None:
+    """Some kilobytes of scans, each of them a pass over all pixels, took a minute."""
+    jpeg = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    decode(jpeg)
+    last = jpeg.rindex(b"\xff\xda")
+    with pytest.raises(ImageUnreadable, match="more than 100 progressive scans"):
+        decode(jpeg[:last] + jpeg[last:-2] * 100 + jpeg[-2:])
+
+
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: object) -> None:
         raise PermissionError(13, "Permission denied", str(folder))

@@ -177,3 +177,12 @@ def test_no_torch_is_needed_to_open_a_bundle(tiny_bundle: TinyBundle) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1, "files": {}}', '{"format": 1, "files": {"../../etc/hostname": {}}}']
+)
+def test_a_manifest_that_names_nothing_or_what_lies_elsewhere(copied: Path, text: str) -> None:
+    (copied / "bundle.json").write_text(text)
+    with pytest.raises(BundleDamaged, match=r"bundle\.json"):
+        open_bundle(copied)

@@ -401,7 +401,7 @@ def test_data_uris_that_grow(client: httpx.Client, uri: str) -> None:
 def test_addresses_without_end(client: httpx.Client, studio: FakeLabelStudio) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio))
     stems = ("http://", "http://h/", "/data/upload/", "s3://b/", "http://h/?")
-    images = [stem + "a" * 1_000_000 for stem in stems] + ["%" * 1_000_000]
+    images = [stem + "a" * 1_000_000 for stem in stems] + ["%" * 1_000_000, "/data/" + "%" * 4_000_000]
     answer = client.post("/predict", json=predict_body(CONFIG, images))
     assert [each["result"] for each in answer.json()["results"]] == [[]] * len(images)
     assert f'outcome="ImageRefused"}} {len(images)}.0' in client.get("/metrics").text
