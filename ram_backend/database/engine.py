@@ -186,7 +186,7 @@ def _make_private(file: Path) -> None:
     a process that closes any handle of its own on it loses the locks that SQLite holds for its other connections, and
     then another process may remove the log that these still write to.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
     if file.stat().st_mode & 0o077:
