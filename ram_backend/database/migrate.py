@@ -70,7 +70,7 @@ def _one_process(database: Database) -> Iterator[None]:
         return
     lock = FileLock(f"{database.file}.lock")
     try:
-        database.file.parent.mkdir(parents=True, exist_ok=True)
+        database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire(timeout=WAIT_S)
     except Timeout:
         message = f"Another process has been migrating {database.file} for {WAIT_S:.0f} s: look at it, or stop it."

@@ -94,7 +94,7 @@ class Valkey:
     def _alone(self) -> Iterator[None]:
         """Nobody else starts or stops it meanwhile."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self._folder / "starting.lock").open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield

@@ -197,7 +197,8 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
     """
     check_new_name(bundles_dir, name)
     try:
-        bundles_dir.mkdir(parents=True, exist_ok=True)
+        bundles_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the data folder
+        bundles_dir.mkdir(exist_ok=True)
         with FileLock(bundles_dir / f".{name}.lock", timeout=WAIT_S):
             check_new_name(bundles_dir, name)  # another process was faster
             partial = bundles_dir / f".{name}.partial"

@@ -34,4 +34,5 @@ def test_a_stranger_s_first_run_installs_the_starter(tmp_path: Path, monkeypatch
     assert "Next: " in done.stdout
     bundles = tmp_path / "new" / "folder" / "bundles"
     assert [path.name for path in bundles.iterdir() if path.is_dir()] == ["starter"]
+    assert bundles.parent.stat().st_mode & 0o077 == 0, "tokens and locks will lie there"
     assert "Traceback" not in done.stderr

@@ -108,6 +108,7 @@ def test_the_sqlite_file_is_private_logged_ahead_and_checks_references(tmp_path:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
     assert set(modes) == {"ram_backend.sqlite3", "ram_backend.sqlite3-wal", "ram_backend.sqlite3-shm"}
     assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "others could hold its lock files"
     database.close()
 
 
