@@ -89,8 +89,7 @@ def read_markup(text: str) -> Node:
         raise LabelConfigError(f"The label config is no well-formed XML: {error}. {_WHOLE}.") from None
     except (ValueError, LookupError):
         raise LabelConfigError(f"The label config holds characters that XML does not allow. {_WHOLE}.") from None
-    if builder.root is None:
-        raise LabelConfigError(f"The label config has no element. {_WHOLE}.")
+    assert builder.root is not None  # without an element it is not well-formed
     return builder.root
 
 

@@ -256,10 +256,13 @@ def test_a_named_control_is_filled_too() -> None:
         ("   ", "empty"),
         ("<View>", "well-formed"),
         ("no xml", "well-formed"),
+        ("<!-- only a comment -->", "well-formed"),
+        (f"<View>{' ' * 5_000_000}</View>", "at most 5000000 can be read"),
         ("<View>&undefined;</View>", "undefined entity"),
         ("\ud800", "characters"),
         ("<a>" * 5000 + "</a>" * 5000, "nests deeper"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_what_is_no_label_config(text: str, word: str) -> None:
     with pytest.raises(LabelConfigError, match=word):
