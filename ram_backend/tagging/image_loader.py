@@ -5,10 +5,11 @@ Serving, training and the commands load images here, so that the same bytes give
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,21 +97,12 @@ class ImageLoader:
         found = self.cached(sha256)
         if found is not None:
             return found
-        with self._decoder(data):
-            try:
-                image, size = decode(
-                    data,
-                    exif_orientation=self._preprocessing.exif_orientation,
-                    alpha=self._preprocessing.alpha,
-                    max_pixels=self._max_pixels,
-                    max_bytes=self._max_bytes,
-                    name=name,
-                )
-                pixels = self._preprocessing(image)
-                phash = 0 if self._cache is None else perceptual_hash(image)
-            except MemoryError:
-                raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
-        return LoadedImage(sha256, phash, size, None, pixels)
+        large = LARGE_PIXELS <= pixels_of(data) <= self._max_pixels
+        with self._large if large else nullcontext(), self._decoders:
+            image = self._decoded(data, sha256, name)
+        if large:
+            _release_memory()
+        return image
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
         """Writes new tokens (T, D) to the cache; returns those to score, rounded as they are cached."""
@@ -127,12 +119,25 @@ class ImageLoader:
     def _key(self, sha256: str) -> str:
         return token_key(sha256, self._preprocessing.id, self._encoder_id)
 
-    @contextmanager
-    def _decoder(self, data: bytes) -> Iterator[None]:
-        """Waits for a free decoder; large images also wait for each other."""
-        if LARGE_PIXELS <= pixels_of(data) <= self._max_pixels:
-            with self._large, self._decoders:
-                yield
-        else:
-            with self._decoders:
-                yield
+    def _decoded(self, data: bytes, sha256: str, name: str) -> LoadedImage:
+        try:
+            image, size = decode(
+                data,
+                exif_orientation=self._preprocessing.exif_orientation,
+                alpha=self._preprocessing.alpha,
+                max_pixels=self._max_pixels,
+                max_bytes=self._max_bytes,
+                name=name,
+            )
+            pixels = self._preprocessing(image)
+            phash = 0 if self._cache is None else perceptual_hash(image)
+        except MemoryError:
+            raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
+        return LoadedImage(sha256, phash, size, None, pixels)
+
+
+def _release_memory() -> None:
+    """Gives freed memory back to the system: glibc keeps it per thread, gigabytes after some large images."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
+from security.hosting import resident_bytes
 
 from ram_backend.errors import ImageTooLarge, ImageUnreadable
 from ram_backend.images.hashing import perceptual_hash
@@ -126,3 +129,23 @@ def test_a_large_image_is_loaded_too() -> None:
     data = io.BytesIO()
     Image.new("L", (side, side)).save(data, "PNG")
     assert loader(None).load(data.getvalue(), name="x").size == (side, side)
+
+
+def test_memory_of_large_images_is_given_back() -> None:
+    """Ten images of 100 megapixels left 6 GB in the arenas of the threads that had decoded them."""
+    files = []
+    for mode in ("1", "P", "L", "RGB", "RGBA"):
+        file = io.BytesIO()
+        Image.new(mode, (7000, 7000)).save(file, "PNG")
+        files.append(file.getvalue())
+    large = loader(None)
+    barrier = threading.Barrier(len(files))
+    before = resident_bytes()
+    with ThreadPoolExecutor(len(files)) as threads:
+
+        def load(data: bytes) -> None:
+            barrier.wait()  # each in a thread of its own
+            large.load(data, name="large")
+
+        list(threads.map(load, files))
+        assert resident_bytes() - before < 100_000_000
