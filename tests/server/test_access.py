@@ -12,6 +12,8 @@ from support.label_studio import LEGACY, FakeLabelStudio
 from support.server import choices_config, predict_body, setup_body
 from support.tiny_model import ColourNetwork, picture
 
+from ram_backend.errors import SettingsError
+from ram_backend.server.middleware import Access
 from ram_backend.settings import load_settings
 
 Start = Callable[..., httpx.Client]
@@ -37,6 +39,12 @@ def test_all_but_health_want_the_login(start: Start, method: str, path: str) -> 
 @pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer c3R1ZGlvOnBhc3M=", "Basic c3R1ZGlv"])
 def test_odd_logins(start: Start, header: str) -> None:
     assert start(**LOGIN).get("/ready", headers={"Authorization": header}).status_code == 401
+
+
+@pytest.mark.parametrize("half", [{"basic_auth_user": "a"}, {"basic_auth_pass": "b"}])
+def test_half_a_login(half: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="set both, or none"):
+        Access(load_settings(**half))
 
 
 def test_a_webhook_brings_the_secret_or_the_login(start: Start) -> None:
