@@ -79,11 +79,15 @@ class Ledger:
         with self._database.writing() as session:
             if self._database.file is None:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-            if offered:
+            known = select(LabelSpaceRow.digest).where(
+                of_project(LabelSpaceRow, key), LabelSpaceRow.digest.in_(offered)
+            )
+            new = offered.keys() - set(session.scalars(known))  # thousands of tags are not sent each time
+            if new:
                 now = datetime.now(UTC)
                 spaces = [
-                    {**key_columns(key), "digest": digest, "tags": each.to_json(), "first_seen_at": now}
-                    for digest, each in sorted(offered.items())
+                    {**key_columns(key), "digest": digest, "tags": offered[digest].to_json(), "first_seen_at": now}
+                    for digest in sorted(new)
                 ]
                 session.execute(insert_into(session, LabelSpaceRow).on_conflict_do_nothing(), spaces)
             insert = insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
