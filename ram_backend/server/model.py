@@ -31,6 +31,8 @@ LOOK_AGAIN_S = 5.0
 
 async def shared(future: Future[T]) -> T:
     """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
+    if future.done() and not future.cancelled():
+        return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
