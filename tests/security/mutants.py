@@ -25,20 +25,22 @@ SHORTEST_LIMIT_S = 60.0
 ENDLESS = 10
 """A test run that takes this many times as long as without a mutant never ends."""
 
-HOSTILE = "security/test_hostile_setup.py"
+HOSTILE, HOSTILE_TASKS = "security/test_hostile_setup.py", "security/test_hostile_tasks.py"
+FETCH = ("images/test_fetch.py", "images/test_fetch_origins.py")
+STORE = ("projects/test_store.py", "projects/test_trust.py")
 GUARDED = {
-    "images/guard.py": ("images/test_guard.py", "images/test_fetch.py", HOSTILE),
-    "images/connections.py": ("images/test_fetch.py",),
-    "images/fetch.py": ("images/test_fetch.py", HOSTILE),
+    "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS),
+    "images/connections.py": FETCH,
+    "images/fetch.py": (*FETCH, HOSTILE_TASKS),
     "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
     "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py"),
     "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
-    "labelstudio/requests.py": (HOSTILE, "security/test_endpoints.py"),
-    "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE),
+    "labelstudio/requests.py": (HOSTILE_TASKS, "security/test_endpoints.py"),
+    "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE_TASKS),
     "projects/keys.py": ("projects/test_keys.py",),
     "projects/options.py": ("projects/test_options.py", HOSTILE),
-    "projects/store.py": ("projects/test_store.py", HOSTILE),
+    "projects/store.py": (*STORE, HOSTILE),
     "server/middleware.py": ("server/test_access.py", "security/test_bodies.py", "security/test_browsers.py"),
 }
 """Modules each of whose errors is a refusal, and their tests."""
@@ -72,17 +74,17 @@ BROKEN = (
         "images/connections.py",
         "_connect",
         "return create_connection((connection.host, connection.port), connection.timeout)",
-        ("images/test_fetch.py",),
+        FETCH,
     ),
-    Broken("servers that drip", "images/connections.py", "Deadline._shut_down", "pass", ("images/test_fetch.py",)),
-    Broken("data URIs that grow", "images/fetch.py", "_unquoted", "return unquote_to_bytes(text)", (HOSTILE,)),
-    Broken("a task asks no API", "labelstudio/client.py", "LabelStudio.is_api", "return False", (HOSTILE,)),
+    Broken("servers that drip", "images/connections.py", "Deadline._shut_down", "pass", FETCH),
+    Broken("data URIs that grow", "images/fetch.py", "_unquoted", "return unquote_to_bytes(text)", (HOSTILE_TASKS,)),
+    Broken("a task asks no API", "labelstudio/client.py", "LabelStudio.is_api", "return False", (HOSTILE_TASKS,)),
     Broken(
         "a token goes to no host of /setup",
         "projects/project.py",
         "connection_of",
         "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
-        ("projects/test_store.py",),
+        STORE,
     ),
     Broken("a changed token is tried", "projects/store.py", "ProjectStore.to_try", "return None", (HOSTILE,)),
     Broken("login", "server/middleware.py", "Access._has_login", "return True", ("server/test_access.py",)),

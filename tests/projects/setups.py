@@ -1,0 +1,35 @@
+"""A project as `/setup` brings it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.options import ProjectOptions
+from ram_backend.projects.project import Project
+from ram_backend.projects.store import ProjectStore
+
+HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
+KEY = ProjectKey(HOST, 1, 1795452148)
+CONFIG = '<View><Image name="image" value="$image"/><Choices name="tags" toName="image"/></View>'
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+Until = Callable[[Callable[[], object]], None]
+
+
+def setup(store: ProjectStore, project: str = REF, **changes: Any) -> Project:
+    given = {"hostname": HOST, "label_config": CONFIG, "access_token": TOKEN, "extra_params": None, **changes}
+    return store.upsert(project, **given)
+
+
+def settle(store: ProjectStore) -> None:
+    """Waits until nothing is pending."""
+    ends = time.monotonic() + 30
+    while store.pending:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def options(threshold: float) -> Callable[[ProjectOptions], ProjectOptions]:
+    return lambda _: ProjectOptions(threshold=threshold)

@@ -1,0 +1,125 @@
+"""Which Label Studio is trusted, and where tokens go: settings, pins by command, pins by `/setup`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from projects.setups import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, setup
+
+from ram_backend.database.migrate import open_migrated
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Connection, Pin
+from ram_backend.projects.store import ProjectStore
+from ram_backend.projects.table import ProjectTable
+from ram_backend.settings import load_settings
+
+
+def test_the_first_host_is_pinned_and_no_other_gets_a_token(
+    store: ProjectStore, table: ProjectTable, until: Until
+) -> None:
+    assert store.pin is None
+    mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
+    settle(store)
+    assert store.pin == table.changes().pin == Pin(HOST, by_command=False)
+    trusted, other = store.connection(mine), store.connection(theirs)
+    assert (trusted.base_url, trusted.token, trusted.trusted) == (HOST, TOKEN, True)
+    assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, TOKEN, False), "its own token, under the guard"
+    table.pin_host(OTHER_HOST)
+    until(lambda: store.pin == Pin(OTHER_HOST, by_command=True))
+    assert not store.connection(mine).trusted
+    assert store.connection(theirs).token == TOKEN
+    setup(store)
+    settle(store)
+    assert table.changes().pin == Pin(OTHER_HOST, by_command=True)
+
+
+def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
+    first = Pin(HOST, by_command=False)
+    assert table.pin_host(HOST, by_command=False) == first
+    before = table.changes().change
+    assert table.pin_host(OTHER_HOST, by_command=False) == first
+    assert table.changes().change == before
+
+
+def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) -> None:
+    with_token = Pin(HOST, by_command=True, token=TOKEN)
+    table.pin_host(HOST, by_command=False)
+    assert table.pin_host(HOST, token=TOKEN) == with_token == table.changes().pin
+    before = table.changes().change
+    assert table.pin_host(HOST) == table.pin_host(OTHER_HOST, by_command=False) == with_token
+    assert table.changes().change == before
+    assert table.pin_host(OTHER_HOST).token is None
+    assert TOKEN not in repr(with_token)
+
+
+@pytest.mark.parametrize(("server", "studio"), [("0.0.0.0", HOST), ("127.0.0.1", OTHER_HOST), ("127.0.0.1", "")])
+def test_setup_pins_nothing_unless_both_are_on_loopback(tmp_path: Path, server: str, studio: str) -> None:
+    """Without the guard, the first request pins any address, inside the network as well."""
+    with closing(
+        ProjectStore(load_settings(data_dir=tmp_path, host=server, label_studio_api_key="own")).start()
+    ) as store:
+        connection = store.connection(setup(store, hostname=studio))
+        settle(store)
+        assert store.pin is None
+        assert (connection.base_url, connection.token, connection.trusted) == (studio or None, TOKEN, False)
+
+
+def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path, until: Until) -> None:
+    settings = load_settings(data_dir=tmp_path, label_studio_api_key="own")
+    with closing(ProjectStore(settings).start()) as store:
+        pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
+        settle(store)
+        assert (store.connection(pinned).token, store.connection(pinned).trusted) == (TOKEN, True)
+        assert (store.connection(other).token, store.connection(other).trusted) == (TOKEN, False)
+        ProjectTable(open_migrated(settings)).pin_host(HOST)
+        until(lambda: store.connection(pinned).token == "own")
+        assert store.connection(other).token == TOKEN
+
+
+def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    ProjectTable(open_migrated(settings)).pin_host(OTHER_HOST, token="kept")
+    with closing(ProjectStore(settings).start()) as store:
+        connection = store.connection(setup(store, hostname=OTHER_HOST))
+        assert (connection.token, connection.trusted) == ("kept", True)
+        assert store.connection(setup(store)).token == TOKEN, "not to another host"
+
+
+def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectStore) -> None:
+    def to_try(hostname: str, token: str | None) -> Connection | None:
+        return store.to_try(REF, hostname=hostname, access_token=token)
+
+    assert to_try(HOST, "new") is None, "nothing to replace"
+    setup(store)
+    setup(store, hostname=OTHER_HOST)
+    settle(store)
+    assert to_try(HOST, TOKEN) is None
+    assert to_try(HOST, None) is None
+    assert to_try(OTHER_HOST, "new") is None, "one that only /setup named"
+    assert to_try(HOST, "new") == Connection(HOST, "new", trusted=True)
+
+
+def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> None:
+    settings = load_settings(
+        data_dir=tmp_path, label_studio_url="http://label-studio:8080/", label_studio_api_key="own"
+    )
+    with closing(ProjectStore(settings).start()) as store:
+        connection = store.connection(setup(store, hostname=OTHER_HOST))
+        assert (connection.base_url, connection.token, connection.trusted) == ("http://label-studio:8080", "own", True)
+        settle(store)
+        assert store.pin is None
+    with closing(ProjectStore(load_settings(data_dir=tmp_path, label_studio_api_key="own")).start()) as store:
+        theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
+        assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
+
+
+def test_a_project_stays_itself_where_browsers_get_another_address(tmp_path: Path) -> None:
+    """One Label Studio by the settings: in containers its published port may change."""
+    settings = load_settings(data_dir=tmp_path, label_studio_url="http://label-studio:8080")
+    with closing(ProjectStore(settings).start()) as store:
+        assert setup(store).key == setup(store, hostname="http://localhost:8081").key == KEY
+        assert store.key("1.5", "http://localhost:8081") == ProjectKey("http://localhost:8081", 1, 5)
+    with closing(ProjectStore(load_settings(data_dir=tmp_path)).start()) as store:
+        assert setup(store, hostname="http://localhost:8081").key != KEY
