@@ -1,10 +1,11 @@
-"""Background loops: a thread that repeats a round; lease, heartbeat, progress and time limit of a job."""
+"""Periodic threads; lease, heartbeat, progress and time limit of a job."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,7 @@ NEWS_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-class Loop:
+class PeriodicThread(ABC):
     """A daemon thread that repeats a round from `with` to the end of its block; a subclass defines the round.
 
     Args:
@@ -43,16 +44,16 @@ class Loop:
         self._stop.set()
         self._thread.join(10)
 
-    def look(self) -> bool:
+    @abstractmethod
+    def tick(self) -> bool:
         """One round, in the thread; False: it was the last one."""
-        raise NotImplementedError
 
     def _run(self) -> None:
-        while not self._stop.wait(self._pause_s) and self.look():
+        while not self._stop.wait(self._pause_s) and self.tick():
             pass
 
 
-class Heartbeat(Loop):
+class Heartbeat(PeriodicThread):
     """Renews the lease of a job and writes its progress, from a thread.
 
     Args:
@@ -113,7 +114,7 @@ class Heartbeat(Loop):
             self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._stage_began
         self._stage_began = now
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """Writes what is new, or renews the lease; False: the job has ended."""
         now, stage = time.monotonic(), self._stage
         try:

@@ -34,7 +34,7 @@ from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.worker.heartbeat import Loop
+from ram_backend.worker.heartbeat import PeriodicThread
 from ram_backend.worker.run_job import worker_name
 
 MONITORING_S = 5
@@ -53,7 +53,7 @@ _QUEUES = list(QUEUES.values())
 _log = logging.getLogger(__name__)
 
 
-class Maintenance(Loop):
+class Maintenance(PeriodicThread):
     """A thread of a worker; several workers may have one each.
 
     Args:
@@ -74,7 +74,7 @@ class Maintenance(Loop):
         self._spare_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """One round, which goes on with the next one whatever happens; False: the parent has ended."""
         problem = ""
         try:

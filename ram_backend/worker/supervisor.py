@@ -13,7 +13,7 @@ from typing import Self
 
 from ram_backend.backoff import backoff
 from ram_backend.settings import Settings
-from ram_backend.worker.heartbeat import Loop
+from ram_backend.worker.heartbeat import PeriodicThread
 
 PAUSES_S = (1.0, 60.0)
 """Shortest and longest pause before a worker that has ended by itself is started again."""
@@ -27,7 +27,7 @@ GRACE_S = 3.0
 _log = logging.getLogger(__name__)
 
 
-class WorkerSupervisor(Loop):
+class WorkerSupervisor(PeriodicThread):
     """A worker process that is there while this is open; started again where it ends.
 
     Args:
@@ -54,7 +54,7 @@ class WorkerSupervisor(Loop):
                 self._process.wait(GRACE_S)
                 return
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """Starts another worker where this one has ended."""
         if self._process.poll() is None:
             return True
