@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
 from ram_backend.cli.output import AsJson, JsonLines, out, print_json, written_whole
-from ram_backend.feedback.corrections import corrections_of, gather
+from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
@@ -76,8 +76,8 @@ def stats(
     """
     opened = open_project(project)
     annotations = _annotations(opened)
-    inputs = _inputs(opened, annotations)
-    corrections, labels = corrections_of(*inputs), gather(*inputs)
+    corrections = corrections_of(*_inputs(opened, annotations))
+    labels = merge_corrections(corrections)
     states = Counter(label.state for each in corrections for label in each.states.values())
     totals: dict[str, Any] = {
         "project": str(opened.key),
@@ -116,7 +116,8 @@ def export(
 ) -> None:
     """Write what is known about each image, one JSON object a line: tags with label, weight and state."""
     opened = open_project(project)
-    rows = [_exported(each, untouched) for each in gather(*_inputs(opened, _annotations(opened)))]
+    corrections = corrections_of(*_inputs(opened, _annotations(opened)))
+    rows = [_exported(each, untouched) for each in merge_corrections(corrections)]
     if output is None:
         print_json(*rows)
         return
@@ -149,7 +150,7 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
 def _inputs(
     opened: OpenProject, annotations: Sequence[CurrentAnnotation]
 ) -> tuple[LabelPlan, Sequence[CurrentAnnotation], Mapping[int, Sequence[ServedPrediction]], Weights]:
-    """The arguments of `corrections_of` and `gather`."""
+    """The arguments of `corrections_of`."""
     shown = Ledger(opened.database).shown(opened.key, annotated=True)
     return parse_label_config(opened.project.label_config), annotations, shown, Weights.of(opened.settings)
 

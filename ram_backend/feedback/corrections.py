@@ -56,21 +56,14 @@ def corrections_of(
     return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.stated.task, {}))]
 
 
-def gather(
-    plan: LabelPlan,
-    annotations: Iterable[CurrentAnnotation],
-    shown: _Shown,
-    weights: Weights,
-    *,
-    task_data: Mapping[int, Mapping[str, Any]] | None = None,
-) -> list[TaskLabels]:
-    """Weak labels of each image, by task and image name; see `corrections_of`.
+def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
+    """Weak labels of each image, by task and image name.
 
     Ground truth, if a task has any, decides alone. Otherwise several annotations are merged by weighted vote
     (`agreed`).
     """
     by_image: dict[tuple[int, str], list[TaskLabels]] = {}
-    for each in corrections_of(plan, annotations, shown, weights, task_data=task_data):
+    for each in corrections:
         by_image.setdefault((each.task_id, each.to_name), []).append(each)
     return [_merged(by_image[image]) for image in sorted(by_image)]
 

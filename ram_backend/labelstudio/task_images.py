@@ -26,7 +26,7 @@ _DECODINGS = 3
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 
 Outcome = bytes | ImageError | ImageUnreachable
-"""An image's bytes, or why there are none: for good, or for now."""
+"""An image's bytes; ImageError: it can never be read; ImageUnreachable: asking again later may help."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
-from ram_backend.feedback.corrections import gather
+from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
@@ -101,7 +101,8 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
-    labels = gather(plan, annotations, shown, Weights.of(context.settings), task_data=newer)
+    weights = Weights.of(context.settings)
+    labels = merge_corrections(corrections_of(plan, annotations, shown, weights, task_data=newer))
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
-from ram_backend.feedback.corrections import corrections_of, gather, shown_to
+from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.label_space import LabelSpace
 from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
 from ram_backend.feedback.shown import ServedPrediction
@@ -37,8 +37,12 @@ def states(said: TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> li
     return [(said.label(tag).state, round(said.label(tag).weight, 6)) for tag in tags]
 
 
+def merged(*given: Any, **options: Any) -> list[TaskLabels]:
+    return merge_corrections(corrections_of(*given, **options))
+
+
 def together(*annotations: StatedAnnotation, plan: Any = PLAN, **options: Any) -> list[TaskLabels]:
-    return gather(plan, [current(each) for each in annotations], {}, WEIGHTS, **options)
+    return merged(plan, [current(each) for each in annotations], {}, WEIGHTS, **options)
 
 
 def paths(*values: tuple[str, ...], kind: str = "taxonomy", name: str = "tags") -> tuple[StatedItem, ...]:
@@ -79,7 +83,7 @@ def test_what_is_ticked_or_not(stated: StatedAnnotation, served: Any, expected: 
 @pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"unseen": True, "parent_prediction": 9}])
 def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
     annotation = current(said(1, "cat", **unusable))
-    assert corrections_of(PLAN, [annotation], {}, WEIGHTS) == gather(PLAN, [annotation], {}, WEIGHTS) == []
+    assert corrections_of(PLAN, [annotation], {}, WEIGHTS) == []
 
 
 def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
@@ -92,7 +96,7 @@ def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
     earlier = LabelSpace.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
     annotation = current(said(1, "cat"), offered=earlier)
     assert states(only(annotation)) == [("added", 1), ("untouched", 0.5), ("unknown", 0)]
-    (labels,) = gather(PLAN, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
+    (labels,) = merged(PLAN, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
     assert states(labels)[2] == ("untouched", 0.5)  # the other annotator could have ticked it
 
 
@@ -173,7 +177,7 @@ def test_dynamic_choices_come_with_the_task() -> None:
     correction = only(current(said(1, "tram"), task_data=data), plan=plan)
     assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 0.5), ("added", 1), ("unknown", 0)]
     other = current(said(2, "cat"), task_data={"image": "/b.jpg", "options": ["cat"]})
-    labels = gather(plan, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
+    labels = merged(plan, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
     on, weights = to_matrix(labels, ["bus", "A tram", "cat"])
     assert on.tolist() == [[False, True, False], [False, False, True]]
     assert weights.tolist() == [[0.5, 1, 0], [0, 0, 1]]
@@ -188,7 +192,7 @@ def test_each_image_of_a_task_has_its_own_labels() -> None:
     annotation = current(
         said(1, items=paths(("cat",), kind="choices", name="two")), task_data={"a": "/a.jpg", "b": "/b.jpg"}
     )
-    left, right = gather(plan, [annotation], {}, WEIGHTS)
+    left, right = merged(plan, [annotation], {}, WEIGHTS)
     assert (left.to_name, left.reference, left.label("cat").label) == ("left", "/a.jpg", False)
     assert (right.to_name, right.reference, right.label("cat").label) == ("right", "/b.jpg", True)
 
@@ -210,12 +214,12 @@ def test_who_left_a_tag_off_says_less_than_who_ticked_it() -> None:
 def test_a_tie_is_unknown() -> None:
     served = {5: [shown(5, ["cat"], prediction_id=9)]}
     one, other = said(1, "cat", task=5, parent_prediction=9), said(2, task=5, parent_prediction=9)
-    (labels,) = gather(PLAN, [current(one), current(other)], served, WEIGHTS)
+    (labels,) = merged(PLAN, [current(one), current(other)], served, WEIGHTS)
     assert states(labels)[0] == ("unknown", 0)
     third = said(3, "cat", task=5, parent_prediction=9)
-    (labels,) = gather(PLAN, [current(one), current(other), current(third)], served, WEIGHTS)
+    (labels,) = merged(PLAN, [current(one), current(other), current(third)], served, WEIGHTS)
     assert (labels.label("cat").label, states(labels)[0]) == (True, ("confirmed", round(1 / 3, 6)))
-    (labels,) = gather(PLAN, [current(one), current(other), current(replace(other, id=4))], served, WEIGHTS)
+    (labels,) = merged(PLAN, [current(one), current(other), current(replace(other, id=4))], served, WEIGHTS)
     assert (labels.label("cat").label, states(labels)[0]) == (False, ("removed", round(1 / 3, 6)))
 
 
@@ -238,7 +242,7 @@ def test_tasks_come_in_order_and_newer_data_win() -> None:
 
 
 def test_a_task_that_does_not_say_where_its_image_is() -> None:
-    (labels,) = gather(PLAN, [current(said(1, "cat"), task_data={})], {}, WEIGHTS)
+    (labels,) = merged(PLAN, [current(said(1, "cat"), task_data={})], {}, WEIGHTS)
     assert labels.reference is None
 
 

@@ -67,7 +67,7 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
 def read_history(data_dir: Path) -> dict[str, Any]:
     """What the rooms read from a data folder's database and versions, as JSON; upgrades the database."""
     from ram_backend.database.migrate import open_migrated
-    from ram_backend.feedback.corrections import gather
+    from ram_backend.feedback.corrections import corrections_of, merge_corrections
     from ram_backend.feedback.labels import Weights
     from ram_backend.feedback.ledger import Ledger
     from ram_backend.labelstudio.label_config import parse_label_config
@@ -86,7 +86,8 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         key = project.key
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
-        labels = gather(parse_label_config(project.label_config), truth, ledger.shown(key), Weights())
+        plan = parse_label_config(project.label_config)
+        labels = merge_corrections(corrections_of(plan, truth, ledger.shown(key), Weights()))
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)
