@@ -18,7 +18,7 @@ STOCK_HOST_VERSION := 1.0.9
 STOCK_HOST_STAMP := $(RAM_STOCK_HOST_VENV)/.installed-$(STOCK_HOST_VERSION)
 SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: install label-studio stock-host run demo studio test test-fast mutants fuzz lint pin-images clean
+.PHONY: install label-studio stock-host run demo studio test test-fast docs mutants fuzz lint pin-images clean
 
 install: $(STAMP)
 
@@ -67,8 +67,12 @@ lint: install
 	$(BIN)/lint-imports
 
 # Everything whose prerequisites exist; the summary lists what was left out and why.
-test: install lint
+test: install lint docs
 	$(BIN)/pytest -m ''
+
+# The pages of docs/ as a site in build/docs; a dead link or a page that no list names fails.
+docs: install
+	$(BIN)/sphinx-build --quiet --fail-on-warning --nitpicky docs build/docs
 
 # Breaks each guard and some promises in turn, and expects a test to fail: half an hour, when one of them has changed.
 mutants: install
