@@ -96,6 +96,12 @@ def state_dict(
     return weights
 
 
+def stored(part: str, name: str) -> NDArray[np.float32]:
+    """An array of `official_small.npz` or `official_head.npz`; what they hold is said in `test_ram.py`."""
+    with np.load(Path(__file__).with_name(f"official_{part}.npz")) as arrays:
+        return np.asarray(arrays[name])
+
+
 def is_caption_key(key: str) -> bool:
     """Whether the captioner alone uses a key."""
     return key.startswith(("tag_encoder.", "text_decoder."))

@@ -1,4 +1,4 @@
-"""Imported bundles on torch: the naive logits, for any images, any tags, in any precision."""
+"""Imported bundles on torch: the authors' logits, for any images, any tags, in any precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import plain, reference, tiny
+from models import reference, tiny
 
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
 from ram_backend.models import torch_network
@@ -23,14 +23,12 @@ L = len(tiny.TAGS)
 PIXELS = tiny.images(3).numpy()
 
 
-def expected(kind: str, **changed: torch.Tensor) -> np.ndarray:
-    weights = {**tiny.state_dict(kind), **changed}
-    tags = len(changed["label_embed"]) // tiny.EACH if kind == "ram_plus" and changed else L
-    return plain.logits(weights, torch.from_numpy(PIXELS), tags, tiny.DEPTHS, tiny.WINDOW).numpy()
+def expected(kind: str) -> np.ndarray:
+    return reference.stored("small", f"{kind}_logits")
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_logits_are_the_naive_ones(tiny_bundle: TinyBundle, kind: str) -> None:
+def test_logits_are_the_authors(tiny_bundle: TinyBundle, kind: str) -> None:
     network = load_network(tiny_bundle(kind), device="cpu", precision="fp32", threads=1)
     tokens = network.encode(PIXELS)
     assert tokens.dtype == np.float32
@@ -94,8 +92,8 @@ def test_new_tags_of_ram_are_scored_from_their_text(tiny_bundle: TinyBundle) -> 
     rows = reference.draw("new", (4, tiny.WIDTH), 0, 1)
     network = load_network(tiny_bundle("ram"), device="cpu")
     logits = network.logits(network.encode(PIXELS), network.select([rows[:1], 2, rows[1:2]]))
-    known = torch.from_numpy(np.stack([rows[0], tiny.state_dict("ram")["label_embed"][2].numpy(), rows[1]]))
-    np.testing.assert_allclose(logits, expected("ram", label_embed=known), atol=1e-5, rtol=0)
+    new = reference.stored("small", "ram_new")
+    np.testing.assert_allclose(logits, np.stack([new[:, 0], expected("ram")[:, 2], new[:, 1]], 1), atol=1e-5, rtol=0)
     several = network.logits(network.encode(PIXELS), network.select([rows]))
     mean = rows.mean(0) / np.linalg.norm(rows.mean(0))
     one = network.logits(network.encode(PIXELS), network.select([mean[None]]))
@@ -107,11 +105,9 @@ def test_new_tags_of_ram_plus_may_have_any_number_of_descriptions(tiny_bundle: T
     network = load_network(tiny_bundle("ram_plus"), device="cpu")
     tokens = network.encode(PIXELS)
     logits = network.logits(tokens, network.select([rows, 2, rows[:1], rows[:2]]))
-    labels = tiny.state_dict("ram_plus")["label_embed"].reshape(L, tiny.EACH, -1)[2]
-    uniform = expected("ram_plus", label_embed=torch.cat([torch.from_numpy(rows), labels]))
-    np.testing.assert_allclose(logits[:, :2], uniform, atol=1e-5, rtol=0)
-    repeated = torch.from_numpy(np.repeat(rows[:1], tiny.EACH, axis=0))  # equal descriptions count as one
-    np.testing.assert_allclose(logits[:, 2:3], expected("ram_plus", label_embed=repeated), atol=1e-5, rtol=0)
+    new = reference.stored("small", "ram_plus_new")  # the second: equal descriptions, which count as one
+    wanted = np.stack([new[:, 0], expected("ram_plus")[:, 2], new[:, 1]], 1)
+    np.testing.assert_allclose(logits[:, :3], wanted, atol=1e-5, rtol=0)
     twice = network.logits(tokens, network.select([np.concatenate([rows[:2], rows[:2]])]))
     np.testing.assert_allclose(logits[:, 3:], twice, atol=1e-5, rtol=0)
 
