@@ -182,7 +182,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
-    queue = JobQueue.of(settings, database)
+    queue = JobQueue(database)
     waiting = queue.due(WAITING_S)
     if waiting:
         found = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"

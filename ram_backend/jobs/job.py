@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -22,34 +22,29 @@ QUEUES: dict[Kind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prel
 """Names of the RQ queues; a worker looks into the first one first."""
 
 OPEN: tuple[State, ...] = ("requested", "running")
-WHICH: tuple[Which, ...] = get_args(Which)
 
 _IS_OPEN = text("state IN ('requested', 'running')")
 
 
 class Job(OfProject, Base):
-    """One thing that is to be done for a project, is being done, or was done. Detached: it doesn't change any more.
+    """What is to be done for a project, is being done, or was done. Moments are the database's.
 
     Attributes:
-        id: 32 hex digits, at random.
         kind: "train": learn from the corrections; "refresh": push fresh predictions after a swap; "prelabel": push
             predictions of what is served for many tasks.
-        state: "requested" (waits for a worker), "running", "done" (whatever the verdict) or "failed".
-        reason: why it was asked for, in a few words.
-        again: why it was asked for once more while it was running: its end asks for another one. None: it was not.
-        requested_at, started_at, heartbeat_at, finished_at: in the database's time, UTC.
-        not_before: earliest start: debounce, or backoff after a failed attempt. While it runs: the earliest start of
-            the job that `again` asks for.
+        state: "done" whatever the verdict.
+        reason: of the request, in a few words.
+        rerun_reason: of a request that came while it was running: its end requests another job. None: none came.
+        not_before: earliest start: debounce, or backoff after a failed attempt; while it runs, that of the rerun.
         fence: fencing number: grows with each claim; what is written under an earlier number is refused.
-        attempt: how often it was begun.
-        worker: host and process number of who runs or ran it; for people.
-        stage, step, steps: what is being done, and how far it is; `steps` is 0 where nobody can say.
-        message: one line for people: what came of it, or why it waits.
-        result: what came of it, as the kind says; None: nothing yet.
-        last_event: number of the last event in the ledger that it has seen; None: it has seen none.
-        options: `PrelabelOptions` as JSON; None: there is only one thing to want.
-        kept: what an attempt left for the next one, as the kind says; None: nothing.
-        request: id of the HTTP request that asked for it first, as the server's log has it; None: none did.
+        attempt: number of claims so far.
+        worker: host and process number, for people.
+        steps: 0 where nobody can say.
+        message: one line for people: the result, or why it waits.
+        last_event: number of the last event in the ledger that it has seen; None: none.
+        options: `PrelabelOptions` as JSON; None: the kind has none.
+        checkpoint: of an attempt, for the next one.
+        request: id of the first HTTP request that asked for it, as in the server's log.
     """
 
     __tablename__ = "jobs"
@@ -69,7 +64,7 @@ class Job(OfProject, Base):
     kind: Mapped[Kind] = mapped_column(Text)
     state: Mapped[State] = mapped_column(Text, default="requested")
     reason: Mapped[str] = mapped_column(Text)
-    again: Mapped[str | None] = mapped_column(Text)
+    rerun_reason: Mapped[str | None] = mapped_column("again", Text)
     requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
     not_before: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -85,17 +80,17 @@ class Job(OfProject, Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     last_event: Mapped[int | None] = mapped_column(BigInteger)
     options: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    kept: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    checkpoint: Mapped[dict[str, Any] | None] = mapped_column("kept", JSON)
     request: Mapped[str | None] = mapped_column(Text)
 
     @property
     def is_open(self) -> bool:
-        """Whether it is still to be done."""
+        """Whether it waits or runs."""
         return self.state in OPEN
 
     @property
     def verdict(self) -> str | None:
-        """What the gate said of a training's candidate: "accept", "reject", "needs_data"; None: nothing yet."""
+        """Of the gate: "accept", "reject", "needs_data"; None: none yet."""
         outcome: str | None = (self.result or {}).get("verdict", {}).get("outcome")
         return outcome
 
@@ -114,13 +109,13 @@ class Job(OfProject, Base):
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a job that was carried out.
+    """Result of a job.
 
     Attributes:
         message: one line for people.
         result: JSON.
-        last_event: of the ledger, that the job has seen; None where the ledger doesn't matter.
-        refresh: why fresh predictions are to be pushed now; None: there is no reason.
+        last_event: last event of the ledger that the job has seen; None where the ledger doesn't matter.
+        refresh: reason to push fresh predictions now; None: there is none.
     """
 
     message: str
@@ -134,10 +129,10 @@ class PrelabelOptions:
     """Tasks that are to have a prediction of what is served.
 
     Attributes:
-        which: kinds of tasks: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty
-            because their image could not be had, and unlabelled ones without any).
+        which: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty because their image
+            could not be had, and unlabelled ones without any).
         tasks: numbers of further tasks; made distinct, and sorted.
-        per_second: highest rate of tasks; None: as fast as it goes.
+        per_second: highest rate of tasks; None: no limit.
     """
 
     which: tuple[Which, ...] = ()
@@ -145,7 +140,7 @@ class PrelabelOptions:
     per_second: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "which", tuple(each for each in WHICH if each in self.which))
+        object.__setattr__(self, "which", tuple(each for each in get_args(Which) if each in self.which))
         object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
 
     @classmethod
@@ -153,10 +148,6 @@ class PrelabelOptions:
         """Those of a job's row."""
         return cls(**(options or {}))
 
-    def also(self, other: PrelabelOptions) -> PrelabelOptions:
-        """Both; the other one's speed, where it names one."""
+    def __or__(self, other: PrelabelOptions) -> PrelabelOptions:
+        """Both; the other one's rate, where it has one."""
         return PrelabelOptions(self.which + other.which, self.tasks + other.tasks, other.per_second or self.per_second)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the job's row."""
-        return asdict(self)

@@ -20,16 +20,16 @@ from ram_backend.versions.table import VersionTable
 class JobService:
     """Requests jobs for server, worker and commands. Safe for many threads; all of it waits for the database.
 
-    A request is one row in the database. Workers look for rows that are due, so it is durable without queue or worker.
-    Where a key leaves its Label Studio open (""), as webhooks do, the project of that number is meant.
+    A request is one row in the database, durable without queue or worker: workers look for rows that are due. Where a
+    key has no Label Studio (""), as in webhooks, the project of that number is meant.
 
     Args:
-        settings: how many changed corrections are enough, and how long a debounced request waits.
-        database: migrated by the time when the first request comes.
+        settings: number of changed corrections that are enough, and the debounce.
+        database: migrated by the time of the first request.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.queue = JobQueue.of(settings, database)
+        self.queue = JobQueue(database, attempts=settings.job_attempts, lease_s=settings.lease_seconds)
         self.ledger = Ledger(database)
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
@@ -37,12 +37,11 @@ class JobService:
         self._debounce_s = settings.train_debounce_seconds
 
     def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
-        """Requests a training; debounced, it begins a moment later. Five requests lead to one job.
+        """Requests a training; five requests make one job.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
-            ProjectPinned: what it is served is pinned by hand.
-            DatabaseUnavailable: nothing was written.
+            ProjectPinned: its version is pinned by hand.
         """
         key = _known(key, self.projects.keys())
         served = self.versions.served(key)
@@ -54,17 +53,12 @@ class JobService:
         return self.queue.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
 
     def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
-        """`train`, answered for people: "message", and "job", its id, where there is one.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """`train`, answered for people: "message", and "job", its id, where there is one."""
         try:
-            asked = self.train(key, reason, debounced=debounced)
+            job, is_new = self.train(key, reason, debounced=debounced)
         except (ProjectNotFound, ProjectPinned) as error:
             return {"message": str(error)}
-        job = asked.job
-        if asked.is_new:
+        if is_new:
             message = f"Training is queued as job {job.id}; `ram-backend jobs` and /jobs show how far it is."
         elif job.state == "requested":
             message = f"Training was queued already, as job {job.id}."
@@ -73,25 +67,20 @@ class JobService:
         return {"job": job.id, "message": message}
 
     def push(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
-        """Requests predictions of many tasks. Not for those that such a job is asking Label Studio for this moment.
+        """Requests predictions of many tasks, unless all are in the portion that a running job is waiting for.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
-            DatabaseUnavailable: nothing was written.
         """
         key = _known(key, self.projects.keys())
         for job in self.queue.jobs(key, kind="prelabel", limit=1):
-            portion = (job.kept or {}).get("portion", ())
+            portion = (job.checkpoint or {}).get("portion", ())
             if job.state == "running" and not options.which and set(options.tasks) <= set(portion):
                 return Requested(job, False)
         return self.queue.request(key, "prelabel", reason, options)
 
     def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
-        """`push` of tasks that were not done within a request; answered as by `request`.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """`push` of tasks that were not done within a request; answered as by `request`."""
         try:
             job = self.push(key, PrelabelOptions(tasks=tuple(tasks)), reason).job
         except ProjectNotFound as error:
@@ -103,20 +92,12 @@ class JobService:
         return {"job": job.id, "message": message}
 
     def pending(self, key: ProjectKey | None = None) -> int:
-        """Corrections of a project, or of all, that have changed since the last attempt to learn from them.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """Number of corrections of a project, or of all, that have changed since the last training."""
         keys = self.ledger.keys() if key is None else [key]
         return sum(self.ledger.changed_since(each, self.queue.last_attempt(each)) for each in keys)
 
     def check(self, *keys: ProjectKey) -> list[Job]:
-        """Requests a training of each of these projects that has enough pending corrections, and no open training.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """Requests a training of each of these projects that has enough pending corrections, and no open training."""
         if not keys or not self._train_after:
             return []
         found: list[Job] = []
@@ -125,14 +106,14 @@ class JobService:
             with suppress(ProjectNotFound, ProjectPinned):
                 key = _known(each, known)
                 if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
-                    continue  # its end looks at the project again
+                    continue  # its end checks the project again
                 if (pending := self.pending(key)) >= self._train_after:
                     found.append(self.train(key, f"{pending} corrections have changed").job)
         return found
 
 
 def _known(key: ProjectKey, keys: Collection[ProjectKey]) -> ProjectKey:
-    """The key under which `/setup` has brought the project, whose Label Studio an event doesn't name."""
+    """The key under which `/setup` has brought the project; an event doesn't name its Label Studio."""
     if key in keys:
         return key
     same = [each for each in keys if (each.id, each.created) == (key.id, key.created)]

@@ -1,10 +1,8 @@
-"""The embedded Valkey: started by whoever finds none, stopped by the last one out.
+"""The embedded Valkey: started by its first user, stopped by its last one.
 
-`RAM_REDIS_URL` names a server instead, and nothing is started then. Our own runs in a session of its own and outlives
-its starter. Each process that uses it holds a shared lock in the data folder; whoever gets that lock for itself when it
-leaves is the last one, and stops the server. Locks are the kernel's: a process that is killed holds none.
-
-The socket's path follows from the data folder. It lies in `/tmp`, for operating systems take at most 104 bytes.
+`RAM_REDIS_URL` names a server instead. Ours runs in a session of its own and outlives its starter. Each user holds a
+shared lock in the data folder; whoever gets it exclusively when it leaves is the last one. The kernel frees the locks
+of a killed process. The socket lies in `/tmp`, since operating systems allow paths of at most 104 bytes.
 """
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ from redis.retry import Retry
 from ram_backend.errors import SettingsError, ValkeyUnavailable
 from ram_backend.settings import Settings
 
-START_S = 10.0
-"""How long our own may take to answer or to end."""
+START_S = 30.0
+"""Limit for our own to answer or to end."""
 
 ANSWER_S = 2.0
-"""A server that doesn't answer within that time counts as away."""
+"""Limit for an answer of a server."""
 
 _OPTIONS = (
     *("--port", "0", "--unixsocketperm", "700", "--save", "", "--appendonly", "no"),
@@ -44,55 +42,51 @@ _log = logging.getLogger(__name__)
 
 
 class Valkey:
-    """A queue server that is there while this is open.
-
-    Args:
-        settings: `redis_url` names one, and nothing is started; else it is the data folder's own.
-    """
+    """A queue server, running while this is open: that of `redis_url`, else the data folder's own."""
 
     def __init__(self, settings: Settings) -> None:
         self._external = settings.redis_url is not None
         self._folder = settings.data_dir.absolute() / "valkey"
         self._socket = _socket_of(settings)
-        self._held: IO[bytes] | None = None
+        self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None  # where it was started here
         self.url = settings.redis_url or f"unix://{self._socket}"
 
     def __enter__(self) -> Valkey:
-        """Finds the server, or starts it. Of an external one it isn't asked whether it answers.
+        """Starts our own unless it runs.
 
         Raises:
-            ValkeyUnavailable: our own can't be started; says why.
+            ValkeyUnavailable: our own can't be started.
         """
         if not self._external:
-            with self._alone():
+            with self._exclusively():
                 self._start()
-                self._held = (self._folder / "users.lock").open("ab")
-                fcntl.flock(self._held, fcntl.LOCK_SH)
+                self._lock = (self._folder / "users.lock").open("ab")
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leaves; the last one to leave stops our own."""
-        if self._held is not None:
-            with self._held, suppress(ValkeyUnavailable), self._alone():
-                if _locked(self._held):
+        """The last one to leave stops our own."""
+        if self._lock is not None:
+            with self._lock, suppress(ValkeyUnavailable), self._exclusively():
+                if _locked(self._lock):
                     self._stop()
 
     def revive(self) -> bool:
-        """Starts our own again where it has ended; True: it answers now. An external one is only asked."""
+        """Starts our own again where it has ended; whether the server answers now."""
         try:
             if not self._external and not answers(self.url):
-                with self._alone():
+                with self._exclusively():
                     self._start()
         except ValkeyUnavailable as error:
             _log.warning("%s", error)
         return answers(self.url)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else starts or stops it meanwhile."""
+    def _exclusively(self) -> Iterator[None]:
+        """No other process starts or stops it meanwhile."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self._folder / "starting.lock").open("ab") as file:
@@ -100,8 +94,8 @@ class Valkey:
                 yield
         except OSError as error:
             raise ValkeyUnavailable(
-                f"The queue's folder {self._folder} can't be used ({error}): set RAM_DATA_DIR to a folder that you may"
-                " write to, or RAM_REDIS_URL to a server of your own."
+                f"The queue's folder {self._folder} can't be used ({error}): set RAM_DATA_DIR to another folder, or"
+                " RAM_REDIS_URL to a server of your own."
             ) from error
 
     def _start(self) -> None:
@@ -112,9 +106,7 @@ class Valkey:
         try:
             program = get_binary_path()
         except ValkeyServerError as error:
-            raise ValkeyUnavailable(
-                f"There is no queue server for this machine ({error}): set RAM_REDIS_URL."
-            ) from error
+            raise ValkeyUnavailable(f"No queue server for this machine ({error}): set RAM_REDIS_URL.") from error
         if self._process is not None:
             self._process.poll()  # an earlier one that was started here and has ended
         with suppress(FileExistsError):
@@ -161,11 +153,7 @@ class Valkey:
 
 
 def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
-    """A connection that fails at once where nobody answers.
-
-    Args:
-        url: of Redis or Valkey.
-        answer_s: how long an answer may take; None: for ever, as a worker needs it that waits for jobs.
+    """A connection without retries; `answer_s`: limit for an answer, None for a worker that waits for jobs.
 
     Raises:
         SettingsError: the URL can't be used.
@@ -178,7 +166,7 @@ def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
 
 
 def running_url(settings: Settings) -> str | None:
-    """Address of the queue, if it is an external one or our own runs now; starts nothing."""
+    """Address of the queue, if it is an external one or our own runs now."""
     if settings.redis_url is not None:
         return settings.redis_url
     socket = _socket_of(settings)
@@ -201,7 +189,7 @@ def _socket_of(settings: Settings) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether a folder is one, and nobody else can put anything there."""
+    """Whether it is a folder that no other user can write to."""
     try:
         found = folder.lstat()
     except OSError:

@@ -22,12 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class PeriodicThread(ABC):
-    """A daemon thread that repeats a round from `with` to the end of its block; a subclass defines the round.
-
-    Args:
-        name: of the thread.
-        pause_s: before each round.
-    """
+    """A daemon thread that calls `tick` after each pause, from `with` to the end of its block."""
 
     def __init__(self, name: str, pause_s: float) -> None:
         self._pause_s = pause_s
@@ -46,7 +41,7 @@ class PeriodicThread(ABC):
 
     @abstractmethod
     def tick(self) -> bool:
-        """One round, in the thread; False: it was the last one."""
+        """One round; False: it was the last one."""
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s) and self.tick():
@@ -57,12 +52,11 @@ class Heartbeat(PeriodicThread):
     """Renews the lease of a job and writes its progress, from a thread.
 
     Args:
-        settings: how long a lease is good (five heartbeats are written in that time), and a job's time limit.
+        settings: time limit, and length of a lease, in which five heartbeats are written.
         queue: of the jobs.
         job: as it was claimed.
-        on_end: called, in the thread, with the reason when the lease is lost or the time is up: ends the process, since
-            whatever the job is doing may be deaf to an exception. None: the time is not limited, and the job learns by
-            an exception alone that its lease is lost.
+        on_end: called, in the thread, with the reason when the lease is lost or the time is up; ends the process, since
+            a job may catch every exception. None: no time limit.
         on_progress: called, in the job's thread, with stage, step and steps.
     """
 
@@ -90,32 +84,32 @@ class Heartbeat(PeriodicThread):
         self._lost = False
 
     def __call__(self, stage: str, step: int = 0, steps: int = 0) -> None:
-        """Notes the stage and how far it is: cheap, may be called for every image.
+        """Records the progress: cheap, may be called for every image.
 
         Raises:
-            JobLost: the lease is lost: end what you do.
+            JobLost: the lease is lost.
         """
         if self._lost:
             raise JobLost(f"Job {self._job.id} belongs to another worker by now.")
-        self._note_seconds()
+        self._add_seconds()
         self._stage = (stage, step, steps)
         if self._on_progress is not None:
             self._on_progress(stage, step, steps)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that each stage has taken so far, in order; for the job's thread."""
-        self._note_seconds()
+        """Seconds of each stage so far, in order; for the job's thread."""
+        self._add_seconds()
         return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
 
-    def _note_seconds(self) -> None:
+    def _add_seconds(self) -> None:
         now = time.monotonic()
         for stage in self._stage[:1]:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._stage_began
         self._stage_began = now
 
     def tick(self) -> bool:
-        """Writes what is new, or renews the lease; False: the job has ended."""
+        """Writes new progress, or renews the lease; False: the job has ended."""
         now, stage = time.monotonic(), self._stage
         try:
             if self._limit_s is not None and now - self._job_began > self._limit_s:

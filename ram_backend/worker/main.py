@@ -1,10 +1,10 @@
 """The RQ worker: maintains leases and queues in a thread, waits for jobs, and starts a process for each.
 
-RQ's `SpawnWorker` does the waiting. What differs here is how the process is started (RQ would write the queue's address
-into its command line, password included), and that nothing ends where the queue goes away for a while.
+It is RQ's `SpawnWorker`, but starts the process without the queue's address, password included, on its command line,
+and outlives a queue that goes away for a while.
 
-RQ carries the ids of due jobs and nothing else. An id may be in its queue twice, or be lost with it: the worker that
-claims the row does the job, any other finds nothing to do, and an id that nobody claims is sent again.
+RQ carries the ids of due jobs and nothing else. An id may be queued twice, or be lost: the worker that claims the row
+does the job, any other finds nothing to do, and an id that nobody claims is sent again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rq.serializers import JSONSerializer
 
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import DatabaseUnavailable, RamError, ValkeyUnavailable
+from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
@@ -37,16 +37,14 @@ from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.heartbeat import PeriodicThread
 from ram_backend.worker.run_job import worker_name
 
-MONITORING_S = 5
-"""Pause between two signs of life of a job that RQ sees."""
-
-AGAIN_S = 1.0
 ROUND_S = 0.5
-"""Pause between two rounds."""
+"""Pause between two rounds of maintenance."""
 
 COUNT_ALL_S = 60.0
-"""How often the corrections of all projects are counted; in between only those of projects with new events."""
+"""Pause between two counts of all projects' corrections; in between only projects with new events are counted."""
 
+MONITORING_S = 5
+RETRY_S = 1.0
 FUNCTION = "ram_backend.worker.run_job.run_job"
 _RESULT_S = 3600
 _QUEUES = list(QUEUES.values())
@@ -54,10 +52,10 @@ _log = logging.getLogger(__name__)
 
 
 class Maintenance(PeriodicThread):
-    """A thread of a worker; several workers may have one each.
+    """Expires leases, requests trainings, sends due jobs; several workers may have one each.
 
     Args:
-        settings: how long a lease is good, and how often corrections are counted.
+        settings: of the worker.
         database: migrated.
         valkey: the queue, which is started again where it is our own and has ended.
         with_parent: ends the worker when the process that started it has ended.
@@ -75,7 +73,7 @@ class Maintenance(PeriodicThread):
         self._problem = ""
 
     def tick(self) -> bool:
-        """One round, which goes on with the next one whatever happens; False: the parent has ended."""
+        """One round, whatever fails; False: the parent has ended."""
         problem = ""
         try:
             if time.monotonic() >= self._spare_until:
@@ -97,19 +95,19 @@ class Maintenance(PeriodicThread):
         return False
 
     def expire(self, killed: tuple[str, str] | None = None) -> None:
-        """Ends the attempts whose lease has run out, or see `JobQueue.expire`."""
+        """See `JobQueue.expire`."""
         for job in self._service.queue.expire(killed):
             _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
 
     def on_killed(self, job: QueuedJob, pid: int | None, *_: object) -> None:
-        """A job whose process was killed needn't wait until its lease runs out."""
+        """Ends the lease of a job whose process was killed."""
         try:
             self.expire((str(job.args[0]), worker_name(pid or 0)))
         except DatabaseUnavailable as error:
             _log.warning("%s", error)
 
     def _count(self) -> None:
-        """Asks for trainings where enough corrections have changed, a little after the events came."""
+        """Requests trainings where enough corrections have changed, debounced."""
         now = time.monotonic()
         if now < self._count_at:
             return
@@ -123,33 +121,27 @@ class Maintenance(PeriodicThread):
     def _dispatch(self, jobs: Iterable[Job]) -> None:
         """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.
 
-        That a job was sent is noted beside the queues, so that a server that loses its memory forgets both.
+        That a job was sent is recorded beside the queues, so that a server that loses its memory forgets both.
         """
-        try:
-            with connect(self._valkey.url) as connection:
-                for job in jobs:
-                    number, again_s = f"{job.id}-{job.fence}", ceil(self._settings.lease_seconds)
-                    queue = Queue(QUEUES[job.kind], connection=connection, serializer=JSONSerializer)
-                    is_new = connection.set(f"ram:sent:{number}", 1, nx=True, ex=again_s)
-                    if is_new and queue.get_job_position(number) is None:
-                        queue.enqueue_call(
-                            FUNCTION,
-                            args=(job.id,),
-                            timeout=-1,  # each worker has a limit of its own
-                            result_ttl=_RESULT_S,
-                            failure_ttl=_RESULT_S,
-                            job_id=number,
-                            description=f"{job.kind} {job.id}",
-                        )
-        except (RedisError, OSError) as error:
-            raise ValkeyUnavailable(
-                f"The queue of jobs doesn't answer ({type(error).__name__}): jobs wait in the database. See that the"
-                " server of RAM_REDIS_URL runs, or unset that."
-            ) from error
+        with connect(self._valkey.url) as connection:
+            for job in jobs:
+                number, again_s = f"{job.id}-{job.fence}", ceil(self._settings.lease_seconds)
+                queue = Queue(QUEUES[job.kind], connection=connection, serializer=JSONSerializer)
+                is_new = connection.set(f"ram:sent:{number}", 1, nx=True, ex=again_s)
+                if is_new and queue.get_job_position(number) is None:
+                    queue.enqueue_call(
+                        FUNCTION,
+                        args=(job.id,),
+                        timeout=-1,  # each worker has a limit of its own
+                        result_ttl=_RESULT_S,
+                        failure_ttl=_RESULT_S,
+                        job_id=number,
+                        description=f"{job.kind} {job.id}",
+                    )
 
 
 class JobWorker(SpawnWorker):  # type: ignore[misc]
-    """One life of a worker: it ends where the queue goes away at the wrong moment, and another one follows.
+    """An RQ worker; where it ends because the queue went away, `work` starts another one.
 
     Attributes:
         child: module whose `do_job` is called in the process of a job.
@@ -161,14 +153,14 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
     max_connection_wait_time = 2.0
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
-        """Starts the process that does a job; it reads its settings and RQ's numbers from its environment."""
+        """Starts the process of a job, with settings and RQ's numbers in its environment."""
         execution = self.execution.id if self.execution else ""
         numbers = {"RQ_WORKER_ID": self.name, "RQ_JOB_ID": job.id, "RQ_EXECUTION_ID": execution}
         command = [sys.executable, "-c", f"from {self.child} import do_job; do_job()"]
         self._horse_pid = os.posix_spawn(sys.executable, command, {**os.environ, **numbers}, setpgroup=0)
 
     def maintain_heartbeats(self, job: QueuedJob, execution: Execution) -> None:
-        """Tells RQ that the job is still being done, if the queue is there."""
+        """Renews RQ's own heartbeat, if the queue answers."""
         try:
             super().maintain_heartbeats(job, execution)
         except RedisError as error:
@@ -179,21 +171,20 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
         self._stop_requested = bool(self.stopped)  # by a signal that came before these handlers
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
-        """Ends the process: at once where it only waits, else when its job is done."""
+        """Ends the process: at once where it waits, else when its job is done."""
         self.stopped.append(number)
         super().request_stop(number, frame)
 
 
 def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorker] = JobWorker) -> None:
-    """Does jobs until SIGTERM or SIGINT; a job that is being done is ended first, unless a second signal comes.
+    """Does jobs until SIGTERM or SIGINT; a running job ends first, unless a second signal comes.
 
     Args:
         settings: of the worker.
         with_parent: end, too, when the process that started this one has ended.
-        worker: class of the worker.
+        worker: its class.
 
     Raises:
-        SettingsError, DatabaseUnavailable: see the message.
         ValkeyUnavailable: the data folder's own queue can't be started.
     """
     database = open_migrated(settings)
@@ -211,11 +202,11 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
                     return
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
-                time.sleep(AGAIN_S)
+                time.sleep(RETRY_S)
 
 
 def do_job() -> None:
-    """Does the job that the environment names in this process, and ends it."""
+    """Does the job that the environment names."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     with connect(settings.redis_url or "", None) as connection:
@@ -227,12 +218,7 @@ def do_job() -> None:
 
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
-    """Sends log lines of workers and of their jobs to standard error, each with the request that asked for the job.
-
-    Args:
-        level: "debug", "info", "warning" or "error"; libraries say warnings and errors only.
-        log_format: "text" for people, "json" for programs.
-    """
+    """Sends log lines of workers and of their jobs to standard error, each with the id of the job's request."""
     configure(level, log_format, who="worker %(process)d %(request_id)s")
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,74 +1,236 @@
-"""Jobs that push predictions: pre-labelling, and the refresh after a swap, which is one with a limit.
+"""Pre-labelling: Label Studio gets one prediction per task from the backend, a portion of tasks at a time (AIMD).
 
-A kill leaves a note of the last portion, and the next attempt goes on from there. A refresh waits until the new version
-is served, and asks for unlabelled tasks only; where it has no rights to, the project stays as it is.
+Label Studio asks the backend only for tasks that have none of the version which `/setup` names (protocol section 2), so
+an attempt after a kill begins with what is missing. A second prediction could come from a portion that is asked for
+again while Label Studio still waits for the backend, or from somebody who opens the task meanwhile. So each portion is
+written to the job's row before it is asked for, and the next attempt waits for it; second predictions are deleted.
+
+A refresh after a swap is a pre-labelling of unlabelled tasks with a limit, which waits for the swap first.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain, islice
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.worker.push import Portion, Pushed, Pusher, first_backend
+from ram_backend.labelstudio.records import ConnectedBackend, TaskPredictions
 from ram_backend.worker.run_job import JobContext
 
 SLICE_S = 60.0
-"""Seconds that a worker asks for predictions before it lets another job go first that waits for one."""
-
 OVERDUE_S = 5.0
+"""After `SLICE_S` a job goes first that has been due for `OVERDUE_S`."""
+
 SWAP_S = 60.0
 """Seconds that a server has to serve the new version."""
+
+WAITING_S = 130.0
+"""Seconds after which Label Studio has given up on a portion, or stored it: it waits 1 + 3 + 100 s."""
+
+PORTION_S = 15.0
+"""Where tasks per second are limited, a portion holds what is allowed in that time."""
+
+FRUITLESS = 12
+"""A job ends after this number of tasks without a prediction, each asked for alone, where no task has got one."""
 
 LOOK_S = 0.5
 LATEST = 20
 NAMED = 10
 _VERSION = re.compile(r"-(v\d{4,9})-[0-9a-f]{12}$")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Tasks that Label Studio is asked for at once; `ago_s` is the number of seconds since then."""
+
+    version: str
+    tasks: tuple[int, ...]
+    ago_s: float = 0.0
+
+
+@dataclass
+class Pushed:
+    """Result of a pre-labelling.
+
+    Attributes:
+        version: model version of the predictions.
+        done: number of tasks that have got one.
+        empty: tasks whose prediction is empty because their image could not be had.
+        missing: tasks that have none: their images can't be had now.
+        left: number of tasks beyond the limit.
+        surplus: number of second predictions that were deleted.
+    """
+
+    version: str = ""
+    done: int = 0
+    empty: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    left: int = 0
+    surplus: int = 0
+
+    @property
+    def message(self) -> str:
+        """For people."""
+        if not self.done and not self.missing:
+            return f"Nothing to do: all of these tasks have a prediction of {self.version}."
+        found = [f"{self.done:,} tasks have got their prediction of {self.version}."]
+        if self.empty:
+            images = f"for their images could not be had ({_named(self.empty)})"
+            found.append(f"{len(self.empty):,} of them are empty, {images}.")
+        if self.missing:
+            images = f"for their images can't be had now ({_named(self.missing)})"
+            found.append(f"{len(self.missing):,} tasks have none, {images}.")
+        if self.empty or self.missing:
+            found.append("Asking with --retry-failed tries those again.")
+        if self.left:
+            found.append(f"{self.left:,} more are unlabelled than RAM_REFRESH_TASKS: they get theirs when opened.")
+        return " ".join(found)
+
+
+class Pusher:
+    """One attempt of a pre-labelling.
+
+    Args:
+        api: of the project.
+        options: which tasks.
+        size: most tasks of a portion.
+        progress: called with stage, step and steps; raises where it is to end.
+        limit: most tasks; None: all.
+    """
+
+    def __init__(
+        self,
+        api: ProjectApi,
+        options: PrelabelOptions,
+        size: int,
+        *,
+        progress: Callable[[str, int, int], None],
+        limit: int | None = None,
+    ) -> None:
+        self._api = api
+        self._options = options
+        self._largest = size if options.per_second is None else max(1, min(size, int(options.per_second * PORTION_S)))
+        self._progress = progress
+        self._limit = limit
+        self.result = Pushed()
+
+    def settle(self, portion: Portion) -> None:
+        """Waits until Label Studio no longer waits for the last portion of an earlier attempt."""
+        began = time.monotonic()
+        while any(each.kept is None for each in self._look(portion)):
+            waited = portion.ago_s + time.monotonic() - began
+            if waited > WAITING_S:
+                return
+            self._progress("wait for the last attempt's portion", int(waited), int(WAITING_S))
+            time.sleep(LOOK_S)
+
+    def run(self) -> Iterator[Portion]:
+        """Pushes portion by portion.
+
+        Yields:
+            Each portion before it is asked for: the caller records it, for a later attempt to `settle`, or stops here.
+
+        Raises:
+            NotAvailable: Label Studio or the backend don't answer, or store nothing: try again later.
+            LabelStudioRefused: the project is not there, or has no backend.
+        """
+        api, rate, version = self._api, self._options.per_second, _served(self._api)
+        result = self.result = Pushed(version, surplus=self.result.surplus)
+        self._progress("list tasks", 0, 0)
+        which = self._options.which
+        failed = {each.task: each for each in api.failed(version)} if "retry-failed" in which else {}
+        unasked = api.without(version, unlabelled="all" not in which) if which else ()
+        lacking = dict.fromkeys(chain(failed, unasked, api.without(version, among=self._options.tasks)))
+        left = deque(islice(lacking, self._limit))
+        total, size, asked, alone, began = len(left), self._largest, 0, 0, time.monotonic()
+        result.left = len(lacking) - total
+        while left:
+            self._progress("predict", total - len(left), total)
+            while rate is not None and (pause_s := began + asked / rate - time.monotonic()) > 0:
+                time.sleep(min(pause_s, LOOK_S))
+                self._progress("predict", total - len(left), total)
+            portion = Portion(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
+            yield portion
+            for empty in [failed.pop(task) for task in portion.tasks if task in failed]:
+                for number in filter(None, (empty.kept, *empty.surplus)):  # so that Label Studio asks again
+                    api.delete_prediction(number)
+            api.retrieve(portion.tasks)
+            asked += len(portion.tasks)
+            found = self._look(portion)
+            missing = [each.task for each in found if each.kept is None]
+            result.done += len(found) - len(missing)
+            result.empty += [each.task for each in found if each.failed]
+            if not missing:
+                size, alone = min(self._largest, size + 1), 0
+            elif _served(api) != version:
+                _log.info("project %s: another version is served by now: beginning anew", api.project_id)
+                yield from self.run()
+                return
+            elif len(portion.tasks) > 1:
+                size = max(1, len(missing) // 2)
+                left.extendleft(reversed(missing))
+            else:
+                result.missing += missing
+                alone += 1
+                left.rotate(-(len(left) // 2))  # images that can't be had stand together: go on elsewhere
+                if alone >= FRUITLESS and not result.done and not api.has_any(version):
+                    raise NotAvailable(
+                        f"Label Studio stores no predictions of {version} for the tasks that it was asked to retrieve:"
+                        " see in the backend's log what it answers, and that it answers within 100 s, or set"
+                        " RAM_REFRESH_PORTION to fewer tasks. What is done stays; ask again to go on."
+                    )
+        self._progress("predict", total, total)
+
+    def _look(self, portion: Portion) -> list[TaskPredictions]:
+        """The predictions of a portion's tasks; second ones are deleted."""
+        found = self._api.of_version(portion.tasks, portion.version)
+        for number in chain.from_iterable(each.surplus for each in found):
+            self._api.delete_prediction(number)
+            self.result.surplus += 1
+        return found
 
 
 def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None:
-    """Does a pre-labelling or a refresh.
-
-    Args:
-        context: of the job.
-        gives_way: let other jobs go first that wait for a worker.
+    """Does a pre-labelling or a refresh; without rights in Label Studio, a refresh leaves the project as it is.
 
     Returns:
-        The result; None: other jobs go first, and another attempt goes on with this one.
+        The result; None: another job goes first (`gives_way`), and a further attempt goes on with this one.
 
     Raises:
         JobLost: it is another worker's by now.
-        NotAvailable: see `Pusher.run`.
-        LabelStudioRefused: the project is not there, or has no backend.
+        NotAvailable, LabelStudioRefused: see `Pusher.run`.
     """
-    is_refresh = context.job.kind == "refresh"
     try:
-        return _push(context, is_refresh, gives_way)
+        return _push(context, gives_way)
     except (LabelStudioUnauthorized, LabelStudioRefused) as error:
-        if is_refresh:
-            message = f"Predictions stay live, and the order by uncertainty is random: {str(error).rstrip('.')}."
-            return JobResult(message, {"order": "random"})
-        if isinstance(error, LabelStudioUnauthorized):
-            raise NotAvailable(f"{error} Predictions are pushed with that token.") from None
-        raise
+        if context.job.kind != "refresh":
+            raise
+        message = f"Predictions stay live, and the order by uncertainty is random: {str(error).rstrip('.')}."
+        return JobResult(message, {"order": "random"})
 
 
-def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult | None:
+def _push(context: JobContext, gives_way: bool) -> JobResult | None:
     settings, queue, began = context.settings, context.service.queue, time.monotonic()
+    is_refresh = context.job.kind == "refresh"
     _, label_studio = context.open_project()
     if label_studio is None:
         message = f"Nobody has named the Label Studio of project {context.key}: set LABEL_STUDIO_URL and"
         error = LabelStudioRefused if is_refresh else LabelStudioUnreachable
         raise error(f"{message} LABEL_STUDIO_API_KEY.")
     api = ProjectApi(label_studio, context.key.id)
-    options = PrelabelOptions(("unlabelled",)) if is_refresh else PrelabelOptions.of(context.job.options)
+    options, limit = PrelabelOptions.of(context.job.options), None
     if is_refresh:
+        options, limit = PrelabelOptions(("unlabelled",)), settings.refresh_tasks
         _wait_for_swap(context, api)
-    limit = settings.refresh_tasks if is_refresh else None
     pusher = Pusher(api, options, settings.refresh_portion, progress=context.heartbeat, limit=limit)
     if (before := _last_portion(context)) is not None:
         pusher.settle(before)
@@ -77,8 +239,8 @@ def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult |
         if gives_way and time.monotonic() - began > SLICE_S and queue.due(OVERDUE_S):
             queue.release(context.job, "Another job goes first; this one goes on then.")
             return None
-        kept = {"version": portion.version, "portion": list(portion.tasks)}
-        queue.checkpoint(context.job, kept, progressed=pusher.result.done != done)
+        checkpoint = {"version": portion.version, "portion": list(portion.tasks)}
+        queue.checkpoint(context.job, checkpoint, progressed=pusher.result.done != done)
         done = pusher.result.done
     context.heartbeat("tell Label Studio")
     pushed = pusher.result
@@ -92,7 +254,7 @@ def _push(context: JobContext, is_refresh: bool, gives_way: bool) -> JobResult |
         "surplus_deleted": pushed.surplus,
         "order": order,
     }
-    return JobResult(f"{_message(pushed)} {shown}", result)
+    return JobResult(f"{pushed.message} {shown}", result)
 
 
 def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
@@ -104,7 +266,7 @@ def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
     served, began = context.service.versions.served(context.key), time.monotonic()
     while (waited := time.monotonic() - began) < SWAP_S:
         context.heartbeat("wait for the swap", int(waited), int(SWAP_S))
-        backend = first_backend(api)
+        backend = _backend(api)
         if backend is not None and backend.model_version:
             found = _VERSION.search(backend.model_version)
             if (found[1] if found else None) == served.version:
@@ -119,16 +281,17 @@ def _last_portion(context: JobContext) -> Portion | None:
     """The last portion that Label Studio was asked for, by whichever job of the project."""
     queue, key = context.service.queue, context.key
     jobs = queue.jobs(key, kind="prelabel", limit=LATEST) + queue.jobs(key, kind="refresh", limit=LATEST)
-    kept = max((job.kept for job in jobs if job.kept), key=lambda kept: str(kept["at"]), default=None)
-    if kept is None or context.job.started_at is None:
+    checkpoints = [job.checkpoint for job in jobs if job.checkpoint]
+    if not checkpoints or context.job.started_at is None:
         return None
-    ago = context.job.started_at - datetime.fromisoformat(kept["at"])
-    return Portion(kept["version"], tuple(kept["portion"]), max(0.0, ago.total_seconds()))
+    last = max(checkpoints, key=lambda each: str(each["at"]))
+    ago = context.job.started_at - datetime.fromisoformat(last["at"])
+    return Portion(last["version"], tuple(last["portion"]), max(0.0, ago.total_seconds()))
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
     """Has the project show these predictions; returns a sentence for people, and the order of tasks."""
-    backend = first_backend(api)
+    backend = _backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"
     try:
@@ -142,21 +305,32 @@ def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple
     return f"The project goes on showing those of {shown!r}, as somebody has set: {remedy}", "as set"
 
 
-def _message(done: Pushed) -> str:
-    if not done.done and not done.missing:
-        return f"Nothing to do: all of these tasks have a prediction of {done.version}."
-    message = f"{done.done:,} tasks have got their prediction of {done.version}."
-    if done.empty:
-        message += f" {len(done.empty):,} of them are empty, for their images could not be had ({_some(done.empty)})."
-    if done.missing:
-        message += f" {len(done.missing):,} tasks have none, for their images can't be had now ({_some(done.missing)})."
-    if done.empty or done.missing:
-        message += " Asking with --retry-failed tries those again."
-    if done.left:
-        message += f" {done.left:,} more are unlabelled than RAM_REFRESH_TASKS: they get theirs when they are opened."
-    return message
+def _backend(api: ProjectApi) -> ConnectedBackend | None:
+    """The project's first backend: only that one predicts (protocol section 3)."""
+    return next(iter(api.backends()), None)
 
 
-def _some(tasks: Sequence[int]) -> str:
+def _served(api: ProjectApi) -> str:
+    """The model version that the project's first backend serves.
+
+    Raises:
+        NotAvailable: Label Studio can't reach it.
+        LabelStudioRefused: there is none.
+    """
+    backend = _backend(api)
+    if backend is None:
+        raise LabelStudioRefused(
+            f"Project {api.project_id} has no backend in Label Studio: `ram-backend connect` connects this one."
+        )
+    if not backend.answers or not backend.model_version:
+        error = f" ({backend.error})" if backend.error else ""
+        raise NotAvailable(
+            f"Label Studio can't reach the backend {backend.url}{error}: start it, or look at its log;"
+            " `ram-backend doctor` checks the way."
+        )
+    return backend.model_version
+
+
+def _named(tasks: Sequence[int]) -> str:
     named = ", ".join(map(str, tasks[:NAMED]))
     return f"tasks {named}, ..." if len(tasks) > NAMED else f"tasks {named}"

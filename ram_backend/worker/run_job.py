@@ -31,13 +31,6 @@ from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.heartbeat import Heartbeat
 
-FUNCTIONS: dict[Kind, str] = {
-    "train": "ram_backend.worker.train:train",
-    "refresh": "ram_backend.worker.prelabel:prelabel",
-    "prelabel": "ram_backend.worker.prelabel:prelabel",
-}
-"""Per kind of job its function: imported in the process of a job, and nowhere else."""
-
 LOST = 70
 """Exit status of a process whose job has ended under it."""
 
@@ -46,15 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobContext:
-    """The arguments of a job's function.
-
-    Attributes:
-        settings: of the worker.
-        database: migrated.
-        service: the queue, the ledger of corrections, the versions, and requests for further jobs.
-        job: as it was claimed; what is published is published under its fencing number.
-        heartbeat: called with stage, step and steps.
-    """
+    """The arguments of a job's function; `job` is as it was claimed, `heartbeat` is called with stage, step, steps."""
 
     settings: Settings
     database: Database
@@ -73,7 +58,6 @@ class JobContext:
         Raises:
             ProjectNotFound: there is no such row any more.
             SettingsError: the address of Label Studio, or RAM_ALLOWED_IMAGE_HOSTS, can't be used.
-            DatabaseUnavailable: see the message.
         """
         changes = self.service.projects.changes()
         project = next((each for each in changes.projects if each.key == self.key), None)
@@ -85,17 +69,20 @@ class JobContext:
             return project, None
 
     def finish(self, result: JobResult, session: Session | None = None) -> None:
-        """Ends the job with the seconds of its stages, in a transaction of its own or of the caller's.
-
-        Raises:
-            JobLost: the claim is good no more; nothing was written.
-        """
+        """Ends the job with the seconds of its stages, see `JobQueue.finish`."""
         seconds = {**result.result, "seconds": self.heartbeat.seconds}
         self.service.queue.finish(self.job, replace(result, result=seconds), session)
 
 
 JobFunction = Callable[[JobContext], JobResult | None]
-"""Does a job, and returns its result; None: its row has that already."""
+"""Does a job; returns its result, or None where its row has that already."""
+
+FUNCTIONS: dict[Kind, JobFunction | str] = {
+    "train": "ram_backend.worker.train:train",
+    "refresh": "ram_backend.worker.prelabel:prelabel",
+    "prelabel": "ram_backend.worker.prelabel:prelabel",
+}
+"""Function of each kind of job, or its name: imported only in the process of a job."""
 
 
 def worker_name(pid: int) -> str:
@@ -104,7 +91,7 @@ def worker_name(pid: int) -> str:
 
 
 def run_job(job_id: str) -> str:
-    """What RQ calls, in a process of its own: does a job with the settings of the environment."""
+    """Does a job with the settings of the environment: what RQ calls, in a process of its own."""
     settings = load_settings()
     database = open_database(settings)  # the worker has seen to its migrations
     try:
@@ -117,37 +104,30 @@ def carry_out(
     settings: Settings,
     database: Database,
     job_id: str,
-    functions: Mapping[Kind, JobFunction] | None = None,
+    functions: Mapping[Kind, JobFunction | str] = FUNCTIONS,
     *,
     on_end: Callable[[str], None] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> str:
-    """Claims a job and does it, if it is still to be done.
-
-    Args:
-        settings: of the worker.
-        database: migrated.
-        job_id: which job.
-        functions: per kind of job; None: `FUNCTIONS`.
-        on_end: see `Heartbeat`.
-        on_progress: see `Heartbeat`.
+    """Claims a job and does it, if it is due; `on_end` and `on_progress`: see `Heartbeat`.
 
     Returns:
-        The outcome, in one line for the log. Errors of the job are noted in its row, not raised.
+        The outcome, in one line for the log. Errors of the job are written to its row, not raised.
 
     Raises:
-        DatabaseUnavailable: the job can't be claimed, or its end can't be noted: its lease runs out.
+        DatabaseUnavailable: the claim or the end can't be written: the lease runs out.
     """
     service = JobService(settings, database)
     job = service.queue.claim(job_id, worker_name(os.getpid()))
     if job is None:
-        _log.info("job %s is done, taken, or not due", job_id)
-        return f"job {job_id} is done, taken, or not due"
+        message = f"job {job_id} is done, taken, or not due"
+        _log.info("%s", message)
+        return message
     with with_request_id(job.request):
         heartbeat = Heartbeat(settings, service.queue, job, on_end=on_end, on_progress=on_progress)
         context = JobContext(settings, database, service, job, heartbeat)
         try:
-            message = f"job {job.id}: {_do(context, functions)}"
+            message = f"job {job.id}: {_do(context, functions[job.kind])}"
         except JobLost as error:
             _log.info("%s", error)
             return str(error)
@@ -157,19 +137,15 @@ def carry_out(
     return message
 
 
-def _do(context: JobContext, functions: Mapping[Kind, JobFunction] | None) -> str:
-    """Does a claimed job; returns the message of its end.
-
-    Raises:
-        JobLost: the lease is lost.
-    """
+def _do(context: JobContext, function: JobFunction | str) -> str:
+    """Does a claimed job; returns the message of its end."""
     job, queue = context.job, context.service.queue
     _log.info("%s of project %s begins: %s (job %s)", job.kind, job.key, job.reason, job.id)
     retry = False
     try:
-        function: JobFunction = functions[job.kind] if functions is not None else resolve_name(FUNCTIONS[job.kind])
+        run: JobFunction = resolve_name(function) if isinstance(function, str) else function
         with context.heartbeat:
-            result = function(context)
+            result = run(context)
         if result is not None:
             context.finish(result)
         ended = queue.get(job.id)

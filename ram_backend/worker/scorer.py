@@ -47,7 +47,7 @@ class Scorer:
         bundle: the base model.
         network: loaded from it.
         tags: L distinct texts.
-        settings: for the text encoder, which is opened only where a tag is not in the vocabulary.
+        settings: of the worker.
         progress: called with stage, step and steps.
 
     Raises:
@@ -71,7 +71,7 @@ class Scorer:
         Args:
             stage: for the progress.
             tokens: (N, T, D).
-            files: of a version, with its tuned head where it has one; None: the bundle's head.
+            files: of a version, which may have a tuned head; None: the bundle's head.
             delta: of a version; None: none.
 
         Raises:
@@ -87,12 +87,9 @@ class Scorer:
         return rows
 
     def off_target(self, files: Mapping[str, bytes], tokens: Tokens, seed: int) -> OffTargetScores:
-        """Scores of tags outside the project under the bundle's head and a tuned one.
+        """Scores of tags outside the project, drawn by seed, under the bundle's head and the tuned one of `files`.
 
-        Args:
-            files: of the version with the tuned head.
-            tokens: (N, T, D) of images of the project; photos that come with the package are scored, too.
-            seed: of the tags that are drawn.
+        Images are those of the tokens (N, T, D), at most `MAX_OFF_TARGET_IMAGES`, and the package's photos.
         """
         from ram_backend.training.head_tuning import off_target_scores
 
@@ -110,12 +107,7 @@ class Scorer:
 
 
 def build_training_set(images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> TrainingSet:
-    """The training set of a project.
-
-    Args:
-        images: N images with their labels.
-        scorer: of L tags.
-        incumbent: what is served; None: the bundle itself.
+    """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
 
     Raises:
         VersionDamaged: the incumbent was made for another bundle.
@@ -143,11 +135,6 @@ def build_training_set(images: EncodedImages, scorer: Scorer, incumbent: Version
 
 def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
     """The ridge, and head fine-tuning where the settings and the machine allow it; never of the starter's head.
-
-    Args:
-        scorer: of the project's tags.
-        fit: what may be learned from, with tokens.
-        seed: of the tags that the off-target check draws.
 
     Raises:
         BundleDamaged: the bundle's head can't be read.

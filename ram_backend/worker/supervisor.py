@@ -16,23 +16,17 @@ from ram_backend.settings import Settings
 from ram_backend.worker.heartbeat import PeriodicThread
 
 PAUSES_S = (1.0, 60.0)
-"""Shortest and longest pause before a worker that has ended by itself is started again."""
+"""Shortest and longest pause before a worker is started again; the shortest after it has run for `STEADY_S`."""
 
 STEADY_S = 60.0
-"""A worker that has run for this time begins anew with the first pause."""
-
 GRACE_S = 3.0
-"""Time for a job to end when the server stops; then the next worker begins it anew."""
+"""Time for a job to end when the server stops; the next worker begins it anew."""
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerSupervisor(PeriodicThread):
-    """A worker process that is there while this is open; started again where it ends.
-
-    Args:
-        settings: of the server, and of the worker.
-    """
+    """Runs a worker process while this is open; starts it again where it ends."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("worker-supervisor", 0.2)
@@ -46,7 +40,7 @@ class WorkerSupervisor(PeriodicThread):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Asks it to end, then to end at once, then ends it; a job that is cut short is begun anew by the next one."""
+        """Asks the worker to end after its job, then at once, then kills it."""
         super().__exit__(kind, error, traceback)
         for end in (self._process.terminate, self._process.terminate, self._process.kill):
             end()

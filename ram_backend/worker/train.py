@@ -1,9 +1,9 @@
-"""Learning from a project's corrections: from statements of people to a version that is served, or a reason for none.
+"""Training job: from a project's corrections to a version that is served, or a reason for none.
 
     reconcile -> gather -> images -> scores -> split -> fit -> gate -> write -> publish -> request a refresh
 
-Publishing, recording the version and ending the job are one transaction, which goes through only while the job is this
-process's and what is served is what the gate compared with.
+Publishing, recording the version and ending the job are one transaction, valid only while the fencing number is current
+and the served version is the one that the gate compared with.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def train(context: JobContext) -> JobResult | None:
 
     Raises:
         JobLost: it is another worker's by now.
-        InputError, SettingsError: it can't succeed as things are set.
-        NotAvailable: something is missing that may be there later, or another version was published meanwhile.
+        InputError, SettingsError: it can't succeed with these settings.
+        NotAvailable: another attempt may succeed; also where another version was published meanwhile.
     """
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
@@ -128,10 +128,9 @@ def train(context: JobContext) -> JobResult | None:
 
 
 def _publish(context: JobContext, stored: Version, expected: str | None, result: JobResult) -> None:
-    """Records a version, ends the job, and has the version served if the gate accepted it: all or nothing.
+    """Records a version, ends the job, and publishes the version if the gate accepted it: all or nothing.
 
     Raises:
-        JobLost: it is another worker's by now; nothing was written.
         NotAvailable: the gate compared with another version than is served by now; the next attempt compares again.
     """
     versions = context.service.versions
@@ -179,7 +178,7 @@ def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str 
 
 
 def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None) -> str:
-    """Digest of everything that the outcome follows from: the same basis, the same verdict."""
+    """Digest of everything that determines the verdict."""
     identity = [
         gathered.fingerprint.hash,
         scorer.settings.tuning,
@@ -197,7 +196,7 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
 
 
 def _same_before(context: JobContext, basis: str) -> Verdict | None:
-    """The verdict of an earlier job that had the very same to go by, and served nothing; None: there was none.
+    """The verdict of an earlier job on the same basis.
 
     An accepted one is not reused: its version is no longer served (damaged, rolled back), or never was (pinned).
     """

@@ -34,21 +34,16 @@ from ram_backend.tagging.token_cache import TokenCache
 from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
-"""Where more than this share of the images can't be had now, a training waits for a better time."""
+"""A training waits where more than this share of the images can't be had now."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The corrections of a project at one moment.
+    """The corrections of a project at one moment, and the L distinct texts that annotators could choose.
 
-    Attributes:
-        labels: one per image with a statement, as far as its place is known.
-        tags: L distinct texts that annotators could choose.
-        last_event: of the ledger at that moment.
-        fingerprint: of the corrections.
-        notes: for people, one sentence each.
+    Labels are one per image with a statement, as far as its place is known. Notes are for people, one sentence each.
     """
 
     labels: Sequence[TaskLabels]
@@ -63,11 +58,9 @@ class EncodedImages:
     """N corrected images, in order of their tasks.
 
     Attributes:
-        labels: one per image.
         content: sha256 of each one's bytes, in hex.
         phash: (N,) uint64 perceptual hashes.
         tokens: (N, T, D) float16, as they are cached; in a file without a name.
-        notes: for people, one sentence each.
     """
 
     labels: Sequence[TaskLabels]
@@ -78,12 +71,10 @@ class EncodedImages:
 
 
 def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> Gathered:
-    """Brings the ledger in step with Label Studio, if that answers, and reads all current corrections.
+    """Reconciles the ledger with Label Studio, if that answers, and reads all current corrections.
 
     Raises:
         LabelConfigError: the project's label config can't be used.
-        DatabaseUnavailable: see the message.
-        JobLost: see `Heartbeat`.
     """
     key, ledger, heartbeat = context.key, context.service.ledger, context.heartbeat
     plan = parse_label_config(project.label_config)
@@ -125,18 +116,10 @@ def encode_images(
     network: Network,
     label_studio: LabelStudio | None,
 ) -> EncodedImages:
-    """Tokens of corrected images, cached, else fetched and encoded; the ledger notes their hashes.
-
-    Args:
-        context: of the job.
-        labels: with references.
-        bundle: whose preprocessing.
-        network: of the bundle.
-        label_studio: where images come from; None: nobody has named it.
+    """Tokens of corrected images, cached, else fetched and encoded; the ledger records their hashes.
 
     Raises:
         LabelStudioUnreachable: too many images can't be had now.
-        JobLost: see `Heartbeat`.
     """
     settings, ledger, key = context.settings, context.service.ledger, context.key
     loader = ImageLoader(

@@ -21,7 +21,7 @@ from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
-from ram_backend.worker import push as prelabelling
+from ram_backend.worker import prelabel as prelabelling
 
 app = typer.Typer()
 app.command()(prelabel)

@@ -65,7 +65,7 @@ def test_what_was_begun_goes_on(settings: Settings) -> None:
     claim = queue.claim(expired.id, "here/1")
     assert claim is not None
     assert PrelabelOptions.of(claim.options) == PrelabelOptions(("unlabelled",), (3, 4, 9))
-    assert (claim.kept or {})["portion"] == [3, 4]
+    assert (claim.checkpoint or {})["portion"] == [3, 4]
 
 
 @pytest.mark.parametrize(("revision", "said"), [("0003", "0003, which is older than"), ("9999", "a newer version")])

@@ -122,7 +122,7 @@ def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Da
     make_due(database, job.id)
     again = queue.claim(job.id, "here/1")
     assert again is not None
-    assert again.again is None
+    assert again.rerun_reason is None
     end(queue, again, "finish")
     assert open_jobs(queue) == []
 
@@ -253,7 +253,7 @@ def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue) -> 
     queue.release(claim, "Others go first.")
     job = as_it_is(queue, claim)
     assert (job.state, job.attempt, job.message) == ("requested", 0, "Others go first.")
-    assert (job.kept or {})["portion"] == [1, 2]
+    assert (job.checkpoint or {})["portion"] == [1, 2]
 
 
 @pytest.mark.parametrize("other_asks", [False, True])
@@ -282,7 +282,7 @@ def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database
 
 
 def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_module, "KEPT", 10)
+    monkeypatch.setattr(queue_module, "MAX_ENDED", 10)
     for number in range(15):
         queue.finish(claimed(queue), JobResult("done", {}, 1000 if number == 0 else number))
     assert len(queue.jobs()) == 11

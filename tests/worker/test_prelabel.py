@@ -20,7 +20,7 @@ from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.worker import prelabel as prelabel_job
-from ram_backend.worker import push as push_module
+from ram_backend.worker import prelabel as push_module
 from ram_backend.worker.run_job import carry_out
 
 Ask = Callable[[PrelabelOptions], Job]
@@ -120,11 +120,11 @@ def test_its_own_portion_asks_for_no_further_job(
     assert service.prelabel(studio.key, [4, 5], "late")["job"] == job.id
     found = queue.get(job.id)
     assert found is not None
-    assert found.again is None
+    assert found.rerun_reason is None
     service.prelabel(studio.key, [5, 7], "late")
     found = queue.get(job.id)
     assert found is not None
-    assert (found.again, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
+    assert (found.rerun_reason, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
 
 
 def test_the_server_hands_over_late_tasks(studio: FakeLabelStudio, service: JobService) -> None:

@@ -16,8 +16,8 @@ from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthori
 from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.worker import push as push_module
-from ram_backend.worker.push import Portion, Pusher
+from ram_backend.worker import prelabel as push_module
+from ram_backend.worker.prelabel import Portion, Pusher
 
 ALL = PrelabelOptions(("all",))
 
