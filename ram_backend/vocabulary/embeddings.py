@@ -1,12 +1,9 @@
-"""Text encoders: protocol, cache on disk (SQLite, LRU), opening of a bundle's one, embedding of descriptions."""
+"""Text encoders: protocol, cache on disk, opening of a bundle's one, embedding of descriptions."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -15,6 +12,7 @@ from annotated_types import Len, MinLen
 from numpy.typing import NDArray
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
+from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.tags import first_error, read_text
@@ -23,15 +21,6 @@ Rows = NDArray[np.float32]
 _Text = Annotated[str, StringConstraints(pattern=r"\S")]
 _Descriptions = Annotated[list[Annotated[dict[_Text, Annotated[list[_Text], MinLen(1)]], Len(1, 1)]], MinLen(1)]
 SPECS = ("minilm", "clip-vit-b-16")
-
-_FILE = "text-embeddings.sqlite"
-_DAY_S = 86_400
-_LOCK_WAIT_S = 30.0
-_USED_BYTES = (
-    "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-)
-_EVICT = """DELETE FROM embedding WHERE rowid IN (
-    SELECT rowid FROM embedding ORDER BY used, rowid LIMIT max(1, (SELECT count(*) / 4 FROM embedding)))"""
 
 
 @runtime_checkable
@@ -56,103 +45,36 @@ class TextEncoder(Protocol):
 
 
 class CachedTextEncoder:
-    """A text encoder that remembers on disk what it has embedded.
+    """A text encoder that embeds each text once: rows are kept on disk by the encoder's id and the text."""
 
-    Rows are kept in one SQLite file (WAL), keyed by the encoder's id and the text; several processes may use it at
-    once. A damaged file is replaced; where nothing can be written, embedding goes on without remembering. Rows that
-    were used least recently go when the file is full.
-    """
-
-    def __init__(self, encoder: TextEncoder, directory: Path, max_bytes: int) -> None:
-        """Takes the encoder behind the cache; the directory is made on the first write.
-
-        Args:
-            encoder: asked for what is not remembered.
-            directory: of the cache file, which all encoders share.
-            max_bytes: size that the file may have; 0: remember nothing.
-        """
+    def __init__(self, encoder: TextEncoder, folder: Path, max_bytes: int) -> None:
+        """Takes the encoder, and folder and size of its `DiskCache`, which other encoders may share."""
         self._encoder = encoder
-        self._path = directory / _FILE
-        self._max_bytes = max_bytes
+        self._files = DiskCache(folder, max_bytes)
         self.id = encoder.id
         self.dim = encoder.dim
 
     def embed(self, texts: Sequence[str]) -> Rows:
         """Embeds tags, each distinct one at most once: (len(texts), dim) float32, rows of length 1."""
-        return self._remembered("tag", texts, self._encoder.embed)
+        return self._cached("tag", texts, self._encoder.embed)
 
     def embed_sentences(self, sentences: Sequence[str]) -> Rows:
         """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1."""
-        return self._remembered("sentence", sentences, self._encoder.embed_sentences)
+        return self._cached("sentence", sentences, self._encoder.embed_sentences)
 
-    def _remembered(self, kind: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Rows]) -> Rows:
-        keys = {text: self._key(kind, text) for text in texts}
-        known = self._read(keys.values())
-        missing = [text for text, key in keys.items() if key not in known]
+    def _cached(self, kind: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Rows]) -> Rows:
+        names = {text: self._name(kind, text) for text in texts}
+        found = {text: self._files.get(name) for text, name in names.items()}
+        missing = [text for text, content in found.items() if content is None]
         if missing:
-            rows = np.asarray(embed(missing), dtype=np.float32)
-            fresh = {keys[text]: row for text, row in zip(missing, rows, strict=True)}
-            self._write(fresh)
-            known.update(fresh)
-        return np.array([known[keys[text]] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
+            rows = np.asarray(embed(missing), dtype="<f4")
+            for text, row in zip(missing, rows, strict=True):
+                found[text] = self._files.put(names[text], row.tobytes())
+        content = b"".join(found[text] or b"" for text in texts)
+        return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(len(texts), self.dim)
 
-    def _key(self, kind: str, text: str) -> bytes:
-        return hashlib.sha256("\0".join((self.id, kind, text)).encode("utf-8", "surrogatepass")).digest()
-
-    def _read(self, keys: Iterable[bytes]) -> dict[bytes, Rows]:
-        """Rows that are there and have the right width; their day of use is set where it has changed."""
-        found: dict[bytes, Rows] = {}
-        today = int(time.time() // _DAY_S)
-
-        def work(connection: sqlite3.Connection) -> None:
-            stale = []
-            for key in keys:
-                stored = connection.execute("SELECT row, used FROM embedding WHERE key = ?", (key,)).fetchone()
-                if stored and isinstance(stored[0], bytes) and len(stored[0]) == 4 * self.dim:
-                    found[key] = np.frombuffer(stored[0], dtype="<f4").astype(np.float32)
-                    if stored[1] != today:
-                        stale.append((today, key))
-            if stale:
-                connection.executemany("UPDATE embedding SET used = ? WHERE key = ?", stale)
-
-        if self._max_bytes and self._path.is_file():
-            self._transaction(work)
-        return found
-
-    def _write(self, rows: dict[bytes, Rows]) -> None:
-        """Adds rows, then evicts the least recently used, a quarter at a time, until the file's used pages fit."""
-        today = int(time.time() // _DAY_S)
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "INSERT OR REPLACE INTO embedding (key, row, used) VALUES (?, ?, ?)",
-                [(key, np.ascontiguousarray(row, dtype="<f4").tobytes(), today) for key, row in rows.items()],
-            )
-            while connection.execute(_USED_BYTES).fetchone()[0] > self._max_bytes:
-                if not connection.execute(_EVICT).rowcount:
-                    break
-
-        if self._max_bytes:
-            self._transaction(work)
-
-    def _transaction(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Runs `work` in one transaction; embedding goes on whatever is wrong with the file."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS embedding (key BLOB NOT NULL UNIQUE, row BLOB NOT NULL, used INTEGER)"
-                )
-                with connection:
-                    work(connection)
-        except (sqlite3.OperationalError, OSError):
-            return  # locked for long, read-only or full
-        except sqlite3.DatabaseError:  # no database any more: the next use makes a new one
-            with suppress(OSError):
-                for suffix in ("", "-wal", "-shm"):
-                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+    def _name(self, kind: str, text: str) -> str:
+        return hashlib.sha256("\0".join((self.id, kind, text)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_descriptions(path: Path) -> dict[str, list[str]]:

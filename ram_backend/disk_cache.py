@@ -1,0 +1,110 @@
+"""On-disk LRU cache of checksummed files, shared by threads and processes.
+
+A file is written once and never changed: the first content stored under a name is what every process gets, so that
+asking twice gives the same numbers. A damaged file counts as missing. Losing the cache only costs time, so disk errors
+are logged and not raised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+_MAGIC = b"RAMTOK2\n"
+_HEAD = len(_MAGIC) + 32
+
+log = logging.getLogger(__name__)
+
+
+class DiskCache:
+    """Contents by name.
+
+    Args:
+        folder: where the files are; made when the first one is written.
+        max_bytes: size of all files together, held to within some percent; those not used for longest go first.
+            0: nothing is kept.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._written: int | None = None  # bytes since the last look at the folder's size; None: never looked
+        self._warned = False
+
+    def get(self, name: str) -> bytes | None:
+        """The content stored under a name; None where it is missing or damaged."""
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        content = data[_HEAD:]
+        intact = data[:_HEAD] == _MAGIC + hashlib.sha256(content).digest()
+        if not intact:
+            log.warning("The cached file %s is damaged: its content is computed again.", path)
+        with suppress(OSError):  # removed by another process meanwhile, or a folder that may only be read
+            os.utime(path) if intact else path.unlink()
+        return content if intact else None
+
+    def put(self, name: str, content: bytes) -> bytes:
+        """Stores content unless there is some already; returns what `get` gives from now on, in every process."""
+        data = _MAGIC + hashlib.sha256(content).digest() + content
+        if len(data) > self._max_bytes:
+            return content
+        try:
+            earlier = self.get(name) or self._write(name, data)
+            self._make_room(len(data))
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("Nothing can be cached in %s (%s): all is computed anew.", self._folder, error)
+            return content
+        return earlier or content
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / name
+
+    def _write(self, name: str, data: bytes) -> bytes | None:
+        """Creates the file atomically; where another process has done so meanwhile, returns what it stored."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            file.write(data)
+        part = Path(file.name)
+        try:
+            path.hardlink_to(part)  # unlike a rename it never replaces what another process has stored
+        except FileExistsError:
+            return self.get(name)
+        except OSError:  # a file system without hard links
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return None
+
+    def _make_room(self, written: int) -> None:
+        """Looks at the size of the folder now and then, and removes files where it is too large."""
+        with self._lock:
+            if self._written is not None and self._written + written < self._max_bytes // 32:
+                self._written += written
+                return
+            self._written = 0
+            files = []
+            for path in self._folder.glob("??/*"):  # also what a killed process has left half written
+                with suppress(OSError):  # removed by another process meanwhile
+                    state = path.stat()
+                    files.append((state.st_mtime, state.st_size, path))
+            excess = sum(size for _, size, _ in files) - self._max_bytes
+            if excess <= 0:
+                return
+            excess += self._max_bytes // 16
+            for _, size, path in sorted(files):
+                if excess <= 0:
+                    break
+                path.unlink(missing_ok=True)
+                excess -= size
