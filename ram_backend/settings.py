@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +119,13 @@ class Settings(BaseSettings):
         """User and password that the server asks for; None: it asks for none."""
         user, password = self.basic_auth_user, self.basic_auth_pass
         return (user, password) if user and password else None
+
+    def webhook_headers(self) -> dict[str, str]:
+        """What a webhook sends to be let in: the secret, else the login; Label Studio sends no login (protocol 1)."""
+        if self.webhook_secret:
+            return {"X-RAM-Webhook-Secret": self.webhook_secret}
+        login = self.basic_auth()
+        return {"Authorization": f"Basic {b64encode(':'.join(login).encode()).decode()}"} if login else {}
 
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to a process that we start."""

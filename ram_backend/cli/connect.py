@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +55,7 @@ def connect(
         label_config=None if label_config is None else read_text(label_config, XML_FILE),
         fallback=lambda: _all_tags(settings),
         login=settings.basic_auth(),
-        secret=secret_headers(settings),
+        secret=settings.webhook_headers(),
         extra_params=_extra_params(extra_params),
         by_uncertainty=uncertain_first,
         replace_others=replace,
@@ -68,16 +67,6 @@ def connect(
     _warn_of_other_addresses(table, host, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
     out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
-
-
-def secret_headers(settings: Settings) -> dict[str, str]:
-    """What a webhook has to send so that the server lets its events in; Label Studio sends no login (protocol 1)."""
-    if settings.webhook_secret:
-        return {"X-RAM-Webhook-Secret": settings.webhook_secret}
-    login = settings.basic_auth()
-    if login is None:
-        return {}
-    return {"Authorization": f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"}
 
 
 def _report(what: str, found: str, changed: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ram_backend.cli.connect import secret_headers
 from ram_backend.cli.opening import existing_database
 from ram_backend.errors import (
     DatabaseUnavailable,
@@ -59,11 +58,12 @@ def check_projects(settings: Settings) -> Iterator[Finding]:
         return
     latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
     for project in latest[: -AT_MOST - 1 : -1]:
-        for finding in _project(settings, project, changes.pin):
+        for finding in check_project(settings, project, changes.pin):
             yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
 
 
-def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[Finding]:
+def check_project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[Finding]:
+    """One project's connection, from both sides."""
     connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
     if project.extra_params_error is not None:
         yield Finding("extra params", State.bad, project.extra_params_error, "correct them in Settings > Model")
@@ -98,7 +98,7 @@ def _project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[
     except LabelStudioUnreachable as error:
         yield Finding("connection", State.bad, str(error), "look at Label Studio's log")
         return
-    yield from diagnose(project.key.id, found, backends, webhooks, secret_headers(settings))
+    yield from diagnose(project.key.id, found, backends, webhooks, settings.webhook_headers())
 
 
 def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:

@@ -34,6 +34,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
+    from ram_backend.cli.label_studio_checks import check_project
+    from ram_backend.console.page import mount
     from ram_backend.server.app import create_app
     from ram_backend.server.middleware import Access
     from ram_backend.server.model import Model, identify
@@ -56,7 +58,9 @@ def serve(
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
     with _jobs(settings) as (jobs, queued):
-        run(create_app(queued, jobs=jobs, model=Model(queued, identity=identity)), queued, listening)
+        app = create_app(queued, jobs=jobs, model=Model(queued, identity=identity))
+        mount(app, check=check_project)
+        run(app, queued, listening)
     typer.echo("Stopped.")
 
 

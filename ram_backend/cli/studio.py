@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ram_backend.cli.connect import XML_FILE, secret_headers
+from ram_backend.cli.connect import XML_FILE
 from ram_backend.cli.output import notes, read_text
 from ram_backend.cli.servers import (
     Account,
@@ -93,7 +93,7 @@ def _fill(label_studio: LabelStudio, backend: str, label_config: str, settings: 
         for start in range(0, len(photos), UPLOAD):
             label_studio.upload(f"/api/projects/{project}/import", photos[start : start + UPLOAD])
         tasks = list(api.all_tasks())
-    login, secret = settings.basic_auth(), secret_headers(settings)
+    login, secret = settings.basic_auth(), settings.webhook_headers()
     options = ConnectOptions(backend, login=login, secret=secret, replace_others=True)
     Provisioner(api, options, lambda *_: None).run()
     api.retrieve([task.id for task in tasks])

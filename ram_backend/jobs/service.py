@@ -96,6 +96,10 @@ class JobService:
         keys = self.ledger.keys() if key is None else [key]
         return sum(self.ledger.changed_since(each, self.queue.last_attempt(each)) for each in keys)
 
+    def next_training(self, key: ProjectKey) -> str:
+        """When a project is trained by itself, in a few words."""
+        return f"trained at {self._train_after}" if self._train_after else "trained when asked"
+
     def check(self, *keys: ProjectKey) -> list[Job]:
         """Requests a training of each of these projects that has enough pending corrections, and no open training."""
         if not keys or not self._train_after:

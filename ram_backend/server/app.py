@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
@@ -60,7 +61,7 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
         finally:
             await asyncio.to_thread(services.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="ram-backend",
         version=__version__,
         description="Image tags with a confidence each, for Label Studio.",
@@ -91,8 +92,6 @@ Body = Annotated[bytearray, Depends(_body)]
 
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
-@routes.head("/", include_in_schema=False)
-@routes.get("/", include_in_schema=False)
 async def health(server: Server) -> JSONResponse:
     """The server is up; says in passing how it is."""
     return JSONResponse(

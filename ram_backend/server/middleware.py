@@ -7,6 +7,7 @@ import base64
 import binascii
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -35,6 +36,9 @@ SMALL_BODY_BYTES = 1_000_000
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SITES = frozenset({"none", "same-origin"})
+_PAGES = re.compile(r"/(projects/.*)?")
+"""Paths of the admin's page, which a link of another page may open."""
+
 _QUIET = frozenset({"/health", "/", "/ready", "/metrics"})
 _log = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ class Access:
         # A browser names the page that asks (Origin) and its relation to this server (Sec-Fetch-Site).
         origins = {origin.lower().partition("://")[2] for origin in headers.getlist("origin")}
         sites = {site.lower() for site in headers.getlist("sec-fetch-site")}
-        if origins - {hosts[-1].lower() or None} or sites - _OWN_SITES:
+        if origins - {hosts[-1].lower() or None} or (sites - _OWN_SITES and not _opens_page(scope, headers)):
             message = "Web pages of another origin may not ask this server; Label Studio's own server may."
             raise Refused(403, "ForeignOrigin", message)
         if not self._is_logged_in(scope, headers):
@@ -205,6 +209,17 @@ class RequestMiddleware:
             words = (method, path, status or "gone", seconds * 1000)
             _log.log(level, "%s %s %s %.1f ms", *words, extra={"fields": fields})
             request_id.reset(token)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a Host header names this machine from itself."""
+    return _host_name(host) in _LOOPBACK_HOSTS
+
+
+def _opens_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser opens the admin's page in a tab: whoever wrote the link sees nothing of it."""
+    modes = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return scope["method"] == "GET" and modes == ("navigate", "document") and bool(_PAGES.fullmatch(scope["path"]))
 
 
 def _host_name(host: str) -> str:

@@ -11,7 +11,7 @@ from labelstudio.test_provisioning import CONFIG, OTHER
 from support.label_studio import LEGACY, FakeLabelStudio
 from typer.testing import CliRunner
 
-from ram_backend.cli.connect import connect, secret_headers
+from ram_backend.cli.connect import connect
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectOptionsError, RamError, SettingsError
 from ram_backend.settings import load_settings
 
@@ -54,10 +54,10 @@ def test_a_project_without_anything_to_tag_gets_all_tags(studio: FakeLabelStudio
 
 
 def test_basic_auth_for_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert secret_headers(load_settings()) == {}
+    assert load_settings().webhook_headers() == {}
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
     monkeypatch.setenv("BASIC_AUTH_PASS", "hidden")
-    assert secret_headers(load_settings()) == {"Authorization": "Basic bWU6aGlkZGVu"}
+    assert load_settings().webhook_headers() == {"Authorization": "Basic bWU6aGlkZGVu"}
 
 
 def test_address_and_token_are_needed(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,8 +131,8 @@ def agrees(seen: Seen, task: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
-    """Starts Chromium and logs in; skips where there is no browser."""
+def chromium() -> Iterator[Any]:
+    """Starts Chromium; skips where there is none."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -144,16 +144,23 @@ def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, headless=True, args=arguments)
         try:
-            page = browser.new_page(viewport={"width": 1320, "height": 860}, locale="en-GB")
-            page.set_default_timeout(TIMEOUT_MS)
-            page.goto(f"{url}/user/login/")
-            page.fill("input[name=email]", account.email)
-            page.fill("input[name=password]", account.password)
-            page.click("button[type=submit]")
-            page.wait_for_url(lambda at: "/user/login" not in at)
-            yield StudioPage(page, url)
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
+    """Starts Chromium and logs in."""
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1320, "height": 860}, locale="en-GB")
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(f"{url}/user/login/")
+        page.fill("input[name=email]", account.email)
+        page.fill("input[name=password]", account.password)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda at: "/user/login" not in at)
+        yield StudioPage(page, url)
 
 
 def _is_next_task(response: Any) -> bool:

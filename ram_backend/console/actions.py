@@ -1,0 +1,82 @@
+"""What the page's buttons do; each answers with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ram_backend.errors import InputError
+from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.service import JobService
+from ram_backend.projects.options import parse_options
+from ram_backend.projects.project import Project
+from ram_backend.server.services import Services
+from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.records import BASE
+
+_BY_PAGE = "asked for on the admin's page"
+
+
+def train(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Requests a training."""
+    return str(jobs.request(project.key, _BY_PAGE)["message"])
+
+
+def prelabel(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Requests predictions for all tasks without annotations."""
+    job = jobs.push(project.key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
+    return f"Predictions are queued as job {job.id[:8]}; a worker pushes them into Label Studio."
+
+
+def pin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Keeps what is served."""
+    return f"Pinned to {jobs.versions.pin(project.key).name}: nothing is learned or served anew until it is unpinned."
+
+
+def unpin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Lets new versions be served again."""
+    return f"Not pinned any more; {jobs.versions.unpin(project.key).name} is served until a better one is accepted."
+
+
+def serve(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Serves another version, or the bundle's base, and pins it; a worker renews the predictions.
+
+    Raises:
+        VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
+    """
+    name, key = str(given.get("version")), project.key
+    before = jobs.versions.served(key)
+    if name != BASE:
+        record = jobs.versions.get(key, name)
+        if not record.removed and record.outcome == "accept":  # else the table refuses it, and says why
+            open_version(version_path(services.settings.versions_dir, key, name), None, key=key, digest=record.digest)
+            if record.quarantined is not None:
+                jobs.versions.quarantine(key, name, None)
+    served = jobs.versions.roll_back(key, None if name == BASE else name)
+    if served.version != before.version:
+        jobs.queue.request(key, "refresh", f"changed from {before.name} to {served.name}")
+    return f"{served.name} is served instead of {before.name}, and pinned."
+
+
+def set_options(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+    """Replaces the project's settings by those of the form; empty fields take settings back.
+
+    Raises:
+        InputError: a field can't be used.
+    """
+    options: dict[str, object] = {"tags": str(given.get("tags", ""))}
+    for name in ("threshold", "precision", "top_k"):
+        if text := str(given.get(name, "")).strip():
+            options[name] = _number(name, text)
+    pairs = [pair.rpartition("=") for pair in str(given.get("per_tag", "")).split(",") if pair.strip()]
+    options["per_tag"] = {tag.strip(): _number(f"per_tag[{tag.strip()!r}]", value.strip()) for tag, _, value in pairs}
+    new = parse_options({name: value for name, value in options.items() if value}, source="Settings")
+    jobs.projects.set_options(project.key, lambda old: new)
+    return "Saved. It holds from the next predictions on: pre-label to renew those that are stored."
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"Settings: {name}={text[:40]!r} is no number.") from None

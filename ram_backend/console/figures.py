@@ -1,0 +1,151 @@
+"""Acceptance per tag and corrections per day, from the ledger; cached until the ledger changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+
+from ram_backend.errors import LabelConfigError
+from ram_backend.feedback.corrections import corrections_of
+from ram_backend.feedback.labels import State, TaskLabels, Weights
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.settings import Settings
+
+PROJECTS = 64
+"""Projects whose figures are in memory."""
+
+PHOTOS = 60
+"""Corrected photos per tag, the latest ones."""
+
+
+@dataclass(frozen=True)
+class TagCounts:
+    """How often people confirmed, added and removed a tag."""
+
+    tag: str
+    confirmed: int
+    added: int
+    removed: int
+
+    @property
+    def shown(self) -> int:
+        """How often it was ticked when they came."""
+        return self.confirmed + self.removed
+
+    @property
+    def right(self) -> float | None:
+        """Precision: the share of shown ticks that people left on; None: never shown."""
+        return self.confirmed / self.shown if self.shown else None
+
+    @property
+    def found(self) -> float | None:
+        """Recall: the share of the photos with this tag on which it was ticked beforehand; None: on no photo."""
+        there = self.confirmed + self.added
+        return self.confirmed / there if there else None
+
+
+@dataclass(frozen=True)
+class CorrectedPhoto:
+    """A photo on which somebody added or removed a tag.
+
+    Attributes:
+        task: number of the task.
+        to_name: name of the image in the label config.
+        reference: where the image is.
+        state: "added" or "removed".
+        score: that was shown, in [0, 1]; None: not known.
+    """
+
+    task: int
+    to_name: str
+    reference: str | None
+    state: State
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What people said about the tags of one project.
+
+    Attributes:
+        annotations: number of usable annotations.
+        per_day: annotations by the day on which they came, UTC.
+        tags: the most corrected ones first.
+        photos: by tag.
+        problem: why there are no tags; None: there are.
+    """
+
+    annotations: int
+    per_day: Mapping[date, int]
+    tags: Sequence[TagCounts] = ()
+    photos: Mapping[str, Sequence[CorrectedPhoto]] | None = None
+    problem: str | None = None
+
+    @property
+    def edits(self) -> int:
+        """Ticks that people removed and tags that they added."""
+        return sum(each.added + each.removed for each in self.tags)
+
+    def photo(self, task: int, to_name: str) -> CorrectedPhoto | None:
+        """A corrected photo; None: this task has none."""
+        found = (each for photos in (self.photos or {}).values() for each in photos)
+        return next((each for each in found if (each.task, each.to_name) == (task, to_name)), None)
+
+
+class FiguresCache:
+    """LRU cache of figures, by project, last event and label config.
+
+    Args:
+        ledger: of all projects.
+        settings: weights of untouched tags.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger = ledger
+        self._weights = Weights.of(settings)
+        self._cached = lru_cache(PROJECTS)(self._compute)
+
+    def of(self, project: Project) -> Figures:
+        """The figures of a project. Waits for the database.
+
+        Raises:
+            DatabaseUnavailable: see the message.
+        """
+        return self._cached(project.key, self._ledger.last_event(project.key), project.label_config)
+
+    def _compute(self, key: ProjectKey, last_event: int, label_config: str) -> Figures:
+        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.usable]
+        per_day = Counter(each.received_at.date() for each in annotations)
+        try:
+            plan = parse_label_config(label_config)
+        except LabelConfigError as error:
+            return Figures(len(annotations), per_day, problem=str(error))
+        corrections = corrections_of(plan, annotations, self._ledger.shown(key, annotated=True), self._weights)
+        return Figures(len(annotations), per_day, count_tags(corrections), _photos(corrections))
+
+
+def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:
+    """Per tag how often it was confirmed, added and removed, the most frequent first."""
+    counts: dict[str, Counter[State]] = {}
+    for each in corrections:
+        for tag, label in each.states.items():
+            if label.state in ("confirmed", "added", "removed"):
+                counts.setdefault(tag, Counter())[label.state] += 1
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0]))
+    return [TagCounts(tag, count["confirmed"], count["added"], count["removed"]) for tag, count in ordered]
+
+
+def _photos(corrections: Sequence[TaskLabels]) -> dict[str, list[CorrectedPhoto]]:
+    photos: dict[str, list[CorrectedPhoto]] = {}
+    for each in sorted(corrections, key=lambda each: each.annotation_ids, reverse=True):
+        for tag, label in each.states.items():
+            of_tag = photos.setdefault(tag, [])
+            if label.state in ("added", "removed") and len(of_tag) < PHOTOS:
+                of_tag.append(CorrectedPhoto(each.task_id, each.to_name, each.reference, label.state, label.score))
+    return photos

@@ -1,0 +1,235 @@
+"""The admin's page: a router with server-rendered views, and the few actions behind its buttons."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.staticfiles import StaticFiles
+
+from ram_backend import __version__
+from ram_backend.console import actions
+from ram_backend.console.charts import bars_per_day, before_and_after
+from ram_backend.console.figures import CorrectedPhoto, Figures, FiguresCache
+from ram_backend.console.overview import overview
+from ram_backend.console.thresholds import thresholds_in_force
+from ram_backend.errors import InputError, ProjectNotFound
+from ram_backend.images.decode import decode
+from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.diagnosis import Finding
+from ram_backend.labelstudio.task_images import ImageReference
+from ram_backend.projects.project import Pin, Project
+from ram_backend.server.middleware import is_loopback_host
+from ram_backend.server.problems import Refused
+from ram_backend.server.services import Services
+from ram_backend.settings import Settings
+
+TOKEN_HEADER = "x-ram-page-token"
+TAGS = 200
+"""Tags in one table, the most corrected ones."""
+
+THUMBNAIL = 240
+THUMBNAILS_AT_ONCE = 2
+JOBS = 15
+
+_HERE = Path(__file__).parent
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_ACTIONS: Mapping[str, Callable[[Services, JobService, Project, Mapping[str, Any]], str]] = {
+    "train": actions.train,
+    "prelabel": actions.prelabel,
+    "pin": actions.pin,
+    "unpin": actions.unpin,
+    "serve": actions.serve,
+    "options": actions.set_options,
+}
+
+Check = Callable[[Settings, Project, Pin | None], Iterable[Finding]]
+
+
+def mount(app: FastAPI, *, check: Check) -> None:
+    """Adds the page to the server's app, at "/" and below "/projects".
+
+    Args:
+        app: made by `create_app`.
+        check: looks at a project's connection with Label Studio, from both sides.
+    """
+    app.include_router(_Page(check).router)
+    app.mount("/console", StaticFiles(directory=_HERE / "static"), name="console")
+
+
+class _Page:
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._token = secrets.token_urlsafe(32)
+        self._templates = Environment(
+            loader=PackageLoader("ram_backend.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        self._figures: FiguresCache | None = None
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
+        self.router = APIRouter(dependencies=[Depends(_admitted)], include_in_schema=False)
+        views: dict[str, Callable[..., Any]] = {
+            "/": self._projects,
+            "/projects/{reference}": self._project,
+            "/projects/{reference}/connection": self._connection,
+            "/projects/{reference}/tag": self._tag,
+            "/projects/{reference}/photos/{task}": self._photo,
+        }
+        for path, view in views.items():
+            self.router.add_api_route(path, view, methods=["GET"])
+        self.router.add_api_route("/projects/{reference}/{action}", self._act, methods=["POST"])
+
+    async def _projects(self, request: Request) -> HTMLResponse:
+        services, jobs = _parts(request)
+        return self._render(services, "projects.html", rows=await asyncio.to_thread(overview, services, jobs))
+
+    async def _project(self, request: Request, reference: str) -> HTMLResponse:
+        services, jobs = _parts(request)
+        project = _known(services, reference)
+        thresholds, problem = await thresholds_in_force(services, project)
+        facts = await asyncio.to_thread(self._facts, services, jobs, project)
+        notes = [each for each in (problem, project.extra_params_error) if each]
+        return self._render(
+            services, "project.html", reference=reference, thresholds=thresholds, problems=notes, **facts
+        )
+
+    def _facts(self, services: Services, jobs: JobService, project: Project) -> dict[str, Any]:
+        key, figures = project.key, self._figures_of(services, project)
+        versions = jobs.versions.list(key)
+        return {
+            "project": project,
+            "served": jobs.versions.served(key),
+            "figures": figures,
+            "tags": figures.tags[:TAGS],
+            "tags_left": len(figures.tags) - TAGS if len(figures.tags) > TAGS else 0,
+            "pending": jobs.pending(key),
+            "next_training": jobs.next_training(key),
+            "days": bars_per_day(figures.per_day, datetime.now(UTC).date()),
+            "versions": versions[::-1],
+            "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
+            "jobs": jobs.queue.jobs(key, limit=JOBS),
+            "options": project.set_options,
+            "extra": ", ".join(project.extra_params.to_json()),
+        }
+
+    async def _connection(self, request: Request, reference: str) -> HTMLResponse:
+        services, jobs = _parts(request)
+        project = _known(services, reference)
+
+        def look() -> list[Finding]:
+            return list(self._check(services.settings, project, jobs.projects.changes().pin))
+
+        findings = await asyncio.to_thread(look)
+        return self._render(services, "connection.html", findings=findings)
+
+    async def _tag(self, request: Request, reference: str, name: str) -> HTMLResponse:
+        services, _ = _parts(request)
+        project = _known(services, reference)
+        figures = await asyncio.to_thread(self._figures_of, services, project)
+        photos = (figures.photos or {}).get(name, ())
+        return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
+
+    async def _photo(self, request: Request, reference: str, task: int, image: str) -> Response:
+        """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
+        services, _ = _parts(request)
+        project = _known(services, reference)
+        figures = await asyncio.to_thread(self._figures_of, services, project)
+        photo = figures.photo(task, image)
+        if photo is None:
+            raise ProjectNotFound(f"Project {project.key} has no corrected photo of task {task}.")
+        async with self._thumbnails:
+            data = await asyncio.to_thread(_thumbnail, services, project, photo)
+        return Response(data, media_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "private, max-age=3600"})
+
+    async def _act(
+        self, request: Request, reference: str, action: str, given: Annotated[dict[str, Any], Body()]
+    ) -> dict[str, str]:
+        if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
+            raise Refused(403, "PageToken", "The page's token is missing or old: reload the page.")
+        services, jobs = _parts(request)
+        if action not in _ACTIONS:
+            raise InputError(f"There is no action {action[:40]!r} (there: {', '.join(_ACTIONS)}).")
+        project = _known(services, reference)
+        return {"message": await asyncio.to_thread(_ACTIONS[action], services, jobs, project, given)}
+
+    def _figures_of(self, services: Services, project: Project) -> Figures:
+        if self._figures is None:
+            self._figures = FiguresCache(services.ledger, services.settings)
+        return self._figures.of(project)
+
+    def _render(self, services: Services, template: str, **values: object) -> HTMLResponse:
+        html = self._templates.get_template(template).render(
+            token=self._token,
+            version=__version__,
+            bundle=services.settings.bundle,
+            model=services.model.state,
+            share=lambda value: "" if value is None else f"{value:.0%}",
+            **values,
+        )
+        return HTMLResponse(html, headers=_HEADERS)
+
+
+async def _admitted(request: Request) -> None:
+    """Without a login the page is for browsers on this machine.
+
+    Raises:
+        Refused: 403.
+    """
+    settings: Settings = request.app.state.services.settings
+    if not settings.basic_auth_user and not is_loopback_host(request.headers.get("host", "")):
+        message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
+        raise Refused(403, "LoginNeeded", message)
+
+
+def _parts(request: Request) -> tuple[Services, JobService]:
+    services: Services = request.app.state.services
+    if services.jobs is None:
+        raise Refused(503, "NoJobs", "The page needs the database of jobs, which this server was started without.")
+    return services, services.jobs
+
+
+def _known(services: Services, reference: str) -> Project:
+    project = services.project(reference)
+    if project.key not in {each.key for each in services.store.projects()}:
+        raise ProjectNotFound(f"There is no project {reference[:40]!r}: `ram-backend project list` has them.")
+    return project
+
+
+def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:
+    lineage = version.lineage
+    if lineage is None:
+        return None
+    before, after = lineage.metrics_before.get("mAP"), lineage.metrics_after.get("mAP")
+    return None if before is None or after is None else (version.name, before, after, version.outcome == "accept")
+
+
+def _thumbnail(services: Services, project: Project, photo: CorrectedPhoto) -> bytes:
+    reference = ImageReference(photo.task, photo.reference)
+    settings = services.settings
+    image, _ = decode(
+        services.images.client(project).fetch(reference),
+        exif_orientation=True,
+        alpha="white",
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+        draft_size=THUMBNAIL,
+        name=f"image of task {photo.task}",
+    )
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    out = BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()

@@ -1,0 +1,154 @@
+"""The admin's page: its views, its actions, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+
+import pytest
+from console.conftest import CREATED, HOSTILE, Console, annotation
+from PIL import Image
+from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import serving
+from support.tiny_model import colour_model, colours
+from support.versions import lineage
+
+from ram_backend.console.page import mount
+from ram_backend.database.migrate import open_migrated
+from ram_backend.jobs.service import JobService
+from ram_backend.server.app import create_app
+from ram_backend.settings import Settings
+from ram_backend.versions.directory import write_version
+
+
+def test_no_project_yet(console: Console) -> None:
+    assert "ram-backend connect --project 1" in console.text("/")
+
+
+def test_the_list_of_projects(corrected: Console) -> None:
+    text = corrected.text("/")
+    assert f'href="/projects/1.{CREATED}"' in text
+    assert corrected.studio.url in text
+    assert '<td class="number">3</td>' in text, "corrections that nothing has learned"
+
+
+def test_acceptance_and_threshold_per_tag(corrected: Console) -> None:
+    text = re.sub(r"\s+", " ", corrected.text())
+    row = re.search(r"<tr> <td><a[^>]*>red</a></td>(.*?)</tr>", text)
+    assert row is not None
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row[1])
+    assert cells == ["2", "1", "1", "0", "50%", "100%", "0.60", "colours"]
+
+
+def test_names_from_label_studio_are_escaped(corrected: Console) -> None:
+    for path in ("/", "", "/connection", f"/tag?name={HOSTILE}"):
+        text = corrected.text(path)
+        assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in corrected.text()
+
+
+def test_corrected_photos_of_a_tag(corrected: Console) -> None:
+    text = corrected.text("/tag?name=red")
+    (source,) = re.findall(r'src="(/projects/[^"]+)"', text)
+    answer = corrected.get(source.replace("&amp;", "&"))
+    assert answer.headers["content-type"] == "image/jpeg"
+    with Image.open(BytesIO(answer.content)) as image:
+        assert max(image.size) <= 240
+        assert image.convert("RGB").resize((1, 1)).getpixel((0, 0))[0] > 200  # type: ignore[index]
+
+
+def test_a_thumbnail_is_fetched_only_where_predict_fetches(corrected: Console) -> None:
+    """A photo of a task that people corrected, at an internal address."""
+    event = annotation(9, ["green"], f"http://127.0.0.1:{corrected.client.base_url.port}/jobs")
+    assert corrected.client.post("/webhook", json=event).status_code == 200
+    answer = corrected.get(f"/projects/1.{CREATED}/photos/9?image=image")
+    assert answer.status_code == 400
+    assert "internal address" in answer.json()["error"]
+    assert corrected.get(f"/projects/1.{CREATED}/photos/77?image=image").status_code == 404
+
+
+def test_buttons_ask_for_jobs_and_pin(corrected: Console) -> None:
+    assert "queued" in corrected.post("train").json()["message"]
+    assert "queued" in corrected.post("prelabel").json()["message"]
+    assert {job.kind for job in corrected.jobs.queue.jobs(corrected.key)} == {"train", "prelabel"}
+    assert "Pinned to base" in corrected.post("pin").json()["message"]
+    assert "pinned" in corrected.text()
+    assert "base is served" in corrected.post("unpin").json()["message"]
+
+
+def test_another_version_is_served(corrected: Console) -> None:
+    stored = write_version(
+        corrected.settings.versions_dir, corrected.key, colours(0.5, 0.5), {}, lineage(bundle_digest="d" * 64),
+        {"outcome": "accept", "reason": f"better {HOSTILE}", "figures": {}}, first_number=1,
+    )  # fmt: skip
+    corrected.jobs.versions.record(stored)
+    assert "<script>alert" not in corrected.text()
+    assert corrected.post("serve", version="v0001").json()["message"] == "v0001 is served instead of base, and pinned."
+    assert corrected.jobs.versions.served(corrected.key).version == "v0001"
+    assert corrected.post("serve", version="v0009").status_code == 404
+    assert "base is served" in corrected.post("serve", version="base").json()["message"]
+
+
+def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
+    corrected.post("options", tags="red, blue", threshold="0.4", per_tag="red=0.9", top_k="3", precision="")
+    (project,) = corrected.jobs.projects.changes().projects
+    assert project.set_options.to_json() == {
+        "tags": ["red", "blue"],
+        "threshold": 0.4,
+        "per_tag": {"red": 0.9},
+        "top_k": 3,
+    }
+    wait_until(lambda: "0.90" in corrected.text())
+    corrected.post("options", tags="", threshold="", per_tag="", top_k="", precision="")
+    (project,) = corrected.jobs.projects.changes().projects
+    assert not project.set_options
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("threshold", "two", "no number"),
+        ("threshold", "2", "0 to 1"),
+        ("per_tag", "red", "no number"),
+        ("top_k", "1.5", "whole"),
+    ],
+)
+def test_settings_that_cannot_be_used(corrected: Console, field: str, value: str, why: str) -> None:
+    answer = corrected.post("options", **{field: value})
+    assert answer.status_code == 400
+    assert why in answer.json()["error"]
+
+
+def test_a_post_needs_the_token_of_the_page(corrected: Console) -> None:
+    assert corrected.post("pin", token="").status_code == 403
+    assert corrected.post("pin", token="x" * 43).status_code == 403
+    assert not corrected.jobs.versions.served(corrected.key).pinned
+
+
+def test_the_page_may_be_opened_by_a_link_and_not_be_read(console: Console) -> None:
+    opened = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert console.get("/", **opened).status_code == 200
+    assert console.get("/jobs", **opened).status_code == 403
+    for changed in ({"Sec-Fetch-Mode": "cors"}, {"Sec-Fetch-Dest": "iframe"}):
+        assert console.get("/", **{**opened, **changed}).status_code == 403
+    policy = console.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_without_a_login_the_page_is_for_this_machine(settings: Settings, studio: FakeLabelStudio) -> None:
+    """Also where the server listens at all addresses."""
+    login = {"basic_auth_user": "admin", "basic_auth_pass": "secret"}
+    for changes, status in (({}, 403), (login, 200)):
+        open_ = settings.model_copy(update={"host": "0.0.0.0", **changes})
+        app = create_app(open_, jobs=JobService(open_, open_migrated(open_)), model=colour_model(open_))
+        mount(app, check=lambda *_: [])
+        with serving(app) as client:
+            auth = ("admin", "secret") if changes else None
+            assert client.get("/", headers={"Host": "tags.example.com"}, auth=auth).status_code == status
+
+
+def test_unknown_projects_and_actions(corrected: Console) -> None:
+    assert corrected.get("/projects/7.1").status_code == 404
+    assert corrected.post("dance").status_code == 400
