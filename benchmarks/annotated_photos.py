@@ -248,9 +248,8 @@ def corrected(
     labels: NDArray[np.bool_], known: NDArray[np.bool_], ticked: NDArray[np.bool_], weights: Weights = WEIGHTS
 ) -> NDArray[np.float32]:
     """How much each label is believed, (N, L), in a list that is on screen as a whole; all arguments (N, L)."""
-    said = np.where(ticked, weights.removed, weights.untouched_listed)
-    said = np.where(labels, np.where(ticked, weights.confirmed, weights.added), said)
-    return (said * known).astype(np.float32)
+    said = labels | ticked
+    return (np.where(said, 1.0, weights.untouched_listed) * known).astype(np.float32)
 
 
 def _tokens(

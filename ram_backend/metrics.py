@@ -1,15 +1,13 @@
-"""Metrics of multi-label scores: one definition each, for gate, benchmarks and evaluation.
+"""Metrics of multi-label scores: one definition each, for gate, benchmarks and evaluation. Pure.
 
-Everything here is pure: arrays in, numbers out. The arrays of one call share the shape (N, L), N images by L tags:
+The arrays of one call share the shape (N, L), N images by L tags:
 
-- `scores`: float, finite, higher = more certain. Probabilities in [0, 1] where a function says so, else logits do too.
+- `scores`: float, finite, higher = more certain; logits or probabilities, unless a function says which.
 - `labels`: bool (or 0/1), True = the tag is right for the image.
-- `known`: bool, False = nobody said whether the tag is right. Such pairs are left out everywhere, whatever `scores` and
-  `labels` hold there. None: all pairs are known.
+- `known`: bool, False = nobody said whether the tag is right: the pair is left out. None: all pairs are known.
 
-A number that the data can't give (no known positive, no known pair) is nan, never 0.
-
-Raises (all functions): InputError where shapes differ, scores are not finite, or a value is out of its range.
+A number that the data can't give (no known positive, no known pair) is nan, never 0. All functions raise InputError
+where shapes differ, scores are not finite, or a value is out of its range.
 """
 
 from __future__ import annotations
@@ -29,18 +27,12 @@ CALIBRATION_FLOOR = 0.05
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
-    """Average precision of each tag's ranking of the images.
+    """Average precision of each tag's ranking of the images, by scikit-learn's `average_precision_score`.
 
-    AP = sum over distinct scores, from high to low, of (recall gained) x (precision there): scikit-learn's
-    `average_precision_score`, not interpolated; images with equal scores enter together, so their order plays no part.
-
-    Args:
-        scores: (N, L), probabilities or logits: only their order within a tag matters.
-        labels: (N, L).
-        known: (N, L) or None.
+    AP = sum over distinct scores, from high to low, of (recall gained) x (precision there), not interpolated.
 
     Returns:
-        (L,) in (0, 1]; nan for a tag without a known positive. A tag with known positives only has 1.
+        (L,) in (0, 1]; nan for a tag without a known positive.
     """
     from sklearn.metrics import average_precision_score  # type: ignore[import-untyped, unused-ignore]
 
@@ -55,16 +47,9 @@ def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: Array
 def mean_average_precision(
     scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None, min_positives: int = 3
 ) -> float:
-    """Macro mAP: the plain mean of `average_precision_per_tag` over the tags with enough known positives.
+    """Macro mAP: the plain mean of `average_precision_per_tag` over the tags with at least `min_positives`.
 
-    Args:
-        scores: (N, L), probabilities or logits.
-        labels: (N, L).
-        known: (N, L) or None.
-        min_positives: tags with fewer known positives are left out: their AP is mostly luck.
-
-    Returns:
-        In (0, 1]; nan where no tag has enough known positives.
+    The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan where no tag has enough.
     """
     if min_positives < 1:
         raise InputError(f"min_positives is {min_positives}: it has to be at least 1.")
@@ -82,45 +67,36 @@ def f1(
     known: ArrayLike | None = None,
     average: Literal["micro", "macro"] = "micro",
 ) -> float:
-    """F1 of the tags that are on, over known pairs; on = score strictly above the threshold.
+    """F1 of the tags that are on, in [0, 1]; on = score strictly above the threshold.
 
     Args:
-        scores: (N, L), on the scale of the thresholds. Decisions (bool) go with a threshold of 0.5.
+        scores: (N, L), on the scale of the thresholds.
         labels: (N, L).
         thresholds: one number, or (L,).
         known: (N, L) or None.
-        average: "micro" pools the pairs of all tags; "macro" is the mean over tags with at least one known positive
-            (scikit-learn's would count the others as 0 or leave that to `zero_division`).
-
-    Returns:
-        In [0, 1]. micro: nan where no known pair is right and none is on. macro: nan where no tag has a known positive.
+        average: "micro" pools the pairs of all tags; "macro" is the mean over the tags with a known positive.
     """
-    hits, wrong, missed = _counts(scores, labels, thresholds, known)
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    thresholds_ = np.asarray(thresholds, dtype=np.float64)
+    if thresholds_.shape not in ((), (scores_.shape[1],)):
+        raise InputError(
+            f"thresholds {thresholds_.shape} have to be one number or one for each of {scores_.shape[1]} tags."
+        )
+    if average not in ("micro", "macro"):
+        raise InputError(f"average={average!r} is not known: use 'micro' or 'macro'.")
+    on, right = (scores_ > thresholds_) & known_, labels_ & known_
+    hits, total = (on & right).sum(axis=0), on.sum(axis=0) + right.sum(axis=0)
     if average == "micro":
-        return float(_f1(*(np.asarray(count.sum(), dtype=np.float64) for count in (hits, wrong, missed))))
-    if average == "macro":
-        counted = hits + missed > 0
-        if not counted.any():
-            return float("nan")
-        return float(_f1(*(count[counted].astype(np.float64) for count in (hits, wrong, missed))).mean())
-    raise InputError(f"average={average!r} is not known: use 'micro' or 'macro'.")
+        return float(2 * hits.sum() / total.sum()) if total.any() else float("nan")
+    counted = right.any(axis=0)
+    return float((2 * hits[counted] / total[counted]).mean()) if counted.any() else float("nan")
 
 
 def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
-    """Share of right tags among the k best-scored known tags of an image, averaged over images.
+    """Share of right tags among the k best-scored known tags of an image, averaged over images, in [0, 1].
 
-    An image with fewer than k known tags is judged by those it has; one without any is left out. Where several tags tie
-    for the last places, the share is the expected one if the places were drawn among them: the order of columns plays
-    no part.
-
-    Args:
-        scores: (N, L), comparable between the tags of an image.
-        labels: (N, L).
-        known: (N, L) or None.
-        k: at least 1.
-
-    Returns:
-        In [0, 1]; nan where no pair is known.
+    An image with fewer than k known tags is judged by those it has. Where tags tie for the last places, the share is
+    the expected one if the places were drawn among them.
     """
     if k < 1:
         raise InputError(f"k is {k}: it has to be at least 1.")
@@ -146,9 +122,6 @@ def calibration_error(
         known: (N, L) or None.
         floor: only pairs with a score strictly above it count.
         bins: number of equally wide bins over [0, 1]; a bin holds its lower bound, the last one also 1.
-
-    Returns:
-        In [0, 1], 0 = calibrated; nan where no known pair is above the floor.
     """
     if bins < 1:
         raise InputError(f"bins is {bins}: it has to be at least 1.")
@@ -186,29 +159,6 @@ def _as_bool(values: ArrayLike, name: str) -> BoolArray:
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise InputError(f"{name} holds values other than 0 and 1: mark unknown pairs in `known`, not in the labels.")
     return array.astype(np.bool_)
-
-
-def _counts(
-    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """True positives, false positives and false negatives per tag, (L,) each."""
-    scores_, labels_, known_ = _checked(scores, labels, known)
-    thresholds_ = np.asarray(thresholds, dtype=np.float64)
-    if thresholds_.shape not in ((), (scores_.shape[1],)):
-        raise InputError(
-            f"thresholds {thresholds_.shape} have to be one number or one for each of {scores_.shape[1]} tags."
-        )
-    on = scores_ > thresholds_
-    hits = (on & labels_ & known_).sum(axis=0)
-    wrong = (on & ~labels_ & known_).sum(axis=0)
-    missed = (~on & labels_ & known_).sum(axis=0)
-    return hits, wrong, missed
-
-
-def _f1(hits: FloatArray, wrong: FloatArray, missed: FloatArray) -> FloatArray:
-    total = 2 * hits + wrong + missed
-    result: FloatArray = np.divide(2 * hits, total, out=np.full(np.shape(total), np.nan), where=total > 0)
-    return result
 
 
 def _expected_precision(scores: FloatArray, labels: BoolArray, k: int) -> float:

@@ -14,6 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.settings import Settings, load_settings
@@ -97,6 +99,14 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "sqlite":
         return load_settings(data_dir=tmp_path / "data")
     return load_settings(data_dir=tmp_path / "data", database_url=request.getfixturevalue("cluster").new_database())
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """That database, migrated."""
+    opened = open_migrated(settings)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def stats(
     totals: dict[str, Any] = {
         "project": str(opened.key),
         "annotations": len(annotations),
-        "usable": sum(each.usable for each in annotations),
+        "usable": sum(each.stated.usable for each in annotations),
         "skipped": sum(each.stated.was_cancelled for each in annotations),
         "nobody_looked": sum(each.stated.unseen for each in annotations),
         "tasks": len({each.task_id for each in labels}),
@@ -167,7 +167,7 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> 
         "annotation": stated.id,
         "annotator": stated.completed_by,
         "when": None if stated.updated_at is None else stated.updated_at.isoformat(timespec="seconds"),
-        "usable": annotation.usable,
+        "usable": stated.usable,
         **{state: sorted({tag for each in corrections for tag in each.tags(state)}) for state in _STATES},
         "model_version": next((version for each in corrections for version in each.model_versions), None),
         "version": next((version for each in corrections for version in each.versions), None),

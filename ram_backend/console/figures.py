@@ -120,7 +120,7 @@ class FiguresCache:
         return self._cached(project.key, self._ledger.last_event(project.key), project.label_config)
 
     def _compute(self, key: ProjectKey, last_event: int, label_config: str) -> Figures:
-        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.usable]
+        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.stated.usable]
         per_day = Counter(each.received_at.date() for each in annotations)
         try:
             plan = parse_label_config(label_config)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.events import LabelSpace
 from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
@@ -44,10 +44,10 @@ def corrections_of(
         plan: of the project's label config.
         annotations: the current truth; unusable ones are ignored.
         shown: served predictions by task.
-        weights: of labels by state.
+        weights: of untouched tags.
         task_data: newer data of tasks than the events have, for instance from a listing.
     """
-    usable = [annotation for annotation in annotations if annotation.usable]
+    usable = [annotation for annotation in annotations if annotation.stated.usable]
     data = {
         each.stated.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
     }
@@ -168,10 +168,9 @@ class _Reader:
         scores = {self._path(control, each.path): each.score for each in served}
         for path in on:
             state: State = "confirmed" if path in shown_on else "added"
-            share = (self._weights.confirmed if path in shown_on else self._weights.added) / len(choices[path].texts)
-            yield choices[path], TagLabel(True, share, state, scores.get(path))
+            yield choices[path], TagLabel(True, 1 / len(choices[path].texts), state, scores.get(path))
         for path in shown_on - on:
-            yield choices[path], TagLabel(False, self._weights.removed, "removed", scores.get(path))
+            yield choices[path], TagLabel(False, 1.0, "removed", scores.get(path))
         above = {path[:steps] for path in on for steps in range(1, len(path))} & choices.keys()
         for path in above - on - shown_on:
             yield choices[path], UNKNOWN

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
-from ram_backend.feedback.label_space import LabelSpace, label_space_of
+from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import (
+    ChoiceId,
     StatedAnnotation,
+    canonical_json,
     content_of,
     number_of,
     read_annotation,
     trimmed_task_data,
 )
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.requests import EventProject, WebhookRequest
 
 Kind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
@@ -32,6 +39,52 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class LabelSpace:
+    """The fixed choices of a label config at the time of a statement: others were unknown to the annotator, not off.
+
+    Attributes:
+        digest: sha256 of `to_json`.
+        choices: control name -> paths of its fixed choices. Dynamic choices come with each task and are not included.
+    """
+
+    digest: str
+    choices: dict[str, frozenset[ChoiceId]] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, plan: LabelPlan) -> LabelSpace:
+        """The label space of a plan."""
+        space = cls("", {each.name: frozenset(choice.path for choice in each.choices) for each in plan.tag_controls})
+        return cls(hashlib.sha256(space.to_json().encode()).hexdigest(), space.choices)
+
+    def to_json(self) -> str:
+        """Canonical JSON, without the digest."""
+        return canonical_json({name: sorted(paths) for name, paths in self.choices.items()})
+
+    @classmethod
+    def from_json(cls, text: str, digest: str) -> LabelSpace:
+        """Reads what `to_json` wrote."""
+        choices = json.loads(text)
+        return cls(digest, {name: frozenset(tuple(path) for path in paths) for name, paths in choices.items()})
+
+    def has(self, control: str, choice: ChoiceId) -> bool:
+        """Whether a fixed choice could be ticked."""
+        return choice in self.choices.get(control, frozenset())
+
+
+def label_space_of(label_config: object) -> LabelSpace | None:
+    """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
+    return _label_space(label_config) if isinstance(label_config, str) and label_config.strip() else None
+
+
+@lru_cache(maxsize=64)
+def _label_space(label_config: str) -> LabelSpace | None:
+    try:
+        return LabelSpace.of(parse_label_config(label_config))
+    except LabelConfigError:
+        return None
+
+
+@dataclass(frozen=True)
 class FeedbackEvent:
     """One event. Its identity within a project: kind, numbers, `updated_us` and `content`.
 
@@ -44,8 +97,6 @@ class FeedbackEvent:
         statement: canonical JSON of the annotation; "" for all other kinds.
         content: sha256 of the statement; "" for all other kinds.
         usable: whether the statement may be trained on.
-        received_at: when it arrived.
-        source: how it arrived.
         task_data: JSON of the task's data, trimmed; None: not known.
         offered: the tags that could be chosen; None: not known.
     """
@@ -66,11 +117,7 @@ class FeedbackEvent:
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
     """The events in one webhook call; most actions have none. Never raises.
 
-    Entries that can't be kept (no number, wrong types, huge) are dropped and counted in the log.
-
-    Args:
-        request: the call.
-        received_at: when it came.
+    Entries that can't be recorded (no number, wrong types, huge) are dropped and counted in the log.
     """
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
     numbers = [number for each in entries if (number := number_of(each)) is not None]
@@ -96,15 +143,7 @@ def statement_event(
     offered: LabelSpace | None = None,
     source: Source = "webhook",
 ) -> FeedbackEvent:
-    """The event of one statement.
-
-    Args:
-        stated: the annotation.
-        received_at: when it arrived.
-        task_data: the task's data as received.
-        offered: the tags that could be chosen.
-        source: how it arrived.
-    """
+    """The event of one statement; `task_data` as received."""
     statement = stated.canonical()
     return FeedbackEvent(
         kind="stated",

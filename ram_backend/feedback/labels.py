@@ -28,7 +28,7 @@ class TagLabel:
     Attributes:
         label: whether the tag applies.
         weight: in [0, 1]; 0: nothing is known.
-        state: how the label came about.
+        state: see `State`.
         score: that was shown, in [0, 1]; None: none, or not known.
     """
 
@@ -43,12 +43,9 @@ UNKNOWN = TagLabel(False, 0.0, "unknown")
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of labels by how they came about, in [0, 1]; 1: a person stated it, 0: nobody did.
+    """Weights in [0, 1] of untouched tags; what a person stated has weight 1.
 
     Attributes:
-        confirmed: of a tag that was shown as on and left on.
-        added: of a tag that a person ticked.
-        removed: of a tag that was shown as on and that a person unticked.
         untouched_listed: of a tag that stayed off in a list of `Choices` or labels short enough to be on screen as a
             whole: the annotator most likely saw it.
         untouched_hidden: of a tag that stayed off in a longer list, in a `Taxonomy`, which is closed at first, or in a
@@ -56,9 +53,6 @@ class Weights:
         listed_tags: lists of at most this many choices or labels count as on screen.
     """
 
-    confirmed: float = 1.0
-    added: float = 1.0
-    removed: float = 1.0
     untouched_listed: float = 0.5
     untouched_hidden: float = 0.05
     listed_tags: int = 200
@@ -105,7 +99,6 @@ class TaskLabels:
     """The labels of one image: those that one annotation gives (a correction), or several that were merged.
 
     Attributes:
-        task_id: the task.
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
         candidates: the tags that could be chosen; one object for all tasks with the same tags.

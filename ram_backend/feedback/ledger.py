@@ -16,23 +16,9 @@ from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback import view
-from ram_backend.feedback.events import FeedbackEvent
-from ram_backend.feedback.label_space import LabelSpace
-from ram_backend.feedback.rows import (
-    FeedbackEventRow,
-    LabelSpaceRow,
-    ShownRow,
-    TaskImageRow,
-    insert_into,
-    of_project,
-)
-from ram_backend.feedback.shown import (
-    ImageHashes,
-    ServedPrediction,
-    image_key,
-    read_choices,
-    read_images,
-)
+from ram_backend.feedback.events import FeedbackEvent, LabelSpace
+from ram_backend.feedback.rows import FeedbackEventRow, LabelSpaceRow, ShownRow, TaskImageRow, insert_into, of_project
+from ram_backend.feedback.shown import ImageHashes, ServedPrediction, image_key, read_choices, read_images
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects.keys import ProjectKey
@@ -44,7 +30,6 @@ _STATED = [
     getattr(FeedbackEventRow, name)
     for name in ("event_id", "annotation_id", "updated_us", "statement", "task_data", "offered", "received_at")
 ]
-_KEY = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
 _SHOWN = ("version", "shown_at", "source", "choices", "images")
 
 
@@ -53,10 +38,6 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def close(self) -> None:
-        """Closes the connections that nobody uses now; a later call opens new ones."""
-        self._database.close()
 
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
         """Appends events, all or none; they are durable when this returns. Known ones change nothing.
@@ -73,7 +54,7 @@ class Ledger:
             return 0
         offered = {event.offered.digest: event.offered for event in events if event.offered is not None}
         rows = [
-            {**key_columns(key), **vars(event), "offered": event.offered.digest if event.offered is not None else ""}
+            {**key_columns(key), **vars(event), "offered": event.offered.digest if event.offered else ""}
             for event in events
         ]
         with self._database.writing() as session:
@@ -96,12 +77,7 @@ class Ledger:
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
         """The current truth: the latest statement of each existing annotation, by number, usable or not.
 
-        Args:
-            key: the project.
-            up_to: as of this event; None: now.
-
-        Raises:
-            DatabaseUnavailable: see the message.
+        As of the event `up_to`; None: now.
         """
         with self._database.reading() as session:
             truth = view.current(self._lines(session, key, up_to))
@@ -133,33 +109,19 @@ class Ledger:
             return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
 
     def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> Changes:
-        """How the usable annotations changed between two events.
-
-        Args:
-            key: the project.
-            event_id: after this event.
-            up_to: up to this event; None: until now.
-        """
+        """How the usable annotations changed after an event, up to another one (None: until now)."""
         lines = self.lines(key, up_to=up_to)
         before = view.current(line for line in lines if line.event_id <= event_id)
         return view.changes(before, view.current(lines))
-
-    def changed_since(self, key: ProjectKey, event_id: int) -> int:
-        """Number of usable annotations that were added, edited or withdrawn after an event."""
-        return self.changes_since(key, event_id).total
 
     def fingerprint(self, key: ProjectKey, *, up_to: int | None = None) -> Fingerprint:
         """Identity of the usable annotations; see `annotations` for `up_to`."""
         return view.fingerprint(view.current(self.lines(key, up_to=up_to)))
 
-    def keys(self) -> list[ProjectKey]:
-        """All projects that have events."""
-        with self._database.reading() as session:
-            return sorted(ProjectKey(*row) for row in session.execute(select(*_KEY).distinct()))
-
     def last_events(self) -> dict[ProjectKey, int]:
-        """Number of the last event of each project that there are events of."""
-        question = select(*_KEY, func.max(FeedbackEventRow.event_id)).group_by(*_KEY)
+        """Number of the last event of each project that has events."""
+        project = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
+        question = select(*project, func.max(FeedbackEventRow.event_id)).group_by(*project)
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
@@ -190,12 +152,7 @@ class Ledger:
             self._put_images(session, key, images)
 
     def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
-        """Served predictions by task, oldest first.
-
-        Args:
-            key: the project.
-            annotated: only for tasks that have annotations, which in a large project are few.
-        """
+        """Served predictions by task, oldest first; `annotated`: only of tasks with annotations, often few."""
         query = select(ShownRow).where(of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
             stated = (of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
@@ -232,14 +189,8 @@ class Ledger:
     def _put_images(self, session: Session, key: ProjectKey, images: ImageHashes) -> None:
         now = datetime.now(UTC)
         rows = [
-            {
-                **key_columns(key),
-                "task_id": task_id,
-                "reference": digest,
-                "sha256": sha,
-                "phash": f"{phash:016x}",
-                "seen_at": now,
-            }
+            {"task_id": task_id, "reference": digest, "sha256": sha, "phash": f"{phash:016x}", "seen_at": now}
+            | key_columns(key)
             for (task_id, digest), (sha, phash) in sorted(images.items())
         ]
         if rows:

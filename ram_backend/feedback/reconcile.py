@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
 from ram_backend.feedback import view
-from ram_backend.feedback.events import FeedbackEvent, statement_event
-from ram_backend.feedback.label_space import LabelSpace, label_space_of
+from ram_backend.feedback.events import FeedbackEvent, Kind, LabelSpace, label_space_of, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
@@ -57,11 +56,6 @@ class Reconciled:
 def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) -> LabelStudio:
     """The Label Studio of a project, with the login that it may be sent.
 
-    Args:
-        settings: its address and token where they are set; limits.
-        project: whose.
-        pin: of the database (`ProjectTable.changes().pin`).
-
     Raises:
         LabelStudioUnreachable: nobody has named its address.
         SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
@@ -93,7 +87,7 @@ def reconcile(
     listing began never does.
 
     Args:
-        ledger: of the project.
+        ledger: where the events go.
         key: the project.
         api: of the project's Label Studio.
         began: start of the listing; by default now.
@@ -133,14 +127,14 @@ def reconcile(
     returned = [listing.stated[number] for number in view.missing(lines) & listing.stated.keys()]
     moment = (began - _EPOCH) // timedelta(microseconds=1)
     added = ledger.record(key, events)
+    seen: list[tuple[Kind, StatedAnnotation]] = [("annotation_missing", each) for each in gone]
+    seen += [("annotation_found", each) for each in returned]
     ledger.record(
         key,
-        [
-            *(_listed_event("annotation_missing", each, moment, began) for each in gone),
-            *(_listed_event("annotation_found", each, moment, began) for each in returned),
-        ],
+        [FeedbackEvent(kind, each.id, each.task, began, updated_us=moment, source="listing") for kind, each in seen],
     )
-    shown = _not_recorded(listing.shown.values(), ledger.shown(key, annotated=True))
+    numbers = {each.prediction_id for rows in ledger.shown(key, annotated=True).values() for each in rows}
+    shown = [each for each in listing.shown.values() if each.prediction_id not in numbers]
     ledger.record_shown(key, shown)
     result = Reconciled(
         listed=len(listing.stated),
@@ -215,15 +209,3 @@ def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -
         prediction_id=number,
         source="listing",
     )
-
-
-def _not_recorded(
-    listed: Iterable[ServedPrediction], known: Mapping[int, list[ServedPrediction]]
-) -> list[ServedPrediction]:
-    """The predictions whose number is not recorded yet."""
-    numbers = {each.prediction_id for rows in known.values() for each in rows}
-    return [each for each in listed if each.prediction_id not in numbers]
-
-
-def _listed_event(kind: Any, stated: StatedAnnotation, moment: int, began: datetime) -> FeedbackEvent:
-    return FeedbackEvent(kind, stated.id, stated.task, began, updated_us=moment, source="listing")

@@ -15,27 +15,16 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.rows import OfProject
 
 
-class FeedbackEventRow(OfProject, Base):
-    """One event, never changed and never deleted: a statement, or a tombstone.
+def _identity(table: str, *columns: str) -> UniqueConstraint:
+    return UniqueConstraint("instance", "project_id", "created", *columns, name=f"uq_{table}_identity")
 
-    `statement` is canonical JSON in ASCII and `content` its sha256; both are "" for tombstones. `updated_us` is Label
-    Studio's `updated_at` in microseconds since 1970, UTC, or 0. `annotation_id` and `task_id` are 0 if the event names
-    none. The columns after `statement` are not part of the event's identity.
-    """
+
+class FeedbackEventRow(OfProject, Base):
+    """One `FeedbackEvent`, never changed and never deleted; `offered` is the digest of its label space, or ""."""
 
     __tablename__ = "feedback_events"
     __table_args__ = (
-        UniqueConstraint(
-            "instance",
-            "project_id",
-            "created",
-            "kind",
-            "annotation_id",
-            "task_id",
-            "updated_us",
-            "content",
-            name="uq_feedback_events_identity",
-        ),
+        _identity("feedback_events", "kind", "annotation_id", "task_id", "updated_us", "content"),
         Index("ix_feedback_events_order", "project_id", "created", "event_id"),
     )
 
@@ -57,7 +46,7 @@ class LabelSpaceRow(OfProject, Base):
     """A label space, by the digest that events name; `tags` is JSON."""
 
     __tablename__ = "offered_tags"
-    __table_args__ = (UniqueConstraint("instance", "project_id", "created", "digest", name="uq_offered_tags_identity"),)
+    __table_args__ = (_identity("offered_tags", "digest"),)
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     digest: Mapped[str] = mapped_column(Text)
@@ -72,9 +61,7 @@ class ShownRow(OfProject, Base):
     """
 
     __tablename__ = "shown"
-    __table_args__ = (
-        UniqueConstraint("instance", "project_id", "created", "task_id", "model_version", name="uq_shown_identity"),
-    )
+    __table_args__ = (_identity("shown", "task_id", "model_version"),)
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     task_id: Mapped[int] = mapped_column(BigInteger)
@@ -91,9 +78,7 @@ class TaskImageRow(OfProject, Base):
     """Identity of an image of a task when it was last seen; `reference` is the sha256 of the task's reference."""
 
     __tablename__ = "task_images"
-    __table_args__ = (
-        UniqueConstraint("instance", "project_id", "created", "task_id", "reference", name="uq_task_images_identity"),
-    )
+    __table_args__ = (_identity("task_images", "task_id", "reference"),)
 
     row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     task_id: Mapped[int] = mapped_column(BigInteger)

@@ -17,7 +17,6 @@ class ServedChoice:
     """One choice of a served prediction.
 
     Attributes:
-        control: name of its control.
         path: of the choice; of a flat one (its value,).
         score: calibrated probability in [0, 1]; None: not known.
         ticked: whether the prediction ticked it.
@@ -51,11 +50,8 @@ class ServedPrediction:
     """One prediction for one task, as an annotator saw it.
 
     Attributes:
-        task_id: the task.
-        model_version: of the prediction.
         shown_at: when it was served, or made.
         choices: the ticked ones, and others whose scores are known.
-        images: that were tagged.
         version: the project's version that made it; None: the bundle's base, or not known.
         prediction_id: Label Studio's number; None: not known.
         source: "served" by us, or found in a "listing" of Label Studio.
@@ -80,8 +76,9 @@ class ServedPrediction:
 
     def images_json(self) -> str:
         """[[name, reference, sha256, perceptual hash], ...]; references that are images themselves are left out."""
-        rows = [[each.to_name, _short(each.reference), each.sha256, f"{each.phash:016x}"] for each in self.images]
-        return canonical_json(rows)
+        short = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
+        rows = zip(self.images, short, strict=True)
+        return canonical_json([[each.to_name, text, each.sha256, f"{each.phash:016x}"] for each, text in rows])
 
 
 ImageHashes = Mapping[tuple[int, str], tuple[str, int]]
@@ -107,7 +104,3 @@ def read_images(text: str) -> tuple[ServedImage, ...]:
     return tuple(
         ServedImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
     )
-
-
-def _short(reference: str) -> str:
-    return reference if len(reference) <= 2000 else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.events import LabelSpace
 from ram_backend.labelstudio.annotations import StatedAnnotation
 
 
@@ -41,11 +41,6 @@ class CurrentAnnotation:
     task_data: Mapping[str, Any] = field(repr=False)
     offered: LabelSpace | None = field(repr=False)
     received_at: datetime
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be trained on."""
-        return self.stated.usable
 
 
 @dataclass(frozen=True)
@@ -80,24 +75,19 @@ class Fingerprint:
 
 
 def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
-    """The current truth: the latest statement of each annotation that still exists.
+    """The current truth: the latest statement of each annotation that still exists, by its number, ascending.
 
     The latest has the greatest `updated_us`, then the greatest content hash. An annotation is gone if it or its task
     was deleted, whichever event came first, or if the last listing that should have had it lacked it.
 
     Args:
         lines: of one project, in any order, repetitions allowed.
-
-    Returns:
-        By number of the annotation, ascending.
     """
     lines = list(lines)
     latest: dict[int, EventLine] = {}
     for line in lines:
         if line.kind == "stated":
-            known = latest.get(line.annotation_id)
-            if known is None or _precedence(line) > _precedence(known):
-                latest[line.annotation_id] = line
+            latest[line.annotation_id] = max(latest.get(line.annotation_id, line), line, key=_precedence)
     gone = missing(lines) | {line.annotation_id for line in lines if line.kind == "annotation_deleted"}
     tasks = {line.task_id for line in lines if line.kind == "task_deleted"}
     return {number: line for number, line in sorted(latest.items()) if number not in gone and line.task_id not in tasks}
@@ -113,15 +103,9 @@ def missing(lines: Iterable[EventLine]) -> set[int]:
     return {number for number, (_, found) in listed.items() if not found}
 
 
-def usable(truth: Mapping[int, EventLine]) -> dict[int, EventLine]:
-    """The part of the current truth that may be trained on."""
-    return {number: line for number, line in truth.items() if line.usable}
-
-
 def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> Changes:
     """What differs between the usable parts of two current truths; a repeated statement is no change."""
-    old = {number: line.content for number, line in usable(before).items()}
-    new = {number: line.content for number, line in usable(after).items()}
+    old, new = _contents(before), _contents(after)
     both = old.keys() & new.keys()
     return Changes(
         added=len(new.keys() - old.keys()),
@@ -132,15 +116,20 @@ def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> 
 
 def fingerprint(truth: Mapping[int, EventLine]) -> Fingerprint:
     """Fingerprint of the usable part of a current truth."""
-    lines = usable(truth)
-    events = [line.event_id for line in lines.values()]
-    text = "".join(f"{number} {lines[number].content}\n" for number in sorted(lines))
+    contents = _contents(truth)
+    events = [truth[number].event_id for number in contents]
+    text = "".join(f"{number} {contents[number]}\n" for number in sorted(contents))
     return Fingerprint(
-        count=len(lines),
+        count=len(events),
         first_event=min(events, default=0),
         last_event=max(events, default=0),
         hash=hashlib.sha256(text.encode()).hexdigest(),
     )
+
+
+def _contents(truth: Mapping[int, EventLine]) -> dict[int, str]:
+    """Content hash of each usable annotation."""
+    return {number: line.content for number, line in truth.items() if line.usable}
 
 
 def _precedence(line: EventLine) -> tuple[int, str, int]:

@@ -93,8 +93,8 @@ class JobService:
 
     def pending(self, key: ProjectKey | None = None) -> int:
         """Number of corrections of a project, or of all, that have changed since the last training."""
-        keys = self.ledger.keys() if key is None else [key]
-        return sum(self.ledger.changed_since(each, self.queue.last_attempt(each)) for each in keys)
+        keys = self.ledger.last_events() if key is None else [key]
+        return sum(self.ledger.changes_since(each, self.queue.last_attempt(each)).total for each in keys)
 
     def next_training(self, key: ProjectKey) -> str:
         """When a project is trained by itself, in a few words."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,9 @@ def connect(key: ProjectKey) -> None:
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
+def ledger() -> Ledger:
     connect(KEY)
-    opened = Ledger(open_migrated(load_settings()))
-    yield opened
-    opened.close()
+    return Ledger(open_migrated(load_settings()))
 
 
 @pytest.fixture

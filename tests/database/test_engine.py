@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sqlite3
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.rows import BackendRow, ProjectRow
-from ram_backend.settings import Settings, load_settings
+from ram_backend.settings import load_settings
 
 
 def row(**fields: object) -> ProjectRow:
@@ -42,13 +41,6 @@ def all_rows() -> None:
     """Every table that a room keeps is known."""
     for module in ("projects.rows", "feedback.rows", "versions.records", "jobs.job"):
         importlib.import_module(f"ram_backend.{module}")
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    opened = open_migrated(settings)
-    yield opened
-    opened.close()
 
 
 @pytest.mark.usefixtures("all_rows")

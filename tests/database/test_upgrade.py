@@ -58,7 +58,7 @@ def test_what_was_begun_goes_on(settings: Settings) -> None:
     queue = JobQueue(database)
     (key, other) = (each.key for each in ProjectTable(database).changes().projects)
     assert VersionTable(database).served(key).version == "v0001"
-    assert Ledger(database).changed_since(key, queue.last_attempt(key)) == 0
+    assert Ledger(database).changes_since(key, queue.last_attempt(key)).total == 0
     assert [job.state for job in queue.jobs(other)] == ["failed"]
     assert [job.kind for job in queue.due()] == ["refresh"]
     (expired,) = queue.expire()

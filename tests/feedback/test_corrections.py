@@ -11,7 +11,7 @@ import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
-from ram_backend.feedback.label_space import LabelSpace
+from ram_backend.feedback.events import LabelSpace
 from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
 from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation

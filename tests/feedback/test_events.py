@@ -10,8 +10,7 @@ import pytest
 from contract.recorded import NAMES, body
 from feedback.saying import CONFIG, NOW
 
-from ram_backend.feedback.events import FeedbackEvent, events_of
-from ram_backend.feedback.label_space import LabelSpace, label_space_of
+from ram_backend.feedback.events import FeedbackEvent, LabelSpace, events_of, label_space_of
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.requests import WebhookRequest
 

@@ -30,16 +30,9 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.requests import WebhookRequest
 from ram_backend.projects.project import Pin, Project
-from ram_backend.settings import Settings, load_settings
+from ram_backend.settings import load_settings
 
 LATER = NOW + 30 * MINUTE
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    opened = Ledger(open_migrated(settings))
-    yield opened
-    opened.close()
 
 
 def webhook(studio: FakeLabelStudio, annotation: dict[str, Any], action: str = "ANNOTATION_CREATED") -> WebhookRequest:
@@ -58,7 +51,7 @@ def usable(ledger: Ledger) -> dict[int, set[str]]:
     return {
         each.stated.id: {path[0] for item in each.stated.items for path in item.values}
         for each in ledger.annotations(KEY)
-        if each.usable
+        if each.stated.usable
     }
 
 
@@ -307,8 +300,8 @@ examples = itertools.count()
 
 @pytest.fixture(scope="module")
 def any_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    opened = Ledger(open_migrated(load_settings(data_dir=tmp_path_factory.mktemp("ledger"))))
-    yield opened
+    opened = open_migrated(load_settings(data_dir=tmp_path_factory.mktemp("ledger")))
+    yield Ledger(opened)
     opened.close()
 
 

@@ -78,7 +78,7 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
     (kept,) = ledger.annotations(key)
     assert (kept.stated.id, kept.stated.task) == (1, 11)
-    assert ledger.keys() == [key], "under the project that `/setup` has named"
+    assert list(ledger.last_events()) == [key], "under the project that `/setup` has named"
     client.post("/webhook", json=event())
     assert len(ledger.annotations(key)) == 1
     client.post("/webhook", json={**event("ANNOTATIONS_DELETED"), "annotation": None, "annotations": [{"id": 1}]})
@@ -90,7 +90,7 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
 
 def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, jobs: FakeJobs) -> None:
     client.post("/webhook", json=event())
-    assert ledger.keys() == [ProjectKey("", 1, STAMP)]
+    assert list(ledger.last_events()) == [ProjectKey("", 1, STAMP)]
     assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
 
 
