@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,9 @@ SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffi
 
 MOST_SCANS = 100
 """A JPEG may have: each costs a pass over all pixels, and real progressive ones have some ten."""
+
+STRIP_PIXELS = 1_000_000
+"""Pixels converted at once."""
 
 _START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -74,7 +77,7 @@ def decode(
     """Decodes one image, of animations the first frame, and says which size it has when a viewer shows it upright.
 
     Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257; wider integers and floats as
-    `_grey_to_8_bits` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
+    `_grey_range` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
     turns TIFF images upright while it decodes them, whatever `exif_orientation` says.
 
     Args:
@@ -125,13 +128,13 @@ def decode(
     return result, (height, width) if orientation in _TURNED else (width, height)
 
 
-def pixels_of(data: bytes) -> int:
-    """Width x height that an image's header names, before anything is decoded; 0 where no header can be read."""
+def header_of(data: bytes) -> tuple[int, str]:
+    """Width x height and format that an image's header names, before anything is decoded; (0, "") without a header."""
     try:
         with _open(data, "image") as image:
-            return image.width * image.height
+            return image.width * image.height, image.format or ""
     except (ImageTooLarge, ImageUnreadable):
-        return 0
+        return 0, ""
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -243,9 +246,27 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
-    """A loaded image of any mode as a new one of mode RGB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_grey_to_8_bits(np.asarray(image))).convert("RGB")
+    """A loaded image of any mode as one of mode RGB; strip by strip, so that no step needs memory for all pixels."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image._new(image.im)  # the same pixels, without what the file says of orientation
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    black, white = _grey_range(image) if deep else (0.0, 0.0)
+    result = Image.new("RGB", image.size)
+    for strip, top in _strips(image):
+        if deep:
+            strip = Image.fromarray(_grey_to_8_bits(np.asarray(strip), black, white))  # noqa: PLW2901
+        result.paste(_strip_to_rgb(strip, alpha), (0, top))
+    return result
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """Parts of an image over its whole width with at most `STRIP_PIXELS`, or one row; the top of each."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))), top
+
+
+def _strip_to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # colours stored multiplied by alpha
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if alpha == "white" and image.has_transparency_data:
@@ -255,29 +276,32 @@ def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey values of any depth, scaled to 0..255.
+def _grey_range(image: Image.Image) -> tuple[float, float]:
+    """The values that become black and white.
 
     Integers within 0..65535 are 16-bit values. Floats within [0, 1] are shares of white, floats within [0, 255] are
-    8-bit values. Anything else (heights, radiances) is stretched from its smallest to its largest value. What is not
-    finite becomes black.
-
-    Args:
-        values: (H, W), integer or float.
-
-    Returns:
-        (H, W).
+    8-bit values. Anything else (heights, radiances) is stretched from its smallest to its largest value.
     """
+    low, high, integer = np.inf, -np.inf, False
+    for strip, _ in _strips(image):
+        values = np.asarray(strip)
+        integer = np.issubdtype(values.dtype, np.integer)
+        finite = values if integer else values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
+        return 0.0, 1.0
+    if integer and low >= 0 and high <= 65535:
+        return 0.0, 65535.0
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (0.0, 255.0) if low >= 0 and high <= 255 else (low, high)
+
+
+def _grey_to_8_bits(values: NDArray[np.generic], black: float, white: float) -> NDArray[np.uint8]:
+    """Grey values (H, W) of any depth, scaled to 0..255; what is not finite becomes black."""
     grey = values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
-    finite = np.isfinite(grey)
-    low, high = (float(grey[finite].min()), float(grey[finite].max())) if finite.any() else (0.0, 0.0)
-    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    scaled = (np.where(finite, grey, low) - low) * (255.0 / (high - low or 1.0))
+    scaled = (np.where(np.isfinite(grey), grey, black) - black) * (255.0 / (white - black or 1.0))
     return np.rint(scaled).astype(np.uint8)
 
 

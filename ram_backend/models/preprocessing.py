@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,12 +58,13 @@ class Preprocessing:
         Returns:
             (3, S, S) float32, channels in RGB order, normalised.
         """
-        if self.exif_orientation:
+        if self.exif_orientation and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if self.alpha == "white" and image.has_transparency_data:
             layer = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        image = image.convert("RGB")
+        if image.mode != "RGB":
+            image = image.convert("RGB")
         target, resampling = (self.size, self.size), _RESAMPLING[self.interpolation]
         if self.resize == "crop":
             image = ImageOps.fit(image, target, method=resampling)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
@@ -22,13 +23,14 @@ from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
 from ram_backend.server.events import NO_WORKER, take_event
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.middleware import Access, BodyReader, RequestMiddleware
+from ram_backend.server.middleware import SMALL_BODY_BYTES, Access, BodyReader, RequestMiddleware
 from ram_backend.server.model import Model, shared
 from ram_backend.server.problems import Refused, on_error
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 _GONE = 499
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -116,14 +118,14 @@ async def ready(server: Server) -> JSONResponse:
 @routes.post("/setup", openapi_extra=_BODY)
 async def setup(server: Server, body: Body) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    version = await handlers.setup(server, read_request(SetupRequest, body))
+    version = await handlers.setup(server, await _read(server, SetupRequest, body))
     return JSONResponse({"model_version": version})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
 async def predict(request: Request, server: Server, body: Body) -> Response:
     """Predictions for tasks: one each, in order."""
-    work = asyncio.create_task(handlers.predict(server, read_request(PredictRequest, body)))
+    work = asyncio.create_task(handlers.predict(server, await _read(server, PredictRequest, body)))
     answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
@@ -131,7 +133,7 @@ async def predict(request: Request, server: Server, body: Body) -> Response:
 @routes.post("/webhook", openapi_extra=_BODY)
 async def webhook(server: Server, body: Body) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    return JSONResponse(await take_event(server, read_request(WebhookRequest, body)))
+    return JSONResponse(await take_event(server, await _read(server, WebhookRequest, body)))
 
 
 @routes.get("/versions")
@@ -165,6 +167,13 @@ def metrics(server: Server) -> Response:  # in a thread: it may wait for the dat
     if server.jobs is not None:
         server.metrics.count_jobs(server.jobs)
     return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
+
+
+async def _read(server: Services, model: type[M], body: bytearray) -> M:
+    """A request's body; parsing a large one would hold up all requests of this process."""
+    if len(body) <= SMALL_BODY_BYTES:
+        return read_request(model, body)
+    return await asyncio.to_thread(server.processes.run, read_request, model, bytes(body))
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:

@@ -17,6 +17,7 @@ from ram_backend.projects.project import Connection, Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
+from ram_backend.server.processes import WorkerProcesses
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.token_cache import TokenCache
@@ -35,16 +36,25 @@ class ServerImages:
         model: whose preprocessing holds.
         settings: limits, and which internal hosts are allowed.
         metrics: counts hits and misses, and times the steps.
+        processes: decode what would hold up this one.
 
     Raises:
         SettingsError: RAM_ALLOWED_IMAGE_HOSTS can't be used.
     """
 
-    def __init__(self, store: ProjectStore, model: Model, settings: Settings, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        store: ProjectStore,
+        model: Model,
+        settings: Settings,
+        metrics: ServerMetrics,
+        processes: WorkerProcesses,
+    ) -> None:
         self._store = store
         self._model = model
         self._settings = settings
         self._metrics = metrics
+        self._processes = processes
         self._guard = AddressGuard.parse(settings.allowed_image_hosts)
         self._limits = FetchLimits(
             max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
@@ -89,6 +99,7 @@ class ServerImages:
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
             decoders=settings.cpu_threads(),
+            elsewhere=self._processes.run,
         )
 
     def _open(self, connection: Connection, hostname: str) -> TaskImages:

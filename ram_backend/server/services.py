@@ -22,6 +22,7 @@ from ram_backend.server.images import ServerImages
 from ram_backend.server.loaded_version import VersionLoader
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane, shared
+from ram_backend.server.processes import WorkerProcesses
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.swap import VersionSwap
@@ -63,7 +64,8 @@ class Services:
             settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
         )
         self._text_encoder = SharedTextEncoder(self.model, settings)
-        self.images = ServerImages(self.store, self.model, settings, metrics)
+        self.processes = WorkerProcesses(settings.cpu_threads() + 2)  # decoders, one large image, one large body
+        self.images = ServerImages(self.store, self.model, settings, metrics, self.processes)
         loader = VersionLoader(settings.versions_dir, self.model, self.batcher)
         self.snapshots = SnapshotCache(
             self.model,
@@ -96,6 +98,7 @@ class Services:
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
+        self.processes.close()
         self._text_encoder.close()
         for pool in (self.fetchers, self._builders, self.cpu_pool):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -8,24 +8,28 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageUnreadable
-from ram_backend.images.decode import decode, pixels_of
+from ram_backend.images.decode import decode, header_of
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
 
 FloatArray = NDArray[np.float32]
+T = TypeVar("T")
 
 LARGE_PIXELS = 24_000_000
-"""Images from this size on take up to 300 MB each while they are decoded, so they are decoded one at a time."""
+"""Images from this size on take up to a gigabyte each while they are decoded, so they are decoded one at a time."""
+
+LOCKING, LOCKING_PIXELS = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000
+"""Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class ImageLoader:
         cache: of image tokens; None: tokens are neither kept nor rounded, and images are not hashed perceptually.
         max_pixels: limit for width x height (RAM_MAX_IMAGE_PIXELS).
         max_bytes: limit for the file's size (RAM_MAX_IMAGE_BYTES).
-        decoders: images decoded at the same time, at most.
+        decoders: images decoded at the same time, at most; a large one counts apart.
+        elsewhere: calls a function in another process, for images that would hold up this one; None: none is there.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class ImageLoader:
         max_pixels: int,
         max_bytes: int,
         decoders: int = 1,
+        elsewhere: Callable[..., tuple[tuple[int, int], int, FloatArray]] | None = None,
     ) -> None:
         self._preprocessing = preprocessing
         self._encoder_id = encoder_id
@@ -76,6 +82,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._decoders = threading.Semaphore(max(1, decoders))
         self._large = threading.Lock()
+        self._elsewhere = elsewhere
 
     def cached(self, sha256: str) -> LoadedImage | None:
         """The image whose bytes have this sha256; None: its tokens are not cached."""
@@ -97,12 +104,16 @@ class ImageLoader:
         found = self.cached(sha256)
         if found is not None:
             return found
-        large = LARGE_PIXELS <= pixels_of(data) <= self._max_pixels
-        with self._large if large else nullcontext(), self._decoders:
-            image = self._decoded(data, sha256, name)
-        if large:
-            _release_memory()
-        return image
+        pixels, kind = header_of(data)
+        large = LARGE_PIXELS <= pixels <= self._max_pixels
+        heavy = large or (kind in LOCKING and pixels >= LOCKING_PIXELS)
+        run = self._elsewhere if heavy and self._elsewhere is not None else _called
+        limits = {"max_pixels": self._max_pixels, "max_bytes": self._max_bytes}
+        with self._large if large else self._decoders:
+            size, phash, array = run(
+                prepared, data, self._preprocessing, hashed=self._cache is not None, name=name, **limits
+            )
+        return LoadedImage(sha256, phash, size, None, array)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
         """Writes new tokens (T, D) to the cache; returns those to score, rounded as they are cached."""
@@ -119,21 +130,30 @@ class ImageLoader:
     def _key(self, sha256: str) -> str:
         return token_key(sha256, self._preprocessing.id, self._encoder_id)
 
-    def _decoded(self, data: bytes, sha256: str, name: str) -> LoadedImage:
-        try:
-            image, size = decode(
-                data,
-                exif_orientation=self._preprocessing.exif_orientation,
-                alpha=self._preprocessing.alpha,
-                max_pixels=self._max_pixels,
-                max_bytes=self._max_bytes,
-                name=name,
-            )
-            pixels = self._preprocessing(image)
-            phash = 0 if self._cache is None else perceptual_hash(image)
-        except MemoryError:
-            raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
-        return LoadedImage(sha256, phash, size, None, pixels)
+
+def prepared(
+    data: bytes, preprocessing: Preprocessing, *, hashed: bool, name: str, max_pixels: int, max_bytes: int
+) -> tuple[tuple[int, int], int, FloatArray]:
+    """Decodes an image: (width, height), its perceptual hash (0 unless `hashed`), and what the encoder takes.
+
+    Raises:
+        ImageTooLarge, ImageUnreadable: as `decode`.
+    """
+    exif, alpha = preprocessing.exif_orientation, preprocessing.alpha
+    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    try:
+        image, size = decode(data, exif_orientation=exif, alpha=alpha, name=name, **limits)
+        pixels, phash = preprocessing(image), perceptual_hash(image) if hashed else 0
+    except MemoryError:
+        raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
+    if size[0] * size[1] >= LARGE_PIXELS:
+        del image
+        _release_memory()
+    return size, phash, pixels
+
+
+def _called(work: Callable[..., T], *args: object, **kwargs: object) -> T:
+    return work(*args, **kwargs)
 
 
 def _release_memory() -> None:

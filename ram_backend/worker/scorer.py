@@ -100,8 +100,8 @@ class Scorer:
     @cached_property
     def photo_tokens(self) -> Tokens:
         """Tokens (P, T, D) of the photos that come with the package."""
-        limits = {"max_pixels": self.settings.max_image_pixels, "max_bytes": self.settings.max_image_bytes}
-        loader = ImageLoader(self.bundle.preprocessing, self.network.encoder_id, None, **limits)
+        settings, identity = self.settings, (self.bundle.preprocessing, self.network.encoder_id, None)
+        loader = ImageLoader(*identity, max_pixels=settings.max_image_pixels, max_bytes=settings.max_image_bytes)
         photos = [loader.load(path.read_bytes(), name=path.name) for path in photo_paths()]
         return np.stack(loader.encode(self.network, photos)).astype(np.float16)
 

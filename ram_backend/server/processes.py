@@ -1,0 +1,77 @@
+"""Process pool for work that would hold Python's global lock or much memory: large bodies, large images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import ParamSpec, TypeVar
+
+from ram_backend.errors import NotAvailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkerProcesses:
+    """Processes that start when they are first needed, and end with this one.
+
+    Args:
+        count: most of them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+        self._closed = False
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a module's function in one of the processes, once it is done.
+
+        Raises:
+            NotAvailable: a process has ended, for want of memory perhaps, or the server is going down.
+        """
+        pool = self._started()
+        try:
+            return pool.submit(work, *args, **kwargs).result()
+        except BrokenProcessPool:
+            with self._lock:
+                self._pool = None if self._pool is pool else self._pool
+            raise NotAvailable("A process that does heavy work was ended, for want of memory perhaps.") from None
+        except (CancelledError, RuntimeError):
+            if not self._closed:
+                raise
+            raise NotAvailable("The server is going down: ask again in a moment.") from None
+
+    def close(self) -> None:
+        """Ends them after what they have begun."""
+        with self._lock:
+            self._closed, pool = True, self._pool
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                spawn = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
+            return self._pool
+
+
+def _begin() -> None:
+    """In a new process: leaves signals to its parent, ends with it, and lets requests go first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

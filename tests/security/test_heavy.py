@@ -1,0 +1,88 @@
+"""What would hold Python's lock or much memory is done in other processes, or in small portions."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+
+import httpx
+import pytest
+from PIL import Image, features
+from security.hosting import MemoryWatch
+from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, setup_body, tags_of
+
+from ram_backend.images.decode import decode
+from ram_backend.tagging import image_loader
+
+CONFIG = choices_config("red", "green")
+JSON = {"Content-Type": "application/json"}
+LARGE_BODY = b'{"action": "' + b"x" * 1_100_000 + b'"}'
+
+
+def processes() -> set[int | None]:
+    return {each.pid for each in multiprocessing.active_children()}
+
+
+def red(kind: str, side: int = 800) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (side, side), (255, 0, 0)).save(data, kind)
+    return data.getvalue()
+
+
+def test_large_bodies_are_parsed_elsewhere(client: httpx.Client) -> None:
+    before = processes()
+    assert client.post("/webhook", json={"action": "x" * 900_000}).status_code == 200
+    assert not processes() - before
+    for _ in range(2):
+        assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200
+    assert processes() - before
+    refused = client.post("/predict", content=LARGE_BODY, headers=JSON)
+    assert (refused.status_code, "tasks" in refused.json()["error"]) == (400, True), "and what is wrong is said"
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "WEBP", "AVIF", "large"])
+def test_images_that_hold_the_lock_are_decoded_elsewhere(
+    client: httpx.Client, studio: FakeLabelStudio, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    if kind == "large":
+        monkeypatch.setattr(image_loader, "LARGE_PIXELS", 600_000)
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    before = processes()
+    images = [studio.upload(f"{side}.x", red("PNG" if kind == "large" else kind, side)) for side in (60, 800)]
+    small = client.post("/predict", json=predict_body(CONFIG, images[:1])).json()
+    assert not processes() - before
+    large = client.post("/predict", json=predict_body(CONFIG, images[1:])).json()
+    assert processes() - before
+    assert tags_of(small["results"][0]) == tags_of(large["results"][0]) == ["red"]
+
+
+def test_a_process_that_is_killed_is_replaced(client: httpx.Client) -> None:
+    before = processes()
+    client.post("/webhook", content=LARGE_BODY, headers=JSON)
+    for pid in processes() - before:
+        os.kill(pid or 0, signal.SIGKILL)
+    wait_until(lambda: client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200)
+
+
+def scans(mode: str, size: tuple[int, int]) -> bytes:
+    data = io.BytesIO()
+    kind, colour = ("PNG", (9, 9, 9, 9)) if mode == "RGBA" else ("TIFF", 3)
+    Image.new(mode, size, colour).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "RGBA"])
+def test_no_step_takes_memory_for_all_pixels(mode: str) -> None:
+    """Floats of 100 megapixels took 3 GB: eight copies, half of them of eight bytes a pixel."""
+    data, pixels = scans(mode, (4000, 4000)), 16_000_000
+    decode(data, exif_orientation=True, alpha="white", max_pixels=pixels, max_bytes=10**9)
+    with MemoryWatch() as memory:
+        image, _ = decode(data, exif_orientation=True, alpha="white", max_pixels=pixels, max_bytes=10**9)
+    assert memory.grown < 4 * 4 * pixels
+    assert image.mode == "RGB"
