@@ -1,8 +1,7 @@
-"""Connections that go only where the guard allows, and that end on time.
+"""Connections that go only where the guard allows (protection against DNS rebinding), and that end on time.
 
-The host is resolved once, each of its addresses is checked, and the connection goes to one of those very addresses: a
-name that resolves to something else a moment later (DNS rebinding) gains nothing. Host header, SNI and certificate
-check keep the name. Proxies, netrc and cookies play no part here.
+The host is resolved once, each of its addresses is checked, and the connection goes to one of those very addresses.
+Host header, SNI and certificate check keep the name. Proxies, netrc and cookies play no part here.
 """
 
 from __future__ import annotations
@@ -43,6 +42,12 @@ class Deadline:
         self._timer = threading.Timer(max(seconds, 0.001), self._shut_down)
         self._timer.daemon = True
 
+    @staticmethod
+    def current() -> Deadline:
+        """The innermost one that this thread is within."""
+        deadline: Deadline = _running.deadline
+        return deadline
+
     @property
     def remaining(self) -> float:
         """Seconds left, at least a millisecond: 0 would mean "no timeout"."""
@@ -79,12 +84,7 @@ class Deadline:
 
 
 def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
-    """Pools of connections, each of which the guard allowed when it was made.
-
-    Args:
-        guard: what is allowed.
-        connections: how many stay open per host.
-    """
+    """Pools of connections, each of which the guard allowed when it was made; `connections` stay open per host."""
     pools = PoolManager(num_pools=_MOST_HOSTS, maxsize=connections, block=False)
     pools.pool_classes_by_scheme = {
         "http": partial(_HTTPPool, guard=guard),  # type: ignore[dict-item]
@@ -161,9 +161,7 @@ class _Guarded(HTTPConnection):
 
     def request(self, *args: Any, **options: Any) -> None:
         super().request(*args, **options)
-        deadline: Deadline | None = getattr(_running, "deadline", None)
-        if deadline is not None:
-            deadline.watch(self.sock)
+        Deadline.current().watch(self.sock)
 
 
 class _GuardedTLS(_Guarded, HTTPSConnection):

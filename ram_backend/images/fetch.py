@@ -1,19 +1,15 @@
-"""Fetch the bytes of an image from an http(s) address or a data URI, within limits.
-
-What fails is told apart: `ImageUnreachable` where asking again later may help, an `ImageError` where it won't. Messages
-name addresses without passwords and queries.
-"""
+"""HTTP client for images (http, https and data URIs), within limits; messages name no passwords and no queries."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes, urljoin
 
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout
+from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import (
     DecodeError,
     HTTPError,
@@ -28,6 +24,10 @@ from ram_backend.errors import ImageRefused, ImageTooLarge, ImageUnreachable, Im
 from ram_backend.images.connections import Deadline, guarded_pools
 from ram_backend.images.guard import Address, AddressGuard, redacted
 
+MOST_REDIRECTS = 5
+"""Redirects that are followed for one image."""
+
+_CONNECT_S = 5.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429})
 _CHUNK = 65536
@@ -37,33 +37,24 @@ _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one image may cost.
+    """What one image may cost, and where it may come from.
 
     Attributes:
         max_bytes: of the image (setting RAM_MAX_IMAGE_BYTES).
         seconds: for everything from resolving the name to the last byte, redirects included (RAM_FETCH_SECONDS).
-        connect_seconds: for one connection.
-        redirects: that are followed.
         connections: that stay open per host.
+        guard: which addresses are allowed.
     """
 
     max_bytes: int = 100_000_000
     seconds: float = 20
-    connect_seconds: float = 5
-    redirects: int = 5
     connections: int = 16
+    guard: AddressGuard = field(default_factory=AddressGuard)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request was answered; not followed any further.
-
-    Attributes:
-        address: that was asked.
-        status: HTTP status, of any kind.
-        body: its bytes.
-        location: where a redirect leads, as an absolute URL; None: it is none.
-    """
+    """The response to one request; `location` is the absolute URL of a redirect, None where it is none."""
 
     address: Address
     status: int
@@ -72,23 +63,14 @@ class Answer:
 
 
 class Fetcher:
-    """Fetches images, from many threads at a time; connections are used again.
+    """Fetches images, from many threads at a time; connections are used again."""
 
-    Args:
-        limits: what one image may cost.
-        guard: which addresses are allowed.
-    """
-
-    def __init__(self, limits: FetchLimits | None = None, guard: AddressGuard | None = None) -> None:
+    def __init__(self, limits: FetchLimits | None = None) -> None:
         self.limits = limits or FetchLimits()
-        self.guard = guard or AddressGuard()
-        self._pools = guarded_pools(self.guard, connections=self.limits.connections)
+        self._pools = guarded_pools(self.limits.guard, connections=self.limits.connections)
 
     def get(self, url: str) -> bytes:
-        """The bytes of an image. Sends no credentials to anybody.
-
-        Args:
-            url: http, https or data.
+        """The bytes of an image at an http, https or data URL. Sends no credentials to anybody.
 
         Raises:
             ImageRefused: the address, or one that it redirects to, is not allowed.
@@ -98,88 +80,63 @@ class Fetcher:
         """
         if url[:5].lower() == "data:":
             return _from_data_uri(url, self.limits.max_bytes)
-        with Deadline(self.limits.seconds) as deadline:
-            return self.follow(url, deadline)
+        with Deadline(self.limits.seconds):
+            return self.follow(url)
 
-    def follow(self, url: str, deadline: Deadline, *, hops: int = 0) -> bytes:
+    def follow(self, url: str, *, hops: int = 0) -> bytes:
         """As `get`, within a deadline that has begun, and after some redirects."""
-        for _ in range(hops, self.limits.redirects + 1):
-            answer = self.exchange("GET", Address.of(url), deadline)
+        for _ in range(hops, MOST_REDIRECTS + 1):
+            answer = self.exchange("GET", Address.of(url))
             if answer.location is None:
                 return body_of(answer)
             url = answer.location
-        raise ImageUnreadable(f"{redacted(url)}: more than {self.limits.redirects} redirects. Check the address.")
+        raise ImageUnreadable(f"{redacted(url)}: more than {MOST_REDIRECTS} redirects. Check the address.")
 
     def exchange(
-        self,
-        method: str,
-        address: Address,
-        deadline: Deadline,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        self, method: str, address: Address, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
-        """One request to one address.
-
-        Args:
-            method: of HTTP.
-            address: whom to ask.
-            deadline: that this thread is within.
-            headers: to send besides the usual ones: to this address alone.
-            body: to send.
+        """One request within the thread's deadline, with `headers` besides the usual ones; follows no redirect.
 
         Raises:
             ImageRefused, ImageTooLarge, ImageUnreachable: as `get`.
             ImageUnreadable: no such host; the content encoding is damaged.
         """
-        pool = self._pools.connection_from_host(address.origin.host, address.origin.port, address.origin.scheme)
+        deadline = Deadline.current()
         for last in (False, True):
             try:
-                return self._exchange(pool, method, address, deadline, {**_HEADERS, **(headers or {})}, body)
-            except ProtocolError as error:  # also: a connection that was kept open too long for the other side
-                if last or method != "GET" or deadline.expired:
-                    raise _trouble(address, error, deadline) from None
-            except HTTPError as error:
-                raise _trouble(address, error, deadline) from None
+                return self._exchange(method, address, {**_HEADERS, **(headers or {})}, body)
+            except HTTPError as error:  # of the protocol also where the other side closed an idle connection
+                if last or method != "GET" or deadline.expired or not isinstance(error, ProtocolError):
+                    raise _failure(address, error, deadline) from None
         raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Closes the connections that nobody uses now."""
         self._pools.clear()
 
-    def _exchange(
-        self,
-        pool: HTTPConnectionPool,
-        method: str,
-        address: Address,
-        deadline: Deadline,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> Answer:
-        left = deadline.remaining
-        response = pool.urlopen(
+    def _exchange(self, method: str, address: Address, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        origin, left = address.origin, Deadline.current().remaining
+        response = self._pools.connection_from_host(origin.host, origin.port, origin.scheme).urlopen(
             method,
             address.target,
             body=body,
             headers=headers,
             retries=False,
             redirect=False,
-            timeout=Timeout(connect=min(self.limits.connect_seconds, left), read=left),
+            timeout=Timeout(connect=min(_CONNECT_S, left), read=left),
             preload_content=False,
         )
         try:
             location = response.headers.get("Location") if response.status in _REDIRECTS else None
-            content = self._read(response, address, deadline)
-            if deadline.expired:
-                raise TimeoutError("the time is up")
+            content = self._read(response, address)
         except BaseException:
             response.close()
             raise
         response.release_conn()
         return Answer(address, response.status, content, _joined(address, location))
 
-    def _read(self, response: BaseHTTPResponse, address: Address, deadline: Deadline) -> bytes:
-        limit = self.limits.max_bytes
+    def _read(self, response: BaseHTTPResponse, address: Address) -> bytes:
+        limit, deadline = self.limits.max_bytes, Deadline.current()
         announced = response.headers.get("Content-Length", "")
         if announced.isascii() and announced.isdigit() and int(announced) > limit:
             raise _too_large(str(address), limit)
@@ -190,6 +147,8 @@ class Fetcher:
                 raise _too_large(str(address), limit)
             if deadline.expired:
                 break
+        if deadline.expired:  # also where the socket was shut down, and so the content ends early
+            raise TimeoutError("the time is up")
         return bytes(content)
 
 
@@ -197,7 +156,7 @@ def body_of(answer: Answer) -> bytes:
     """The image in an answer that is no redirect.
 
     Raises:
-        ImageUnreachable: a status that tells to come again: 5xx, 408, 425, 429.
+        ImageUnreachable: HTTP 5xx, 408, 425 or 429.
         ImageUnreadable: any other status than 2xx.
     """
     if 200 <= answer.status < 300:
@@ -232,11 +191,9 @@ def _too_large(name: str, limit: int) -> ImageTooLarge:
     )
 
 
-def _trouble(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnreachable | ImageUnreadable:
-    """What a failure of the connection is to us. The error's own text may hold the query, so it is not shown."""
-    causes = list(_causes(error))
-    unknown = any(isinstance(cause, socket.gaierror) and cause.errno in _NAME_UNKNOWN for cause in causes)
-    if unknown:
+def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnreachable | ImageUnreadable:
+    """Our error for a failed connection. The original text may hold the query, so it is not shown."""
+    if isinstance(error.__cause__, socket.gaierror) and error.__cause__.errno in _NAME_UNKNOWN:
         return ImageUnreadable(f"{address}: there is no host of that name. Check the address in the task.")
     if isinstance(error, DecodeError):
         return ImageUnreadable(f"{address}: its content encoding is damaged. Export the image again.")
@@ -253,21 +210,14 @@ def _trouble(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnr
     return ImageUnreachable(f"{address}: {reason}.")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
 def _from_data_uri(uri: str, limit: int) -> bytes:
     """Bytes of `data:[type][;base64],...`; whitespace, missing padding and the URL-safe alphabet are forgiven."""
     name = redacted(uri)
     head, comma, content = uri.partition(",")
     if not comma:
         raise ImageUnreadable(f"{name}: has no comma before its data. Export the task again.")
-    is_base64 = head.lower().rstrip().endswith(";base64")
     data = _unquoted(content)
-    if is_base64:
+    if head.lower().rstrip().endswith(";base64"):
         data = data.translate(bytes.maketrans(b"-_", b"+/"), delete=b" \t\n\r\f\v").rstrip(b"=")
         try:
             data = base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)

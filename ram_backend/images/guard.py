@@ -1,16 +1,15 @@
-"""Which addresses images may be fetched from: the guard against requests to internal services (SSRF).
+"""SSRF guard: which addresses images may be fetched from.
 
-A task names any URL it likes, and whoever writes tasks must not reach what only this machine can reach. So an address
-inside a network (loopback, private, link-local, shared, reserved, multicast, unspecified) is refused, unless its host
-is Label Studio's own or an admin allowed it. The check is made on the address that the connection then goes to.
+A task may name any URL. An address inside a network (loopback, private, link-local, shared, reserved, multicast,
+unspecified) is refused, unless its host is Label Studio's own or an admin allowed it. The check is made on the address
+that the connection then goes to.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from urllib3.exceptions import LocationParseError
@@ -50,15 +49,6 @@ class Origin:
     host: str
     port: int
 
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        """Origin of an http(s) URL.
-
-        Raises:
-            ImageRefused: see `Address.of`.
-        """
-        return Address.of(url).origin
-
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
@@ -67,7 +57,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Address:
-    """A URL, read once: what is checked is what is asked.
+    """A URL, parsed once: the checked address is the requested one.
 
     Attributes:
         origin: where it is.
@@ -79,7 +69,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Reads an http(s) URL.
+        """Parses an http(s) URL.
 
         Raises:
             ImageRefused: another scheme, a user or password in it, no host, a host written as an odd number, or a
@@ -109,7 +99,7 @@ class Address:
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """Says of an address whether images may be fetched from it.
+    """The allow-list of internal addresses.
 
     Attributes:
         origins: Label Studio's own.
@@ -123,7 +113,7 @@ class AddressGuard:
 
     @classmethod
     def parse(cls, allowed: str) -> AddressGuard:
-        """Reads the setting RAM_ALLOWED_IMAGE_HOSTS.
+        """Parses the setting RAM_ALLOWED_IMAGE_HOSTS.
 
         Args:
             allowed: separated by commas: hosts ("minio"), hosts with a port ("minio:9000", "[fd00::7]:9000"), networks
@@ -132,45 +122,28 @@ class AddressGuard:
         Raises:
             SettingsError: an entry is none of these.
         """
-        hosts: set[tuple[str, int | None]] = set()
-        networks: list[IPNetwork] = []
-        for entry in filter(None, (part.strip() for part in allowed.split(","))):
-            network = _network(entry)
-            if network is not None:
-                networks.append(network)
-            else:
-                hosts.add(_allowed_host(entry))
-        return cls(hosts=frozenset(hosts), networks=tuple(networks))
-
-    def with_origins(self, origins: Iterable[Origin]) -> AddressGuard:
-        """The same, allowing these origins too."""
-        return replace(self, origins=self.origins | frozenset(origins))
+        entries = [part.strip() for part in allowed.split(",") if part.strip()]
+        networks = {entry: _network(entry) for entry in entries}
+        hosts = frozenset(_allowed_host(entry) for entry in entries if networks[entry] is None)
+        return cls(hosts=hosts, networks=tuple(filter(None, networks.values())))
 
     def check(self, origin: Origin, address: str) -> None:
-        """Checks one address that the host of a URL resolved to.
-
-        Args:
-            origin: of the URL.
-            address: numeric, as the resolver gave it.
+        """Checks one numeric address that the host of an origin resolved to.
 
         Raises:
             ImageRefused: it is an internal address, and nobody allowed it.
         """
         ip = ipaddress.ip_address(address.partition("%")[0])
-        if not is_internal(ip) or origin in self.origins:
-            return
-        if (origin.host, None) in self.hosts or (origin.host, origin.port) in self.hosts:
-            return
-        if any(ip in network for network in self.networks):
-            return
-        raise ImageRefused(
-            f"{origin}: leads to the internal address {ip}, which images are not fetched from."
-            f" If that is where they are, add {origin.host} to RAM_ALLOWED_IMAGE_HOSTS."
-        )
+        allowed = origin in self.origins or bool({(origin.host, None), (origin.host, origin.port)} & self.hosts)
+        if is_internal(ip) and not allowed and not any(ip in network for network in self.networks):
+            raise ImageRefused(
+                f"{origin}: leads to the internal address {ip}, which images are not fetched from."
+                f" If that is where they are, add {origin.host} to RAM_ALLOWED_IMAGE_HOSTS."
+            )
 
 
 def is_internal(ip: IPAddress) -> bool:
-    """Whether an address is anything but a public one; of IPv6 addresses that wrap an IPv4 address, that one counts."""
+    """Whether an address is not public; of an IPv6 address that wraps an IPv4 address, the latter counts."""
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = ip.ipv4_mapped or ip.sixtofour
         if wrapped is None and ip in _NAT64:
@@ -183,10 +156,7 @@ def is_internal(ip: IPAddress) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be shown: without user, password and query (signatures and tokens are there), on one short line.
-
-    Of Label Studio's local files the query is the path of the file: it is kept.
-    """
+    """A URL on one short line, without user, password and query (but with the path of a local file)."""
     url = _CONTROL.sub("_", url.strip())
     if url[:5].lower() == "data:":
         return f"a data URI ({len(url):,} characters)"
@@ -233,8 +203,9 @@ def _allowed_host(entry: str) -> tuple[str, int | None]:
 
 
 def is_loopback(host_or_url: str) -> bool:
-    """Whether a host name, an IP address or a URL is that of the very machine, or container, that asks."""
-    url = host_or_url if "//" in host_or_url else f"//{_bracketed(host_or_url)}"
+    """Whether a host name, an IP address or a URL is that of this machine or container."""
+    bare_ipv6 = host_or_url.count(":") > 1 and not host_or_url.startswith("[")
+    url = host_or_url if "//" in host_or_url else f"//[{host_or_url}]" if bare_ipv6 else f"//{host_or_url}"
     try:
         host = (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
@@ -243,7 +214,3 @@ def is_loopback(host_or_url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host

@@ -1,4 +1,4 @@
-"""One Label Studio: its files and its API, with a login that goes to it alone."""
+"""HTTP client of one Label Studio: its files and its API, with a login that is sent to it alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,13 +26,13 @@ from ram_backend.errors import (
     SettingsError,
 )
 from ram_backend.images.connections import Deadline
-from ram_backend.images.fetch import Answer, Fetcher, FetchLimits, body_of
+from ram_backend.images.fetch import MOST_REDIRECTS, Answer, Fetcher, FetchLimits, body_of
 from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
 from ram_backend.labelstudio.tokens import Login
 from ram_backend.settings import Settings
 
 _FILES = ("/data/", "/storage-data/", "/tasks/", "/presign/", "/api/")
-"""Below these paths Label Studio asks for a login; elsewhere the token is not sent, e.g. to /logout."""
+"""Paths that need a login; the token is sent to no other, e.g. /logout."""
 
 _ADDRESS_REFUSED = re.compile(rb"provided URL was not allowed|URL resolves to a reserved", re.IGNORECASE)
 """A 403 about an address within the request, and not about the user (protocol section 9)."""
@@ -40,20 +41,17 @@ _MARKUP = re.compile(r"<[^<>]*>")
 
 
 class LabelStudio:
-    """A Label Studio that is asked from many threads; connections are used again.
+    """A Label Studio that many threads may use; connections are used again.
 
-    The token goes to `base_url`'s origin only: a redirect to anywhere else is followed without it, by a fetcher that
-    has never seen it.
+    The token goes to `base_url`'s origin only: a redirect elsewhere is followed without it.
 
     Args:
         base_url: its address, with a path where it has one ("https://example.com/label-studio").
         token: legacy token or personal access token; None: none.
-        trusted: False: it is fetched from only where its address is a public one, because only a `/setup` request named
-            it. `token` must then be the one that this request brought.
-        hostname: another address that it calls itself by in `/setup`: absolute addresses of its files in tasks begin
-            with it.
-        limits: what one image may cost.
-        guard: which addresses are allowed besides its own.
+        trusted: False: only a `/setup` request named it, so it is fetched from at a public address only, and `token`
+            must be the one that this request brought.
+        hostname: its address in `/setup`, with which absolute addresses of its files in tasks begin.
+        limits: what one image may cost, and which addresses are allowed besides its own.
 
     Raises:
         SettingsError: the address is none, or the token can't be one.
@@ -67,52 +65,47 @@ class LabelStudio:
         trusted: bool = True,
         hostname: str = "",
         limits: FetchLimits | None = None,
-        guard: AddressGuard | None = None,
     ) -> None:
         self.base_url = base_url.strip().rstrip("/")
-        self.trusted = trusted
         try:
-            self._base = Address.of(self.base_url)
+            base = Address.of(self.base_url)
         except ImageRefused:
             raise SettingsError(
                 f"{redacted(base_url)!r} is no address of a Label Studio. Set LABEL_STUDIO_URL to http(s)://HOST:PORT."
             ) from None
-        self._prefix = "" if self._base.target == "/" else self._base.target
-        self._with_login = tuple(self._prefix + path for path in _FILES)
-        guard = guard or AddressGuard()
-        self.fetcher = Fetcher(limits, guard.with_origins([self.origin]) if trusted else guard)
+        self.origin = base.origin
+        self._prefix = "" if base.target == "/" else base.target
+        limits = limits or FetchLimits()
+        if trusted:
+            limits = replace(limits, guard=replace(limits.guard, origins=limits.guard.origins | {self.origin}))
+        self.fetcher = Fetcher(limits)
         self._hostname: Origin | None = None
         with suppress(ImageRefused):  # /setup may bring anything
-            self._hostname = Origin.of(hostname)
+            self._hostname = Address.of(hostname).origin
         self._login = Login(token, self._refresh)
 
-    @property
-    def origin(self) -> Origin:
-        """Scheme, host and port: the only ones that are sent the token."""
-        return self._base.origin
-
     def own_url(self, reference: str) -> str | None:
-        """Where a reference of a task leads at this Label Studio; None where it leads elsewhere.
+        """The address of a task's image at this Label Studio; None where it is elsewhere.
 
         Args:
-            reference: a path ("/data/upload/1/a.jpg"), or an absolute address by one of its names.
+            reference: a path ("/data/upload/1/a.jpg"), or an absolute address.
         """
         if reference.startswith("/") and not reference.startswith(("//", "/\\")):
-            path = reference
+            path = self._stripped(reference)
         else:
             try:
                 address = Address.of(reference)
             except ImageRefused:
                 return None
-            path = address.target
-            if address.origin == self.origin and not self._stripped(path).startswith(_FILES):
+            path = self._stripped(address.target)
+            if address.origin == self.origin and not path.startswith(_FILES):
                 return reference  # a neighbour on the same host
-            if address.origin != self.origin and not self._is_known_file(address):
+            if address.origin != self.origin and not (address.origin == self._hostname and path.startswith("/data/")):
                 return None
-        return f"{self.origin}{self._prefix}{self._stripped(path)}"
+        return f"{self.origin}{self._prefix}{path}"
 
     def is_api(self, url: str) -> bool:
-        """Whether an address from `own_url` is one of the API, which a task must not make us ask.
+        """Whether an address from `own_url` is one of the API, which no task may have requested.
 
         Raises:
             ImageRefused: it is no address.
@@ -133,12 +126,12 @@ class LabelStudio:
         """
         if url.startswith("/"):
             url = f"{self.base_url}{url}"
-        with Deadline(self.fetcher.limits.seconds) as deadline:
-            for hop in range(self.fetcher.limits.redirects + 1):
+        with Deadline(self.fetcher.limits.seconds):
+            for hop in range(MOST_REDIRECTS + 1):
                 address = Address.of(url)
                 if address.origin != self.origin:
-                    return self.fetcher.follow(url, deadline, hops=hop)
-                answer = self._ask("GET", address, deadline)
+                    return self.fetcher.follow(url, hops=hop)
+                answer = self._request("GET", address)
                 if answer.location is None:
                     return self._body(answer)
                 url = answer.location
@@ -147,13 +140,13 @@ class LabelStudio:
         raise ImageUnreadable(f"{redacted(url)}: too many redirects. Check Label Studio's address.")
 
     def send_json(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
-        """Asks the API for something, or to do something; follows no redirect.
+        """One request to the API; follows no redirect.
 
         Args:
             method: "GET", "POST", "PATCH", ...
             path: of the API, with its query.
             body: sent as JSON; None: nothing is sent.
-            seconds: that it may take; by default those of the limits.
+            seconds: limit; by default that of the limits.
 
         Returns:
             The decoded answer; None where it is empty.
@@ -169,7 +162,7 @@ class LabelStudio:
         return self._send(method, path, headers, seconds=seconds, body=json.dumps(body).encode())
 
     def upload(self, path: str, images: Iterable[Path]) -> None:
-        """Sends JPEG files to a path of the API as one form; raises as `send_json`."""
+        """Posts JPEG files to the API as one form; raises as `send_json`."""
         fields = [(each.name, (each.name, each.read_bytes(), "image/jpeg")) for each in images]
         body, content_type = encode_multipart_formdata(fields)
         self._send("POST", path, {"Content-Type": content_type}, body=body)
@@ -177,15 +170,14 @@ class LabelStudio:
     def _send(
         self, method: str, path: str, headers: Mapping[str, str], *, seconds: float | None = None, **content: bytes
     ) -> Any:
-        address = Address.of(f"{self.base_url}{path}")
+        address, limits = Address.of(f"{self.base_url}{path}"), self.fetcher.limits
         headers = {"Accept": "application/json", **headers}
         request = f"Label Studio: {method} {address}"
-        with Deadline(seconds or self.fetcher.limits.seconds) as deadline:
+        with Deadline(seconds or limits.seconds):
             try:
-                answer = self._ask(method, address, deadline, headers=headers, **content)
+                answer = self._request(method, address, headers, **content)
             except ImageTooLarge:
-                limit = self.fetcher.limits.max_bytes
-                raise LabelStudioRefused(f"{request}: answered with more than {limit:,} bytes.") from None
+                raise LabelStudioRefused(f"{request}: answered with more than {limits.max_bytes:,} bytes.") from None
         if answer.status == 401 or (answer.status == 403 and not _ADDRESS_REFUSED.search(answer.body)):
             raise self._unauthorized()
         if answer.status >= 500 or answer.status in (408, 429) or answer.location is not None:
@@ -194,8 +186,9 @@ class LabelStudio:
             )
         if not 200 <= answer.status < 300:
             detail = _reasons(answer.body)
-            message = f"{request}: answered HTTP {answer.status}{detail}"
-            raise LabelStudioRefused(message, status=answer.status, detail=detail)
+            raise LabelStudioRefused(
+                f"{request}: answered HTTP {answer.status}{detail}", status=answer.status, detail=detail
+            )
         if not answer.body.strip():
             return None
         try:
@@ -235,32 +228,23 @@ class LabelStudio:
         """A path without the prefix of the base address, which Label Studio behind a proxy may or may not write."""
         return path[len(self._prefix) :] if self._prefix and path.startswith(f"{self._prefix}/") else path
 
-    def _is_known_file(self, address: Address) -> bool:
-        """Whether an address on another origin is that of a file here, under another name of this Label Studio."""
-        return address.origin == self._hostname and self._stripped(address.target).startswith("/data/")
-
-    def _ask(
-        self,
-        method: str,
-        address: Address,
-        deadline: Deadline,
-        headers: Mapping[str, str] | None = None,
-        **content: bytes,
+    def _request(
+        self, method: str, address: Address, headers: Mapping[str, str] | None = None, **content: bytes
     ) -> Answer:
-        """Asks Label Studio itself, with the login where the path is one that needs it."""
+        """Sends a request to Label Studio itself, with the login where the path needs it."""
         usual = dict(headers or {})
-        if not self._login or not address.target.startswith(self._with_login):
-            return self._exchange(method, address, deadline, headers=usual, **content)
-        header = self._login.header()
-        answer = self._exchange(method, address, deadline, headers={**usual, "Authorization": header}, **content)
-        if answer.status == 401 and self._login.renew(header):
+        if not self._login or not address.target.startswith(tuple(self._prefix + path for path in _FILES)):
+            return self._exchange(method, address, headers=usual, **content)
+        login = self._login.header()
+        answer = self._exchange(method, address, headers={**usual, "Authorization": login}, **content)
+        if answer.status == 401 and self._login.renew(login):
             renewed = {**usual, "Authorization": self._login.header()}
-            answer = self._exchange(method, address, deadline, headers=renewed, **content)
+            answer = self._exchange(method, address, headers=renewed, **content)
         return answer
 
-    def _exchange(self, method: str, address: Address, deadline: Deadline, **options: Any) -> Answer:
+    def _exchange(self, method: str, address: Address, **options: Any) -> Answer:
         try:
-            return self.fetcher.exchange(method, address, deadline, **options)
+            return self.fetcher.exchange(method, address, **options)
         except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: there is no host of that name
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
         except ImageRefused as error:  # only where it is not trusted
@@ -275,12 +259,12 @@ class LabelStudio:
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
 
     def _refresh(self, personal: str) -> str:
-        """An access token for a personal access token. Called within the deadline of a request."""
+        """An access token for a personal access token."""
         address = Address.of(f"{self.base_url}/api/token/refresh/")
         body = json.dumps({"refresh": personal}).encode()
         headers = {"Content-Type": "application/json"}
-        with Deadline(self.fetcher.limits.seconds) as deadline:
-            answer = self._exchange("POST", address, deadline, headers=headers, body=body)
+        with Deadline(self.fetcher.limits.seconds):
+            answer = self._exchange("POST", address, headers=headers, body=body)
         if answer.status in (400, 401, 403):
             raise self._unauthorized()
         try:
@@ -306,27 +290,30 @@ class LabelStudio:
 def open_label_studio(
     settings: Settings, base_url: str, token: str | None, *, trusted: bool = True, hostname: str = ""
 ) -> LabelStudio:
-    """A client with the settings' limits and allowed hosts.
-
-    Args:
-        settings: limits, and which internal hosts images may come from.
-        base_url: its address; for a project, these three are what `connection_of` decided.
-        token: legacy token or personal access token; None: none.
-        trusted: see `LabelStudio`.
-        hostname: what it calls itself in `/setup`; "": not known.
+    """A client with the settings' limits and allowed hosts; for the other arguments see `LabelStudio`.
 
     Raises:
         SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
     """
-    limits = FetchLimits(
-        max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
+    return LabelStudio(base_url, token, trusted=trusted, hostname=hostname, limits=fetch_limits(settings))
+
+
+def fetch_limits(settings: Settings) -> FetchLimits:
+    """The settings' limits and allowed hosts.
+
+    Raises:
+        SettingsError: RAM_ALLOWED_IMAGE_HOSTS can't be used.
+    """
+    return FetchLimits(
+        max_bytes=settings.max_image_bytes,
+        seconds=settings.fetch_seconds,
+        connections=settings.fetch_threads,
+        guard=AddressGuard.parse(settings.allowed_image_hosts),
     )
-    guard = AddressGuard.parse(settings.allowed_image_hosts)
-    return LabelStudio(base_url, token, trusted=trusted, hostname=hostname, limits=limits, guard=guard)
 
 
 def connect_command(project: int | None = None) -> str:
-    """What to run so that a project's Label Studio is trusted and gets a token that it takes."""
+    """The command that makes a project's Label Studio trusted and gives it a token."""
     number = "NUMBER" if project is None else project
     return (
         f"run `ram-backend connect --project {number}` with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY (a personal"
@@ -345,11 +332,7 @@ def takes_token(label_studio: LabelStudio) -> bool:
 
 
 def _reasons(body: bytes) -> str:
-    """The reasons in a refusal of the API, on one line after a colon, at most 400 characters; "." where it has none.
-
-    Args:
-        body: of an answer with an error status: JSON with `detail`, and with `validation_errors` by field.
-    """
+    """The reasons in a refusal of the API, on one line after a colon, at most 400 characters; "." where it has none."""
     try:
         answer = json.loads(body)
         found = [text for key in ("validation_errors", "detail") for text in _texts(answer.get(key))]

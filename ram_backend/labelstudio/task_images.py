@@ -1,4 +1,4 @@
-"""From a task's image reference to the image's bytes, many at a time."""
+"""Concurrent fetching of the images that tasks refer to, from Label Studio or from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote
 
-from ram_backend.errors import (
-    ImageError,
-    ImageRefused,
-    ImageUnreachable,
-    ImageUnreadable,
-    LabelStudioUnreachable,
-)
+from ram_backend.errors import ImageError, ImageRefused, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.images.fetch import Fetcher, FetchLimits
-from ram_backend.images.guard import LONGEST_URL, AddressGuard, redacted
+from ram_backend.images.guard import LONGEST_URL, redacted
 from ram_backend.labelstudio.client import LabelStudio
 
 _UP = re.compile(r"(?:^|[/\\?&=])\.\.(?:$|[/\\?&#])")
@@ -31,12 +25,7 @@ Outcome = bytes | ImageError | ImageUnreachable
 
 @dataclass(frozen=True)
 class ImageReference:
-    """An image that a task names.
-
-    Attributes:
-        task: number of the task.
-        value: what stands in the task's data: it should be a text, but may be anything.
-    """
+    """The number of a task, and what its data has for the image: a text, or anything else."""
 
     task: int
     value: object
@@ -46,21 +35,16 @@ class TaskImages:
     """Fetches the images of a project's tasks.
 
     Args:
-        label_studio: where the project lives; None: nobody has named it yet, and only addresses elsewhere work.
-        limits, guard: for images elsewhere where there is no Label Studio.
-        threads: how many images are fetched at a time.
+        label_studio: of the project; None: nobody has named it yet, and only addresses elsewhere work.
+        limits: for images elsewhere where there is no Label Studio.
+        threads: number of images that are fetched at a time.
     """
 
     def __init__(
-        self,
-        label_studio: LabelStudio | None,
-        *,
-        limits: FetchLimits | None = None,
-        guard: AddressGuard | None = None,
-        threads: int = 16,
+        self, label_studio: LabelStudio | None, *, limits: FetchLimits | None = None, threads: int = 16
     ) -> None:
         self.label_studio = label_studio
-        self._fetcher = label_studio.fetcher if label_studio is not None else Fetcher(limits, guard)
+        self._fetcher = label_studio.fetcher if label_studio is not None else Fetcher(limits)
         self._batch = 2 * threads
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fetch")
 
@@ -78,18 +62,21 @@ class TaskImages:
                 f"Task {reference.task} names no image: expected an address as text. Check the task's data and the"
                 " `value` of the Image tag."
             )
-        value = value.strip()
-        own = self._own_url(value)
-        if own is not None:
+        value, studio = value.strip(), self.label_studio
+        is_path = value.startswith("/") and not value.startswith(("//", "/\\"))
+        is_cloud = value.lower().startswith(_CLOUD)
+        if studio is None and (is_path or is_cloud):
+            raise LabelStudioUnreachable(
+                f"{redacted(value)}: is in Label Studio, whose address is not known. Set LABEL_STUDIO_URL."
+            )
+        if studio is not None and is_cloud:
+            return studio.resolve(reference.task, value)
+        if studio is not None and (own := studio.own_url(value)) is not None:
             _check_path(value)
-            studio = self._label_studio(value)
             if studio.is_api(own):
                 raise ImageRefused(f"{redacted(value)}: is of Label Studio's API, and no image. Check the task's data.")
             return studio.get(own)
-        scheme = value.partition(":")[0].lower()
-        if value.lower().startswith(_CLOUD):
-            return self._label_studio(value).resolve(reference.task, value)
-        if scheme in ("http", "https", "data"):
+        if value.partition(":")[0].lower() in ("http", "https", "data"):
             return self._fetcher.get(value)
         raise ImageRefused(
             f"{redacted(value)}: is no address that can be fetched (http, https, data, s3, gs, azure-blob, or a path in"
@@ -120,19 +107,6 @@ class TaskImages:
             raise
         except (ImageError, ImageUnreachable) as error:
             return error
-
-    def _own_url(self, value: str) -> str | None:
-        """Address at Label Studio; a path is always one."""
-        if self.label_studio is not None:
-            return self.label_studio.own_url(value)
-        return value if value.startswith("/") and not value.startswith(("//", "/\\")) else None
-
-    def _label_studio(self, value: str) -> LabelStudio:
-        if self.label_studio is None:
-            raise LabelStudioUnreachable(
-                f"{redacted(value)}: is in Label Studio, whose address is not known. Set LABEL_STUDIO_URL."
-            )
-        return self.label_studio
 
 
 def _check_path(value: str) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from ram_backend.errors import RamError, SettingsError
+from ram_backend.errors import SettingsError
 
 
 class Login:
-    """The Authorization header for one Label Studio; used by many threads.
+    """The Authorization header for one Label Studio; many threads may use it.
 
     Args:
         token: legacy or personal access token; None or "": there is none.
-        refresh: asks Label Studio for an access token, given the personal access token.
+        refresh: fetches an access token for the personal access token.
 
     Raises:
         SettingsError: the token has characters that no header can hold.
@@ -29,10 +30,9 @@ class Login:
             raise SettingsError("Label Studio's token has blanks or odd characters in it: copy it again, all of it.")
         self._token = token
         self._refresh = refresh
-        self._lock = threading.Lock()  # held while an access token is fetched: the other threads wait for it
-        self._access = ""
-        self._attempts = 0  # that have ended
-        self._failure: RamError | None = None
+        self._lock = threading.Lock()  # around the field below
+        self._access: Future[str] = Future()  # the latest refresh, shared by the threads that need its token
+        self._access.set_result("")
         self.is_personal = is_personal(token)
 
     def __bool__(self) -> bool:
@@ -42,36 +42,30 @@ class Login:
         """Value of the Authorization header."""
         if not self.is_personal:
             return f"Token {self._token}"
-        return f"Bearer {self._access or self._renewed(stale='')}"
+        return f"Bearer {self._renewed(stale='')}"
 
     def renew(self, refused: str) -> bool:
-        """After a 401: gets another access token, unless another thread just did.
-
-        Args:
-            refused: the header that was answered 401.
+        """After a 401 for the header `refused`: gets another access token, unless another thread just did.
 
         Returns:
-            Whether it is worth asking again.
+            Whether a second request may succeed.
         """
         if self.is_personal:
             self._renewed(stale=refused.removeprefix("Bearer "))
         return self.is_personal
 
     def _renewed(self, stale: str) -> str:
-        before = self._attempts
         with self._lock:
-            if self._attempts != before and self._failure is not None:  # another thread tried while this one waited
-                raise type(self._failure)(str(self._failure))
-            if self._access == stale:
-                self._failure = None
-                try:
-                    self._access = self._refresh(self._token)
-                except RamError as error:
-                    self._failure = error
-                    raise
-                finally:
-                    self._attempts += 1
-            return self._access
+            access = self._access
+            begin = access.done() and (access.exception() is not None or access.result() == stale)
+            if begin:
+                self._access = access = Future()
+        if begin:
+            try:
+                access.set_result(self._refresh(self._token))
+            except BaseException as error:
+                access.set_exception(error)
+        return access.result()
 
 
 def is_personal(token: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which project: Label Studio's instance, number and creation time; and how people name one on the command line."""
+"""Project keys (instance, number, creation time), and their parser for the command line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SELECTOR = re.compile(r"\s*(\d+)(?:\.(\d+))?(?:@(\S+))?\s*", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class ProjectKey:
-    """One project for good: one that is made anew with the same number is another.
+    """The identity of a project; one that is made anew with the same number has another.
 
     Attributes:
         instance: address of its Label Studio, as `instance_of` writes it; "" where no request has named one.
-        id: the number that Label Studio shows in its addresses.
-        created: when it was made, in Unix seconds; 0 where the client doesn't say.
+        id: its number in Label Studio.
+        created: creation time in Unix seconds; 0 where the client doesn't give one.
     """
 
     instance: str
@@ -47,7 +47,7 @@ def parse_project(project: str | int) -> tuple[int, int]:
     """(number, creation time) of "1.1795452148"; the creation time is 0 where it is left out.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is malformed.
     """
     match = re.fullmatch(r"(\d{1,19})(?:\.(\d{1,19}))?", str(project).strip(), re.ASCII)
     numbers = (int(match[1]), int(match[2] or 0)) if match else (-1, -1)
@@ -58,10 +58,7 @@ def parse_project(project: str | int) -> tuple[int, int]:
 
 
 def instance_of(hostname: str | None) -> str:
-    """One spelling for one Label Studio: scheme, host, port unless it is the usual one, and path; no password.
-
-    Args:
-        hostname: its address, such as "http://localhost:8080" or "https://example.com/label-studio/"; None or "": "".
+    """Normalised address of a Label Studio: scheme, host, port unless it is the usual one, and path; "" for none.
 
     Raises:
         InputError: it is no http(s) address.
@@ -86,12 +83,12 @@ def instance_of(hostname: str | None) -> str:
 
 
 def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
-    """The one project that a person means by "1", "1.1795452148", or either with "@http://localhost:8080".
+    """The one project named by "1", "1.1795452148", or either with "@http://localhost:8080".
 
     Raises:
-        ProjectNotFound: none of them; names those that there are.
-        ProjectAmbiguous: several; names each as it can be given.
-        InputError: it is no name of a project.
+        ProjectNotFound: none of them; the message lists all.
+        ProjectAmbiguous: several; the message lists them.
+        InputError: it is malformed.
     """
     match = _SELECTOR.fullmatch(text)
     if not match:
@@ -99,12 +96,11 @@ def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
         raise InputError(f"{text[:60]!r} names no project: {expected}.")
     number, created = int(match[1]), int(match[2]) if match[2] is not None else None
     instance = instance_of(match[3]) if match[3] else None
-    there = sorted(keys)
-    found = [
-        key for key in there if key.id == number and created in (None, key.created) and instance in (None, key.instance)
-    ]
+    known_keys = sorted(keys)
+    same = [key for key in known_keys if key.id == number and created in (None, key.created)]
+    found = [key for key in same if instance in (None, key.instance)]
     if not found:
-        known = _listed(there) if there else "none yet: connect this backend in Label Studio first"
+        known = _listed(known_keys) or "none yet: connect this backend in Label Studio first"
         raise ProjectNotFound(f"There is no project {text.strip()} (there: {known}).")
     if len(found) > 1:
         raise ProjectAmbiguous(f"{text.strip()} may be any of {len(found)} projects; name one: {_listed(found)}.")

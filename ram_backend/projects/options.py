@@ -1,4 +1,4 @@
-"""What admins settle for a project: tags, thresholds and how many tags are shown; parsed strictly, merged by force."""
+"""Admins' settings for a project: tags, thresholds and top-k; parsed strictly, merged by precedence."""
 
 from __future__ import annotations
 
@@ -59,15 +59,14 @@ _TopK = Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K), BeforeValidator(_
 
 
 class ProjectOptions(BaseModel):
-    """Admins' settings from one source; None (or no entry) means that this source doesn't say.
+    """Admins' settings from one source; None (or no entry): this source has none.
 
     Attributes:
-        tags: which tags are asked for, in this order, each once.
+        tags: the requested tags, in this order, each once.
         threshold: for all tags; in [0, 1]. A tag is on where its score is strictly above.
         per_tag: threshold of single tags, by name; each in [0, 1].
         top_k: at most this many tags are shown, the best ones; >= 1.
-        precision: tick a tag only where at least this share of such ticks is right, by the calibration; in [0, 1]. In
-            place of `threshold`: one source says at most one of the two.
+        precision: in place of `threshold`: least share of ticks that are right, by the calibration; in [0, 1].
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -85,15 +84,15 @@ class ProjectOptions(BaseModel):
         return hash((self.tags, self.threshold, self.top_k, self.precision))
 
     def to_json(self) -> dict[str, Any]:
-        """What `parse_options` reads back; fields that are not given are left out."""
+        """The fields that are given; `parse_options` reads them back."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def merge(*options: ProjectOptions) -> ProjectOptions:
-    """One from several, strongest first: field by field the first that says something; `per_tag` tag by tag.
+    """One from several, strongest first: field by field the first that is given; `per_tag` tag by tag.
 
-    A threshold of a single tag is more special than one for all: it holds also where that is from a stronger source.
-    Threshold and precision say the same thing in two ways: of both the strongest source's one holds alone.
+    A threshold of a single tag holds also against one for all tags from a stronger source. Threshold and precision are
+    alternatives: only the strongest source's one holds.
     """
     merged: dict[str, Any] = {}
     per_tag: dict[str, float] = {}
@@ -107,17 +106,13 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
 
 
 def parse_options(value: object, *, source: str = "Extra params of the connection") -> ProjectOptions:
-    """Reads admins' settings, as Label Studio's `/setup` brings them: an object, a JSON text, or null.
+    """Parses admins' settings, as Label Studio's `/setup` brings them: an object, a JSON text, or null.
 
     Keys may also have the names usual in other backends (`model_score_threshold`, `score_threshold`, ...), in any case
     and with hyphens; a key whose value is null is not given.
 
-    Args:
-        value: a mapping, a text with JSON, or None. A blank text is None.
-        source: what the error message begins with.
-
     Raises:
-        ProjectOptionsError: names the first key that can't be used, its value and what is allowed.
+        ProjectOptionsError: begins with `source`; names the first bad key, its value and what is allowed.
     """
     found: dict[str, tuple[str, object]] = {}
     for key, entry in _mapping(value, source).items():
@@ -170,7 +165,7 @@ def _mapping(value: object, source: str) -> Mapping[Any, object]:
 
 
 def _shown(value: object) -> str:
-    """A value as an error shows it: on one line, and short."""
+    """A value on one short line."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):

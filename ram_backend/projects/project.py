@@ -1,7 +1,7 @@
-"""One project's row as everybody reads it, what a `/setup` makes of it, and whom it trusts: pure.
+"""A project, its update by `/setup`, and its trusted connection: pure.
 
 `LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned by a command. A host that only a
-`/setup` request named gets the token that this request brought, and nothing else.
+`/setup` request named gets the token that this request brought.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ NO_OPTIONS = ProjectOptions()
 
 @dataclass(frozen=True)
 class Project:
-    """What admins and Label Studio settled for one project; immutable.
+    """One project, as admins and Label Studio have set it up; immutable.
 
     Attributes:
-        key: which project.
-        label_config: the label config of the last `/setup`.
-        access_token: the token of the last `/setup` that brought one: a secret, shown nowhere.
-        extra_params: the last extra params of the connection that could be used.
+        key: its identity.
+        label_config: of the last `/setup`.
+        access_token: of the last `/setup` that brought one: a secret, shown nowhere.
+        extra_params: the last valid extra params of the connection.
         extra_params_error: why those of the last `/setup` can't be used; None: they can.
-        set_options: what `ram-backend project set` has set.
-        revision: number of writes that changed something that matters for scores: label config, extra params, set
-            options.
+        set_options: of `ram-backend project set`.
+        revision: number of changes to label config, extra params or set options.
         updated_at: when the row was last written; None: not yet.
     """
 
@@ -56,16 +55,14 @@ class Project:
 
     @cached_property
     def characters(self) -> int:
-        """How much room the texts take that `/setup` brought."""
+        """Length of the texts that `/setup` brought."""
         tags = [*(self.extra_params.tags or ()), *self.extra_params.per_tag]
         return len(self.label_config) + len(self.access_token or "") + sum(map(len, tags))
 
     def options(self, attributes: ProjectOptions = NO_OPTIONS) -> ProjectOptions:
-        """What holds, by order of force: extra params, the label config's attributes, `project set`.
+        """The merged options, by precedence: extra params, a control's `attributes` in the label config, `project set`.
 
-        Args:
-            attributes: what the label config says, for the control in question. Where the result says nothing, the
-                bundle's defaults hold.
+        Where the result has none, the bundle's defaults hold.
         """
         return merge(self.extra_params, attributes, self.set_options)
 
@@ -82,9 +79,9 @@ class Setup:
     """What one `/setup` says about a project.
 
     Attributes:
-        key: which project.
+        key: of the project.
         label_config: XML.
-        access_token: None: it brought none, and the earlier one stays.
+        access_token: None: the earlier one stays.
         extra_params: None: they can't be used, and the earlier ones stay.
         error: why they can't be used.
     """
@@ -116,7 +113,7 @@ class Setup:
 
 
 def _storable(text: str) -> str:
-    """The text without what no database keeps: NUL, and halves of surrogate pairs (neither can be in XML)."""
+    """The text without NUL and halves of surrogate pairs, which databases refuse (and XML, too)."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
@@ -127,7 +124,7 @@ class Pin:
     Attributes:
         host: its address, as `instance_of` writes it.
         by_command: `connect` or `project pin-host` named it; False: the first `/setup` did, both ends on loopback.
-        token: what `connect` was given for it; None: nothing.
+        token: of `connect`; None: none.
     """
 
     host: str
@@ -141,8 +138,8 @@ class Connection:
 
     Attributes:
         base_url: its address; None: nobody has named one.
-        token: what to authenticate with: a legacy token or a personal access token; None: nothing.
-        trusted: whether internal addresses of it may be fetched.
+        token: legacy token or personal access token; None: none.
+        trusted: whether it may be at an internal address.
     """
 
     base_url: str | None
@@ -151,14 +148,7 @@ class Connection:
 
 
 def connection_of(project: Project, *, pin: Pin | None, url: str | None, api_key: str | None) -> Connection:
-    """The settings' address where there is one, else the address that the project's `/setup` named.
-
-    Args:
-        project: which one.
-        pin: the pinned Label Studio.
-        url: Label Studio's address from the settings.
-        api_key: the token from the settings.
-    """
+    """The settings' address and token where there are any, else those of the project's `/setup`."""
     key, named = (api_key or "").strip(), (url or "").strip().rstrip("/")
     if named:
         return Connection(named, key or project.access_token, trusted=True)

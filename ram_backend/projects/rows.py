@@ -1,4 +1,4 @@
-"""The tables of this room, and the columns by which rows of all rooms belong to a project."""
+"""ORM models of projects, and the columns by which rows of all rooms belong to a project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ram_backend.projects.project import Pin
 
 
 class OfProject:
-    """The project that a row is about, as `ProjectKey` says; `instance` is "" where no `/setup` has named one."""
+    """The columns of a `ProjectKey`."""
 
     instance: Mapped[str] = mapped_column(Text)
     project_id: Mapped[int] = mapped_column(BigInteger)
@@ -42,9 +42,9 @@ def of_project(table: type[OfProject], key: ProjectKey, *, unnamed: bool = False
     """Condition that a row is of a project.
 
     Args:
-        table: whose rows.
-        key: which project.
-        unnamed: those of the same project that came before any `/setup` had named its Label Studio are its own, too.
+        table: of the rows.
+        key: of the project.
+        unnamed: include rows from before any `/setup` had named the project's Label Studio.
     """
     instances = (key.instance, "") if unnamed else (key.instance,)
     return and_(table.project_id == key.id, table.created == key.created, table.instance.in_(instances))
@@ -56,7 +56,7 @@ def key_columns(key: ProjectKey) -> dict[str, Any]:
 
 
 class ProjectRow(OfProject, Base):
-    """One project, as `Project` says; `change` is the backend's counter at the time when the row was last written."""
+    """One `Project`; `change` is the backend's counter at the last write."""
 
     __tablename__ = "projects"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
@@ -74,7 +74,7 @@ class ProjectRow(OfProject, Base):
 
 
 class BackendRow(Base):
-    """The only row of its table. `change` grows with every write of this room: what other processes look at."""
+    """The only row of its table; `change` grows with every write, so that other processes notice it."""
 
     __tablename__ = "backend"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

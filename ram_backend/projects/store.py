@@ -16,10 +16,10 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
 POLL_S = 0.4
-"""How often the counter is looked at: what another process writes is seen well within a second."""
+"""Pause between two reads of the database."""
 
 CHARACTERS_EACH = 100_000
-"""Room for label config, token and extra params of a project; one may take more where others take less."""
+"""Average room for label config, token and extra params of a project."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -28,16 +28,15 @@ _log = logging.getLogger(__name__)
 class ProjectStore:
     """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
 
-    Only `start` and `close` wait for the database. While it can't be reached, everything is answered from memory, and
-    what is to be written waits.
+    Only `start` and `close` wait for the database. While it can't be reached, projects are answered from memory, and
+    writes wait.
 
     Attributes:
-        problem: why the last exchange with the database went wrong; None: it went well.
+        problem: why the last exchange with the database failed; None: it did not.
 
     Args:
-        settings: the database, which is not necessarily there yet; Label Studio's address (where it is set, nothing is
-            pinned) and token; whether the server is reached from this machine only: then the first `/setup` may pin a
-            Label Studio on it; the number of projects, with `CHARACTERS_EACH` each on average.
+        settings: the database; Label Studio's address (where it is set, nothing is pinned) and token; the server's host
+            (on loopback, the first `/setup` may pin a Label Studio on loopback); the number of projects.
 
     Raises:
         SettingsError: `database_url` can't be used. A database that can't be reached raises nothing, see `problem`.
@@ -55,13 +54,12 @@ class ProjectStore:
         self._pinned: Pin | None = None
         self._to_pin: str | None = None
         self._change = -1
-        self._migrated = False
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
 
     def start(self) -> ProjectStore:
-        """Migrates and reads the database, or notes why that fails; then goes on in a thread."""
+        """Migrates and reads the database, or sets `problem`; then goes on in a thread."""
         self._exchange()
         self._thread.start()
         return self
@@ -83,8 +81,8 @@ class ProjectStore:
     def pin(self) -> Pin | None:
         """The Label Studio that is trusted where the settings name none; None: none, or not known yet.
 
-        The first host is taken at once where the database was seen to have no pin; should another process have been
-        quicker, its pin holds from the next exchange on.
+        The first host counts at once where the database had no pin at the last read; a pin that another process wrote
+        meanwhile replaces it with the next exchange.
         """
         first = self._to_pin if self._change >= 0 else None
         return self._pinned or (None if first is None else Pin(first, by_command=False))
@@ -98,14 +96,11 @@ class ProjectStore:
         access_token: str | None = None,
         extra_params: object = None,
     ) -> Project:
-        """Takes in what `/setup` brings (protocol section 2). Writes happen later, and only where something changed.
-
-        Returns:
-            The project as it is now.
+        """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
 
         Raises:
-            InputError: `project` or `hostname` is malformed, or there is no room; nothing was taken in.
-            ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was taken in.
+            InputError: `project` or `hostname` is malformed, or there is no room; nothing was stored.
+            ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was stored.
         """
         key = self.key(project, hostname)
         setup = Setup.read(key, label_config=label_config, access_token=access_token, extra_params=extra_params)
@@ -136,8 +131,8 @@ class ProjectStore:
     def key(self, project: str | int, hostname: str | None) -> ProjectKey:
         """The project that a `/setup` request names.
 
-        Where the settings name the Label Studio, the hostname only tells how browsers reach it: a known project stays
-        itself when that changes (another port, a proxy in front).
+        Where the settings name the Label Studio, the hostname is only its address for browsers, and a known project
+        keeps its key when that changes.
 
         Raises:
             InputError: `project` or `hostname` is malformed.
@@ -153,10 +148,9 @@ class ProjectStore:
         return self._view.get(key)
 
     def find(self, project_id: int, created: int) -> Project | None:
-        """The project that a request without a hostname means (`/predict`, `/webhook`).
+        """The project of a request without a hostname (`/predict`, `/webhook`).
 
-        Where several instances have one of that number and creation time: one of a trusted host before others, then
-        the one whose `/setup` came last.
+        Of several instances' projects, one of a trusted host comes first, then the one with the latest `/setup`.
         """
         with self._lock:
             found = [each for each in self._view.values() if (each.key.id, each.key.created) == (project_id, created)]
@@ -165,15 +159,15 @@ class ProjectStore:
         return next(reversed(trusted or found), None)
 
     def connection(self, project: Project) -> Connection:
-        """How to reach the project's Label Studio, and with which token: see `connection_of`."""
+        """How the project's Label Studio is reached: see `connection_of`."""
         return connection_of(project, pin=self.pin, url=self._url, api_key=self._settings.label_studio_api_key)
 
     def to_try(self, project: str | int, *, hostname: str | None, access_token: str | None) -> Connection | None:
-        """Where a `/setup` request's token has to be tried before it replaces the one that a project has.
+        """The connection to try a `/setup` request's token with, before it replaces that of the project.
 
         Returns:
-            The project's trusted Label Studio with the new token; None: nothing is to be tried, since the token is not
-            new, replaces none, or would go to a host that is not trusted.
+            The project's trusted Label Studio with the new token; None: the token is not new, replaces none, or would
+            go to a host that is not trusted.
 
         Raises:
             InputError: `project` or `hostname` is malformed.
@@ -185,10 +179,10 @@ class ProjectStore:
         return replace(connection, token=token) if connection.trusted else None
 
     def _check_room(self, before: Project | None, after: Project) -> None:
-        """Anybody who may call `/setup` makes rows: they must not fill memory and disk without end.
+        """Limits the memory and disk that callers of `/setup` can fill.
 
         Raises:
-            InputError: there are enough projects, or they are too large together.
+            InputError: there are too many projects, or they are too large together.
         """
         if before is None and len(self._view) >= self._settings.max_projects:
             raise InputError(
@@ -207,31 +201,30 @@ class ProjectStore:
             # While the database is away, requests don't hasten the next try.
             (self._wake if self.problem is None else self._stop).wait(pause)
             self._wake.clear()
-            pause = POLL_S if self._exchange() else min(max(2 * pause, POLL_S), _LONGEST_PAUSE_S)
+            self._exchange()
+            pause = POLL_S if self.problem is None else min(2 * pause, _LONGEST_PAUSE_S)
         if self._pending and self.problem is None:
             self._exchange()
 
-    def _exchange(self) -> bool:
-        """One round: migrate where that is not done, write what is pending, read what is new. True: it went well."""
+    def _exchange(self) -> None:
+        """One round: migrate at the start and after a problem, write what is pending, read what is new."""
         problem: str | None = None
         unexpected: Exception | None = None
         try:
-            if not self._migrated:
+            if self.problem is not None:
                 upgrade(self._database)
-                self._migrated = True
             self._write()
             self._read()
         except DatabaseUnavailable as error:
-            problem, self._migrated = str(error), False
-        except Exception as error:  # the thread goes on whatever happens
-            unexpected, self._migrated = error, False
+            problem = str(error)
+        except Exception as error:  # the thread goes on
             problem = f"{type(error).__name__} while using the database {self._database.shown}: see the log."
+            unexpected = error
         if problem and problem != self.problem:
             _log.warning("%s Meanwhile projects are answered from memory.", problem, exc_info=unexpected)
         elif problem != self.problem:
             _log.info("The database %s answers.", self._database.shown)
         self.problem = problem
-        return problem is None
 
     def _write(self) -> None:
         if self._to_pin is not None:

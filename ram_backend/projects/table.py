@@ -1,4 +1,4 @@
-"""Project rows in the database: read, and changed in one transaction each. Everything here waits for the database."""
+"""Repository of the project rows: reads by a change counter, and writes of one transaction each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ from ram_backend.projects.rows import BackendRow, ProjectRow, key_columns, of_pr
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since an earlier look.
-
-    Attributes:
-        change: the counter now.
-        pin: the pinned Label Studio now.
-        projects: those that were written since.
-    """
+    """The counter and the pinned Label Studio now, and the projects that were written since an earlier read."""
 
     change: int
     pin: Pin | None
@@ -33,19 +27,13 @@ class Changes:
 
 
 class ProjectTable:
-    """Project rows, for whoever can wait: commands, workers, and the thread behind `ProjectStore`.
-
-    Each write first takes the row of the counter, so writers of all processes go one after another, and who reads the
-    counter knows whether there is anything new.
-    """
+    """Project rows. Each write locks the row of the counter first, so that writers of all processes queue."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def changes(self, since: int = -1) -> Changes:
-        """The projects written after the counter had the value `since`; all of them by default.
-
-        Where the counter is below `since`, the database is another one, for instance a restored one: all of them.
+        """The projects written after the counter was `since`; all where it is below `since` (a restored database).
 
         Raises:
             DatabaseUnavailable: see the message.
@@ -61,7 +49,7 @@ class ProjectTable:
             return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows))
 
     def keys(self) -> list[ProjectKey]:
-        """All projects, without what is known of them.
+        """The keys of all projects.
 
         Raises:
             DatabaseUnavailable: see the message.
@@ -71,7 +59,7 @@ class ProjectTable:
             return [ProjectKey(*row) for row in session.execute(columns)]
 
     def apply(self, setup: Setup) -> Project:
-        """Writes what a `/setup` changes; writes nothing where nothing does.
+        """Writes what a `/setup` changes.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -79,7 +67,7 @@ class ProjectTable:
         return self._change(setup.key, setup.applied_to)
 
     def set_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
-        """Replaces what `project set` has set by `edit` of it.
+        """Replaces the options of `project set` by `edit` of them.
 
         Raises:
             ProjectNotFound: there is no such project.
@@ -98,8 +86,8 @@ class ProjectTable:
 
         Args:
             host: the address, as `instance_of` writes it.
-            token: to be sent to it; None: one that is kept for the same host stays.
-            by_command: False: a `/setup` request named it; it replaces no pin that is there.
+            token: to be sent to it; None: an earlier one for the same host stays.
+            by_command: False: a `/setup` request named it; it replaces no earlier pin.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -117,7 +105,7 @@ class ProjectTable:
             return pin
 
     def _change(self, key: ProjectKey, change: Callable[[Project | None], Project]) -> Project:
-        """Replaces a project by what `change` makes of it; writes nothing where that is the same."""
+        """Replaces a project by `change` of it; writes nothing where that is the same."""
         with self._database.writing() as session:
             backend = _locked_counter(session)
             row = session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()

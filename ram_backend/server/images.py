@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import SettingsError
-from ram_backend.images.fetch import FetchLimits
-from ram_backend.images.guard import AddressGuard
-from ram_backend.labelstudio.client import LabelStudio, open_label_studio
+from ram_backend.labelstudio.client import LabelStudio, fetch_limits, open_label_studio
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.projects.project import Connection, Project
 from ram_backend.projects.store import ProjectStore
@@ -55,10 +53,7 @@ class ServerImages:
         self._settings = settings
         self._metrics = metrics
         self._processes = processes
-        self._guard = AddressGuard.parse(settings.allowed_image_hosts)
-        self._limits = FetchLimits(
-            max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
-        )
+        self._limits = fetch_limits(settings)
         self._client = lru_cache(CLIENTS)(self._open)
 
     def client(self, project: Project) -> TaskImages:
@@ -112,4 +107,4 @@ class ServerImages:
             except SettingsError:
                 if connection.trusted and not hostname:
                     raise
-        return TaskImages(label_studio, limits=self._limits, guard=self._guard, threads=1)
+        return TaskImages(label_studio, limits=self._limits, threads=1)

@@ -19,9 +19,7 @@ from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
 from ram_backend.feedback.view import Fingerprint
-from ram_backend.images.fetch import FetchLimits
-from ram_backend.images.guard import AddressGuard
-from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
@@ -183,12 +181,8 @@ def _fetch(
     settings: Settings, label_studio: LabelStudio | None, references: Sequence[ImageReference]
 ) -> Iterator[Outcome]:
     """The bytes of images or why there are none; where Label Studio fails, all others have failed."""
-    limits = FetchLimits(
-        max_bytes=settings.max_image_bytes, seconds=settings.fetch_seconds, connections=settings.fetch_threads
-    )
-    guard = AddressGuard.parse(settings.allowed_image_hosts)
-    done = 0
-    with closing(TaskImages(label_studio, limits=limits, guard=guard, threads=settings.fetch_threads)) as source:
+    limits, done = fetch_limits(settings), 0
+    with closing(TaskImages(label_studio, limits=limits, threads=settings.fetch_threads)) as source:
         try:
             for outcome in source.fetch_all(references):
                 yield outcome

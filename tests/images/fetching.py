@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ram_backend.images.fetch import Fetcher, FetchLimits
-from ram_backend.images.guard import AddressGuard, Origin
+from ram_backend.images.guard import Address, AddressGuard
 
 SECRET = "t0p-secret"
 QUERY = f"?X-Amz-Signature={SECRET}"
@@ -16,7 +16,8 @@ QUERY = f"?X-Amz-Signature={SECRET}"
 
 def fetcher(*allowed: str, **limits: Any) -> Fetcher:
     """Allowed are only these origins."""
-    return Fetcher(FetchLimits(**limits), AddressGuard().with_origins([Origin.of(url) for url in allowed]))
+    guard = AddressGuard(frozenset(Address.of(url).origin for url in allowed))
+    return Fetcher(FetchLimits(guard=guard, **limits))
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> list[str]:

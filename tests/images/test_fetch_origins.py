@@ -15,7 +15,7 @@ from ram_backend.errors import (
     ImageRefused,
     ImageUnreachable,
 )
-from ram_backend.images.fetch import Fetcher
+from ram_backend.images.fetch import Fetcher, FetchLimits
 from ram_backend.images.guard import AddressGuard
 
 
@@ -76,7 +76,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(web: HttpServer, mo
         web.routes["/a"] = Reply(body=b"checked")
         internal.routes["/a"] = Reply(body=b"rebound")
         looked_up = resolve(monkeypatch, {"rebind.example": ["127.0.0.1", "127.0.0.2"]})
-        one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
+        one = Fetcher(FetchLimits(guard=AddressGuard.parse("127.0.0.1/32")))
         assert one.get(f"http://rebind.example:{web.port}/a") == b"checked"
         assert looked_up == ["rebind.example"]
         assert web.requests[0].headers["Host"] == f"rebind.example:{web.port}"
@@ -89,7 +89,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(web: HttpServer, mo
 def test_the_second_address_of_a_name_is_tried(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     web.routes["/a"] = Reply(body=b"x")
     resolve(monkeypatch, {"two.example": ["127.0.0.3 127.0.0.1"]})  # nobody listens at the first
-    assert Fetcher(guard=AddressGuard.parse("two.example")).get(f"http://two.example:{web.port}/a") == b"x"
+    assert Fetcher(FetchLimits(guard=AddressGuard.parse("two.example"))).get(f"http://two.example:{web.port}/a") == b"x"
 
 
 def test_cookies_proxies_and_netrc_play_no_part(
@@ -123,7 +123,7 @@ def test_tls_is_checked_against_the_name_though_the_address_is_pinned(
     resolve(monkeypatch, {"photos.example": ["127.0.0.1"], "others.example": ["127.0.0.1"]})
     with HttpServer(tls=context) as web:
         web.routes["/a"] = Reply(body=b"x")
-        one = Fetcher(guard=AddressGuard.parse("127.0.0.1/32"))
+        one = Fetcher(FetchLimits(guard=AddressGuard.parse("127.0.0.1/32")))
         assert one.get(f"https://photos.example:{web.port}/a") == b"x"
         assert asked_for == ["photos.example"]
         with pytest.raises(ImageUnreachable, match="TLS"):

@@ -158,7 +158,7 @@ def test_a_redirect_elsewhere_goes_without_the_token(
 ) -> None:
     studio.file(FILE, Reply(status, headers={"Location": f"{other.url}/data/signed?X=1", "Set-Cookie": "a=b"}))
     other.routes["/data/signed"] = Reply(body=b"photo")
-    client = LabelStudio(studio.url, token, guard=AddressGuard.parse("127.0.0.2"))
+    client = LabelStudio(studio.url, token, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
     assert client.get(FILE) == b"photo"
     assert other.targets == ["/data/signed?X=1"]
     assert not {"Authorization", "Cookie", "Referer"} & set(other.requests[0].headers)
@@ -169,7 +169,7 @@ def test_another_port_or_the_way_back_goes_without_the_token(studio: FakeLabelSt
         studio.file(FILE, redirect(f"{neighbour.url}/data/there"))
         neighbour.routes["/data/there"] = redirect(f"{studio.url}/data/upload/1/private.jpg")
         studio.file("/data/upload/1/private.jpg", b"private")
-        client = LabelStudio(studio.url, LEGACY, guard=AddressGuard.parse("127.0.0.1"))
+        client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1")))
         with pytest.raises(ImageUnreadable, match="401"):
             client.get(FILE)
         assert [asked.headers.get("Authorization") for asked in neighbour.requests + studio.requests[1:]] == [
@@ -219,7 +219,9 @@ def test_one_that_is_not_trusted_is_not_asked_inside(studio: FakeLabelStudio) ->
         client.get(FILE)
     assert studio.requests == []
     for token, said in ((None, "wants a login"), ("b" * 40, "refuses our legacy token")):
-        allowed = LabelStudio(studio.url, token, trusted=False, guard=AddressGuard.parse("127.0.0.1"))
+        allowed = LabelStudio(
+            studio.url, token, trusted=False, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1"))
+        )
         with pytest.raises(LabelStudioUnauthorized, match=f"{said}.*ram-backend connect"):
             allowed.get(FILE)
 
@@ -273,7 +275,7 @@ def test_a_storage_behind_label_studio_that_is_away(studio: FakeLabelStudio) -> 
         pass
     studio.file(FILE, redirect(f"{gone.url}/x?sig=secret"))
     with pytest.raises(ImageUnreachable) as caught:
-        LabelStudio(studio.url, LEGACY, guard=AddressGuard.parse("127.0.0.1")).get(FILE)
+        LabelStudio(studio.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1"))).get(FILE)
     assert not isinstance(caught.value, LabelStudioUnreachable)
     assert "secret" not in str(caught.value)
 

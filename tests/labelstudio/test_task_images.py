@@ -48,8 +48,7 @@ def images(studio: FakeLabelStudio) -> Iterator[TaskImages]:
         studio.url,
         PERSONAL,
         hostname="http://localhost:8080",
-        limits=FetchLimits(max_bytes=1000, seconds=5),
-        guard=AddressGuard.parse("127.0.0.2"),
+        limits=FetchLimits(max_bytes=1000, seconds=5, guard=AddressGuard.parse("127.0.0.2")),
     )
     images = TaskImages(client, threads=8)
     yield images
@@ -203,11 +202,11 @@ def test_nothing_is_fetched_twice_or_too_many_for_no_references(images: TaskImag
 @pytest.mark.parametrize("login", [True, False])
 def test_label_studio_away_ends_it_all(studio: FakeLabelStudio, elsewhere: HttpServer, login: bool) -> None:
     if login:
-        client = LabelStudio(studio.url, "b2" * 20, guard=AddressGuard.parse("127.0.0.2"))
+        client = LabelStudio(studio.url, "b2" * 20, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
     else:
         with FakeLabelStudio() as gone:
             pass
-        client = LabelStudio(gone.url, LEGACY, guard=AddressGuard.parse("127.0.0.2"))
+        client = LabelStudio(gone.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
     images = TaskImages(client, threads=2)
     outcomes = images.fetch_all([at(f"{elsewhere.url}/a.jpg"), *[at("/data/upload/1/a.jpg")] * 50])
     assert next(outcomes) == b"elsewhere"
@@ -234,7 +233,7 @@ def test_who_stops_taking_stops_the_fetching(images: TaskImages, studio: FakeLab
 
 
 def test_without_label_studio(elsewhere: HttpServer) -> None:
-    images = TaskImages(None, guard=AddressGuard.parse("127.0.0.2"))
+    images = TaskImages(None, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
     assert images.fetch(at(f"{elsewhere.url}/a.jpg")) == b"elsewhere"
     for value in ("/data/upload/1/a.jpg", "s3://bucket/a.jpg"):
         with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
