@@ -1,8 +1,4 @@
-"""Parser of annotations and results, from the JSON of a webhook or of the API: trimmed to what tags are learned from.
-
-Webhook and API show the same annotation with different trimmings (`completed_by` is a number here and a user there;
-results are the same): what is read of both is equal, and so is its canonical JSON.
-"""
+"""Parser of annotations and results, from the JSON of a webhook or of the API, to statements in canonical JSON."""
 
 from __future__ import annotations
 
@@ -22,15 +18,15 @@ MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
 
 MAX_TASK_DATA_CHARS = 100_000
-"""Longest JSON of a task's data that is kept; of longer ones the longest values are left out."""
+"""Longest JSON of a task's data; of longer data the longest values are left out."""
 
 MAX_LINE_CHARS = 100
-"""A longer line of a text is no tag: nobody reads tags of such a length, and comments are nobody's business here."""
+"""A longer line of a text is a comment, not a tag."""
 
 _REGIONS = ("labels", "rectanglelabels")
 _CONFIDENCE = re.compile(r".*\S\s+\d{1,3}%", re.DOTALL)
 ChoiceId = tuple[str, ...]
-"""What tells one choice of a control from the others: its path; of a flat list (its value,)."""
+"""Identity of a choice within its control: its path; of a flat list (its value,)."""
 
 _LARGEST_ID = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,14 +35,14 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class StatedItem:
-    """What one tag control says.
+    """The result of one tag control.
 
     Attributes:
         from_name: the control's name.
         to_name: its image's name.
         kind: of the control.
-        values: paths of what is ticked, as the result says them; of all but nested lists paths of one step. Of labels
-            those of all regions together, each once: where they are is not kept. Of texts the lines.
+        values: paths of the ticked choices, of one step except in nested lists; the labels of all regions, each once;
+            the lines of a text.
     """
 
     from_name: str
@@ -57,23 +53,21 @@ class StatedItem:
 
 @dataclass(frozen=True)
 class StatedAnnotation:
-    """What an annotation says about the tags of a task.
+    """An annotation's statement about the tags of a task.
 
     Attributes:
         id: of the annotation.
         task: number of the task.
-        updated_us: when it was last changed, by Label Studio's clock: microseconds since 1970, UTC; 0: not given. It
-            orders the statements of an annotation and is not part of what it says (`canonical`).
-        created_us: when it was made, likewise.
+        updated_us: its last change by Label Studio's clock, in microseconds since 1970, UTC; 0: not given. It orders
+            the statements of an annotation and is not part of `canonical`.
+        created_us: its creation, likewise.
         completed_by: number of the user; None: not given.
-        was_cancelled: the task was skipped, and the items are the model's own: never to be learned from.
+        was_cancelled: the task was skipped, and the items are the model's own.
         ground_truth: the project's owner vouches for it.
         parent_prediction: number of the prediction that it started from; None: none, or not given.
-        unseen: made out of a prediction with nobody looking at it: "create annotations from predictions" leaves
-            `lead_time` and `updated_by` null beside a `parent_prediction` (protocol section 7: `ANNOTATIONS_CREATED`;
-            `bulk_created` stays false there). Who submits or edits one is named in `updated_by`, so that an edited one
-            is not unseen any more.
-        items: of what may be tag controls. None at all is a statement, too: no tags.
+        unseen: "create annotations from predictions" made it: `parent_prediction` is set, `lead_time` and `updated_by`
+            are null (protocol section 7: `ANNOTATIONS_CREATED`). An edit sets `updated_by`.
+        items: results of possible tag controls. None at all is a statement, too: no tags.
     """
 
     id: int
@@ -94,16 +88,16 @@ class StatedAnnotation:
 
     @property
     def updated_at(self) -> datetime | None:
-        """When it was last changed; None: not given."""
+        """Time of the last change; None: not given."""
         return _EPOCH + self.updated_us * _MICROSECOND if self.updated_us else None
 
     @property
     def created_at(self) -> datetime | None:
-        """When it was made; None: not given."""
+        """Time of the creation; None: not given."""
         return _EPOCH + self.created_us * _MICROSECOND if self.created_us else None
 
     def canonical(self) -> str:
-        """What it says as canonical JSON: equal statements have equal texts."""
+        """Canonical JSON: equal statements have equal texts."""
         fields = asdict(self)
         del fields["updated_us"]
         return canonical_json(fields)
@@ -118,14 +112,10 @@ _STATED = TypeAdapter(StatedAnnotation)
 
 
 def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> StatedAnnotation | None:
-    """The statement in an annotation as Label Studio writes it; None where nothing can be made of it.
+    """The statement of an annotation of a webhook or of the API; raises nothing.
 
-    Fields of wrong types count as missing; without a number of its own and of its task an annotation is nothing, and so
-    is one whose canonical JSON is longer than `MAX_STATEMENT_CHARS`. Raises nothing.
-
-    Args:
-        annotation: of a webhook or of the API.
-        task: number of its task where the annotation doesn't say it.
+    Fields of wrong types count as missing. None: the annotation has no number, or no task (its own field, or else
+    `task`), or its canonical JSON is longer than `MAX_STATEMENT_CHARS`.
     """
     number, of_task = number_of(annotation.get("id")), number_of(annotation.get("task")) or task
     result = annotation.get("result")
@@ -150,10 +140,10 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
 
 
 def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
-    """What tag controls say in a result: of those whose tags are regions one item each.
+    """The items of tag controls in a result, with the regions of one control merged.
 
-    Left out is what a model has said and nobody can change: read-only regions, and texts that are confidences as our
-    predictions write them ("cat  93%"). So are the texts of single regions, and long lines.
+    Read-only regions, confidences as our predictions write them ("cat  93%"), texts of single regions, and long lines
+    are left out.
     """
     found: dict[object, StatedItem] = {}
     for item in filter(None, map(_read_item, result)):
@@ -164,7 +154,7 @@ def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
 
 
 def as_line(text: str) -> str | None:
-    """A tag as a line of a text says it: blanks as one, none around it; None where it is too long, or empty."""
+    """A tag from a line of a text, with normalised blanks; None where it is too long, or empty."""
     return (" ".join(text.split()) or None) if len(text) <= MAX_LINE_CHARS else None
 
 
@@ -187,7 +177,7 @@ def _read_item(item: object) -> StatedItem | None:
 
 
 def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
-    """Lines that may be tags, without blanks around them; none where all are confidences."""
+    """Lines that may be tags; none where all are confidences."""
     lines = [path[0] for path in paths if len(path) == 1]
     if all(_CONFIDENCE.fullmatch(line) for line in lines):
         return []
@@ -195,7 +185,7 @@ def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
 
 
 def ticked_paths(control: TagControl, items: Iterable[StatedItem]) -> dict[ChoiceId, None]:
-    """Paths that a control has in a result, in order, each once; also those that it doesn't know any more."""
+    """Paths of a control in a result, in order, each once; also those that it no longer offers."""
     mine = (item for item in items if (item.from_name, item.kind) == (control.name, control.kind))
     return {path: None for item in mine for path in item.values}
 
@@ -217,7 +207,7 @@ def _storable(text: str) -> str:
 
 
 def number_of(value: object) -> int | None:
-    """A number of Label Studio's: a positive integer, also as digits or as `id` of an object; None for all else."""
+    """An id of Label Studio: a positive integer, also as digits or as `id` of an object; None for all else."""
     if isinstance(value, Mapping):
         value = value.get("id")
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
@@ -226,7 +216,7 @@ def number_of(value: object) -> int | None:
 
 
 def canonical_json(value: object) -> str:
-    """JSON that is the same for the same value, and that every database keeps: no blanks, keys in order, no NUL."""
+    """JSON without blanks and NUL, keys in order: equal for equal values, and storable in every database."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()
 
@@ -237,10 +227,7 @@ def content_of(canonical: str) -> str:
 
 
 def trimmed_task_data(data: object, limit: int = MAX_TASK_DATA_CHARS) -> str | None:
-    """A task's data as JSON of at most `limit` characters; None where there is none.
-
-    Of longer data the longest values are left out, such as images as data URIs.
-    """
+    """A task's data as JSON of at most `limit` characters, without the longest values; None where there is none."""
     if not isinstance(data, Mapping) or not data:
         return None
     try:

@@ -1,4 +1,4 @@
-"""XML of label configs: a reader without entities, bounded in depth and size, and a writer of whole vocabularies."""
+"""XML of label configs: a parser without entities, bounded in depth and size, and a writer of whole vocabularies."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Node:
     Attributes:
         name: such as "choices".
         attributes: such as {"toname": "image"}.
-        children: elements directly inside, in order.
-        conditional: it, or something around it, is shown only under a condition (`visibleWhen`).
+        conditional: it or an ancestor is shown only under a condition (`visibleWhen`).
+        children: in order.
     """
 
     name: str
@@ -58,16 +58,14 @@ class Node:
         return self.attributes.get(name, "").strip()
 
     def is_true(self, name: str) -> bool:
-        """Whether an attribute says yes."""
+        """Whether an attribute is set to true."""
         return self.get(name).lower() in {"true", "1", "yes"}
 
     def walk(self) -> Iterator[Node]:
-        """This node and all inside, in the order of the text."""
-        waiting = [self]
-        while waiting:
-            node = waiting.pop()
-            yield node
-            waiting.extend(reversed(node.children))
+        """This node and its descendants, in the order of the text."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
 
 
 def read_markup(text: str) -> Node:
@@ -128,14 +126,11 @@ class _Builder:
 
 
 def vocabulary_config(tags: Iterable[Tag], control: Control = "taxonomy") -> str:
-    """A label config with all `tags`, each name once, in alphabetical order (within its category for a taxonomy).
+    """A label config (XML, one tag a line) with all `tags`, each name once, in alphabetical order.
 
     Args:
         tags: at least one.
-        control: `taxonomy`: category -> tag, only tags can be ticked; `choices`: one flat list.
-
-    Returns:
-        XML, one tag a line, with a comment that says when to use it; ends with a newline.
+        control: `taxonomy`: by category, only tags can be ticked; `choices`: one flat list.
     """
     first: dict[str, Tag] = {}
     for tag in tags:

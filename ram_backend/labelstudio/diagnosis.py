@@ -1,4 +1,4 @@
-"""Diagnosis of a project's connection, from what Label Studio has on record: pure."""
+"""Diagnosis of a project's connection, from Label Studio's records: pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ram_backend.labelstudio.records import ConnectedBackend, ProjectSettings, W
 
 
 class State(StrEnum):
-    """How a check went; `note`: it works, but."""
+    """Result of a check; `note`: it works, but."""
 
     ok = "ok"
     note = "note"
@@ -21,14 +21,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report.
-
-    Attributes:
-        what: was checked, in a word or two.
-        state: how that went.
-        found: one line.
-        remedy: what to do; "" where it is well.
-    """
+    """One line of a report: the checked thing, the state, one line about it, and a remedy ("" where it is well)."""
 
     what: str
     state: State
@@ -43,15 +36,7 @@ def diagnose(
     webhooks: Sequence[Webhook],
     secret: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Checks a project's backend, webhooks and settings, as Label Studio found them just now.
-
-    Args:
-        project: its number.
-        settings: its settings.
-        backends: its backends, the one that predicts first.
-        webhooks: its webhooks.
-        secret: headers that the backend wants to see.
-    """
+    """Checks a project's settings, backends (the one that predicts first), and webhooks with their secret headers."""
     reconnect = f"ram-backend connect --project {project}"
     if backends:
         first = backends[0]
@@ -109,7 +94,7 @@ def _webhook(webhooks: Sequence[Webhook], secret: Mapping[str, str], remedy: str
 
 
 def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: str) -> Finding:
-    """Whether annotators are shown live predictions, and in which order."""
+    """Whether annotators see live predictions, and in which order."""
     version = settings.model_version
     if not settings.show_collab_predictions:
         found = "annotators see none: the project's settings hide them"

@@ -1,8 +1,4 @@
-"""Parser of label configs: which controls are filled with tags, from which image, and which show confidences.
-
-Protocol section 5 says how the answers look; `predicted_values` and `model_score_threshold` mean what Label Studio's
-own example backends made usual.
-"""
+"""Parser of label configs: which controls are filled with tags, from which image, and which show confidences."""
 
 from __future__ import annotations
 
@@ -15,15 +11,7 @@ from typing import cast
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
-from ram_backend.labelstudio.plan import (
-    ConfidenceControl,
-    Entry,
-    Kind,
-    LabelPlan,
-    Nesting,
-    TagControl,
-    choices_of,
-)
+from ram_backend.labelstudio.plan import ConfidenceControl, Entry, Kind, LabelPlan, Nesting, TagControl, choices_of
 
 MAX_CHOICES = 50_000
 MAX_NOTES = 30
@@ -35,13 +23,7 @@ _NEEDED = (
     'with one <Label value="..."/> per tag, <RectangleLabels name="tags">; or <TextArea name="tags"> for any tag; all '
     "without perRegion, perItem and visibleWhen"
 )
-_SPELLED: Mapping[str, str] = {
-    "choices": "Choices",
-    "taxonomy": "Taxonomy",
-    "labels": "Labels",
-    "rectanglelabels": "RectangleLabels",
-    "textarea": "TextArea",
-}
+_SPELLED = {name.lower(): name for name in ("Choices", "Taxonomy", "Labels", "RectangleLabels", "TextArea")}
 _LISTS = ("choices", "taxonomy")
 _REGIONS = ("labels", "rectanglelabels")
 _VARIABLE = re.compile(r"\$\{?([^\s${}]+)\}?")
@@ -58,12 +40,8 @@ def parse_label_config(xml: str) -> LabelPlan:
     """
     nodes = list(read_markup(xml).walk())
     notes: list[str] = []
-    images: dict[str, str] = {}
-    for node in nodes:
-        if node.name == "image":
-            images |= _image(node, notes)
-    filled = {id(node) for node in _filled(nodes, images, notes)}
-    found = [_tag_control(node, nodes, images, notes) for node in nodes if id(node) in filled]
+    images = _images(nodes, notes)
+    found = [_tag_control(node, nodes, images, notes) for node in _filled(nodes, images, notes)]
     tags = [control for control in found if control is not None]
     notes = [note[:LONGEST_NOTE] for note in notes[:MAX_NOTES]]
     if sum(len(choice.texts) for control in tags for choice in control.choices) > MAX_CHOICES:
@@ -80,18 +58,22 @@ def parse_label_config(xml: str) -> LabelPlan:
     return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used), tuple(notes))
 
 
-def _image(node: Node, notes: list[str]) -> dict[str, str]:
-    name, path = node.get("name"), _variable(node)
-    if name and path:
-        return {name: path}
-    shown = f"Image {name!r}" if name else "an Image without a name"
-    why = "shows a list (valueList)" if node.get("valuelist") else f"value={node.get('value')!r} is no $variable"
-    notes.append(f"{shown} is left alone: {why}")
-    return {}
+def _images(nodes: Sequence[Node], notes: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in nodes:
+        name, path = node.get("name"), _variable(node)
+        if node.name == "image" and name and path:
+            found[name] = path
+        elif node.name == "image":
+            shown = f"Image {name!r}" if name else "an Image without a name"
+            is_list, value = node.get("valuelist"), node.get("value")
+            why = "shows a list (valueList)" if is_list else f"value={value!r} is no $variable"
+            notes.append(f"{shown} is left alone: {why}")
+    return found
 
 
 def _variable(node: Node) -> str | None:
-    """The path in value="$photo" or value="${photo}"; None where it is no variable."""
+    """The path in value="$photo" or value="${photo}"; None where it is none."""
     match = _VARIABLE.fullmatch(node.get("value"))
     return match[1] if match else None
 
@@ -125,7 +107,9 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
 def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
     kind, name, to_name = cast("Kind", node.name), node.get("name"), _to_name(node, images)
     is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in _REGIONS else "choice"
-    nesting = _nesting(node)
+    nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
+    if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
+        nesting = "leaves"
     choices = () if free else choices_of(_entries(node, entry), nesting)
     dynamic = None if free else _variable(node)
     tool = None
@@ -178,14 +162,8 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     )
 
 
-def _nesting(node: Node) -> Nesting:
-    if node.name == "taxonomy":
-        return "leaves" if node.is_true("leafsonly") else "nodes"
-    return "leaves" if node.name == "choices" and node.is_true("allownested") else "flat"
-
-
 def _entries(control: Node, name: str) -> Iterator[Entry]:
-    """`Choice` (or `Label`) elements below, through layout elements such as `View`, but not through another one."""
+    """The nearest `Choice` (or `Label`) descendants, also through layout elements such as `View`."""
     for child in control.children:
         if child.name != name:
             yield from _entries(child, name)
@@ -195,23 +173,18 @@ def _entries(control: Node, name: str) -> Iterator[Entry]:
 
 
 def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, tuple[ConfidenceControl, ...]]:
-    """Where confidences of those controls are shown: by image name at most one of each kind."""
+    """Controls that show confidences: by image name at most one of each kind."""
     images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
-    found: dict[str, tuple[ConfidenceControl, ...]] = {}
+    found: dict[str, dict[str, ConfidenceControl]] = {}
     for node in nodes:
         control = _confidence_control(node, images)
         if control is not None and control.name not in names:
-            earlier = found.get(control.to_name, ())
-            if all(other.kind != control.kind for other in earlier):
-                found[control.to_name] = (*earlier, control)
-    return found
+            found.setdefault(control.to_name, {}).setdefault(control.kind, control)
+    return {to_name: tuple(row.values()) for to_name, row in found.items()}
 
 
 def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceControl | None:
-    """A `TextArea` that nobody can type in, or `RectangleLabels` that nobody sees; others are the annotator's.
-
-    Rectangles may stand under a condition that never holds: that hides their buttons, and their scores still show.
-    """
+    """A `TextArea` that nobody can type in, or invisible `RectangleLabels`, also under a condition that never holds."""
     name, to_name = node.get("name"), _to_name(node, images)
     if not name or to_name is None or node.is_true("perregion") or node.is_true("peritem"):
         return None
@@ -220,10 +193,10 @@ def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceCont
     if node.name == "rectanglelabels" and _is_invisible(node):
         labels: dict[str, str] = {}
         for label in node.walk():
-            value, alias = label.get("value"), label.get("alias")
-            if label.name == "label" and (value or alias):
-                labels.setdefault(value or alias, alias or value)
-                labels.setdefault(alias or value, alias or value)
+            result = label.get("alias") or label.get("value")
+            if label.name == "label" and result:
+                labels.setdefault(label.get("value") or result, result)
+                labels.setdefault(result, result)
         return ConfidenceControl(name, to_name, "rectanglelabels", tuple(labels.items()))
     return None
 
@@ -283,13 +256,18 @@ def _positive(node: Node, attribute: str) -> int | None:
 def _digest(
     tags: list[TagControl], confidence: Mapping[str, tuple[ConfidenceControl, ...]], images: Mapping[str, str]
 ) -> str:
+    def newer(control: TagControl) -> list[object]:
+        """Attributes without which the digest, and so the model version, is that of older releases."""
+        given = {name: getattr(control, name) for name in ("precision", "tool") if getattr(control, name) is not None}
+        return [given] if given else []
+
     content = {
         "tags": [
             [
                 *(control.name, control.to_name, control.kind, control.single, control.dynamic, control.threshold),
                 *(control.top_k, control.required, control.max_usages, control.nesting),
                 [[choice.path, choice.texts, choice.label] for choice in control.choices],
-                *_further(control),
+                *newer(control),
             ]
             for control in tags
         ],
@@ -299,10 +277,3 @@ def _digest(
         "images": dict(images),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _further(control: TagControl) -> list[object]:
-    """Attributes of few controls: the others keep the digest, and so the model version, that they had without."""
-    values = {"precision": control.precision, "tool": control.tool}
-    given = {name: value for name, value in values.items() if value is not None}
-    return [given] if given else []

@@ -1,4 +1,4 @@
-"""Schema of a label config: tag controls, their choices, and how a task's data is read with them."""
+"""Schema of a label config: tag controls, their choices, and look-ups in a task's data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ VALUE_KEYS: Mapping[Kind, str] = {
     "rectanglelabels": "rectanglelabels",
     "textarea": "text",
 }
-"""Where the `value` of an item says its tags, by the control's kind."""
+"""Key of the tags in the `value` of an item, by the control's kind."""
 
 Nesting = Literal["flat", "nodes", "leaves"]
-"""What can be ticked: `flat` the top level (`Choices`), `nodes` all (`Taxonomy`), `leaves` what has nothing below."""
+"""The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or those with nothing below."""
 
-MAX_OPTION_DEPTH = 100
-MAX_OPTIONS = 50_000
+MAX_OPTION_DEPTH, MAX_OPTIONS = 100, 50_000
 MAX_TEXTS = 1000
-"""Number of a choice's `predicted_values` that are read."""
+"""Most `predicted_values` of a choice."""
 
 _STEP = re.compile(r"[^.\[\]]+")
 
@@ -35,10 +34,10 @@ class Choice:
     """One entry that can be ticked.
 
     Attributes:
-        value: what a result says: the alias if there is one, else the value; the last step of `path`.
-        path: what a result of a nested control says: from the topmost entry down to this one.
-        texts: what is scored, one or more; the score of the choice is the highest of theirs.
-        label: what the annotator reads.
+        value: in results: the alias if there is one, else the value; the last step of `path`.
+        path: in results of a nested control: from the topmost entry down to this one.
+        texts: one or more; the score of the choice is the highest of theirs.
+        label: on the annotator's page.
     """
 
     value: str
@@ -61,24 +60,24 @@ class Entry:
 class TagControl:
     """A control on an image, to be filled with tags.
 
-    `Choices` and `Taxonomy` tick them, `Labels` and `RectangleLabels` have a region over the whole image for each, and
-    a `TextArea` has a line for each: of the whole vocabulary, for it lists none.
+    `Choices` and `Taxonomy` have ticks, `Labels` and `RectangleLabels` a region over the whole image per tag, and a
+    `TextArea` a line per tag of the whole vocabulary.
 
     Attributes:
-        name: the control's name, `from_name` of a result.
+        name: `from_name` of a result.
         to_name: the name of its image.
         kind: also the `type` of a result.
         single: at most one choice.
         choices: those of the label config, in order; dynamic ones come with each task (`choices_for`).
-        dynamic: path into a task's data where dynamic choices are; None: there are none.
+        dynamic: path of dynamic choices in a task's data; None: there are none.
         threshold: `model_score_threshold`, in [0, 1]; None: not given.
         top_k: `model_top_k`, >= 1: most tags shown; None: not given.
-        image_key: path into a task's data where the image's reference is.
+        image_key: path of the image's reference in a task's data.
         required: the annotator has to choose.
         max_usages: most choices that Label Studio takes; None: any number.
         nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
-        precision: `model_min_precision`, in [0, 1]: share of right ticks that is wanted; None: not given.
-        tool: of `Labels` the `Rectangle` control that says where their regions are; None for all others.
+        precision: `model_min_precision`, in [0, 1]: least share of right ticks; None: not given.
+        tool: name of the `Rectangle` control for the regions of `Labels`; None for other kinds.
     """
 
     name: str
@@ -98,7 +97,7 @@ class TagControl:
 
     @property
     def free(self) -> bool:
-        """Whether any tag can be said, for nothing lists them."""
+        """Whether it takes any tag, since it lists none."""
         return self.kind == "textarea"
 
     @property
@@ -109,11 +108,7 @@ class TagControl:
 
 @dataclass(frozen=True)
 class ConfidenceControl:
-    """Where confidences are shown.
-
-    Attributes:
-        labels: of a `rectanglelabels` control: tag as shown or as said in results -> what its `Label` is called.
-    """
+    """A control that shows confidences; `labels` of rectangles: value or alias of a `Label` -> its name in results."""
 
     name: str
     to_name: str
@@ -123,14 +118,14 @@ class ConfidenceControl:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """What to do for each task of a project.
+    """The parsed label config of a project.
 
     Attributes:
         tag_controls: at least one, in the order of the config.
         confidence_controls: by image name; at most one of each kind.
-        images: image name -> path into a task's data; only images that a tag control is for.
-        digest: of all that changes an answer; a config that only looks different has the same.
-        notes: what was found and left alone, one sentence each, for the log.
+        images: image name -> path into a task's data; only images of tag controls.
+        digest: of everything that changes an answer; equal for configs that only look different.
+        notes: ignored elements, one sentence each, for the log.
     """
 
     tag_controls: tuple[TagControl, ...]
@@ -141,7 +136,7 @@ class LabelPlan:
 
 
 def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """All choices of a control for one task: dynamic ones, then those of the config, each once."""
+    """Choices of a control for one task: dynamic ones, then those of the config, each once."""
     if control.dynamic is None:
         return control.choices
     entries = _entries(look_up(task_data, control.dynamic), MAX_OPTION_DEPTH)
@@ -160,13 +155,13 @@ def free_choice(text: str) -> Choice:
 
 
 def image_reference(control: TagControl, task_data: Mapping[str, Any]) -> str | None:
-    """Where the image of a control is, for one task; None where the task doesn't say."""
+    """The reference of a control's image in a task's data; None where there is none."""
     found = look_up(task_data, control.image_key)
     return found if isinstance(found, str) and found.strip() else None
 
 
 def look_up(task_data: Mapping[str, Any], path: str) -> object:
-    """What is at a path such as "image" or "photos[0].url" of a task's data; None where there is nothing."""
+    """The value at a path such as "image" or "photos[0].url" of a task's data; None where there is none."""
     if path in task_data:
         return task_data[path]
     found: object = task_data
@@ -181,10 +176,7 @@ def look_up(task_data: Mapping[str, Any], path: str) -> object:
 
 
 def _entries(options: object, depth: int) -> tuple[Entry, ...]:
-    """The entries of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`.
-
-    `html`, `hint` and the like are only for the page. What is neither has no text.
-    """
+    """The entries of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`."""
     if not isinstance(options, list) or depth <= 0:
         return ()
     found = []
@@ -210,7 +202,7 @@ def _nested(entries: Iterable[Entry], above: tuple[str, ...], nesting: Nesting) 
 
 
 def _unique(choices: Iterable[Choice]) -> tuple[Choice, ...]:
-    """The first of choices that a result can't tell apart."""
+    """The first choice of each path."""
     found: dict[tuple[str, ...], Choice] = {}
     for choice in choices:
         found.setdefault(choice.path, choice)

@@ -1,8 +1,7 @@
-"""Scores -> Label Studio's prediction object, in the shapes of protocol section 5.
+"""Writer of Label Studio's prediction objects (protocol section 5), from scores.
 
-One item per tag control with all ticked values (of several items Label Studio keeps only the last), but of labels one
-region per value; and confidences only where the config has a control for them. Pure: the same input gives the same
-output.
+One item per tag control with all ticked values (of several items Label Studio keeps only the last), but one region per
+label; and confidences only where the config has a control for them.
 """
 
 from __future__ import annotations
@@ -19,12 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ScoredChoice:
-    """One choice of one task.
-
-    Attributes:
-        score: calibrated probability in [0, 1]; of a choice with several texts the highest of theirs.
-        threshold: in [0, 1]; the choice is ticked where the score is strictly above.
-    """
+    """A choice, its calibrated probability in [0, 1], and its threshold: it is ticked where the score is above."""
 
     choice: Choice
     score: float
@@ -45,16 +39,15 @@ def prediction(
     given), at most `top_k`; a single choice ticks the best of them, and where the annotator is required to choose the
     best of all. A control that ticks nothing has no item.
 
-    The score is the confidence of the least certain control (`control_confidence`), rounded to 6 digits: low means
-    "look here first", which is what uncertainty sampling serves. Where nothing was scored it is 1.0.
+    The score is the confidence of the least certain control (`control_confidence`), rounded to 6 digits: uncertainty
+    sampling serves low scores first. Where nothing was scored it is 1.0.
 
     Args:
         plan: of the project's label config.
         scored: control name -> its choices; a control that is left out (its image is broken) gets no item.
-        model_version: the very one that `/setup` answers.
-        image_sizes: image name -> (width, height) in pixels; named by regions, and needed for confidences as invisible
-            rectangles, which are left out for an image without.
-        top_k: control name -> limit; wins over the config's `model_top_k` where it says a number.
+        model_version: that of `/setup`.
+        image_sizes: image name -> (width, height) in pixels; without it, confidences as rectangles are left out.
+        top_k: control name -> limit; a number wins over the config's `model_top_k`.
     """
     limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in plan.tag_controls}
@@ -68,9 +61,11 @@ def prediction(
         kept, confidence = _tick(control, scored[control.name], limits.get(control.name) or control.top_k)
         confidences.append(confidence)
         shown.setdefault(control.to_name, []).extend(kept)
-        if kept:
-            items = _regions if control.regions else _one_item
-            result += items(control, kept, confidence, sizes.get(control.to_name), taken)
+        if control.regions:
+            result += _regions(control, kept, sizes.get(control.to_name), taken)
+        elif kept:
+            values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
+            result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": round(confidence, 6)})
     for to_name, row in plan.confidence_controls.items():
         best = _best_first(shown.get(to_name, []))
         for where in row if best else ():
@@ -87,11 +82,11 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
 
 
 def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoice]) -> float:
-    """How sure one control is, in [0, 1]: the mean decisiveness of the choices that somebody could argue about.
+    """Confidence of one control, in [0, 1]: the mean margin of its least certain choices.
 
-    Decisiveness is the distance of a score from its threshold, as a share of the room on that side: |2p - 1| where the
-    threshold is 0.5; 0 for a choice that is on the wrong side of it. Asked are the kept choices and the same number
-    (at least 1) of the least decisive others: thousands of tags that are clearly absent say nothing about a photo.
+    The margin is the distance of a score from its threshold, as a share of the room on that side: |2p - 1| where the
+    threshold is 0.5; 0 for a choice on the wrong side. The mean is over the ticked choices and the same number (at
+    least 1) of the others with the least margins.
 
     Args:
         kept: ticked choices.
@@ -99,16 +94,16 @@ def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoi
     """
     ticked = [_share(one.score - one.threshold, 1.0 - one.threshold) for one in kept]
     missed = sorted(_share(one.threshold - one.score, one.threshold) for one in others if one.threshold < 1.0)
-    asked = ticked + missed[: max(1, len(ticked))]
-    return sum(asked) / len(asked) if asked else 1.0
+    margins = ticked + missed[: max(1, len(ticked))]
+    return sum(margins) / len(margins) if margins else 1.0
 
 
 def _share(distance: float, room: float) -> float:
-    return min(1.0, max(0.0, float(distance) / float(room))) if room > 0 else 0.0
+    return _unit(float(distance) / float(room)) if room > 0 else 0.0
 
 
 def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
-    """The choices that a control shows, best first, and how sure that is."""
+    """The choices that a control ticks, best first, and its confidence."""
     ranked = _best_first(scored)
     on = [one for one in ranked if one.score > one.threshold]
     if control.single:
@@ -125,14 +120,11 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
     return sorted(scored, key=lambda one: -one.score)
 
 
-def _regions(
-    control: TagControl, kept: Sequence[ScoredChoice], confidence: float, size: Size | None, taken: set[str]
-) -> list[Item]:
+def _regions(control: TagControl, kept: Sequence[ScoredChoice], size: Size | None, taken: set[str]) -> list[Item]:
     """A region over the whole image per choice."""
     items: list[Item] = []
     for number, one in enumerate(kept, start=1):
-        region = _whole_image(control, one, size)
-        region["id"] = _new_id(f"{control.name}-{number}", taken)
+        region = _whole_image(control, one, number, one.choice.value, size, taken)
         if control.tool is not None:
             place = {name: value for name, value in region["value"].items() if name != control.kind}
             items.append(region | {"from_name": control.tool, "type": "rectangle", "value": place})
@@ -140,24 +132,25 @@ def _regions(
     return items
 
 
-def _whole_image(control: TagControl | ConfidenceControl, one: ScoredChoice, size: Size | None) -> Item:
-    """A region over the whole image, still with the id of its control."""
+def _whole_image(
+    control: TagControl | ConfidenceControl,
+    one: ScoredChoice,
+    number: int,
+    label: str,
+    size: Size | None,
+    taken: set[str],
+) -> Item:
+    """A region over the whole image, with a new id."""
     place = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
-    item = _item(control, {**place, control.kind: [one.choice.value]})
+    item = _item(control, {**place, control.kind: [label]})
     item |= {"score": round(_unit(one.score), 6), "image_rotation": 0}
     if size is not None:
         item |= {"original_width": int(size[0]), "original_height": int(size[1])}
-    return item
-
-
-def _one_item(
-    control: TagControl, kept: Sequence[ScoredChoice], confidence: float, size: Size | None, taken: set[str]
-) -> list[Item]:
-    """One item with all choices."""
-    flat = control.nesting == "flat"
-    values = [one.choice.value if flat else list(one.choice.path) for one in kept]
-    item = _item(control, {VALUE_KEYS[control.kind]: values})
-    return [item | {"score": round(confidence, 6)}]
+    new_id = f"{control.name}-{number}"
+    while new_id in taken:
+        new_id += "-"
+    taken.add(new_id)
+    return item | {"id": new_id}
 
 
 def _item(control: TagControl | ConfidenceControl, value: dict[str, Any]) -> Item:
@@ -180,25 +173,14 @@ def _rectangle_items(
 ) -> list[Item]:
     """One invisible rectangle over the whole image per tag that has a `Label`, with the tag's score."""
     labels = dict(control.labels)
-    items: list[Item] = []
-    named: set[str] = set()
+    best: dict[str, ScoredChoice] = {}
     for one in shown:
-        label = labels.get(one.choice.value) or labels.get(one.choice.label)
-        if label is None or label in named:
-            continue
-        named.add(label)
-        item = _whole_image(control, one, size) | {"readonly": True}
-        item["id"] = _new_id(f"{control.name}-{len(items) + 1}", taken)
-        item["value"]["rectanglelabels"] = [label]
-        items.append(item)
-    return items
-
-
-def _new_id(wanted: str, taken: set[str]) -> str:
-    while wanted in taken:
-        wanted += "-"
-    taken.add(wanted)
-    return wanted
+        if label := labels.get(one.choice.value) or labels.get(one.choice.label):
+            best.setdefault(label, one)
+    return [
+        _whole_image(control, one, number, label, size, taken) | {"readonly": True}
+        for number, (label, one) in enumerate(best.items(), start=1)
+    ]
 
 
 def _unit(score: float) -> float:

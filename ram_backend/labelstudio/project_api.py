@@ -23,27 +23,23 @@ PAGE = 100
 """Tasks of one page."""
 
 LISTING_SECONDS = 120.0
-"""Limit for one page of tasks: they come with all of their predictions."""
+"""Limit for one page of tasks, with all of their predictions."""
 
 RETRIEVING_SECONDS = 110.0
 """Label Studio waits up to 100 s for the backend (protocol section 3)."""
 
 CONNECTING_SECONDS = 40.0
-"""Label Studio asks `/health` and `/setup` twice, and tries a `/health` three times (protocol section 1)."""
+"""Label Studio requests `/health` and `/setup` twice, with retries (protocol section 1)."""
 
 _ALL_EVENTS = {"send_payload": True, "send_for_all_actions": True, "is_active": True}
 _V = TypeVar("_V")
 
 
 class ProjectApi:
-    """Label Studio's API for one project, as the user whom the token belongs to.
+    """Label Studio's API for one project, as the user of the client's token.
 
     Every method raises `LabelStudioUnreachable` where it doesn't answer, `LabelStudioUnauthorized` where it takes no
     token that we have, and `LabelStudioRefused` where there is no such project or a value is not taken.
-
-    Args:
-        label_studio: where the project is.
-        project_id: its number.
     """
 
     def __init__(self, label_studio: LabelStudio, project_id: int) -> None:
@@ -53,21 +49,17 @@ class ProjectApi:
     # Tasks
 
     def all_tasks(self) -> Iterator[ListedTask]:
-        """All tasks, by rising number; see `annotated_tasks`."""
+        """All tasks, by rising number."""
         return self._after()
 
     def annotated_tasks(self) -> Iterator[ListedTask]:
-        """All tasks with at least one annotation that is not skipped, by rising number.
-
-        Each page asks for the tasks after the last one of the page before, so that none is missed or listed twice
-        where tasks are made or deleted meanwhile.
-        """
+        """All tasks with at least one annotation that is not skipped, by rising number."""
         return self._after(_filter("total_annotations", "greater", "Number", 0))
 
     def tasks(
         self, numbers: Sequence[int], *conditions: Mapping[str, Any], fields: str = "all"
     ) -> Iterator[ListedTask]:
-        """Those of these tasks that are there and meet all conditions."""
+        """The tasks with these numbers that exist and meet all conditions."""
         for start in range(0, len(numbers), PAGE):
             query: dict[str, Any] = {"selectedItems": {"all": False, "included": list(numbers[start : start + PAGE])}}
             if conditions:
@@ -75,17 +67,20 @@ class ProjectApi:
             yield from self._page(query, fields)
 
     def without(self, version: str, *, unlabelled: bool = False, among: Sequence[int] | None = None) -> Iterator[int]:
-        """Numbers of tasks without a prediction of that version.
+        """Numbers of tasks without a prediction of a model version.
 
         Args:
-            version: a model version.
-            unlabelled: only those without annotation, rising.
-            among: only of these, in their order.
+            version: the model version.
+            unlabelled: only those without annotation.
+            among: only these tasks, in their order; None: all, by rising number.
         """
-        if among is not None:
-            found = self.tasks(among, _of_version("not_contains", version), fields="task_only")
+        conditions = [_of_version("not_contains", version)]
+        if unlabelled:
+            conditions.append(_filter("total_annotations", "equal", "Number", 0))
+        if among is None:
+            found = self._after(*conditions, fields="task_only")
         else:
-            found = self._after(*_lacking(version, unlabelled), fields="task_only")
+            found = self.tasks(among, *conditions, fields="task_only")
         return (task.id for task in found)
 
     def has_any(self, version: str) -> bool:
@@ -93,20 +88,18 @@ class ProjectApi:
         return next(self._after(_of_version("contains", version), fields="task_only"), None) is not None
 
     def failed(self, version: str) -> Iterator[TaskPredictions]:
-        """What tasks have whose prediction of that version is empty because their image could not be had."""
-        for task in self._after(_filter("predictions_results", "equal", "String", "[]")):
-            found = TaskPredictions.of(task, version)
-            if found.failed:
-                yield found
+        """The tasks whose prediction of that version is empty because their image could not be fetched."""
+        tasks = self._after(_filter("predictions_results", "equal", "String", "[]"))
+        return (found for task in tasks if (found := TaskPredictions.of(task, version)).failed)
 
     def of_version(self, tasks: Sequence[int], version: str) -> list[TaskPredictions]:
-        """What those of these tasks that are there have of a version."""
+        """The predictions of a version, for the tasks with these numbers that exist."""
         return [TaskPredictions.of(task, version) for task in self.tasks(tasks)]
 
     def retrieve(self, tasks: Sequence[int]) -> None:
-        """Asks the backend for predictions of these tasks; Label Studio leaves out those that have them already.
+        """Has Label Studio request predictions for the tasks that lack them.
 
-        It answers as if all were well where the backend did not answer (protocol section 4): look at the tasks.
+        Its answer hides a failure of the backend (protocol section 4): look at the tasks.
         """
         query = urlencode({"id": "retrieve_tasks_predictions", "project": self.project_id})
         body = {"selectedItems": {"all": False, "included": list(tasks)}}
@@ -128,23 +121,22 @@ class ProjectApi:
         self._send("PATCH", f"/api/projects/{self.project_id}/", fields)
 
     def backends(self) -> list[ConnectedBackend]:
-        """The project's backends; Label Studio asks each for its version first."""
+        """The project's backends; Label Studio requests `/setup` of each first."""
         return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{urlencode({'project': self.project_id})}"))
 
     def add_backend(self, url: str, title: str, fields: Mapping[str, Any]) -> None:
-        """Connects a backend; Label Studio asks it first, and then registers a webhook.
+        """Connects a backend; Label Studio requests `/setup` of it, and then registers a webhook.
 
         Raises:
-            LabelStudioRefused: it can't reach the backend, or may not; the backend may be there nevertheless.
+            LabelStudioRefused: it can't reach the backend, or may not; the record may exist nevertheless.
         """
         body = {"project": self.project_id, "url": url, "title": title, **fields}
         self._send("POST", "/api/ml", body, seconds=CONNECTING_SECONDS)
 
     def change_backend(self, backend: ConnectedBackend, *, login: tuple[str, str] | None = None, **fields: Any) -> None:
-        """Changes a backend's record; Label Studio asks its `/health` and `/setup` first (protocol section 9).
+        """Changes fields of a backend's record (protocol section 9).
 
-        It asks with what this request brings: so a backend with basic auth needs user and password once more, and the
-        extra params go along, without which that `/setup` would take them back.
+        Label Studio requests `/setup` first, with this request's login and extra params: so both are sent again.
 
         Args:
             backend: as it is on record.
@@ -170,20 +162,20 @@ class ProjectApi:
         login: tuple[str, str] | None = None,
         over_others: bool = False,
     ) -> str | None:
-        """Has annotators see the predictions of a version live, in the order of their uncertainty (protocol section 5).
+        """Shows annotators live predictions of a version, ordered by their uncertainty (protocol section 5).
 
-        Label Studio looks for predictions of the version that the *project* names, and asks the backend only while
-        that is the backend's *title*. So both are set to the concrete model version. A project that names the title
-        goes along with it when it changes, in one step of Label Studio's.
+        Label Studio shows the predictions of the version that the *project* names, and requests live ones only while
+        that is the backend's *title*. So both are set to the model version. A project that names the title follows its
+        change.
 
         Args:
             backend: the project's first one.
             version: model version that it serves.
             login: user and password of the backend's basic auth, where it has one.
-            over_others: also where somebody has chosen other predictions by hand.
+            over_others: also where other predictions were chosen by hand.
 
         Returns:
-            The version that somebody has chosen by hand and that goes on being shown; None: all is as it should be.
+            The version that was chosen by hand and is still shown; None: there is none.
         """
         shown = self.settings().model_version
         if shown not in (backend.title, version, "") and not over_others:
@@ -213,10 +205,10 @@ class ProjectApi:
         self._send("DELETE", f"/api/webhooks/{number}/")
 
     def _after(self, *conditions: Mapping[str, Any], fields: str = "all") -> Iterator[ListedTask]:
-        """Pages through the tasks that meet all conditions, by keyset: each page begins after the last number seen.
+        """The tasks that meet all conditions, by keyset pagination: each page begins after the last number.
 
         Raises:
-            LabelStudioUnreachable: also where pages come in another order, since tasks would then be skipped.
+            LabelStudioUnreachable: also where pages are in another order, since tasks would then be skipped.
         """
         last = 0
         while True:
@@ -233,15 +225,9 @@ class ProjectApi:
             last = page[-1].id
 
     def _page(self, query: Mapping[str, Any], fields: str) -> list[ListedTask]:
-        parameters = {
-            "project": self.project_id,
-            "fields": fields,
-            "page": 1,
-            "page_size": PAGE,
-            "resolve_uri": "false",
-        }
+        parameters = {"project": self.project_id, "fields": fields, "page": 1, "page_size": PAGE}
         written = json.dumps({**query, "ordering": ["tasks:id"]}, separators=(",", ":"))
-        path = f"/api/tasks?{urlencode(parameters)}&query={quote(written)}"
+        path = f"/api/tasks?{urlencode(parameters)}&resolve_uri=false&query={quote(written)}"
         found = self._value(dict, self._send("GET", path, seconds=LISTING_SECONDS)).get("tasks")
         return list({task.id: task for task in valid_rows(ListedTask, self._value(list, found))}.values())
 
@@ -259,7 +245,7 @@ class ProjectApi:
 
 
 def basic_auth(login: tuple[str, str] | None) -> dict[str, Any]:
-    """The fields of a backend's record that say with which login it is asked; None: with none."""
+    """The login fields of a backend's record; None: no login."""
     user, password = login or ("", "")
     return {"auth_method": "BASIC_AUTH" if login else "NONE", "basic_auth_user": user, "basic_auth_pass": password}
 
@@ -270,9 +256,3 @@ def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, A
 
 def _of_version(operator: str, version: str) -> dict[str, Any]:
     return _filter("predictions_model_versions", operator, "List", [version])
-
-
-def _lacking(version: str, unlabelled: bool) -> list[dict[str, Any]]:
-    """Conditions of tasks without a prediction of a version, or of those without annotation, too."""
-    without = _of_version("not_contains", version)
-    return [without, _filter("total_annotations", "equal", "Number", 0)] if unlabelled else [without]

@@ -1,8 +1,7 @@
 """Idempotent provisioning of a project: label config, backend, webhook, live predictions.
 
-Protocol sections 5, 7 and 9 tell the traps: Label Studio registers a webhook without secret, leaves half a connection
-behind where it refuses an address, lets only the first backend predict, keeps webhooks of backends that are deleted,
-and shows predictions by the project's version, which is the backend's title at first.
+Label Studio's traps (protocol sections 5, 7 and 9): it registers a webhook without secret, leaves half a connection
+behind where it refuses an address, lets only the first backend predict, and keeps webhooks of deleted backends.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ LOGIN = "The backend asks for a login: set BASIC_AUTH_USER and BASIC_AUTH_PASS h
 
 @dataclass(frozen=True)
 class ConnectOptions:
-    """What a project is to be connected with.
+    """The wanted state of a project's connection.
 
     Attributes:
         url: of the backend, as Label Studio sees it.
         label_config: XML to set; None: the project's own stays, unless it has nothing to tag.
         fallback: XML for a project that has nothing to tag.
         login: user and password of the backend's basic auth.
-        secret: headers that its webhook is to send.
-        extra_params: of the connection; None: as they are.
-        by_uncertainty: serve the tasks first that the model is least sure of; False: as it is.
-        replace_others: delete other backends of the project, and webhooks that deleted ones left.
+        secret: headers of its webhook.
+        extra_params: of the connection; None: unchanged.
+        by_uncertainty: uncertainty sampling of tasks; False: unchanged.
+        replace_others: delete other backends of the project, and webhooks of deleted ones.
     """
 
     url: str
@@ -56,12 +55,9 @@ class ConnectOptions:
 
 
 class Provisioner:
-    """Sets a project up step by step; what is right already stays.
+    """Sets a project up step by step, and changes only what differs from the options.
 
-    Args:
-        api: of the project.
-        options: see `ConnectOptions`.
-        report: is given each step: what was looked at, how it is now, and whether that was changed.
+    `report` is called with each step: its subject, its state now, and whether that was changed.
     """
 
     def __init__(self, api: ProjectApi, options: ConnectOptions, report: Callable[[str, str, bool], None]) -> None:
@@ -71,11 +67,11 @@ class Provisioner:
         self._url = options.url.rstrip("/")
 
     def run(self) -> ConnectedBackend:
-        """Does it; returns the backend's record.
+        """Runs all steps; returns the backend's record.
 
         Raises:
             LabelConfigError: the label config has nothing to tag.
-            LabelStudioRefused: Label Studio won't, or can't reach the backend; says what to do.
+            LabelStudioRefused: Label Studio refuses, or can't reach the backend; has a remedy.
             InputError: the project has another backend, and `replace_others` is off.
             NotAvailable: Label Studio doesn't answer, or the backend serves nothing.
         """
@@ -131,14 +127,14 @@ class Provisioner:
         return self._reached()
 
     def _is_right(self, backend: ConnectedBackend) -> bool:
-        """Whether login and extra params on record are those of the options; passwords show only by their failure."""
+        """Whether login and extra params on record are those of the options; a wrong password shows as a failure."""
         login, extra = self._options.login, self._options.extra_params
         if login is not None and not backend.answers:
             return False
         return backend.login == (login and login[0]) and (extra is None or backend.extra_params == extra)
 
     def _add(self, fields: Mapping[str, Any]) -> None:
-        """Connects the backend; where Label Studio refuses, no half of it stays behind."""
+        """Connects the backend; deletes the half connection of a refusal."""
         before = {each.id for each in self._api.backends()}
         try:
             with _explained():
@@ -207,7 +203,7 @@ class Provisioner:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Adds the remedy to what Label Studio answers when it refuses something about a backend."""
+    """Adds the remedy to Label Studio's refusal of a backend."""
     try:
         yield
     except LabelStudioRefused as error:
@@ -221,5 +217,5 @@ def _explained() -> Iterator[None]:
 
 
 def _wants_login(detail: str) -> bool:
-    """Whether Label Studio passes on a 401 of the backend; ports and paths of addresses don't count."""
+    """Whether an error has the backend's status 401, and not as part of an address."""
     return re.search(r"\b401\b", re.sub(r"https?://\S+", "", detail)) is not None

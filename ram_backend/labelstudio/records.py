@@ -1,4 +1,4 @@
-"""Records of Label Studio's REST API: tasks, backends, settings and webhooks of a project."""
+"""Pydantic models of Label Studio's REST API: tasks, backends, settings and webhooks of a project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 from ram_backend.labelstudio.annotations import unix_microseconds
 
 FAILED_SCORE = 1.0
-"""Score of the empty prediction that a task gets whose image can't be had (protocol section 4)."""
+"""Score of the empty prediction of a task whose image can't be fetched (protocol section 4)."""
 
 
 class _Record(BaseModel):
@@ -33,14 +33,7 @@ class _Record(BaseModel):
 
 
 class ListedTask(_Record):
-    """A task as the API lists it.
-
-    Attributes:
-        id: its number.
-        data: what was imported; cloud addresses as they were imported.
-        annotations: all of them, skipped ones included, as they came.
-        predictions: all of them, as they came.
-    """
+    """A task with its imported data, and all its annotations (skipped ones included) and predictions, unparsed."""
 
     id: int
     data: dict[str, Any] = Field(default_factory=dict, repr=False)
@@ -52,15 +45,11 @@ class ConnectedBackend(_Record):
     """An ML backend as a project has it on record.
 
     Attributes:
-        id: its number.
-        url: its address.
-        title: what annotators read; the project's `model_version` is this title while predictions are live.
-        model_version: what its `/setup` answered last.
-        state: as Label Studio found it just now: "CO" connected, "DI" disconnected, "ER" error, "TR" training, "PR"
-            predicting.
+        title: annotators read it; the project's `model_version` is this title while predictions are live.
+        model_version: of the last answer of its `/setup`.
+        state: "CO" connected, "DI" disconnected, "ER" error, "TR" training, "PR" predicting.
         error_message: the last error.
         auth_method: "BASIC_AUTH" or "NONE".
-        basic_auth_user: user of its basic auth.
         extra_params: as they were stored.
     """
 
@@ -94,9 +83,7 @@ class ProjectSettings(_Record):
     """A project's settings.
 
     Attributes:
-        created_at: ISO time.
-        label_config: XML.
-        model_version: which predictions annotators see: a backend's title (live), or one version.
+        model_version: of the predictions that annotators see: a backend's title (live), or one version.
         show_collab_predictions: whether they see any.
         sampling: the order of tasks.
     """
@@ -109,7 +96,7 @@ class ProjectSettings(_Record):
 
     @property
     def created(self) -> int:
-        """When it was made, in Unix seconds, as in `ProjectKey`; 0: not given."""
+        """Creation time in Unix seconds, as in `ProjectKey`; 0: not given."""
         return unix_microseconds(self.created_at) // 1_000_000
 
     @property
@@ -119,14 +106,7 @@ class ProjectSettings(_Record):
 
 
 class Webhook(_Record):
-    """A webhook of a project.
-
-    Attributes:
-        id: its number.
-        url: where its events go.
-        headers: that it sends along; secrets among them, so they are never shown.
-        is_active, send_payload, send_for_all_actions: it works, sends whole objects, and all events.
-    """
+    """A webhook of a project; its headers may hold secrets."""
 
     id: int
     url: str = ""
@@ -137,25 +117,25 @@ class Webhook(_Record):
 
     @property
     def backend(self) -> str | None:
-        """Address of the backend that it is for; None: it is for something else."""
+        """Address of its backend; None: it is for something else."""
         address = self.url.partition("?")[0].rstrip("/")
         return address.removesuffix("/webhook") if address.endswith("/webhook") else None
 
     def sends(self, headers: Mapping[str, str]) -> bool:
-        """Whether it is active and sends all events with all they bring, and these headers."""
+        """Whether it is active and sends all events with whole objects and these headers."""
         complete = self.is_active and self.send_payload and self.send_for_all_actions
         return complete and headers.items() <= self.headers.items()
 
 
 @dataclass(frozen=True)
 class TaskPredictions:
-    """What a task has of one version.
+    """A task's predictions of one version.
 
     Attributes:
-        task: its number.
+        task: number of the task.
         kept: number of the prediction that counts; None: it has none.
-        surplus: numbers of further ones of the same version.
-        failed: whether the one that counts is empty because the image could not be had.
+        surplus: numbers of further ones.
+        failed: the one that counts is empty because the image could not be fetched.
     """
 
     task: int
@@ -165,7 +145,7 @@ class TaskPredictions:
 
     @classmethod
     def of(cls, task: ListedTask, version: str) -> TaskPredictions:
-        """Reads them; one that an annotation was made from counts before earlier ones."""
+        """Selects them; the parent of an annotation counts before earlier ones."""
         found = {each["id"]: each for each in task.predictions if each.get("model_version") == version}
         parents = {each.get("parent_prediction") for each in task.annotations}
         order = sorted(found, key=lambda number: (number not in parents, number))
@@ -180,7 +160,7 @@ _R = TypeVar("_R", bound=_Record)
 
 
 def valid_rows(model: type[_R], rows: object) -> list[_R]:
-    """The rows of a list that the model can be made of."""
+    """The valid rows of a list."""
     found = []
     for row in rows if isinstance(rows, list) else ():
         try:

@@ -1,7 +1,6 @@
-"""Bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
+"""Pydantic models of the bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
 
-As lenient as Label Studio and its clients: unknown fields are ignored, what isn't needed may be missing or null. What
-a webhook says of annotations and tasks is kept as it came; who reads it decides what of it is true.
+Unknown fields are ignored, optional ones may be missing or null. Annotations and tasks of a webhook stay unparsed.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 MAX_TASKS = 100_000
 MAX_CONTAINERS = 1_000_000
 MAX_VALUES = 8_000_000
-"""A body of more tasks, of more lists and objects, or of more values would take many times its size in memory."""
+"""Limits for tasks, for lists and objects, and for values: more would take many times the body's size in memory."""
 
 _LARGEST = 2**63 - 1
-"""Of the numbers that a database can keep."""
-
 _Text = str | None
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -52,9 +49,9 @@ class SetupRequest(_Lenient):
     Attributes:
         project: "NUMBER.CREATED".
         label_config: XML, `schema` on the wire; "" where it is missing.
-        hostname: Label Studio's address as it knows it itself.
+        hostname: Label Studio's own address.
         access_token: a legacy token, which may be disabled there; never shown in `repr`.
-        extra_params: as it was stored: an object, a JSON text or None (`parse_options` reads all three).
+        extra_params: an object, a JSON text or None, for `parse_options`.
     """
 
     project: _Project = ""
@@ -67,18 +64,14 @@ class SetupRequest(_Lenient):
 
 
 class Task(_Lenient):
-    """One task of `/predict`; what Label Studio already has for it (annotations, predictions) is not read."""
+    """One task of `/predict`; its annotations and predictions are not read."""
 
     id: int | str | None = None
     data: Annotated[dict[str, Any], _NullIsMissing] = Field(default_factory=dict)
 
 
 class PredictRequest(_Lenient):
-    """`POST /predict`: an answer needs exactly one prediction per task, in order.
-
-    Attributes:
-        label_config: XML; None where the request has none (then that of the last `/setup` holds).
-    """
+    """`POST /predict`; without label config, that of the last `/setup` holds."""
 
     project: _Project = ""
     tasks: Annotated[list[Task], Field(max_length=MAX_TASKS, fail_fast=True)]
@@ -86,7 +79,7 @@ class PredictRequest(_Lenient):
 
 
 class EventProject(_Lenient):
-    """What is read of an event's project. Label Studio sends all of it, each tag five times or more.
+    """The used fields of an event's project.
 
     Attributes:
         id: its number.
@@ -102,14 +95,13 @@ class EventProject(_Lenient):
 
 
 class WebhookRequest(_Lenient):
-    """`POST /webhook`, any action, also one that doesn't exist yet.
+    """`POST /webhook` of any action.
 
     Attributes:
         action: such as "ANNOTATION_CREATED"; "" where it is missing.
-        project: an object; what is none is kept as it came, for it may be the number.
-        annotation: an object, or a list (`ANNOTATIONS_CREATED`); use `annotation_objects`.
-        annotations: what was deleted: objects with `id` alone.
-        task: an object or a list; `tasks`: of import and deletion; use `task_objects`.
+        project: an object, or its number.
+        annotation, annotations: an object, a list (`ANNOTATIONS_CREATED`), or those deleted: see `annotation_objects`.
+        task, tasks: an object, a list, or those imported or deleted: see `task_objects`.
     """
 
     action: Annotated[str, _NullIsMissing] = ""
@@ -121,7 +113,7 @@ class WebhookRequest(_Lenient):
 
     @property
     def project_reference(self) -> str:
-        """The project as `/setup` names it, such as "1.1795452148"; "" where the body has no number."""
+        """The project as in `/setup`, such as "1.1795452148"; "" where the body has no number."""
         project = self.project if isinstance(self.project, EventProject) else EventProject(id=self.project)
         number = project.id
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
@@ -140,11 +132,11 @@ class WebhookRequest(_Lenient):
 
 
 def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str, Any]) -> Body:
-    """A request's body: JSON, or parsed already.
+    """Validates a request's body: JSON, or parsed already.
 
     Raises:
-        RequestError: no JSON, no object, too many values, or a field that can't be used; names it, and never what was
-            in it (a body has tokens and people's work).
+        RequestError: no JSON, no object, too many values, or a bad field; names it without its value, which may be a
+            secret.
     """
     try:
         if isinstance(body, Mapping):
@@ -158,7 +150,7 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
 
 
 def _check_size(body: bytes | bytearray) -> None:
-    """Refuses small bodies that would become large objects; brackets and commas inside texts count, too."""
+    """Refuses bodies that would become many objects; brackets and commas inside texts count, too."""
     if len(body) <= MAX_CONTAINERS:
         return
     containers = body.count(b"[") + body.count(b"{")
