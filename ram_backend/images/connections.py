@@ -29,7 +29,7 @@ _running = threading.local()
 
 
 class Deadline:
-    """Ends what this thread does on a connection when the time is up, also where the other side drips byte by byte.
+    """Time limit for all that this thread does on a connection, also where the other side drips byte by byte.
 
     A timeout of a socket begins anew with every byte, so the socket itself is shut down.
     """
@@ -96,8 +96,7 @@ def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
 def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> socket.socket:
     """A socket to the first address of the connection's host that answers; all of them must be allowed.
 
-    The connection's timeout is for the look-up of the name and all attempts together; each attempt gets an equal share
-    of what is left.
+    The connection's timeout is for the DNS look-up and all attempts together, in equal shares.
 
     Raises:
         ImageRefused: the host resolves to an address that is not allowed.
@@ -131,7 +130,7 @@ def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> so
 
 
 def _looked_up(host: str, port: int, seconds: float) -> list[Any]:
-    """`getaddrinfo` with a limit: a resolver can't be interrupted, so it is asked in a thread that may be left behind.
+    """`getaddrinfo` with a timeout: it can't be interrupted, so it runs in a thread that may be left behind.
 
     Raises:
         TimeoutError: no answer in time.

@@ -1,7 +1,6 @@
-"""Check and decode an image: from bytes or a file to a loaded RGB image, or one line that says why not.
+"""Image decoding with Pillow, within limits on bytes and pixels that are checked before a pixel is decoded.
 
-Limits are checked on the file's size and on the header's width and height, before a pixel is decoded. Pillow reads the
-formats of `FORMATS` only: none of them starts another program.
+Only the formats of `FORMATS` are read: none of them starts another program.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffi
 """File name endings (lower case) that `find_images` takes from folders."""
 
 MOST_SCANS = 100
-"""A JPEG may have: each costs a pass over all pixels, and real progressive ones have some ten."""
+"""Limit for a JPEG: each scan costs a pass over all pixels, and real progressive ones have some ten."""
 
 STRIP_PIXELS = 1_000_000
 """Pixels converted at once."""
@@ -74,7 +73,7 @@ def decode(
     draft_size: int | None = None,
     name: str | None = None,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Decodes one image, of animations the first frame, and says which size it has when a viewer shows it upright.
+    """Decodes one image, of animations the first frame.
 
     Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257; wider integers and floats as
     `_grey_range` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
@@ -88,7 +87,7 @@ def decode(
         max_bytes: limit for the size of the file (setting RAM_MAX_IMAGE_BYTES).
         draft_size: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, but to no side shorter than twice this
             number of pixels. None: always at full size.
-        name: what to call the image in errors; by default the path, or "image" for bytes.
+        name: of the image in errors; by default the path, or "image" for bytes.
 
     Returns:
         The image (mode "RGB", fully loaded, without metadata; nothing stays open), and (width, height) upright.
@@ -102,11 +101,12 @@ def decode(
         content = read_file(data, max_bytes, name)
     else:
         name, content = name or "image", data
-    _check_bytes(len(content), max_bytes, name)
+    _check(len(content), max_bytes, f"{name}: {len(content):,} bytes are", "RAM_MAX_IMAGE_BYTES")
     if not content:
         raise ImageUnreadable(f"{name}: the file is empty (0 bytes). Fetch or export it again.")
     with _open(content, name) as image:
-        _check_pixels(image.size, max_pixels, name)
+        (width, height), pixels = image.size, image.width * image.height
+        _check(pixels, max_pixels, f"{name}: {width} x {height} are {pixels:,} pixels,", "RAM_MAX_IMAGE_PIXELS")
         if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MOST_SCANS:
             raise ImageUnreadable(f"{name}: has more than {MOST_SCANS} progressive scans. Export it again.")
         try:
@@ -138,15 +138,11 @@ def header_of(data: bytes) -> tuple[int, str]:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files under the given paths.
+    """Image files under the given paths, in their order, sorted within each folder, each once.
 
-    Args:
-        paths: files are taken whatever they are called (also missing ones, for `decode` to report). Folders are
-            searched with all their subfolders for files with a suffix of `SUFFIXES`; hidden files and subfolders (".x")
-            are skipped, links to folders not followed.
-
-    Returns:
-        In the order of `paths`, sorted within each folder, each path once.
+    Files are taken whatever they are called (also missing ones, for `decode` to report). Folders are searched with all
+    subfolders for files with a suffix of `SUFFIXES`; hidden files and subfolders (".x") are skipped, links to folders
+    not followed.
 
     Raises:
         ImageUnreadable: a folder can't be listed.
@@ -184,7 +180,8 @@ def read_file(path: Path, max_bytes: int, name: str) -> bytes:
         if path.exists() and not path.is_file():
             raise ImageUnreadable(f"{name}: is no regular file. Copy the image to a file first.")
         with path.open("rb") as file:
-            _check_bytes(os.fstat(file.fileno()).st_size, max_bytes, name)
+            size = os.fstat(file.fileno()).st_size
+            _check(size, max_bytes, f"{name}: {size:,} bytes are", "RAM_MAX_IMAGE_BYTES")
             return file.read(max_bytes + 1)
     except FileNotFoundError:
         raise ImageUnreadable(f"{name}: no such file. Check the path.") from None
@@ -194,21 +191,9 @@ def read_file(path: Path, max_bytes: int, name: str) -> bytes:
         ) from error
 
 
-def _check_bytes(count: int, limit: int, name: str) -> None:
+def _check(count: int, limit: int, found: str, setting: str) -> None:
     if count > limit:
-        raise ImageTooLarge(
-            f"{name}: {count:,} bytes are more than the {limit:,} allowed."
-            " Shrink the image or raise RAM_MAX_IMAGE_BYTES."
-        )
-
-
-def _check_pixels(size: tuple[int, int], limit: int, name: str) -> None:
-    width, height = size
-    if width * height > limit:
-        raise ImageTooLarge(
-            f"{name}: {width} x {height} are {width * height:,} pixels, more than the {limit:,} allowed."
-            " Shrink the image or raise RAM_MAX_IMAGE_PIXELS."
-        )
+        raise ImageTooLarge(f"{found} more than the {limit:,} allowed. Shrink the image or raise {setting}.")
 
 
 def _open(content: bytes, name: str) -> Image.Image:
@@ -238,7 +223,7 @@ def _what_it_is(content: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation of a loaded image (PNG may have it after the pixels), 1 to 8; 1 where none can be read."""
+    """EXIF orientation of a loaded image (PNG may have it after the pixels); 1 where none can be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged metadata doesn't make the picture unreadable

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ram_backend.labelstudio.plan import VALUE_KEYS, Kind, TagControl
+from ram_backend.labelstudio.plan import VALUE_KEYS, Kind, TagControl, text_of
 
 MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
@@ -192,14 +192,8 @@ def ticked_paths(control: TagControl, items: Iterable[StatedItem]) -> dict[Choic
 
 def _path(entry: object) -> ChoiceId:
     steps = entry if isinstance(entry, list) else [entry]
-    texts = [_text(step) for step in steps]
-    return tuple(text for text in texts if text is not None) if None not in texts else ()
-
-
-def _text(step: object) -> str | None:
-    if isinstance(step, str):
-        return _storable(step)
-    return str(step) if isinstance(step, int | float) and not isinstance(step, bool) else None
+    texts = [text_of(step) for step in steps]
+    return tuple(_storable(text) for text in texts if text is not None) if None not in texts else ()
 
 
 def _storable(text: str) -> str:
@@ -232,19 +226,16 @@ def trimmed_task_data(data: object, limit: int = MAX_TASK_DATA_CHARS) -> str | N
         return None
     try:
         parts = {str(key): canonical_json(value) for key, value in data.items()}
-        text = canonical_json(dict(data))
     except (TypeError, ValueError, RecursionError):
         return None
-    if len(text) <= limit:
-        return text
-    kept: dict[str, Any] = {}
-    room = limit - 2
+    fitting: dict[str, Any] = {}
+    room = limit - 1  # two braces, and one comma less than there are entries
     for key in sorted(parts, key=lambda key: (len(parts[key]), key)):
         room -= len(parts[key]) + len(canonical_json(key)) + 2
         if room < 0:
             break
-        kept[key] = data.get(key)
-    return canonical_json(kept)
+        fitting[key] = data.get(key)
+    return canonical_json(fitting)
 
 
 def unix_microseconds(value: object) -> int:

@@ -15,7 +15,7 @@ MAX_CHARACTERS = 5_000_000
 MAX_DEPTH = 100
 MAX_ELEMENTS = 100_000
 
-_WHOLE = "Paste a complete config from Settings > Labeling Interface > Code"
+_PASTE = "Paste a complete config from Settings > Labeling Interface > Code"
 
 Control = Literal["taxonomy", "choices"]
 
@@ -32,9 +32,22 @@ _WHEN = {
     ),
 }
 _OPEN = {
-    "taxonomy": '<Taxonomy name="tags" toName="image" leafsOnly="true" minWidth="400px" placeholder="Search tags">',
-    "choices": '<Choices name="tags" toName="image" choice="multiple" showInline="true">',
+    "taxonomy": 'Taxonomy name="tags" toName="image" leafsOnly="true" minWidth="400px" placeholder="Search tags"',
+    "choices": 'Choices name="tags" toName="image" choice="multiple" showInline="true"',
 }
+_TEMPLATE = """\
+<View style="display:flex; gap:16px">
+  <!-- {when} -->
+  <View style="flex:60%"><Image name="image" value="$image" zoom="true"/></View>
+  <View style="flex:40%">
+    <{opening}>
+{choices}
+    </{element}>
+    <Header value="Model confidence" size="5"/>
+    <TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>
+  </View>
+</View>
+"""
 
 
 @dataclass
@@ -77,16 +90,16 @@ def read_markup(text: str) -> Node:
     if len(text) > MAX_CHARACTERS:
         raise LabelConfigError(f"The label config has {len(text)} characters; at most {MAX_CHARACTERS} can be read.")
     if not text.strip():
-        raise LabelConfigError(f"The label config is empty. {_WHOLE}.")
+        raise LabelConfigError(f"The label config is empty. {_PASTE}.")
     builder = _Builder()
     parser = ElementTree.XMLParser(target=builder)
     try:
         parser.feed(text.strip())
         parser.close()
     except ElementTree.ParseError as error:
-        raise LabelConfigError(f"The label config is no well-formed XML: {error}. {_WHOLE}.") from None
+        raise LabelConfigError(f"The label config is no well-formed XML: {error}. {_PASTE}.") from None
     except (ValueError, LookupError):
-        raise LabelConfigError(f"The label config holds characters that XML does not allow. {_WHOLE}.") from None
+        raise LabelConfigError(f"The label config holds characters that XML does not allow. {_PASTE}.") from None
     assert builder.root is not None  # without an element it is not well-formed
     return builder.root
 
@@ -136,24 +149,13 @@ def vocabulary_config(tags: Iterable[Tag], control: Control = "taxonomy") -> str
     for tag in tags:
         first.setdefault(tag.name, tag)
     ordered = sorted(first.values(), key=lambda tag: (tag.name.casefold(), tag.name))
-    lines = [_choice(tag.name, 6) for tag in ordered] if control == "choices" else list(_grouped(ordered))
-    when = _WHEN[control].format(count=len(ordered))
-    closing = "</Taxonomy>" if control == "taxonomy" else "</Choices>"
-    head = [
-        '<View style="display:flex; gap:16px">',
-        f"  <!-- {when} -->",
-        '  <View style="flex:60%"><Image name="image" value="$image" zoom="true"/></View>',
-        '  <View style="flex:40%">',
-        f"    {_OPEN[control]}",
-    ]
-    tail = [
-        f"    {closing}",
-        '    <Header value="Model confidence" size="5"/>',
-        '    <TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>',
-        "  </View>",
-        "</View>",
-    ]
-    return "\n".join([*head, *lines, *tail]) + "\n"
+    lines = [_choice(tag.name, 6) for tag in ordered] if control == "choices" else _grouped(ordered)
+    return _TEMPLATE.format(
+        when=_WHEN[control].format(count=len(ordered)),
+        opening=_OPEN[control],
+        choices="\n".join(lines),
+        element=control.title(),
+    )
 
 
 def _grouped(tags: list[Tag]) -> Iterable[str]:

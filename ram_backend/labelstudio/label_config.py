@@ -85,8 +85,10 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
     for node in nodes:
         if node.name not in _SPELLED:
             continue
-        wanted = _yes_or_no(node, "model_tags")
-        if wanted is False:
+        wanted = node.get("model_tags").lower()
+        if wanted not in {"", "true", "1", "yes", "false", "0", "no"}:
+            _refuse(node, "model_tags", '"true" or "false"')
+        if wanted and not node.is_true("model_tags"):
             notes.append(f'{_shown(node)} is left alone: model_tags="false"')
         elif wanted or node.name in _LISTS:
             chosen.append(node)
@@ -226,13 +228,6 @@ def _shown(node: Node) -> str:
 def _refuse(node: Node, attribute: str, allowed: str) -> None:
     """Raises LabelConfigError about the value of an attribute."""
     raise LabelConfigError(f"{_shown(node)} has {attribute}={node.get(attribute)[:40]!r}. Give {allowed}.")
-
-
-def _yes_or_no(node: Node, attribute: str) -> bool | None:
-    text = node.get(attribute).lower()
-    if text and text not in {"true", "1", "yes", "false", "0", "no"}:
-        _refuse(node, attribute, '"true" or "false"')
-    return node.is_true(attribute) if text else None
 
 
 def _share(node: Node, attribute: str) -> float | None:

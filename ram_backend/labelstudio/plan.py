@@ -182,8 +182,8 @@ def _entries(options: object, depth: int) -> tuple[Entry, ...]:
     found = []
     for option in options[:MAX_OPTIONS]:
         given: Mapping[object, object] = option if isinstance(option, Mapping) else {"value": option}
-        texts = [_text(given.get(name)) for name in ("value", "alias", "predicted_values")]
-        found.append(Entry(texts[0], texts[1], texts[2], _entries(given.get("children"), depth - 1)))
+        value, alias, predicted = (text_of(given.get(name)) or "" for name in ("value", "alias", "predicted_values"))
+        found.append(Entry(value, alias, predicted, _entries(given.get("children"), depth - 1)))
     return tuple(found)
 
 
@@ -209,7 +209,8 @@ def _unique(choices: Iterable[Choice]) -> tuple[Choice, ...]:
     return tuple(found.values())
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str | None:
+    """A text or a number as text; None for all else."""
     if isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound
-from ram_backend.images.guard import redacted
+from ram_backend.errors import ImageRefused, InputError, ProjectAmbiguous, ProjectNotFound
+from ram_backend.images.guard import Address, redacted
 
 _LARGEST = 2**63 - 1
 _LONGEST_ADDRESS = 2000
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SELECTOR = re.compile(r"\s*(\d+)(?:\.(\d+))?(?:@(\S+))?\s*", re.ASCII)
 
 
@@ -50,11 +48,11 @@ def parse_project(project: str | int) -> tuple[int, int]:
         InputError: it is malformed.
     """
     match = re.fullmatch(r"(\d{1,19})(?:\.(\d{1,19}))?", str(project).strip(), re.ASCII)
-    numbers = (int(match[1]), int(match[2] or 0)) if match else (-1, -1)
-    if isinstance(project, bool) or not match or max(numbers) > _LARGEST:
+    number, created = (int(match[1]), int(match[2] or 0)) if match else (-1, -1)
+    if not 0 <= max(number, created) <= _LARGEST:
         shown = repr(str(project)[:60])
         raise InputError(f"project={shown} names no project: expected NUMBER.CREATED, such as 1.1795452148.")
-    return numbers
+    return number, created
 
 
 def instance_of(hostname: str | None) -> str:
@@ -63,23 +61,18 @@ def instance_of(hostname: str | None) -> str:
     Raises:
         InputError: it is no http(s) address.
     """
-    if hostname is None or not hostname.strip():
+    text = (hostname or "").strip()
+    if not text:
         return ""
-    problem = f"{redacted(hostname)[:80]!r} is no address of a Label Studio: expected http://HOST:PORT or https://HOST."
-    address = hostname.strip()
-    if len(address) > _LONGEST_ADDRESS or not address.isprintable() or re.search(r"[\s\\]", address):
-        raise InputError(problem)
+    url = re.split(r"[?#]", text if "://" in text else f"http://{text}")[0]
     try:
-        parts = urlsplit(address if "://" in address else f"http://{address}")
-        host, port = parts.hostname, parts.port
-        encoded = host.encode("idna").decode() if host and not host.isascii() else host
-    except ValueError:
-        raise InputError(problem) from None
-    if parts.scheme not in _DEFAULT_PORTS or not encoded:
-        raise InputError(problem)
-    shown_host = f"[{encoded}]" if ":" in encoded else encoded.rstrip(".")
-    shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
-    return f"{parts.scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
+        if len(text) > _LONGEST_ADDRESS or re.search(r"[\s\\]", text):
+            raise ImageRefused("no address")
+        address = Address.of(re.sub(r"//[^/]*@", "//", url, count=1))
+    except ImageRefused:
+        shown = f"{redacted(text)[:80]!r} is no address of a Label Studio"
+        raise InputError(f"{shown}: expected http://HOST:PORT or https://HOST.") from None
+    return f"{address.origin}{address.target.rstrip('/')}"
 
 
 def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:

@@ -24,7 +24,6 @@ class Project:
     """One project, as admins and Label Studio have set it up; immutable.
 
     Attributes:
-        key: its identity.
         label_config: of the last `/setup`.
         access_token: of the last `/setup` that brought one: a secret, shown nowhere.
         extra_params: the last valid extra params of the connection.
@@ -76,11 +75,9 @@ class Project:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one `/setup` says about a project.
+    """The content of one `/setup`.
 
     Attributes:
-        key: of the project.
-        label_config: XML.
         access_token: None: the earlier one stays.
         extra_params: None: they can't be used, and the earlier ones stay.
         error: why they can't be used.
@@ -94,7 +91,7 @@ class Setup:
 
     @classmethod
     def read(cls, key: ProjectKey, *, label_config: str, access_token: str | None, extra_params: object) -> Setup:
-        """Parses what the request brings; extra params that can't be used become `error`. Raises nothing."""
+        """Parses a request; bad extra params become `error`. Raises nothing."""
         token = _storable(access_token or "").strip() or None
         try:
             return cls(key, _storable(label_config), token, parse_options(extra_params))
@@ -124,7 +121,7 @@ class Pin:
     Attributes:
         host: its address, as `instance_of` writes it.
         by_command: `connect` or `project pin-host` named it; False: the first `/setup` did, both ends on loopback.
-        token: of `connect`; None: none.
+        token: of `connect`.
     """
 
     host: str
@@ -134,12 +131,9 @@ class Pin:
 
 @dataclass(frozen=True)
 class Connection:
-    """How a project's Label Studio is reached.
+    """Address (None: nobody has named one) and token of a project's Label Studio.
 
-    Attributes:
-        base_url: its address; None: nobody has named one.
-        token: legacy token or personal access token; None: none.
-        trusted: whether it may be at an internal address.
+    `trusted`: it may be at an internal address.
     """
 
     base_url: str | None

@@ -87,23 +87,14 @@ class ProjectStore:
         first = self._to_pin if self._change >= 0 else None
         return self._pinned or (None if first is None else Pin(first, by_command=False))
 
-    def upsert(
-        self,
-        project: str | int,
-        *,
-        hostname: str | None,
-        label_config: str,
-        access_token: str | None = None,
-        extra_params: object = None,
-    ) -> Project:
+    def upsert(self, setup: Setup) -> Project:
         """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
 
         Raises:
-            InputError: `project` or `hostname` is malformed, or there is no room; nothing was stored.
+            InputError: there is no room; nothing was stored.
             ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was stored.
         """
-        key = self.key(project, hostname)
-        setup = Setup.read(key, label_config=label_config, access_token=access_token, extra_params=extra_params)
+        key = setup.key
         with self._lock:
             before = self._view.get(key)
             after = setup.applied_to(before)
@@ -162,17 +153,12 @@ class ProjectStore:
         """How the project's Label Studio is reached: see `connection_of`."""
         return connection_of(project, pin=self.pin, url=self._url, api_key=self._settings.label_studio_api_key)
 
-    def to_try(self, project: str | int, *, hostname: str | None, access_token: str | None) -> Connection | None:
-        """The connection to try a `/setup` request's token with, before it replaces that of the project.
+    def to_try(self, key: ProjectKey, access_token: str | None) -> Connection | None:
+        """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
 
-        Returns:
-            The project's trusted Label Studio with the new token; None: the token is not new, replaces none, or would
-            go to a host that is not trusted.
-
-        Raises:
-            InputError: `project` or `hostname` is malformed.
+        None: the token is not new, replaces none, or would go to a host that is not trusted.
         """
-        known, token = self.get(self.key(project, hostname)), (access_token or "").strip()
+        known, token = self.get(key), (access_token or "").strip()
         if known is None or not token or known.access_token in (None, token):
             return None
         connection = self.connection(known)

@@ -13,6 +13,7 @@ from ram_backend.errors import NotAvailable, PredictionsLate, RamError, Settings
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Setup
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.model import shared
 from ram_backend.server.predict import predict_tasks
@@ -38,13 +39,10 @@ async def setup(services: Services, request: SetupRequest) -> str:
         NotAvailable: the bundle can't be opened, or building the snapshot has failed.
     """
     store, swap = services.store, services.swap
-    known = store.get(store.key(request.project, request.hostname))
+    key = store.key(request.project, request.hostname)
+    known, token = store.get(key), await _accepted_token(services, key, request.access_token)
     project = store.upsert(
-        request.project,
-        hostname=request.hostname,
-        label_config=request.label_config,
-        access_token=await _accepted_token(services, request),
-        extra_params=request.extra_params,
+        Setup.read(key, label_config=request.label_config, access_token=token, extra_params=request.extra_params)
     )
     connection = store.connection(project)
     if known is None and connection.base_url and not connection.trusted:
@@ -64,14 +62,9 @@ async def setup(services: Services, request: SetupRequest) -> str:
     return config.model_version
 
 
-async def _accepted_token(services: Services, request: SetupRequest) -> str | None:
-    """The token that a `/setup` request brings; None where Label Studio doesn't take it in place of the known one.
-
-    Raises:
-        InputError: project or hostname is malformed.
-    """
-    token = request.access_token
-    connection = services.store.to_try(request.project, hostname=request.hostname, access_token=token)
+async def _accepted_token(services: Services, key: ProjectKey, token: str | None) -> str | None:
+    """The token that a `/setup` request brings; None where Label Studio doesn't take it in place of the known one."""
+    connection = services.store.to_try(key, token)
     if connection is None or connection.base_url is None:
         return token
     with suppress(SettingsError):
@@ -79,7 +72,7 @@ async def _accepted_token(services: Services, request: SetupRequest) -> str | No
         label_studio = open_label_studio(quick, connection.base_url, connection.token)
         if await asyncio.to_thread(takes_token, label_studio):
             return token
-    _log.warning("Project %s: Label Studio doesn't take the new token of /setup; the old one stays.", request.project)
+    _log.warning("Project %s: Label Studio doesn't take the new token of /setup; the old one stays.", key)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Project, Setup
 from ram_backend.projects.store import ProjectStore
 
 HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
@@ -20,7 +20,8 @@ Until = Callable[[Callable[[], object]], None]
 
 def setup(store: ProjectStore, project: str = REF, **changes: Any) -> Project:
     given = {"hostname": HOST, "label_config": CONFIG, "access_token": TOKEN, "extra_params": None, **changes}
-    return store.upsert(project, **given)
+    key = store.key(project, given.pop("hostname"))
+    return store.upsert(Setup.read(key, **given))
 
 
 def settle(store: ProjectStore) -> None:

@@ -291,7 +291,7 @@ assert store.problem is None, store.problem
 for project in range(10):
     for own in ("shared", f"own-{number}"):
         host = f"http://{own}.localhost"
-        store.upsert(f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
+        setup(store, f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
 while store.pending or len(store.projects()) < 50:
     time.sleep(0.01)
 print(json.dumps([store.pin and store.pin.host, sorted((str(each.key), each.revision) for each in store.projects())]))

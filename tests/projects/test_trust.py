@@ -89,7 +89,7 @@ def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Pa
 
 def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectStore) -> None:
     def to_try(hostname: str, token: str | None) -> Connection | None:
-        return store.to_try(REF, hostname=hostname, access_token=token)
+        return store.to_try(store.key(REF, hostname), token)
 
     assert to_try(HOST, "new") is None, "nothing to replace"
     setup(store)
