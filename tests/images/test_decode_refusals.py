@@ -33,14 +33,9 @@ from ram_backend.errors import ImageError, ImageTooLarge, ImageUnreadable
 # Limits
 
 
-def test_60_megapixel_png() -> None:
-    result = decode(flat_png(10_000, 6_000))
-    assert result.size == (10_000, 6_000)
-    assert result.getpixel((9_999, 5_999)) == (80, 80, 80)
-
-
-def test_60_megapixel_jpeg() -> None:
-    data = encoded(Image.new("L", (10_000, 6_000), 80), "JPEG")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_60_megapixels(kind: str) -> None:
+    data = flat_png(10_000, 6_000) if kind == "PNG" else encoded(Image.new("L", (10_000, 6_000), 80), "JPEG")
     result = decode(data)
     assert result.size == (10_000, 6_000)
     assert result.getpixel((9_999, 5_999)) == (80, 80, 80)
@@ -54,12 +49,6 @@ def test_more_pixels_than_allowed_are_refused_from_the_header(width: int, height
             decode(flat_png(width, height, body=False), name="huge.png")
     assert str(caught.value).startswith(f"huge.png: {width} x {height} are ")
     assert "100,000,000" in str(caught.value)
-
-
-def test_limit_is_inclusive() -> None:
-    assert decode(flat_png(20, 10), max_pixels=200).size == (20, 10)
-    with pytest.raises(ImageTooLarge):
-        decode(flat_png(20, 10), max_pixels=199)
 
 
 def test_huge_header_of_other_formats_is_refused(tmp_path: Path) -> None:
@@ -86,18 +75,18 @@ def test_too_little_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("kind", ["tiff", "png"])
-def test_pillow_s_own_limit_does_not_fire_below_ours(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_limit_is_inclusive_and_pillow_s_own_does_not_fire(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    pixels = bytes(range(200))
-    data = (
-        tiff("<", width=20, height=10, bits=8, sample_format=1, pixels=pixels) if kind == "tiff" else flat_png(20, 10)
-    )
+    raw = tiff("<", width=20, height=10, bits=8, sample_format=1, pixels=bytes(range(200)))
+    data = raw if kind == "tiff" else flat_png(20, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(data, max_pixels=200).size == (20, 10)
+        with pytest.raises(ImageTooLarge):
+            decode(data, max_pixels=199)
 
 
-def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
+def test_more_bytes_than_allowed_are_refused_unread(tmp_path: Path) -> None:
     data = encoded(four_colours(), "PNG")
     path = tmp_path / "big.png"
     path.write_bytes(data)
@@ -105,10 +94,6 @@ def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
         assert decode(source, max_bytes=len(data)).size == (4, 2)
         with pytest.raises(ImageTooLarge, match="RAM_MAX_IMAGE_BYTES"):
             decode(source, max_bytes=len(data) - 1)
-
-
-def test_large_file_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "sparse.png"
     with path.open("wb") as file:
         file.truncate(10**12)  # a hole: nothing on disk, but nobody could read it
     with pytest.raises(ImageTooLarge, match="1,000,000,000,000 bytes"):
@@ -120,20 +105,13 @@ def test_large_file_is_refused_unread(tmp_path: Path) -> None:
 
 def test_draft_decodes_a_big_jpeg_smaller_but_not_below_twice_the_size() -> None:
     data = encoded(four_colours(2000, 1000), "JPEG", quality=95)
-    assert decode(data, draft_size=100).size == (500, 250)  # 1/4; 1/8 would be 125 high
-    assert decode(data, draft_size=60).size == (250, 125)
-    assert decode(data, draft_size=400).size == (2000, 1000)
-    assert decode(data).size == (2000, 1000)
+    # 1/4 for 100, since 1/8 would be 125 high
+    for draft_size, size in ((100, (500, 250)), (60, (250, 125)), (400, (2000, 1000)), (None, (2000, 1000))):
+        assert decode(data, draft_size=draft_size).size == size
     assert np.abs(np.array(corners(decode(data, draft_size=60)), int) - [RED, GREEN, BLUE, WHITE]).max() < 12
-
-
-def test_draft_turns_upright_too() -> None:
-    data = encoded(four_colours(800, 400), "JPEG", exif=exif_of(6))
-    assert decode(data, draft_size=50).size == (100, 200)
-
-
-def test_draft_leaves_other_formats_alone() -> None:
-    assert decode(encoded(four_colours(800, 400), "PNG"), draft_size=10).size == (800, 400)
+    turned = encoded(four_colours(800, 400), "JPEG", exif=exif_of(6))
+    assert decode(turned, draft_size=50).size == (100, 200)
+    assert decode(encoded(four_colours(800, 400), "PNG"), draft_size=10).size == (800, 400), "other formats are whole"
 
 
 # What is no image
@@ -200,33 +178,25 @@ def test_flipped_bytes_give_an_image_or_an_image_error(data: st.DataObject, kind
     assert "\n" not in outcome
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(ImageUnreadable, match="no such file"):
-        decode(tmp_path / "missing.jpg")
-    with pytest.raises(ImageUnreadable, match="folder"):
-        decode(tmp_path)
-    with pytest.raises(ImageUnreadable, match="regular file"):
-        decode(Path("/dev/null"))
-    with pytest.raises(ImageUnreadable, match="can't be read"):
-        decode(Path("nul\0.jpg"))
-
-
-def test_errors_name_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "notes.jpg"
-    path.write_text("not a photo")
-    with pytest.raises(ImageUnreadable) as caught:
-        decode(path)
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_the_suffix_plays_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(encoded(four_colours(), "PNG"))
-    assert corners(decode(path)) == [RED, GREEN, BLUE, WHITE]
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("missing.jpg", "no such file"),
+        ("", "is a folder"),
+        ("/dev/null", "no regular file"),
+        ("nul\0.jpg", "can't be read"),
+        ("notes.jpg", "not an image"),
+    ],
+)
+def test_paths_that_are_no_images(tmp_path: Path, path: str, reason: str) -> None:
+    (tmp_path / "notes.jpg").write_text("not a photo")
+    with pytest.raises(ImageUnreadable, match=reason) as caught:
+        decode(tmp_path / path)
+    assert str(caught.value).startswith(f"{tmp_path / path}: ")
 
 
 def test_result_is_loaded_and_the_file_closed(tmp_path: Path) -> None:
-    path = tmp_path / "photo.png"
+    path = tmp_path / "photo.jpg"  # the suffix plays no part
     path.write_bytes(encoded(four_colours(), "PNG", exif=exif_of(1)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
@@ -260,17 +230,12 @@ def test_find_images(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     photos = tmp_path / "photos"
+    (photos / "again").symlink_to(photos)  # is not followed in circles
     inside = [photos / name for name in ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif")]
     assert images.find_images([photos]) == inside
     named = [photos / "odd", photos / ".hidden.jpg", tmp_path / "missing.jpg"]
     assert images.find_images([*named, photos, photos / "a.png"]) == [*named, *inside]
     assert images.find_images([]) == []
-
-
-def test_find_images_does_not_run_in_circles(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    (tmp_path / "again").symlink_to(tmp_path)
-    assert images.find_images([tmp_path]) == [tmp_path / "a.png"]
 
 
 def test_a_progressive_jpeg_of_endless_scans() -> None:

@@ -2,75 +2,38 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import pytest
 from support.http_server import ODD_URLS
 
 from ram_backend.errors import ImageRefused, SettingsError
-from ram_backend.images.guard import Address, AddressGuard, Origin, is_internal, redacted
+from ram_backend.images.guard import Address, AddressGuard, Origin, redacted
 
-INTERNAL = [
-    "127.0.0.1",
-    "127.8.8.8",
-    "0.0.0.0",
-    "10.1.2.3",
-    "172.16.0.1",
-    "192.168.1.1",
-    "100.64.0.1",
-    "169.254.169.254",
-    "192.0.2.1",
-    "198.18.0.1",
-    "224.0.0.1",
-    "239.1.1.1",
-    "240.0.0.1",
-    "255.255.255.255",
-    "::",
-    "::1",
-    "fe80::1",
-    "fc00::1",
-    "fd12::1",
-    "fec0::1",
-    "ff02::1",
-    "ff0e::1",
-    "2001:db8::1",
-    "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1",
-    "::ffff:a9fe:a9fe",
-    "64:ff9b::127.0.0.1",
-    "64:ff9b:1::1",
-    "2002:7f00:1::",
-    "2002:a00:1::",
-    "::127.0.0.1",
-    "168.63.129.16",
-    "192.0.0.192",
-    "192.88.99.1",
-    "3fff::1",
-]
+INTERNAL = """
+127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 100.64.0.1 169.254.169.254 192.0.2.1 198.18.0.1 224.0.0.1
+239.1.1.1 240.0.0.1 255.255.255.255 168.63.129.16 192.0.0.192 192.88.99.1
+:: ::1 fe80::1 fe80::1%eth0 fc00::1 fd12::1 fec0::1 ff02::1 ff0e::1 2001:db8::1 3fff::1
+::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:a9fe:a9fe 64:ff9b::127.0.0.1 64:ff9b:1::1 2002:7f00:1:: 2002:a00:1:: ::127.0.0.1
+"""
+PUBLIC = "8.8.8.8 93.184.216.34 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::8.8.8.8 2002:808:808::"
 
 
-@pytest.mark.parametrize("address", INTERNAL)
+def check(allowed: str, url: str, address: str) -> None:
+    AddressGuard.parse(allowed).check(Address.of(url).origin, address)
+
+
+@pytest.mark.parametrize("address", INTERNAL.split())
 def test_internal_addresses(address: str) -> None:
-    assert is_internal(ipaddress.ip_address(address))
     with pytest.raises(ImageRefused, match="internal address"):
-        AddressGuard().check(Origin("http", "example.com", 80), address)
+        check("", "http://example.com", address)
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"]
-)
+@pytest.mark.parametrize("address", PUBLIC.split())
 def test_public_addresses(address: str) -> None:
-    assert not is_internal(ipaddress.ip_address(address))
-    AddressGuard().check(Origin("http", "example.com", 80), address)
-
-
-def test_a_zone_is_no_way_around() -> None:
-    with pytest.raises(ImageRefused):
-        AddressGuard().check(Origin("http", "example.com", 80), "fe80::1%eth0")
+    check("", "http://example.com", address)
 
 
 @pytest.mark.parametrize(
-    ("allowed", "origin", "address"),
+    ("allowed", "url", "address"),
     [
         ("minio", "http://minio:9000", "10.0.0.7"),
         ("MinIO.", "https://minio", "10.0.0.7"),
@@ -82,12 +45,12 @@ def test_a_zone_is_no_way_around() -> None:
         ("fd00::/8", "http://x.example", "fd00::7"),
     ],
 )
-def test_an_admin_allows(allowed: str, origin: str, address: str) -> None:
-    AddressGuard.parse(allowed).check(Address.of(origin).origin, address)
+def test_an_admin_allows(allowed: str, url: str, address: str) -> None:
+    check(allowed, url, address)
 
 
 @pytest.mark.parametrize(
-    ("allowed", "origin", "address"),
+    ("allowed", "url", "address"),
     [
         ("minio:9000", "http://minio:9001", "10.0.0.7"),
         ("minio", "http://minio.evil.example", "10.0.0.7"),
@@ -96,9 +59,9 @@ def test_an_admin_allows(allowed: str, origin: str, address: str) -> None:
         ("", "http://x.example", "127.0.0.1"),
     ],
 )
-def test_no_more_than_the_admin_allowed(allowed: str, origin: str, address: str) -> None:
+def test_no_more_than_the_admin_allowed(allowed: str, url: str, address: str) -> None:
     with pytest.raises(ImageRefused):
-        AddressGuard.parse(allowed).check(Address.of(origin).origin, address)
+        check(allowed, url, address)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +124,8 @@ def test_a_url_that_parsers_read_differently_never_means_loopback(host: str) -> 
         ("data:image/png;base64,AAAA", "a data URI (26 characters)"),
         ("http://h/a\nb", "http://h/a_b"),
         ("u:pw@h/a.jpg", "h/a.jpg"),
+        ("http://h/" + "a" * 5000, "http://h/" + "a" * 188 + "..."),
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert redacted(url) == shown
-
-
-def test_what_is_shown_is_short() -> None:
-    assert len(redacted("http://h/" + "a" * 5000)) == 200

@@ -21,10 +21,14 @@ from ram_backend.labelstudio.annotations import (
 )
 
 
-def recorded(name: str) -> StatedAnnotation:
-    stated = read_annotation(body(f"webhook-annotation-{name}")["annotation"])
+def read(given: dict[str, Any], **options: Any) -> StatedAnnotation:
+    stated = read_annotation(given, **options)
     assert stated is not None
     return stated
+
+
+def recorded(name: str) -> StatedAnnotation:
+    return read(body(f"webhook-annotation-{name}")["annotation"])
 
 
 def annotation(**changes: Any) -> dict[str, Any]:
@@ -36,9 +40,7 @@ def item(values: Any, kind: str = "choices", name: Any = "tags") -> dict[str, An
 
 
 def values(*items: Any) -> list[tuple[Any, ...]]:
-    stated = read_annotation(annotation(result=list(items)))
-    assert stated is not None
-    return [each.values for each in stated.items]
+    return [each.values for each in read(annotation(result=list(items))).items]
 
 
 def test_an_edited_prediction() -> None:
@@ -70,14 +72,9 @@ def test_recorded_ones(name: str, count: int, usable: bool) -> None:
 
 def test_made_from_predictions_in_bulk_nobody_has_looked() -> None:
     given = body("webhook-annotations-created")["annotation"]
-    stated = [read_annotation(each) for each in given]
-    assert [each is not None and (each.unseen, each.usable) for each in stated] == [(True, False)] * 3
-    edited = read_annotation({**given[0], "updated_by": 1})
-    assert edited is not None
-    assert edited.usable
-    by_hand = read_annotation({**given[0], "parent_prediction": None})  # imported labels
-    assert by_hand is not None
-    assert by_hand.usable
+    assert [(each.unseen, each.usable) for each in map(read, given)] == [(True, False)] * 3
+    for seen in ({"updated_by": 1}, {"parent_prediction": None}):  # edited, and imported labels
+        assert read({**given[0], **seen}).usable
 
 
 def test_the_api_and_a_webhook_say_the_same() -> None:
@@ -88,22 +85,14 @@ def test_the_api_and_a_webhook_say_the_same() -> None:
         "created_username": " admin@example.com, 1",
         "created_ago": "0 minutes",
     }
-    one, other = read_annotation(webhook), read_annotation(listed, task=123)
-    assert one == other is not None
+    one, other = read(webhook), read(listed, task=123)
+    assert one == other
     assert content_of(one.canonical()) == content_of(other.canonical())
 
 
-def test_what_is_written_is_read_again() -> None:
-    stated = recorded("created-taxonomy")
-    again = StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us)
-    assert again == stated
-
-
 def test_the_same_statement_at_another_time_has_the_same_content() -> None:
-    one = read_annotation(annotation(updated_at="2026-11-23T16:55:21Z"))
-    other = read_annotation(annotation(updated_at="2026-11-23T17:55:21Z"))
-    assert one is not None
-    assert other is not None
+    one = read(annotation(updated_at="2026-11-23T16:55:21Z"))
+    other = read(annotation(updated_at="2026-11-23T17:55:21Z"))
     assert one.canonical() == other.canonical()
     assert one.updated_us < other.updated_us
 
@@ -122,8 +111,7 @@ def test_the_same_statement_at_another_time_has_the_same_content() -> None:
     ],
 )
 def test_times(moment: object, microseconds: int) -> None:
-    stated = read_annotation(annotation(updated_at=moment))
-    assert stated is not None
+    stated = read(annotation(updated_at=moment))
     assert stated.updated_us == microseconds
     assert (stated.updated_at is None) == (microseconds == 0)
 
@@ -132,17 +120,9 @@ def test_times(moment: object, microseconds: int) -> None:
     "broken",
     [
         {},
-        {"id": None},
-        {"id": "one"},
-        {"id": True},
-        {"id": 0},
-        {"id": -1},
-        {"id": 2**63},
-        {"id": 1.5},
-        {"task": None},
-        {"task": []},
-        {"result": "cat"},
-        {"result": {"0": 1}},
+        *({"id": number} for number in (None, "one", True, 0, -1, 2**63, 1.5)),
+        *({"task": number} for number in (None, [])),
+        *({"result": result} for result in ("cat", {"0": 1})),
     ],
 )
 def test_nothing_can_be_made_of(broken: dict[str, Any]) -> None:
@@ -150,14 +130,9 @@ def test_nothing_can_be_made_of(broken: dict[str, Any]) -> None:
 
 
 def test_numbers_may_be_digits_or_objects() -> None:
-    stated = read_annotation(annotation(id="7", task={"id": 9}, completed_by={"id": "3"}))
-    assert stated is not None
+    stated = read(annotation(id="7", task={"id": 9}, completed_by={"id": "3"}))
     assert (stated.id, stated.task, stated.completed_by) == (7, 9, 3)
-
-
-def test_the_task_may_be_known_otherwise() -> None:
-    stated = read_annotation({"id": 1, "result": None}, task=5)
-    assert stated is not None
+    stated = read({"id": 1, "result": None}, task=5)  # the task may be known otherwise
     assert (stated.task, stated.items) == (5, ())
 
 
@@ -184,11 +159,23 @@ def test_broken_items_are_left_out_and_others_kept(broken: object) -> None:
     assert values(broken, item(["cat"])) == [(("cat",),)]
 
 
-def test_values() -> None:
-    assert values(item("cat")) == [(("cat",),)]
-    assert values(item(["cat", "cat", 7, None, {"x": 1}, ["a", "b"], []])) == [(("cat",), ("7",), ("a", "b"))]
-    assert values(item([["animal", "cat"], ["dog"]], "taxonomy")) == [(("animal", "cat"), ("dog",))]
-    assert values(item(["\ud800x"])) == [(("?x",),)]
+LINES = {"from_name": "words", "to_name": "image", "type": "textarea"}
+
+
+@pytest.mark.parametrize(
+    ("given_item", "expected"),
+    [
+        (item("cat"), [("cat",)]),
+        (item(["cat", "cat", 7, None, {"x": 1}, ["a", "b"], []]), [("cat",), ("7",), ("a", "b")]),
+        (item([["animal", "cat"], ["dog"]], "taxonomy"), [("animal", "cat"), ("dog",)]),
+        (item(["\ud800x"]), [("?x",)]),
+        ({**LINES, "value": {"text": [" red  chair ", "cat", "cat", "", "y" * 101]}}, [("red chair",), ("cat",)]),
+        ({**LINES, "value": {"text": "cat"}}, [("cat",)]),
+        (item([f"tag {number}" for number in range(4585)]), [(f"tag {number}",) for number in range(4585)]),
+    ],
+)
+def test_values(given_item: dict[str, Any], expected: list[tuple[str, ...]]) -> None:
+    assert values(given_item) == [tuple(expected)]
 
 
 def region(label: str, name: str = "boxes", kind: str = "rectanglelabels") -> dict[str, Any]:
@@ -199,8 +186,7 @@ def region(label: str, name: str = "boxes", kind: str = "rectanglelabels") -> di
 def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> None:
     tool = {"from_name": "where", "to_name": "image", "type": "rectangle", "value": {"x": 0, "y": 0}}
     said = [region("cat"), region("dog"), tool, region("cat"), region("cow", "more", "labels"), item(["sky"])]
-    stated = read_annotation(annotation(result=said))
-    assert stated is not None
+    stated = read(annotation(result=said))
     assert [(each.from_name, each.kind, each.values) for each in stated.items] == [
         ("boxes", "rectanglelabels", (("cat",), ("dog",))),
         ("more", "labels", (("cow",),)),
@@ -209,18 +195,8 @@ def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> 
     assert "width" not in stated.canonical()
 
 
-def test_lines_are_kept_without_blanks_around_them() -> None:
-    lines = {"from_name": "words", "to_name": "image", "type": "textarea"}
-    assert values({**lines, "value": {"text": [" red  chair ", "cat", "cat", "", "y" * 101]}}) == [
-        (("red chair",), ("cat",))
-    ]
-    assert values({**lines, "value": {"text": "cat"}}) == [(("cat",),)]
-
-
 def test_a_huge_one_is_left_out() -> None:
     assert read_annotation(annotation(result=[item(["x" * MAX_STATEMENT_CHARS])])) is None
-    many = [f"tag {number}" for number in range(4585)]
-    assert values(item(many)) == [tuple((name,) for name in many)]
 
 
 anything = st.recursive(
@@ -238,16 +214,13 @@ def test_whatever_comes_it_never_raises(fields: dict[str, Any], good: bool) -> N
         assert StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us) == stated
 
 
-def test_task_data() -> None:
-    assert trimmed_task_data({"image": "/a.jpg", "n": 1}) == '{"image":"/a.jpg","n":1}'
+def test_task_data_without_the_longest_values() -> None:
+    short = '{"image":"/a.jpg","n":1}'
+    assert trimmed_task_data({"image": "/a.jpg", "n": 1}, len(short)) == short
     assert trimmed_task_data({}) is trimmed_task_data(None) is trimmed_task_data([1]) is None
     assert trimmed_task_data({"image": {1, 2}}) is None
-
-
-def test_of_long_task_data_the_longest_values_go() -> None:
     text = trimmed_task_data({"image": "/a.jpg", "photo": "data:" + "x" * 5000, "about": "y" * 50}, 100)
-    assert text is not None
-    assert json.loads(text) == {"image": "/a.jpg", "about": "y" * 50}
+    assert json.loads(text or "") == {"image": "/a.jpg", "about": "y" * 50}
     assert trimmed_task_data({"photo": "x" * 5000}, 100) == "{}"
 
 

@@ -54,16 +54,11 @@ def test_a_legacy_token(studio: FakeLabelStudio) -> None:
     assert {asked.headers["Authorization"] for asked in studio.requests} == {f"Token {LEGACY}"}
 
 
-def test_a_personal_access_token_is_exchanged_once(studio: FakeLabelStudio) -> None:
+def test_a_personal_access_token_is_exchanged_once_and_again_after_a_refusal(studio: FakeLabelStudio) -> None:
     client = LabelStudio(studio.url, PERSONAL)
     assert [client.get(FILE) for _ in range(3)] == [b"photo"] * 3
     assert studio.refreshed == 1
     assert not any(PERSONAL in asked.headers.get("Authorization", "") for asked in studio.requests)
-
-
-def test_an_access_token_that_is_refused_is_renewed(studio: FakeLabelStudio) -> None:
-    client = LabelStudio(studio.url, PERSONAL)
-    client.get(FILE)
     studio.revoke_access()
     assert client.get(FILE) == b"photo"
     assert studio.refreshed == 2
@@ -134,18 +129,15 @@ def test_a_page_that_sends_to_the_login(studio: FakeLabelStudio) -> None:
         LabelStudio(studio.url, LEGACY).get(FILE)
 
 
-@pytest.mark.parametrize("token", ["two words", "line\nbreak", "ümläut"])
-def test_a_token_that_can_be_none_is_not_shown(token: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        LabelStudio("http://studio", token)
-    assert token not in str(caught.value)
-
-
 def test_nothing_shows_a_token(studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="ram_backend"):
         client = LabelStudio(studio.url, PERSONAL)
         client.get(FILE)
     assert PERSONAL not in caplog.text + repr(client) + str(client) + repr(client._login)
+    for token in ("two words", "line\nbreak", "ümläut"):
+        with pytest.raises(SettingsError) as caught:
+            LabelStudio("http://studio", token)
+        assert token not in str(caught.value)
 
 
 # The token goes to Label Studio alone
@@ -172,10 +164,8 @@ def test_another_port_or_the_way_back_goes_without_the_token(studio: FakeLabelSt
         client = LabelStudio(studio.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1")))
         with pytest.raises(ImageUnreadable, match="401"):
             client.get(FILE)
-        assert [asked.headers.get("Authorization") for asked in neighbour.requests + studio.requests[1:]] == [
-            None,
-            None,
-        ]
+        assert not any("Authorization" in asked.headers for asked in neighbour.requests + studio.requests[1:])
+        assert len(neighbour.requests + studio.requests) == 3
 
 
 def test_a_redirect_within_label_studio_keeps_the_token(studio: FakeLabelStudio) -> None:
@@ -261,19 +251,15 @@ def test_label_studio_away_is_no_fault_of_the_image(studio: FakeLabelStudio) -> 
             client.get(FILE)
     with FakeLabelStudio() as gone:
         pass
-    with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
-        LabelStudio(gone.url, LEGACY).get(FILE)
-    with pytest.raises(LabelStudioUnreachable, match="takes no connection"):
-        LabelStudio(gone.url, PERSONAL).get(FILE)
-    with pytest.raises(LabelStudioUnreachable):
-        LabelStudio("http://no-such-host.invalid", LEGACY).get(FILE)
+    for url, token, reason in (
+        (gone.url, LEGACY, "takes no connection"),
+        (gone.url, PERSONAL, "takes no connection"),
+        ("http://no-such-host.invalid", LEGACY, "no-such-host"),
+    ):
+        with pytest.raises(LabelStudioUnreachable, match=reason):
+            LabelStudio(url, token).get(FILE)
     assert not issubclass(LabelStudioUnreachable, ImageError)
-
-
-def test_a_storage_behind_label_studio_that_is_away(studio: FakeLabelStudio) -> None:
-    with HttpServer() as gone:
-        pass
-    studio.file(FILE, redirect(f"{gone.url}/x?sig=secret"))
+    studio.file(FILE, redirect(f"{gone.url}/x?sig=secret"))  # a storage behind Label Studio
     with pytest.raises(ImageUnreachable) as caught:
         LabelStudio(studio.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.1"))).get(FILE)
     assert not isinstance(caught.value, LabelStudioUnreachable)

@@ -47,42 +47,29 @@ def refusal(*inside: str) -> str:
 
 
 def test_choices_on_an_image() -> None:
+    cat, dog = (Choice(value=name, path=(name,), texts=(name,), label=name) for name in ("cat", "dog"))
     found = control(choices())
-    assert (found.name, found.to_name, found.kind, found.image_key) == ("tags", "image", "choices", "image")
-    assert found.choices[0] == Choice(value="cat", path=("cat",), texts=("cat",), label="cat")
-    assert (found.single, found.required, found.threshold, found.top_k, found.dynamic) == (
-        False,
-        False,
-        None,
-        None,
-        None,
-    )
+    assert found == TagControl("tags", "image", "choices", False, (cat, dog), None, None, None, "image")
     assert choices_for(found, {"tags": ["x"]}) is found.choices, "choices of the config need no task"
 
 
-@pytest.mark.parametrize(
-    ("inside", "expected"),
-    [
-        (CAT_AND_DOG, ["cat", "dog"]),
-        ('<Choice value="cat"/><Choice/><Choice value=" "/><Choice value="$x"/>', ["cat"]),  # no text
-        ('<Choice value="cat"/><Choice value="p" alias="cat"/><Choice value="cat "/>', ["cat", "cat "]),
-        (f'<View><Header value="h"/>{KITTEN}</View>', ["cat"]),  # layout elements; nested choices are not shown
-        ('<Choice value="caf&#233; &amp; &lt;bar&gt;"/><Choice value="猫"/>', ["café & <bar>", "猫"]),
-    ],
-)
-def test_values_of_choices(inside: str, expected: list[str]) -> None:
-    assert [choice.value for choice in control(choices(inside)).choices] == expected
+NO_TEXT = '<Choice value="cat"/><Choice/><Choice value=" "/><Choice value="$x"/>'
+ONE_VALUE = '<Choice value="cat"/><Choice value="p" alias="cat"/><Choice value="cat "/>'
+ESCAPED = '<Choice value="caf&#233; &amp; &lt;bar&gt;"/><Choice value="猫"/>'
 
 
 @pytest.mark.parametrize(
     ("inside", "expected"),
     [
+        (choices(NO_TEXT), [("cat",)]),
+        (choices(ONE_VALUE), [("cat",), ("cat ",)]),
+        (choices(f'<View><Header value="h"/>{KITTEN}</View>'), [("cat",)]),  # nested choices are not shown
+        (choices(ESCAPED), [("café & <bar>",), ("猫",)]),
         (choices(f'{KITTEN}<Choice value="dog"/>', 'allowNested="true"'), [("cat", "kitten"), ("dog",)]),
         (taxonomy(f'<Choice value="big" alias="A">{CAT_AND_DOG}</Choice>'), [("A",), ("A", "cat"), ("A", "dog")]),
         (taxonomy(KITTEN, 'leafsOnly="true"'), [("cat", "kitten")]),
         (taxonomy(f'{KITTEN}<Choice value="kitten"/>', 'leafsOnly="true"'), [("cat", "kitten"), ("kitten",)]),
     ],
-    ids=["nested choices are leaves", "each level of a taxonomy", "leaves only", "one word in two branches"],
 )
 def test_paths(inside: str, expected: list[tuple[str, ...]]) -> None:
     assert [choice.path for choice in control(inside).choices] == expected
@@ -133,27 +120,21 @@ def test_labels_of_regions() -> None:
 
 
 def test_element_and_attribute_names_in_any_case() -> None:
-    found = parse_label_config(
-        '<view><image NAME="i" Value="$photo"/><choices name="t" TONAME="i"><choice VALUE="cat"/></choices></view>'
-    )
+    found = plan('<image NAME="i" Value="$photo"/><choices name="t" TONAME="i"><choice VALUE="cat"/></choices>')
     assert found.images == {"i": "photo"}
     assert [choice.value for choice in found.tag_controls[0].choices] == ["cat"]
+
+
+UNUSABLE = [
+    *(("model_score_threshold", value) for value in ("high", "1.5", "nan")),
+    *(("model_top_k", "0"), ("model_min_precision", "90"), ("model_tags", "perhaps")),
+]
 
 
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
-        *(
-            (choices(attributes=f'{name}="{value}"'), ("'tags'", name, value))
-            for name, value in (
-                ("model_score_threshold", "high"),
-                ("model_score_threshold", "1.5"),
-                ("model_score_threshold", "nan"),
-                ("model_top_k", "0"),
-                ("model_min_precision", "90"),
-                ("model_tags", "perhaps"),
-            )
-        ),
+        *((choices(attributes=f'{name}="{value}"'), ("'tags'", name, value)) for name, value in UNUSABLE),
         (choices(attributes='model_min_precision="0.9" model_score_threshold="0.4"'), ("give one of them",)),
         (choices() + choices(), ("'tags'",)),
         (LABELS, ("no <Rectangle>",)),
@@ -172,33 +153,20 @@ def test_an_image_that_is_no_variable_is_named() -> None:
     assert "http://x/y.jpg" in refusal('<Image name="image" value="http://x/y.jpg"/>', choices())
 
 
-def test_several_controls_each_with_its_own_tags_and_threshold_for_several_images() -> None:
+def test_several_controls_and_images_among_others_that_nobody_tags() -> None:
     found = plan(
         '<Image name="front" value="$image1"/><Image name="back" value="$image2"/>',
         '<Choices name="a" toName="front" model_score_threshold="0.2"><Choice value="cat"/></Choices>',
-        '<Choices name="b" toName="back" choice="multiple"><Choice value="dog"/></Choices>',
-        '<Taxonomy name="c" toName="back"><Choice value="sky"/></Taxonomy>',
-    )
-    assert [(each.name, each.to_name, each.image_key, each.threshold) for each in found.tag_controls] == [
-        ("a", "front", "image1", 0.2),
-        ("b", "back", "image2", None),
-        ("c", "back", "image2", None),
-    ]
-    assert found.images == {"front": "image1", "back": "image2"}
-
-
-def test_other_controls_and_images_that_nobody_tags_are_ignored() -> None:
-    found = plan(
-        IMAGE,
+        '<Taxonomy name="b" toName="back"><Choice value="sky"/></Taxonomy>',
         '<Image name="logo" value="$logo"/><Text name="text" value="$text"/>',
-        choices(),
         '<Choices name="mood" toName="text"><Choice value="good"/></Choices>',
-        '<Rating name="stars" toName="image"/>',
-        '<RectangleLabels name="boxes" toName="image"><Label value="cat"/></RectangleLabels>',
-        '<TextArea name="comment" toName="image" editable="false"/>',
+        '<Rating name="stars" toName="front"/>',
+        '<RectangleLabels name="boxes" toName="front"><Label value="cat"/></RectangleLabels>',
+        '<TextArea name="comment" toName="front" editable="false"/>',
     )
-    assert [each.name for each in found.tag_controls] == ["tags"]
-    assert found.images == {"image": "image"}
+    controls = [(each.name, each.to_name, each.image_key, each.threshold) for each in found.tag_controls]
+    assert controls == [("a", "front", "image1", 0.2), ("b", "back", "image2", None)]
+    assert found.images == {"front": "image1", "back": "image2"}
     assert found.confidence_controls == {}
     assert any("mood" in note for note in found.notes)
 
@@ -335,7 +303,6 @@ def test_what_annotators_fill_is_not_ours(area: str) -> None:
         BOXES.format("") + HIDDEN,
         f'{choices()}<View visibleWhen="region-selected" whenTagName="conf" whenLabelValue="zz">{HIDDEN}</View>',
     ],
-    ids=["beside choices", "beside visible boxes", "under a condition that never holds"],
 )
 def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled(inside: str) -> None:
     found = plan(IMAGE, inside)
@@ -355,13 +322,12 @@ def test_the_digest_is_of_what_changes_answers() -> None:
     first = plan(IMAGE, choices())
     assert first.digest.startswith("8583528cad21ae8a"), "label configs that say nothing new keep their digest"
     assert plan(IMAGE, '<Header value="Which animals?"/>', choices()).digest == first.digest
+    attributes = ('model_score_threshold="0.4"', 'model_top_k="4"', 'model_min_precision="0.8"')
     others = [
-        plan(IMAGE, choices('<Choice value="dog"/><Choice value="cat"/>')),
-        plan(IMAGE, choices(attributes='choice="multiple" model_score_threshold="0.4"')),
-        plan(IMAGE, choices(attributes='choice="multiple" model_top_k="4"')),
-        plan(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.8"')),
+        *(plan(IMAGE, choices(attributes=f'choice="multiple" {each}')) for each in attributes),
         plan(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.9"')),
         plan(IMAGE, choices(attributes='choice="single"')),
+        plan(IMAGE, choices('<Choice value="dog"/><Choice value="cat"/>')),
         plan(IMAGE, choices('<Choice value="cat" predicted_values="lynx"/><Choice value="dog"/>')),
         plan('<Image name="image" value="$photo"/>', choices()),
         plan(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),

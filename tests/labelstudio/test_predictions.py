@@ -1,7 +1,11 @@
+"""Predictions in Label Studio's shape: items by control, confidences, and the score of uncertainty sampling."""
+
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +15,24 @@ from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, control_confidence, empty_prediction, prediction
 
 IMAGE = '<Image name="image" value="$image"/>'
-TAGS = '<Choices name="tags" toName="image" choice="multiple">' + "".join(
-    f'<Choice value="{name}"/>' for name in ("cat", "dog", "tree", "sky")
+NAMES = ("cat", "dog", "tree", "sky")
+TAGS = (
+    '<Choices name="tags" toName="image" choice="multiple">'
+    + "".join(f'<Choice value="{name}"/>' for name in NAMES)
+    + "</Choices>"
 )
+CAT, DOG = '<Choice value="cat"/>', '<Choice value="dog"/>'
+LABELS = '<Label value="cat"/><Label value="Dog" alias="d"/>'
+REGIONS = f'<RectangleLabels name="tags" toName="image">{LABELS}</RectangleLabels>'
 AREA = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0"/>'
+PLACE = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
+SIZE = {"image_sizes": {"image": (640, 480)}}
 
 
-def predict(xml, scores, threshold=0.5, **more):
-    plan = parse_label_config(f"<View>{xml}</View>")
-    by_name = scores if isinstance(next(iter(scores.values()), None), dict) else {"tags": scores}
+def predict(xml: str, scores: dict[str, Any], threshold: float = 0.5, **more: Any) -> dict[str, Any]:
+    """The prediction for scores by choice, or by control and choice; other controls have none."""
+    plan = parse_label_config(f"<View>{IMAGE}{xml}</View>")
+    by_name = scores if isinstance(next(iter(scores.values())), dict) else {"tags": scores}
     scored = {
         control.name: [ScoredChoice(each, by_name[control.name][each.value], threshold) for each in control.choices]
         for control in plan.tag_controls
@@ -28,262 +41,183 @@ def predict(xml, scores, threshold=0.5, **more):
     return prediction(plan, scored, model_version="v1", **more)
 
 
-def test_one_item_with_all_ticked_values_best_first():
-    answer = predict(f"{IMAGE}{TAGS}</Choices>", {"cat": 0.61, "dog": 0.93, "tree": 0.5, "sky": 0.1})
+def of(*scores: float) -> dict[str, float]:
+    return dict(zip(NAMES, scores, strict=False))
+
+
+def values(answer: dict[str, Any]) -> list[Any]:
+    """What each item says, without the place of regions."""
+    return [value for item in answer["result"] for key, value in item["value"].items() if key not in PLACE]
+
+
+def test_one_item_with_all_ticked_values_best_first() -> None:
+    answer = predict(TAGS, of(0.61, 0.93, 0.5, 0.1))
     score = answer["score"]
+    item = {"id": "tags", "from_name": "tags", "to_name": "image", "type": "choices", "score": score}
     assert answer == {
         "model_version": "v1",
         "score": score,
-        "result": [
-            {
-                "id": "tags",
-                "from_name": "tags",
-                "to_name": "image",
-                "type": "choices",
-                "score": score,
-                "value": {"choices": ["dog", "cat"]},
-            }
-        ],
+        "result": [item | {"value": {"choices": ["dog", "cat"]}}],
     }
 
 
-def test_confidences_stand_next_to_the_tags_where_the_config_has_room():
-    answer = predict(f"{IMAGE}{TAGS}</Choices>{AREA}", {"cat": 0.61, "dog": 0.934, "tree": 0.2, "sky": 0.1})
-    assert [item["from_name"] for item in answer["result"]] == ["tags", "confidence"]
-    assert answer["result"][1]["value"] == {"text": ["dog  93%", "cat  61%"]}
-    assert answer["result"][1]["type"] == "textarea"
+def choices(attributes: str, inside: str = CAT + DOG) -> str:
+    return f'<Choices name="tags" toName="image" {attributes}>{inside}</Choices>'
 
 
-def test_nothing_ticked_has_no_item():
-    answer = predict(f"{IMAGE}{TAGS}</Choices>{AREA}", {"cat": 0.1, "dog": 0.2, "tree": 0.0, "sky": 0.5})
-    assert answer["result"] == []
-    assert 0 <= answer["score"] <= 1
+def taxonomy(inside: str, attributes: str = 'leafsOnly="true"') -> str:
+    return f'<Taxonomy name="tags" toName="image" {attributes}>{inside}</Taxonomy>'
 
 
-def test_aliases_name_the_choice_and_lines_show_what_the_annotator_reads():
-    xml = (
-        f'{IMAGE}<Choices name="tags" toName="image" choice="multiple"><Choice value="Cat" alias="C"/></Choices>{AREA}'
-    )
-    tags, lines = predict(xml, {"C": 0.9})["result"]
-    assert tags["value"] == {"choices": ["C"]}
-    assert lines["value"] == {"text": ["Cat  90%"]}
-
-
-def test_taxonomy_items_have_paths_and_lines_name_the_path_where_words_repeat():
-    xml = (
-        f'{IMAGE}<Taxonomy name="tags" toName="image" leafsOnly="true">'
-        '<Choice value="bird"><Choice value="crane"/></Choice>'
-        f'<Choice value="tool"><Choice value="crane"/><Choice value="saw"/></Choice></Taxonomy>{AREA}'
-    )
-    tags, lines = predict(xml, {"crane": 0.8, "saw": 0.7})["result"]
-    assert tags["type"] == "taxonomy"
-    assert tags["value"] == {"taxonomy": [["bird", "crane"], ["tool", "crane"], ["tool", "saw"]]}
-    assert lines["value"]["text"] == ["bird / crane  80%", "tool / crane  80%", "saw  70%"]
-
-
-def test_nested_choices_are_answered_with_paths():
-    xml = (
-        f'{IMAGE}<Choices name="tags" toName="image" choice="multiple" allowNested="true">'
-        '<Choice value="animal"><Choice value="cat"/></Choice></Choices>'
-    )
-    assert predict(xml, {"cat": 0.9})["result"][0]["value"] == {"choices": [["animal", "cat"]]}
+MULTIPLE, TOP_2 = 'choice="multiple"', TAGS.replace("choice=", 'model_top_k="2" choice=')
+TREE = f'<Choice value="a">{CAT}</Choice><Choice value="b">{CAT}{DOG}</Choice>'
 
 
 @pytest.mark.parametrize(
-    ("attributes", "scores", "ticked"),
+    ("xml", "scores", "more", "expected"),
     [
-        ('choice="single"', (0.7, 0.9), ["dog"]),
-        ('choice="single-radio"', (0.9, 0.9), ["cat"]),
-        ('choice="single"', (0.5, 0.3), None),
-        ('choice="single" required="true"', (0.4, 0.3), ["cat"]),
-        ('choice="multiple" required="true"', (0.4, 0.3), None),
+        (TAGS + AREA, of(0.61, 0.934, 0.2, 0.1), {}, [["dog", "cat"], ["dog  93%", "cat  61%"]]),
+        (TAGS + AREA, of(0.1, 0.2, 0.0, 0.5), {}, []),
+        (choices(MULTIPLE, '<Choice value="Cat" alias="C"/>') + AREA, {"C": 0.9}, {}, [["C"], ["Cat  90%"]]),
+        (
+            taxonomy(TREE) + AREA,
+            of(0.8, 0.7),
+            {},
+            [[["a", "cat"], ["b", "cat"], ["b", "dog"]], ["a / cat  80%", "b / cat  80%", "dog  70%"]],
+        ),
+        (choices(MULTIPLE + ' allowNested="true"', f'<Choice value="a">{CAT}</Choice>'), of(0.9), {}, [[["a", "cat"]]]),
+        (choices('choice="single"'), of(0.7, 0.9), {}, [["dog"]]),
+        (choices('choice="single-radio"'), of(0.9, 0.9), {}, [["cat"]]),
+        (choices('choice="single"'), of(0.5, 0.3), {}, []),
+        (choices('choice="single" required="true"'), of(0.4, 0.3), {}, [["cat"]]),
+        (choices('choice="multiple" required="true"'), of(0.4, 0.3), {}, []),
+        (TOP_2, of(0.6, 0.9, 0.8, 0.7), {}, [["dog", "tree"]]),
+        (TOP_2, of(0.6, 0.9, 0.8, 0.7), {"top_k": {"tags": 3}}, [["dog", "tree", "sky"]]),
+        (TOP_2, of(0.6, 0.9, 0.8, 0.7), {"top_k": {"tags": None}}, [["dog", "tree"]]),
+        (taxonomy(CAT + DOG, 'maxUsages="1"'), of(0.8, 0.9), {}, [[["dog"]]]),
+        (REGIONS + AREA, {"cat": 0.61, "d": 0.93}, {}, [["d"], ["cat"], ["Dog  93%", "cat  61%"]]),
+        (TAGS + choices("").replace("tags", "more"), {"more": of(0.9, 0)}, {}, [["cat"]]),  # the other image is broken
     ],
 )
-def test_a_single_choice_is_the_best_one_if_it_is_good_enough_or_has_to_be(attributes, scores, ticked):
+def test_what_is_ticked_and_shown(xml: str, scores: dict[str, Any], more: dict[str, Any], expected: list[Any]) -> None:
+    answer = predict(xml, scores, **more)
+    assert values(answer) == expected
+    assert 0 <= answer["score"] <= 1
+
+
+def test_each_control_has_its_own_item_and_images_their_own_lines() -> None:
     xml = (
-        f'{IMAGE}<Choices name="tags" toName="image" {attributes}><Choice value="cat"/><Choice value="dog"/></Choices>'
-    )
-    result = predict(xml, dict(zip(("cat", "dog"), scores, strict=True)))["result"]
-    assert (result[0]["value"]["choices"] if result else None) == ticked
-
-
-def test_at_most_top_k_of_the_config_and_a_stronger_one_wins():
-    xml = f"{IMAGE}{TAGS.replace('choice=', 'model_top_k=' + chr(34) + '2' + chr(34) + ' choice=')}</Choices>"
-    scores = {"cat": 0.6, "dog": 0.9, "tree": 0.8, "sky": 0.7}
-    assert predict(xml, scores)["result"][0]["value"]["choices"] == ["dog", "tree"]
-    assert predict(xml, scores, top_k={"tags": 3})["result"][0]["value"]["choices"] == ["dog", "tree", "sky"]
-    assert predict(xml, scores, top_k={"tags": None})["result"][0]["value"]["choices"] == ["dog", "tree"]
-
-
-def test_no_more_than_label_studio_takes():
-    inside = '<Choice value="cat"/><Choice value="dog"/>'
-    xml = f'{IMAGE}<Taxonomy name="tags" toName="image" maxUsages="1">{inside}</Taxonomy>'
-    assert predict(xml, {"cat": 0.8, "dog": 0.9})["result"][0]["value"]["taxonomy"] == [["dog"]]
-
-
-def test_each_control_has_its_own_item_and_images_their_own_lines():
-    xml = (
-        '<Image name="front" value="$a"/><Image name="back" value="$b"/>'
-        '<Choices name="x" toName="front"><Choice value="cat"/></Choices>'
-        '<Choices name="y" toName="back"><Choice value="dog"/></Choices>'
+        '<Image name="back" value="$b"/>'
+        f'<Choices name="x" toName="image">{CAT}</Choices><Choices name="y" toName="back">{DOG}</Choices>'
         '<TextArea name="t" toName="back" maxSubmissions="0"/>'
     )
     answer = predict(xml, {"x": {"cat": 0.9}, "y": {"dog": 0.8}})
-    assert [(item["from_name"], item["to_name"]) for item in answer["result"]] == [
-        ("x", "front"),
-        ("y", "back"),
-        ("t", "back"),
-    ]
-    assert answer["result"][2]["value"]["text"] == ["dog  80%"]
+    named = [(item["from_name"], item["to_name"], item["type"]) for item in answer["result"]]
+    assert named == [("x", "image", "choices"), ("y", "back", "choices"), ("t", "back", "textarea")]
+    assert values(answer) == [["cat"], ["dog"], ["dog  80%"]]
     assert answer["score"] == min(item["score"] for item in answer["result"][:2])
 
 
-def test_a_control_whose_image_is_broken_is_left_out():
-    xml = f'{IMAGE}{TAGS}</Choices><Choices name="more" toName="image"><Choice value="cat"/></Choices>'
-    answer = predict(xml, {"more": {"cat": 0.9}})
-    assert [item["from_name"] for item in answer["result"]] == ["more"]
-
-
-def test_rectangles_carry_a_score_per_tag_that_has_a_label():
-    labels = '<Label value="cat"/><Label value="sky"/>'
-    rectangles = f'<RectangleLabels name="conf" toName="image" opacity="0">{labels}</RectangleLabels>'
-    xml, scores = f"{IMAGE}{TAGS}</Choices>{rectangles}", {"cat": 0.6, "dog": 0.9, "tree": 0.1, "sky": 0.8}
-    tags, first, second = predict(xml, scores, image_sizes={"image": (640, 480)})["result"]
-    assert tags["value"]["choices"] == ["dog", "sky", "cat"]
-    assert first == {
-        "id": "conf-1",
-        "from_name": "conf",
+def region(name: str, score: float, label: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"{name}-1",
+        "from_name": name,
         "to_name": "image",
         "type": "rectanglelabels",
-        "score": 0.8,
-        "readonly": True,
+        "score": score,
         "original_width": 640,
         "original_height": 480,
         "image_rotation": 0,
-        "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelabels": ["sky"]},
+        "value": PLACE | {"rectanglelabels": [label]},
+        **more,
     }
-    assert (second["score"], second["value"]["rectanglelabels"]) == (0.6, ["cat"])
+
+
+def test_rectangles_carry_a_score_per_tag_that_has_a_label() -> None:
+    rectangles = '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/><Label value="sky"/>'
+    xml, scores = f"{TAGS}{rectangles}</RectangleLabels>", of(0.6, 0.9, 0.1, 0.8)
+    answer = predict(xml, scores, **SIZE)
+    assert values(answer) == [["dog", "sky", "cat"], ["sky"], ["cat"]]
+    assert answer["result"][1] == region("conf", 0.8, "sky", readonly=True)
+    assert (answer["result"][2]["id"], answer["result"][2]["score"]) == ("conf-2", 0.6)
     assert len(predict(xml, scores)["result"]) == 1
 
 
-def test_ids_are_unique_also_where_a_control_is_named_like_one():
+def test_ids_are_unique_also_where_a_control_is_named_like_one() -> None:
     xml = (
-        f'{IMAGE}<Choices name="conf-1" toName="image"><Choice value="cat"/></Choices>'
+        f'<Choices name="conf-1" toName="image">{CAT}</Choices>'
         '<RectangleLabels name="conf" toName="image" opacity="0"><Label value="cat"/></RectangleLabels>'
     )
-    result = predict(xml, {"conf-1": {"cat": 0.9}}, image_sizes={"image": (1, 1)})["result"]
+    result = predict(xml, {"conf-1": {"cat": 0.9}}, **SIZE)["result"]
     assert len({item["id"] for item in result}) == len(result) == 2
 
 
-def test_an_image_that_cannot_be_tagged_comes_last_in_uncertainty_order():
-    assert empty_prediction("v1") == {"model_version": "v1", "score": 1.0, "result": []}
+def test_labels_are_regions_over_the_whole_image_with_a_score_each() -> None:
+    first, second = predict(REGIONS, {"cat": 0.61, "d": 0.93}, **SIZE)["result"]
+    assert first == region("tags", 0.93, "d")
+    assert (second["id"], second["score"]) == ("tags-2", 0.61)
+    (item, _) = predict(REGIONS, {"cat": 0.61, "d": 0.93})["result"]
+    assert "original_width" not in item, "regions are not lost where nobody knows the size"
 
 
-def test_the_score_falls_where_a_tag_is_close_to_its_threshold():
-    sure = predict(f"{IMAGE}{TAGS}</Choices>", {"cat": 0.99, "dog": 0.02, "tree": 0.01, "sky": 0.0})["score"]
-    close = predict(f"{IMAGE}{TAGS}</Choices>", {"cat": 0.99, "dog": 0.49, "tree": 0.01, "sky": 0.0})["score"]
-    barely = predict(f"{IMAGE}{TAGS}</Choices>", {"cat": 0.51, "dog": 0.49, "tree": 0.01, "sky": 0.0})["score"]
-    assert sure > 0.9
-    assert barely < close < sure
-    assert barely < 0.05
-
-
-def scored(score, threshold=0.5):
-    (choice,) = (
-        parse_label_config(f'<View>{IMAGE}<Choices name="t" toName="image"><Choice value="x"/></Choices></View>')
-        .tag_controls[0]
-        .choices
-    )
-    return ScoredChoice(choice, score, threshold)
-
-
-def test_confidence_is_decisiveness_measured_from_the_threshold():
-    assert control_confidence([scored(0.9)], [scored(0.2)]) == pytest.approx((0.8 + 0.6) / 2)
-    assert control_confidence([scored(0.85, 0.7)], []) == pytest.approx(0.5)
-    assert control_confidence([], [scored(0.35, 0.7)]) == pytest.approx(0.5)
-    assert control_confidence([scored(0.3)], []) == 0
-    assert control_confidence([], [scored(0.99, 1.0)]) == 1
-
-
-def test_absent_tags_do_not_drown_the_doubtful_one():
-    doubtful = [scored(0.49), *[scored(0.0) for _ in range(4000)]]
-    assert control_confidence([], doubtful) == pytest.approx(0.02)
-
-
-scores = st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4)
-
-
-@given(scores, st.floats(0, 1, width=32))
-def test_answers_are_json_within_bounds_and_the_same_each_time(values, threshold):
-    xml = f"{IMAGE}{TAGS}</Choices>{AREA}"
-    given_scores = dict(zip(("cat", "dog", "tree", "sky"), values, strict=True))
-    answer = predict(xml, given_scores, threshold)
-    assert 0 <= answer["score"] <= 1
-    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
-    assert predict(xml, given_scores, threshold) == answer
-    ticked = {value for item in answer["result"][:1] for value in item["value"]["choices"]}
-    assert ticked == {name for name, score in given_scores.items() if score > threshold}
-
-
-def test_numbers_of_numpy_become_plain_ones():
-    import numpy as np
-
-    answer = predict(
-        f"{IMAGE}{TAGS}</Choices>{AREA}",
-        dict(zip(("cat", "dog", "tree", "sky"), np.float32([0.9, 0.6, 0.1, 0]), strict=True)),
-    )
-    assert json.loads(json.dumps(answer)) == answer
-
-
-REGIONS = (
-    '<RectangleLabels name="tags" toName="image"><Label value="cat"/><Label value="Dog" alias="d"/></RectangleLabels>'
-)
-
-
-def test_labels_are_regions_over_the_whole_image_with_a_score_each():
-    xml, scores = f"{IMAGE}{REGIONS}{AREA}", {"cat": 0.61, "d": 0.93}
-    first, second, lines = predict(xml, scores, image_sizes={"image": (640, 480)})["result"]
-    assert first == {
-        "id": "tags-1",
-        "from_name": "tags",
-        "to_name": "image",
-        "type": "rectanglelabels",
-        "score": 0.93,
-        "original_width": 640,
-        "original_height": 480,
-        "image_rotation": 0,
-        "value": {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelabels": ["d"]},
-    }
-    assert (second["id"], second["score"], second["value"]["rectanglelabels"]) == ("tags-2", 0.61, ["cat"])
-    assert lines["value"]["text"] == ["Dog  93%", "cat  61%"]
-
-
-def test_labels_with_a_rectangle_are_pairs_of_one_id():
-    xml = (
-        f'{IMAGE}<Labels name="tags" toName="image"><Label value="cat"/><Label value="dog"/></Labels>'
-        '<Rectangle name="where" toName="image"/>'
-    )
-    result = predict(xml, {"cat": 0.9, "dog": 0.8}, image_sizes={"image": (4, 3)})["result"]
+def test_labels_with_a_rectangle_are_pairs_of_one_id() -> None:
+    xml = f'<Labels name="tags" toName="image">{LABELS}</Labels><Rectangle name="where" toName="image"/>'
+    result = predict(xml, {"cat": 0.9, "d": 0.8}, **SIZE)["result"]
     assert [(item["id"], item["from_name"], item["type"]) for item in result] == [
         ("tags-1", "where", "rectangle"),
         ("tags-1", "tags", "labels"),
         ("tags-2", "where", "rectangle"),
         ("tags-2", "tags", "labels"),
     ]
-    place = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
-    assert result[0]["value"] == place
-    assert result[1]["value"] == place | {"labels": ["cat"]}
+    assert [item["value"] for item in result[:2]] == [PLACE, PLACE | {"labels": ["cat"]}]
 
 
-def test_regions_are_not_lost_where_nobody_knows_the_size():
-    (item, _) = predict(f"{IMAGE}{REGIONS}", {"cat": 0.61, "d": 0.93})["result"]
-    assert "original_width" not in item
-
-
-def test_free_tags_are_lines_best_first_and_no_more_than_asked():
-    xml = f'{IMAGE}<TextArea name="tags" toName="image" maxSubmissions="2"/>'
-    plan = parse_label_config(f"<View>{xml}</View>")
+def test_free_tags_are_lines_best_first_and_no_more_than_asked() -> None:
+    plan = parse_label_config(f'<View>{IMAGE}<TextArea name="tags" toName="image" maxSubmissions="2"/></View>')
     scores = {"cat": 0.6, "red chair": 0.9, "sofa": 0.8, "lamp": 0.2}
     scored = {"tags": [ScoredChoice(free_choice(name), score, 0.5) for name, score in scores.items()]}
     (item,) = prediction(plan, scored, model_version="v")["result"]
     assert (item["type"], item["value"]) == ("textarea", {"text": ["red chair", "sofa"]})
+
+
+def test_an_image_that_cannot_be_tagged_comes_last_in_uncertainty_order() -> None:
+    assert empty_prediction("v1") == {"model_version": "v1", "score": 1.0, "result": []}
+
+
+def test_the_score_falls_where_a_tag_is_close_to_its_threshold() -> None:
+    given_scores = (of(0.99, 0.02, 0.01, 0.0), of(0.99, 0.49, 0.01, 0.0), of(0.51, 0.49, 0.01, 0.0))
+    sure, close, barely = (predict(TAGS, scores)["score"] for scores in given_scores)
+    assert sure > 0.9
+    assert barely < close < sure
+    assert barely < 0.05
+
+
+def scored(score: float, threshold: float = 0.5) -> ScoredChoice:
+    return ScoredChoice(free_choice("x"), score, threshold)
+
+
+@pytest.mark.parametrize(
+    ("kept", "others", "confidence"),
+    [
+        ([scored(0.9)], [scored(0.2)], (0.8 + 0.6) / 2),
+        ([scored(0.85, 0.7)], [], 0.5),
+        ([], [scored(0.35, 0.7)], 0.5),
+        ([scored(0.3)], [], 0),
+        ([], [scored(0.99, 1.0)], 1),
+        ([], [scored(0.49), *[scored(0.0)] * 4000], 0.02),  # absent tags do not drown the doubtful one
+    ],
+)
+def test_confidence_is_measured_from_the_threshold(
+    kept: list[ScoredChoice], others: list[ScoredChoice], confidence: float
+) -> None:
+    assert control_confidence(kept, others) == pytest.approx(confidence)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), st.floats(0, 1, width=32))
+def test_answers_are_json_within_bounds_and_the_same_each_time(scores: list[float], threshold: float) -> None:
+    answer = predict(TAGS + AREA, of(*scores), threshold)
+    assert 0 <= answer["score"] <= 1
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    assert predict(TAGS + AREA, of(*np.float32(scores)), np.float32(threshold)) == answer, "numpy's numbers, too"
+    ticked = {value for item in answer["result"][:1] for value in item["value"]["choices"]}
+    assert ticked == {name for name, score in of(*scores).items() if score > threshold}

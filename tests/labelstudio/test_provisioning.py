@@ -50,15 +50,11 @@ def test_all_of_it_at_once_and_nothing_twice(studio: FakeLabelStudio) -> None:
     assert len(studio.changes) == before
 
 
-def test_the_projects_own_label_config_stays(studio: FakeLabelStudio) -> None:
+@pytest.mark.parametrize(("before", "after"), [(CONFIG, CONFIG), ("<View></View>", OTHER)])
+def test_only_a_project_without_label_config_gets_one(studio: FakeLabelStudio, before: str, after: str) -> None:
+    studio.record["label_config"] = before
     connect(studio, fallback=lambda: OTHER)
-    assert studio.record["label_config"] == CONFIG
-
-
-def test_a_project_without_label_config_gets_one(studio: FakeLabelStudio) -> None:
-    studio.record["label_config"] = "<View></View>"
-    connect(studio, fallback=lambda: OTHER)
-    assert studio.record["label_config"] == OTHER
+    assert studio.record["label_config"] == after
 
 
 def test_a_label_config_for_something_else_is_not_replaced(studio: FakeLabelStudio) -> None:
@@ -98,14 +94,11 @@ def test_no_half_of_it_stays_where_label_studio_refuses(studio: FakeLabelStudio,
     assert studio.connected == []
 
 
-def test_an_address_that_is_refused(studio: FakeLabelStudio) -> None:
+def test_a_backend_that_label_studio_refuses_or_can_not_reach(studio: FakeLabelStudio) -> None:
     studio.refuses = {"backend"}
     with pytest.raises(LabelStudioRefused, match="SSRF_PROTECTION_ENABLED"):
         connect(studio)
-
-
-def test_a_backend_that_label_studio_can_not_reach(studio: FakeLabelStudio) -> None:
-    studio.reaches = False
+    studio.refuses, studio.reaches = set(), False
     with pytest.raises(LabelStudioRefused, match=r"Can't connect to ML backend Learn more.*host\.docker\.internal"):
         connect(studio)
     studio.reaches = True
@@ -148,15 +141,14 @@ def test_a_version_chosen_by_hand_gives_way(studio: FakeLabelStudio) -> None:
     assert studio.record["show_collab_predictions"] is True
 
 
-def test_a_port_that_looks_like_a_status_asks_for_no_login(studio: FakeLabelStudio) -> None:
-    url = "http://127.0.0.1:401"
-    studio.backend(URL, state="ER", error_message=f"500 Server Error for url: {url}/setup")
-    with pytest.raises(NotAvailable, match="Look at the backend's log") as caught:
-        connect(studio)
-    assert "BASIC_AUTH_USER" not in str(caught.value)
-
-
-def test_a_backend_that_asks_for_a_login_we_do_not_have(studio: FakeLabelStudio) -> None:
-    studio.backend(URL, state="ER", error_message="401 Client Error: Basic auth is missing or wrong.")
-    with pytest.raises(NotAvailable, match="BASIC_AUTH_USER"):
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("500 Server Error for url: http://127.0.0.1:401/setup", r"Look at the backend's log\.$"),
+        ("401 Client Error: Basic auth is missing or wrong.", "BASIC_AUTH_USER"),
+    ],
+)
+def test_only_a_backend_that_wants_a_login_asks_for_one(studio: FakeLabelStudio, error: str, remedy: str) -> None:
+    studio.backend(URL, state="ER", error_message=error)
+    with pytest.raises(NotAvailable, match=remedy):
         connect(studio)

@@ -61,22 +61,15 @@ def at(value: object, task: int = 7) -> ImageReference:
 
 def test_files_in_label_studio(images: TaskImages, studio: FakeLabelStudio) -> None:
     assert images.fetch(at("/data/upload/1/a.jpg")) == b"uploaded"
-    assert images.fetch(at(" /data/local-files/?d=photos/a b.jpg ")) == b"local"
-    assert images.fetch(at(f"{studio.url}/data/local-files/?d=photos/c.jpg")) == b"local"
-    assert images.fetch(at("http://localhost:8080/data/local-files/?d=photos/d.jpg")) == b"local"
-    assert [parse_qs(urlsplit(one).query)["d"][0] for one in studio.targets if "local-files" in one] == [
-        "photos/a b.jpg",
-        "photos/c.jpg",
-        "photos/d.jpg",
-    ]
+    names = ["photos/a b.jpg", "photos/c.jpg", "photos/d.jpg"]
+    for start, name in zip((" ", studio.url, "http://localhost:8080"), names, strict=True):
+        assert images.fetch(at(f"{start}/data/local-files/?d={name} ")) == b"local"
+    assert [parse_qs(urlsplit(one).query)["d"][0] for one in studio.targets if "local-files" in one] == names
 
 
 def test_files_elsewhere_are_asked_without_the_token(images: TaskImages, elsewhere: HttpServer) -> None:
     assert images.fetch(at(f"{elsewhere.url}/a.jpg?sig=1")) == b"elsewhere"
     assert "Authorization" not in elsewhere.requests[0].headers
-
-
-def test_data_uris(images: TaskImages) -> None:
     assert images.fetch(at("data:image/png;base64," + base64.b64encode(b"inline").decode())) == b"inline"
 
 
@@ -144,33 +137,22 @@ def test_order_is_kept_and_a_broken_image_costs_itself_only(
         pass
     studio.file("/data/upload/1/large.jpg", b"x" * 1001)
     elsewhere.routes["/down.jpg"] = Reply(503)
-    values = [
-        "/data/upload/1/a.jpg",
-        "/data/upload/1/none.jpg",
-        "/data/upload/1/large.jpg",
-        f"{elsewhere.url}/a.jpg",
-        f"{elsewhere.url}/none.jpg",
-        f"{elsewhere.url}/down.jpg",
-        f"{gone.url}/a.jpg",
-        "http://169.254.169.254/latest/meta-data",
-        None,
-        "/data/upload/1/a.jpg",
+    expected: list[tuple[object, object]] = [
+        ("/data/upload/1/a.jpg", b"uploaded"),
+        ("/data/upload/1/none.jpg", ImageUnreadable),
+        ("/data/upload/1/large.jpg", ImageTooLarge),
+        (f"{elsewhere.url}/a.jpg", b"elsewhere"),
+        (f"{elsewhere.url}/none.jpg", ImageUnreadable),
+        (f"{elsewhere.url}/down.jpg", ImageUnreachable),
+        (f"{gone.url}/a.jpg", ImageUnreachable),
+        ("http://169.254.169.254/latest/meta-data", ImageRefused),
+        (None, ImageUnreadable),
+        ("/data/upload/1/a.jpg", b"uploaded"),
     ] * 20
-    outcomes = list(images.fetch_all(at(value, task) for task, value in enumerate(values)))
-    kinds = [
-        b"uploaded",
-        ImageUnreadable,
-        ImageTooLarge,
-        b"elsewhere",
-        ImageUnreadable,
-        ImageUnreachable,
-        ImageUnreachable,
-        ImageRefused,
-        ImageUnreadable,
-        b"uploaded",
-    ]
-    assert [one if isinstance(one, bytes) else type(one) for one in outcomes] == kinds * 20
+    outcomes = images.fetch_all(at(value, task) for task, (value, _) in enumerate(expected))
+    assert [one if isinstance(one, bytes) else type(one) for one in outcomes] == [outcome for _, outcome in expected]
     assert studio.refreshed == 1
+    assert list(images.fetch_all([])) == []
 
 
 def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImages, studio: FakeLabelStudio) -> None:
@@ -195,18 +177,12 @@ def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImag
     assert len({one.connection for one in studio.requests}) <= 9
 
 
-def test_nothing_is_fetched_twice_or_too_many_for_no_references(images: TaskImages) -> None:
-    assert list(images.fetch_all([])) == []
-
-
 @pytest.mark.parametrize("login", [True, False])
 def test_label_studio_away_ends_it_all(studio: FakeLabelStudio, elsewhere: HttpServer, login: bool) -> None:
-    if login:
-        client = LabelStudio(studio.url, "b2" * 20, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
-    else:
-        with FakeLabelStudio() as gone:
-            pass
-        client = LabelStudio(gone.url, LEGACY, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
+    with FakeLabelStudio() as gone:
+        pass
+    url, token = (studio.url, "b2" * 20) if login else (gone.url, LEGACY)
+    client = LabelStudio(url, token, limits=FetchLimits(guard=AddressGuard.parse("127.0.0.2")))
     images = TaskImages(client, threads=2)
     outcomes = images.fetch_all([at(f"{elsewhere.url}/a.jpg"), *[at("/data/upload/1/a.jpg")] * 50])
     assert next(outcomes) == b"elsewhere"

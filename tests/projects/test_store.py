@@ -278,6 +278,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
 PROCESS = """
 import json, sys, time
 from pathlib import Path
+from ram_backend.projects.project import Setup
 from ram_backend.projects.store import ProjectStore
 from ram_backend.settings import load_settings
 
@@ -290,8 +291,8 @@ store = ProjectStore(settings).start()
 assert store.problem is None, store.problem
 for project in range(10):
     for own in ("shared", f"own-{number}"):
-        host = f"http://{own}.localhost"
-        setup(store, f"{project}.5", hostname=host, label_config="<View/>", extra_params={"top_k": 3})
+        key = store.key(f"{project}.5", f"http://{own}.localhost")
+        store.upsert(Setup.read(key, label_config="<View/>", access_token=None, extra_params={"top_k": 3}))
 while store.pending or len(store.projects()) < 50:
     time.sleep(0.01)
 print(json.dumps([store.pin and store.pin.host, sorted((str(each.key), each.revision) for each in store.projects())]))
