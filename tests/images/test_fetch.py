@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -101,45 +100,33 @@ def test_more_bytes_than_allowed(web: HttpServer) -> None:
     assert sent.wait(5)  # the connection was closed
 
 
-def drip(before: bytes, each: bytes) -> Reply:
-    def write(handler: BaseHTTPRequestHandler) -> None:
+@pytest.mark.parametrize(
+    ("before", "each"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b""),
+    ],
+    ids=["length", "close", "chunked", "header", "silence"],
+)
+def test_a_server_that_drips_does_not_hold_a_thread(web: HttpServer, before: bytes, each: bytes) -> None:
+    finished = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(before)
         for _ in range(200):
             handler.wfile.write(each)
             time.sleep(0.05)
+        finished.set()
 
-    return Reply(raw=write)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
-        drip(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
-        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
-        drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
-        drip(b"", b""),
-    ],
-    ids=["length", "close", "chunked", "header", "silence"],
-)
-def test_a_server_that_drips_does_not_hold_a_thread(web: HttpServer, reply: Reply) -> None:
-    web.routes["/slow"] = reply
-    web.routes["/fast"] = Reply(body=b"x")
+    web.routes["/slow"], web.routes["/fast"] = Reply(raw=drip), Reply(body=b"x")
     one = fetcher(web.url, seconds=0.3)
-    outcome: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            one.get(f"{web.url}/slow{QUERY}")
-        except ImageUnreachable as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(5)  # the server would go on for 10 seconds
-    assert not thread.is_alive()
-    assert "in time" in str(outcome[0])
-    assert SECRET not in str(outcome[0])
+    with pytest.raises(ImageUnreachable, match="in time") as caught:
+        one.get(f"{web.url}/slow{QUERY}")
+    assert not finished.is_set()
+    assert SECRET not in str(caught.value)
     assert one.get(f"{web.url}/fast") == b"x"
 
 
@@ -155,27 +142,25 @@ def test_the_time_is_for_all_redirects_together(web: HttpServer) -> None:
 
 
 def test_the_time_is_for_all_addresses_of_a_name_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("0.0.0.0", 0), backlog=0) as silent, ExitStack() as stack:
-        port = silent.getsockname()[1]
-        for _ in range(4):  # fills the backlog: from then on nobody is answered
-            one = stack.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-        resolve(monkeypatch, {"silent.test": ["127.0.0.2 127.0.0.3 127.0.0.4 127.0.0.5"]})
-        url = f"http://silent.test:{port}"
-        began = time.monotonic()
-        with pytest.raises(ImageUnreachable, match="RAM_FETCH_SECONDS"):
-            fetcher(url, seconds=0.4).get(f"{url}/a.jpg")
-        assert time.monotonic() - began < 1
+    timeouts = []
+
+    def silent(_address: object, timeout: float, **_options: object) -> socket.socket:
+        timeouts.append(timeout)
+        time.sleep(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr("ram_backend.images.connections.create_connection", silent)
+    resolve(monkeypatch, {"silent.test": ["127.0.0.2 127.0.0.3 127.0.0.4 127.0.0.5"]})
+    with pytest.raises(ImageUnreachable, match="RAM_FETCH_SECONDS"):
+        fetcher("http://silent.test", seconds=0.4).get("http://silent.test/a.jpg")
+    assert sum(timeouts) <= 0.41
 
 
-def test_the_time_is_for_the_resolver_too(web: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_is_for_the_resolver_too(monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: free.wait(3) and [])
-    began = time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: free.wait(60) and [])
     with pytest.raises(ImageUnreachable, match="RAM_FETCH_SECONDS"):
         fetcher("http://slow.test", seconds=0.3).get("http://slow.test/a.jpg")
-    assert time.monotonic() - began < 1
     free.set()
 
 
@@ -278,7 +263,7 @@ def test_no_timer_stays_behind(web: HttpServer) -> None:
     before = threading.active_count()
     for _ in range(5):
         one.get(f"{web.url}/a")
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 60
     while threading.active_count() > before + 1 and time.monotonic() < ends:  # the server has one for our connection
         time.sleep(0.01)
     assert threading.active_count() <= before + 1

@@ -8,12 +8,8 @@ from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound
 from ram_backend.projects.keys import ProjectKey, instance_of, parse_project, select
 
 LOCAL, REMOTE = "http://localhost:8080", "https://ls.example.com"
-OLD, NEW, ELSEWHERE, OTHER = (
-    ProjectKey(LOCAL, 1, 100),
-    ProjectKey(LOCAL, 1, 200),
-    ProjectKey(REMOTE, 1, 200),
-    ProjectKey(LOCAL, 12, 300),
-)
+OLD, NEW, OTHER = ProjectKey(LOCAL, 1, 100), ProjectKey(LOCAL, 1, 200), ProjectKey(LOCAL, 12, 300)
+ELSEWHERE = ProjectKey(REMOTE, 1, 200)
 ALL = [OTHER, NEW, ELSEWHERE, OLD]
 
 
@@ -43,7 +39,7 @@ def test_what_is_no_project(text: str) -> None:
         ("http://admin:secret@ls.example.com", "http://ls.example.com"),
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("label-studio:8080", "http://label-studio:8080"),
-        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("https://bücher.example\n", "https://xn--bcher-kva.example"),
         (None, ""),
         (" ", ""),
     ],
@@ -54,19 +50,23 @@ def test_one_spelling_for_one_label_studio(hostname: str | None, expected: str) 
 
 
 @pytest.mark.parametrize(
-    "hostname", ["ftp://x", "http://", "http://a b", "http://x:99999", "http://x\n", "file:///etc", "http://[::"]
+    "hostname",
+    [
+        *(
+            "ftp://admin:secret@x",
+            "http://",
+            "http://a b",
+            "http://x:99999",
+            "file:///etc",
+            "http://[::",
+            "http://a\\b",
+        ),
+        "http://x/" + "a" * 2000,
+    ],
 )
 def test_what_is_no_address(hostname: str) -> None:
-    if hostname.endswith("\n"):
-        assert instance_of(hostname) == "http://x"
-        return
-    with pytest.raises(InputError, match="no address of a Label Studio"):
+    with pytest.raises(InputError, match="no address of a Label Studio") as caught:
         instance_of(hostname)
-
-
-def test_a_refused_address_is_shown_without_its_password() -> None:
-    with pytest.raises(InputError) as caught:
-        instance_of("ftp://admin:secret@ls.example.com")
     assert "secret" not in str(caught.value)
 
 

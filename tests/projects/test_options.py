@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -133,19 +132,6 @@ def test_the_first_that_says_something_wins_field_by_field() -> None:
     weak = ProjectOptions(tags=("b",), threshold=0.7, top_k=3)
     merged = merge(strong, middle, weak)
     assert merged == ProjectOptions(tags=("a",), threshold=0.0, per_tag={"cat": 0.1, "dog": 0.3}, top_k=3)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("null", ProjectOptions()), ("string", ProjectOptions(threshold=0.5)), ("object", None)]
-)
-def test_recorded_extra_params(shared: Path, kind: str, expected: ProjectOptions | None) -> None:
-    recorded = json.loads((shared / "label-studio-payloads" / f"setup-extra-params-{kind}.json").read_text())
-    if expected is None:
-        with pytest.raises(ProjectOptionsError, match="'a'=1"):
-            parse_options(recorded["body"]["extra_params"])
-    else:
-        assert parse_options(recorded["body"]["extra_params"]) == expected
 
 
 def test_threshold_and_precision_are_one_thing_said_in_two_ways() -> None:

@@ -10,7 +10,7 @@ from projects.setups import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, se
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Connection, Pin
+from ram_backend.projects.project import Connection, Pin, Project, connection_of
 from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
@@ -78,13 +78,13 @@ def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path
         assert store.connection(other).token == TOKEN
 
 
-def test_what_connect_kept_is_used_where_the_settings_have_no_token(tmp_path: Path) -> None:
-    settings = load_settings(data_dir=tmp_path)
-    ProjectTable(open_migrated(settings)).pin_host(OTHER_HOST, token="kept")
-    with closing(ProjectStore(settings).start()) as store:
-        connection = store.connection(setup(store, hostname=OTHER_HOST))
-        assert (connection.token, connection.trusted) == ("kept", True)
-        assert store.connection(setup(store)).token == TOKEN, "not to another host"
+def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
+    def connection(project: Project) -> Connection:
+        return connection_of(project, pin=Pin(OTHER_HOST, by_command=True, token="kept"), url=None, api_key=None)
+
+    theirs = Project(ProjectKey(OTHER_HOST, 1, 1), access_token=TOKEN)
+    assert connection(theirs) == Connection(OTHER_HOST, "kept", trusted=True)
+    assert connection(Project(KEY, access_token=TOKEN)) == Connection(HOST, TOKEN, trusted=False), "to no other host"
 
 
 def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectStore) -> None:
