@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 BITS = 64
@@ -22,23 +21,11 @@ def perceptual_hash(image: Image.Image) -> int:
     by 2 % on each side. A picture of a single colour has 0; transparency is ignored.
     """
     grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    pixels = np.asarray(grey, dtype=np.float64)
-    cosines = _cosines()
-    rows, columns = _lowest()
-    frequencies = np.round((cosines @ pixels @ cosines.T)[rows, columns], PRECISION)
+    frequency, place = np.arange(SIDE)[:, None], np.arange(SIDE)[None, :]
+    cosines = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE))  # of the DCT of type II
+    transformed = cosines @ np.asarray(grey, dtype=np.float64) @ cosines.T
+    order = sorted(((row, column) for row in range(16) for column in range(16)), key=lambda at: (sum(at), at[0]))
+    lowest = order[1 : BITS + 1]  # without the mean brightness
+    frequencies = np.round([transformed[at] for at in lowest], PRECISION)
     bits = frequencies > np.median(frequencies)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _cosines() -> NDArray[np.float64]:
-    """(SIDE, SIDE): rows are the cosines of the discrete cosine transform (type II)."""
-    frequency, place = np.arange(SIDE)[:, None], np.arange(SIDE)[None, :]
-    result: NDArray[np.float64] = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE))
-    return result
-
-
-def _lowest() -> tuple[list[int], list[int]]:
-    """Row and column of the 64 lowest frequencies, without the mean brightness."""
-    places = sorted(((row, column) for row in range(16) for column in range(16)), key=lambda at: (sum(at), at[0]))
-    chosen = places[1 : BITS + 1]
-    return [row for row, _ in chosen], [column for _, column in chosen]

@@ -156,26 +156,22 @@ class LabelStudio:
             LabelStudioUnauthorized: it takes no token that we have, or its user may not do that.
             LabelStudioRefused: it answers any other 4xx.
         """
-        if body is None:
-            return self._send(method, path, {}, seconds=seconds)
-        headers = {"Content-Type": "application/json"}
-        return self._send(method, path, headers, seconds=seconds, body=json.dumps(body).encode())
+        content = None if body is None else json.dumps(body).encode()
+        return self._send(method, path, content, "application/json", seconds)
 
     def upload(self, path: str, images: Iterable[Path]) -> None:
         """Posts JPEG files to the API as one form; raises as `send_json`."""
         fields = [(each.name, (each.name, each.read_bytes(), "image/jpeg")) for each in images]
         body, content_type = encode_multipart_formdata(fields)
-        self._send("POST", path, {"Content-Type": content_type}, body=body)
+        self._send("POST", path, body, content_type)
 
-    def _send(
-        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float | None = None, **content: bytes
-    ) -> Any:
+    def _send(self, method: str, path: str, body: bytes | None, content_type: str, seconds: float | None = None) -> Any:
         address, limits = Address.of(f"{self.base_url}{path}"), self.fetcher.limits
-        headers = {"Accept": "application/json", **headers}
         request = f"Label Studio: {method} {address}"
+        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": content_type})
         with Deadline(seconds or limits.seconds):
             try:
-                answer = self._request(method, address, headers, **content)
+                answer = self._request(method, address, headers, body)
             except ImageTooLarge:
                 raise LabelStudioRefused(f"{request}: answered with more than {limits.max_bytes:,} bytes.") from None
         if answer.status == 401 or (answer.status == 403 and not _ADDRESS_REFUSED.search(answer.body)):
@@ -229,22 +225,21 @@ class LabelStudio:
         return path[len(self._prefix) :] if self._prefix and path.startswith(f"{self._prefix}/") else path
 
     def _request(
-        self, method: str, address: Address, headers: Mapping[str, str] | None = None, **content: bytes
+        self, method: str, address: Address, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
         """Sends a request to Label Studio itself, with the login where the path needs it."""
-        usual = dict(headers or {})
+        headers = headers or {}
         if not self._login or not address.target.startswith(tuple(self._prefix + path for path in _FILES)):
-            return self._exchange(method, address, headers=usual, **content)
+            return self._exchange(method, address, headers, body)
         login = self._login.header()
-        answer = self._exchange(method, address, headers={**usual, "Authorization": login}, **content)
+        answer = self._exchange(method, address, {**headers, "Authorization": login}, body)
         if answer.status == 401 and self._login.renew(login):
-            renewed = {**usual, "Authorization": self._login.header()}
-            answer = self._exchange(method, address, headers=renewed, **content)
+            answer = self._exchange(method, address, {**headers, "Authorization": self._login.header()}, body)
         return answer
 
-    def _exchange(self, method: str, address: Address, **options: Any) -> Answer:
+    def _exchange(self, method: str, address: Address, headers: Mapping[str, str], body: bytes | None) -> Answer:
         try:
-            return self.fetcher.exchange(method, address, **options)
+            return self.fetcher.exchange(method, address, headers=headers, body=body)
         except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: there is no host of that name
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
         except ImageRefused as error:  # only where it is not trusted
@@ -261,10 +256,9 @@ class LabelStudio:
     def _refresh(self, personal: str) -> str:
         """An access token for a personal access token."""
         address = Address.of(f"{self.base_url}/api/token/refresh/")
-        body = json.dumps({"refresh": personal}).encode()
-        headers = {"Content-Type": "application/json"}
+        body, headers = json.dumps({"refresh": personal}).encode(), {"Content-Type": "application/json"}
         with Deadline(self.fetcher.limits.seconds):
-            answer = self._exchange("POST", address, headers=headers, body=body)
+            answer = self._exchange("POST", address, headers, body)
         if answer.status in (400, 401, 403):
             raise self._unauthorized()
         try:

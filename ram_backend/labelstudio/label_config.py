@@ -11,7 +11,7 @@ from typing import cast
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
-from ram_backend.labelstudio.plan import ConfidenceControl, Entry, Kind, LabelPlan, Nesting, TagControl, choices_of
+from ram_backend.labelstudio.plan import ConfidenceControl, Kind, LabelPlan, Nesting, TagControl, choices_of
 
 MAX_CHOICES = 50_000
 MAX_NOTES = 30
@@ -112,7 +112,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
     if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
         nesting = "leaves"
-    choices = () if free else choices_of(_entries(node, entry), nesting)
+    choices = () if free else choices_of(list(_options(node, entry)), nesting)
     dynamic = None if free else _variable(node)
     tool = None
     if kind == "labels":  # the control that says where its regions are
@@ -164,14 +164,13 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     )
 
 
-def _entries(control: Node, name: str) -> Iterator[Entry]:
+def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
     """The nearest `Choice` (or `Label`) descendants, also through layout elements such as `View`."""
     for child in control.children:
         if child.name != name:
-            yield from _entries(child, name)
-        elif not (value := child.attributes.get("value", "")).startswith("$"):
-            below = tuple(_entries(child, "choice"))
-            yield Entry(value, child.attributes.get("alias", ""), child.get("predicted_values"), below)
+            yield from _options(child, name)
+        elif not child.attributes.get("value", "").startswith("$"):
+            yield {**child.attributes, "children": list(_options(child, "choice"))}
 
 
 def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, tuple[ConfidenceControl, ...]]:

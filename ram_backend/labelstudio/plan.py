@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -44,16 +44,6 @@ class Choice:
     path: tuple[str, ...]
     texts: tuple[str, ...]
     label: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An entry as a label config or a task lists it; `predicted_values` are texts with commas between them."""
-
-    value: str
-    alias: str
-    predicted_values: str
-    below: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,14 +129,20 @@ def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choi
     """Choices of a control for one task: dynamic ones, then those of the config, each once."""
     if control.dynamic is None:
         return control.choices
-    entries = _entries(look_up(task_data, control.dynamic), MAX_OPTION_DEPTH)
-    dynamic = islice(_nested(entries, (), control.nesting), MAX_OPTIONS)
+    options = look_up(task_data, control.dynamic)
+    dynamic = islice(_nested(options, (), control.nesting), MAX_OPTIONS)
     return _unique([*dynamic, *control.choices])
 
 
-def choices_of(entries: Iterable[Entry], nesting: Nesting) -> tuple[Choice, ...]:
-    """The choices that can be ticked among entries, in order, each once."""
-    return _unique(_nested(entries, (), nesting))
+def choices_of(options: Sequence[object], nesting: Nesting) -> tuple[Choice, ...]:
+    """The choices that can be ticked among options, in order, each once.
+
+    Args:
+        options: texts, or mappings with `value` and perhaps `alias`, `children` and `predicted_values` (texts with
+            commas between them).
+        nesting: see `Nesting`.
+    """
+    return _unique(_nested(options, (), nesting))
 
 
 def free_choice(text: str) -> Choice:
@@ -175,30 +171,22 @@ def look_up(task_data: Mapping[str, Any], path: str) -> object:
     return found
 
 
-def _entries(options: object, depth: int) -> tuple[Entry, ...]:
-    """The entries of a task: a list of texts, or of objects with `value` and perhaps `alias` and `children`."""
-    if not isinstance(options, list) or depth <= 0:
-        return ()
-    found = []
-    for option in options[:MAX_OPTIONS]:
+def _nested(options: object, above: tuple[str, ...], nesting: Nesting) -> Iterator[Choice]:
+    if not isinstance(options, list) or len(above) >= MAX_OPTION_DEPTH:
+        return
+    for option in options:
         given: Mapping[object, object] = option if isinstance(option, Mapping) else {"value": option}
         value, alias, predicted = (text_of(given.get(name)) or "" for name in ("value", "alias", "predicted_values"))
-        found.append(Entry(value, alias, predicted, _entries(given.get("children"), depth - 1)))
-    return tuple(found)
-
-
-def _nested(entries: Iterable[Entry], above: tuple[str, ...], nesting: Nesting) -> Iterable[Choice]:
-    for entry in entries:
-        label, value = entry.value.strip() or entry.alias.strip(), entry.alias if entry.alias.strip() else entry.value
+        label, result = value.strip() or alias.strip(), alias if alias.strip() else value
         if not label:
             continue
-        path = (*above, value)
-        named = entry.predicted_values.split(",", MAX_TEXTS)[:MAX_TEXTS]
+        path, children = (*above, result), given.get("children")
+        named = predicted.split(",", MAX_TEXTS)[:MAX_TEXTS]
         texts = tuple(dict.fromkeys(text.strip() for text in named if text.strip()))
-        if nesting != "leaves" or not entry.below:
-            yield Choice(value, path, texts or (label,), label)
+        if nesting != "leaves" or not children or not isinstance(children, list):
+            yield Choice(result, path, texts or (label,), label)
         if nesting != "flat":
-            yield from _nested(entry.below, path, nesting)
+            yield from _nested(children, path, nesting)
 
 
 def _unique(choices: Iterable[Choice]) -> tuple[Choice, ...]:
