@@ -38,13 +38,12 @@ class Deadline:
         self._ends = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._outer: Deadline | None = None
         self._timer = threading.Timer(max(seconds, 0.001), self._shut_down)
         self._timer.daemon = True
 
     @staticmethod
     def current() -> Deadline:
-        """The innermost one that this thread is within."""
+        """The one that this thread is within."""
         deadline: Deadline = _running.deadline
         return deadline
 
@@ -59,7 +58,6 @@ class Deadline:
         return time.monotonic() >= self._ends
 
     def __enter__(self) -> Deadline:
-        self._outer = getattr(_running, "deadline", None)
         _running.deadline = self
         self._timer.start()
         return self
@@ -67,7 +65,7 @@ class Deadline:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._timer.cancel()
         self.watch(None)
-        _running.deadline = self._outer
+        del _running.deadline
 
     def watch(self, used: socket.socket | None) -> None:
         """Names the socket to shut down when the time is up."""

@@ -122,10 +122,14 @@ class AddressGuard:
         Raises:
             SettingsError: an entry is none of these.
         """
-        entries = [part.strip() for part in allowed.split(",") if part.strip()]
-        networks = {entry: _network(entry) for entry in entries}
-        hosts = frozenset(_allowed_host(entry) for entry in entries if networks[entry] is None)
-        return cls(hosts=hosts, networks=tuple(filter(None, networks.values())))
+        hosts: set[tuple[str, int | None]] = set()
+        networks: list[IPNetwork] = []
+        for entry in filter(None, (part.strip() for part in allowed.split(","))):
+            try:
+                networks.append(ipaddress.ip_network(entry if "/" in entry else "", strict=False))
+            except ValueError:
+                hosts.add(_allowed_host(entry))
+        return cls(hosts=frozenset(hosts), networks=tuple(networks))
 
     def check(self, origin: Origin, address: str) -> None:
         """Checks one numeric address that the host of an origin resolved to.
@@ -179,13 +183,6 @@ def _plain_host(host: str) -> str:
         return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
         return "" if _NUMBER.fullmatch(host.rpartition(".")[2]) else host
-
-
-def _network(entry: str) -> IPNetwork | None:
-    try:
-        return ipaddress.ip_network(entry, strict=False) if "/" in entry else None
-    except ValueError:
-        return None
 
 
 def _allowed_host(entry: str) -> tuple[str, int | None]:

@@ -254,11 +254,10 @@ class LabelStudio:
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
 
     def _refresh(self, personal: str) -> str:
-        """An access token for a personal access token."""
+        """An access token for a personal access token, within the deadline of a request."""
         address = Address.of(f"{self.base_url}/api/token/refresh/")
         body, headers = json.dumps({"refresh": personal}).encode(), {"Content-Type": "application/json"}
-        with Deadline(self.fetcher.limits.seconds):
-            answer = self._exchange("POST", address, headers, body)
+        answer = self._exchange("POST", address, headers, body)
         if answer.status in (400, 401, 403):
             raise self._unauthorized()
         try:

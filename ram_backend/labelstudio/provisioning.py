@@ -116,7 +116,14 @@ class Provisioner:
         login, extra = self._options.login, self._options.extra_params
         fields: dict[str, Any] = {} if extra is None else {"extra_params": dict(extra)}
         if not ours:
-            self._add(fields if login is None else fields | basic_auth(login))
+            try:
+                with _explained():
+                    self._api.add_backend(self._url, TITLE, fields if login is None else fields | basic_auth(login))
+            except (LabelStudioRefused, NotAvailable):
+                for half in self._ours():
+                    self._api.delete_backend(half.id)
+                    self._report("backend", "the half of it that Label Studio had left behind is deleted", True)
+                raise
             self._report("backend", f"{self._url} connected", True)
         elif self._is_right(ours[0]):
             self._report("backend", f"{self._url} is connected", False)
@@ -133,26 +140,16 @@ class Provisioner:
             return False
         return backend.login == (login and login[0]) and (extra is None or backend.extra_params == extra)
 
-    def _add(self, fields: Mapping[str, Any]) -> None:
-        """Connects the backend; deletes the half connection of a refusal."""
-        before = {each.id for each in self._api.backends()}
-        try:
-            with _explained():
-                self._api.add_backend(self._url, TITLE, fields)
-        except (LabelStudioRefused, NotAvailable):
-            for number in [each.id for each in self._api.backends() if each.id not in before]:
-                self._api.delete_backend(number)
-                self._report("backend", "the half of it that Label Studio had left behind is deleted", True)
-            raise
+    def _ours(self) -> list[ConnectedBackend]:
+        return [each for each in self._api.backends() if each.url.rstrip("/") == self._url]
 
     def _reached(self) -> ConnectedBackend:
-        backend = next(each for each in self._api.backends() if each.url.rstrip("/") == self._url)
+        backend = self._ours()[0]
         if backend.answers and backend.model_version:
             return backend
         reason = f": {backend.error.rstrip('.')}" if backend.error else ""
         remedy = UNREACHED if backend.state == "DI" else "Look at the backend's log."
-        if _wants_login(backend.error):
-            remedy = LOGIN
+        remedy = LOGIN if _wants_login(backend.error) else remedy
         raise NotAvailable(f"Label Studio can't use the backend {backend.url}{reason}. {remedy}")
 
     def _webhook(self, backend: ConnectedBackend) -> None:
@@ -179,9 +176,8 @@ class Provisioner:
             self._report("webhook", f"{each.url.partition('?')[0]} deleted: no backend of the project", True)
         if leftover and not self._options.replace_others:
             urls = ", ".join(each.url.partition("?")[0] for each in leftover)
-            self._report(
-                "webhook", f"others go to {urls}, which is no backend of the project: --replace deletes them", False
-            )
+            found = f"others go to {urls}, which is no backend of the project: --replace deletes them"
+            self._report("webhook", found, False)
 
     def _predictions(self, backend: ConnectedBackend) -> ConnectedBackend:
         version = backend.model_version or ""

@@ -64,12 +64,12 @@ class ProjectStore:
         self._thread.start()
         return self
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self) -> None:
         """Writes what is pending, if that works at once, and stops the thread."""
         self._stop.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(5)
         self._database.close()
 
     @property
@@ -129,10 +129,9 @@ class ProjectStore:
             InputError: `project` or `hostname` is malformed.
         """
         key = ProjectKey.parse(project, hostname)
-        if self._url is None or not key.created or key in self._view:
-            return key
-        known = self.find(key.id, key.created)
-        return key if known is None else known.key
+        if self._url and key.created and key not in self._view and (known := self.find(key.id, key.created)):
+            return known.key
+        return key
 
     def get(self, key: ProjectKey) -> Project | None:
         """The project as it is now."""
@@ -145,8 +144,7 @@ class ProjectStore:
         """
         with self._lock:
             found = [each for each in self._view.values() if (each.key.id, each.key.created) == (project_id, created)]
-        pin = None if self._url else self.pin
-        trusted = [each for each in found if pin is not None and each.hostname == pin.host]
+        trusted = [each for each in found if self._url is None and self.pin and each.hostname == self.pin.host]
         return next(reversed(trusted or found), None)
 
     def connection(self, project: Project) -> Connection:
