@@ -1,4 +1,4 @@
-"""Adapter to the current package: all names of its modules that the golden tests know."""
+"""All names of the package that the golden tests know."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from golden import cases
+from models import tiny
+from models.test_ram import build
 from numpy.typing import NDArray
+from PIL import Image
 
-
-def delta_of(folder: Path) -> Any:
-    """The delta of one version's directory."""
-    from ram_backend.versions.directory import open_version
-
-    return open_version(folder, None).delta
+from ram_backend.database.migrate import open_migrated
+from ram_backend.feedback.corrections import corrections_of, merge_corrections
+from ram_backend.feedback.labels import Weights
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.gate.folds import split
+from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
+from ram_backend.gate.training_set import TrainingSet
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.models.network import load_network
+from ram_backend.models.store import find_bundle
+from ram_backend.projects.table import ProjectTable
+from ram_backend.settings import load_settings
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.training.selection import fit_candidate
+from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.table import VersionTable
 
 
 def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], NDArray[np.float32]]:
     """Tags of the starter bundle and the (N, L) logits of photos."""
-    from PIL import Image
-
-    from ram_backend.models.network import load_network
-    from ram_backend.models.store import find_bundle
-    from ram_backend.tagging.subset import resolve_subset
-    from ram_backend.tagging.tagger import Tagger
-
     bundle = find_bundle("starter", data_dir / "bundles")
     names = [tag.name for tag in bundle.vocabulary.tags]
     tagger = Tagger(bundle, load_network(bundle, threads=1), resolve_subset(bundle, names))
@@ -36,10 +45,6 @@ def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], N
 
 def tiny_logits(kind: str) -> NDArray[np.float32]:
     """Logits of a small network of one of RAM's kinds with drawn weights, for drawn images."""
-    import torch
-    from models import tiny
-    from models.test_ram import build
-
     network, _, labels = build(kind)
     with torch.no_grad():
         return np.asarray(network(network.encoder(tiny.images(3)), labels).numpy())
@@ -47,14 +52,7 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
 
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     """Outcome and figures of a simulated project's round: split, refusal or fit, verdict."""
-    from ram_backend.gate.folds import split
-    from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
-    from ram_backend.gate.training_set import TrainingSet
-    from ram_backend.training.selection import fit_candidate
-
-    fields = cases.simulated(seed, images, shuffled)
-    del fields["known_tags"]
-    training_set = TrainingSet(**fields)
+    training_set = TrainingSet(**cases.simulated(seed, images, shuffled))
     parts = split(training_set)
     verdict = refuse_before_fitting(training_set, parts, seed)
     if verdict is None:
@@ -66,23 +64,12 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
 
 def read_history(data_dir: Path) -> dict[str, Any]:
     """What the rooms read from a data folder's database and versions, as JSON; upgrades the database."""
-    from ram_backend.database.migrate import open_migrated
-    from ram_backend.feedback.corrections import corrections_of, merge_corrections
-    from ram_backend.feedback.labels import Weights
-    from ram_backend.feedback.ledger import Ledger
-    from ram_backend.labelstudio.label_config import parse_label_config
-    from ram_backend.projects.table import ProjectTable
-    from ram_backend.settings import load_settings
-    from ram_backend.versions.directory import open_version, version_path
-    from ram_backend.versions.table import VersionTable
-
     settings = load_settings(data_dir=data_dir)
-    projects = ProjectTable(open_migrated(settings))
-    changes = projects.changes()
-    ledger = Ledger(open_migrated(settings))
-    table = VersionTable(open_migrated(settings))
+    database = open_migrated(settings)
+    ledger, table = Ledger(database), VersionTable(database)
+    changes = ProjectTable(database).changes()
     found: dict[str, Any] = {"pinned": changes.pin and changes.pin.host, "projects": {}}
-    for project in sorted(changes.projects, key=lambda each: each.key.id):
+    for project in changes.projects:
         key = project.key
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
@@ -99,6 +86,10 @@ def read_history(data_dir: Path) -> dict[str, Any]:
                 "tags": list(version.delta.tags),
             }
         served = table.served(key)
+        jobs = [
+            [each.kind, each.state, each.reason, each.message, each.attempt, each.result, each.last_event]
+            for each in JobQueue(database).jobs(key)
+        ]
         found["projects"][str(key)] = {
             "revision": project.revision,
             "label_config": hashlib.sha256(project.label_config.encode()).hexdigest(),
@@ -116,26 +107,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
             "shown": {str(task): len(rows) for task, rows in sorted(ledger.shown(key).items())},
             "versions": versions,
             "served": [served.name, served.digest, served.pinned],
-            "jobs": jobs_of(settings, key),
+            "jobs": sorted(jobs, key=str),
         }
-    ledger.close()
+    database.close()
     return found
-
-
-def jobs_of(settings: Any, key: Any) -> list[list[Any]]:
-    """A project's jobs: kind, state, reason, message, attempts, result, event; in no order."""
-    from ram_backend.database.engine import open_database
-    from ram_backend.jobs.queue import JobQueue
-
-    database = open_database(settings)
-    try:
-        jobs = JobQueue(database).jobs(key)
-    finally:
-        database.close()
-    return sorted(
-        (
-            [each.kind, each.state, each.reason, each.message, each.attempt, each.result, each.last_event]
-            for each in jobs
-        ),
-        key=str,
-    )

@@ -1,6 +1,6 @@
 """What release 0147a08 recorded is still true: predictions, logits, verdicts of the gate, its database and versions.
 
-`make_golden.py` has recorded it. A value that is changed on purpose is named in `MAY_DIFFER`, with the reason.
+A value that is changed on purpose is named in `MAY_DIFFER`, with the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from golden import adapter, cases
 from safetensors.numpy import load_file
+
+from ram_backend.versions.directory import open_version
 
 MAY_DIFFER = {
     "predictions": {
@@ -32,14 +34,9 @@ ROUNDING = 1e-4
 """Calibrated scores are rounded to six digits after tokens were rounded to float16."""
 
 
-def recorded(name: str) -> Any:
-    return json.loads((cases.HERE / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def assert_as_recorded(name: str, found: Any, tolerance: float = ROUNDING) -> None:
-    fields = frozenset(MAY_DIFFER[name])
-    before, after = (cases.without(each, fields) for each in (recorded(name), json.loads(json.dumps(found))))
-    different = cases.differences(before, after, tolerance)
+    after = json.loads(json.dumps(found))
+    different = cases.differences(cases.recorded(name), after, tolerance, frozenset(MAY_DIFFER[name]))
     assert not different, "\n".join(different[:40])
 
 
@@ -68,7 +65,7 @@ def test_an_earlier_version_gives_the_same_log_odds(folder: Path) -> None:
     z = random.normal(0, 3, (20, len(before["trust"]))).astype(np.float32)
     features = random.normal(size=(20, before["weight"].shape[1])).astype(np.float32)
     logits = z * before["trust"] + features @ before["weight"].T + before["bias"]
-    found = adapter.delta_of(folder)
+    found = open_version(folder, None).delta
     np.testing.assert_allclose(found.log_odds(z, features), logits * before["slope"] + before["offset"], atol=2e-6)
     np.testing.assert_array_equal(found.thresholds, before["thresholds"])
 
@@ -107,7 +104,7 @@ def test_the_gate_gives_the_same_verdicts() -> None:
 
 
 def test_the_comparison_finds_what_differs() -> None:
-    before = recorded("predictions")
+    before = cases.recorded("predictions")
     after = json.loads(json.dumps(before))
     assert cases.differences(before, after, ROUNDING) == []
     after["predict-one-upload"]["results"][0]["score"] += 0.001

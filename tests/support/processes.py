@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+import httpx
 
 PROGRAM = """
 import sys
@@ -30,12 +32,20 @@ main()
 """
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Fails where the condition does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
+
+
+def is_up(url: str) -> bool:
+    """Whether a server answers at an address."""
+    try:
+        return httpx.get(f"{url}/health", timeout=60, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def processes(*words: str) -> list[int]:
@@ -53,36 +63,37 @@ def processes(*words: str) -> list[int]:
 
 
 @contextmanager
-def served(
-    *options: str, seconds: float = 0.7, environment: Mapping[str, str] | None = None
+def running(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """The process, and its output as it comes; the network takes so many seconds for each batch."""
-    program = PROGRAM.format(tests=str(Path(__file__).resolve().parent.parent), seconds=seconds)
+    """A server's process, when it says "Next:" or has ended, and its output as it comes."""
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
     )  # fmt: skip
+    assert process.stdout is not None
     lines: list[str] = []
-
-    def follow() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-
-    reader = threading.Thread(target=follow, daemon=True)
+    reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
     reader.start()
     try:
-        wait_until(lambda: any("Next:" in line for line in lines) or process.poll() is not None, 60)
+        wait_until(lambda: any("Next:" in line for line in lines) or process.poll() is not None, 300)
         yield process, lines
     finally:
-        if process.poll() is None:
-            process.terminate()  # killed, it would leave its queue running
+        process.terminate()  # killed, it would leave its queue running
         try:
-            process.wait(30)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         reader.join(5)
+
+
+def served(
+    *options: str, seconds: float = 0.7, environment: Mapping[str, str] | None = None
+) -> AbstractContextManager[tuple[subprocess.Popen[str], list[str]]]:
+    """`ram-backend serve` with the tiny network, which takes so many seconds for each batch."""
+    program = PROGRAM.format(tests=str(Path(__file__).resolve().parent.parent), seconds=seconds)
+    return running([sys.executable, "-c", program, *options], environment)
 
 
 def url_in(lines: list[str]) -> str:
