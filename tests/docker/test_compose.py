@@ -17,15 +17,9 @@ from ram_backend.settings import Settings, load_settings
 
 DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"
 SECRETS = {
-    "POSTGRES_PASSWORD",
-    "LABEL_STUDIO_DB_PASSWORD",
-    "BACKEND_DB_PASSWORD",
-    "VALKEY_PASSWORD",
-    "LABEL_STUDIO_PASSWORD",
-    "LABEL_STUDIO_API_KEY",
-    "RAM_BASIC_AUTH_PASS",
-    "RAM_WEBHOOK_SECRET",
-}
+    "POSTGRES_PASSWORD", "LABEL_STUDIO_DB_PASSWORD", "BACKEND_DB_PASSWORD", "VALKEY_PASSWORD", "LABEL_STUDIO_PASSWORD",
+    "LABEL_STUDIO_API_KEY", "RAM_BASIC_AUTH_PASS", "RAM_WEBHOOK_SECRET",
+}  # fmt: skip
 NOT_PASSED_ON = {"RAM_HOST", "RAM_PORT", "RAM_WORKER"}
 """Settings that the image and the compose file decide themselves."""
 
@@ -158,6 +152,15 @@ def test_label_studio_may_ask_the_backend_and_no_other_internal_address(
     assert not any(is_banned(str(each)) for each in (front[1], front[-2]))
     internal = ("127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "fd00::1")
     assert [each for each in (*internal, "fe80::1", "::ffff:127.0.0.1", "224.0.0.1") if not is_banned(each)] == []
+
+
+def test_the_queue_keeps_its_jobs_and_the_worker_has_the_data_of_the_backend(compose: Any) -> None:
+    command = compose.services["valkey"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert (options["--appendonly"], options["--maxmemory-policy"]) == ("yes", "noeviction")
+    worker = compose.services["worker"]
+    assert worker["volumes"] == compose.services["backend"]["volumes"] == ["data:/data"]
+    assert worker["healthcheck"]["test"][-1] == "worker"
 
 
 def test_label_studio_can_make_a_webhook(compose: Any) -> None:

@@ -54,6 +54,8 @@ def test_it_is_pinned_and_has_neither_root_nor_secrets() -> None:
     assert not any(line.startswith(("RUN", "COPY", "ADD")) for line in last[user:]), "its files belong to root"
     names = re.findall(r"(\w+)=", " ".join(line for line in LINES if re.match("ARG|ENV|    [A-Z]", line)))
     assert [name for name in names if re.search("PASS|SECRET|TOKEN|KEY", name)] == []
+    assert {"ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"} <= set(names), "libraries report to nobody"
+    assert any("healthcheck.py" in line for line in last[user:])
 
 
 def test_what_is_copied_is_there_and_reaches_the_builder() -> None:
@@ -70,17 +72,10 @@ def test_what_is_copied_is_there_and_reaches_the_builder() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        ".git/config",
-        ".venv/bin/python",
-        "docker/.env",
-        "docker/compose.yaml",
-        "tests/conftest.py",
-        "ram_backend/__pycache__/x.pyc",
-        "ram_backend/server/__pycache__/app.cpython-311.pyc",
-        "artefacts/x.png",
-        ".env",
+        ".git/config", ".venv/bin/python", "docker/.env", "docker/compose.yaml", "tests/conftest.py", "artefacts/x.png",
+        "ram_backend/__pycache__/x.pyc", "ram_backend/server/__pycache__/app.cpython-311.pyc", ".env",
     ],
-)
+)  # fmt: skip
 def test_the_builder_gets_nothing_else(path: str) -> None:
     assert is_ignored(path)
 

@@ -1,25 +1,36 @@
-"""make-env.sh and pin-images.sh, with stand-ins for `docker` and `ip` on the path."""
+"""The scripts: with stand-ins for `docker` and `ip` on the path; the one that makes databases on a real PostgreSQL."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
+from ram_backend.database.engine import open_database
+from ram_backend.database.migrate import upgrade
+from ram_backend.settings import load_settings
+
+DATABASES = Path(__file__).resolve().parents[2] / "docker/postgres/create-databases.sh"
 HEX = "0123456789abcdef"
 
 
-def run(script: Path, **programs: str) -> subprocess.CompletedProcess[str]:
+def run(script: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables}
+    return subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def run_with(script: Path, **programs: str) -> subprocess.CompletedProcess[str]:
     """Runs a script where these programs, given as shell text, come first on the path."""
     folder = script.parent.parent / "bin"
     folder.mkdir(exist_ok=True)
     for name, text in programs.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    return subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=False)
+    return run(script, PATH=f"{folder}:{os.environ['PATH']}")
 
 
 def test_secrets_differ_and_only_the_owner_reads_them(made_env: Path, variables: dict[str, str]) -> None:
@@ -45,27 +56,58 @@ def test_secrets_are_never_overwritten(made_env: Path) -> None:
 )
 def test_a_network_that_is_taken_is_left_to_others(made_env: Path, routes: str, subnet: str) -> None:
     made_env.unlink()
-    assert run(made_env.parent / "make-env.sh", ip=f"echo '{routes}'").returncode == 0
+    assert run_with(made_env.parent / "make-env.sh", ip=f"echo '{routes}'").returncode == 0
     assert subnet in made_env.read_text().splitlines()
 
 
 def test_old_volumes_keep_their_passwords(made_env: Path) -> None:
     made_env.unlink()
-    found = run(made_env.parent / "make-env.sh", docker='[ "$*" = "volume inspect ram-backend_postgres" ]')
+    found = run_with(made_env.parent / "make-env.sh", docker='[ "$*" = "volume inspect ram-backend_postgres" ]')
     assert found.returncode == 0
     assert "put the old docker/.env back" in found.stderr
     made_env.unlink()
-    assert run(made_env.parent / "make-env.sh", docker="exit 1").stderr == ""
+    assert run_with(made_env.parent / "make-env.sh", docker="exit 1").stderr == ""
 
 
 def test_images_are_pinned_by_content(made_env: Path) -> None:
     folder = made_env.parent
     for digest in (HEX * 4, HEX[::-1] * 4):  # the second time other ones
-        pinned = run(folder / "pin-images.sh", docker=f"echo sha256:{digest}")
+        pinned = run_with(folder / "pin-images.sh", docker=f"echo sha256:{digest}")
         assert pinned.returncode == 0, pinned.stderr
         texts = [(folder / name).read_text() for name in ("compose.yaml", "Dockerfile")]
         assert [text.count(f"@sha256:{digest}\n") for text in texts] == [5, 1]
         assert [text.count("@sha256:") for text in texts] == [5, 1]
-    unknown = run(folder / "pin-images.sh", docker="echo nothing")
+    unknown = run_with(folder / "pin-images.sh", docker="echo nothing")
     assert unknown.returncode == 1
     assert "heartexlabs/label-studio:1.23.2: the registry gives no digest" in unknown.stderr
+
+
+@pytest.mark.service
+def test_each_program_gets_a_database_and_no_other(cluster: Any, tmp_path: Path) -> None:
+    passwords = {"LABEL_STUDIO_DB_PASSWORD": "one'; DROP ROLE ram; --", "BACKEND_DB_PASSWORD": "two"}
+    made = run(DATABASES, PGHOST=str(cluster.folder), POSTGRES_USER="ram", **passwords)
+    assert (made.returncode, made.stderr) == (0, "")
+    with psycopg.connect(cluster.address("postgres")) as connection:
+        owners = connection.execute(
+            "SELECT datname, pg_get_userbyid(datdba) FROM pg_database WHERE datname IN ('label_studio', 'ram_backend')"
+        ).fetchall()
+        assert dict(owners) == {"label_studio": "label_studio", "ram_backend": "ram_backend"}
+        rights = connection.execute(
+            "SELECT rolname, rolsuper, rolcreatedb, rolcreaterole,"
+            " has_database_privilege(rolname, 'ram_backend', 'CONNECT'),"
+            " has_database_privilege(rolname, 'label_studio', 'CONNECT')"
+            " FROM pg_roles WHERE rolname IN ('label_studio', 'ram_backend') ORDER BY rolname"
+        ).fetchall()
+    assert rights == [
+        ("label_studio", False, False, False, False, True),
+        ("ram_backend", False, False, False, True, False),
+    ]
+    url = f"postgresql://ram_backend:two@/ram_backend?host={cluster.folder}"
+    upgrade(open_database(load_settings(data_dir=tmp_path, database_url=url)))
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+
+
+@pytest.mark.service
+def test_a_failure_is_not_passed_over(cluster: Any) -> None:
+    assert run(DATABASES, PGHOST=str(cluster.folder), POSTGRES_USER="nobody").returncode != 0

