@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORTEST_LIMIT_S = 60.0
@@ -33,7 +32,7 @@ GUARDED = {
     "images/connections.py": FETCH,
     "images/fetch.py": (*FETCH, HOSTILE_TASKS),
     "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
-    "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py"),
+    "labelstudio/client.py": ("labelstudio/test_client.py", "labelstudio/test_project_api.py", HOSTILE_TASKS),
     "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/requests.py": (HOSTILE_TASKS, "security/test_endpoints.py"),
@@ -45,116 +44,53 @@ GUARDED = {
 }
 """Modules each of whose errors is a refusal, and their tests."""
 
+TESTS = GUARDED | {
+    "projects/project.py": STORE,
+    "server/problems.py": ("server/test_reasons.py", HOSTILE),
+    "server/events.py": ("server/test_feedback.py",),
+    "models/calibration.py": ("models/test_calibration.py", "tagging/test_tagger.py"),
+    "models/ram.py": ("models/test_ram.py",),
+    "gate/judge.py": ("gate/test_judge.py", "worker/test_real_gate.py"),
+    "vocabulary/minilm.py": ("vocabulary/test_minilm.py",),
+}
+"""Of which one has to fail for each mutant of a module."""
 
-class Broken(NamedTuple):
-    """A function that doesn't do its work.
-
-    Attributes:
-        promise: what is lost.
-        file: of the package.
-        function: its qualified name.
-        body: the statements that replace its own.
-        tests: of which one has to fail.
-    """
-
-    promise: str
-    file: str
-    function: str
-    body: str
-    tests: tuple[str, ...]
-
-
-BROKEN = (
-    Broken(
-        "internal addresses are not asked", "images/guard.py", "is_internal", "return False", GUARDED["images/guard.py"]
-    ),
-    Broken("passwords are not shown", "images/guard.py", "redacted", "return url", ("images/test_guard.py",)),
-    Broken(
-        "the checked address is asked (rebinding)",
-        "images/connections.py",
-        "_connect",
-        "return create_connection((connection.host, connection.port), connection.timeout)",
-        FETCH,
-    ),
-    Broken("servers that drip", "images/connections.py", "Deadline._shut_down", "pass", FETCH),
-    Broken("data URIs that grow", "images/fetch.py", "_unquoted", "return unquote_to_bytes(text)", (HOSTILE_TASKS,)),
-    Broken("a task asks no API", "labelstudio/client.py", "LabelStudio.is_api", "return False", (HOSTILE_TASKS,)),
-    Broken(
-        "a token goes to no host of /setup",
-        "projects/project.py",
-        "connection_of",
-        "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
-        STORE,
-    ),
-    Broken("a changed token is tried", "projects/store.py", "ProjectStore.to_try", "return None", (HOSTILE,)),
-    Broken("login", "server/middleware.py", "Access._has_login", "return True", ("server/test_access.py",)),
-    Broken(
-        "login or secret", "server/middleware.py", "Access._is_logged_in", "return True", ("server/test_access.py",)
-    ),
-    Broken(
-        "messages are no headers",
-        "server/problems.py",
-        "as_reason",
-        "return message",
-        ("server/test_reasons.py", HOSTILE),
-    ),
-    Broken(
-        "scores tell tags apart",
-        "models/calibration.py",
-        "sigmoid",
-        "return np.full_like(log_odds, 0.5)",
-        ("models/test_calibration.py", "tagging/test_tagger.py"),
-    ),
-    Broken(
-        "an event is written before the answer",
-        "server/events.py",
-        "_record",
-        "return {}",
-        ("server/test_feedback.py",),
-    ),
-    Broken(
-        "the gate refuses",
-        "gate/judge.py",
-        "Verdict.accepted",
-        "return True",
-        ("gate/test_judge.py", "worker/test_real_gate.py"),
-    ),
-    Broken(
-        "new tags are embedded from their text",
-        "vocabulary/minilm.py",
-        "MiniLMTextEncoder.embed",
-        "return unit_rows(np.random.default_rng().normal(size=(len(texts), self.dim)).astype(np.float32))",
-        ("vocabulary/test_minilm.py",),
-    ),
-    Broken(
-        "RAM++ weights descriptions by the image",
-        "models/ram.py",
-        "TaggingNetwork.queries",
-        "return self.head.queries(labels.rows.mean(1), labels.tags)",
-        ("models/test_ram.py",),
-    ),
-)
+BROKEN = {
+    "images/guard.py": {"is_internal": "return False", "redacted": "return url"},
+    "images/connections.py": {
+        "_connect": "return create_connection((connection.host, connection.port), connection.timeout)",
+        "Deadline._shut_down": "pass",
+    },
+    "images/fetch.py": {"_unquoted": "return unquote_to_bytes(text)"},
+    "labelstudio/client.py": {"LabelStudio.is_api": "return False"},
+    "projects/project.py": {
+        "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
+    },
+    "projects/store.py": {"ProjectStore.to_try": "return None"},
+    "server/middleware.py": {"Access._has_login": "return True", "Access._is_logged_in": "return True"},
+    "server/problems.py": {"as_reason": "return message"},
+    "server/events.py": {"_record": "return {}"},
+    "models/calibration.py": {"sigmoid": "return np.full_like(log_odds, 0.5)"},
+    "models/ram.py": {"TaggingNetwork.queries": "return self.head.queries(labels.rows.mean(1), labels.tags)"},
+    "gate/judge.py": {"Verdict.accepted": "return True"},
+    "vocabulary/minilm.py": {
+        "MiniLMTextEncoder.embed": "rows = np.random.default_rng().normal(size=(len(texts), self.dim))\n"
+        "return unit_rows(rows.astype(np.float32))"
+    },
+}
+"""Functions that break a promise when they get another body."""
 
 
-class Mutant(NamedTuple):
-    """A broken module: what is off, its text, and the tests of which one has to fail."""
-
-    what: str
-    text: str
-    tests: tuple[str, ...]
-
-
-def mutants(file: str) -> Iterator[Mutant]:
-    """All mutants of a module: one per `raise` of a guarded one, one per entry of `BROKEN`."""
+def mutants(file: str) -> Iterator[tuple[str, str]]:
+    """All mutants of a module: what is off, and its text; one per `raise` of a guarded one and entry of `BROKEN`."""
     source = (REPOSITORY / "ram_backend" / file).read_text(encoding="utf-8")
     for line in [node.lineno for node in ast.walk(ast.parse(source)) if _refuses(node)] if file in GUARDED else []:
         tree = _Passing(line).visit(ast.parse(source))
-        yield Mutant(source.splitlines()[line - 1].strip(), ast.unparse(tree), GUARDED[file])
-    for each in BROKEN:
-        if each.file == file:
-            tree = ast.parse(source)
-            _function(tree, each.function).body = ast.parse(each.body).body
-            yield Mutant(each.promise, ast.unparse(tree), each.tests)
+        yield source.splitlines()[line - 1].strip(), ast.unparse(tree)
+    for name, body in BROKEN.get(file, {}).items():
+        tree = ast.parse(source)
+        _function(tree, name).body = ast.parse(body).body
+        yield name, ast.unparse(tree)
 
 
 def _refuses(node: ast.AST) -> bool:
@@ -195,26 +131,24 @@ def passes(copy: Path, tests: tuple[str, ...], limit_s: float | None = None) -> 
 def main(files: list[str]) -> int:
     """Prints each mutant with its fate; 1 where one survived."""
     survivors = 0
-    limits: dict[tuple[str, ...], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("ram_backend", "starter", "tests"):
             shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "pyproject.toml", copy)
-        for file in files or dict.fromkeys((*GUARDED, *(each.file for each in BROKEN))):
+        for file in files or TESTS:
             broken = copy / "ram_backend" / file
             source = broken.read_text(encoding="utf-8")
-            for mutant in mutants(file):
-                if mutant.tests not in limits:
-                    started = time.monotonic()
-                    if not passes(copy, mutant.tests):
-                        sys.exit(f"{', '.join(mutant.tests)}: fail without a mutant, too")
-                    limits[mutant.tests] = max(SHORTEST_LIMIT_S, ENDLESS * (time.monotonic() - started))
-                broken.write_text(mutant.text, encoding="utf-8")
-                survived = passes(copy, mutant.tests, limits[mutant.tests])
-                broken.write_text(source, encoding="utf-8")
+            started = time.monotonic()
+            if not passes(copy, TESTS[file]):
+                sys.exit(f"{', '.join(TESTS[file])}: fail without a mutant, too")
+            limit_s = max(SHORTEST_LIMIT_S, ENDLESS * (time.monotonic() - started))
+            for what, text in mutants(file):
+                broken.write_text(text, encoding="utf-8")
+                survived = passes(copy, TESTS[file], limit_s)
                 survivors += survived
-                print("SURVIVED" if survived else "killed  ", file, mutant.what, flush=True)
+                print("SURVIVED" if survived else "killed  ", file, what, flush=True)
+            broken.write_text(source, encoding="utf-8")
     print(f"{survivors} survived")
     return min(1, survivors)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -186,20 +185,15 @@ class House:
 
 
 @contextmanager
-def serving(
-    app: FastAPI, *, config: uvicorn.Config | None = None, send_buffer: int | None = None
-) -> Iterator[httpx.Client]:
+def serving(app: FastAPI, *, config: uvicorn.Config | None = None) -> Iterator[httpx.Client]:
     """The app on a real uvicorn at a free port, in a thread; a client that asks it."""
     listening = bind("127.0.0.1", 0)
-    if send_buffer is not None:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # of each connection
     server = uvicorn.Server(config or uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60, trust_env=False
-        ) as client:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
             wait_until(lambda: server.started or not thread.is_alive())
             assert server.started
             yield client
