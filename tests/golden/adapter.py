@@ -45,7 +45,7 @@ def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], N
 
 def tiny_logits(kind: str) -> NDArray[np.float32]:
     """Logits of a small network of one of RAM's kinds with drawn weights, for drawn images."""
-    network, _, labels = build(kind)
+    network, labels = build(kind)
     with torch.no_grad():
         return np.asarray(network(network.encoder(tiny.images(3)), labels).numpy())
 
