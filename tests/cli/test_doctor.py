@@ -19,8 +19,6 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.labelstudio.diagnosis import Finding, State
-from ram_backend.models.bundle import STARTER
-from ram_backend.models.store import find_bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -90,8 +88,8 @@ def test_a_setting_that_leads_nowhere(
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
 
 
+@pytest.mark.usefixtures("with_starter")
 def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_bundle(STARTER, load_settings().bundles_dir)
     assert report()["RAM_BUNDLE"].state is State.ok
     monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
     finding = report()["RAM_BUNDLE"]

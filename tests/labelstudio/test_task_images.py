@@ -159,7 +159,7 @@ def test_images_are_fetched_at_the_same_time_and_a_little_ahead(images: TaskImag
     together = threading.Barrier(8)
 
     def meet(_: Request) -> Reply:
-        together.wait(5)  # breaks unless eight are asked for at a time
+        together.wait(60)  # breaks unless eight are asked for at a time
         return Reply(body=b"x")
 
     taken: list[int] = []

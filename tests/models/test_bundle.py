@@ -130,7 +130,7 @@ def test_of_two_writers_of_one_name_the_second_waits_and_the_first_wins(tmp_path
 
     writer = threading.Thread(target=first)
     writer.start()
-    assert begun.wait(5)
+    assert begun.wait(60)
     with pytest.raises(CheckpointError, match="already a bundle"):
         second()
     writer.join()

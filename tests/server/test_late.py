@@ -52,7 +52,7 @@ def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, m
     assert "fewer tasks at a time" in said
 
 
-def test_in_time_there_is_no_job(late: House) -> None:
-    late.services.model.network.result().seconds = 0.0
+def test_in_time_there_is_no_job(house: Callable[..., House]) -> None:
+    late = house()
     assert ask(late, 3)[0] == 200
     assert late.jobs.late == []

@@ -38,8 +38,8 @@ def test_a_signal_lets_requests_finish_and_the_status_is_0(studio: FakeLabelStud
         asking.start()
         wait_until(lambda: "ram_predictions_in_progress 1.0" in client.get("/metrics").text)
         process.send_signal(how)
-        asking.join(30)
-        assert process.wait(30) == 0
+        asking.join(120)
+        assert process.wait(120) == 0
         wait_until(lambda: any("Stopped." in line for line in lines))
     assert answers[0].status_code == 200
     assert len(answers[0].json()["results"]) == 1

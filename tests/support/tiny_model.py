@@ -84,7 +84,7 @@ class ColourWords:
     asked: list[str] = field(default_factory=list)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(120)
         self.asked.extend(texts)
         return np.array([NEW.get(text, (0, 0, 0)) for text in texts], dtype=np.float32)
 
