@@ -6,6 +6,7 @@ import base64
 import binascii
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes, urljoin
 
@@ -153,12 +154,7 @@ class Fetcher:
 
 
 def body_of(answer: Answer) -> bytes:
-    """The image in an answer that is no redirect.
-
-    Raises:
-        ImageUnreachable: HTTP 5xx, 408, 425 or 429.
-        ImageUnreadable: any other status than 2xx.
-    """
+    """The image in an answer that is no redirect; raises as `Fetcher.get`."""
     if 200 <= answer.status < 300:
         return answer.body
     said = f"{answer.address}: answered HTTP {answer.status}"
@@ -171,18 +167,12 @@ def body_of(answer: Answer) -> bytes:
 def _joined(address: Address, location: str | None) -> str | None:
     if location is None:
         return None
+    with suppress(UnicodeError):  # headers are read as Latin-1; many servers write UTF-8
+        location = location.encode("latin-1").decode()
     try:
-        return urljoin(f"{address.origin}{address.target}", _utf8(location).strip())
+        return urljoin(f"{address.origin}{address.target}", location.strip())
     except ValueError:
         raise ImageRefused(f"{address}: redirects to something that is no address. Check it.") from None
-
-
-def _utf8(header: str) -> str:
-    """Headers are read as Latin-1; many servers write UTF-8."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
 
 
 def _too_large(name: str, limit: int) -> ImageTooLarge:

@@ -39,10 +39,7 @@ _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 class Origin:
     """Scheme, host and port: what a credential belongs to.
 
-    Attributes:
-        scheme: "http" or "https".
-        host: a name in lower case without trailing dot, or an IP address in its usual form without brackets.
-        port: given or the scheme's own.
+    `host` is a name in lower case without trailing dot, or an IP address in its usual form without brackets.
     """
 
     scheme: str
@@ -101,10 +98,7 @@ class Address:
 class AddressGuard:
     """The allow-list of internal addresses.
 
-    Attributes:
-        origins: Label Studio's own.
-        hosts: hosts that an admin allowed, each with a port or None for all ports.
-        networks: networks that an admin allowed.
+    `origins` are Label Studio's; an admin allowed `hosts` (with a port, or None for all ports) and `networks`.
     """
 
     origins: frozenset[Origin] = frozenset()

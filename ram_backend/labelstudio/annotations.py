@@ -38,9 +38,6 @@ class StatedItem:
     """The result of one tag control.
 
     Attributes:
-        from_name: the control's name.
-        to_name: its image's name.
-        kind: of the control.
         values: paths of the ticked choices, of one step except in nested lists; the labels of all regions, each once;
             the lines of a text.
     """
@@ -56,8 +53,6 @@ class StatedAnnotation:
     """An annotation's statement about the tags of a task.
 
     Attributes:
-        id: of the annotation.
-        task: number of the task.
         updated_us: its last change by Label Studio's clock, in microseconds since 1970, UTC; 0: not given. It orders
             the statements of an annotation and is not part of `canonical`.
         created_us: its creation, likewise.

@@ -54,11 +54,7 @@ _TEMPLATE = """\
 class Node:
     """One element; names of elements and attributes in lower case, as Label Studio's page reads them.
 
-    Attributes:
-        name: such as "choices".
-        attributes: such as {"toname": "image"}.
-        conditional: it or an ancestor is shown only under a condition (`visibleWhen`).
-        children: in order.
+    `conditional`: it or an ancestor is shown only under a condition (`visibleWhen`).
     """
 
     name: str

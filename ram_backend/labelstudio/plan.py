@@ -54,16 +54,12 @@ class TagControl:
     `TextArea` a line per tag of the whole vocabulary.
 
     Attributes:
-        name: `from_name` of a result.
-        to_name: the name of its image.
-        kind: also the `type` of a result.
-        single: at most one choice.
+        name, to_name, kind: `from_name`, `to_name` (the image) and `type` of a result.
         choices: those of the label config, in order; dynamic ones come with each task (`choices_for`).
         dynamic: path of dynamic choices in a task's data; None: there are none.
         threshold: `model_score_threshold`, in [0, 1]; None: not given.
         top_k: `model_top_k`, >= 1: most tags shown; None: not given.
         image_key: path of the image's reference in a task's data.
-        required: the annotator has to choose.
         max_usages: most choices that Label Studio takes; None: any number.
         nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
         precision: `model_min_precision`, in [0, 1]: least share of right ticks; None: not given.

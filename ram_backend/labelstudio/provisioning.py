@@ -34,7 +34,7 @@ class ConnectOptions:
     """The wanted state of a project's connection.
 
     Attributes:
-        url: of the backend, as Label Studio sees it.
+        url: of the backend, as Label Studio reaches it.
         label_config: XML to set; None: the project's own stays, unless it has nothing to tag.
         fallback: XML for a project that has nothing to tag.
         login: user and password of the backend's basic auth.

@@ -48,9 +48,7 @@ class ConnectedBackend(_Record):
         title: annotators read it; the project's `model_version` is this title while predictions are live.
         model_version: of the last answer of its `/setup`.
         state: "CO" connected, "DI" disconnected, "ER" error, "TR" training, "PR" predicting.
-        error_message: the last error.
         auth_method: "BASIC_AUTH" or "NONE".
-        extra_params: as they were stored.
     """
 
     id: int
@@ -80,13 +78,7 @@ class ConnectedBackend(_Record):
 
 
 class ProjectSettings(_Record):
-    """A project's settings.
-
-    Attributes:
-        model_version: of the predictions that annotators see: a backend's title (live), or one version.
-        show_collab_predictions: whether they see any.
-        sampling: the order of tasks.
-    """
+    """A project's settings; annotators see predictions of `model_version`: a backend's title (live), or one version."""
 
     created_at: str = ""
     label_config: str = Field(default="", repr=False)

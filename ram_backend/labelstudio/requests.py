@@ -49,8 +49,7 @@ class SetupRequest(_Lenient):
     Attributes:
         project: "NUMBER.CREATED".
         label_config: XML, `schema` on the wire; "" where it is missing.
-        hostname: Label Studio's own address.
-        access_token: a legacy token, which may be disabled there; never shown in `repr`.
+        access_token: a legacy token, which may be disabled there.
         extra_params: an object, a JSON text or None, for `parse_options`.
     """
 
@@ -79,14 +78,7 @@ class PredictRequest(_Lenient):
 
 
 class EventProject(_Lenient):
-    """The used fields of an event's project.
-
-    Attributes:
-        id: its number.
-        created_at: ISO time.
-        label_config: XML.
-        min_annotations_to_start_training: 1 where Label Studio starts training at each submit, else 0.
-    """
+    """The used fields of an event's project; "start training at each submit" is 1 annotation, else 0."""
 
     id: Any = None
     created_at: Any = None
@@ -141,24 +133,18 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
     try:
         if isinstance(body, Mapping):
             return model.model_validate(body)
-        _check_size(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
+        content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+        # Brackets and commas inside texts count, too.
+        if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS or content.count(b",") > MAX_VALUES:
+            raise RequestError(
+                f"the body: holds more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values."
+                " Send fewer tasks at a time."
+            )
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the body"
         raise RequestError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
-
-
-def _check_size(body: bytes | bytearray) -> None:
-    """Refuses bodies that would become many objects; brackets and commas inside texts count, too."""
-    if len(body) <= MAX_CONTAINERS:
-        return
-    containers = body.count(b"[") + body.count(b"{")
-    if containers > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
-        raise RequestError(
-            f"the body: holds more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values."
-            " Send fewer tasks at a time."
-        )
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

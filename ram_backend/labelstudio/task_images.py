@@ -37,7 +37,7 @@ class TaskImages:
     Args:
         label_studio: of the project; None: nobody has named it yet, and only addresses elsewhere work.
         limits: for images elsewhere where there is no Label Studio.
-        threads: number of images that are fetched at a time.
+        threads: number of concurrent fetches.
     """
 
     def __init__(

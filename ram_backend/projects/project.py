@@ -24,7 +24,6 @@ class Project:
     """One project, as admins and Label Studio have set it up; immutable.
 
     Attributes:
-        label_config: of the last `/setup`.
         access_token: of the last `/setup` that brought one: a secret, shown nowhere.
         extra_params: the last valid extra params of the connection.
         extra_params_error: why those of the last `/setup` can't be used; None: they can.
@@ -75,13 +74,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Setup:
-    """The content of one `/setup`.
-
-    Attributes:
-        access_token: None: the earlier one stays.
-        extra_params: None: they can't be used, and the earlier ones stay.
-        error: why they can't be used.
-    """
+    """The content of one `/setup`; None: the earlier token or extra params stay (`error` says why)."""
 
     key: ProjectKey
     label_config: str = field(repr=False)
@@ -118,10 +111,8 @@ def _storable(text: str) -> str:
 class Pin:
     """The Label Studio that is trusted where the settings name none.
 
-    Attributes:
-        host: its address, as `instance_of` writes it.
-        by_command: `connect` or `project pin-host` named it; False: the first `/setup` did, both ends on loopback.
-        token: of `connect`.
+    `by_command`: `connect` (which may bring a token) or `project pin-host` named it; else it was the first `/setup`,
+    with both ends on loopback.
     """
 
     host: str

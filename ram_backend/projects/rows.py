@@ -39,13 +39,7 @@ class OfProject:
 
 
 def of_project(table: type[OfProject], key: ProjectKey, *, unnamed: bool = False) -> ColumnElement[bool]:
-    """Condition that a row is of a project.
-
-    Args:
-        table: of the rows.
-        key: of the project.
-        unnamed: include rows from before any `/setup` had named the project's Label Studio.
-    """
+    """Condition that a row is of a project; `unnamed`: also if no `/setup` had named its Label Studio yet."""
     instances = (key.instance, "") if unnamed else (key.instance,)
     return and_(table.project_id == key.id, table.created == key.created, table.instance.in_(instances))
 

@@ -82,12 +82,9 @@ class ProjectTable:
         return self._change(key, edited)
 
     def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> Pin:
-        """Pins the address of a Label Studio; returns what is pinned now.
+        """Pins the address of a Label Studio; returns the pin now.
 
-        Args:
-            host: the address, as `instance_of` writes it.
-            token: to be sent to it; None: an earlier one for the same host stays.
-            by_command: False: a `/setup` request named it; it replaces no earlier pin.
+        Without `token`, an earlier one for the same host stays. A pin that is not by command replaces no earlier one.
 
         Raises:
             DatabaseUnavailable: nothing was written.
