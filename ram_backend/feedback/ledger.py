@@ -22,7 +22,7 @@ from ram_backend.feedback.shown import ImageHashes, ServedPrediction, image_key,
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import key_columns
+from ram_backend.projects.table import key_columns
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
 _LINE = [getattr(FeedbackEventRow, name) for name in EventLine._fields]

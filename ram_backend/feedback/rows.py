@@ -10,9 +10,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database.base import Base, BigId, UtcDateTime
-from ram_backend.projects import rows as projects_rows
+from ram_backend.projects import table as projects_table
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import OfProject
+from ram_backend.projects.table import OfProject
 
 
 def _identity(table: str, *columns: str) -> UniqueConstraint:
@@ -90,7 +90,7 @@ class TaskImageRow(OfProject, Base):
 
 def of_project(table: type[OfProject], key: ProjectKey) -> ColumnElement[bool]:
     """Condition for a project's rows, including those from before its first `/setup`."""
-    return projects_rows.of_project(table, key, unnamed=True)
+    return projects_table.of_project(table, key, unnamed=True)
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, 
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database.base import Base, UtcDateTime
-from ram_backend.projects.rows import OfProject
+from ram_backend.projects.table import OfProject
 
 Kind = Literal["train", "refresh", "prelabel"]
 State = Literal["requested", "running", "done", "failed"]

@@ -25,7 +25,7 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import OPEN, Job, JobResult, Kind, PrelabelOptions, State
 from ram_backend.logs import request_id
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import key_columns, of_project
+from ram_backend.projects.table import key_columns, of_project
 
 MAX_ENDED = 200
 """Most ended jobs of one kind per project; the oldest are removed."""

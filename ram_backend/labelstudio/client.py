@@ -339,10 +339,7 @@ def _texts(value: object) -> Iterable[str]:
     """All texts within, each with the name of the field that it is about."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else (("non_field_errors", each) for each in value):
             name = "" if key == "non_field_errors" else f"{key}: "
             yield from (f"{name}{text}" for text in _texts(inner))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)

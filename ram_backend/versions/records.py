@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.errors import VersionDamaged
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import OfProject
+from ram_backend.projects.table import OfProject
 
 BASE = "base"
 """Name of the bundle itself, without any version."""
@@ -177,7 +177,7 @@ class VersionRecord(OfProject, Base):
 class ServedRow(OfProject, Base):
     """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
 
-    `change` is the backend's counter (see `projects.rows`) when the row was last written.
+    `change` is the backend's counter (see `projects.table`) when the row was last written.
     """
 
     __tablename__ = "served"

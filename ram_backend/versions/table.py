@@ -24,7 +24,7 @@ from ram_backend.errors import (
 )
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import BackendRow, key_columns, of_project
+from ram_backend.projects.table import BackendRow, key_columns, of_project
 from ram_backend.versions.directory import Version, folder_of, open_version, remove_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
 

@@ -18,7 +18,7 @@ from ram_backend.database.base import Base
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
-from ram_backend.projects.rows import BackendRow, ProjectRow
+from ram_backend.projects.table import BackendRow, ProjectRow
 from ram_backend.settings import load_settings
 
 
@@ -39,7 +39,7 @@ def row(**fields: object) -> ProjectRow:
 @pytest.fixture
 def all_rows() -> None:
     """Every table that a room keeps is known."""
-    for module in ("projects.rows", "feedback.rows", "versions.records", "jobs.job"):
+    for module in ("projects.table", "feedback.rows", "versions.records", "jobs.job"):
         importlib.import_module(f"ram_backend.{module}")
 
 

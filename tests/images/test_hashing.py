@@ -51,16 +51,12 @@ def test_different_pictures_differ_in_many_bits() -> None:
     assert differing(photos[0], photos[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 8
 
 
-def test_hash_has_64_bits_about_half_of_them_set() -> None:
+def test_hash_has_64_bits_half_of_them_set_but_none_for_a_flat_picture() -> None:
     hashes = [perceptual_hash(scene(seed)) for seed in range(25)]
-    assert all(0 <= value < 2**64 for value in hashes)
-    assert all(value.bit_count() == 32 for value in hashes)
+    assert all(0 <= value < 2**64 and value.bit_count() == 32 for value in hashes)
     assert max(hashes) >= 2**63  # the highest bit is used
-
-
-@pytest.mark.parametrize("colour", ["black", "white", "#7f7f7f"])
-def test_flat_picture_has_no_bits(colour: str) -> None:
-    assert perceptual_hash(Image.new("RGB", (50, 20), colour)) == 0
+    for colour in ("black", "white", "#7f7f7f"):
+        assert perceptual_hash(Image.new("RGB", (50, 20), colour)) == 0
 
 
 def test_hash_is_the_same_in_every_release() -> None:

@@ -16,7 +16,7 @@ from ram_backend.jobs import queue as queue_module
 from ram_backend.jobs.job import Job, JobResult, Kind
 from ram_backend.jobs.queue import JobQueue, moment
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.rows import BackendRow
+from ram_backend.projects.table import BackendRow
 
 
 def claimed(queue: JobQueue, key: ProjectKey = KEY, kind: Kind = "train", worker: str = "here/1") -> Job:

@@ -87,7 +87,7 @@ def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -
 
     def refresh(_: str) -> str:
         tried.append(1)
-        ends.wait(0.3)
+        ends.wait(1)
         raise LabelStudioUnreachable("away")
 
     ends = threading.Event()

@@ -71,10 +71,8 @@ def test_leftover_webhooks() -> None:
     assert "chat" not in finding.found
 
 
-@pytest.mark.parametrize(
-    "url", ["http://localhost:9090", "http://127.0.0.1:1", "http://[::1]:9090", "http://a.localhost"]
-)
-def test_addresses_of_the_machine_itself(url: str) -> None:
-    assert is_loopback(url)
-    assert not is_loopback("http://backend:9090")
-    assert not is_loopback("http://10.0.0.1:9090")
+def test_addresses_of_the_machine_itself() -> None:
+    ours = ["http://localhost:9090", "http://127.0.0.1:1", "http://[::1]:9090", "::1", "http://a.localhost"]
+    assert [
+        url for url in [*ours, "http://backend:9090", "http://10.0.0.1:9090", "http://["] if is_loopback(url)
+    ] == ours

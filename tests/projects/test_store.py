@@ -268,17 +268,12 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
 
 PROCESS = """
 import json, sys, time
-from pathlib import Path
 from ram_backend.projects.project import Setup
 from ram_backend.projects.store import ProjectStore
 from ram_backend.settings import load_settings
 
-number, data_dir, url, ready, go = sys.argv[1:]
-settings = load_settings(data_dir=data_dir, database_url=url or None)
-Path(ready).touch()
-while not Path(go).exists():
-    time.sleep(0.001)
-store = ProjectStore(settings).start()
+number, data_dir, url = sys.argv[1:]
+store = ProjectStore(load_settings(data_dir=data_dir, database_url=url or None)).start()
 assert store.problem is None, store.problem
 for project in range(10):
     for own in ("shared", f"own-{number}"):
@@ -291,21 +286,12 @@ store.close()
 """
 
 
-def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings, tmp_path: Path, until: Until) -> None:
-    go = tmp_path / "go"
-    waiting = [tmp_path / f"ready-{number}" for number in range(4)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(number), settings.data_dir, settings.database_url or "", ready, go],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, ready in enumerate(waiting)
-    ]
+def test_processes_that_start_at_once_migrate_once_and_agree(settings: Settings) -> None:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", PROCESS]
+    places = [settings.data_dir, settings.database_url or ""]
+    processes = [subprocess.Popen([*command, str(number), *places], **options) for number in range(4)]
     try:
-        until(lambda: all(ready.exists() for ready in waiting) or any(each.poll() is not None for each in processes))
-        go.touch()
         outcomes = [each.communicate(timeout=120) for each in processes]
     finally:
         for each in processes:

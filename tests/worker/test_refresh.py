@@ -14,8 +14,7 @@ from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue, moment
 from ram_backend.projects.project import Setup
-from ram_backend.projects.rows import key_columns
-from ram_backend.projects.table import ProjectTable
+from ram_backend.projects.table import ProjectTable, key_columns
 from ram_backend.settings import Settings
 from ram_backend.versions.records import ServedRow
 from ram_backend.worker import prelabel as prelabel_module
