@@ -89,17 +89,14 @@ class Provisioner:
                 return
             except LabelConfigError as error:
                 if "<Image" in current or "toName" in current:
-                    raise LabelConfigError(
-                        f"The project's label config can't be used: {error} Change it, or give another one with"
-                        " --label-config."
-                    ) from None
+                    why = f"The project's label config can't be used: {error}"
+                    raise LabelConfigError(f"{why} Change it, or give another one with --label-config.") from None
                 wanted = self._options.fallback()
         parse_label_config(wanted)
-        if wanted.strip() == current.strip():
-            self._report("label config", "as it is to be", False)
-            return
-        self._api.change_project(label_config=wanted)
-        self._report("label config", "set", True)
+        changed = wanted.strip() != current.strip()
+        if changed:
+            self._api.change_project(label_config=wanted)
+        self._report("label config", "set" if changed else "as it is to be", changed)
 
     def _backend(self) -> ConnectedBackend:
         backends = self._api.backends()

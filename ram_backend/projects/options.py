@@ -149,13 +149,11 @@ def parse_options(value: object, *, source: str = "Extra params of the connectio
 
 def _mapping(value: object, source: str) -> Mapping[Any, object]:
     if isinstance(value, str):
-        text, value = value, None
-        if text.strip():
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                expected = 'a JSON object such as {"threshold": 0.5}, or nothing'
-                raise ProjectOptionsError(f"{source}: {_shown(text)} is no JSON; allowed: {expected}.") from None
+        try:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            expected = 'a JSON object such as {"threshold": 0.5}, or nothing'
+            raise ProjectOptionsError(f"{source}: {_shown(value)} is no JSON; allowed: {expected}.") from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import struct
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -205,20 +203,6 @@ def test_result_is_loaded_and_the_file_closed(tmp_path: Path) -> None:
     assert type(result) is Image.Image
     assert corners(result) == [RED, GREEN, BLUE, WHITE]
     assert result.info == {}
-
-
-def test_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    together = threading.Barrier(8)
-    sources = [encoded(four_colours(64, 32), kind) for kind in ("PNG", "GIF", "TIFF", "BMP")]
-
-    def work(number: int) -> bool:
-        together.wait()
-        pixels = [np.asarray(decode(source, max_pixels=4_000 + number)) for source in sources * 5]
-        return all(np.array_equal(result, np.asarray(four_colours(64, 32))) for result in pixels)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(8)))
 
 
 # Finding

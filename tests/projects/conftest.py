@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
-from ram_backend.settings import Settings
+from ram_backend.settings import Settings, load_settings
 
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[ProjectStore]:
     with closing(ProjectStore(settings).start()) as opened:
         yield opened
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., ProjectStore]]:
+    """Opens stores in one data folder, with other settings each."""
+    with ExitStack() as stack:
+        yield lambda **changes: stack.enter_context(
+            closing(ProjectStore(load_settings(data_dir=tmp_path, **changes)).start())
+        )
 
 
 @pytest.fixture

@@ -225,20 +225,17 @@ def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, mo
     store.close()
 
 
-def test_a_database_put_back_from_an_older_copy(tmp_path: Path, until: Until) -> None:
-    settings = load_settings(data_dir=tmp_path)
-    with closing(ProjectStore(settings).start()) as store:
-        setup(store)
-        setup(store, "2.5")
-        settle(store)
-        database = open_database(settings)
-        with database.writing() as session:
-            session.connection().exec_driver_sql("DELETE FROM projects WHERE project_id = 2")
-            session.connection().exec_driver_sql("UPDATE backend SET change = 1")
-        until(lambda: [project.key.id for project in store.projects()] == [1])
-        setup(store, "2.5")
-        settle(store)
-        assert len(ProjectTable(open_migrated(settings)).changes().projects) == 2
+def test_a_database_put_back_from_an_older_copy(store: ProjectStore, settings: Settings, until: Until) -> None:
+    setup(store)
+    setup(store, "2.5")
+    settle(store)
+    with open_database(settings).writing() as session:
+        session.connection().exec_driver_sql("DELETE FROM projects WHERE project_id = 2")
+        session.connection().exec_driver_sql("UPDATE backend SET change = 1")
+    until(lambda: [project.key.id for project in store.projects()] == [1])
+    setup(store, "2.5")
+    settle(store)
+    assert len(ProjectTable(open_migrated(settings)).changes().projects) == 2
 
 
 @pytest.mark.service

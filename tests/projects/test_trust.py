@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from ram_backend.projects.project import Connection, Pin, Project, connection_of
 from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
+
+OpenStore = Callable[..., ProjectStore]
 
 
 def test_the_first_host_is_pinned_and_no_other_gets_a_token(
@@ -55,27 +57,26 @@ def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) 
 
 
 @pytest.mark.parametrize(("server", "studio"), [("0.0.0.0", HOST), ("127.0.0.1", OTHER_HOST), ("127.0.0.1", "")])
-def test_setup_pins_nothing_unless_both_are_on_loopback(tmp_path: Path, server: str, studio: str) -> None:
+def test_setup_pins_nothing_unless_both_are_on_loopback(open_store: OpenStore, server: str, studio: str) -> None:
     """Without the guard, the first request pins any address, inside the network as well."""
-    with closing(
-        ProjectStore(load_settings(data_dir=tmp_path, host=server, label_studio_api_key="own")).start()
-    ) as store:
-        connection = store.connection(setup(store, hostname=studio))
-        settle(store)
-        assert store.pin is None
-        assert (connection.base_url, connection.token, connection.trusted) == (studio or None, TOKEN, False)
+    store = open_store(host=server, label_studio_api_key="own")
+    project = setup(store, hostname=studio)
+    settle(store)
+    assert store.pin is None
+    assert store.connection(project) == Connection(studio or None, TOKEN, trusted=False)
 
 
-def test_the_settings_token_goes_to_no_host_that_only_setup_named(tmp_path: Path, until: Until) -> None:
-    settings = load_settings(data_dir=tmp_path, label_studio_api_key="own")
-    with closing(ProjectStore(settings).start()) as store:
-        pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
-        settle(store)
-        assert (store.connection(pinned).token, store.connection(pinned).trusted) == (TOKEN, True)
-        assert (store.connection(other).token, store.connection(other).trusted) == (TOKEN, False)
-        ProjectTable(open_migrated(settings)).pin_host(HOST)
-        until(lambda: store.connection(pinned).token == "own")
-        assert store.connection(other).token == TOKEN
+def test_the_settings_token_goes_to_no_host_that_only_setup_named(
+    open_store: OpenStore, tmp_path: Path, until: Until
+) -> None:
+    store = open_store(label_studio_api_key="own")
+    pinned, other = setup(store), setup(store, hostname=OTHER_HOST)
+    settle(store)
+    assert store.connection(pinned) == Connection(HOST, TOKEN, trusted=True)
+    assert store.connection(other) == Connection(OTHER_HOST, TOKEN, trusted=False)
+    ProjectTable(open_migrated(load_settings(data_dir=tmp_path))).pin_host(HOST)
+    until(lambda: store.connection(pinned).token == "own")
+    assert store.connection(other).token == TOKEN
 
 
 def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
@@ -101,25 +102,21 @@ def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectS
     assert to_try(HOST, "new") == Connection(HOST, "new", trusted=True)
 
 
-def test_the_settings_are_stronger_than_what_setup_brings(tmp_path: Path) -> None:
-    settings = load_settings(
-        data_dir=tmp_path, label_studio_url="http://label-studio:8080/", label_studio_api_key="own"
-    )
-    with closing(ProjectStore(settings).start()) as store:
-        connection = store.connection(setup(store, hostname=OTHER_HOST))
-        assert (connection.base_url, connection.token, connection.trusted) == ("http://label-studio:8080", "own", True)
-        settle(store)
-        assert store.pin is None
-    with closing(ProjectStore(load_settings(data_dir=tmp_path, label_studio_api_key="own")).start()) as store:
-        theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
-        assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
+def test_the_settings_are_stronger_than_what_setup_brings(open_store: OpenStore) -> None:
+    store = open_store(label_studio_url="http://label-studio:8080/", label_studio_api_key="own")
+    connection = store.connection(setup(store, hostname=OTHER_HOST))
+    assert connection == Connection("http://label-studio:8080", "own", trusted=True)
+    settle(store)
+    assert store.pin is None
+    store = open_store(label_studio_api_key="own")
+    theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
+    assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)
 
 
-def test_a_project_stays_itself_where_browsers_get_another_address(tmp_path: Path) -> None:
+def test_a_project_stays_itself_where_browsers_get_another_address(open_store: OpenStore) -> None:
     """One Label Studio by the settings: in containers its published port may change."""
-    settings = load_settings(data_dir=tmp_path, label_studio_url="http://label-studio:8080")
-    with closing(ProjectStore(settings).start()) as store:
-        assert setup(store).key == setup(store, hostname="http://localhost:8081").key == KEY
-        assert store.key("1.5", "http://localhost:8081") == ProjectKey("http://localhost:8081", 1, 5)
-    with closing(ProjectStore(load_settings(data_dir=tmp_path)).start()) as store:
-        assert setup(store, hostname="http://localhost:8081").key != KEY
+    store = open_store(label_studio_url="http://label-studio:8080")
+    assert setup(store).key == setup(store, hostname="http://localhost:8081").key == KEY
+    assert store.key("1.5", "http://localhost:8081") == ProjectKey("http://localhost:8081", 1, 5)
+    settle(store)
+    assert setup(open_store(), hostname="http://localhost:8081").key != KEY
