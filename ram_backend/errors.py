@@ -47,6 +47,22 @@ class ProjectOptionsError(InputError):
     """An admin's setting for a project can't be used; the message names the key, the value and what is allowed."""
 
 
+class QuotaExceeded(InputError):
+    """A project or a host has taken its share of the room.
+
+    Args:
+        what: "projects", "new_tags" or "events".
+        message: for people.
+    """
+
+    def __init__(self, what: str, message: str) -> None:
+        super().__init__(what, message)
+        self.what = what
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
 class ProjectNotFound(InputError):
     """No project of that number (HTTP 404); the message names the known ones."""
 

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(default=0.005, ge=0, le=1)
     max_snapshots: int = Field(default=32, ge=1)
     max_projects: int = Field(default=1000, ge=1)
+    max_new_tags: int = Field(default=10_000, ge=0)
     untouched_weight: float = Field(default=0.5, ge=0, le=1)
     untouched_hidden_weight: float = Field(default=0.05, ge=0, le=1)
     listed_tags: int = Field(default=200, ge=0)

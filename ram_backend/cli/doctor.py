@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ import typer
 from redis.exceptions import RedisError
 from rich.markup import escape
 from rich.table import Table
+from urllib3 import PoolManager, make_headers
+from urllib3.exceptions import HTTPError
 
 from ram_backend import __version__
 from ram_backend.cli.label_studio_checks import check_label_studio, check_projects
@@ -38,6 +41,17 @@ SILENT_S = 420.0
 """RQ's workers give a sign of life at least every seven minutes."""
 
 WAITING_S = 15.0
+REFUSALS = {
+    'ram_refused_total{what="projects"}': ("projects for want of room", "raise RAM_MAX_PROJECTS, or set a login"),
+    'ram_refused_total{what="new_tags"}': ("requests with too many new tags", "raise RAM_MAX_NEW_TAGS"),
+    'ram_refused_total{what="events"}': (
+        "webhooks of projects with too many events",
+        "they come with the next training",
+    ),
+    "ram_projects_evicted": ("projects that were set up and never used went", "see who connects them, or set a login"),
+    "ram_unknown_events_total": ("events of projects that are not connected", "connect them, or remove their webhooks"),
+}
+"""By metric of the server: of what there was too much, and the remedy."""
 
 
 def doctor() -> None:
@@ -62,7 +76,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _queue, _database, check_label_studio, check_projects,
+        _queue, _database, _refusals, check_label_studio, check_projects,
     )  # fmt: skip
     for check in checks:
         try:
@@ -179,6 +193,21 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         yield Finding("workers", State.ok, f"{len(alive)}, of which {busy} at work")
     else:
         yield Finding("workers", State.note, "none: nothing is learned, and no predictions are pushed", start)
+
+
+def _refusals(settings: Settings) -> Iterator[Finding]:
+    """What the server on this machine has refused or put out for want of room, by its metrics."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    login = make_headers(basic_auth=":".join(settings.basic_auth() or ())) if settings.basic_auth() else {}
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/metrics"
+    try:
+        answer = PoolManager().request("GET", url, headers=login, timeout=TIMEOUT_S, retries=False)
+    except HTTPError:
+        return  # none runs
+    for name, (what, remedy) in REFUSALS.items():
+        count = re.search(rf"^{re.escape(name)} (\d+)", answer.data.decode("utf-8", "replace"), re.MULTILINE)
+        if count is not None and int(count[1]):
+            yield Finding("refused", State.note, f"{count[1]} {what} since the server's start", remedy)
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:

@@ -74,6 +74,13 @@ class Ledger:
             insert = insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
             return len(session.execute(insert.returning(FeedbackEventRow.event_id), rows).all())
 
+    def size(self, key: ProjectKey) -> int:
+        """Characters of a project's statements and their tasks. Reads all of them."""
+        texts = func.length(FeedbackEventRow.statement) + func.length(func.coalesce(FeedbackEventRow.task_data, ""))
+        with self._database.reading() as session:
+            total = session.scalar(select(func.sum(texts)).where(of_project(FeedbackEventRow, key)))
+        return int(total or 0)
+
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
         """The current truth: the latest statement of each existing annotation, by number, usable or not.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import replace
 
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import upgrade
-from ram_backend.errors import DatabaseUnavailable, InputError, ProjectOptionsError
+from ram_backend.errors import DatabaseUnavailable, ProjectOptionsError, QuotaExceeded
 from ram_backend.images.guard import is_loopback
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Connection, Pin, Project, Setup, connection_of
+from ram_backend.projects.project import NO_OPTIONS, Connection, Pin, Project, Setup, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
@@ -20,6 +21,9 @@ POLL_S = 0.4
 
 CHARACTERS_EACH = 100_000
 """Average room for label config, token and extra params of a project."""
+
+SHARE_OF_HOST = 4
+"""A host that is not trusted may have one in so many of the projects, and of the room for their texts."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ class ProjectStore:
 
     Attributes:
         problem: why the last exchange with the database failed; None: it did not.
+        evicted: number of projects that had to go, having never been used.
 
     Args:
         settings: the database; Label Studio's address (where it is set, nothing is pinned) and token; the server's host
@@ -44,6 +49,7 @@ class ProjectStore:
 
     def __init__(self, settings: Settings) -> None:
         self.problem: str | None = "not started"
+        self.evicted = 0
         self._settings = settings
         self._database = open_database(settings)
         self._table = ProjectTable(self._database)
@@ -51,6 +57,8 @@ class ProjectStore:
         self._lock = threading.Lock()  # around the fields below; never held while the database works
         self._view: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
         self._pending: dict[ProjectKey, Setup] = {}
+        self._used: set[ProjectKey] = set()
+        self._to_remove: set[ProjectKey] = set()
         self._pinned: Pin | None = None
         self._to_pin: str | None = None
         self._change = -1
@@ -91,7 +99,7 @@ class ProjectStore:
         """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
 
         Raises:
-            InputError: there is no room; nothing was stored.
+            QuotaExceeded: there is no room; nothing was stored.
             ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was stored.
         """
         key = setup.key
@@ -99,7 +107,8 @@ class ProjectStore:
             before = self._view.get(key)
             after = setup.applied_to(before)
             if after != before:
-                self._check_room(before, after)
+                self._make_room(before, after)
+                self._to_remove.discard(key)
                 self._pending[key] = Setup(
                     key, after.label_config, after.access_token, after.extra_params, after.extra_params_error
                 )
@@ -133,6 +142,10 @@ class ProjectStore:
             return known.key
         return key
 
+    def mark_used(self, key: ProjectKey) -> None:
+        """Notes that a project is more than a `/setup`: it is not evicted."""
+        self._used.add(key)
+
     def get(self, key: ProjectKey) -> Project | None:
         """The project as it is now."""
         return self._view.get(key)
@@ -162,22 +175,42 @@ class ProjectStore:
         connection = self.connection(known)
         return replace(connection, token=token) if connection.trusted else None
 
-    def _check_room(self, before: Project | None, after: Project) -> None:
-        """Limits the memory and disk that callers of `/setup` can fill.
+    def _make_room(self, before: Project | None, after: Project) -> None:
+        """Anybody who may call `/setup` makes rows, which must not fill memory and disk: evicts what was never used.
 
         Raises:
-            InputError: there are too many projects, or they are too large together.
+            QuotaExceeded: there are enough projects, or they are too large together, of all hosts or of this one.
         """
-        if before is None and len(self._view) >= self._settings.max_projects:
-            raise InputError(
-                f"There are {len(self._view)} projects, as many as RAM_MAX_PROJECTS allows: raise it if need be."
+        shares = [(after.hostname, SHARE_OF_HOST)] if not self.connection(after).trusted else []
+        for host, share in [*shares, (None, 1)]:
+            most = max(1, self._settings.max_projects // share)
+            while True:
+                held = [each for each in self._view.values() if each.key != after.key and host in (None, each.hostname)]
+                characters = sum(each.characters for each in held) + after.characters
+                if (before is not None or len(held) < most) and characters <= most * CHARACTERS_EACH:
+                    break
+                self._evict_one(held, "all hosts" if host is None else host, most)
+
+    def _evict_one(self, held: list[Project], whose: str, most: int) -> None:
+        """Evicts the project that was set up first of those never used, from the host that has most of them.
+
+        Raises:
+            QuotaExceeded: there is none.
+        """
+        unused = [each for each in held if each.key not in self._used and each.set_options == NO_OPTIONS]
+        if not unused:
+            raise QuotaExceeded(
+                "projects",
+                f"The projects of {whose or 'no host'} have all the room that there is for {most}, with"
+                f" {CHARACTERS_EACH:,} characters each: raise RAM_MAX_PROJECTS, or pin their Label Studio.",
             )
-        most = self._settings.max_projects * CHARACTERS_EACH
-        held = sum(each.characters for each in self._view.values()) - (0 if before is None else before.characters)
-        if held + after.characters > most:
-            raise InputError(
-                f"All projects' label configs would have over {most} characters: raise RAM_MAX_PROJECTS if need be."
-            )
+        hosts = Counter(each.hostname for each in unused)
+        evicted = max(unused, key=lambda each: hosts[each.hostname]).key
+        del self._view[evicted]
+        self._pending.pop(evicted, None)
+        self._to_remove.add(evicted)
+        self.evicted += 1
+        _log.warning("Project %s made room for another: it was set up, and never used.", evicted)
 
     def _run(self) -> None:
         pause = POLL_S
@@ -214,6 +247,10 @@ class ProjectStore:
         if self._to_pin is not None:
             self._pinned = self._table.pin_host(self._to_pin, by_command=False)
             self._to_pin = None
+        for key in list(self._to_remove):
+            if not self._table.remove(key):
+                self._change = -1  # it is used elsewhere: all are read again
+            self._to_remove.discard(key)
         for key, setup in list(self._pending.items()):
             stored = self._table.apply(setup)
             with self._lock:
@@ -223,10 +260,17 @@ class ProjectStore:
 
     def _read(self) -> None:
         changes = self._table.changes(self._change)
+        unused = self._table.unused() if changes.keys is not None else frozenset()
         with self._lock:
+            if changes.keys is not None:
+                self._used |= changes.keys - unused
+                for key in self._view.keys() - changes.keys - self._pending.keys():
+                    del self._view[key]  # evicted by another process
             if changes.change < self._change:  # another database than before, a restored one for instance
                 self._view = {key: self._view[key] for key in self._pending}
             self._change, self._pinned = changes.change, changes.pin
             for project in changes.projects:
+                if project.key in self._to_remove:
+                    continue
                 pending = self._pending.get(project.key)
                 self._view[project.key] = project if pending is None else pending.applied_to(project)

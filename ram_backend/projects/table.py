@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    exists,
     false,
     select,
 )
@@ -92,13 +93,21 @@ class BackendRow(Base):
         return None if host is None else Pin(host, self.pinned_by_command, self.pinned_token)
 
 
+_NAMES = ("instance", "project_id", "created")
+_KEY = (ProjectRow.instance, ProjectRow.project_id, ProjectRow.created)
+
+
 @dataclass(frozen=True)
 class Changes:
-    """The counter and the pinned Label Studio now, and the projects that were written since an earlier read."""
+    """The counter and the pinned Label Studio now, and the projects that were written since an earlier read.
+
+    `keys` are all that there are; None: the same as then.
+    """
 
     change: int
     pin: Pin | None
     projects: tuple[Project, ...]
+    keys: frozenset[ProjectKey] | None = None
 
 
 class ProjectTable:
@@ -121,7 +130,8 @@ class ProjectTable:
                 return Changes(since, backend.pin, ())
             since = since if since < backend.change else -1
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
-            return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows))
+            keys = frozenset(ProjectKey(*row) for row in session.execute(select(*_KEY)))
+            return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows), keys)
 
     def keys(self) -> list[ProjectKey]:
         """The keys of all projects.
@@ -129,9 +139,25 @@ class ProjectTable:
         Raises:
             DatabaseUnavailable: see the message.
         """
-        columns = select(ProjectRow.instance, ProjectRow.project_id, ProjectRow.created)
         with self._database.reading() as session:
-            return [ProjectKey(*row) for row in session.execute(columns)]
+            return [ProjectKey(*row) for row in session.execute(select(*_KEY))]
+
+    def unused(self) -> frozenset[ProjectKey]:
+        """The projects that nothing but `/setup` has left a trace of."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(ProjectRow).where(*_without_traces()))
+            return frozenset(row.key for row in rows if not row.set_options)
+
+    def remove(self, key: ProjectKey) -> bool:
+        """Removes a project, unless something but `/setup` has left a trace of it; returns whether it is gone."""
+        with self._database.writing() as session:
+            backend, same = _locked_counter(session), of_project(ProjectRow, key)
+            row = session.scalars(select(ProjectRow).where(same, *_without_traces())).one_or_none()
+            if row is None or row.set_options:
+                return not session.scalar(select(exists().where(same)))
+            session.delete(row)
+            backend.change += 1
+            return True
 
     def apply(self, setup: Setup) -> Project:
         """Writes what a `/setup` changes.
@@ -199,6 +225,15 @@ class ProjectTable:
             row.change = backend.change
             row.updated_at = now
             return replace(after, updated_at=now)
+
+
+def _without_traces() -> list[ColumnElement[bool]]:
+    """Conditions that no table of any room has rows of a project: predictions, corrections, versions or jobs."""
+
+    def same(table: type[OfProject]) -> list[ColumnElement[bool]]:
+        return [getattr(table, name) == getattr(ProjectRow, name) for name in _NAMES]
+
+    return [~exists(select(1).where(*same(each))) for each in OfProject.__subclasses__() if each is not ProjectRow]
 
 
 def _locked_counter(session: Session) -> BackendRow:

@@ -96,6 +96,7 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
             results = await predict_tasks(services, project, tasks, config, version, deadline)
         except PredictionsLate as late:
             raise await _handed_over(services, late, key, tasks) from None
+    services.store.mark_used(key)
     return {"results": results, "model_version": config.model_version}
 
 

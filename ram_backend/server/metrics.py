@@ -43,6 +43,9 @@ class ServerMetrics:
         stage_seconds: by stage: "fetch" or "decode" one image, "encode" a batch, "score" with a head.
         ledger_events: by outcome: "new", "known" (written before) or "failed".
         shown: records of what was shown, by outcome: "written" or "lost".
+        refused: what exceeded a quota: "projects", "new_tags" or "events".
+        unknown_events: events of projects that no `/setup` has named.
+        evicted: projects that made room for others, never used.
         swaps: by outcome: "swapped" or "quarantined".
     """
 
@@ -63,6 +66,11 @@ class ServerMetrics:
         self.batch_images = histogram("ram_batch_images", "Images encoded at once.", buckets=_IMAGES)
         self.stage_seconds = histogram("ram_stage_seconds", stages, ["stage"], buckets=_SECONDS)
         self.ledger_events = counter("ram_ledger_events", "What became of events that the ledger keeps.", ["outcome"])
+        self.refused = counter(
+            "ram_refused", "Requests that exceeded a quota, by what there was too much of.", ["what"]
+        )
+        self.unknown_events = counter("ram_unknown_events", "Events of projects that no /setup has named: not kept.")
+        self.evicted = gauge("ram_projects_evicted", "Projects that made room for others, never used.")
         self.shown = counter("ram_shown", "Predictions whose record was written, or lost.", ["outcome"])
         self.swaps = counter("ram_version_swaps", "Changes of what projects are served, by outcome.", ["outcome"])
         self.swap_seconds = histogram(

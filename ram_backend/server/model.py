@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -178,6 +179,28 @@ def has_spare_lane(settings: Settings) -> bool:
     return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
 
 
+class Turns:
+    """A lock that waiting threads get in the order in which they came: Python's own goes to whoever is quick."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.waiting: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        turn = threading.Event()
+        with self._lock:
+            self.waiting.append(turn)
+            if self.waiting[0] is turn:
+                return
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.waiting.popleft()
+            if self.waiting:
+                self.waiting[0].set()
+
+
 class SharedTextEncoder:
     """Opens the bundle's text encoder when it is first needed, and embeds in small pieces that take turns.
 
@@ -192,7 +215,7 @@ class SharedTextEncoder:
         self._model = model
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()
-        self._turn = threading.Lock()
+        self._turn = Turns()
         self._encoder: TextEncoder | None = None
         self._closed = False
 

@@ -24,6 +24,7 @@ from ram_backend.errors import (
     ProjectAmbiguous,
     ProjectNotFound,
     ProjectPinned,
+    QuotaExceeded,
     RamError,
     VersionConflict,
     VersionNotFound,
@@ -98,6 +99,8 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}. See /docs for what there is."
         return problem(error.status_code, message, kind="HttpError")
     status = next((status for status, kinds in _STATUS.items() if isinstance(error, kinds)), 500)
+    if isinstance(error, QuotaExceeded):
+        request.app.state.services.metrics.refused.labels(error.what).inc()
     _log.warning("%s answered %d: %s", request.url.path, status, error)
     return problem(status, str(error), kind=type(error).__name__)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import as_line
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, free_choice
 from ram_backend.models.bundle import Bundle
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import VersionRef
@@ -94,7 +95,9 @@ class ResolvedConfig:
         controls: by name, what is scored of those with fixed choices; those with dynamic ones are missing.
         model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
             thresholds), never of computed numbers.
+        owner: the project that it was resolved for first; those without a Label Studio are one.
         version: what the project has learned; None: the bundle's base.
+        new_tags: number of texts of fixed choices that the vocabulary doesn't know.
         by_precision: says where "precision at least p" puts thresholds; None: nobody asks for that.
     """
 
@@ -102,8 +105,10 @@ class ResolvedConfig:
     options: Mapping[str, ProjectOptions]
     controls: Mapping[str, ControlChoices]
     model_version: str
+    owner: ProjectKey
     version: VersionRef | None = None
     by_precision: PrecisionThresholds | None = None
+    new_tags: int = 0
 
     def dynamic(self, control: TagControl, choices: Sequence[Choice]) -> ControlChoices:
         """What is scored of a dynamic control, given its choices for one task."""
@@ -140,7 +145,14 @@ def resolve_config(
     if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
         raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
     name = _model_version(model, plan, options, controls, version)
-    return ResolvedConfig(plan, options, controls, name, version, by_precision)
+    new = new_tags(model.bundle, {text for control in controls.values() for text in control.texts})
+    owner = project.key if project.hostname else ProjectKey("", 0, 0)
+    return ResolvedConfig(plan, options, controls, name, owner, version, by_precision, new)
+
+
+def new_tags(bundle: Bundle, texts: Collection[str]) -> int:
+    """How many of the texts the bundle's vocabulary doesn't know."""
+    return bundle.vocabulary.resolve(list(texts)).count(None)
 
 
 def control_choices(

@@ -55,6 +55,7 @@ class Services:
         self.store = ProjectStore(settings).start()
         self._database = open_database(settings)
         self.ledger = Ledger(self._database)
+        self.event_bytes: dict[ProjectKey, int] = {}  # of the ledger's events, by project; the events' thread's own
         self.shown_log = ShownLog(self.ledger, metrics)
         self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="keep")
@@ -73,6 +74,7 @@ class Services:
             resolvers=self.cpu_pool,
             builders=self._builders,
             limit=settings.max_snapshots,
+            max_new_tags=settings.max_new_tags,
             metrics=metrics,
         )
         self.swap = VersionSwap(
@@ -86,6 +88,7 @@ class Services:
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")
+        metrics.evicted.set_function(lambda: self.store.evicted)
         metrics.projects.set_function(lambda: len(self.store.projects()))
 
     def start(self) -> None:

@@ -8,13 +8,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ram_backend.errors import InputError, VersionDamaged
+from ram_backend.errors import InputError, NotAvailable, QuotaExceeded, VersionDamaged
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
@@ -22,7 +22,7 @@ from ram_backend.projects.project import Project
 from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, SharedTextEncoder
-from ram_backend.server.resolved_config import ResolvedConfig, promises, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, new_tags, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
@@ -30,11 +30,15 @@ from ram_backend.vocabulary.embeddings import TextEncoder
 
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 RETRY_S = 10.0
 """A failed computation is tried again after this many seconds."""
 
 RESOLVED_CONFIGS = 128
+
+EMBEDDING_PROJECTS = 32
+"""Most projects whose new tags are embedded at a time, in turns."""
 
 DYNAMIC_TAGGERS = 16
 """Per snapshot: taggers for choices that come with tasks."""
@@ -59,12 +63,18 @@ class FutureLRU(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, compute: Callable[[], V]) -> Future[V]:
-        """The value of a key, which `compute` makes where it is missing. Waits for nothing."""
+    def get(self, key: K, compute: Callable[[], V], workers: Callable[[], Executor] | None = None) -> Future[V]:
+        """The value of a key, which `compute` makes where it is missing. Waits for nothing.
+
+        Args:
+            key: of the value.
+            compute: makes it.
+            workers: names other threads than usual.
+        """
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or _is_due_again(*entry):
-                entry = self._entries[key] = self._workers.submit(compute), time.monotonic()
+                entry = self._entries[key] = (workers() if workers else self._workers).submit(compute), time.monotonic()
             self._entries.move_to_end(key)
             if len(self._entries) > self._limit:
                 self._entries.popitem(last=False)
@@ -107,9 +117,10 @@ class SnapshotCache:
         model: what they are built on.
         text_encoder: embeds tags that the vocabulary doesn't know.
         resolvers: threads that resolve label configs.
-        builders: threads that build snapshots, and wait for embeddings.
+        builders: threads that build snapshots whose tags are known; those of new tags have a thread for each project.
         limit: most snapshots.
-        metrics: shows how many there are.
+        max_new_tags: most of one label config, or of one task's choices.
+        metrics: shows how many there are, and what is refused.
     """
 
     def __init__(
@@ -120,11 +131,15 @@ class SnapshotCache:
         resolvers: Executor,
         builders: Executor,
         limit: int,
+        max_new_tags: int,
         metrics: ServerMetrics,
     ) -> None:
         self._model = model
         self._text_encoder = text_encoder
         self._builders = builders
+        self._max_new_tags = max_new_tags
+        self._metrics = metrics
+        self._embedders: WeakValueDictionary[ProjectKey, _OwnThread] = WeakValueDictionary()
         self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, resolvers)
         self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(limit, builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
@@ -138,6 +153,7 @@ class SnapshotCache:
         def work() -> ResolvedConfig:
             try:
                 config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
+                self._check_new_tags(config.new_tags)
             except InputError:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
                 raise
@@ -155,11 +171,14 @@ class SnapshotCache:
             config: what to do.
             version: the loaded one that `config.version` names.
         """
-        return self._snapshots.get((config.model_version, config.version), partial(self._build, config, version))
+        build = partial(self._build, config, version)
+        workers = partial(self._embedder, config.owner) if config.new_tags else None
+        return self._snapshots.get((config.model_version, config.version), build, workers)
 
     def tagger(self, snapshot: Snapshot, texts: tuple[str, ...]) -> Future[Tagger]:
         """The tagger for the dynamic choices of a task, under the snapshot's version. Waits for nothing."""
-        return snapshot.dynamic.get(texts, partial(self._tagger, texts, snapshot.version))
+        build = partial(self._tagger, texts, snapshot.version)
+        return snapshot.dynamic.get(texts, build, partial(self._embedder, snapshot.config.owner))
 
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
         """Builds the snapshot of a project's label config under a version, and waits for it.
@@ -202,9 +221,42 @@ class SnapshotCache:
         if plain is None:
             bundle = self._model.known().bundle
             encoder = cast(TextEncoder, self._text_encoder) if bundle.text_encoder is not None else None
+            self._check_new_tags(new_tags(bundle, texts))
             subset = resolve_subset(bundle, texts, encoder)
             plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
         return plain if version is None else plain.with_version(version.delta, version.ref.digest)
+
+    def _check_new_tags(self, count: int) -> None:
+        if count > self._max_new_tags:
+            raise QuotaExceeded(
+                "new_tags",
+                f"{count:,} choices are not in the vocabulary, and would have to be embedded: at most"
+                f" {self._max_new_tags:,} may be. Offer fewer, or raise RAM_MAX_NEW_TAGS.",
+            )
+
+    def _embedder(self, owner: ProjectKey) -> Executor:
+        """The thread that embeds a project's new tags: projects take turns, however much one asks for.
+
+        Raises:
+            NotAvailable: there are as many as may be.
+        """
+        found = self._embedders.get(owner)
+        if found is None:
+            if len(self._embedders) >= EMBEDDING_PROJECTS:
+                self._metrics.refused.labels("new_tags").inc()
+                raise NotAvailable("New tags of many projects are being embedded: try again in a moment.")
+            found = self._embedders[owner] = _OwnThread(1, thread_name_prefix="embed")
+        return found
+
+
+class _OwnThread(ThreadPoolExecutor):
+    """Stays as long as it has work, and no longer."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        def held(executor: Executor) -> T:
+            return work(*args, **kwargs)
+
+        return super().submit(held, self)
 
 
 def _is_due_again(future: Future[V], since: float) -> bool:

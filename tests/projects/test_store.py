@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from projects.setups import CONFIG, HOST, KEY, OTHER_HOST, TOKEN, Until, options
 from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Pin, Project, Setup
 from ram_backend.projects.store import ProjectStore
@@ -322,3 +326,19 @@ def test_tokens_are_neither_shown_nor_logged(
     assert "ZeroDivisionError" in caplog.text
     assert TOKEN not in everything
     assert TOKEN[::-1] not in everything
+
+
+def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path, until: Until) -> None:
+    own = load_settings(data_dir=tmp_path, max_projects=3)
+    table = ProjectTable(open_migrated(own))
+    shown = ServedPrediction(task_id=1, model_version="v", shown_at=datetime.now(UTC))
+    Ledger(open_migrated(own)).record_shown(ProjectKey(HOST, 2, 5), [shown])
+    with closing(ProjectStore(own).start()) as first, closing(ProjectStore(own).start()) as second:
+        for number in (1, 2, 3):
+            setup(first, f"{number}.5")
+        until(lambda: len(second.projects()) == 3)
+        setup(second, "4.5", hostname=OTHER_HOST)
+        until(lambda: [key.id for key in sorted(table.keys())] == [2, 3, 4])
+        until(lambda: {each.key.id for each in first.projects()} == {2, 3, 4})
+        assert (first.evicted, second.evicted) == (0, 1)
+        assert not table.remove(ProjectKey(HOST, 2, 5)), "it was shown"

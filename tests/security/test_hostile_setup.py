@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from support.tiny_model import RED, picture
 Start = Callable[..., httpx.Client]
 CONFIG = choices_config("red", "green")
 ELSEWHERE = "2.1795452148"
+DATA_URI = f"data:image/png;base64,{base64.b64encode(picture(RED)).decode()}"
 
 
 @pytest.fixture
@@ -230,24 +232,63 @@ def test_label_configs_are_kept_within_bounds(client: httpx.Client, config: Call
     assert resident_bytes() - before < 100_000_000, "50 configs of 4 MB each"
 
 
-def test_projects_without_end(start: Start, studio: FakeLabelStudio) -> None:
+def invented(number: int, **changes: Any) -> dict[str, Any]:
+    """A `/setup` of a project on a host of its own."""
+    body = {"project": f"{number}.1795452148", "hostname": f"http://a{number}.test", "schema": CONFIG}
+    return body | changes
+
+
+def use(client: httpx.Client, number: int) -> None:
+    answer = client.post("/predict", json=predict_body(CONFIG, [DATA_URI], f"{number}.1795452148"))
+    assert tags_of(answer.json()["results"][0]) == ["red"]
+
+
+def test_invented_projects_make_room_for_others(start: Start, studio: FakeLabelStudio) -> None:
+    client = start(max_projects=8)
+    assert client.post("/setup", json=invented(0)).status_code == 200
+    use(client, 0)
+    for number in range(1, 31):
+        assert client.post("/setup", json=invented(number)).status_code == 200
+    assert client.post("/setup", json=hostile(studio)).status_code == 200, "a genuine one connects"
+    metrics = client.get("/metrics").text
+    assert "ram_projects_evicted 24.0" in metrics
+    assert "ram_projects 8.0" in metrics
+    assert client.post("/setup", json=invented(0, schema=choices_config("red"))).status_code == 200
+    assert "ram_projects_evicted 24.0" in client.get("/metrics").text, "one that was used is known yet"
+
+
+def test_projects_without_end(start: Start) -> None:
     client = start(max_projects=3)
-    answers = [
-        client.post("/setup", json=hostile(studio, project=f"{number}.1795452148", hostname=f"http://a{number}.test"))
-        for number in range(1, 6)
-    ]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 400, 400]
-    assert "RAM_MAX_PROJECTS" in answers[-1].text
-    again = hostile(studio, project="2.1795452148", hostname="http://a2.test", schema=choices_config("red"))
-    assert client.post("/setup", json=again).status_code == 200, "known ones may change"
+    for number in range(1, 4):
+        client.post("/setup", json=invented(number))
+        use(client, number)
+    refused = client.post("/setup", json=invented(4))
+    assert (refused.status_code, "RAM_MAX_PROJECTS" in refused.text) == (400, True)
+    assert 'ram_refused_total{what="projects"} 1.0' in client.get("/metrics").text
+    assert client.post("/setup", json=invented(2, schema=choices_config("red"))).status_code == 200
+
+
+def test_a_host_has_a_share_of_the_room(start: Start) -> None:
+    client = start(max_projects=8)
+    for number in range(1, 4):
+        answer = client.post("/setup", json=invented(number, hostname="http://a.test"))
+        if number < 3:
+            assert answer.status_code == 200
+            use(client, number)
+    assert (answer.status_code, "http://a.test" in answer.text) == (400, True)
+    assert client.post("/setup", json=invented(4)).status_code == 200
 
 
 def test_large_projects_without_end(start: Start, studio: FakeLabelStudio) -> None:
     client = start(max_projects=50)
+    client.post("/setup", json=hostile(studio))  # pins its host
 
     def ask(number: int, characters: int) -> httpx.Response:
         config = choices_config("red", more=f"<!-- {'x' * characters} -->")
-        return client.post("/setup", json=hostile(studio, project=f"{number}.1795452148", schema=config))
+        answer = client.post("/setup", json=hostile(studio, project=f"{number}.1795452148", schema=config))
+        if answer.status_code == 200:
+            use(client, number)
+        return answer
 
     assert [ask(number, 2_000_000).status_code for number in range(1, 5)] == [200, 200, 400, 400]
     assert ask(1, 3_500_000).status_code == 400

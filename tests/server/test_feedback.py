@@ -24,6 +24,7 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.server import events
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
 from ram_backend.settings import Settings
@@ -53,6 +54,11 @@ def event(action: str = "ANNOTATION_CREATED", number: int = 1, tags: tuple[str, 
         "task": {"id": 10 + number, "data": {"image": "/data/upload/1/a.png"}},
         "annotation": annotation,
     }
+
+
+def connect(client: httpx.Client, studio: FakeLabelStudio) -> ProjectKey:
+    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
+    return ProjectKey(studio.url, 1, STAMP)
 
 
 @pytest.fixture
@@ -88,10 +94,26 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     assert 'ram_ledger_events_total{outcome="known"} 1.0' in text
 
 
-def test_a_project_that_no_setup_has_named(client: httpx.Client, ledger: Ledger, jobs: FakeJobs) -> None:
+def test_a_project_that_no_setup_has_named(
+    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio
+) -> None:
+    """Nothing is kept of it; once it is connected, comparing the ledger with Label Studio brings its corrections."""
+    assert "No /setup" in client.post("/webhook", json=event()).json()["message"]
+    assert "No /setup" in client.post("/webhook", json=event("START_TRAINING")).json()["message"]
+    assert (ledger.last_events(), jobs.asked) == ({}, [])
+    assert "ram_unknown_events_total 1.0" in client.get("/metrics").text
+
+
+def test_a_project_has_a_share_of_the_disk(
+    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = connect(client, studio)
     client.post("/webhook", json=event())
-    assert list(ledger.last_events()) == [ProjectKey("", 1, STAMP)]
-    assert len(ledger.annotations(ProjectKey("http://anywhere", 1, STAMP))) == 1, "found when it is named later"
+    monkeypatch.setattr(events, "MAX_PROJECT_BYTES", 2 * ledger.size(key) + 20)
+    statuses = [client.post("/webhook", json=event(number=number)).status_code for number in (2, 3, 4)]
+    assert statuses == [200, 400, 400]
+    assert len(ledger.annotations(key)) == 2
+    assert 'ram_refused_total{what="events"} 2.0' in client.get("/metrics").text
 
 
 def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, jobs: FakeJobs) -> None:
@@ -105,8 +127,9 @@ def test_what_the_ledger_does_not_keep_asks_for_nothing(client: httpx.Client, jo
 
 
 def test_nothing_pretends_to_be_kept(
-    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    key = connect(client, studio)
 
     def away(self: Ledger, *args: object) -> int:
         raise DatabaseUnavailable("The database is away.")
@@ -118,10 +141,11 @@ def test_nothing_pretends_to_be_kept(
     assert 'ram_ledger_events_total{outcome="failed"} 1.0' in client.get("/metrics").text
     monkeypatch.undo()
     assert client.post("/webhook", json=event()).status_code == 200
-    assert len(ledger.annotations(ProjectKey("", 1, STAMP))) == 1
+    assert len(ledger.annotations(key)) == 1
 
 
-def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger) -> None:
+def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio) -> None:
+    key = connect(client, studio)
     statuses: list[int] = []
 
     def say(first: int) -> None:
@@ -134,7 +158,7 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger) -> 
     for each in threads:
         each.join()
     assert statuses == [200] * 40
-    assert [each.stated.id for each in ledger.annotations(ProjectKey("", 1, STAMP))] == list(range(1, 41))
+    assert [each.stated.id for each in ledger.annotations(key)] == list(range(1, 41))
 
 
 def test_start_training(

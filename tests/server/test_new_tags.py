@@ -1,0 +1,77 @@
+"""New tags of one project are embedded beside, and take nobody's place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+from support.label_studio import FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, setup_body, tags_of
+from support.tiny_model import RED, ColourWords, picture
+
+from ram_backend.server import snapshots
+from ram_backend.server.model import Turns
+
+Start = Callable[..., httpx.Client]
+KNOWN, DYNAMIC = choices_config("red", "green"), choices_config("red", attributes='value="$options"')
+
+
+def new_words(count: int, word: str = "word") -> str:
+    return choices_config(*[f"{word} {number}" for number in range(count)])
+
+
+def test_known_tags_wait_for_nobodys_new_ones(start: Start, studio: FakeLabelStudio, words: ColourWords) -> None:
+    words.go_on.clear()
+    client, red = start(), studio.upload("a.png", picture(RED))
+    for number in range(2, 7):
+        assert client.post("/setup", json=setup_body(new_words(number), studio, f"{number}.1")).status_code == 200
+    client.post("/setup", json=setup_body(KNOWN, studio, "1.1"))
+    answer = client.post("/predict", json=predict_body(KNOWN, [red], "1.1"))
+    words.go_on.set()
+    assert tags_of(answer.json()["results"][0]) == ["red"]
+
+
+def test_new_tags_have_a_limit(start: Start, studio: FakeLabelStudio) -> None:
+    client, red = start(max_new_tags=5), studio.upload("a.png", picture(RED))
+    assert client.post("/setup", json=setup_body(new_words(5), studio)).status_code == 200
+    refused = client.post("/setup", json=setup_body(new_words(6), studio))
+    body = predict_body(DYNAMIC, [red])
+    body["tasks"][0]["data"]["options"] = [f"option {number}" for number in range(6)]
+    for answer in (refused, client.post("/predict", json=body)):
+        assert (answer.status_code, "RAM_MAX_NEW_TAGS" in answer.text) == (400, True)
+    assert 'ram_refused_total{what="new_tags"} 2.0' in client.get("/metrics").text
+
+
+def test_projects_that_embed_have_a_limit(
+    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "EMBEDDING_PROJECTS", 1)
+    words.go_on.clear()
+    client = start()
+    first, second = (setup_body(new_words(3, word), studio, f"{word}.1") for word in ("1", "2"))
+    assert client.post("/setup", json=first).status_code == 200
+    refused = client.post("/setup", json=second)
+    assert (refused.status_code, "many projects" in refused.text) == (503, True)
+    words.go_on.set()
+    wait_until(lambda: client.post("/setup", json=second).status_code == 200)
+
+
+def test_turns_are_in_order() -> None:
+    """A thread that comes back at once waits for those that came before."""
+    turns, taken = Turns(), []
+
+    def take(name: str, times: int) -> None:
+        for _ in range(times):
+            with turns:
+                taken.append(name)
+                wait_until(lambda: len(turns.waiting) > 1 or len(taken) > 3)
+
+    threads = [threading.Thread(target=take, args=(name, 3)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert taken[:4] in (list("abab"), list("baba"))
