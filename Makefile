@@ -18,7 +18,7 @@ STOCK_HOST_VERSION := 1.0.9
 STOCK_HOST_STAMP := $(RAM_STOCK_HOST_VENV)/.installed-$(STOCK_HOST_VERSION)
 SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: install label-studio stock-host run demo studio test test-fast docs mutants fuzz lint pin-images clean
+.PHONY: install label-studio stock-host run demo studio test test-fast docs mutants simulations fuzz lint pin-images clean
 
 install: $(STAMP)
 
@@ -77,6 +77,10 @@ docs: install
 # Breaks each guard and some promises in turn, and expects a test to fail: half an hour, when one of them has changed.
 mutants: install
 	$(BIN)/python tests/security/mutants.py
+
+# Power of the gate, nothing to win, annotators and near-duplicates on labelled photos: DATA=FOLDER, some ten minutes.
+simulations: install
+	$(BIN)/python benchmarks/gate_simulation.py --data $(DATA)
 
 # Random requests to every route for about an hour: nothing may answer above 499 (but 503), hang, or keep memory.
 fuzz: install

@@ -1,8 +1,7 @@
 """Labelled photos as training sees them: scored by a bundle, corrected by a simulated annotator, learned from.
 
-The annotator sees the tags that are ticked, corrects them by the set's own labels, and leaves all other boxes of the
-list untouched; tags that nobody can be sure of are nobody's corrections. Weights are those of the product, and so is a
-round of learning: split, fit, judge. Only a tuned head never competes, as on any machine without a GPU.
+The annotator ticks what the set's own labels say; tags that nobody can be sure of are nobody's corrections. A round of
+learning is the product's: fit, cross-fit, judge. Only a tuned head never competes, as on any machine without a GPU.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ram_backend.feedback.labels import Weights
-from ram_backend.gate.folds import Split, split
+from ram_backend.gate.folds import folds_of, group_alike
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
-from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network
 from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
@@ -41,7 +38,6 @@ from starter.data import LabelledPhoto, label_matrix, read_set, set_tags
 SET = "flickr8k_tags"
 """The set that is large enough for corrections by the thousand."""
 BATCH = 16
-WEIGHTS = Weights()
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,24 +75,6 @@ class AnnotatedPhotos:
         """The corrections of these photos, without tokens, which would be read from disk for nothing."""
         return replace(self.training_set, tokens=None).take(rows)
 
-    def weights_under(self, rows: NDArray[np.int64], served: Candidate | None) -> NDArray[np.float32]:
-        """How much the labels of these photos are believed, (n, L), where the annotator sees what this version ticks.
-
-        None: what the bundle ticks, as in `training_set`.
-        """
-        training_set = self.training_set
-        if served is None:
-            return training_set.weights[rows]
-        log_odds = served.logits(training_set.base[rows], training_set.features[rows])
-        ticked = sigmoid(log_odds.astype(np.float64)) > served.delta.thresholds
-        return corrected(self.labels[rows], self.known[rows], ticked)
-
-    def with_features_of_others(self, seed: int) -> AnnotatedPhotos:
-        """The same photos, scores and corrections, each photo with the features of another one: they say nothing."""
-        order = np.random.default_rng(seed).permutation(len(self.training_set))
-        mixed = replace(self.training_set, tokens=None, features=self.training_set.features[order])
-        return replace(self, training_set=mixed)
-
     def asking(self, columns: NDArray[np.int64]) -> AnnotatedPhotos:
         """The same photos in a project that asks only for the tags in these columns."""
         training_set = self.training_set
@@ -109,9 +87,19 @@ class AnnotatedPhotos:
             labels=training_set.labels[:, columns],
             weights=training_set.weights[:, columns],
             base_thresholds=training_set.base_thresholds[columns],
+            incumbent_thresholds=training_set.incumbent_thresholds[columns],
+            add_costs=training_set.add_costs[columns],
             embeddings=None if training_set.embeddings is None else training_set.embeddings[columns],
         )
         return replace(self, training_set=fewer, labels=self.labels[:, columns], known=self.known[:, columns])
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that is served, and the photos that it was fitted on."""
+
+    candidate: Candidate
+    content: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -121,35 +109,53 @@ class TrainingRound:
     Attributes:
         verdict: of the gate.
         candidate: what it was asked about; None where nothing was fitted.
-        parts: photos of the fit and of the gate.
+        served: the candidate, if the gate accepts it; else None.
     """
 
     verdict: Verdict
     candidate: Candidate | None
-    parts: Split
-
-    @property
-    def served(self) -> Candidate | None:
-        """The candidate, if the gate accepts it."""
-        return self.candidate if self.verdict.accepted else None
+    served: Served | None
 
 
-def learning_round(training_set: TrainingSet, seed: int, *, at_most: float | None = None) -> TrainingRound:
+def learning_round(training_set: TrainingSet, served: Served | None, seed: int) -> TrainingRound:
     """One round of the product, see `ram_backend/worker/train.py`.
 
     Args:
-        training_set: all corrections, with the scores of what is served now.
+        training_set: all corrections, with scores and thresholds of the bundle as the incumbent's.
+        served: what is served now; None: the bundle.
         seed: of random numbers.
-        at_most: share of the gate in the round that the served version comes from.
     """
-    parts = split(training_set, at_most=at_most)
-    refusal = refuse_before_fitting(training_set, parts, seed)
+    groups = group_alike(training_set.phash, training_set.content)
+    folds = folds_of(groups, training_set.content)
+    refusal = refuse_before_fitting(training_set, groups, seed)
     if refusal is not None:
-        return TrainingRound(refusal, None, parts)
-    candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
-    side = training_set.take(parts.gate)
-    verdict = judge_candidate(training_set, parts, candidate.logits(side.base, side.features), seed=seed)
-    return TrainingRound(verdict, candidate, parts)
+        return TrainingRound(refusal, None, None)
+    candidate = fit_candidate(training_set, groups, folds, seed=seed)
+    verdict = judge_candidate(
+        against(training_set, served, folds), groups, folds, candidate.log_odds, judged=candidate.judged, seed=seed
+    )
+    content = frozenset(training_set.content)
+    return TrainingRound(verdict, candidate, Served(candidate, content) if verdict.accepted else None)
+
+
+def against(training_set: TrainingSet, served: Served | None, folds: NDArray[np.int64]) -> TrainingSet:
+    """The training set with a served version as the incumbent, read out of fold where it was fitted on a photo."""
+    if served is None:
+        return training_set
+    incumbent = served.candidate.delta.log_odds(training_set.base, training_set.features)
+    seen = np.array([each in served.content for each in training_set.content])
+    for fold, delta in served.candidate.folds.items():
+        rows = seen & (folds == fold)
+        incumbent[rows] = delta.log_odds(training_set.base[rows], training_set.features[rows])
+    return replace(training_set, incumbent=incumbent, incumbent_thresholds=training_set.thresholds)
+
+
+def edits_of(photos: TrainingSet, served: Served | Candidate | None) -> float:
+    """Edits per photo of what is served (None: the bundle), by the labels of these photos."""
+    if served is None:
+        return float(photos.edits(photos.base, photos.incumbent_thresholds).mean())
+    delta = served.delta if isinstance(served, Candidate) else served.candidate.delta
+    return float(photos.edits(delta.log_odds(photos.base, photos.features), photos.thresholds).mean())
 
 
 def in_processes(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> list[Result]:
@@ -224,7 +230,6 @@ def annotated(
     tokens, hashes = _tokens(photos, name, tagger, settings.cache_dir / "annotated-photos")
     found = [tagger.score(tokens[at : at + BATCH].astype(np.float32)) for at in range(0, len(tokens), BATCH)]
     base = np.concatenate([part.log_odds for part in found])
-    ticked = np.concatenate([part.scores for part in found]) > tagger.thresholds
     labels, known = label_matrix(photos, tags)
     training_set = TrainingSet(
         tags=tuple(tags),
@@ -233,23 +238,17 @@ def annotated(
         base=base,
         incumbent=base,
         labels=labels & known,
-        weights=corrected(labels, known, ticked),
+        weights=known.astype(np.float32),
         content=tuple(photo.sha256() for photo in photos),
         phash=hashes,
-        ground_truth=np.zeros(len(photos), dtype=np.bool_),
         base_thresholds=subset.thresholds,
+        incumbent_thresholds=subset.thresholds,
+        add_costs=np.ones(len(tags), dtype=np.float32),
+        calibrated=subset.calibration.fitted,
         embeddings=tag_embeddings(bundle, subset),
     )
     splits = np.array([photo.split for photo in photos])
     return AnnotatedPhotos(training_set, labels & known, known, splits, bundle, network, subset)
-
-
-def corrected(
-    labels: NDArray[np.bool_], known: NDArray[np.bool_], ticked: NDArray[np.bool_], weights: Weights = WEIGHTS
-) -> NDArray[np.float32]:
-    """How much each label is believed, (N, L), in a list that is on screen as a whole; all arguments (N, L)."""
-    said = labels | ticked
-    return (np.where(said, 1.0, weights.untouched_listed) * known).astype(np.float32)
 
 
 def _tokens(

@@ -1,270 +1,260 @@
-"""What the gate lets through: honest and shuffled corrections, nothing to learn, and rounds on a served version.
+"""What training and gate do to edits per photo: power, nothing to win, annotators, near-duplicates.
 
-    python benchmarks/gate_simulation.py --data DIR [--base DIR] [--seeds 20] [--splits val] [--json out.json]
+    python benchmarks/gate_simulation.py --data DIR [--only power nothing annotators bursts] [--share 0.1]
 
-A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
-that was built without that set; without `--base` it is built first, unless `learning_curve.py` has built it already.
-Then comes the product's own round: split, fit, choose, judge. "Shuffled" swaps the labels of all corrected photos among
-them, "half shuffled" those of half of the photos. "Nothing to learn" has honest labels, but gives the fit and the
-candidate each photo's features of another photo: what it learns can only be noise, and served it is by chance. Served
-or not, each candidate is measured on photos that nobody trained or gated on; the gate doesn't see these figures.
+Photos of the val splits of `coco_objects` (the 40 most frequent tags of train and val) and `flickr8k_tags` (160 tags)
+are corrected under a frozen incumbent; what is served then is measured on the test splits, by the sets' own labels.
+Incumbents: (a) the starter of release 0147a08 with its thresholds of best F1; (b) its scores at .5, with 2 logits
+planted on the 8 most frequent tags, down and up in turn; (c) the starter as it is. Where there is nothing to win,
+labels are drawn from the incumbent's own probabilities, or swapped between photos; projects then train up to 14 times,
+first at 30 photos, then at half as many again, as far as there are photos.
 
-The first table starts from the bundle. The second one goes on: 100 honest corrections, then the next ones up to 300 and
-up to 1,000 as the column says, each round against what is served by then. The annotator corrects what is served at that
-time, so later corrections have the weights that follow from its ticks, and earlier ones keep theirs.
+`--share` scales the number of draws; shares are of draws. Edits before and after are of the same test photos.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from annotated_photos import (
-    SET,
-    AnnotatedPhotos,
-    annotated,
-    in_processes,
-    learning_round,
-    open_base,
-    starter_without_set,
-)
+from annotated_photos import Served, annotated, edits_of, in_processes, learning_round
 from numpy.typing import NDArray
 
-from ram_backend.gate.judge import UNRELATED, Verdict
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.metrics import mean_average_precision
+from ram_backend.models.bundle import STARTER
+from ram_backend.models.calibration import NEUTRAL, sigmoid
+from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
-from ram_backend.training.selection import Candidate
+from ram_backend.training.annotators import believed_pairs
 
-COUNTS = (100, 300, 1000)
-SHUFFLED = {"honest": 0.0, "half shuffled": 0.5, "shuffled": 1.0}
-"""Share of the photos whose labels are swapped."""
-NOTHING = "nothing to learn"
-KINDS = (*SHUFFLED, NOTHING)
-LEAST_SERVED = {100: 10, 300: 18, 1000: 20}
-"""Of 20 honest rounds."""
-MOST_OF_NOTHING = 0.05
-"""Share of the rounds with nothing to learn that may be served: the gate lets a candidate that is as good as the
-incumbent pass in 1 of 40, and they are few."""
-HARM = -0.01
-"""Change of mAP on unseen photos below which a version is clearly worse than its predecessor."""
+FROZEN = Path(__file__).with_name("starter_0147a08.json")
+"""Slope, offset and threshold that release 0147a08 gave the tags of the sets."""
+TAGS = {"coco_objects": 40, "flickr8k_tags": 160}
+COUNTS = {"coco_objects": (50, 100, 135), "flickr8k_tags": (30, 50, 100, 300)}
+FIRST, GROWTH, ROUNDS = 30, 1.5, 14
+PLANTED_TAGS, PLANTED = 8, 2.0
+BURST, NOISE = 5, 0.02
+"""Near-duplicates of a photo; spread of their features, relative to that of all photos."""
 
-Rows = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Truth = Callable[[Served | None], float]
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round of learning and what became of it.
+class Outcome:
+    """A project after its rounds: versions served, true edits per photo at first, in the end, and at worst."""
 
-    Attributes:
-        start: corrections that the served version was made from; 0: the bundle is served.
-        corrections: photos corrected by now.
-        labels: which of `KINDS`.
-        seed: of the photos, the shuffling and the round.
-        outcome: of the verdict.
-        unrelated: it says that labels look unrelated to the images.
-        probability: of ranking better, as the gate sees it; nan where it was not asked.
-        change: candidate minus incumbent, mAP on unseen photos; nan where nothing was fitted.
-        reason: of the verdict.
-    """
-
-    start: int
-    corrections: int
-    labels: str
-    seed: int
-    outcome: str
-    unrelated: bool
-    probability: float
-    change: float
-    reason: str
-
-    @property
-    def served(self) -> bool:
-        """The gate accepts."""
-        return self.outcome == "accept"
+    served: int
+    before: float
+    after: float
+    worst: float
 
 
-class Project:
-    """Photos in the order in which they are corrected, and what is served."""
-
-    def __init__(self, photos: AnnotatedPhotos, unseen: Rows, seed: int) -> None:
-        self.photos, self.unseen, self.seed = photos, unseen, seed
-        self.random = np.random.default_rng(seed)
-        self.order = self.random.permutation(photos.rows("train"))
-        self.said = self.order.copy()  # whose labels each corrected photo got
-        self.weights = np.zeros((len(self.order), len(photos.training_set.tags)), dtype=np.float32)
-        self.served: Candidate | None = None
-        self.served_from = 0
-        self.share: float | None = None
-
-    def correct(self, first: int, last: int, shuffled: float) -> None:
-        """Corrections of what is served, `first` to `last`, come in; a share of them gets each other's labels."""
-        places = self.random.permutation(np.arange(first, last))[: round(shuffled * (last - first))]
-        self.said[places] = self.order[self.random.permutation(places)]
-        self.weights[first:last] = self.photos.weights_under(self.said[first:last], self.served)
-
-    def learn(self, corrections: int, labels: str) -> Round:
-        """One round, from the first corrections on; what is accepted is served from now on."""
-        found = learning_round(self._material(corrections), self.seed, at_most=self.share)
-        change = float("nan")
-        if found.candidate is not None:
-            change = self._quality(found.candidate) - self._quality(self.served)
-        result = self._round(corrections, labels, found.verdict, change)
+def project(pool: TrainingSet, sizes: Sequence[int], truth: Truth, seed: int) -> Outcome:
+    """Trains when there are that many corrections, in an order drawn by the seed; what is accepted is served."""
+    order = np.random.default_rng(seed).permutation(len(pool))
+    served, count = None, 0
+    before = after = worst = truth(None)
+    for size in sizes:
+        found = learning_round(pool.take(order[:size]), served, 100 * seed + size)
         if found.served is not None:
-            self.served, self.served_from, self.share = found.served, corrections, found.parts.share
-        return result
-
-    def _material(self, corrections: int) -> TrainingSet:
-        rows, said = self.order[:corrections], self.said[:corrections]
-        labels = self.photos.training_set.labels[said]
-        training_set = replace(self.photos.without_tokens(rows), labels=labels, weights=self.weights[:corrections])
-        if self.served is None:
-            return training_set
-        return replace(training_set, incumbent=self.served.logits(training_set.base, training_set.features))
-
-    def _quality(self, candidate: Candidate | None) -> float:
-        whole, rows = self.photos.training_set, self.unseen
-        base = whole.base[rows]
-        scores = base if candidate is None else candidate.logits(base, whole.features[rows])
-        return mean_average_precision(scores, self.photos.labels[rows], self.photos.known[rows])
-
-    def _round(self, corrections: int, labels: str, verdict: Verdict, change: float) -> Round:
-        return Round(
-            start=self.served_from,
-            corrections=corrections,
-            labels=labels,
-            seed=self.seed,
-            outcome=verdict.outcome,
-            unrelated=UNRELATED in verdict.reason,
-            probability=verdict.figures.get("probability", float("nan")),
-            change=change,
-            reason=verdict.reason,
-        )
+            served, count = found.served, count + 1
+            after = truth(served)
+            worst = max(worst, after)
+    return Outcome(count, before, after, worst)
 
 
-def first_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int, processes: int) -> list[Round]:
-    """From the bundle, at each number of corrections and with each kind of labels."""
-
-    def one(case: tuple[int, str, int]) -> Round:
-        corrections, labels, seed = case
-        project = Project(photos.with_features_of_others(seed) if labels == NOTHING else photos, unseen, seed)
-        project.correct(0, corrections, SHUFFLED.get(labels, 0.0))
-        return project.learn(corrections, labels)
-
-    return in_processes(one, list(itertools.product(COUNTS, KINDS, range(seeds))), processes)
+def growing(photos: int) -> list[int]:
+    """Numbers of corrections at which a project trains."""
+    sizes = [round(FIRST * GROWTH**number) for number in range(ROUNDS)]
+    return [size for size in sizes if size <= photos]
 
 
-def later_rounds(photos: AnnotatedPhotos, unseen: Rows, seeds: int, processes: int) -> list[Round]:
-    """After a first honest round, against what it left behind."""
-
-    def one(case: tuple[str, int]) -> list[Round]:
-        labels, seed = case
-        project = Project(photos, unseen, seed)
-        project.correct(0, COUNTS[0], 0.0)
-        project.learn(COUNTS[0], "honest")
-        found = []
-        for before, now in itertools.pairwise(COUNTS):
-            project.correct(before, now, SHUFFLED[labels])
-            found.append(project.learn(now, labels))
-        return found
-
-    projects = in_processes(one, list(itertools.product(SHUFFLED, range(seeds))), processes)
-    return list(itertools.chain.from_iterable(projects))
+def at_half(pool: TrainingSet) -> TrainingSet:
+    """Ticked above .5."""
+    half = np.full(len(pool.tags), NEUTRAL, dtype=np.float32)
+    return replace(pool, base_thresholds=half, incumbent_thresholds=half)
 
 
-def table(rounds: Sequence[Round]) -> str:
-    """Markdown, a row for each number of corrections and kind of labels."""
-    lines = [
-        "| corrections | labels | served | unrelated | needs data | change, all candidates (worst) |"
-        " change, served (worst) | served though worse |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for corrections in COUNTS:
-        for labels in KINDS:
-            some = [one for one in rounds if (one.corrections, one.labels) == (corrections, labels)]
-            if some:
-                lines.append(_row(corrections, labels, some))
-    return "\n".join(lines)
+def planted(pool: TrainingSet, counts: NDArray[np.int64]) -> TrainingSet:
+    """Scores at .5, with `PLANTED` logits off on the most frequent tags, down and up in turn."""
+    base = pool.base.copy()
+    most = np.argsort(-counts, kind="stable")[:PLANTED_TAGS]
+    base[:, most] += PLANTED * np.where(np.arange(PLANTED_TAGS) % 2, 1, -1).astype(np.float32)
+    return at_half(replace(pool, base=base, incumbent=base))
 
 
-def _row(corrections: int, labels: str, rounds: Sequence[Round]) -> str:
-    def count(chosen: Callable[[Round], bool]) -> int:
-        return sum(chosen(one) for one in rounds)
-
-    cells = [
-        f"{corrections:,}",
-        labels,
-        f"{count(lambda one: one.served)} of {len(rounds)}",
-        f"{count(lambda one: one.unrelated)}",
-        f"{count(lambda one: one.outcome == 'needs_data')}",
-        _changes([one.change for one in rounds]),
-        _changes([one.change for one in rounds if one.served]),
-        f"{count(lambda one: one.served and one.change < 0)}",
-    ]
-    return f"| {' | '.join(cells)} |"
+def with_drawn_labels(pool: TrainingSet, seed: int) -> TrainingSet:
+    """Labels drawn from the scores: the incumbent is optimal."""
+    drawn = np.random.default_rng([seed, 1]).random(pool.base.shape)
+    return replace(pool, labels=drawn < sigmoid(pool.base.astype(np.float64)))
 
 
-def _changes(values: Sequence[float]) -> str:
-    measured = [value for value in values if not np.isnan(value)]
-    return f"{np.mean(measured):+.3f} ({min(measured):+.3f})" if measured else "none"
+def with_swapped_labels(pool: TrainingSet, share: float, seed: int) -> TrainingSet:
+    """A share of the photos gets each other's labels."""
+    random = np.random.default_rng([seed, 2])
+    some = random.permutation(len(pool))[: round(share * len(pool))]
+    other = random.permutation(some)
+    labels, weights = pool.labels.copy(), pool.weights.copy()
+    labels[some], weights[some] = pool.labels[other], pool.weights[other]
+    return replace(pool, labels=labels, weights=weights)
 
 
-def promises(first: Sequence[Round], later: Sequence[Round], seeds: int) -> list[tuple[str, bool]]:
-    """What has to hold, and whether it does."""
+def expected_edits(pool: TrainingSet) -> Truth:
+    """Edits per photo where labels follow the pool's own scores."""
+    truth = sigmoid(pool.base.astype(np.float64))
 
-    def served(labels: str, corrections: int) -> int:
-        return sum(one.served for one in first if (one.labels, one.corrections) == (labels, corrections))
+    def edits(served: Served | None) -> float:
+        log_odds, thresholds = pool.base, pool.incumbent_thresholds
+        if served is not None:
+            log_odds = served.candidate.delta.log_odds(pool.base, pool.features)
+            thresholds = pool.thresholds
+        ticked = sigmoid(log_odds) > thresholds
+        return float((np.where(ticked, 1 - truth, truth) * pool.known).sum(axis=1).mean())
 
-    rounds = [*first, *later]
-    honest = [served("honest", corrections) for corrections in COUNTS]
-    wanted = [LEAST_SERVED[corrections] * seeds / 20 for corrections in COUNTS]
-    shuffled = sum(served("shuffled", corrections) for corrections in COUNTS)
-    nothing = [one for one in first if one.labels == NOTHING]
-    lucky = sum(one.served for one in nothing)
-    worse = [one for one in rounds if one.labels == "half shuffled" and one.served and one.change < 0]
-    harmful = [one for one in rounds if one.served and one.change < HARM]
-    kept = all(count >= least for count, least in zip(honest, wanted, strict=True))
-    return [
-        (
-            f"shuffled labels: {shuffled} served at {', '.join(f'{count:,}' for count in COUNTS)} corrections",
-            not shuffled,
-        ),
-        (f"half shuffled labels: {len(worse)} served though worse", not worse),
-        (f"nothing to learn: {lucky} of {len(nothing)} served", lucky <= MOST_OF_NOTHING * len(nothing)),
-        (f"honest labels: {' / '.join(map(str, honest))} served", kept),
-        (f"all {len(rounds)} rounds: {len(harmful)} served that are worse by more than {-HARM}", not harmful),
-    ]
+    return edits
+
+
+def in_bursts(pool: TrainingSet, seed: int) -> TrainingSet:
+    """Labels drawn for each photo, and `BURST` near-duplicates of it: features and scores nearly its own."""
+    random = np.random.default_rng([seed, 3])
+    rows = np.repeat(random.permutation(len(pool))[: len(pool) // BURST], BURST)
+    drawn = with_drawn_labels(pool, seed).take(rows)
+    spread = NOISE * drawn.features.std(axis=0)
+    features = drawn.features + spread * random.normal(size=drawn.features.shape)
+    content = tuple(hashlib.sha256(f"{seed} {row}".encode()).hexdigest() for row in range(len(rows)))
+    return replace(drawn, features=features.astype(np.float32), content=content)
+
+
+def annotated_by(pool: TrainingSet, kinds: Sequence[str], seed: int) -> TrainingSet:
+    """Corrections of annotators of these kinds, in turn: honest, removes, misses, accepts."""
+    random = np.random.default_rng([seed, 4])
+    ticked = sigmoid(pool.base) > pool.incumbent_thresholds
+    seen = {
+        "honest": pool.labels,
+        "removes": pool.labels & ticked,
+        "misses": pool.labels & (ticked | (random.random(ticked.shape) > 0.3)),
+        "accepts": ticked,
+    }
+    of_row = random.permutation(np.arange(len(pool)) % len(kinds))
+    labels = np.stack([seen[kind] for kind in kinds])[of_row, np.arange(len(pool))] & pool.known
+    believed = believed_pairs(sigmoid(pool.base), labels, pool.known, ticked, of_row.tolist())
+    return replace(pool, labels=labels, weights=believed.astype(np.float32))
+
+
+def summary(title: str, found: Sequence[Outcome]) -> str:
+    """A line of markdown."""
+    before, after, worst = (np.array([getattr(one, name) for one in found]) for name in ("before", "after", "worst"))
+    shares = (
+        np.mean([one.served > 0 for one in found]),
+        np.mean(worst > 1.01 * before),
+        np.mean(worst > 1.02 * before),
+    )
+    served, harmed, badly = (f"{100 * share:.1f} %" for share in shares)
+    change = 100 * (after.mean() / before.mean() - 1)
+    return (
+        f"| {title} | {len(found)} | {served} | {before.mean():.3f} | {after.mean():.3f} | {change:+.1f} % |"
+        f" {harmed} | {badly} |"
+    )
+
+
+HEAD = (
+    "| simulation | draws | anything served | edits before | after | change | a version > 1 % worse | > 2 % worse |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+class Simulations:
+    """The pools of one set, and what is simulated with them."""
+
+    def __init__(self, name: str, val: TrainingSet, test: TrainingSet, processes: int, share: float) -> None:
+        self.name, self.val, self.test = name, val, test
+        self.processes, self.share = processes, share
+
+    def _run(
+        self, title: str, draws: int, made: Callable[[int], TrainingSet], sizes: Sequence[int], truth: Truth
+    ) -> None:
+        """Projects of the pools that `made` gives for each seed."""
+        seeds = range(max(1, round(draws * self.share)))
+        found = in_processes(lambda seed: project(made(seed), sizes, truth, seed), seeds, self.processes)
+        print(summary(f"{self.name}: {title}", found), flush=True)
+
+    def power(self) -> None:
+        """How often a version is served, by incumbent and number of photos."""
+        counts = (self.val.labels & self.val.known).sum(axis=0)
+        pools = {
+            "(a)": (self.val, self.test),
+            "(b)": (planted(self.val, counts), planted(self.test, counts)),
+            "(c)": (at_half(self.val), at_half(self.test)),
+        }
+        for incumbent, (val, test) in pools.items():
+            for count in COUNTS[self.name]:
+                self._run(f"{incumbent} {count} photos", 40, partial(_same, val), [count], partial(edits_of, test))
+
+    def nothing(self) -> None:
+        """Up to fourteen rounds without anything to win, and with labels that are partly mixed up."""
+        pool, measured = at_half(self.val), partial(edits_of, at_half(self.test))
+        sizes = growing(len(pool))
+        self._run("optimal already", 200, partial(with_drawn_labels, pool), sizes, expected_edits(pool))
+        for title, share, draws in (("shuffled", 1.0, 200), ("half shuffled", 0.5, 40), ("a tenth swapped", 0.1, 40)):
+            self._run(title, draws, partial(with_swapped_labels, pool, share), sizes, measured)
+
+    def annotators(self) -> None:
+        """Ten rounds with annotators of different kinds."""
+        pool, measured = at_half(self.val), partial(edits_of, at_half(self.test))
+        for kinds in (("removes",), ("misses",), ("accepts",), ("honest", "accepts")):
+            made = partial(annotated_by, pool, kinds)
+            self._run(f"annotator {' and '.join(kinds)}", 30, made, growing(len(pool))[:10], measured)
+
+    def bursts(self) -> None:
+        """Near-duplicates without anything to win, one look."""
+        pool = at_half(self.val)
+        size = BURST * (len(pool) // BURST)
+        self._run("bursts of five", 200, partial(in_bursts, pool), [size], expected_edits(pool))
+
+
+def _same(pool: TrainingSet, _seed: int) -> TrainingSet:
+    return pool
+
+
+def frozen(pool: TrainingSet, slope: NDArray[np.float32], offset: NDArray[np.float32]) -> TrainingSet:
+    """Under the calibration and the thresholds of release 0147a08, whose logits are today's."""
+    known = json.loads(FROZEN.read_text())
+    then = np.array([known[tag] for tag in pool.tags], dtype=np.float32)
+    base = (pool.base - offset) / slope * then[:, 0] + then[:, 1]
+    return replace(pool, base=base, incumbent=base, base_thresholds=then[:, 2], incumbent_thresholds=then[:, 2])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the labelled sets")
-    parser.add_argument("--base", type=Path, help=f"starter built without {SET}, or a bundle; built if not given")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--splits", nargs="+", default=["val"], choices=("val", "test"), help="of the unseen photos")
-    parser.add_argument("--json", type=Path, help="write every round there")
-    parser.add_argument("--threads", type=int, default=2, help="for building and scoring")
-    parser.add_argument("--processes", type=int, default=2, help="for the rounds")
+    parser.add_argument("--only", nargs="+", default=("power", "nothing", "annotators", "bursts"))
+    parser.add_argument("--sets", nargs="+", default=list(TAGS), choices=list(TAGS))
+    parser.add_argument("--share", type=float, default=1.0, help="of the draws")
+    parser.add_argument("--threads", type=int, default=2, help="for scoring")
+    parser.add_argument("--processes", type=int, default=2, help="for the draws")
     chosen = parser.parse_args()
     settings = load_settings()
-    base = chosen.base or starter_without_set(chosen.data, settings, "base", threads=chosen.threads)
-    bundle = open_base(base, settings)
-    photos = annotated(chosen.data, SET, bundle, settings, threads=chosen.threads)
-    unseen = photos.rows(*chosen.splits)
-    first = first_rounds(photos, unseen, chosen.seeds, chosen.processes)
-    print(f"## From the bundle, {chosen.seeds} seeds\n\n{table(first)}\n", flush=True)
-    later = later_rounds(photos, unseen, chosen.seeds, chosen.processes)
-    print(f"## Against a served version, after 100 honest corrections\n\n{table(later)}\n")
-    held = promises(first, later, chosen.seeds)
-    print("\n".join(f"- {'holds' if kept else 'BROKEN'}: {sentence}" for sentence, kept in held))
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(one) for one in (*first, *later)], indent=1))
-    raise SystemExit(0 if all(kept for _, kept in held) else 1)
+    print(HEAD, flush=True)
+    for name in chosen.sets:
+        photos = annotated(
+            chosen.data, name, find_bundle(STARTER, settings.bundles_dir), settings, threads=chosen.threads
+        )
+        counts = photos.labels[photos.rows("train", "val")].sum(axis=0)
+        columns = np.sort(np.argsort(-counts, kind="stable")[: TAGS[name]])
+        calibration = photos.subset.calibration
+        slope, offset = calibration.slope[columns], calibration.offset[columns]
+        asked = photos.asking(columns)
+        val, test = (frozen(asked.without_tokens(photos.rows(split)), slope, offset) for split in ("val", "test"))
+        simulations = Simulations(name, val, test, chosen.processes, chosen.share)
+        for each in chosen.only:
+            getattr(simulations, each)()
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ A simulated annotator (see `annotated_photos.py`) corrects photos of the train s
 that was built without that set; what was learned is measured on the val split. Without `--base` and `--unseen` the two
 starters are built first, which takes about a quarter of an hour on two cores each.
 
-Two curves: "as served" is the product's way: some of the n corrected photos are kept for the gate, the others are
-learned from, and what comes out is served only if the gate accepts it (else the bundle's own figures count, and the
-column "served" says of how many seeds it was accepted). Each point is one round from the bundle; a project that trains
-often keeps what an earlier round brought where the gate refuses a later one. "All fitted" learns from all n photos and
+Two curves: "as served" is the product's way: what comes out is served only if the gate accepts it (else the bundle's
+own figures count, and the column "served" says of how many seeds it was accepted). Each point is one round from the
+bundle; a project that trains often keeps what an earlier round brought where the gate refuses a later one. "All fitted"
 asks no gate.
 
 Intervals are 95 % ones. Those behind a mean (t over seeds) cover the draw of the corrected photos from a fixed pool and
@@ -49,20 +48,19 @@ PALETTE = ("#1f6f8b", "#c8553d", "#7a7a7a")
 def table(way: str, points: Sequence[Point]) -> list[str]:
     """A curve as markdown."""
     titles = (
-        "corrected", "fitted", "served", "mAP", "gain", "± photos", "micro F1", "calibration error", "CPU seconds",
+        "corrected", "served", "edits per photo", "mAP", "gain", "± photos", "calibration error", "CPU seconds",
     )  # fmt: skip
     before = points[0].before
     lines = [f"**{way}**", "", f"| {' | '.join(titles)} |", "| --- |" + " --- |" * (len(titles) - 1)]
-    lines.append(f"| 0 | 0 | | {before.quality:.3f} | | | {before.micro_f1:.3f} | {before.calibration:.3f} | |")
+    lines.append(f"| 0 | | {before.edits:.3f} | {before.quality:.3f} | | | {before.calibration:.3f} | |")
     for point in points:
         cells = (
             f"{point.corrected}",
-            f"{np.mean([one.fitted for one in point.seeds]):.0f}",
             point.served if AS_SERVED in way else "not asked",
+            interval([one.figures.edits for one in point.seeds]),
             interval(point.quality),
             point.gain,
             point.gain_by_photos,
-            interval([one.figures.micro_f1 for one in point.seeds]),
             interval([one.figures.calibration for one in point.seeds]),
             f"{np.mean([one.seconds for one in point.seeds]):.1f}",
         )
@@ -82,7 +80,7 @@ def heading(title: str, photos: AnnotatedPhotos, seeds: int) -> str:
 
 def outside(photos: AnnotatedPhotos, test: NDArray[np.int64]) -> str:
     """How far tags outside the project move where what 300 corrections taught is served."""
-    candidate, _ = learned(photos, photos.rows("train")[:300], ALL_FITTED, 0)
+    candidate = learned(photos, photos.rows("train")[:300], ALL_FITTED, 0)
     assert candidate is not None
     everything = whole_vocabulary(photos.bundle)
     before, after = (
@@ -114,29 +112,32 @@ def frequent(photos: AnnotatedPhotos) -> NDArray[np.int64]:
     return np.flatnonzero((train >= FREQUENT_TRAIN) & (test >= FREQUENT_TEST))
 
 
-def draw(out: Path, base: float, curves: dict[str, list[Point]]) -> None:
-    """Mean average precision by corrected photos, with the seeds' intervals."""
+def draw(out: Path, curves: dict[str, list[Point]]) -> None:
+    """Edits, mean average precision and calibration error by corrected photos, with the seeds' intervals."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=100)
-    axes.axhline(base, color=PALETTE[2], linewidth=1, linestyle="--")
-    axes.annotate("before", (COUNTS[-1], base), color=PALETTE[2], va="bottom", ha="right")
-    for colour, (way, points) in zip(PALETTE, curves.items(), strict=False):
-        counts = [point.corrected for point in points]
-        means = np.array([np.mean(point.quality) for point in points])
-        half = np.array([half_width(point.quality) for point in points])
-        axes.plot(counts, means, color=colour, marker="o", markersize=3.5, label=way)
-        axes.fill_between(counts, means - half, means + half, color=colour, alpha=0.18, linewidth=0)
-    axes.set_xscale("log")
-    axes.set_xticks(COUNTS, [f"{count:,}" for count in COUNTS])
-    axes.minorticks_off()
-    axes.set_xlabel("photos corrected")
-    axes.set_ylabel("mAP on photos nobody corrected")
-    axes.legend(frameon=False, loc="upper left")
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), dpi=100)
+    titles = {"edits": "edits per photo", "quality": "mAP", "calibration": "calibration error"}
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        axis.axhline(
+            getattr(next(iter(curves.values()))[0].before, name), color=PALETTE[2], linewidth=1, linestyle="--"
+        )
+        for colour, (way, points) in zip(PALETTE, curves.items(), strict=False):
+            counts = [point.corrected for point in points]
+            values = [[getattr(one.figures, name) for one in point.seeds] for point in points]
+            means, half = np.array([np.mean(some) for some in values]), np.array([half_width(some) for some in values])
+            axis.plot(counts, means, color=colour, marker="o", markersize=3.5, label=way)
+            axis.fill_between(counts, means - half, means + half, color=colour, alpha=0.18, linewidth=0)
+        axis.set_xscale("log")
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.set_xlabel("photos corrected")
+        axis.set_title(title)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(out, metadata={"Software": None})
 
@@ -163,12 +164,12 @@ def main() -> None:
     )
     curves = main_curve(chosen, settings, base)
     if chosen.plot is not None:
-        draw(chosen.plot, *curves)
+        draw(chosen.plot, curves)
     new_tags(chosen, settings, unseen, held)
     shipped_starter(chosen, settings)
 
 
-def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> tuple[float, dict[str, list[Point]]]:
+def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> dict[str, list[Point]]:
     """All tags of the set, both ways; returns what is drawn."""
     photos = annotated(chosen.data, SET, open_base(base, settings), settings, threads=chosen.threads)
     test, columns = photos.rows(chosen.split), np.arange(len(photos.training_set.tags))
@@ -179,7 +180,7 @@ def main_curve(chosen: argparse.Namespace, settings: Settings, base: Path) -> tu
         curves[way] = curve(photos, way, chosen.counts, test, columns, chosen.seeds, chosen.processes)
         print("\n".join(table(way, curves[way])), flush=True)
     print(outside(photos, test) + "\n", flush=True)
-    return curves[ALL_FITTED][0].before.quality, curves
+    return curves
 
 
 def new_tags(chosen: argparse.Namespace, settings: Settings, unseen: Path, held: Sequence[str]) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from annotated_photos import AnnotatedPhotos, in_processes, learning_round
+from annotated_photos import AnnotatedPhotos, edits_of, in_processes, learning_round
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import group_alike
-from ram_backend.metrics import calibration_error, f1, mean_average_precision
+from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
 from ram_backend.training.selection import Candidate, fit_candidate
 
@@ -33,14 +33,14 @@ class Figures:
     """How good some scores are.
 
     Attributes:
+        edits: per photo, at the thresholds that are served.
         quality: mAP.
-        micro_f1: at the thresholds that are served.
         calibration: error.
         resampled: (RESAMPLES,) mAP on resamples of the photos, the same for all figures of these photos.
     """
 
+    edits: float
     quality: float
-    micro_f1: float
     calibration: float
     resampled: NDArray[np.float64]
 
@@ -52,13 +52,11 @@ class Learned:
     Attributes:
         figures: of what is served afterwards.
         served: it is the candidate; False: still the bundle.
-        fitted: photos that there were to learn from.
         seconds: of CPU, the gate's included.
     """
 
     figures: Figures
     served: bool
-    fitted: int
     seconds: float
 
 
@@ -92,32 +90,38 @@ class Point:
         return f"{sum(one.served for one in self.seeds)} of {len(self.seeds)}"
 
 
-def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> tuple[Candidate | None, int]:
-    """What is served after photos `rows` were corrected (None: the bundle), and how many there were to learn from."""
+def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> Candidate | None:
+    """What is served after photos `rows` were corrected; None: the bundle."""
     training_set = photos.without_tokens(rows)
     if way == ALL_FITTED:
-        return fit_candidate(training_set, group_alike(training_set.phash, training_set.content), seed=seed), len(rows)
-    found = learning_round(training_set, seed)
-    return found.served, len(found.parts.fit)
+        groups = group_alike(training_set.phash, training_set.content)
+        return fit_candidate(training_set, groups, folds_of(groups, training_set.content), seed=seed)
+    served = learning_round(training_set, None, seed).served
+    return None if served is None else served.candidate
 
 
 def measured(
     photos: AnnotatedPhotos, candidate: Candidate | None, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> Figures:
     """Figures of a candidate on photos `rows` and tags `columns`; None: the bundle's own."""
-    training_set = photos.training_set
-    found, thresholds = training_set.base[rows], training_set.base_thresholds
-    if candidate is not None:
-        found, thresholds = candidate.logits(found, training_set.features[rows]), candidate.delta.thresholds
+    some = photos.without_tokens(rows)
+    found = some.base if candidate is None else candidate.delta.log_odds(some.base, some.features)
     found = found[:, columns]
     labels, known = photos.labels[np.ix_(rows, columns)], photos.known[np.ix_(rows, columns)]
     scores = sigmoid(found.astype(np.float64))
     return Figures(
+        edits_of(replace(some, labels=photos.labels[rows], weights=_only(photos.known[rows], columns)), candidate),
         mean_average_precision(found, labels, known, FEWEST_POSITIVES),
-        f1(scores, labels, thresholds[columns], known),
         calibration_error(scores, labels, known),
         resampled_quality(found, labels, known),
     )
+
+
+def _only(known: NDArray[np.bool_], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Weights (N, L) of the known pairs in these columns."""
+    weights = np.zeros(known.shape, dtype=np.float32)
+    weights[:, columns] = known[:, columns]
+    return weights
 
 
 def resampled_quality(
@@ -155,10 +159,10 @@ def curve(
         count, seed = case
         rows = train[np.random.default_rng(seed).permutation(len(train))[:count]]
         started = time.process_time()
-        candidate, fitted = learned(photos, rows, way, seed)
+        candidate = learned(photos, rows, way, seed)
         seconds = time.process_time() - started
         figures = before if candidate is None else measured(photos, candidate, test, columns)
-        return Learned(figures, candidate is not None, fitted, seconds)
+        return Learned(figures, candidate is not None, seconds)
 
     found = in_processes(one, list(itertools.product(counts, range(seeds))), processes)
     return [Point(count, before, found[at * seeds : (at + 1) * seeds]) for at, count in enumerate(counts)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ram_backend.images.decode import decode
-from ram_backend.metrics import calibration_error, f1, mean_average_precision, precision_at_k
+from ram_backend.metrics import calibration_error, edits, f1, mean_average_precision, precision_at_k
 from ram_backend.models.bundle import open_bundle
 from ram_backend.models.network import load_network
 from ram_backend.models.starter.bundle import PACKAGED, install_starter
@@ -37,6 +37,8 @@ def measure(bundle_dir: Path, data: Path, name: str, split: str, threads: int) -
     logits, scores, thresholds, labels, known = scored(bundle_dir, data, name, split, set_tags(data, name), threads)
     on = (scores > thresholds) & known
     return {
+        "edits per photo": float(edits(scores, labels, thresholds, known).mean()),
+        "of an empty form": float((labels & known).sum(axis=1).mean()),
         "mAP": mean_average_precision(logits, labels, known),
         "micro F1": f1(scores, labels, thresholds, known),
         "macro F1": f1(scores, labels, thresholds, known, average="macro"),
@@ -99,14 +101,12 @@ def main() -> None:
     parser.add_argument("--write-card", action="store_true", help="put the numbers into the source's model card")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
-    lines = [
-        "| set | " + " | ".join(("mAP", "micro F1", "macro F1", "precision", "precision@5", "calibration error")) + " |"
-    ]
-    lines.append("| --- |" + " --- |" * 6)
+    lines: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         bundle = install_starter(Path(scratch), source=chosen.source, name="measured")
         for name in SETS:
             numbers = measure(bundle, chosen.data, name, chosen.split, chosen.threads)
+            lines = lines or [f"| set | {' | '.join(numbers)} |", "| --- |" + " --- |" * len(numbers)]
             lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in numbers.values()) + " |")
     print("\n".join(lines), flush=True)
     if chosen.unseen:

@@ -92,6 +92,32 @@ def f1(
     return float((2 * hits[counted] / total[counted]).mean()) if counted.any() else float("nan")
 
 
+def edits(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    thresholds: ArrayLike,
+    known: ArrayLike | None = None,
+    add_costs: ArrayLike = 1.0,
+) -> FloatArray:
+    """What an annotator does to each image: ticks removed plus tags added, these weighted by their cost.
+
+    Args:
+        scores: (N, L), on the scale of the thresholds.
+        labels: (N, L).
+        thresholds: one number, or (L,).
+        known: (N, L) or None.
+        add_costs: of adding a tag, in removed ticks; one number, or (L,).
+
+    Returns:
+        (N,), at least 0.
+    """
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    on = scores_ > np.asarray(thresholds, dtype=np.float64)
+    added = (~on & labels_ & known_) * np.asarray(add_costs, dtype=np.float64)
+    found: FloatArray = (on & ~labels_ & known_).sum(axis=1) + added.sum(axis=1)
+    return found
+
+
 def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
     """Share of right tags among the k best-scored known tags of an image, averaged over images, in [0, 1].
 

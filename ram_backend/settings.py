@@ -85,14 +85,14 @@ class Settings(BaseSettings):
     max_snapshots: int = Field(default=32, ge=1)
     max_projects: int = Field(default=1000, ge=1)
     max_new_tags: int = Field(default=10_000, ge=0)
-    untouched_weight: float = Field(default=0.5, ge=0, le=1)
-    untouched_hidden_weight: float = Field(default=0.05, ge=0, le=1)
+    untouched_weight: float = Field(default=1.0, ge=0, le=1)
+    untouched_hidden_weight: float = Field(default=1.0, ge=0, le=1)
     listed_tags: int = Field(default=200, ge=0)
     keep_versions: int = Field(default=20, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     worker: bool = False
-    train_after: int = Field(default=100, ge=0)
+    train_after: int = Field(default=30, ge=0)
     train_debounce_seconds: float = Field(default=5, ge=0)
     job_timeout_seconds: int = Field(default=21_600, ge=1)
     job_attempts: int = Field(default=3, ge=1)

@@ -1,4 +1,4 @@
-"""Platt scaling with a pooled prior, and thresholds of best F1, from out-of-fold logits.
+"""Platt scaling with a pooled prior, from out-of-fold logits.
 
 One curve for all tags (a global slope and offset), then per tag a shift towards its own data: the fewer photos showed a
 tag, the closer it stays to the global curve. Slopes are always above 0.
@@ -6,7 +6,6 @@ tag, the closer it stays to the global curve. Slopes are always above 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,11 +130,3 @@ def _newton(
         else:
             damping = damping * 10 + 1e-6
     return float(point[0]), float(point[1]), bool(np.isfinite(point).all())
-
-
-def shrunk_thresholds(
-    own: Sequence[float], positives: Sequence[int], shared: float, weight: float = 20.0
-) -> NDArray[np.float32]:
-    """Thresholds drawn towards a shared one, the more the fewer photos showed the tag."""
-    counts = np.asarray(positives, dtype=np.float64)
-    return ((counts * np.asarray(own) + weight * shared) / (counts + weight)).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.models.bundle import file_sha256
+from ram_backend.models.calibration import NEUTRAL
 from ram_backend.models.starter.bundle import DESCRIPTION, HEAD_WEIGHTS
 from ram_backend.vocabulary.tags import Vocabulary
 from starter.card import model_card
@@ -63,11 +64,7 @@ def write_source(
     ones, zeros = np.ones(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
     slope, offset = (curves.slope, curves.offset) if curves else (ones, zeros)
     save_file({"slope": slope, "offset": offset}, out / "calibration.safetensors")
-    thresholds = curves.threshold if curves else np.full(count, 0.5)
-    Vocabulary(
-        replace(tag, threshold=round(float(threshold), 4))
-        for tag, threshold in zip(inputs.vocabulary, thresholds, strict=True)
-    ).save(out / "vocabulary.json")
+    Vocabulary(replace(tag, threshold=NEUTRAL) for tag in inputs.vocabulary).save(out / "vocabulary.json")
     sums = sorted({photo.sha256() for photo in inputs.photos})
     (out / "training_images.txt").write_text("\n".join(sums) + "\n", encoding="utf-8")
     description = {
@@ -80,7 +77,7 @@ def write_source(
         },
         "preprocessing": asdict(inputs.preprocessing),
         "text_encoder_id": inputs.text_encoder_id,
-        "new_tag_threshold": curves.new_threshold if curves else 0.5,
+        "new_tag_threshold": NEUTRAL,
         "new_tag_calibration": {"slope": curves.new.slope, "offset": curves.new.offset} if curves else {},
         "licence": "Apache-2.0; trained on photos under other terms, see MODEL_CARD.md",
         "provenance": {

@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.metrics import mean_average_precision
-from ram_backend.training.calibration import best_threshold
 from starter.calibration import (
     Curve,
     fit_curve,
     fit_logistic,
     fit_tag_curve,
-    shrunk_thresholds,
 )
 from starter.data import EXHAUSTIVE_SETS, PRESENT, UNKNOWN
 
@@ -30,12 +28,6 @@ KIND_SLOPE = 2.0
 """Slope of untrained tags that ImageNet has classes for."""
 RARE_OFFSET = -2.0
 """Added to the offset of vocabulary tags that no photo showed: most of them are rarer than those of the sets."""
-LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.2, 0.5
-"""Bounds for tags that people were asked about."""
-CAPTION_THRESHOLD = 0.4
-"""For tags that only words of captions speak of: what is shown should be right."""
-UNSEEN_THRESHOLD = 0.5
-NEW_TAG_THRESHOLD = 0.4
 
 
 @dataclass(frozen=True)
@@ -138,13 +130,11 @@ def choose_unseen(data: OutOfFold) -> FloatArray:
 
 @dataclass(frozen=True)
 class TagCurves:
-    """Calibration and thresholds of L vocabulary tags, and of new tags."""
+    """Calibration of L vocabulary tags, and of new tags."""
 
     slope: FloatArray
     offset: FloatArray
-    threshold: FloatArray
     new: Curve
-    new_threshold: float
 
 
 def log_rates(data: OutOfFold) -> FloatArray64:
@@ -157,7 +147,7 @@ def log_rates(data: OutOfFold) -> FloatArray64:
 def calibrate(
     data: OutOfFold, logits: FloatArray, offsets: FloatArray64, kinds: FloatArray, measured: NDArray[np.bool_]
 ) -> TagCurves:
-    """Fits curves and thresholds.
+    """Fits the curves.
 
     Args:
         data: out-of-fold logits.
@@ -175,7 +165,6 @@ def calibrate(
     grounded = np.isfinite(kinds)
     slope = np.where(grounded, KIND_SLOPE, new.slope).astype(np.float32)
     offset = np.where(grounded, -KIND_SLOPE * kinds, new.offset + RARE_OFFSET).astype(np.float32)
-    threshold = np.full(len(grounded), UNSEEN_THRESHOLD, dtype=np.float32)
     positives = (labels & trained).sum(0)
     columns = np.flatnonzero(((positives > 0) | measured[data.rows]) & (trained & ~labels).any(0))
     asked = columns[measured[data.rows[columns]]]
@@ -191,15 +180,7 @@ def calibrate(
     for column, curve in curves.items():
         slope[data.rows[column]] = curve.slope * final.slope
         offset[data.rows[column]] = curve.offset * final.slope + final.offset
-    scores = final.scores(raised)
-    known = [(scores[trained[:, c], c], labels[trained[:, c], c]) for c in asked]
-    own = [best_threshold(score, label, np.ones(len(score))) for score, label in known]
-    every, all_labels = (np.concatenate(part) for part in zip(*known, strict=True))
-    common = best_threshold(every, all_labels, np.ones(len(every)))
-    threshold[data.rows[columns]] = CAPTION_THRESHOLD
-    values = shrunk_thresholds(own, positives[asked].tolist(), common)
-    threshold[data.rows[asked]] = np.clip(values, LOWEST_THRESHOLD, HIGHEST_THRESHOLD)
-    return TagCurves(slope, offset, threshold, new, NEW_TAG_THRESHOLD)
+    return TagCurves(slope, offset, new)
 
 
 def _rescaled(

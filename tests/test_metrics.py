@@ -60,6 +60,14 @@ def test_mean_average_precision_counts_tags_with_enough_known_positives() -> Non
     assert math.isnan(metrics.mean_average_precision(SCORES, LABELS, known, min_positives=2))
 
 
+def test_edits_are_removed_ticks_and_added_tags_at_their_cost() -> None:
+    known = np.ones(LABELS.shape, dtype=bool)
+    known[0, 2] = False
+    assert metrics.edits(SCORES, LABELS, 0.75).tolist() == [2, 1, 1, 0]
+    assert metrics.edits(SCORES, LABELS, 0.75, known, add_costs=4).tolist() == [1, 1, 4, 0]
+    assert metrics.edits(SCORES, LABELS, [1, 1, 0.5], known, add_costs=[4, 2, 1]).tolist() == [4, 2, 4, 0]
+
+
 def test_f1_by_hand() -> None:
     thresholds = [0.65, 0.75, 0.95]
     # tag 0: on for 3 images, 2 right; tag 1: on for 2, 1 right; tag 2: never on, never right

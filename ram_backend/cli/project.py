@@ -34,6 +34,9 @@ def set_(
     precision: Annotated[
         float | None, typer.Option(help="In place of a threshold: the share of ticks that are to be right: 0 to 1.")
     ] = None,
+    add_cost: Annotated[
+        float | None, typer.Option(help="What adding a missing tag costs, in removed ticks: 0.01 to 100.")
+    ] = None,
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.
 
@@ -45,9 +48,11 @@ def set_(
         "per_tag": _per_tag(per_tag),
         "top_k": top_k,
         "precision": precision,
+        "add_cost": add_cost,
     }
     if all(value is None for value in given.values()):
-        raise InputError("Nothing to set: give --tags, --tags-file, --threshold, --per-tag, --top-k or --precision.")
+        options = "--tags, --tags-file, --threshold, --per-tag, --top-k, --precision or --add-cost"
+        raise InputError(f"Nothing to set: give {options}.")
     new = parse_options(given, source="ram-backend project set")
     _set_options(project, lambda old: merge(new, old))
 
@@ -62,12 +67,14 @@ def unset(
     ] = None,
     top_k: Annotated[bool, typer.Option("--top-k", help="Any number of tags again.")] = False,
     precision: Annotated[bool, typer.Option("--precision", help="The bundle's thresholds again.")] = False,
+    add_cost: Annotated[bool, typer.Option("--add-cost", help="The cost by the kind of control again.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="All that was set.")] = False,
 ) -> None:
     """Take back what `set` has set."""
     names = set(per_tag or ())
-    if not (tags or threshold or names or top_k or precision or everything):
-        raise InputError("Nothing to unset: give --tags, --threshold, --per-tag NAME, --top-k, --precision or --all.")
+    if not (tags or threshold or names or top_k or precision or add_cost or everything):
+        flags = "--tags, --threshold, --per-tag NAME, --top-k, --precision, --add-cost or --all"
+        raise InputError(f"Nothing to unset: give {flags}.")
 
     def without(old: ProjectOptions) -> ProjectOptions:
         unknown = sorted(names - set(old.per_tag))
@@ -77,7 +84,7 @@ def unset(
         if everything:
             return ProjectOptions()
         per_tag = {name: value for name, value in old.per_tag.items() if name not in names}
-        flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision}
+        flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision, "add_cost": add_cost}
         rest = {key: value for key, value in old.to_json().items() if not flags.get(key)}
         return parse_options({**rest, "per_tag": per_tag}, source="ram-backend project unset")
 

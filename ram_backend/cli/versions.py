@@ -38,16 +38,16 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
         typer.echo(f"Project {opened.key} has no version yet: the bundle's base is served{pinned_too}.")
         return
     mark = "served, pinned" if served.pinned else "served"
-    rows = Table("version", "state", "made", "recipe", "mAP", "corrections", "", box=None, pad_edge=False)
+    rows = Table("version", "state", "made", "recipe", "edits", "corrections", "", box=None, pad_edge=False)
     rows.add_row(BASE, "", "", "", "", "", mark if served.name == BASE else "")
     for each in records:
-        recipe, precision, count = "?", "", "?"
+        recipe, edits, count = "?", "", "?"
         if each.lineage is not None:
-            before, after = (m.get("mAP") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
+            before, after = (m.get("edits") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
             recipe, count = each.lineage.recipe, str(each.lineage.corrections.count)
-            precision = "" if before is None or after is None else f"{before:.3f} to {after:.3f}"
+            edits = "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
         made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        rows.add_row(each.name, each.state, made, recipe, precision, count, mark if served.name == each.name else "")
+        rows.add_row(each.name, each.state, made, recipe, edits, count, mark if served.name == each.name else "")
     out.print(rows)
     for each in records:
         out.print(Text(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}"))

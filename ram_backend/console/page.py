@@ -213,7 +213,7 @@ def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:
     lineage = version.lineage
     if lineage is None:
         return None
-    before, after = lineage.metrics_before.get("mAP"), lineage.metrics_after.get("mAP")
+    before, after = lineage.metrics_before.get("edits"), lineage.metrics_after.get("edits")
     return None if before is None or after is None else (version.name, before, after, version.outcome == "accept")
 
 

@@ -53,8 +53,8 @@ class Weights:
         listed_tags: lists of at most this many choices or labels count as on screen.
     """
 
-    untouched_listed: float = 0.5
-    untouched_hidden: float = 0.05
+    untouched_listed: float = 1.0
+    untouched_hidden: float = 1.0
     listed_tags: int = 200
 
     @classmethod

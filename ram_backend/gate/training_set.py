@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.metrics import edits
+from ram_backend.models.calibration import NEUTRAL, cost_thresholds, sigmoid
 
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64] | NDArray[np.bool_] | Sequence[int]
@@ -32,8 +34,10 @@ class TrainingSet:
         weights: (N, L) float32 in [0, 1], how much the label is believed; 0: nobody said.
         content: N sha256 of the images' bytes.
         phash: (N,) uint64 perceptual hashes.
-        ground_truth: (N,) bool, images whose annotation is marked as ground truth.
         base_thresholds: (L,) float32 in [0, 1), the bundle's.
+        incumbent_thresholds: (L,) float32 in [0, 1), above which a tag is ticked now.
+        add_costs: (L,) float32 above 0, what it costs to add a missing tag; 1: as much as to remove a wrong one.
+        calibrated: the bundle's scores are calibrated probabilities; False: only its thresholds mean something.
         embeddings: (L, E) float32 text embeddings of the tags, length 1, so that tags of similar meaning can share what
             they learn, see `tagging.tag_embeddings`; None where the bundle has none.
 
@@ -50,8 +54,10 @@ class TrainingSet:
     weights: FloatArray
     content: tuple[str, ...]
     phash: NDArray[np.uint64]
-    ground_truth: NDArray[np.bool_]
     base_thresholds: FloatArray
+    incumbent_thresholds: FloatArray
+    add_costs: FloatArray
+    calibrated: bool = True
     embeddings: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -61,8 +67,7 @@ class TrainingSet:
             **dict.fromkeys(pairs, (images, tags)),
             "features": (images, *self.features.shape[1:2]),
             "phash": (images,),
-            "ground_truth": (images,),
-            "base_thresholds": (tags,),
+            **dict.fromkeys(("base_thresholds", "incumbent_thresholds", "add_costs"), (tags,)),
         }
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
@@ -77,6 +82,8 @@ class TrainingSet:
             values = getattr(self, name)
             if values is not None and not np.isfinite(values).all():
                 raise InputError(f"The training set has {name} that are not finite: check the images' tokens.")
+        if not (self.add_costs > 0).all():
+            raise InputError("The training set has costs of adding a tag that are not above 0.")
         if ((self.weights < 0) | (self.weights > 1)).any():
             raise InputError("The training set has weights outside [0, 1].")
 
@@ -88,11 +95,20 @@ class TrainingSet:
         """(N, L) bool: somebody said something, however little it is believed."""
         return self.weights > 0
 
+    @property
+    def thresholds(self) -> FloatArray:
+        """(L,): the decision of least expected cost on a calibrated probability, 1 / (1 + add_costs)."""
+        return cost_thresholds(np.full(len(self.tags), NEUTRAL, dtype=np.float32), self.add_costs)
+
+    def edits(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:
+        """(N,): cost of the edits of each image where these log-odds (N, L) tick above these thresholds (L,)."""
+        return edits(sigmoid(log_odds), self.labels, thresholds, self.known, self.add_costs)
+
     def take(self, rows: Rows) -> TrainingSet:
         """The training set of some images, by index in that order or by mask."""
         places = np.asarray(rows)
         places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
-        arrays = ("features", "base", "incumbent", "labels", "weights", "phash", "ground_truth")
+        arrays = ("features", "base", "incumbent", "labels", "weights", "phash")
         taken: dict[str, Any] = {name: getattr(self, name)[places] for name in arrays}
         if self.incumbent is self.base:
             taken["incumbent"] = taken["base"]

@@ -98,7 +98,13 @@ class JobService:
 
     def next_training(self, key: ProjectKey) -> str:
         """When a project is trained by itself, in a few words."""
-        return f"trained at {self._train_after}" if self._train_after else "trained when asked"
+        return f"trained at {self.step(key)}" if self._train_after else "trained when asked"
+
+    def step(self, key: ProjectKey) -> int:
+        """Changed corrections at which a project is trained: first `train_after`, then half as many as there were."""
+        last = self.queue.last_attempt(key)
+        seen = self.ledger.fingerprint(key, up_to=last).count if last else 0
+        return max(1, self._train_after - seen, -(-seen // 2))
 
     def check(self, *keys: ProjectKey) -> list[Job]:
         """Requests a training of each of these projects that has enough pending corrections, and no open training."""
@@ -111,7 +117,7 @@ class JobService:
                 key = _known(each, known)
                 if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
                     continue  # its end checks the project again
-                if (pending := self.pending(key)) >= self._train_after:
+                if (pending := self.pending(key)) >= self.step(key):
                     found.append(self.train(key, f"{pending} corrections have changed").job)
         return found
 

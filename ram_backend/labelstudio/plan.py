@@ -19,6 +19,19 @@ VALUE_KEYS: Mapping[Kind, str] = {
 }
 """Key of the tags in the `value` of an item, by the control's kind."""
 
+ADD_COSTS: Mapping[Kind, float] = {
+    "choices": 1.0,
+    "taxonomy": 4.0,
+    "labels": 1.5,
+    "rectanglelabels": 1.5,
+    "textarea": 3.5,
+}
+"""What it costs to add a missing tag, in removed ticks, by the control's kind: a click in a list; in a `Taxonomy` a
+click that opens it, five keys of a search and a click; a label and a drag against a click and a key; a typed line of a
+`TextArea` against a click. Clicks and keys take the times of the keystroke-level model (Card, Moran, Newell 1980)."""
+LISTED_CHOICES = 200
+"""A list of `Choices` that is longer is not seen at a glance: adding costs as in a `Taxonomy`."""
+
 Nesting = Literal["flat", "nodes", "leaves"]
 """The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or those with nothing below."""
 
@@ -85,6 +98,11 @@ class TagControl:
     def free(self) -> bool:
         """Whether it takes any tag, since it lists none."""
         return self.kind == "textarea"
+
+    @property
+    def add_cost(self) -> float:
+        """What it costs to add a missing tag, in removed ticks."""
+        return ADD_COSTS["taxonomy" if len(self.choices) > LISTED_CHOICES and not self.regions else self.kind]
 
     @property
     def regions(self) -> bool:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from ram_backend.errors import BundleDamaged
 
 FILE = "calibration.safetensors"
+NEUTRAL = 0.5
+"""Threshold of a calibrated tag: the decision of least expected cost where adding a tag costs as much as removing one.
+Other thresholds (the authors', those of best F1 of earlier versions) are not about costs and stay as they are."""
 Real = TypeVar("Real", np.float32, np.float64)
 
 
@@ -50,6 +53,11 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.slope)
+
+    @property
+    def fitted(self) -> bool:
+        """Scores are calibrated probabilities; False: the plain sigmoid, of which only thresholds mean something."""
+        return not ((self.slope == 1) & (self.offset == 0)).all()
 
     def log_odds(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns logits (..., L) into calibrated log-odds of the same shape, float32: the sigmoid of them are scores."""
@@ -89,6 +97,18 @@ class Calibration:
                 f"{path} is for {len(calibration)} tags, the vocabulary has {tags}. Remove the bundle, make it again."
             )
         return calibration
+
+
+def cost_thresholds(thresholds: NDArray[Real], add_costs: NDArray[np.floating] | float) -> NDArray[Real]:
+    """Thresholds of least expected cost, 1 / (1 + add_costs), where they are `NEUTRAL`; the others as they are.
+
+    Args:
+        thresholds: (L,).
+        add_costs: (L,) or one number: what it costs to add a missing tag, in removed ticks.
+    """
+    costly = np.asarray(1 / (1 + np.asarray(add_costs, dtype=np.float64)), dtype=thresholds.dtype)
+    found: NDArray[Real] = np.where(thresholds == NEUTRAL, costly, thresholds)
+    return found
 
 
 def sigmoid(log_odds: NDArray[Real]) -> NDArray[Real]:

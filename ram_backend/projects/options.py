@@ -22,6 +22,7 @@ _ALIASES = {
     "per_tag": ("per_tag", "per_tag_threshold", "per_tag_thresholds", "tag_thresholds", "thresholds"),
     "top_k": ("top_k", "topk", "model_top_k"),
     "precision": ("precision", "min_precision", "model_min_precision"),
+    "add_cost": ("add_cost",),
 }
 _FIELDS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 _ALLOWED = {
@@ -31,6 +32,7 @@ _ALLOWED = {
     "per_tag": 'an object with a number from 0 to 1 per tag, such as {"cat": 0.4}',
     "top_k": f"a whole number from 1 to {MAX_TOP_K}",
     "precision": "a number from 0 to 1",
+    "add_cost": "a number from 0.01 to 100",
 }
 
 
@@ -67,6 +69,7 @@ class ProjectOptions(BaseModel):
         per_tag: threshold of single tags, by name; each in [0, 1].
         top_k: at most this many tags are shown, the best ones; >= 1.
         precision: in place of `threshold`: least share of ticks that are right, by the calibration; in [0, 1].
+        add_cost: of a missing tag, in removed ticks, .01 to 100: calibrated tags are ticked above 1 / (1 + add_cost).
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -76,12 +79,13 @@ class ProjectOptions(BaseModel):
     per_tag: Annotated[dict[_Tag, _Share], Field(max_length=MAX_TAGS)] = {}
     top_k: _TopK | None = None
     precision: _Share | None = None
+    add_cost: Annotated[float, Field(strict=True, ge=0.01, le=100, allow_inf_nan=False)] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.to_json())
 
     def __hash__(self) -> int:
-        return hash((self.tags, self.threshold, self.top_k, self.precision))
+        return hash((self.tags, self.threshold, self.top_k, self.precision, self.add_cost))
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are given; `parse_options` reads them back."""

@@ -22,6 +22,7 @@ from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_u
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.models.calibration import cost_thresholds
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
@@ -271,7 +272,8 @@ def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: Floa
     best = scores[:, columns].argmax(axis=2)
     texts = columns[np.arange(len(columns)), best]  # (N, C)
     by_admins = np.array(control.thresholds, dtype=np.float32)  # None is NaN
-    limits = np.where(np.isnan(by_admins), thresholds[texts], by_admins)
+    own = cost_thresholds(thresholds, control.add_cost)
+    limits = np.where(np.isnan(by_admins), own[texts], by_admins)
     by_choice = zip(np.take_along_axis(scores, texts, axis=1), limits, strict=True)
     return [_that_matter(control.choices, row, limit) for row, limit in by_choice]
 

@@ -77,12 +77,14 @@ class ControlChoices:
         texts: distinct texts that are scored.
         columns: per choice the places of its texts in `texts`.
         thresholds: per choice what admins set; None: the bundle's own threshold holds.
+        add_cost: what it costs to add a missing tag, in removed ticks; shifts the thresholds of calibrated tags.
     """
 
     choices: tuple[Choice, ...]
     texts: tuple[str, ...]
     columns: tuple[tuple[int, ...], ...]
     thresholds: tuple[float | None, ...]
+    add_cost: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def control_choices(
     texts: dict[str, int] = {}
     columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
     thresholds = [_threshold(choice, options, by_precision) for choice in chosen]
-    return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds))
+    cost = control.add_cost if options.add_cost is None else options.add_cost
+    return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
@@ -270,11 +273,13 @@ def _model_version(
 
     def settled(control: TagControl) -> object:
         by_admins, scored = options[control.name], controls.get(control.name)
+        costs = [] if control.add_cost == 1 else [control.add_cost]
         if scored is None:
-            return [by_admins.to_json()]
+            return [by_admins.to_json(), *costs]
+        costs = [] if scored.add_cost == 1 else [scored.add_cost]
         thresholds = [None if value is None else f"{value:.6g}" for value in scored.thresholds]
         paths = None if by_admins.tags is None else [choice.path for choice in scored.choices]
-        return [paths, thresholds, by_admins.top_k]
+        return [paths, thresholds, by_admins.top_k, *costs]
 
     bundle = model.bundle
     identity: dict[str, object] = {

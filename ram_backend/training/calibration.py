@@ -1,4 +1,4 @@
-"""Hierarchical Platt scaling of the bundle and the ridge score per tag, and F1 thresholds on the result.
+"""MAP offsets per tag, and hierarchical Platt scaling of the bundle and the ridge score.
 
     log-odds = base_scale * z + residual_scale * u + offset
 
@@ -25,19 +25,20 @@ BoolArray = NDArray[np.bool_]
 
 START = (1.0, 0.5, 0.0)
 """Common base_scale, residual_scale and offset where nothing is known; u has a mean square of 1."""
-COMMON_HOLD = (10.0, 1.0, 0.3)
+COMMON_HOLD = (1e12, 1.0, 0.3)
 """How strongly the common coefficients are held there: inverse variances of Gaussian priors."""
-OWN_HOLD = (10.0, 30.0, 0.3)
+OWN_HOLD = (1e12, 30.0, 0.3)
 """The same for the difference of a tag's own coefficients from the common ones."""
 MIN_BASE_SCALE = 0.1
 """Of a tag, relative to the common base_scale; the common one is at least this, too."""
 PAIRS_AT_ONCE = 400_000
 """Pairs that the common coefficients are learned from, about; a tag's own are learned from all of its pairs."""
-THRESHOLD_HOLD = 100.0
-"""Positives of a tag that weigh as much as what the other tags say about its threshold."""
-COMMON_THRESHOLD_HOLD = 20.0
-"""Positives of all tags that weigh as much as the bundle's threshold."""
-HIGHEST_THRESHOLD = 0.95
+OFFSET_SD = 0.7
+"""Standard deviation of the prior of a tag's offset, in log-odds."""
+CLEAR_EVIDENCE = 1.5
+"""Posterior standard deviations that an offset has to exceed: half as many photos then prove a gain."""
+SLOPES = (0.25, 4.0)
+"""Bounds of the common slope of a bundle that was never calibrated."""
 
 _STEPS = 60
 _PRECISION = 1e-7
@@ -114,7 +115,7 @@ def fit_pooled_prior(
     if not (labels & known).any() or not (~labels & known).any():
         return None
     tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
-    common, _, likelihood = _fit(z, u, labels, counts, tags, np.array(START), np.array(COMMON_HOLD))
+    common, _, likelihood = _fit(z, u, labels, counts, tags, np.array(START), np.array(COMMON_HOLD), np.array(OWN_HOLD))
     return PooledPrior(common, likelihood)
 
 
@@ -136,62 +137,59 @@ def fit_tag_calibrations(
     portion = max(1, PAIRS_AT_ONCE // len(z))
     for start in range(0, len(tags), portion):
         some = tags[start : start + portion]
-        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED))
+        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED), np.array(OWN_HOLD))
         base_scale[some] = np.maximum(centre[0] + shift[:, 0], least)
         residual_scale[some] = np.maximum(centre[1] + shift[:, 1], 0)
         offset[some] = centre[2] + shift[:, 2]
     return TagCalibrations(base_scale, residual_scale, offset)
 
 
-def fit_thresholds(
-    scores: FloatArray, labels: BoolArray, counts: FloatArray, bundle: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Thresholds at which F1 is best: one for all tags, from which a tag with many positives may deviate.
+def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> FloatArray:
+    """Offsets of the tags with clear evidence; all others keep the bundle's calibration.
 
-    With honest probabilities one threshold is best for micro F1 (Lipton, Elkan, Narayanaswamy 2014); the own ones make
-    up for what calibration missed.
+    MAP estimate per tag of sigmoid(z + offset) under a Gaussian prior of mean 0 and standard deviation `OFFSET_SD`; an
+    offset below `CLEAR_EVIDENCE` posterior standard deviations (Laplace approximation) is 0.
 
     Args:
-        scores: (N, L) probabilities of images that fitting didn't see.
+        z: (N, L) calibrated log-odds.
         labels: (N, L).
         counts: (N, L) see `pair_weights`.
-        bundle: (L,) the bundle's, which hold for a tag without known pairs and as long as positives are few.
 
     Returns:
-        (L,) float32 in [0, 1).
+        (L,).
     """
-    known = counts > 0
-    positives = (labels & known).sum(axis=0)
-    total = int(positives.sum())
-    result = bundle.astype(np.float64).copy()
-    if total:
-        best = best_threshold(scores[known], labels[known], counts[known])
-        for tag in np.flatnonzero(known.any(axis=0)):
-            rows = known[:, tag]
-            common = (total * best + COMMON_THRESHOLD_HOLD * result[tag]) / (total + COMMON_THRESHOLD_HOLD)
-            alone = common
-            if positives[tag]:
-                alone = best_threshold(scores[rows, tag], labels[rows, tag], counts[rows, tag])
-            result[tag] = (positives[tag] * alone + THRESHOLD_HOLD * common) / (positives[tag] + THRESHOLD_HOLD)
-    return np.clip(result, 0, HIGHEST_THRESHOLD).astype(np.float32)
+    offset, precision = np.zeros(z.shape[1]), np.full(z.shape[1], OFFSET_SD**-2)
+    for _ in range(_STEPS):
+        score = sigmoid(z + offset)
+        precision = (counts * score * (1 - score)).sum(axis=0) + OFFSET_SD**-2
+        step = ((counts * (score - labels)).sum(axis=0) + offset * OFFSET_SD**-2) / precision
+        offset -= np.clip(step, -1, 1)
+        if np.abs(step).max(initial=0) < _PRECISION**0.5:
+            break
+    offset[np.abs(offset) * np.sqrt(precision) < CLEAR_EVIDENCE] = 0
+    return offset
 
 
-def best_threshold(scores: FloatArray, labels: BoolArray, counts: FloatArray) -> float:
-    """The score above which weighted F1 over these pairs is best, half-way between two neighbours.
+def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> tuple[float, float]:
+    """Slope and offset that turn the margins of a bundle without calibration into log-odds, for all tags alike.
 
     Args:
-        scores: (n,) in [0, 1], n at least 1.
-        labels: (n,).
-        counts: (n,) above 0.
+        margin: (N, L) log-odds minus those of the bundle's thresholds.
+        labels: (N, L).
+        counts: (N, L).
+
+    Returns:
+        Slope, within `SLOPES`, and offset; (1, 0) where the known labels are all equal.
     """
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    hits, shown = np.cumsum((labels * counts)[order]), np.cumsum(counts[order])
-    f1 = 2 * hits / (shown + hits[-1] + 1e-12)
-    f1[:-1][ordered[1:] == ordered[:-1]] = -1  # a threshold can't part equal scores
-    best = int(np.argmax(f1))
-    following = ordered[best + 1] if best + 1 < len(order) else 0.0
-    return float((ordered[best] + following) / 2)
+    known = counts > 0
+    if not (labels & known).any() or not (~labels & known).any():
+        return 1.0, 0.0
+    hold = np.array([10.0, _FIXED, COMMON_HOLD[2]])
+    tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
+    (slope, _, offset), _, _ = _fit(
+        margin, np.zeros(margin.shape), labels, counts, tags, np.array([1.0, 0.0, 0.0]), hold, np.full(3, _FIXED)
+    )
+    return float(np.clip(slope, *SLOPES)), float(offset)
 
 
 def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -206,7 +204,7 @@ def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDA
 
 def _fit(
     z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, tags: NDArray[np.int64],
-    centre: FloatArray, hold: FloatArray,
+    centre: FloatArray, hold: FloatArray, own_hold: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
     """Newton steps on common coefficients (3,) and the tags' shifts (L, 3) at once; these are eliminated tag by tag.
 
@@ -214,7 +212,6 @@ def _fit(
     """
     inputs = np.stack([z[:, tags].astype(np.float64), u[:, tags], np.ones((len(z), len(tags)))])
     target, weight = labels[:, tags].astype(np.float64), counts[:, tags]
-    shift_hold = np.array(OWN_HOLD)
     common, shift = centre.copy(), np.zeros((len(tags), 3))
 
     def raised(common: FloatArray, shift: FloatArray) -> FloatArray:
@@ -223,7 +220,7 @@ def _fit(
     def cost(common: FloatArray, shift: FloatArray) -> float:
         at = raised(common, shift)
         loss = float((weight * (np.logaddexp(0, at) - target * at)).sum())
-        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (shift_hold * shift**2).sum())
+        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * shift**2).sum())
 
     current = cost(common, shift)
     for _ in range(_STEPS):
@@ -232,7 +229,7 @@ def _fit(
         bend = weight * score * (1 - score)
         curve = np.stack([(inputs * (inputs[row] * bend)).sum(axis=1) for row in range(3)]).transpose(2, 0, 1)
         eliminated = np.linalg.solve(
-            curve + np.diag(shift_hold), np.concatenate([curve, (slope + shift_hold * shift)[:, :, None]], axis=2)
+            curve + np.diag(own_hold), np.concatenate([curve, (slope + own_hold * shift)[:, :, None]], axis=2)
         )
         system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :3])
         side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 3])

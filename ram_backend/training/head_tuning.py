@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ram_backend.errors import NotAvailable
+from ram_backend.gate.folds import folds_of
 from ram_backend.gate.off_target import OffTargetScores
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
@@ -32,7 +33,7 @@ from ram_backend.models.network import Network
 from ram_backend.models.torch_network import load_module, torch_device
 from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
 from ram_backend.tagging.subset import Subset
-from ram_backend.training.selection import FitResult, Progress, RidgeTrainer
+from ram_backend.training.selection import FitResult, Progress, fit_candidate
 
 FloatArray = NDArray[np.float32]
 
@@ -86,7 +87,7 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class HeadTrainer:
-    """Fine-tunes the head, then fits a ridge and the calibration on its scores of the images left out.
+    """Fine-tunes the head, then recalibrates its scores, or fits a ridge on them, on the images left out.
 
     Attributes:
         bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
@@ -131,11 +132,13 @@ class HeadTrainer:
             epoch, files, tuned = _Tuning(self, training_set, rest, held).run(np.random.default_rng(seed), progress)
         if not files or (self.harmless is not None and not self.harmless(files)):
             return None
-        on_top = RidgeTrainer().fit(replace(training_set.take(held), base=tuned), groups[held], seed, None)
+        left_out = replace(training_set.take(held), base=tuned)
+        on_top = fit_candidate(left_out, groups[held], folds_of(groups[held], left_out.content), seed=seed)
         log_odds, judged = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
         log_odds[held], judged[held] = on_top.log_odds, True
-        params = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay, "ridge": on_top.params}
-        return FitResult(on_top.delta, log_odds, judged, params, files)
+        params: dict[str, Any] = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay}
+        params |= {"on_top": on_top.trainer, **on_top.params}
+        return FitResult(on_top.delta, params, log_odds=log_odds, judged=judged, files=files)
 
 
 class _Tuning:

@@ -1,29 +1,29 @@
-"""Model selection: trainers compete on cross-validated mAP, the winner becomes the candidate.
+"""Model selection: trainers compete on cross-fitted edits per photo, the winner becomes the candidate.
 
-Nothing here sees the gate's images. Each recipe says what it would make of images that it was not fitted on: that is
-what it is compared by, and what its probabilities and thresholds are fitted on.
+Each trainer is fitted on all corrections, and once more without each fold of images. What these fits say about the fold
+that they didn't see is what trainers are compared by, and what the gate judges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.gate.statistics import compare_edits
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.metrics import mean_average_precision
-from ram_backend.models.calibration import sigmoid
+from ram_backend.models.calibration import NEUTRAL
 from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
     PooledPrior,
-    TagCalibrations,
+    fit_common_curve,
+    fit_offsets,
     fit_pooled_prior,
     fit_tag_calibrations,
-    fit_thresholds,
     pair_weights,
 )
 from ram_backend.training.ridge import (
@@ -36,34 +36,33 @@ from ram_backend.training.ridge import (
 )
 
 FloatArray = NDArray[np.float32]
+Numbers = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 """Told of a stage's name, the step it is at and the number of steps."""
 
 RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
 """Ridge penalties that compete."""
-FIGURE_TAGS = 500
-"""Most tags that trainers are compared on, those with the most positives: ranking thousands takes minutes."""
-MIN_MAP_GAIN = 0.005
-"""mAP by which a later recipe has to be better than an earlier, simpler one; smaller differences are noise."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What one recipe makes of the corrections.
+    """What one trainer makes of the corrections.
 
     Attributes:
         delta: all tags of the training set, in its order.
-        log_odds: (N, L) calibrated log-odds under the recipe, each row by a model that was not fitted on that image.
-        judged: (N,) bool, rows of which that is true; the others are not looked at.
         params: what it settled, JSON.
+        again: the trainer with what it settled, to be fitted without each fold; None: `log_odds` are there already.
+        log_odds: (N, L) calibrated log-odds, each row by a fit without that image; None: not there yet.
+        judged: (N,) bool, rows of which that is true; None: all of them.
         files: what it needs besides the delta, by file name (a tuned head). Where there are any, the delta's z is not
             the bundle's log-odds but those of the network with these files.
     """
 
     delta: Delta
-    log_odds: FloatArray
-    judged: NDArray[np.bool_]
     params: dict[str, Any] = field(default_factory=dict)
+    again: Trainer | None = None
+    log_odds: FloatArray | None = None
+    judged: NDArray[np.bool_] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -92,23 +91,43 @@ class Candidate:
     """What training proposes to serve.
 
     Attributes:
-        recipe: name of the recipe that won.
+        trainer: name of the one that won.
         params: its settings, JSON.
         delta: all tags of the training set, in its order; tags that nobody said anything about are left as they are.
-        files: see `FitResult`; empty for the ridge.
-        cross_validated: per recipe that competed "mAP", and "base_mAP" and "incumbent_mAP" of the same images. The
-            incumbent may have been fitted on some of them, so that its figure is no evidence; the gate's is.
+        log_odds: (N, L) of the training set, each row by a fit that didn't see its fold.
+        judged: (N,) bool, rows of which that is true.
+        files: see `FitResult`; empty without a tuned head.
+        folds: by fold, the delta that was fitted without it; empty with a tuned head.
+        cross_validated: per trainer that competed the "edits" per photo.
     """
 
-    recipe: str
+    trainer: str
     params: dict[str, Any]
     delta: Delta
-    files: dict[str, bytes] = field(default_factory=dict)
+    log_odds: FloatArray = field(repr=False)
+    judged: NDArray[np.bool_] = field(repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    folds: dict[int, Delta] = field(default_factory=dict, repr=False)
     cross_validated: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def logits(self, z: FloatArray, features: FloatArray) -> FloatArray:
-        """Calibrated log-odds (N, L) of images by their z (N, L), see `FitResult.files`, and their features (N, F)."""
-        return self.delta.log_odds(z, features)
+
+@dataclass(frozen=True)
+class RecalibrationTrainer:
+    """Moves the tags whose scores are clearly too high or too low, see `calibration.fit_offsets`."""
+
+    name: str = "recalibration"
+
+    def fit(
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
+    ) -> FitResult:
+        """As `Trainer` says; nothing here is random."""
+        if progress is not None:
+            progress(self.name, 0, 1)
+        counts = pair_weights(training_set.labels, training_set.weights)
+        slope, offset = _curve(training_set, counts)
+        moved = offset + fit_offsets(slope * training_set.base + offset, training_set.labels, counts)
+        nothing = np.zeros((len(offset), training_set.features.shape[1]), dtype=np.float32)
+        return FitResult(_delta(training_set, slope, nothing, moved), again=self)
 
 
 @dataclass(frozen=True)
@@ -120,9 +139,11 @@ class RidgeTrainer:
 
     Attributes:
         strengths: ridge penalties to choose from.
+        sharing: whether tags share; None: chosen.
     """
 
     strengths: tuple[float, ...] = RIDGE_ALPHAS
+    sharing: bool | None = None
     name: str = "residual"
 
     def fit(
@@ -130,6 +151,8 @@ class RidgeTrainer:
     ) -> FitResult:
         """As `Trainer` says; nothing here is random."""
         counts = pair_weights(training_set.labels, training_set.weights)
+        slope, offset = _curve(training_set, counts)
+        bundle, training_set = training_set, replace(training_set, base=slope * training_set.base + offset)
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
@@ -146,69 +169,96 @@ class RidgeTrainer:
             tried.append(_trial(training_set, counts, ridge, learned, {"strength": strength, "sharing": False}))
             report(place + 1)
         best = max(tried, key=_likelihood)
-        if training_set.embeddings is not None and learned.sum() > 1:
+        if self.sharing is not False and training_set.embeddings is not None and learned.sum() > 1:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
             beyond = residualise(targets, training_set.base, training_set.weights)
             mixed = shared_targets(targets, beyond, sharing_matrix(training_set.embeddings, positives))
             ridge = spectrum.ridge(mixed, groups, best.params["strength"])
             lending = _trial(training_set, counts, ridge, learned, {**best.params, "sharing": True})
-            best = max((best, lending), key=_likelihood)
+            best = lending if self.sharing else max((best, lending), key=_likelihood)
         mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
-        log_odds = mixture.log_odds(training_set.base, best.ridge.left_out)
-        thresholds = fit_thresholds(sigmoid(log_odds), training_set.labels, counts, training_set.base_thresholds)
+        learned_ridge = best.ridge.scaled(mixture.residual_scale)
+        bias = learned_ridge.bias + mixture.offset + mixture.base_scale * offset
         report(steps)
         return FitResult(
-            delta=_delta(training_set, mixture, best.ridge, thresholds),
-            log_odds=log_odds.astype(np.float32),
-            judged=np.ones(len(training_set), dtype=np.bool_),
+            delta=_delta(bundle, mixture.base_scale * slope, learned_ridge.weight, bias),
             params=best.params,
+            again=replace(self, strengths=(best.params["strength"],), sharing=best.params["sharing"]),
         )
 
 
 def fit_candidate(
     training_set: TrainingSet,
     groups: NDArray[np.int64],
-    recipes: Sequence[Trainer] = (RidgeTrainer(),),
+    folds: NDArray[np.int64],
+    trainers: Sequence[Trainer] = (RecalibrationTrainer(), RidgeTrainer()),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Candidate:
-    """Lets recipes compete.
+    """Lets trainers compete.
 
     Args:
-        training_set: N images that may be fitted, N at least 1.
+        training_set: N images, N at least 1.
         groups: (N,) near-duplicates have the same number.
-        recipes: simplest first.
+        folds: (N,) from `gate.folds.folds_of`.
+        trainers: simplest first.
         seed: equal seeds give equal candidates.
         progress: see `Progress`.
 
     Returns:
-        The best by mean average precision on images that it was not fitted on, compared on the same images; a later
-        recipe has to be better by more than `MIN_MAP_GAIN`.
+        The one with the fewest edits per photo, compared on the same images; a later trainer has to be better than an
+        earlier, simpler one by more than the standard error of the difference.
 
     Raises:
-        InputError: no training_set, no recipes, or none that proposed anything.
+        InputError: no images, or no trainer that proposed anything.
     """
-    if len(training_set) == 0 or len(groups) != len(training_set):
+    if len(training_set) == 0 or not len(training_set) == len(groups) == len(folds):
         raise InputError(
             f"{len(training_set)} images and {len(groups)} groups are nothing to learn from: correct some."
         )
-    proposals = {
-        recipe.name: proposal
-        for recipe in recipes
-        if (proposal := recipe.fit(training_set, groups, seed, progress)) is not None
-    }
-    if not proposals:
-        raise InputError(f"None of the recipes ({', '.join(recipe.name for recipe in recipes)}) made a proposal.")
-    rows = np.logical_and.reduce([proposal.judged for proposal in proposals.values()])
+    candidates = [
+        _cross_fitted(training_set, groups, folds, trainer, found, seed)
+        for trainer in trainers
+        if (found := trainer.fit(training_set, groups, seed, progress)) is not None
+    ]
+    if not candidates:
+        raise InputError(f"None of the trainers ({', '.join(each.name for each in trainers)}) made a proposal.")
+    rows = np.logical_and.reduce([candidate.judged for candidate in candidates])
     if not rows.any():
-        raise InputError(f"The recipes {', '.join(proposals)} have no images in common that they could be compared on.")
-    figures = {name: _figures(training_set, proposal.log_odds, rows) for name, proposal in proposals.items()}
-    winner = next(iter(proposals))
-    for name in proposals:
-        if figures[name].get("mAP", 0) > figures[winner].get("mAP", 0) + MIN_MAP_GAIN:
-            winner = name
-    best = proposals[winner]
-    return Candidate(winner, best.params, best.delta, best.files, figures)
+        raise InputError("The trainers have no images in common that they could be compared on.")
+    some = training_set.take(rows)
+    edits = [some.edits(candidate.log_odds[rows], some.thresholds) for candidate in candidates]
+    best = 0
+    for place in range(1, len(candidates)):
+        change = compare_edits(edits[best], edits[place], groups[rows], seed)
+        if change.before - change.after > change.spread:
+            best = place
+    figures = {each.trainer: {"edits": float(found.mean())} for each, found in zip(candidates, edits, strict=True)}
+    return replace(candidates[best], cross_validated=figures)
+
+
+def _cross_fitted(
+    training_set: TrainingSet,
+    groups: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    trainer: Trainer,
+    found: FitResult,
+    seed: int,
+) -> Candidate:
+    judged = np.ones(len(training_set), dtype=np.bool_) if found.judged is None else found.judged
+    log_odds, deltas = found.log_odds, {}
+    if log_odds is None:
+        log_odds = training_set.base.copy()
+        for fold in np.unique(folds).tolist():
+            inside, outside = folds != fold, folds == fold
+            if found.again is None or not inside.any():
+                continue
+            without = found.again.fit(training_set.take(inside), groups[inside], seed, None)
+            if without is not None:
+                deltas[fold] = without.delta
+                rest = training_set.take(outside)
+                log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
+    return Candidate(trainer.name, found.params, found.delta, log_odds, judged, found.files, deltas)
 
 
 @dataclass(frozen=True)
@@ -235,29 +285,21 @@ def _likelihood(trial: _Trial) -> float:
     return 0.0 if trial.common is None else trial.common.likelihood
 
 
-def _delta(training_set: TrainingSet, mixture: TagCalibrations, ridge: Ridge, thresholds: FloatArray) -> Delta:
-    learned = ridge.scaled(mixture.residual_scale)
-    return Delta(
-        tags=training_set.tags,
-        base_scale=mixture.base_scale.astype(np.float32),
-        weight=learned.weight.astype(np.float32),
-        bias=(learned.bias + mixture.offset).astype(np.float32),
-        thresholds=thresholds,
-    )
+def _curve(training_set: TrainingSet, counts: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+    """Slopes and offsets (L,) that calibrate the bundle's log-odds; (1, 0) where they are, or nobody spoke."""
+    slope, offset = np.ones(len(training_set.tags), np.float32), np.zeros(len(training_set.tags), np.float32)
+    if training_set.calibrated:
+        return slope, offset
+    at = np.clip(training_set.base_thresholds, 0.01, 0.99)
+    limit = np.log(at / (1 - at))
+    common, shift = fit_common_curve(training_set.base - limit, training_set.labels, counts)
+    known = (counts > 0).any(axis=0)
+    slope[known], offset[known] = common, (shift - common * limit)[known]
+    return slope, offset
 
 
-def _figures(training_set: TrainingSet, log_odds: FloatArray, rows: NDArray[np.bool_]) -> dict[str, float]:
-    """Figures of one recipe; a number that these images can't give is left out."""
-    labels, known = training_set.labels[rows], training_set.known[rows]
-    tags = np.sort(np.argsort(-(labels & known).sum(axis=0), kind="stable")[:FIGURE_TAGS])
-    labels, known = labels[:, tags], known[:, tags]
-    scores = {"mAP": log_odds, "base_mAP": training_set.base, "incumbent_mAP": training_set.incumbent}
-    figures: dict[str, float] = {}
-    for name, values in scores.items():
-        same = name == "incumbent_mAP" and training_set.incumbent is training_set.base
-        figures[name] = (
-            figures["base_mAP"]
-            if same
-            else mean_average_precision(values[rows][:, tags], labels, known, min_positives=1)
-        )
-    return {name: value for name, value in figures.items() if np.isfinite(value)}
+def _delta(training_set: TrainingSet, scale: Numbers, weight: Numbers, bias: Numbers) -> Delta:
+    """A delta with thresholds of least expected cost for the tags that somebody spoke of."""
+    known = training_set.known.any(axis=0)
+    scale, weight, bias = (each.astype(np.float32) for each in (scale, weight, bias))
+    return Delta(training_set.tags, scale, weight, bias, np.where(known, NEUTRAL, training_set.base_thresholds))

@@ -1,4 +1,4 @@
-"""Scores of corrected images under bundle, version and candidate: the training set, the trainers, the gate's input."""
+"""Scores of corrected images under bundle, version and candidate: the training set and the trainers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.folds import Split
 from ram_backend.gate.off_target import OffTargetScores, measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.calibration import cost_thresholds, sigmoid
 from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import has_tuned_head, tuned_network
@@ -22,9 +22,11 @@ from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
-from ram_backend.training.selection import Candidate, Progress, RidgeTrainer, Trainer
+from ram_backend.training.annotators import believed_pairs
+from ram_backend.training.out_of_fold import read_folds
+from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
-from ram_backend.worker.training_data import EncodedImages
+from ram_backend.worker.training_data import EncodedImages, Gathered
 
 FloatArray = NDArray[np.float32]
 Tokens = NDArray[np.float16]
@@ -106,17 +108,43 @@ class Scorer:
         return np.stack(loader.encode(self.network, photos)).astype(np.float16)
 
 
-def build_training_set(images: EncodedImages, scorer: Scorer, incumbent: Version | None) -> TrainingSet:
+def build_training_set(
+    images: EncodedImages,
+    scorer: Scorer,
+    incumbent: Version | None,
+    folds: NDArray[np.int64],
+    gathered: Gathered,
+) -> TrainingSet:
     """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
+
+    Images that the incumbent was fitted on are read by its fit without their fold (N,).
 
     Raises:
         VersionDamaged: the incumbent was made for another bundle.
     """
     subset, tokens = scorer.subset, images.tokens
     base = served = scorer.log_odds("scores", tokens)
+    thresholds = subset.thresholds
     if incumbent is not None:
-        served = scorer.log_odds("scores of the version", tokens, incumbent.files, incumbent.delta)
+        delta = incumbent.delta
+        served = scorer.log_odds("scores of the version", tokens, incumbent.files, delta)
+        without, seen = read_folds(incumbent.files, delta.tags, images.content)
+        for fold, each in without.items():
+            rows = np.flatnonzero(seen & (folds == fold))
+            served[rows] = scorer.log_odds("scores of the version", tokens[rows], delta=each)
+        learned = dict(zip(delta.tags, delta.thresholds, strict=True))
+        pairs = zip(subset.names, thresholds, strict=True)
+        thresholds = np.array([learned.get(name, threshold) for name, threshold in pairs], dtype=np.float32)
+    costs = np.array([gathered.add_costs.get(name, 1.0) for name in subset.names], dtype=np.float32)
     labels, weights = to_matrix(images.labels, subset.names)
+    if subset.calibration.fitted:
+        ticked = np.array(
+            [[each.label(name).state in ("confirmed", "removed") for name in subset.names] for each in images.labels]
+        )
+        people = [
+            frozenset(gathered.annotators.get(number) for number in each.annotation_ids) for each in images.labels
+        ]
+        weights = weights * believed_pairs(sigmoid(base), labels, weights > 0, ticked, people)
     return TrainingSet(
         tags=subset.names,
         features=features_of(tokens),
@@ -127,20 +155,22 @@ def build_training_set(images: EncodedImages, scorer: Scorer, incumbent: Version
         weights=weights,
         content=images.content,
         phash=images.phash,
-        ground_truth=np.array([each.ground_truth for each in images.labels], dtype=np.bool_),
         base_thresholds=subset.thresholds,
+        incumbent_thresholds=cost_thresholds(thresholds, costs),
+        add_costs=costs,
+        calibrated=subset.calibration.fitted,
         embeddings=tag_embeddings(scorer.bundle, subset),
     )
 
 
 def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
-    """The ridge, and head fine-tuning where the settings and the machine allow it; never of the starter's head.
+    """Recalibration, ridge, and head fine-tuning where settings and machine allow it; never of the starter's head.
 
     Raises:
         BundleDamaged: the bundle's head can't be read.
     """
     settings = scorer.settings
-    trainers: list[Trainer] = [RidgeTrainer()]
+    trainers: list[Trainer] = [RecalibrationTrainer(), RidgeTrainer()]
     if not is_tuning_wanted(settings, len(fit)) or scorer.bundle.kind == "starter":
         return trainers
     from ram_backend.training.head_tuning import HeadTrainer, TuningOptions
@@ -168,22 +198,6 @@ def is_tuning_wanted(settings: Settings, images: int) -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def gate_scores(
-    candidate: Candidate, scorer: Scorer, training_set: TrainingSet, parts: Split, seed: int
-) -> tuple[FloatArray, OffTargetScores | None]:
-    """A candidate's calibrated log-odds (len(parts.gate), L) on the gate's images, and its scores of other tags.
-
-    The latter are None where the candidate can't change them: where it has no tuned head.
-    """
-    gate = training_set.take(parts.gate)
-    if not candidate.files:
-        return candidate.logits(gate.base, gate.features), None
-    assert training_set.tokens is not None
-    assert gate.tokens is not None
-    z = scorer.log_odds("gate", gate.tokens, candidate.files)
-    return candidate.logits(z, gate.features), scorer.off_target(candidate.files, training_set.tokens, seed)
 
 
 def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:

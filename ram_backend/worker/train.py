@@ -1,6 +1,6 @@
 """Training job: from a project's corrections to a version that is served, or a reason for none.
 
-    reconcile -> gather -> images -> scores -> split -> fit -> gate -> write -> publish -> request a refresh
+    reconcile -> gather -> images -> scores -> fit -> gate -> write -> publish -> request a refresh
 
 Publishing, recording the version and ending the job are one transaction, valid only while the fencing number is current
 and the served version is the one that the gate compared with.
@@ -19,18 +19,19 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
-from ram_backend.gate.folds import split
+from ram_backend.gate.folds import folds_of, group_alike
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.store import find_bundle
+from ram_backend.training.out_of_fold import write_folds
 from ram_backend.training.selection import fit_candidate
 from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.scorer import Scorer, build_training_set, gate_scores, is_tuning_wanted, trainers_for
+from ram_backend.worker.scorer import Scorer, build_training_set, is_tuning_wanted, trainers_for
 from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
 
 NOTHING = "There are no corrections yet: label some tasks, then train."
@@ -63,27 +64,27 @@ def train(context: JobContext) -> JobResult | None:
 
     incumbent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
     parent = incumbent.version
-    training_set = build_training_set(images, scorer, parent)
+    groups = group_alike(images.phash, images.content)
+    folds = folds_of(groups, images.content)
+    training_set = build_training_set(images, scorer, parent, folds, gathered)
     basis = _basis(gathered, training_set, scorer, parent)
     if (earlier := _same_before(context, basis)) is not None:
         return _result(gathered, earlier, basis)
 
     seed = int(gathered.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
-    heartbeat("split")
-    parts = split(training_set, at_most=parent.lineage.gate_share if parent else None)
-    if (refusal := refuse_before_fitting(training_set, parts, seed)) is not None:
+    if (refusal := refuse_before_fitting(training_set, groups, seed)) is not None:
         return _result(gathered, refusal, basis)
 
     heartbeat("fit")
-    fit = training_set.take(parts.fit)
-    trainers = trainers_for(scorer, fit, seed)
-    fitted = fit_candidate(fit, parts.groups[parts.fit], trainers, seed=seed, progress=heartbeat)
+    trainers = trainers_for(scorer, training_set, seed)
+    fitted = fit_candidate(training_set, groups, folds, trainers, seed=seed, progress=heartbeat)
 
     heartbeat("gate")
-    log_odds, off_target = gate_scores(fitted, scorer, training_set, parts, seed)
+    guard = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
     verdict = judge_candidate(
-        training_set, parts, log_odds, guard=off_target, cross_validated=fitted.cross_validated, seed=seed
-    )
+        training_set, groups, folds, fitted.log_odds,
+        judged=fitted.judged, guard=guard, cross_validated=fitted.cross_validated, seed=seed,
+    )  # fmt: skip
 
     heartbeat("write")
     figures = verdict.figures
@@ -103,12 +104,12 @@ def train(context: JobContext) -> JobResult | None:
             withdrawn=(changes.edited + changes.withdrawn) if parent else 0,
             added=changes.added,
         ),
-        recipe=fitted.recipe,
+        recipe=fitted.trainer,
         params=fitted.params,
         seed=seed,
-        metrics_before={"mAP": figures["map_incumbent"]} if "map_incumbent" in figures else {},
-        metrics_after={"mAP": figures["map_candidate"]} if "map_candidate" in figures else {},
-        gate_share=parts.share,
+        metrics_before={"edits": figures["edits_incumbent"]} if "edits_incumbent" in figures else {},
+        metrics_after={"edits": figures["edits_candidate"]} if "edits_candidate" in figures else {},
+        gate_share=1.0,
         code_version=__version__,
         created_at=datetime.now(UTC),
     )
@@ -116,7 +117,7 @@ def train(context: JobContext) -> JobResult | None:
         settings.versions_dir,
         key,
         fitted.delta,
-        fitted.files,
+        fitted.files | write_folds(fitted.folds, training_set.content),
         lineage,
         asdict(verdict),
         first_number=service.versions.next_number(key),
@@ -186,11 +187,11 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
         training_set.tags,
         training_set.content,
         scorer.bundle.digest,
-        None if incumbent is None else [incumbent.digest, incumbent.lineage.gate_share],
+        None if incumbent is None else incumbent.digest,
         __version__,
     ]
     basis = hashlib.sha256(json.dumps(identity).encode())
-    for name in ("base", "incumbent", "labels", "weights", "ground_truth", "phash", "base_thresholds"):
+    for name in ("base", "incumbent", "labels", "weights", "phash", "base_thresholds", "add_costs"):
         basis.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
     return basis.hexdigest()
 

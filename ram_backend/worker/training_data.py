@@ -42,12 +42,15 @@ class Gathered:
     """The corrections of a project at one moment, and the L distinct texts that annotators could choose.
 
     Labels are one per image with a statement, as far as its place is known. Notes are for people, one sentence each.
+    Annotators are users by annotation; `add_costs` is what it costs to add a tag, in removed ticks.
     """
 
     labels: Sequence[TaskLabels]
     tags: tuple[str, ...]
     last_event: int
     fingerprint: Fingerprint
+    annotators: Mapping[int, int | None]
+    add_costs: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -95,7 +98,11 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")
-    texts = [text for control in plan.tag_controls for choice in control.choices for text in choice.texts]
+    set_cost, costs = project.options().add_cost, dict[str, float]()
+    for control in plan.tag_controls:
+        cost = control.add_cost if set_cost is None else set_cost
+        costs |= dict.fromkeys((text for choice in control.choices for text in choice.texts), cost)
+    texts = list(costs)
     for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
         texts += candidates.tags
     return Gathered(
@@ -103,6 +110,8 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         tags=tuple(dict.fromkeys(text for text in texts if text.strip())),
         last_event=last_event,
         fingerprint=ledger.fingerprint(key, up_to=last_event),
+        annotators={each.stated.id: each.stated.completed_by for each in annotations},
+        add_costs=dict.fromkeys(texts, cost) | costs,
         notes=tuple(notes),
     )
 

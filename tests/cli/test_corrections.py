@@ -135,10 +135,10 @@ def test_export(said: Ledger, tmp_path: Path) -> None:
         "dog": {"label": False, "weight": 1.0, "state": "removed", "score": 0.9},
         "tree": {"label": True, "weight": 1.0, "state": "added", "score": None},
     }
-    assert rows[1]["tags"]["dog"] == {"label": True, "weight": 0.333333, "state": "added", "score": None}
+    assert rows[1]["tags"]["dog"] == {"label": False, "weight": 0.0, "state": "unknown", "score": None}
     assert (rows[2]["ground_truth"], rows[2]["tags"]) == (True, {})
     everything = json_lines("export", "--project", 3, "--untouched")
-    assert everything[2]["tags"]["cat"] == {"label": False, "weight": 0.5, "state": "untouched", "score": None}
+    assert everything[2]["tags"]["cat"] == {"label": False, "weight": 1.0, "state": "untouched", "score": None}
     file = tmp_path / "out.jsonl"
     assert "3 images written to" in run("export", "--project", 3, "--output", file)
     assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows

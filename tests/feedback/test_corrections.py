@@ -130,7 +130,7 @@ def test_what_was_not_on_screen_is_believed_less() -> None:
     more = "".join(f'<Choice value="t{number}"/>' for number in range(38))
     long = parse_label_config(CONFIG.replace("</Choices>", f"{more}</Choices>"))
     assert states(only(said(1, "cat"), plan=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
-    assert Weights(listed_tags=41).untouched(long.tag_controls[0], 41) == 0.5
+    assert replace(WEIGHTS, listed_tags=41).untouched(long.tag_controls[0], 41) == 0.5
 
 
 def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:

@@ -1,9 +1,6 @@
-"""Paired bootstrap and permutation test against plain formulas, and against how often they are wrong."""
+"""Sign-flip test, ranking and permutation test: against plain formulas, and against how often they are wrong."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ from numpy.typing import NDArray
 
 from ram_backend import metrics
 from ram_backend.gate import statistics
-from ram_backend.gate.statistics import compare_rankings, permutation_test
+from ram_backend.gate.statistics import compare_edits, permutation_test, ranking_change
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -24,144 +21,73 @@ def ranking(seed: int, images: int = 40, tags: int = 12, share: float = 0.1) -> 
     return random.normal(size=(images, tags)) + labels, labels
 
 
-def worse(scores: Array, seed: int, noise: float) -> Array:
-    return scores + np.random.default_rng([7, seed]).normal(size=scores.shape) * noise
+def edits(seed: int, images: int = 60, mean: float = 1.5) -> Array:
+    return np.random.default_rng(seed).poisson(mean, images).astype(np.float64)
 
 
-def compare(before: Array, after: Array, labels: Labels, **options: object) -> statistics.RankingChange:
-    inputs = {"weights": np.ones(labels.shape), "groups": np.arange(len(labels)), **options}
-    return compare_rankings(before, after, labels, **inputs)  # type: ignore[arg-type]
+def test_the_p_value_is_that_of_all_sign_flips() -> None:
+    before, after = edits(0, 8), edits(1, 8)
+    saved = before - after
+    flips = 2 * ((np.arange(256)[:, None] >> np.arange(8)) & 1) - 1
+    exact = np.mean(flips @ saved >= saved.sum() - 1e-9)
+    assert compare_edits(before, after, np.arange(8)).p_value == pytest.approx(exact, abs=0.03)
 
 
-def test_macro_figures_are_the_metric() -> None:
-    scores, labels = ranking(0)
-    scores = np.round(scores, 1)  # with ties
-    known = np.random.default_rng(1).random(labels.shape) < 0.8
-    found = compare(scores, worse(scores, 0, 1.0), labels, weights=known.astype(np.float64))
-    counted = (labels & known).any(axis=0)
-    assert found.tags == counted.sum()
-    assert found.positives == (labels & known).sum()
-    assert found.macro_before == pytest.approx(metrics.mean_average_precision(scores, labels, known, 1))
-    assert found.macro_after == pytest.approx(
-        metrics.mean_average_precision(worse(scores, 0, 1.0), labels, known, min_positives=1)
-    )
+def test_figures_are_means_and_the_interval_covers_the_change() -> None:
+    before = edits(0)
+    after = before - (np.arange(60) % 3 == 0) * (before > 0)
+    found = compare_edits(before, after, np.arange(60))
+    assert (found.before, found.after, found.groups) == (before.mean(), after.mean(), 60)
+    assert found.change == pytest.approx(after.mean() / before.mean() - 1)
+    low, high = found.interval
+    assert low < found.change < high < 0
+    assert found.p_value < 0.01
 
 
-def test_tags_count_by_the_root_of_their_positives() -> None:
-    scores, labels = ranking(0)
-    precisions, positives = metrics.average_precision_per_tag(scores, labels), labels.sum(axis=0)
-    kept = positives > 0
-    expected = np.average(precisions[kept], weights=np.sqrt(positives[kept]))
-    assert compare(scores, scores, labels).before == pytest.approx(expected)
-
-
-def test_weights_count_pairs_in_part() -> None:
-    """A positive of weight 1 below a negative of weight .5: precision 1 / 1.5."""
-    scores, labels = np.array([[3.0], [2.0], [1.0]]), np.array([[False], [True], [False]])
-    found = compare(scores, scores, labels, weights=np.array([[0.5], [1.0], [1.0]]))
-    assert found.before == pytest.approx(1 / 1.5)
-
-
-def test_resamples_agree_with_drawing_images_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = ranking(1, images=15, tags=3, share=0.3)
-    other = worse(scores, 1, 1.0)
-    monkeypatch.setattr(statistics, "RESAMPLES", 200)
-    found = compare(scores, other, labels, seed=5)
-    drawn = statistics._draws(np.arange(15), 200, 5)[1:].astype(int)
-    changes = []
-    for counts in drawn:
-        rows = np.repeat(np.arange(15), counts)
-        positives = labels[rows].sum(axis=0)
-        kept = positives > 0
-        one, two = (
-            np.average(
-                metrics.average_precision_per_tag(values[rows], labels[rows])[kept], weights=positives[kept] ** 0.5
-            )
-            for values in (scores, other)
-        )
-        changes.append(two - one)
-    assert found.spread == pytest.approx(np.std(changes), rel=1e-4)
-    moved = np.array(changes) - np.mean(changes) + found.change
-    low, high = np.quantile([changes, moved], [0.025, 0.975], axis=1)
-    assert (found.low, found.high) == pytest.approx((low.min(), high.max()), abs=1e-6)
-    assert found.probability == pytest.approx(min(np.mean(np.array(changes) > 0), np.mean(moved > 0)), abs=0.006)
-
-
-def test_look_alikes_are_drawn_together() -> None:
-    scores, labels = ranking(2, images=30)
-    other = worse(scores, 2, 1.0)
-    alone = compare(scores, other, labels)
+def test_look_alikes_count_as_one_photo() -> None:
+    before, after = edits(0, 30), edits(1, 30)
     rows = np.repeat(np.arange(30), 4)
-    together = compare(scores[rows], other[rows], labels[rows], groups=rows)
-    independent = compare(scores[rows], other[rows], labels[rows], groups=np.arange(120))
-    assert together.spread == pytest.approx(alone.spread, rel=0.05)
-    assert independent.spread < 0.8 * together.spread
+    alone, together = compare_edits(before, after, np.arange(30)), compare_edits(before[rows], after[rows], rows)
+    assert together == alone
+    assert compare_edits(before[rows], after[rows], np.arange(120)).spread < 0.6 * alone.spread
 
 
-def test_equal_rankings_are_no_improvement() -> None:
-    scores, labels = ranking(3)
-    found = compare(scores, 2 * scores + 1, labels)
-    assert (found.change, found.probability, found.low, found.high) == (0, 0, 0, 0)
+@pytest.mark.parametrize("mean", [0.3, 3.0])
+def test_candidates_no_better_pass_the_level_as_often_as_it_says(mean: float) -> None:
+    found = [compare_edits(edits(s, mean=mean), edits(1000 + s, mean=mean), np.arange(60), s) for s in range(200)]
+    assert np.mean([each.p_value <= 0.05 for each in found]) < 0.1  # .05, and more than three times its standard error
 
 
-def test_clearly_better_and_clearly_worse() -> None:
-    scores, labels = ranking(4, images=120)
-    assert compare(worse(scores, 4, 3.0), scores, labels).probability > 0.99
-    assert compare(scores, worse(scores, 4, 3.0), labels).probability < 0.01
+def test_equal_edits_save_nothing() -> None:
+    before = edits(0)
+    found = compare_edits(before, before, np.arange(60))
+    assert (found.p_value, found.change, found.interval) == (1, 0, (0, 0))
+    nothing = compare_edits(np.zeros(60), np.zeros(60), np.arange(60))
+    assert (nothing.change, nothing.interval) == (0, (0, 0))
 
 
-@pytest.mark.parametrize(("images", "tags", "share"), [(15, 1, 0.5), (20, 30, 0.05), (40, 10, 0.1)])
-def test_candidates_no_better_pass_the_level_as_often_as_it_says(images: int, tags: int, share: float) -> None:
-    passed = []
-    for seed in range(100):
-        scores, labels = ranking(seed, images, tags, share)
-        found = compare(worse(scores, seed, 0.7), worse(scores, 1000 + seed, 0.7), labels, seed=seed)
-        assert found.low <= found.change <= found.high
-        passed.append(found.probability >= 0.95)
-    assert np.mean(passed) < 0.1  # .05, and more than twice its standard error
+def test_same_seed_same_answer() -> None:
+    pairs = [compare_edits(edits(0), edits(1), np.arange(60), seed) for seed in (1, 1, 2)]
+    assert pairs[0] == pairs[1]
+    assert pairs[0].p_value == pytest.approx(pairs[2].p_value, abs=0.05)
 
 
-def test_same_seed_same_answer_and_another_seed_nearly() -> None:
-    scores, labels = ranking(5)
-    other = worse(scores, 5, 0.5)
-    first, again, second = (compare(scores, other, labels, seed=seed) for seed in (1, 1, 2))
-    assert asdict(first) == asdict(again)
-    assert first.probability != second.probability
-    assert first.probability == pytest.approx(second.probability, abs=0.06)
+def test_very_many_photos_are_compared_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MOST_COMPARED", 20)
+    assert compare_edits(edits(0), edits(1), np.arange(60)).groups == 20
 
 
-def test_nothing_to_compare() -> None:
-    scores, labels = ranking(6)
-    for none in (np.zeros_like(labels), np.ones_like(labels)):
-        found = compare(scores, scores, none)
-        assert found.tags == 0
-        assert found.probability == 0
-        assert np.isnan(found.before)
-    assert compare(scores, scores, labels, weights=np.zeros(labels.shape)).tags == 0
-
-
-def test_very_many_images_are_compared_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = ranking(7, images=200)
-    monkeypatch.setattr(statistics, "MOST_COMPARED", 50)
-    found = compare(scores, worse(scores, 7, 1.0), labels, groups=np.repeat(np.arange(100), 2))
-    assert 0 < found.positives < 0.7 * labels.sum()
-
-
-def test_work_is_bounded_by_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = ranking(7)
-    draws = mock.Mock(wraps=statistics._draws)
-    monkeypatch.setattr(statistics, "_draws", draws)
-    monkeypatch.setattr(statistics, "WORK", 1.0)
-    compare(scores, scores, labels)
-    assert draws.call_args.args[1] == statistics.FEWEST_RESAMPLES
-
-
-def test_blocks_don_t_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = ranking(8, images=60, tags=3, share=0.5)
-    other = worse(scores, 8, 1.0)
-    whole = compare(scores, other, labels)
-    monkeypatch.setattr(statistics, "BLOCK", 7)
-    assert asdict(compare(scores, other, labels)) == pytest.approx(asdict(whole), abs=1e-5)
+def test_ranking_is_the_metrics_average_precision_within_folds() -> None:
+    before, labels = ranking(0, images=60)
+    after = before + labels
+    known = np.random.default_rng(1).random(labels.shape) < 0.8
+    one_fold = ranking_change(before, after, labels, known, np.zeros(60, dtype=np.int64))[0]
+    values = [metrics.mean_average_precision(each, labels, known, 1) for each in (before, after)]
+    assert one_fold == pytest.approx(values[1] - values[0])
+    folds = np.arange(60) % 5
+    shifted = before + np.array([0, 3, -3, 1, -1])[folds][:, None]
+    assert ranking_change(before, shifted, labels, known, folds)[0] == 0, "offsets of a fold rank nothing"
+    assert ranking_change(before, after, np.zeros_like(labels), known, folds) == (0, 0)
 
 
 def related(scores: Array, labels: Labels, **options: object) -> statistics.AssociationTest:

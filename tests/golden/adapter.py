@@ -19,7 +19,7 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.gate.folds import split
+from ram_backend.gate.folds import folds_of, group_alike
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.queue import JobQueue
@@ -51,14 +51,14 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
 
 
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
-    """Outcome and figures of a simulated project's round: split, refusal or fit, verdict."""
+    """Outcome and figures of a simulated project's round: refusal or fit, verdict."""
     training_set = TrainingSet(**cases.simulated(seed, images, shuffled))
-    parts = split(training_set)
-    verdict = refuse_before_fitting(training_set, parts, seed)
+    groups = group_alike(training_set.phash, training_set.content)
+    folds = folds_of(groups, training_set.content)
+    verdict = refuse_before_fitting(training_set, groups, seed)
     if verdict is None:
-        candidate = fit_candidate(training_set.take(parts.fit), parts.groups[parts.fit], seed=seed)
-        side = training_set.take(parts.gate)
-        verdict = judge_candidate(training_set, parts, candidate.logits(side.base, side.features), seed=seed)
+        candidate = fit_candidate(training_set, groups, folds, seed=seed)
+        verdict = judge_candidate(training_set, groups, folds, candidate.log_odds, seed=seed)
     return {"outcome": verdict.outcome, "figures": dict(sorted(verdict.figures.items()))}
 
 
@@ -74,7 +74,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
         plan = parse_label_config(project.label_config)
-        labels = merge_corrections(corrections_of(plan, truth, ledger.shown(key), Weights()))
+        labels = merge_corrections(corrections_of(plan, truth, ledger.shown(key), Weights(0.5, 0.05)))
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)

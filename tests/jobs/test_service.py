@@ -99,10 +99,24 @@ def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: 
     correct(database, 1, 2, 3)
     end(queue, service.request(KEY, "pressed")["job"], 3)
     assert service.check(KEY) == []
-    correct(database, 4, 5)
+    correct(database, 4)
     assert service.check(KEY) == []
-    correct(database, 6)
+    correct(database, 5)
     assert len(service.check(KEY)) == 1
+
+
+def test_each_attempt_needs_half_as_many_corrections_again(
+    service: JobService, database: Database, queue: JobQueue
+) -> None:
+    rounds, last = [], 0
+    for number in range(1, 60):
+        correct(database, number)
+        if jobs := service.check(KEY):
+            last = service.ledger.last_event(KEY)
+            end(queue, jobs[0].id, last)
+            rounds.append(number)
+    assert rounds == [3, 5, 8, 12, 18, 27, 41]
+    assert service.next_training(KEY) == "trained at 21"
 
 
 def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:

@@ -51,6 +51,7 @@ def test_the_version_names_the_behaviour() -> None:
         recipe(extra={"threshold": 0.5001}),
         recipe(extra={"per_tag": {"red": 0.5}}),
         recipe(extra={"top_k": 1}),
+        recipe(extra={"add_cost": 2.0}),
         recipe(extra={"tags": ["red", "green"]}),
         recipe(CONFIG.replace('name="tags"', 'name="other"')),
         recipe(CONFIG.replace("$image", "$photo")),
@@ -119,6 +120,18 @@ def test_the_score_of_a_choice_is_that_of_its_best_text() -> None:
     assert by_name == [{"warm": (0.7, 0.5), "blue": (0.9, 0.7)}, {"warm": (0.65, 0.6), "blue": (0.1, 0.7)}]
 
 
+def test_calibrated_tags_are_ticked_earlier_where_adding_one_costs_more() -> None:
+    scores, thresholds = np.full((1, 3), 0.3, dtype=np.float32), np.array([0.6, 0.5, 0.7], dtype=np.float32)
+    taxonomy = CONFIG.replace("<Choices", "<Taxonomy").replace("</Choices>", "</Taxonomy>")
+    found = {}
+    for name, config, extra in (("list", CONFIG, None), ("search", taxonomy, None), ("set", CONFIG, {"add_cost": 3.0})):
+        control = recipe(config, extra=extra).controls["tags"]
+        row = scored_choices(control, scores, thresholds)[0]
+        found[name] = {one.choice.value: round(one.threshold, 3) for one in row}["green"]
+    assert found == {"list": 0.5, "search": 0.2, "set": 0.25}
+    assert {one.threshold for one in row} >= {np.float32(0.6)}, "thresholds that are not about costs stay"
+
+
 @given(
     scores=st.lists(st.floats(0, 1, width=32), min_size=12, max_size=12),
     thresholds=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=12, max_size=12),
@@ -151,7 +164,7 @@ def test_many_choices_are_cut_to_few() -> None:
     names = [f"tag {number}" for number in range(5000)]
     control = recipe(choices_config(*names)).controls["tags"]
     scores = np.linspace(0, 0.4, 5000, dtype=np.float32)[None]
-    found = scored_choices(control, scores, np.full(5000, 0.5, dtype=np.float32))[0]
+    found = scored_choices(control, scores, np.full(5000, 0.51, dtype=np.float32))[0]
     assert len(found) <= 3
     assert max(one.score for one in found) == pytest.approx(0.4)
 

@@ -12,7 +12,6 @@ from starter.calibration import (
     fit_curve,
     fit_logistic,
     fit_tag_curve,
-    shrunk_thresholds,
 )
 
 
@@ -59,9 +58,3 @@ def test_pairs_of_weight_zero_don_t_count() -> None:
     labels = np.array([True, False, False, True])
     solution = fit_logistic(inputs, labels, np.array([1.0, 1.0, 0.0, 0.0]))
     assert solution[0] > 0
-
-
-def test_thresholds_shrink_with_the_number_of_photos() -> None:
-    values = shrunk_thresholds([0.9, 0.9], [0, 10_000], 0.2)
-    assert values[0] == pytest.approx(0.2)
-    assert values[1] == pytest.approx(0.9, abs=0.01)

@@ -16,6 +16,7 @@ from models import tiny as tiny_files
 from training import tiny_head as tiny
 
 from ram_backend.errors import NotAvailable, SettingsError, VersionDamaged
+from ram_backend.gate.folds import folds_of
 from ram_backend.gate.off_target import measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
@@ -28,7 +29,7 @@ from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
 from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, off_target_scores
-from ram_backend.training.selection import FitResult, RidgeTrainer, fit_candidate
+from ram_backend.training.selection import Candidate, FitResult, RidgeTrainer, fit_candidate
 
 IMAGES = 160
 
@@ -62,6 +63,13 @@ def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: 
     return trainer.fit(training_set, np.arange(len(training_set)), seed, None)
 
 
+def candidate_of(training_set: TrainingSet, tuning: HeadTrainer, seed: int = 0) -> Candidate:
+    """The winner of ridge and head fine-tuning."""
+    groups = np.arange(len(training_set))
+    folds = folds_of(groups, training_set.content)
+    return fit_candidate(training_set, groups, folds, (RidgeTrainer(), tuning), seed=seed)
+
+
 def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], training_set: TrainingSet) -> np.ndarray:
     """What a tuned head changes about the log-odds of the images, when it is served."""
     assert training_set.tokens is not None
@@ -79,20 +87,23 @@ def outside_drift(bundle: Bundle, files: dict[str, bytes]) -> float:
 
 def test_it_wins_where_only_the_head_can_see_what_matters(bundle: Bundle) -> None:
     training_set = tiny.training_set(images=IMAGES)
-    candidate = fit_candidate(training_set, np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)), seed=2)
-    assert candidate.recipe == "tuning"
+    candidate = candidate_of(training_set, trainer(bundle), seed=2)
+    assert candidate.trainer == "tuning"
     assert set(candidate.files) == {HEAD_FILE}
-    assert candidate.cross_validated["tuning"]["mAP"] > candidate.cross_validated["residual"]["mAP"] + 0.05
+    edits = {name: figures["edits"] for name, figures in candidate.cross_validated.items()}
+    assert edits["tuning"] < 0.8 * edits["residual"]
     unseen = tiny.training_set(seed=7, images=IMAGES)
     z = unseen.base + log_odds_change(bundle, tiny.subset(bundle), candidate.files, unseen)
-    served = mean_average_precision(candidate.logits(z, unseen.features), unseen.labels)
-    assert served > mean_average_precision(unseen.base, unseen.labels) + 0.15
-    assert served > candidate.cross_validated["tuning"]["mAP"] - 0.15  # what was promised is about what comes
+    served = candidate.delta.log_odds(z, unseen.features)
+    assert mean_average_precision(served, unseen.labels) > mean_average_precision(unseen.base, unseen.labels) + 0.15
+    assert unseen.edits(served, unseen.thresholds).mean() < edits["tuning"] + 0.5  # the promise is about kept
 
 
 def test_it_is_judged_on_images_left_out_only(bundle: Bundle) -> None:
     result = fitted(trainer(bundle))
     assert result is not None
+    assert result.judged is not None
+    assert result.log_odds is not None
     assert result.judged.sum() == IMAGES // 4
     training_set = tiny.training_set(images=IMAGES)
     np.testing.assert_array_equal(result.log_odds[~result.judged], training_set.base[~result.judged])
@@ -171,8 +182,8 @@ def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
 def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: 0.5)
     assert fitted(trainer(bundle, stop_after=3)) is None
-    candidate = fit_candidate(tiny.training_set(images=IMAGES), np.arange(IMAGES), (RidgeTrainer(), trainer(bundle)))
-    assert candidate.recipe == "residual"
+    candidate = candidate_of(tiny.training_set(images=IMAGES), trainer(bundle, stop_after=3))
+    assert candidate.trainer == "residual"
 
 
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
@@ -239,6 +250,8 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         labels=base > np.median(base, axis=0) + 0.01 * np.random.default_rng(0).normal(size=base.shape),
         weights=np.ones(base.shape, dtype=np.float32),
         base_thresholds=tagger.thresholds,
+        incumbent_thresholds=tagger.thresholds,
+        add_costs=np.ones(3, dtype=np.float32),
     )
     rows, options = np.arange(40), tiny.options(rank=rank, replay_tags=3)
     run = head_tuning._Tuning(HeadTrainer(bundle, subset, options), training_set, rows[:30], rows[30:])

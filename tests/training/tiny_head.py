@@ -55,8 +55,9 @@ def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
         incumbent=base,
         labels=labels,
         weights=np.ones(labels.shape, dtype=np.float32),
-        content=tuple(f"{seed}-{number}" for number in range(images)),
+        content=tuple(f"{seed:08x}{number:08x}" for number in range(images)),
         phash=np.arange(images, dtype=np.uint64),
-        ground_truth=np.zeros(images, dtype=bool),
         base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
+        incumbent_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
+        add_costs=np.ones(TAGS, dtype=np.float32),
     )

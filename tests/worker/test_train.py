@@ -16,7 +16,7 @@ from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedChoice, ServedPrediction, image_key
+from ram_backend.feedback.shown import image_key
 from ram_backend.gate.judge import Verdict
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
@@ -31,8 +31,8 @@ from ram_backend.worker import scorer as scoring
 from ram_backend.worker import train as training_job
 from ram_backend.worker.run_job import carry_out
 
-ACCEPT = Verdict("accept", "It ranks better.", {"map_incumbent": 0.4, "map_candidate": 0.5})
-REJECT = Verdict("reject", "It doesn't rank better.", {"map_incumbent": 0.4, "map_candidate": 0.4})
+ACCEPT = Verdict("accept", "Fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 1.5})
+REJECT = Verdict("reject", "No fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 2.4})
 
 
 class Trainings:
@@ -102,13 +102,13 @@ def test_an_accepted_candidate_is_served(corrected: Trainings) -> None:
     corrected.gate(ACCEPT)
     job = corrected.train()
     assert (job.state, job.verdict) == ("done", "accept"), job.message
-    assert job.message.startswith("v0001 is served. It ranks better.")
+    assert job.message.startswith("v0001 is served. Fewer edits.")
     assert corrected.served == "v0001"
     version = open_version(version_path(corrected.settings.versions_dir, KEY, "v0001"), tiny_bundle(), key=KEY)
     lineage = version.lineage
     assert (lineage.parent, lineage.bundle, lineage.encoder_id) == (None, "colours", "mean-colour")
     assert (lineage.corrections.count, lineage.corrections.last_event) == (12, corrected.ledger.last_event(KEY))
-    assert (lineage.metrics_before, lineage.metrics_after) == ({"mAP": 0.4}, {"mAP": 0.5})
+    assert (lineage.metrics_before, lineage.metrics_after) == ({"edits": 2.4}, {"edits": 1.5})
     assert lineage.code_version
     assert set(version.delta.tags) == {"red", "green", "blue"}
     assert job.last_event == lineage.corrections.last_event
@@ -121,7 +121,7 @@ def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings) -> None:
     corrected.gate(REJECT)
     job = corrected.train()
     assert (job.state, job.verdict) == ("done", "reject")
-    assert job.message.startswith("v0001 is kept and not served. It doesn't rank better.")
+    assert job.message.startswith("v0001 is kept and not served. No fewer edits.")
     assert corrected.served is None
     assert [(record.name, record.outcome) for record in corrected.versions.list(KEY)] == [("v0001", "reject")]
     assert not any(each.is_open for each in corrected.queue.jobs(KEY))
@@ -144,7 +144,7 @@ def test_with_nothing_new_the_verdict_stands(corrected: Trainings) -> None:
     first = corrected.train()
     for _ in range(2):
         again = corrected.train()
-        assert again.message.startswith("Nothing has changed since the last attempt. It doesn't rank better.")
+        assert again.message.startswith("Nothing has changed since the last attempt. No fewer edits.")
         assert again.verdict == "reject"
     assert [record.name for record in corrected.versions.list(KEY)] == ["v0001"]
     corrected.correct(13)
@@ -153,10 +153,8 @@ def test_with_nothing_new_the_verdict_stands(corrected: Trainings) -> None:
 
 
 def weights_change(project: Trainings) -> None:
-    """What was shown came late: "green" was off because a person took it off, not because nobody looked at it."""
-    choices = (ServedChoice("tags", ("green",), 0.9, True),)
-    moment = datetime(2026, 11, 23, 16, tzinfo=UTC)
-    project.ledger.record_shown(KEY, [ServedPrediction(13, "colours-1", moment, choices)])
+    """An untouched tag counts half."""
+    project.settings = project.settings.model_copy(update={"untouched_weight": 0.5})
 
 
 def a_hash_changes(project: Trainings) -> None:
