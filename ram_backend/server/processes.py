@@ -13,6 +13,11 @@ from typing import ParamSpec, TypeVar
 
 from ram_backend.errors import NotAvailable
 
+IDLE_S = 20.0
+"""Processes without work for so long are ended: what they hold goes back."""
+
+_CLOSING = "The server is going down: ask again in a moment."
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,6 +34,8 @@ class WorkerProcesses:
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._closed = False
+        self._running = 0
+        self._idle: threading.Timer | None = None
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a module's function in one of the processes, once it is done.
@@ -36,8 +43,8 @@ class WorkerProcesses:
         Raises:
             NotAvailable: a process has ended, for want of memory perhaps, or the server is going down.
         """
-        pool = self._started()
         try:
+            pool = self._started()
             return pool.submit(work, *args, **kwargs).result()
         except BrokenProcessPool:
             with self._lock:
@@ -46,21 +53,42 @@ class WorkerProcesses:
         except (CancelledError, RuntimeError):
             if not self._closed:
                 raise
-            raise NotAvailable("The server is going down: ask again in a moment.") from None
+            raise NotAvailable(_CLOSING) from None
+        finally:
+            self._done()
 
     def close(self) -> None:
         """Ends them after what they have begun."""
-        with self._lock:
-            self._closed, pool = True, self._pool
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._end()
 
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
+            self._running += 1
+            if self._closed:
+                raise NotAvailable(_CLOSING)
+            if self._idle is not None:
+                self._idle.cancel()
             if self._pool is None:
                 spawn = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
             return self._pool
+
+    def _done(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running and not self._closed:
+                self._idle = threading.Timer(IDLE_S, self._end, [True])
+                self._idle.daemon = True
+                self._idle.start()
+
+    def _end(self, if_idle: bool = False) -> None:
+        with self._lock:
+            if if_idle and self._running:
+                return
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin() -> None:

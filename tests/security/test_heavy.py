@@ -70,6 +70,14 @@ def test_a_process_that_is_killed_is_replaced(client: httpx.Client) -> None:
     wait_until(lambda: client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200)
 
 
+def test_processes_without_work_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_backend.server.processes.IDLE_S", 0.05)
+    before = processes()
+    assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200
+    wait_until(lambda: not processes() - before)
+    assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200, "others are started"
+
+
 def scans(mode: str, size: tuple[int, int]) -> bytes:
     data = io.BytesIO()
     kind, colour = ("PNG", (9, 9, 9, 9)) if mode == "RGBA" else ("TIFF", 3)
