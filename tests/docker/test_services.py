@@ -122,7 +122,8 @@ class Services:
 
 
 @pytest.fixture
-def services(tmp_path: Path, compose: Any, variables: dict[str, str]) -> Iterator[Services]:
+def services(tmp_path: Path, compose: Any, variables: dict[str, str], starter_data: Path) -> Iterator[Services]:
+    shutil.copytree(starter_data / "bundles", tmp_path / "data" / "bundles")
     with FakeLabelStudio(project=PROJECT) as studio:
         made = Services(tmp_path, compose, variables, studio)
         yield made

@@ -98,12 +98,12 @@ def test_thirty_kills(settings: Settings, database: Database) -> None:
         def is_settled() -> bool:
             return service.pending(KEY) == 0 and not any(job.is_open for job in queue.jobs(KEY))
 
-        wait_until(is_settled, 90)
+        wait_until(is_settled, 300)
         last = queue.jobs(KEY, kind="train", limit=1)[0]
         if last.state == "failed":  # all its attempts were killed: the next correction brings another job
             assert "Given up after 3 attempts" in (last.message or "")
             annotators.correct()
-            wait_until(is_settled, 90)
+            wait_until(is_settled, 300)
     finally:
         if worker is not None:
             worker.stop()

@@ -24,7 +24,7 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service
-TASKS = 1500
+TASKS = 3000
 KILLS = 30
 
 
@@ -77,7 +77,7 @@ def test_thirty_kills_and_each_task_has_exactly_one(
                 if worker is None or worker.process.poll() is not None:
                     worker = RunningWorker(settings)
                 victim = chance.choice(("worker", "job", "both"))
-                wait_until(is_running, 120)
+                wait_until(is_running, 300)
                 time.sleep(chance.uniform(0, 0.5))
                 for pid in job_processes(queue) if victim != "worker" else ():
                     kill(pid)
@@ -85,11 +85,12 @@ def test_thirty_kills_and_each_task_has_exactly_one(
                     worker.kill()
                 assert studio.counts()[2] == 0
             assert studio.counts()[1] < TASKS
+            studio.seconds = 0  # what is left may be quick
         finally:
             if worker is not None:
                 worker.stop()
         with working(settings):
-            wait_until(is_done, 120)
+            wait_until(is_done, 600)
     assert studio.counts() == {1: TASKS}
     asked_for = list(chain.from_iterable(studio.portions))
     assert len(asked_for) == len(set(asked_for)), "nothing is computed twice"

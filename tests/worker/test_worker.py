@@ -172,7 +172,7 @@ def test_told_to_stop_it_ends_its_job_first(settings: Settings, service: JobServ
         time.sleep(0.3)
         assert worker.process.poll() is None
         file.unlink()
-        assert worker.process.wait(30) == 0
+        assert worker.process.wait(120) == 0
         assert job_of(queue, said).state == "done"
 
 
@@ -184,7 +184,7 @@ def test_told_twice_it_stops_at_once(settings: Settings, service: JobService, qu
         worker.process.terminate()
         time.sleep(1.2)  # RQ takes a second signal within a second for the same one
         worker.process.terminate()
-        worker.process.wait(30)
+        worker.process.wait(120)
         assert job_of(queue, said).is_open
         (settings.data_dir / "busy").unlink()
     with working(settings):
@@ -206,19 +206,20 @@ def test_two_workers_share_the_work(settings: Settings, service: JobService, que
 def test_a_killed_process_of_a_job_is_replaced_at_once(
     settings: Settings, service: JobService, queue: JobQueue
 ) -> None:
-    patient = settings.model_copy(update={"lease_seconds": 60})
+    patient = settings.model_copy(update={"lease_seconds": 600})
     with working(patient):
         file = busy(settings)
         said = service.request(KEY, "pressed")
         wait_until(lambda: job_processes(queue))
         kill(job_processes(queue)[0])
-        wait_until(lambda: job_of(queue, said).attempt == 2, 30)
+        wait_until(lambda: job_of(queue, said).attempt == 2, 300)
         file.unlink()
         wait_until(becomes(queue, said, "done"))
 
 
 def test_the_job_of_a_killed_worker_goes_on(settings: Settings, service: JobService, queue: JobQueue) -> None:
     """Its process renews the lease as before: nothing is computed twice, and nobody else begins it."""
+    settings = settings.model_copy(update={"lease_seconds": 5})
     file = busy(settings)
     worker = RunningWorker(settings)
     said = service.request(KEY, "pressed")
@@ -244,7 +245,7 @@ def test_a_job_whose_processes_are_all_killed_is_begun_anew(
     worker.kill()
     kill(own)
     with working(settings):
-        wait_until(lambda: job_of(queue, said).attempt == 2, 30)
+        wait_until(lambda: job_of(queue, said).attempt == 2, 300)
         file.unlink()
         wait_until(becomes(queue, said, "done"))
 
