@@ -5,13 +5,6 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
-_WRAPPED = {
-    "choices": "choices",
-    "taxonomy": "taxonomy",
-    "textarea": "text",
-    "rectanglelabels": "rectanglelabels",
-    "labels": "labels",
-}
 _REGIONS = {"rectanglelabels", "labels", "rectangle"}
 _PLACE = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
 
@@ -55,7 +48,7 @@ def _of_item(item: dict[str, Any], controls: dict[str | None, Any], objects: set
         found.append(f"place {item['value']!r}")
     if item["type"] == "rectangle":
         return found
-    said = item["value"].get(_WRAPPED[item["type"]])
+    said = item["value"].get("text" if item["type"] == "textarea" else item["type"])
     if not isinstance(said, list) or not said:
         return [*found, f"value {item['value']!r}"]
     entries = [node for node in control.iter() if node.tag in {"Choice", "Label"}]

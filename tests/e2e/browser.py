@@ -66,9 +66,10 @@ class Seen:
 class StudioPage:
     """A window of the browser in which the user is logged in."""
 
-    def __init__(self, page: Any, url: str) -> None:
+    def __init__(self, page: Any, url: str, artefacts: Path) -> None:
         self.page = page
         self.url = url
+        self.artefacts = artefacts
 
     def open_task(self, project: int, task: int) -> Seen:
         """Opens a task as a click on its row in the Data Manager does."""
@@ -93,13 +94,13 @@ class StudioPage:
             self.page.locator(SUBMIT).first.click()
         assert stored.value.ok
 
-    def screenshot(self, path: Path) -> None:
-        """What is in the window now, when the photo is there."""
+    def screenshot(self, name: str) -> None:
+        """Keeps what is in the window now, when the photo is there."""
         self.page.wait_for_function(
             "[...document.images].every(image => image.complete) && !document.querySelector('.lsf-image-progress')"
         )
         self.page.wait_for_timeout(500)
-        self.page.screenshot(path=path)
+        self.page.screenshot(path=self.artefacts / f"{name}.png")
 
     def readable(self) -> Readable:
         """What can be read when Submit is there and the page has come to rest."""
@@ -150,8 +151,8 @@ def chromium() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
-    """Starts Chromium and logs in."""
+def open_browser(url: str, account: Account, artefacts: Path) -> Iterator[StudioPage]:
+    """Starts Chromium and logs in; screenshots go into that folder."""
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1320, "height": 860}, locale="en-GB")
         page.set_default_timeout(TIMEOUT_MS)
@@ -160,7 +161,7 @@ def open_browser(url: str, account: Account) -> Iterator[StudioPage]:
         page.fill("input[name=password]", account.password)
         page.click("button[type=submit]")
         page.wait_for_url(lambda at: "/user/login" not in at)
-        yield StudioPage(page, url)
+        yield StudioPage(page, url, artefacts)
 
 
 def _is_next_task(response: Any) -> bool:

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ VENV = Path(os.environ.get("RAM_STUDIO_VENV", REPOSITORY / ".venv-studio"))
 ARTEFACTS = Path(os.environ.get("RAM_ARTEFACTS", REPOSITORY / "artefacts"))
 pytest.register_assert_rewrite("e2e.browser", "e2e.reading")
 BORROWED = 6
-FIRST_PORT = {"label studio": 18_080, "backend": 19_090}
+STUDIO_PORT, BACKEND_PORT = 18_080, 19_090
 STRICT = "fflag_feat_utc_210_prediction_validation_15082025"
 Start = Callable[[str, Callable[[], Server]], Server]
 
@@ -47,11 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
-@pytest.fixture(scope="session")
-def artefacts() -> Path:
-    """Folder for what a person may want to look at afterwards."""
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    return ARTEFACTS
+def label_config(name: str) -> str:
+    """One of the ready label configs."""
+    return (REPOSITORY / "label_configs" / f"{name}.xml").read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -66,8 +64,9 @@ def unset() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def start(artefacts: Path) -> Iterator[Start]:
+def start() -> Iterator[Start]:
     """Starts a server, which is stopped at the end of the session; what it printed is kept."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
     started: list[tuple[Service, str]] = []
 
     def begin(name: str, starting: Callable[[], Server]) -> Server:
@@ -81,7 +80,7 @@ def start(artefacts: Path) -> Iterator[Start]:
         yield begin
         for service, name in reversed(started):
             service.stop()
-            shutil.copyfile(service.log, artefacts / f"{name}.log")
+            shutil.copyfile(service.log, ARTEFACTS / f"{name}.log")
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +101,7 @@ def label_studio(start: Start, account: Account, studio_folder: Path) -> Server:
     executable = VENV / "bin" / "label-studio"
     if not executable.exists():
         pytest.skip(f"there is no Label Studio in {VENV.name}/: make label-studio")
-    port = FIRST_PORT["label studio"]
-    return start("label-studio", lambda: start_label_studio(executable, studio_folder, account, port))
+    return start("label-studio", lambda: start_label_studio(executable, studio_folder, account, STUDIO_PORT))
 
 
 @pytest.fixture(scope="session")
@@ -170,17 +168,12 @@ def install(
 @pytest.fixture(scope="session")
 def installation(install: Callable[..., Installation]) -> Installation:
     """The backend of most tests."""
-    return install("backend", FIRST_PORT["backend"])
+    return install("backend", BACKEND_PORT)
 
 
 @pytest.fixture(scope="session")
 def backend(installation: Installation) -> Server:
     return installation.server
-
-
-@pytest.fixture(scope="session")
-def backend_url(backend: Server) -> str:
-    return backend.url
 
 
 @pytest.fixture(scope="session")
@@ -197,19 +190,17 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def label_config() -> Callable[[str], str]:
-    """Reads one of the ready label configs."""
-    return lambda name: (REPOSITORY / "label_configs" / f"{name}.xml").read_text(encoding="utf-8")
+def new_project(api: StudioApi) -> Callable[..., int]:
+    """Makes a project with photos, or tasks with data of their own, and connects a backend; returns its number."""
 
-
-@pytest.fixture
-def new_project(api: StudioApi, backend: Server) -> Callable[..., int]:
-    """Makes a project with photos, connected to the backend; returns its number."""
-
-    def make(title: str, config: str, uploaded: list[Path], **connection: Any) -> int:
+    def make(title: str, config: str, tasks: Sequence[Path | dict[str, Any]], url: str, **connection: Any) -> int:
         project = int(api.create_project(title, config)["id"])
-        api.upload(project, uploaded)
-        api.connect(project, backend.url, **connection)
+        photos = [each for each in tasks if isinstance(each, Path)]
+        if photos:
+            api.upload(project, photos)
+        else:
+            api.call("POST", f"/api/projects/{project}/import", json=[{"data": each} for each in tasks])
+        api.connect(project, url, **connection)
         return project
 
     return make
@@ -220,5 +211,5 @@ def studio_page(label_studio: Server, account: Account) -> Iterator[Any]:
     """A browser window that is logged in to Label Studio."""
     from e2e.browser import open_browser
 
-    with open_browser(label_studio.url, account) as page:
+    with open_browser(label_studio.url, account, ARTEFACTS) as page:
         yield page

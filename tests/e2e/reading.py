@@ -1,8 +1,11 @@
-"""What a prediction says, read from Label Studio's own record of it."""
+"""What a prediction says, read from Label Studio's own record of it; what it sends for one."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
+
+from support.studio_api import StudioApi
 
 
 def items(prediction: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -28,3 +31,16 @@ def confidences(prediction: dict[str, Any]) -> dict[str, int]:
 def photo(task: dict[str, Any]) -> str:
     """Name of the uploaded file."""
     return str(task["data"]["image"]).rpartition("/")[2].partition("-")[2]
+
+
+def predict_body(api: StudioApi, project: int) -> dict[str, Any]:
+    """What Label Studio would send for all tasks of a project."""
+    found = api.call("GET", f"/api/projects/{project}")
+    created = api.call("GET", "/api/projects", params={"ids": project})["results"][0]["created_at"]
+    seconds = int(datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp())
+    return {
+        "tasks": api.tasks(project),
+        "project": f"{project}.{seconds}",
+        "label_config": found["label_config"],
+        "params": {"login": None, "password": None, "context": None},
+    }

@@ -17,11 +17,11 @@ class RoundTrip:
     """From a photo to a correction that is read back.
 
     Attributes:
+        remove: control whose last tag the annotator takes away.
+        add: control and tag that the annotator adds.
         data: makes a task's data of photos; None: the photo is uploaded.
         photos: names of the photos, as many as the task has.
         extra_params: of the connection.
-        remove: control whose last tag the annotator takes away.
-        add: control and tag that the annotator adds.
     """
 
     remove: str = "tags"

@@ -7,20 +7,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pytest
-import requests
 from e2e.conftest import REPOSITORY, VENV
+from support.processes import is_up, wait_until
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import Account, Server
 from ram_backend.demo import photo_paths
-
-TIMEOUT_S = 240
 
 
 class Shown:
@@ -41,40 +38,28 @@ class Shown:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGTERM)
+
     @property
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        end = time.monotonic() + TIMEOUT_S
-        while not (found := re.search(pattern, self.text, re.MULTILINE)):
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < end, self.text
-            time.sleep(0.2)
+        wait_until(lambda: re.search(pattern, self.text, re.MULTILINE) or self.process.poll() is not None, 600)
+        found = re.search(pattern, self.text, re.MULTILINE)
+        assert found, self.text
         return found
 
-    def press_ctrl_c(self) -> None:
-        """What a terminal does: SIGINT to the whole foreground group."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(60)
-
-
-@contextmanager
-def shown(command: list[str], environment: dict[str, str], log: Path) -> Iterator[Shown]:
-    running = Shown(command, environment, log)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            os.killpg(running.process.pid, signal.SIGTERM)
-            running.process.wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=3).ok
-    except requests.ConnectionError:
-        return False
+    def end(self, stop: signal.Signals) -> None:
+        """Stops it: by Ctrl-C, which a terminal sends to all of the foreground group, or another signal to it alone."""
+        if self.process.poll() is None:
+            send = os.killpg if stop is signal.SIGINT else os.kill
+            send(self.process.pid, stop)
+            self.process.wait(300)
 
 
 def make(*targets: str) -> list[str]:
@@ -90,19 +75,18 @@ def test_make_studio_fills_a_project_and_ctrl_c_stops_what_it_started(
     command = make("studio", f"RAM_STUDIO_VENV={VENV}")
     environment = {"RAM_DATA_DIR": str(folder), "RAM_PORT": "19290"}
     for _ in range(2):
-        with shown(command, environment, folder / "printed.log") as running:
+        with Shown(command, environment, folder / "printed.log") as running:
             running.wait_for(r"^Next: log in")
             assert f"{label_studio.url}  (ran already, and goes on running)" in running.text
             assert account.password in running.text
             assert f"({len(photo_paths())} of {len(photo_paths())} photos have predictions)" in running.text
             backend = running.wait_for(r"^Backend +(http://\S+)$")[1]
-            assert answers(backend)
-            running.press_ctrl_c()
+            assert is_up(backend)
+            running.end(signal.SIGINT)
             assert "Traceback" not in running.text
-        assert not answers(backend)
-        assert answers(label_studio.url)
+        assert not is_up(backend)
+        assert is_up(label_studio.url)
     found = api.project("RAM demo")
-    assert found is not None
     (record,) = api.backends(found["id"])
     assert [len(task["predictions"]) for task in api.tasks(found["id"])] == [1] * len(photo_paths())
     assert record.url == backend
@@ -114,15 +98,11 @@ def test_make_run_tags_photos_then_serves_until_it_is_told_to_stop(
 ) -> None:
     folder = backend_data("make-run")
     environment = {"RAM_DATA_DIR": str(folder), "RAM_PORT": "19390"}
-    with shown(make("run"), environment, folder / "printed.log") as running:
+    with Shown(make("run"), environment, folder / "printed.log") as running:
         url = running.wait_for(r"^ram-backend serves (http://\S+)")[1]
         assert f"{len(photo_paths())} photos" in running.text.split("ram-backend serves")[0]
-        assert answers(url)
-        if stop is signal.SIGINT:
-            running.press_ctrl_c()
-        else:
-            running.process.send_signal(stop)
-            running.process.wait(60)
+        assert is_up(url)
+        running.end(stop)
         assert "Stopped." in running.text
         assert "Traceback" not in running.text
-    assert not answers(url)
+    assert not is_up(url)

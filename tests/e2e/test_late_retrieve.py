@@ -8,16 +8,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from e2e.conftest import Installation
+from e2e.conftest import BACKEND_PORT, Installation, label_config
 from support.http_server import HttpServer, Reply, Request
 from support.processes import wait_until
 from support.studio_api import StudioApi
 
-from ram_backend.cli.servers import Server
 from ram_backend.demo import photo_paths
 
 TASKS = int(os.environ.get("RAM_TEST_LATE_TASKS", "30"))
@@ -35,33 +33,21 @@ class SlowImages(HttpServer):
         return Reply(body=photos[number % len(photos)].read_bytes() + number.to_bytes(8, "big"))
 
 
-@pytest.fixture(scope="module")
-def slow_images() -> Iterator[str]:
-    with SlowImages() as images:
-        yield f"{images.host}:{images.port}"
-
-
-@pytest.fixture(scope="module")
-def slow_backend(install: Callable[..., Installation], slow_images: str) -> Server:
-    """A backend with a worker that fetches one image at a time."""
-    own = {"RAM_ALLOWED_IMAGE_HOSTS": slow_images, "RAM_PREDICT_SECONDS": str(DEADLINE_S)}
-    return install("late", 19_690, RAM_WORKER="true", RAM_FETCH_THREADS="1", **own).server
-
-
 def test_every_task_has_its_prediction_in_the_end(
-    api: StudioApi, slow_backend: Server, slow_images: str, label_config: Callable[[str], str]
+    api: StudioApi, install: Callable[..., Installation], new_project: Callable[..., int]
 ) -> None:
-    project = int(api.create_project("Slow images", label_config("choices_with_confidence"))["id"])
-    tasks = [{"image": f"http://{slow_images}/{number}.jpg"} for number in range(TASKS)]
-    api.call("POST", f"/api/projects/{project}/import", json=tasks)
-    api.connect(project, slow_backend.url)
-    began = time.monotonic()
-    api.retrieve(project)
-    assert time.monotonic() - began < DEADLINE_S + 30
-    record = f"/api/projects/{project}/"
-    wait_until(lambda: api.call("GET", record)["total_predictions_number"] >= TASKS, 2 * ALL_S + 60)
-    assert time.monotonic() - began > DEADLINE_S
-    (backend,) = api.backends(project)
-    stored = Counter(tuple(one["model_version"] for one in task["predictions"]) for task in api.tasks(project))
-    assert stored == {(backend.model_version,): TASKS}
-    print(f"{TASKS} tasks, {time.monotonic() - began:.0f} s")
+    """The backend has a worker and fetches one image at a time."""
+    with SlowImages() as images:
+        address = f"{images.host}:{images.port}"
+        own = {"RAM_ALLOWED_IMAGE_HOSTS": address, "RAM_PREDICT_SECONDS": str(DEADLINE_S)}
+        url = install("late", BACKEND_PORT + 600, RAM_WORKER="true", RAM_FETCH_THREADS="1", **own).server.url
+        tasks = [{"image": f"http://{address}/{number}.jpg"} for number in range(TASKS)]
+        project = new_project("Slow images", label_config("choices_with_confidence"), tasks, url)
+        began = time.monotonic()
+        api.retrieve(project)
+        record = f"/api/projects/{project}/"
+        wait_until(lambda: api.call("GET", record)["total_predictions_number"] >= TASKS, 10 * ALL_S + 300)
+        assert time.monotonic() - began > DEADLINE_S
+        (backend,) = api.backends(project)
+        stored = Counter(tuple(one["model_version"] for one in task["predictions"]) for task in api.tasks(project))
+        assert stored == {(backend.model_version,): TASKS}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from e2e.browser import StudioPage, agrees
-from e2e.conftest import Installation, unset
+from e2e.conftest import BACKEND_PORT, Installation, unset
 from e2e.reading import confidences, photo, tags
 from support.processes import wait_until
 from support.studio_api import StudioApi
@@ -29,7 +28,6 @@ CLICKED, LEFT, NONSENSE = 3, 40, 150
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="tags" toName="image" choice="multiple" showInline="true">{}</Choices>
 <TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/></View>"""
-TRAINED_S = 180
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,9 @@ class Truth:
     tags: Mapping[str, list[str]]
     paths: Mapping[str, Path]
 
-    @property
-    def vocabulary(self) -> list[str]:
-        return sorted({tag for own in self.tags.values() for tag in own})
-
     def config(self) -> str:
-        return CONFIG.format("".join(f'<Choice value="{tag}"/>' for tag in self.vocabulary))
+        vocabulary = sorted({tag for own in self.tags.values() for tag in own})
+        return CONFIG.format("".join(f'<Choice value="{tag}"/>' for tag in vocabulary))
 
 
 @pytest.fixture(scope="module")
@@ -62,30 +57,33 @@ def truth(shared: Path) -> Truth:
     return Truth({str(file): found[str(file)] for file in order}, paths)
 
 
-class Backend:
+class Backend(NamedTuple):
     """Server, worker and commands that share a data folder."""
 
-    def __init__(self, installation: Installation, worker: Service) -> None:
-        self.server, self.worker = installation.server, worker
-        self.run, self.rows = installation.run, installation.rows
+    installation: Installation
+    worker: Service
 
-    def trained(self, project: int, known: Sequence[str]) -> dict[str, Any]:
-        """The training job that is not among the known ones, when it has ended."""
-        end = time.monotonic() + TRAINED_S
-        while True:
-            jobs = self.rows("jobs", "--project", str(project))
-            new = [job for job in jobs if job["kind"] == "train" and job["job"] not in known]
-            if new and new[0]["state"] in {"done", "failed"}:
-                assert new[0]["state"] == "done", new[0]
-                return new[0]
-            assert time.monotonic() < end, (jobs, self.worker.printed()[-3000:])
+    def jobs(self, project: int) -> list[dict[str, Any]]:
+        """Training jobs of a project."""
+        return [job for job in self.installation.rows("jobs", "--project", str(project)) if job["kind"] == "train"]
+
+    def trained(self, project: int, known: int) -> dict[str, Any]:
+        """The training job that comes after that many known ones, when it is done."""
+
+        def ended() -> bool:
             self.worker.check()
-            time.sleep(1)
+            found = self.jobs(project)
+            return len(found) > known and found[0]["state"] in {"done", "failed"}
+
+        wait_until(ended, 600)
+        (job,) = self.jobs(project)[: len(self.jobs(project)) - known]
+        assert job["state"] == "done", (job, self.worker.printed()[-3000:])
+        return job
 
 
 @pytest.fixture(scope="module")
 def backend(install: Callable[..., Installation]) -> Iterator[Backend]:
-    made = install("learning", 19_490, RAM_TRAIN_AFTER="0")
+    made = install("learning", BACKEND_PORT + 300, RAM_TRAIN_AFTER="0")
     command = [sys.executable, "-m", "ram_backend", "worker"]
     with unset():
         worker = Service("The worker", command, made.folder / "worker.log", os.environ | made.environment)
@@ -100,7 +98,7 @@ class Annotated:
         self.api, self.truth = api, truth
         self.id = int(api.create_project(title, truth.config())["id"])
         api.upload(self.id, [truth.paths[file] for file in files])
-        api.connect(self.id, backend.server.url)
+        api.connect(self.id, backend.installation.server.url)
         api.retrieve(self.id)
         self.tasks = api.tasks(self.id)
 
@@ -158,7 +156,7 @@ def click_what_is_right(page: StudioPage, project: Annotated, task: dict[str, An
 
 
 def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
-    api: StudioApi, backend: Backend, truth: Truth, studio_page: StudioPage, artefacts: Path
+    api: StudioApi, backend: Backend, truth: Truth, studio_page: StudioPage
 ) -> None:
     project = Annotated(api, "Learning", truth, list(truth.tags), backend)
     corrected, left = project.tasks[:-LEFT], project.tasks[-LEFT:]
@@ -171,28 +169,27 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     project.correct(corrected[CLICKED:], {task["id"]: project.right(task) for task in corrected})
     for _ in range(3):
         project.start_training()
-    job = backend.trained(project.id, [])
-    assert job["verdict"] == "accept", job
-    assert len([job for job in backend.rows("jobs", "--project", str(project.id)) if job["kind"] == "train"]) == 1
+    assert backend.trained(project.id, 0)["verdict"] == "accept"
+    assert len(backend.jobs(project.id)) == 1
 
-    wait_until(lambda: project.version != first, 120)
+    wait_until(lambda: project.version != first, 600)
     second = project.version
-    wait_until(lambda: all(second in project.predictions(task["id"]) for task in left), 120)
+    wait_until(lambda: all(second in project.predictions(task["id"]) for task in left), 600)
     before, after = hits(project, left, first), hits(project, left, second)
     assert after > before + 0.1, (before, after)
 
     # The next task that the label stream serves shows the new version's tags; the uncertainty order works.
-    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, 120)
+    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, 600)
     seen = studio_page.open_stream(project.id)
-    studio_page.screenshot(artefacts / "label-stream-second-version.png")
+    studio_page.screenshot("label-stream-second-version")
     stored = api.call("GET", f"/api/tasks/{seen.task}")
     newest = max(stored["predictions"], key=lambda each: each["id"])
     assert newest["model_version"] == second
     agrees(seen, stored)
 
     # Back to the first version: the very same name, the very same scores; later corrections don't undo it.
-    backend.run("versions", "rollback", str(project.id), "base")
-    wait_until(lambda: project.version == first, 120)
+    backend.installation.run("versions", "rollback", str(project.id), "base")
+    wait_until(lambda: project.version == first, 600)
     stored = project.predictions(left[0]["id"])[first]
     again = asked_anew(api, project, left[0]["id"])
     assert again["model_version"] == first
@@ -202,15 +199,13 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
 
     more = left[1:21]
     project.correct(more, {task["id"]: project.right(task) for task in more})
-    known = [job["job"] for job in backend.rows("jobs", "--project", str(project.id))]
     project.start_training()  # answered: a job would be on record
-    assert [job["job"] for job in backend.rows("jobs", "--project", str(project.id))] == known
+    assert len(backend.jobs(project.id)) == 1
     assert project.version == first
-    backend.run("versions", "unpin", str(project.id))
+    backend.installation.run("versions", "unpin", str(project.id))
     project.start_training()
-    job = backend.trained(project.id, known)
-    assert job["verdict"] == "accept", job
-    wait_until(lambda: project.version not in {first, second}, 120)
+    assert backend.trained(project.id, 1)["verdict"] == "accept"
+    wait_until(lambda: project.version not in {first, second}, 600)
 
 
 def asked_anew(api: StudioApi, project: Annotated, task: int) -> dict[str, Any]:
@@ -235,8 +230,8 @@ def test_random_corrections_are_refused_and_the_reason_can_be_read(
     }
     project.correct(project.tasks, said)
     project.start_training()
-    job = backend.trained(project.id, [])
+    job = backend.trained(project.id, 0)
     assert job["verdict"] == "reject"
     assert "unrelated to the images" in job["message"]
-    assert "unrelated to the images" in backend.run("jobs", "--project", str(project.id))
+    assert "unrelated to the images" in backend.installation.run("jobs", "--project", str(project.id))
     assert project.version == first

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from e2e.conftest import Installation
+from e2e.conftest import BACKEND_PORT, Installation, label_config
 from PIL import Image
 from support.processes import wait_until
 from support.studio_api import StudioApi
@@ -23,13 +23,11 @@ SECRET = "a-secret-of-the-webhook"
 @pytest.fixture(scope="module")
 def commands(install: Callable[..., Installation]) -> Installation:
     """A backend with a webhook secret, and commands with the same settings."""
-    return install("prelabel", 19_590, RAM_WEBHOOK_SECRET=SECRET, RAM_REFRESH_PORTION="8", COLUMNS="200")
+    return install("prelabel", BACKEND_PORT + 500, RAM_WEBHOOK_SECRET=SECRET, RAM_REFRESH_PORTION="8", COLUMNS="200")
 
 
 @pytest.fixture(scope="module")
-def project(
-    api: StudioApi, photos: list[Path], label_config: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> int:
+def project(api: StudioApi, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> int:
     """A project with different photos, all of them cut out of those that come with the package."""
     folder = tmp_path_factory.mktemp("cut")
     files = []
@@ -73,7 +71,7 @@ def test_killed_twice_each_task_has_one_prediction(api: StudioApi, commands: Ins
     version = api.backends(project)[0].model_version
     for goal in (TASKS // 8, TASKS * 2 // 5):
         process = commands.begin("prelabel", "--project", str(project))
-        wait_until(lambda least=goal: predicted(api, project) >= least, 120)
+        wait_until(lambda least=goal: predicted(api, project) >= least, 600)
         assert process.poll() is None, process.communicate()[0]
         process.kill()
         process.communicate()

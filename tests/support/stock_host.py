@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-import requests
 
 import ram_backend
 from ram_backend.cli.servers import Server, Service, free_port
+from support.processes import is_up
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("RAM_STOCK_HOST_VENV", REPOSITORY / ".venv-stock-host"))
 FOLDER = Path(ram_backend.__file__).parent / "server" / "stock_host"
 PROGRAM = VENV / "bin" / "label-studio-ml"
-START_SECONDS = 120.0
 
 needs_stock_host = pytest.mark.skipif(
     not PROGRAM.exists(), reason=f"there is no label-studio-ml in {VENV.name}/: make stock-host"
@@ -36,27 +35,17 @@ def stock_host(folder: Path, first_port: int, own: Mapping[str, str], *options: 
         options: of the command.
     """
     port = free_port(first_port)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RAM_", "LABEL_STUDIO_", "BASIC_AUTH_"))
-    }
+    settings = ("RAM_", "LABEL_STUDIO_", "BASIC_AUTH_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     path = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # it starts "python"
     environment = kept | {"PATH": path, "RAM_DATA_DIR": str(folder), "NO_PROXY": "127.0.0.1", **own}
     command = [PROGRAM, "start", FOLDER, "--host", "127.0.0.1", "--port", str(port), *options]
     service = Service("The stock host", command, folder / "stock-host.log", environment)
     url = f"http://127.0.0.1:{port}"
     try:
-        service.wait_for(lambda: _is_up(url) or None, START_SECONDS)
+        service.wait_for(lambda: is_up(url) or None)
         yield Server(url, service)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.pid, signal.SIGTERM)  # a shell and a Python of its own: it ends without them
         service.stop()
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=3).ok
-    except requests.RequestException:
-        return False

@@ -24,7 +24,7 @@ class StudioApi:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """What a path answers, decoded; None where it answers no JSON."""
-        answer = self._session.request(method, self.url + path, timeout=120, **options)
+        answer = self._session.request(method, self.url + path, timeout=900, **options)
         assert answer.ok, f"{method} {path}: HTTP {answer.status_code}: {answer.text[:2000]}"
         return answer.json() if "json" in answer.headers.get("Content-Type", "") else None
 
