@@ -7,9 +7,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from e2e.reading import confidences, tags
@@ -48,15 +47,8 @@ Readable = dict[str, list[str]]
 """What a person can read: `ticked` boxes, `chosen` tags, `lines` of text, `regions` with their scores."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What an annotator reads on the page of one task.
-
-    Attributes:
-        task: number of the task.
-        tags: ticked, in the order of the page.
-        confidences: tag -> percentage, as written; None where a line can't be read as one.
-    """
+class Seen(NamedTuple):
+    """What an annotator reads on a task's page: ticked tags, and their percentages; None where a line is none."""
 
     task: int
     tags: list[str]

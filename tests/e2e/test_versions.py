@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from e2e.reading import confidences, photo, predict_body, tags
+from e2e.reading import photo, predict_body, tags
 from support.studio_api import StudioApi
 
 from ram_backend.cli.servers import Server
@@ -99,20 +99,6 @@ def test_a_mistake_in_extra_params_is_shown_and_the_last_good_settings_stay(anim
     with pytest.raises(AssertionError, match=r"there is no such key .*threshold"):
         animals.change({"thresold": 0.1})
     assert animals.api.backends(animals.project)[0].model_version == good
-
-
-def test_asking_twice_gives_the_same_scores(api: StudioApi, animals: Connected) -> None:
-    before = animals.retrieved()
-    deleted = {"id": "delete_tasks_predictions", "project": animals.project}
-    api.call("POST", "/api/dm/actions", params=deleted, json={"selectedItems": {"all": True, "excluded": []}})
-    assert all(task["predictions"] == [] for task in api.tasks(animals.project))
-    after = animals.retrieved()
-    for old, new in zip(before, after, strict=True):
-        (one,), (other,) = old["predictions"], new["predictions"]
-        assert one["model_version"] == other["model_version"]
-        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
-        assert tags(one) == tags(other)
-        assert confidences(one) == confidences(other)
 
 
 def test_two_projects_never_see_each_other_s_tags(

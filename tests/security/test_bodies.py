@@ -60,15 +60,6 @@ def test_the_time_of_the_body_is_not_that_of_the_work(start: Start, studio: Fake
     assert answer.status_code == 200, answer.text
 
 
-def test_half_a_request_and_then_nothing_more(client: httpx.Client) -> None:
-    for begun in (b"GET /hea", POST + b"Content-Length: 100\r\n\r\n{"):
-        with Line(client) as line:
-            line.send(begun)
-            line.socket.shutdown(1)
-            line.read()
-    assert health(client) == 200
-
-
 def test_a_body_announced_too_large_is_not_waited_for(start: Start) -> None:
     client = start(request_seconds=60)
     with Line(client) as line:

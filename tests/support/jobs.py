@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from PIL import Image
-from sqlalchemy import update
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent, statement_event
@@ -19,6 +15,7 @@ from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
+from support.tiny_model import picture
 
 KEY = ProjectKey("http://127.0.0.1:1", 7, 1_795_452_148)
 OTHER = ProjectKey("http://127.0.0.1:1", 8, 1_795_452_149)
@@ -61,10 +58,8 @@ def statement(
 
 def picture_of(number: int) -> str:
     """A small picture in a task's data itself; another one for each number."""
-    data = io.BytesIO()
-    colour = (37 * number % 256, 101 * number % 256, 173 * number % 256)
-    Image.new("RGB", (12, 8), colour).save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    data = picture((37 * number % 256, 101 * number % 256, 173 * number % 256), (12, 8))
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def correct(database: Database, *numbers: int, key: ProjectKey = KEY, second: int = 0) -> None:
@@ -75,11 +70,7 @@ def make_old(database: Database, job_id: str, seconds: float) -> None:
     """The job's heartbeat is that old."""
     with database.writing() as session:
         row = session.get_one(Job, job_id)
-        session.execute(
-            update(Job)
-            .where(Job.id == job_id)
-            .values(heartbeat_at=(row.heartbeat_at or row.requested_at) - timedelta(seconds=seconds))
-        )
+        row.heartbeat_at = (row.heartbeat_at or row.requested_at) - timedelta(seconds=seconds)
 
 
 def make_due(database: Database, job_id: str) -> None:
