@@ -94,13 +94,14 @@ def test_the_first_line_gives_the_servers_result_and_score_and_no_version(
 def test_the_second_line_gives_the_servers_predictions_with_the_version_of_its_setup(
     host: Callable[..., Second], client: httpx.Client
 ) -> None:
-    body, second = asked([inline(colour) for colour in COLOURS]), host(Second)
+    body, second = asked([*map(inline, COLOURS), "data:image/png;base64,AAAA"]), host(Second)
     there = {"project": "1.1795452148", "schema": CONFIG, "hostname": "http://127.0.0.1:1"}
     version = second.setup(there)
     assert client.post("/setup", json=there).json()["model_version"] == version
     results = second.predict(body)
     assert results == client.post("/predict", json=body).json()["results"]
     assert {result["model_version"] for result in results} == {version}
+    assert (results[-1]["result"], results[-1]["score"]) == ([], 1.0), "a broken image costs one empty prediction"
 
 
 def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
