@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ram_backend.cli.output import AsJson, JsonLines, notes, out, print_facts, print_json
+from ram_backend.cli.output import AsJson, JsonLines, notes, print_facts, print_json, print_rows
 from ram_backend.models.bundle import Bundle, verify
 from ram_backend.models.store import find_bundle, list_bundles
 from ram_backend.settings import load_settings
@@ -18,13 +17,7 @@ from ram_backend.settings import load_settings
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)
 
 
-class Model(StrEnum):
-    """Models that the authors of RAM have released."""
-
-    ram_plus = "ram-plus"
-    ram = "ram"
-    tag2text = "tag2text"
-
+Model = StrEnum("Model", {"ram_plus": "ram-plus", "ram": "ram", "tag2text": "tag2text"})
 
 AllowExtra = Annotated[
     bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
@@ -92,13 +85,8 @@ def pull(
     from ram_backend.models.hub import pull as pull_release
 
     settings = load_settings()
-    named = {
-        "repository": repository,
-        "filename": filename,
-        "revision": revision,
-        "tags": tags,
-        "thresholds": thresholds,
-    }
+    files = {"repository": repository, "filename": filename, "revision": revision}
+    named = {**files, "tags": tags, "thresholds": thresholds}
     release = replace(RELEASES[model.value], **{key: value for key, value in named.items() if value is not None})
     bundle = pull_release(
         model.value,
@@ -120,14 +108,10 @@ def list_(as_json: JsonLines = False) -> None:
     """List the bundles of the data folder."""
     entries = list_bundles(load_settings().bundles_dir)
     if as_json:
-        for entry in entries:
-            fields = {"name": entry.name, "kind": entry.kind, "path": str(entry.path), "installed": entry.installed}
-            print_json({**fields, "summary": entry.summary, "problem": entry.problem})
+        print_json(*({**vars(each), "path": str(each.path)} for each in entries))
         return
-    table = Table("bundle", "what it is", "where")
-    for entry in entries:
-        table.add_row(entry.name, entry.problem or entry.summary, str(entry.path) if entry.installed else "")
-    out.print(table)
+    rows = [(each.name, each.problem or each.summary, str(each.path) if each.installed else "") for each in entries]
+    print_rows(("bundle", "what it is", "where"), rows)
 
 
 @app.command()
@@ -149,7 +133,7 @@ def show(
 
 
 def _facts(bundle: Bundle) -> dict[str, str]:
-    manifest: dict[str, Any] = dict(bundle.manifest)
+    manifest = bundle.manifest
     provenance = manifest.get("provenance", {})
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     facts = {

@@ -74,9 +74,9 @@ def _report(what: str, found: str, changed: bool) -> None:
 
 
 def _label_studio(settings: Settings) -> LabelStudio:
-    named = {"LABEL_STUDIO_URL": settings.label_studio_url, "LABEL_STUDIO_API_KEY": settings.label_studio_api_key}
-    url, token = ((value or "").strip() for value in named.values())
-    if missing := [name for name, value in named.items() if not (value or "").strip()]:
+    url, token = ((value or "").strip() for value in (settings.label_studio_url, settings.label_studio_api_key))
+    named = {"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": token}
+    if missing := [name for name, value in named.items() if not value]:
         raise SettingsError(
             f"Set {' and '.join(missing)}: Label Studio's address as this machine sees it, and a personal access token"
             " (Account & Settings in Label Studio)."
@@ -88,7 +88,7 @@ def _label_studio(settings: Settings) -> LabelStudio:
 
 
 def _trust(table: ProjectTable, host: str, token: str) -> None:
-    """Pins the Label Studio with our token: a server that shares this data folder or database may fetch from it."""
+    """Pins the Label Studio with our token, for servers that share this database."""
     before = table.changes().pin
     pin = table.pin_host(host, token=token)
     instead = f" instead of {before.host}" if before is not None and before.host != host else ""
@@ -96,7 +96,7 @@ def _trust(table: ProjectTable, host: str, token: str) -> None:
 
 
 def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> None:
-    """Tells if a server without LABEL_STUDIO_URL knows the project under another address than the pinned one."""
+    """A server may know the project under another address than the pinned one."""
     names = {each.hostname for each in table.changes().projects if each.key.id == project}
     if names and host not in names:
         out.print(
@@ -107,12 +107,10 @@ def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> No
 
 
 def _backend_url(url: str | None, settings: Settings) -> str:
-    if url is None:
-        return url_of(settings.host, settings.port or 9090)
     try:
-        return instance_of(url)
+        return url_of(settings.host, settings.port or 9090) if url is None else instance_of(url)
     except InputError:
-        raise InputError(f"--url {url[:80]!r} is no address: give http://HOST:PORT of `ram-backend serve`.") from None
+        raise InputError(f"--url {url!r:.80} is no address: give http://HOST:PORT of `ram-backend serve`.") from None
 
 
 def _all_tags(settings: Settings) -> str:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
-from ram_backend.cli.output import AsJson, JsonLines, out, print_json, written_whole
+from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
+from ram_backend.console.figures import count_tags
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
-from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.project_api import ProjectApi
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
@@ -41,25 +38,23 @@ def list_(
     opened = open_project(project)
     annotations = [each for each in _annotations(opened) if task in (None, each.stated.task)]
     chosen = sorted(annotations, key=lambda each: (each.stated.updated_us, each.stated.id), reverse=True)[:limit]
-    corrections: dict[int, list[TaskLabels]] = {}
-    for correction in corrections_of(*_inputs(opened, chosen)):
-        corrections.setdefault(correction.annotation_ids[0], []).append(correction)
-    facts = [_facts(each, corrections.get(each.stated.id, [])) for each in chosen]
+    corrections: dict[int, list[TaskLabels]] = defaultdict(list)
+    for correction in _corrections(opened, chosen):
+        corrections[correction.annotation_ids[0]].append(correction)
+    facts = [_facts(each, corrections[each.stated.id]) for each in chosen]
     if as_json:
         print_json(*facts)
         return
     if not facts:
         typer.echo(f"No corrections of project {opened.key.id}.")
         return
-    table = Table("task", "annotator", "when", *_STATES, "started from", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[2].no_wrap = True
-    table.columns[-1].overflow = "fold"
+    rows = []
     for row in facts:
         counts = [str(len(row[state])) if row["usable"] else "-" for state in _STATES]
         when = (row["when"] or "?")[:16].replace("T", " ")
         origin = "; ".join(part for part in (row["note"], row["model_version"]) if part) or "-"
-        table.add_row(str(row["task"]), str(row["annotator"] or "?"), when, *counts, Text(origin))
-    out.print(table)
+        rows.append([str(row["task"]), str(row["annotator"] or "?"), when, *counts, origin])
+    print_rows(("task", "annotator", "when", *_STATES, "started from"), rows)
     if len(annotations) > len(facts):
         typer.echo(f"{len(annotations) - len(facts)} more: --limit {len(annotations)}.")
 
@@ -76,7 +71,7 @@ def stats(
     """
     opened = open_project(project)
     annotations = _annotations(opened)
-    corrections = corrections_of(*_inputs(opened, annotations))
+    corrections = _corrections(opened, annotations)
     labels = merge_corrections(corrections)
     states = Counter(label.state for each in corrections for label in each.states.values())
     totals: dict[str, Any] = {
@@ -92,18 +87,16 @@ def stats(
         **{state: states[state] for state in _STATES},
         "changed_since_last_training": opened.jobs.pending(opened.key),
     }
-    rows = _per_tag(corrections)[:top]
+    rows = [{**asdict(each), "right": each.right, "found": each.found} for each in count_tags(corrections)[:top]]
     if as_json:
         print_json({**totals, "tags": rows}, indent=1)
         return
     for name, value in totals.items():
         typer.echo(f"{name.replace('_', ' ')}: {_share(value) if name == 'agreement' else value}")
     if rows:
-        table = Table("tag", *_STATES, "right", "found")
-        for row in rows:
-            counts = [str(row[state]) for state in _STATES]
-            table.add_row(Text(row["tag"]), *counts, _share(row["right"]), _share(row["found"]))
-        out.print(table)
+        columns = ("tag", *_STATES, "right", "found")
+        shares = [row | {name: _share(row[name]) for name in columns[-2:]} for row in rows]
+        print_rows(columns, [[str(row[name]) for name in columns] for row in shares])
 
 
 @app.command()
@@ -116,7 +109,7 @@ def export(
 ) -> None:
     """Write what is known about each image, one JSON object a line: tags with label, weight and state."""
     opened = open_project(project)
-    corrections = corrections_of(*_inputs(opened, _annotations(opened)))
+    corrections = _corrections(opened, _annotations(opened))
     rows = [_exported(each, untouched) for each in merge_corrections(corrections)]
     if output is None:
         print_json(*rows)
@@ -147,12 +140,10 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
     return Ledger(opened.database).annotations(opened.key)
 
 
-def _inputs(
-    opened: OpenProject, annotations: Sequence[CurrentAnnotation]
-) -> tuple[LabelPlan, Sequence[CurrentAnnotation], Mapping[int, Sequence[ServedPrediction]], Weights]:
-    """The arguments of `corrections_of`."""
+def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
+    plan = parse_label_config(opened.project.label_config)
     shown = Ledger(opened.database).shown(opened.key, annotated=True)
-    return parse_label_config(opened.project.label_config), annotations, shown, Weights.of(opened.settings)
+    return corrections_of(plan, annotations, shown, Weights.of(opened.settings))
 
 
 def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:
@@ -176,33 +167,16 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> 
 
 
 def _agreement(corrections: Sequence[TaskLabels]) -> float | None:
-    """Of the tags that any annotator of an image ticked, the share that all of them ticked; None: no image has two."""
-    by_image: dict[tuple[int, str], list[set[str]]] = {}
+    """Share of an image's ticked tags that all its annotators ticked; None: no image has two."""
+    by_image: dict[tuple[int, str], list[set[str]]] = defaultdict(list)
     for each in corrections:
         ticked = {tag for tag, label in each.states.items() if label.label}
-        by_image.setdefault((each.task_id, each.to_name), []).append(ticked)
+        by_image[each.task_id, each.to_name].append(ticked)
     several = [sets for sets in by_image.values() if len(sets) > 1]
     if not several:
         return None
     any_, all_ = (sum(len(join(*sets)) for sets in several) for join in (set.union, set.intersection))
     return all_ / any_ if any_ else 1.0
-
-
-def _per_tag(corrections: Sequence[TaskLabels]) -> list[dict[str, Any]]:
-    counts: dict[str, Counter[State]] = {}
-    for each in corrections:
-        for tag, label in each.states.items():
-            if label.state in _STATES:
-                counts.setdefault(tag, Counter())[label.state] += 1
-    return [
-        {
-            "tag": tag,
-            **{state: count[state] for state in _STATES},
-            "right": _ratio(count["confirmed"], count["removed"]),
-            "found": _ratio(count["confirmed"], count["added"]),
-        }
-        for tag, count in sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0]))
-    ]
 
 
 def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
@@ -220,10 +194,6 @@ def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
             for tag, each in found.items()
         },
     }
-
-
-def _ratio(part: int, rest: int) -> float | None:
-    return part / (part + rest) if part + rest else None
 
 
 def _share(value: float | None) -> str:

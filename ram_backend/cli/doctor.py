@@ -1,4 +1,4 @@
-"""`ram-backend doctor`: what is there, and what to do about what is missing."""
+"""`ram-backend doctor`: checks of this machine, the queue, the database and Label Studio, each with its remedy."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ from typing import Any
 
 import typer
 from redis.exceptions import RedisError
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from urllib3 import PoolManager, make_headers
 from urllib3.exceptions import HTTPError
 
 from ram_backend import __version__
-from ram_backend.cli.label_studio_checks import check_label_studio, check_projects
 from ram_backend.cli.opening import existing_database
 from ram_backend.cli.output import out
 from ram_backend.database.engine import Database
-from ram_backend.errors import DatabaseUnavailable, RamError
-from ram_backend.images.guard import redacted
+from ram_backend.errors import (
+    DatabaseUnavailable,
+    LabelStudioRefused,
+    LabelStudioUnauthorized,
+    LabelStudioUnreachable,
+    RamError,
+)
+from ram_backend.images.guard import is_loopback, redacted
 from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.valkey import connect, running_url
-from ram_backend.labelstudio.diagnosis import Finding, State
+from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
+from ram_backend.labelstudio.diagnosis import Finding, State, diagnose
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.tokens import is_personal
 from ram_backend.models.starter.bundle import starter_digest
 from ram_backend.models.store import find_bundle, list_bundles
+from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.table import VersionTable
@@ -53,6 +62,12 @@ REFUSALS = {
 }
 """By metric of the server: of what there was too much, and the remedy."""
 
+MAX_PROJECTS = 20
+"""The latest projects are checked."""
+
+TOKEN = "make a personal access token (Account & Settings in Label Studio), and set LABEL_STUDIO_API_KEY to it"
+START_WORKER = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
+
 
 def doctor() -> None:
     """Say what is there (bundles, device, disk, database, workers, Label Studio) and what to do about what is missing.
@@ -64,11 +79,11 @@ def doctor() -> None:
     findings = list(examine(load_settings()))
     table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
     colours = {State.ok: "green", State.note: "yellow", State.bad: "red"}
-    for finding in findings:
-        found = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
-        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.what), escape(found))
+    for each in findings:
+        found = f"{each.found}\n-> {each.remedy}" if each.remedy else each.found
+        table.add_row(Text(each.state, style=colours[each.state]), Text(each.what), Text(found))
     out.print(table, soft_wrap=False)
-    if any(finding.state is State.bad for finding in findings):
+    if any(each.state is State.bad for each in findings):
         raise typer.Exit(1)
 
 
@@ -76,7 +91,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _queue, _database, _refusals, check_label_studio, check_projects,
+        _queue, _database, _refusals, _label_studio, check_projects,
     )  # fmt: skip
     for check in checks:
         try:
@@ -104,11 +119,11 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
 
 
 def _bundles(settings: Settings) -> Iterator[Finding]:
-    for entry in list_bundles(settings.bundles_dir):
-        yield Finding(
-            f"bundle {entry.name}", State.ok if entry.problem is None else State.bad, entry.problem or entry.summary
-        )
-    if not any(entry.kind != "starter" for entry in list_bundles(settings.bundles_dir)):
+    entries = list_bundles(settings.bundles_dir)
+    for entry in entries:
+        state = State.ok if entry.problem is None else State.bad
+        yield Finding(f"bundle {entry.name}", state, entry.problem or entry.summary)
+    if all(entry.kind == "starter" for entry in entries):
         remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import` for a file that you have"
         yield Finding("RAM weights", State.note, "none: only the small starter bundle is here", remedy)
 
@@ -139,27 +154,12 @@ def _device(settings: Settings) -> Iterator[Finding]:
 
     cuda = torch.cuda.is_available()
     found = f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})" if cuda else "CPU, no CUDA device"
-    wanted = f"torch {torch.__version__}; RAM_DEVICE={settings.device}, RAM_PRECISION={settings.precision}"
+    found += f"; torch {torch.__version__}; RAM_DEVICE={settings.device}, RAM_PRECISION={settings.precision}"
     if settings.device == "cuda" and not cuda:
         remedy = "install a driver and a CUDA build of torch, or set RAM_DEVICE=auto"
-        yield Finding("device", State.bad, f"{found}; {wanted}", remedy)
+        yield Finding("device", State.bad, found, remedy)
     else:
-        yield Finding("device", State.ok, f"{found}; {wanted}")
-
-
-def _database(settings: Settings) -> Iterator[Finding]:
-    try:
-        database = existing_database(settings)
-    except DatabaseUnavailable as error:
-        remedy = "see that it runs, and RAM_DATABASE_URL; the server goes on serving what it has meanwhile"
-        yield Finding("database", State.bad, str(error), remedy)
-        return
-    if database is None:
-        yield Finding("database", State.ok, "none yet: made at the first start of server, worker or command")
-        return
-    yield Finding("database", State.ok, f"{database.shown} answers")
-    yield from _jobs(settings, database)
-    yield from _versions(database)
+        yield Finding("device", State.ok, found)
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:
@@ -167,11 +167,10 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     from rq import Worker
 
     url = running_url(settings)
-    start = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
     if settings.redis_url is None:
         yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
     if url is None:
-        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", start)
+        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", START_WORKER)
         return
     try:
         with connect(url, TIMEOUT_S) as connection:
@@ -192,7 +191,22 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         busy = sum(each.get_state() == "busy" for each in alive)
         yield Finding("workers", State.ok, f"{len(alive)}, of which {busy} at work")
     else:
-        yield Finding("workers", State.note, "none: nothing is learned, and no predictions are pushed", start)
+        yield Finding("workers", State.note, "none: nothing is learned, and no predictions are pushed", START_WORKER)
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        database = existing_database(settings)
+    except DatabaseUnavailable as error:
+        remedy = "see that it runs, and RAM_DATABASE_URL; the server goes on serving what it has meanwhile"
+        yield Finding("database", State.bad, str(error), remedy)
+        return
+    if database is None:
+        yield Finding("database", State.ok, "none yet: made at the first start of server, worker or command")
+        return
+    yield Finding("database", State.ok, f"{database.shown} answers")
+    yield from _jobs(settings, database)
+    yield from _versions(database)
 
 
 def _refusals(settings: Settings) -> Iterator[Finding]:
@@ -240,6 +254,101 @@ def _versions(database: Database) -> Iterator[Finding]:
         spoilt = [each.name for each in table.list(key) if each.state == "quarantined" and each.name != served.version]
         if spoilt:
             yield Finding("versions", State.note, f"project {key}: {', '.join(spoilt)} can't be served, and aren't")
+
+
+def _label_studio(settings: Settings) -> Iterator[Finding]:
+    """The Label Studio of the settings: address, then token."""
+    if settings.label_studio_url is None:
+        yield Finding("Label Studio", State.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
+        return
+    base = settings.label_studio_url.rstrip("/")
+    label_studio = open_label_studio(settings, base, settings.label_studio_api_key)
+    try:
+        release = label_studio.version()
+    except RamError as error:
+        yield Finding("Label Studio", State.bad, str(error), _remedy(base))
+        return
+    yield Finding("Label Studio", State.ok, f"{base} answers, version {release}")
+    if settings.label_studio_api_key is None:
+        yield Finding("Label Studio token", State.note, "not set (LABEL_STUDIO_API_KEY)", TOKEN)
+    else:
+        yield _token(label_studio, settings.label_studio_api_key)
+
+
+def check_projects(settings: Settings) -> Iterator[Finding]:
+    """Each project that Label Studio has connected: the way there, and the way back."""
+    try:
+        database = existing_database(settings)
+    except DatabaseUnavailable:
+        return  # a finding about the database says so
+    changes = None if database is None else ProjectTable(database).changes()
+    if changes is None or not changes.projects:
+        remedy = "ram-backend connect --project NUMBER --url BACKEND, or Settings > Model in Label Studio"
+        yield Finding("projects", State.note, "none has been connected yet", remedy)
+        return
+    latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
+    for project in latest[: -MAX_PROJECTS - 1 : -1]:
+        for finding in check_project(settings, project, changes.pin):
+            yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
+
+
+def check_project(settings: Settings, project: Project, pin: Pin | None) -> Iterator[Finding]:
+    """One project's connection, from both sides."""
+    connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
+    if project.extra_params_error is not None:
+        yield Finding("extra params", State.bad, project.extra_params_error, "correct them in Settings > Model")
+    if connection.base_url is None:
+        yield Finding("Label Studio", State.bad, "nobody has named its address", "set LABEL_STUDIO_URL")
+        return
+    if not connection.trusted:
+        untrusted = (
+            f"only /setup named {connection.base_url} (pinned: {pin.host if pin else 'none'}): images are fetched with"
+            " that request's token, and only where the address is a public one"
+        )
+        remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
+        yield Finding("Label Studio", State.note, untrusted, remedy)
+        return
+    label_studio = open_label_studio(settings, connection.base_url, connection.token, hostname=project.hostname)
+    try:
+        label_studio.version()
+    except RamError as error:
+        yield Finding("Label Studio", State.bad, str(error), _remedy(connection.base_url))
+        return
+    if connection.token == project.access_token:
+        yield _token(label_studio, connection.token or "", of_setup=True)
+    api = ProjectApi(label_studio, project.key.id)
+    try:
+        found, backends, webhooks = api.settings(), api.backends(), api.webhooks()
+        yield from diagnose(project.key.id, found, backends, webhooks, settings.webhook_headers())
+    except LabelStudioUnauthorized:
+        yield Finding("connection", State.note, "not looked at: Label Studio takes no token that we have", TOKEN)
+    except LabelStudioRefused as error:
+        yield Finding("connection", State.note, str(error), "was it deleted? Then nothing is to be done")
+    except LabelStudioUnreachable as error:
+        yield Finding("connection", State.bad, str(error), "look at Label Studio's log")
+
+
+def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:
+    kind = "a personal access token" if is_personal(token) else "a legacy token"
+    source = "of /setup" if of_setup else "LABEL_STUDIO_API_KEY"
+    what = "token" if of_setup else "Label Studio token"
+    try:
+        user = label_studio.whoami().get("email", "?")
+    except LabelStudioUnauthorized as error:
+        if is_personal(token):
+            return Finding(what, State.bad, f"{source}: {kind} that Label Studio takes no more", TOKEN)
+        remedy = f"legacy tokens are off by default: {TOKEN}"
+        return Finding(what, State.note if of_setup else State.bad, str(error), remedy)
+    except RamError as error:
+        return Finding(what, State.bad, str(error), TOKEN)
+    return Finding(what, State.ok, f"{source}: {kind}, of {user}")
+
+
+def _remedy(base: str) -> str:
+    remedy = "start it, or set LABEL_STUDIO_URL to its address as this machine sees it"
+    if is_loopback(base):
+        remedy += "; `localhost` is this machine, or this container: use the name of Label Studio's host or service"
+    return remedy
 
 
 def _age_s(moment: datetime | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -39,23 +40,19 @@ def jobs(
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
     from ram_backend.jobs.queue import JobQueue
 
-    if project is None:
-        database, key = open_migrated(load_settings()), None
-    else:
-        opened = open_project(project)
-        database, key = opened.database, opened.key
-    found = [job.to_json() for job in JobQueue(database).jobs(key, limit=limit)]
+    opened = None if project is None else open_project(project)
+    database = opened.database if opened else open_migrated(load_settings())
+    rows = [job.to_json() for job in JobQueue(database).jobs(opened.key if opened else None, limit=limit)]
     if as_json:
-        print_json(*found)
+        print_json(*rows)
         return
-    if not found:
+    if not rows:
         typer.echo("No jobs yet: press Start Training in Label Studio, or use `ram-backend train PROJECT`.")
-    for each in found:
-        requested = f"{each['requested_at'][:19].replace('T', ' ')}, {each['reason']}"
-        progress = progress_of(each)
-        typer.echo(f"{each['job'][:8]}  {each['kind']} of project {each['project']}: {progress}  ({requested})")
-        if each["message"]:
-            typer.echo(f"    {each['message']}")
+    for row in rows:
+        requested = f"{row['requested_at'][:19].replace('T', ' ')}, {row['reason']}"
+        typer.echo(f"{row['job'][:8]}  {row['kind']} of project {row['project']}: {progress_of(row)}  ({requested})")
+        if row["message"]:
+            typer.echo(f"    {row['message']}")
 
 
 def train(
@@ -70,15 +67,14 @@ def train(
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.id}.")
     if not wait:
         return
-    began = time.monotonic()
-    warned = False
+    warn_at = time.monotonic() + UNTAKEN_S
     with notes.status("Waiting for a worker") as status:
 
         def show(job: Job) -> None:
-            nonlocal warned
+            nonlocal warn_at
             status.update(progress_of(job.to_json()))
-            if job.attempt == 0 and not warned and time.monotonic() - began > UNTAKEN_S:
-                warned = True
+            if job.attempt == 0 and time.monotonic() > warn_at:
+                warn_at = math.inf
                 notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
             time.sleep(LOOK_S)
 
@@ -106,29 +102,22 @@ def prelabel(
     """
     from ram_backend.jobs.job import PrelabelOptions
 
-    which = _which(everything, unlabelled, retry_failed)
+    if everything and unlabelled:
+        raise InputError("--all and --unlabelled contradict each other: give one of them.")
+    given: dict[Which, bool] = {"all": everything, "unlabelled": unlabelled, "retry-failed": retry_failed}
+    which: tuple[Which, ...] = tuple(name for name, wanted in given.items() if wanted) or ("unlabelled",)
     opened = open_project(project)
     opened.jobs.queue.expire()
     options = PrelabelOptions(which, per_second=per_second)
     request = opened.jobs.push(opened.key, options, "asked for on the command line")
+    job = request.job
     if not background:
-        _prelabel_here(opened, request.job.id)
+        _prelabel_here(opened, job.id)
         return
-    job, known = request.job, "is queued"
-    if not request.is_new:
-        known = f"was {job.state} already, and does this as well,"
+    known = "is queued" if request.is_new else f"was {job.state} already, and does this as well,"
     typer.echo(
         f"Pre-labelling of project {opened.key} {known} as job {job.id}. `ram-backend jobs` shows how far it is."
     )
-
-
-def _which(everything: bool, unlabelled: bool, retry_failed: bool) -> tuple[Which, ...]:
-    if everything and unlabelled:
-        raise InputError("--all and --unlabelled contradict each other: give one of them.")
-    found: list[Which] = ["all"] if everything else ["unlabelled"] if unlabelled else []
-    if retry_failed:
-        found.append("retry-failed")
-    return tuple(found or ["unlabelled"])
 
 
 def _prelabel_here(opened: OpenProject, job_id: str) -> None:
@@ -155,15 +144,14 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
         job = _follow(queue, job_id, step)
     typer.echo(job.message)
     result = job.result or {}
-    seconds, tasks = result.get("seconds"), int(result.get("tasks", 0))
-    took = sum(seconds.values()) if isinstance(seconds, dict) else 0.0
+    took, tasks = sum(result.get("seconds", {}).values()), result.get("tasks", 0)
     if tasks and took:
         by = "" if job.worker == worker_name(os.getpid()) else ", by a worker"
         typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{by}.")
 
 
 class _Progress:
-    """Progress of a job: one line that changes in a terminal, a line every few seconds elsewhere."""
+    """Progress of a job: in a terminal one line, elsewhere a line every few seconds."""
 
     def __init__(self, status: Status) -> None:
         self._status = status

@@ -47,7 +47,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command; an error on purpose becomes one line on standard error and exit status 1."""
+    """Runs the command; a RamError becomes one line on standard error and exit status 1."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime from 1.29 on sends usage data by default
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them

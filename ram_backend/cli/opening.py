@@ -37,14 +37,7 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto (defau
 
 @dataclass(frozen=True)
 class OpenProject:
-    """A project and its database.
-
-    Attributes:
-        settings: of the command.
-        database: migrated.
-        project: its row.
-        pin: the pinned Label Studio.
-    """
+    """A project, the pinned Label Studio, and the migrated database."""
 
     settings: Settings
     database: Database
@@ -65,11 +58,7 @@ class OpenProject:
 
 
 def existing_database(settings: Settings) -> Database | None:
-    """The migrated database of the settings; None: there is none yet.
-
-    Raises:
-        DatabaseUnavailable: see the message.
-    """
+    """The migrated database of the settings; None: there is none yet."""
     database = open_database(settings)
     if database.file is not None and not database.file.exists():
         return None
@@ -78,12 +67,7 @@ def existing_database(settings: Settings) -> Database | None:
 
 
 def open_project(text: str) -> OpenProject:
-    """Opens the database and finds a project by its number or key.
-
-    Raises:
-        ProjectNotFound, ProjectAmbiguous, InputError: see `select`.
-        SettingsError, DatabaseUnavailable: see the message.
-    """
+    """Opens the database and finds a project by its number or key, as `select` does."""
     settings = load_settings()
     database = open_migrated(settings)
     changes = ProjectTable(database).changes()
@@ -92,12 +76,7 @@ def open_project(text: str) -> OpenProject:
 
 
 def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
-    """The tags of `--tags` or `--tags-file`; None if neither was given.
-
-    Raises:
-        VocabularyError: both were given, or no tag is in them.
-        InputError: the file can't be read.
-    """
+    """The tags of `--tags` or `--tags-file`; None if neither was given."""
     if tags is not None and tags_file is not None:
         raise VocabularyError("--tags and --tags-file were both given: use one.")
     if tags_file is not None:
@@ -113,20 +92,12 @@ def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
 
 
 def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: Path | None = None) -> Tagger:
-    """Opens the bundle of the settings and makes a tagger.
-
-    The starter bundle is installed at its first use, which takes some seconds; a text encoder is opened only if a tag
-    is not in the vocabulary.
+    """Opens the bundle of the settings, and a text encoder if a tag needs one, and makes a tagger.
 
     Args:
         settings: name of the bundle, device, precision, threads.
         names: the tags; None: those of `descriptions`, else the whole vocabulary.
         descriptions: JSON file of tags that are scored from descriptions.
-
-    Raises:
-        BundleNotFound, BundleDamaged: see the message.
-        TextEncoderUnavailable: a tag needs a text encoder, and the bundle has none at hand.
-        VocabularyError: a tag or the description file can't be used.
     """
     with notes.status("Opening the bundle") as status:
         bundle = find_bundle(settings.bundle, settings.bundles_dir, progress=status.update)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -24,7 +24,7 @@ JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.
 
 
 def print_json(*values: Any, indent: int | None = None) -> None:
-    """Prints each value as JSON, on one line if `indent` is None; odd bytes of file names are escaped."""
+    """Prints each value as JSON; odd bytes of file names are escaped."""
     for value in values:
         text = json.dumps(value, ensure_ascii=False, indent=indent)
         typer.echo(text.encode("utf-8", "backslashreplace").decode())
@@ -38,16 +38,16 @@ def print_facts(facts: Mapping[str, str]) -> None:
     out.print(table)
 
 
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows as a table without lines."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    out.print(table)
+
+
 def read_text(path: Path, expected: str) -> str:
-    """Reads a text file in UTF-8.
-
-    Args:
-        path: the file.
-        expected: what to give instead, for the message.
-
-    Raises:
-        InputError: it can't be read.
-    """
+    """Reads a text file in UTF-8, or raises InputError that says what is `expected`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -56,11 +56,7 @@ def read_text(path: Path, expected: str) -> str:
 
 
 def check_folder_of(path: Path) -> None:
-    """Checks early that a file can be written.
-
-    Raises:
-        InputError: it is a folder, or its folder does not exist.
-    """
+    """Checks early that a file can be written; raises InputError where it can't."""
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder: name a file in it.")
     if not path.parent.is_dir():
@@ -69,11 +65,7 @@ def check_folder_of(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that appears as a whole or not at all.
-
-    Raises:
-        InputError: it can't be written.
-    """
+    """Opens a file for writing that appears as a whole or not at all; raises InputError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

@@ -20,6 +20,8 @@ from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
+_PER_TAG = re.compile(r"(.*\S.*)=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", re.IGNORECASE | re.DOTALL)
+
 app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
 
 
@@ -72,19 +74,18 @@ def unset(
 ) -> None:
     """Take back what `set` has set."""
     names = set(per_tag or ())
-    if not (tags or threshold or names or top_k or precision or add_cost or everything):
-        flags = "--tags, --threshold, --per-tag NAME, --top-k, --precision, --add-cost or --all"
-        raise InputError(f"Nothing to unset: give {flags}.")
+    flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision, "add_cost": add_cost}
+    if not (names or everything or any(flags.values())):
+        options = "--tags, --threshold, --per-tag NAME, --top-k, --precision, --add-cost or --all"
+        raise InputError(f"Nothing to unset: give {options}.")
 
     def without(old: ProjectOptions) -> ProjectOptions:
-        unknown = sorted(names - set(old.per_tag))
-        if unknown and not everything:
-            known = ", ".join(sorted(old.per_tag)) or "none"
-            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {known}).")
         if everything:
             return ProjectOptions()
+        if unknown := sorted(names - set(old.per_tag)):
+            known = ", ".join(sorted(old.per_tag)) or "none"
+            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {known}).")
         per_tag = {name: value for name, value in old.per_tag.items() if name not in names}
-        flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision, "add_cost": add_cost}
         rest = {key: value for key, value in old.to_json().items() if not flags.get(key)}
         return parse_options({**rest, "per_tag": per_tag}, source="ram-backend project unset")
 
@@ -110,17 +111,16 @@ def list_(as_json: JsonLines = False) -> None:
     settings = load_settings()
     changes = ProjectTable(open_migrated(settings)).changes()
     projects = sorted(changes.projects, key=lambda each: each.key)
+    rows = [_facts(each, changes.pin, settings) for each in projects]
     if as_json:
-        print_json(*(_facts(each, changes.pin, settings) for each in projects))
+        print_json(*rows)
         return
-    if not projects:
+    if not rows:
         typer.echo("No project yet: connect this backend in Label Studio (Settings > Model).")
-        return
-    for each in projects:
-        facts = _facts(each, changes.pin, settings)
-        typer.echo(f"{each.key}  ({facts['host']}; holds: {_text(facts['holds'])})")
-        if each.extra_params_error:
-            typer.echo(f"    {each.extra_params_error}")
+    for row in rows:
+        typer.echo(f"{row['project']}  ({row['host']}; holds: {_text(row['holds'])})")
+        if row["extra_params_problem"]:
+            typer.echo(f"    {row['extra_params_problem']}")
 
 
 @app.command("pin-host")
@@ -161,15 +161,13 @@ def _set_options(project: str, edit: Callable[[ProjectOptions], ProjectOptions])
 
 
 def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
-    if not pairs:
-        return None
     result: dict[str, float] = {}
-    for pair in pairs:
-        name, mark, number = pair.rpartition("=")
-        if not mark or not name.strip() or not re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", number, re.I):
+    for pair in pairs or ():
+        found = _PER_TAG.fullmatch(pair)
+        if found is None:
             raise InputError(f"--per-tag {pair!r} can't be used: give NAME=NUMBER, such as cat=0.4.")
-        result[name.strip()] = float(number)
-    return result
+        result[found[1].strip()] = float(found[2])
+    return result or None
 
 
 def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, Any]:
@@ -193,7 +191,7 @@ def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, A
 
 
 def _remarks(project: Project) -> list[str]:
-    """What the label config makes of what was set; why it can't be read."""
+    """Effects of the label config on the set options; or why it can't be read."""
     from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.server.resolved_config import remarks
 
@@ -206,15 +204,14 @@ def _remarks(project: Project) -> list[str]:
 
 
 def _promises(project: Project, settings: Settings) -> list[str]:
-    """For which tags the precision that was asked for can be promised; nothing where none was asked for."""
+    """The tags for which a requested precision can be promised."""
     from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.models.store import find_bundle
     from ram_backend.server.model import ModelIdentity
     from ram_backend.server.resolved_config import promises, resolve_config
 
-    if not project.label_config:
-        return []
-    if project.options().precision is None and "model_min_precision" not in project.label_config.lower():
+    requested = project.options().precision is not None or "model_min_precision" in project.label_config.lower()
+    if not project.label_config or not requested:
         return []
     try:
         plan = parse_label_config(project.label_config)

@@ -34,7 +34,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve tags to Label Studio. Ctrl-C or SIGTERM: answer what has been asked, then stop."""
-    from ram_backend.cli.label_studio_checks import check_project
+    from ram_backend.cli.doctor import check_project
     from ram_backend.console.page import mount
     from ram_backend.server.app import create_app
     from ram_backend.server.middleware import Access
@@ -88,7 +88,7 @@ def worker(
 
 @contextmanager
 def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
-    """Where training is asked for, and settings that name the queue; without a queue the server serves all the same."""
+    """The service of jobs, and settings that name the queue, if there is one."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.service import JobService
@@ -100,14 +100,13 @@ def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
         stack.callback(database.close)
         with suppress(DatabaseUnavailable):  # the server says so itself, and tries again
             upgrade(database)
-        valkey: Valkey | None = None
+        queued = settings
         try:
-            valkey = stack.enter_context(Valkey(settings))
+            queued = settings.model_copy(update={"redis_url": stack.enter_context(Valkey(settings)).url})
         except ValkeyUnavailable as error:
             notes.print(str(error), markup=False)
         if settings.worker:
             stack.enter_context(WorkerSupervisor(settings))
-        queued = settings if valkey is None else settings.model_copy(update={"redis_url": valkey.url})
         yield JobService(settings, database), queued
 
 

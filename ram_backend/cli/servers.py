@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from ram_backend.errors import NotAvailable
 
 START_SECONDS = 300.0
-"""Limit of a start. The first one makes Label Studio's database, or installs the starter bundle: 30 to 60 s."""
+"""Limit of a start; the first one takes 30 to 60 s."""
 
 _SERVES = re.compile(r"^ram-backend serves (http://\S+)", re.MULTILINE)
 _POLL_S = 0.2
@@ -44,17 +44,7 @@ Found = TypeVar("Found")
 
 
 class Service:
-    """A process that was started here, in a session of its own: a Ctrl-C in the terminal reaches only its starter.
-
-    Args:
-        name: for messages.
-        command: program and arguments.
-        log: file that takes all it prints; made anew.
-        environment: all its environment variables.
-
-    Raises:
-        NotAvailable: it can't be started.
-    """
+    """A child process out of reach of the terminal's Ctrl-C; `log` has its output."""
 
     def __init__(self, name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -88,21 +78,13 @@ class Service:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def check(self) -> None:
-        """Makes sure that it still runs.
-
-        Raises:
-            NotAvailable: it ended by itself; the message has its last lines.
-        """
+        """Raises NotAvailable with its last lines where it ended by itself."""
         if not self.alive:
             last = " / ".join(line.strip() for line in self.printed().splitlines()[-_LOG_LINES:] if line.strip())
             raise NotAvailable(f"{self.name} ended by itself: {last or 'no word'}. What it printed: {self.log}")
 
     def wait_for(self, look: Callable[[], Found | None], seconds: float = START_SECONDS) -> Found:
-        """Polls until `look` finds something, and returns that. Otherwise the process is stopped.
-
-        Raises:
-            NotAvailable: the process ended first, or the time is up.
-        """
+        """Polls `look` until it finds something; else stops the process and raises NotAvailable."""
         end = time.monotonic() + seconds
         try:
             while (found := look()) is None:
@@ -116,19 +98,18 @@ class Service:
         return found
 
     def stop(self, seconds: float = 20) -> None:
-        """Terminates it, and kills it after that time. Harmless if it has ended."""
+        """Terminates it, and kills it after that time, or at Ctrl-C. Harmless if it has ended."""
         if not self.alive:
             return
         self._process.terminate()
         try:
-            self._process.wait(seconds)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        finally:
             if self.alive:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
-            if isinstance(reason, KeyboardInterrupt):
-                raise
 
 
 @dataclass(frozen=True)
@@ -142,12 +123,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers.
-
-    Attributes:
-        url: its address.
-        service: its process; None: it ran already, and goes on running when we stop.
-    """
+    """A server that answers; `service` None: it ran already, and goes on running when we stop."""
 
     url: str
     service: Service | None
@@ -159,11 +135,7 @@ class Server:
 
 
 def open_account(folder: Path) -> Account:
-    """The account of Label Studio's data folder; made, readable by its owner alone, if there is none.
-
-    Raises:
-        NotAvailable: the folder has a database but no account, or the account's file can't be used.
-    """
+    """The account of Label Studio's data folder; a new one is readable by its owner alone."""
     path = folder / "account.json"
     if path.exists():
         try:
@@ -174,23 +146,15 @@ def open_account(folder: Path) -> Account:
         raise NotAvailable(f"{folder} has a Label Studio whose login is not known: move it away, and try again.")
     account = Account()
     folder.mkdir(parents=True, exist_ok=True)
-    written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(written, "w", encoding="utf-8") as file:
-        json.dump(asdict(account), file)
+    path.touch(0o600, exist_ok=False)
+    path.write_text(json.dumps(asdict(account)), encoding="utf-8")
     return account
 
 
 def start_label_studio(executable: Path, folder: Path, account: Account, first_port: int) -> Server:
     """Starts Label Studio with that data folder, unless it runs already; returns when it answers.
 
-    Args:
-        executable: `bin/label-studio` of a virtual environment.
-        folder: its data folder, which also says where it was started last.
-        account: from `open_account`.
-        first_port: port, or the next free one.
-
-    Raises:
-        NotAvailable: it doesn't start; the message has its last lines.
+    It listens at `first_port` or the next free one; the folder also says where it was started last.
     """
     address = folder / "address"
     if address.exists() and _is_ours(before := address.read_text(encoding="utf-8").strip(), account):
@@ -217,17 +181,9 @@ def start_label_studio(executable: Path, folder: Path, account: Account, first_p
 def start_backend(
     log: Path, first_port: int, label_studio: str, token: str, extra: Mapping[str, str] | None = None
 ) -> Server:
-    """Starts `ram-backend serve` for that Label Studio, with this process's settings; returns when its model is loaded.
+    """Starts `ram-backend serve` for a Label Studio at an address; returns when its model is loaded.
 
-    Args:
-        log: file for all that it prints.
-        first_port: port, or the next free one.
-        label_studio: address.
-        token: what it fetches images with.
-        extra: further environment variables, which win.
-
-    Raises:
-        NotAvailable: it doesn't start; the message has its last lines.
+    It has this process's settings, the token, and `extra` environment variables, which win.
     """
     known = {"RAM_LABEL_STUDIO_URL": label_studio, "RAM_LABEL_STUDIO_API_KEY": token}
     environment = {**os.environ, **_no_proxy(), **known, **(extra or {})}
@@ -246,7 +202,7 @@ def running_backend(port: int) -> Server | None:
 
 
 def free_port(first: int) -> int:
-    """The first free port of this machine from `first` on; raises SettingsError if none near is free."""
+    """The first free port from `first` on; raises SettingsError if none near is free."""
     from ram_backend.server.running import bind
 
     with bind("127.0.0.1", first) as listening:
@@ -255,20 +211,16 @@ def free_port(first: int) -> int:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a closed terminal, end the block as Ctrl-C does: by KeyboardInterrupt."""
+    """SIGTERM and SIGHUP end the block as Ctrl-C does: by KeyboardInterrupt."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, interrupt)
-    try:
+    with contextlib.ExitStack() as restored:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                restored.callback(signal.signal, number, signal.signal(number, interrupt))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _is_ours(url: str, account: Account) -> bool:

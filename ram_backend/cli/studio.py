@@ -80,7 +80,7 @@ def studio(
 
 
 def _fill(label_studio: LabelStudio, backend: str, label_config: str, settings: Settings) -> tuple[int, int, int]:
-    """Makes the demo project if there is none, and connects it: its number, predicted tasks, tasks."""
+    """Makes and connects the demo project: its number, predicted tasks, tasks."""
     projects = label_studio.send_json("GET", "/api/projects/?page_size=1000")["results"]
     project = next((int(each["id"]) for each in reversed(projects) if each["title"] == TITLE), None)
     if project is None:
@@ -101,16 +101,12 @@ def _fill(label_studio: LabelStudio, backend: str, label_config: str, settings: 
 
 
 def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
-    ran = {True: "", False: "  (ran already, and goes on running)"}
-    rows = {
-        "Label Studio": f"{labelling.url}{ran[labelling.service is not None]}",
-        "  e-mail": account.email,
-        "  password": account.password,
-        "Backend": f"{backend.url}{ran[backend.service is not None]}",
-        "Demo project": f"{labelling.url}/projects/{project}/data  ({photos})",
-    }
-    for name, value in rows.items():
-        typer.echo(f"{name:14}{value}")
+    ran = "  (ran already, and goes on running)"
+    typer.echo(f"Label Studio  {labelling.url}{'' if labelling.service else ran}")
+    typer.echo(f"  e-mail      {account.email}")
+    typer.echo(f"  password    {account.password}")
+    typer.echo(f"Backend       {backend.url}{'' if backend.service else ran}")
+    typer.echo(f"Demo project  {labelling.url}/projects/{project}/data  ({photos})")
     ours = sum(server.service is not None for server in (labelling, backend))
     stops = ("Ctrl-C ends this command alone", "Ctrl-C stops what was started", "Ctrl-C stops both")[ours]
     typer.echo(
@@ -120,11 +116,7 @@ def _print_addresses(labelling: Server, backend: Server, account: Account, proje
 
 
 def _watch(*servers: Server) -> None:
-    """Waits for Ctrl-C.
-
-    Raises:
-        NotAvailable: a server ended by itself.
-    """
+    """Waits for Ctrl-C; raises NotAvailable where a server ended by itself."""
     try:
         while True:
             for server in servers:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -29,19 +28,13 @@ from ram_backend.tagging.tagger import Tagger
 PROGRESS_FROM = 20
 """Number of images from which on a progress bar is shown."""
 
+Format = StrEnum("Format", ["table", "json"])
+
 Row = tuple[Path, list[tuple[str, float, bool]]]
 """An image and its tags, best first: tag, score, whether it is above its threshold."""
 
 
-class Format(StrEnum):
-    """How tags are printed."""
-
-    table = "table"
-    json = "json"
-
-
-@dataclass(frozen=True)
-class TaggedImage:
+class TaggedImage(NamedTuple):
     """An image with its logits before calibration and its calibrated scores, (L,) float32 each."""
 
     path: Path
@@ -136,9 +129,9 @@ def demo(
 
 
 def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[TaggedImage | ImageError]:
-    """Tags files in their order; of one that can't be tagged comes the error. Many files get a progress bar."""
+    """Tags files in their order, or gives the error; many files get a progress bar."""
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=notes, transient=True) if len(paths) >= PROGRESS_FROM else None
+    few = len(paths) < PROGRESS_FROM
     loader = ImageLoader(
         tagger.bundle.preprocessing,
         tagger.network.encoder_id,
@@ -147,19 +140,17 @@ def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iter
         max_bytes=settings.max_image_bytes,
         decoders=settings.cpu_threads(),
     )
-    with bar or nullcontext():
-        task = bar.add_task("", total=len(paths)) if bar else None
+    with Progress(*columns, console=notes, transient=True, disable=few) as bar:
+        task = bar.add_task("", total=len(paths))
         for batch in _loaded_batches(loader, paths, settings):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
             tokens = loader.encode(tagger.network, good)
-            scored = tagger.score(
-                np.stack(tokens) if tokens else np.empty((0, *tagger.network.token_shape), np.float32)
-            )
+            nothing = np.empty((0, *tagger.network.token_shape), np.float32)
+            scored = tagger.score(np.stack(tokens) if tokens else nothing)
             pairs = zip(scored.logits, scored.scores, strict=True)
             for path, image in batch:
                 yield image if isinstance(image, ImageError) else TaggedImage(path, *next(pairs))
-            if bar is not None and task is not None:
-                bar.advance(task, len(batch))
+            bar.advance(task, len(batch))
 
 
 def _loaded_batches(
@@ -175,14 +166,11 @@ def _loaded_batches(
 
     size = settings.batch_size
     with ThreadPoolExecutor(max_workers=settings.cpu_threads(), thread_name_prefix="decode") as pool:
-
-        def submit(start: int) -> list[tuple[Path, Future[LoadedImage | ImageError]]]:
-            return [(path, pool.submit(load, path)) for path in paths[start : start + size]]
-
-        ahead = submit(0)
-        for start in range(size, len(paths) + size, size):
-            current, ahead = ahead, submit(start)
-            yield [(path, future.result()) for path, future in current]
+        batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+        ahead = pool.map(load, batches[0])
+        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
+            current, ahead = ahead, pool.map(load, following)
+            yield list(zip(batch, current, strict=True))
 
 
 def _best(
@@ -193,7 +181,7 @@ def _best(
     min_score: float | None = None,
     every: bool = False,
 ) -> list[tuple[str, float, bool]]:
-    """The tags to show of an image, best first: at least `min_score`, else every one, else above their thresholds."""
+    """Tags of an image, best first: at least `min_score`, else all, else above their thresholds."""
     on = scores > tagger.thresholds
     chosen = scores >= min_score if min_score is not None else on | every
     order = [place for place in np.argsort(-scores, kind="stable") if chosen[place]][:top]
@@ -218,12 +206,12 @@ def _print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = 
 def _write_arrays(path: Path, tagger: Tagger, images: Sequence[TaggedImage]) -> None:
     """Writes `images` (N,), `tags` (L,), `logits` and `scores` (N, L) float32 and `thresholds` (L,) float32."""
     shape = (len(images), len(tagger.tags))
+    arrays: dict[str, Any] = {
+        "images": np.array([str(each.path) for each in images], dtype=np.str_),
+        "tags": np.array(tagger.tags, dtype=np.str_),
+        "logits": np.array([each.logits for each in images], dtype=np.float32).reshape(shape),
+        "scores": np.array([each.scores for each in images], dtype=np.float32).reshape(shape),
+        "thresholds": tagger.thresholds,
+    }
     with written_whole(path) as file:
-        np.savez(
-            file,
-            images=np.array([str(each.path) for each in images], dtype=np.str_),
-            tags=np.array(tagger.tags, dtype=np.str_),
-            logits=np.array([each.logits for each in images], dtype=np.float32).reshape(shape),
-            scores=np.array([each.scores for each in images], dtype=np.float32).reshape(shape),
-            thresholds=tagger.thresholds,
-        )
+        np.savez(file, **arrays)

@@ -7,11 +7,9 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
-from ram_backend.cli.output import AsJson, out, print_facts, print_json
+from ram_backend.cli.output import AsJson, print_facts, print_json, print_rows
 from ram_backend.errors import VersionDamaged, VersionRefused
 from ram_backend.versions.diff import NUMBERS, TagChange, compare
 from ram_backend.versions.directory import Version, open_version, version_path
@@ -38,8 +36,7 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
         typer.echo(f"Project {opened.key} has no version yet: the bundle's base is served{pinned_too}.")
         return
     mark = "served, pinned" if served.pinned else "served"
-    rows = Table("version", "state", "made", "recipe", "edits", "corrections", "", box=None, pad_edge=False)
-    rows.add_row(BASE, "", "", "", "", "", mark if served.name == BASE else "")
+    rows = [[BASE, "", "", "", "", "", mark if served.name == BASE else ""]]
     for each in records:
         recipe, edits, count = "?", "", "?"
         if each.lineage is not None:
@@ -47,10 +44,11 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
             recipe, count = each.lineage.recipe, str(each.lineage.corrections.count)
             edits = "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
         made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        rows.add_row(each.name, each.state, made, recipe, edits, count, mark if served.name == each.name else "")
-    out.print(rows)
+        now = mark if served.name == each.name else ""
+        rows.append([each.name, each.state, made, recipe, edits, count, now])
+    print_rows(("version", "state", "made", "recipe", "edits", "corrections", ""), rows)
     for each in records:
-        out.print(Text(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}"))
+        typer.echo(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}")
 
 
 @app.command()
@@ -62,14 +60,12 @@ def show(
     """Show where a version comes from, what the gate said, and whether its files are whole."""
     opened, table = _open(project)
     record = table.get(opened.key, version)
-    if record.removed:
-        files = "removed, as newer versions came"
-    else:
-        try:
+    try:
+        files = "removed, as newer versions came" if record.removed else "whole"
+        if not record.removed:
             _read(opened, record)
-            files = "whole"
-        except VersionDamaged as error:
-            files = str(error)
+    except VersionDamaged as error:
+        files = str(error)
     facts = {**_facts(record, table.served(opened.key)), "files": files}
     if as_json:
         print_json(facts)
@@ -90,23 +86,21 @@ def diff(
     names = (before, after)
     sides = [None if name == BASE else _read(opened, table.get(opened.key, name)) for name in names]
     counts = [0 if side is None else side.lineage.corrections.count for side in sides]
-    changes = compare(*sides)
+    between, changes = counts[1] - counts[0], compare(*sides)
     if as_json:
         metrics = [{} if side is None else dict(side.lineage.metrics_after) for side in sides]
-        facts = {"before": before, "after": after, "corrections_between": counts[1] - counts[0]}
+        facts = {"before": before, "after": after, "corrections_between": between}
         tags = {"tags_that_differ": len(changes), "tags": [asdict(each) for each in changes[:top]]}
         print_json({**facts, "metrics": dict(zip(names, metrics, strict=True)), **tags})
         return
     for name, side in zip(names, sides, strict=True):
         typer.echo(f"{name}: {_training_of(side)}")
-    typer.echo(f"{counts[1] - counts[0]:+d} corrections from {before} to {after}")
+    typer.echo(f"{between:+d} corrections from {before} to {after}")
     if not changes:
         typer.echo("No tag differs.")
         return
-    rows = Table("tag", "threshold", "base scale", "bias", "weights moved", box=None, pad_edge=False)
-    for each in changes[:top]:
-        rows.add_row(Text(each.tag), *_numbers(each), f"{each.weights_moved:.3g}")
-    out.print(rows)
+    rows = [[each.tag, *_numbers(each), f"{each.weights_moved:.3g}"] for each in changes[:top]]
+    print_rows(("tag", "threshold", "base scale", "bias", "weights moved"), rows)
     more = f"and {len(changes) - top} more; --top shows them. " if len(changes) > top else ""
     typer.echo(f"{more}Each column: {before}, then {after}.")
 
@@ -201,7 +195,6 @@ def _training_of(version: Version | None) -> str:
 
 def _numbers(change: TagChange) -> Iterator[str]:
     for name in NUMBERS:
-        before, after = (
-            "bundle's" if each is None else f"{each:.3g}" for each in (change.before[name], change.after[name])
-        )
+        sides = (change.before[name], change.after[name])
+        before, after = ("bundle's" if each is None else f"{each:.3g}" for each in sides)
         yield before if before == after else f"{before} to {after}"

@@ -17,14 +17,9 @@ from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.vocabulary.label_system import build_label_system, load_label_system
 
+Control = StrEnum("Control", ["taxonomy", "choices"])
+
 app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
-
-
-class Control(StrEnum):
-    """What a label config lists its tags in."""
-
-    taxonomy = "taxonomy"
-    choices = "choices"
 
 
 @app.command()
@@ -78,7 +73,7 @@ def label_config(
 
     settings = load_settings()
     vocabulary = load_label_system() if bundle is None else find_bundle(bundle, settings.bundles_dir).vocabulary
-    text = vocabulary_config(vocabulary, control.value)
+    text = vocabulary_config(vocabulary, "choices" if control is Control.choices else "taxonomy")
     if out is None:
         typer.echo(text, nl=False)
         return

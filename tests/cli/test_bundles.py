@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,63 +12,58 @@ from typing import Any
 
 import pytest
 from models import tiny
-from typer.testing import CliRunner, Result
+from support import commands
 
-from ram_backend.cli.bundles import app
 from ram_backend.errors import BundleDamaged, CheckpointError
 from ram_backend.settings import load_settings
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+def run(*arguments: object, status: int = 0) -> str:
+    return commands.run("bundles", *arguments, status=status)
 
 
-def imported(folder: Path, kind: str = "ram", name: str = "small") -> Result:
+def imported(folder: Path, kind: str = "ram") -> str:
     file, tags = tiny.write(folder, kind)
     extra = ["--descriptions", tiny.EACH] if kind == "ram_plus" else []
-    return run("import", file, "--tags", tags, "--name", name, "--image-size", tiny.IMAGE, *extra)
+    return run("import", file, "--tags", tags, "--name", "small", "--image-size", tiny.IMAGE, *extra)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_import_says_what_it_made_and_what_to_do_next(tmp_path: Path, kind: str) -> None:
-    result = imported(tmp_path, kind)
-    assert result.exit_code == 0, result.output
-    assert f"Bundle small ({kind}, 7 tags) is ready" in result.stdout
-    assert "ram-backend tag PHOTO --bundle small" in result.stdout
+    text = imported(tmp_path, kind)
+    assert f"Bundle small ({kind}, 7 tags) is ready" in text
+    assert "ram-backend tag PHOTO --bundle small" in text
     assert (load_settings().bundles_dir / "small" / "bundle.json").exists()
 
 
 def test_import_of_a_bad_file_raises_one_line(tmp_path: Path) -> None:
     file, tags = tiny.write(tmp_path, "ram", {**tiny.state_dict("ram"), "odd": tiny.images(1)})
     arguments = ("import", file, "--tags", tags, "--name", "small", "--image-size", tiny.IMAGE)
-    result = run(*arguments)
-    assert isinstance(result.exception, CheckpointError)
-    assert "'odd'" in str(result.exception)
-    assert run(*arguments, "--allow-extra").exit_code == 0
+    with pytest.raises(CheckpointError, match="'odd'"):
+        run(*arguments)
+    run(*arguments, "--allow-extra")
 
 
 def test_list_shows_the_starter_and_what_was_imported(tmp_path: Path) -> None:
     imported(tmp_path)
-    shown = run("list").stdout
-    assert "starter" in shown
-    assert "small" in shown
-    entries = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    assert [name for name in ("starter", "small") if name not in run("list")] == []
+    entries = commands.json_lines("bundles", "list", "--json")
     assert [(entry["name"], entry["installed"]) for entry in entries] == [("starter", False), ("small", True)]
 
 
 def test_show_tells_what_a_bundle_is_and_checks_it(tmp_path: Path) -> None:
     imported(tmp_path)
-    result = run("show", "small", "--verify")
-    assert "All checksums are right." in result.stdout
-    for part in ("ram.pth", "cat, dog, red car", "clip-vit-b-16", "Apache-2.0"):
-        assert part in result.stdout
-    assert json.loads(run("show", "small", "--json").stdout)["kind"] == "ram"
+    text = run("show", "small", "--verify")
+    for part in ("All checksums are right.", "ram.pth", "cat, dog, red car", "clip-vit-b-16", "Apache-2.0"):
+        assert part in text
+    assert json.loads(run("show", "small", "--json"))["kind"] == "ram"
     network = load_settings().bundles_dir / "small" / "network.safetensors"
     content = bytearray(network.read_bytes())
     content[-1] ^= 255
     network.write_bytes(content)
-    assert run("show", "small").exit_code == 0
-    assert isinstance(run("show", "small", "--verify").exception, BundleDamaged)
+    run("show", "small")
+    with pytest.raises(BundleDamaged):
+        run("show", "small", "--verify")
 
 
 def test_pull_hands_the_addresses_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +75,12 @@ def test_pull_hands_the_addresses_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ram_backend.models.hub.pull", pull)
     addresses = ("--repository", "me/mine", "--tags", "t.txt", "--endpoint", "http://x")
-    result = run("pull", "ram-plus", *addresses, "--name", "n")
-    assert isinstance(result.exception, CheckpointError)
+    with pytest.raises(CheckpointError):
+        run("pull", "ram-plus", *addresses, "--name", "n")
     assert (asked["kind"], asked["name"], asked["endpoint"]) == ("ram-plus", "n", "http://x")
     release = asked["release"]
     assert (release.repository, release.tags, release.filename) == ("me/mine", "t.txt", "ram_plus_swin_large_14m.pth")
-    assert run("pull", "yolo").exit_code == 2
+    run("pull", "yolo", status=2)
 
 
 def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -96,18 +92,7 @@ def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) ->
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": RunsCode()}))
     (tmp_path / "tags.txt").write_text("cat\ndog\n")
-    command = [
-        sys.executable,
-        "-m",
-        "ram_backend",
-        "bundles",
-        "import",
-        "evil.pth",
-        "--tags",
-        "tags.txt",
-        "--name",
-        "x",
-    ]
+    command = shlex.split(f"{sys.executable} -m ram_backend bundles import evil.pth --tags tags.txt --name x")
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert not trace.exists()

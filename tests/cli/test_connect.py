@@ -6,23 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from labelstudio.test_provisioning import CONFIG, OTHER
+from support import commands
 from support.label_studio import LEGACY, FakeLabelStudio
-from typer.testing import CliRunner
 
-from ram_backend.cli.connect import connect
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectOptionsError, RamError, SettingsError
 from ram_backend.settings import load_settings
 
-app = typer.Typer()
-app.command()(connect)
 
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["--project", "3", *arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+def run(*arguments: object) -> str:
+    return commands.run("connect", "--project", 3, *arguments)
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def test_connected_and_told(studio: FakeLabelStudio, tmp_path: Path, monkeypatch
     monkeypatch.setenv("RAM_WEBHOOK_SECRET", "hush")
     file = tmp_path / "config.xml"
     file.write_text(OTHER)
-    said = run("--url", "http://backend:9090/", "--label-config", str(file), "--extra-params", '{"top_k": 3}')
+    said = run("--url", "http://backend:9090/", "--label-config", file, "--extra-params", '{"top_k": 3}')
     assert "changed  backend: http://backend:9090 connected" in said
     assert f"{studio.url}/projects/3/data" in said
     assert "hush" not in said

@@ -7,20 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text, update
+from support.commands import connect, run
 from support.jobs import CONFIG, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
-from typer.testing import CliRunner
 
-from ram_backend.cli.doctor import examine
-from ram_backend.cli.label_studio_checks import check_projects
-from ram_backend.cli.main import app
+from ram_backend.cli.doctor import check_projects, examine
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.labelstudio.diagnosis import Finding, State
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
@@ -34,18 +31,21 @@ def studio() -> Iterator[FakeLabelStudio]:
 
 
 @pytest.fixture
-def database() -> Iterator[Database]:
-    there = open_migrated(load_settings())
-    yield there
-    there.close()
+def connected(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    connect(studio.key, CONFIG)
+    return studio
 
 
 @pytest.fixture
-def connected(studio: FakeLabelStudio, database: Database, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
-    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
-    ProjectTable(database).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
-    return studio
+def database(connected: FakeLabelStudio) -> Database:
+    return open_migrated(load_settings())
+
+
+@pytest.fixture
+def job(connected: FakeLabelStudio, database: Database) -> Job:
+    return JobQueue(database).request(connected.key, "train", "pressed").job
 
 
 def projects() -> dict[str, Finding]:
@@ -62,8 +62,7 @@ def test_a_fresh_installation_is_well_and_says_how_to_get_ram() -> None:
     (none,) = check_projects(load_settings())
     assert (none.state, "ram-backend connect" in none.remedy) == (State.note, True)
     assert not load_settings().data_dir.exists(), "looking makes nothing"
-    result = CliRunner().invoke(app, ["doctor"])
-    assert (result.exit_code, "bundles pull" in result.stdout) == (0, True)
+    assert "bundles pull" in run("doctor")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_a_setting_that_leads_nowhere(
     assert finding.state is State.bad
     assert said in f"{finding.found} {finding.remedy}"
     assert "hidden" not in str(finding)
-    assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
+    run("doctor", status=1)
 
 
 @pytest.mark.usefixtures("with_starter")
@@ -93,9 +92,7 @@ def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report()["RAM_BUNDLE"].state is State.ok
     monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
     finding = report()["RAM_BUNDLE"]
-    assert finding.state is State.note
-    assert "another release" in finding.found
-    assert "remove" in finding.remedy
+    assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == (State.note, True, True)
 
 
 def test_label_studio_without_a_token(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,16 +111,14 @@ def test_all_is_well(connected: FakeLabelStudio) -> None:
 
 
 def test_a_token_that_is_refused(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label Studio hands over a legacy token in `/setup` also where it takes none (protocol section 2)."""
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "b" * 40)
     token = report()["Label Studio token"]
     assert token.state is State.bad
     assert "personal access token" in token.remedy
     assert "b" * 40 not in f"{token}"
     assert projects()["connection"].state is State.note
-
-
-def test_the_token_of_setup_is_off_by_default(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Label Studio hands over a legacy token also where it takes none (protocol section 2)."""
+    connected.legacy = "another"
     monkeypatch.delenv("LABEL_STUDIO_API_KEY")
     token = projects()["token"]
     assert token.state is not State.ok
@@ -140,31 +135,21 @@ def test_secret_and_backend(connected: FakeLabelStudio, monkeypatch: pytest.Monk
     assert "hush" not in str(found)
 
 
-def test_label_studio_that_calls_itself_localhost(
-    studio: FakeLabelStudio, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From another container its own idea of its address leads nowhere."""
-    queue = ProjectTable(database)
-    key = ProjectKey("http://localhost:1", 7, 70)
-    queue.apply(Setup.read(key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
-    queue.pin_host("http://localhost:1")
+@pytest.mark.parametrize(
+    ("pinned", "state", "remedy"),
+    [
+        ("http://localhost:1", State.bad, "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`"),
+        ("http://elsewhere:8080", State.note, "pin-host"),
+    ],
+)
+def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(pinned: str, state: State, remedy: str) -> None:
+    """From another container Label Studio's own idea of its address leads nowhere."""
+    ProjectTable(connect(ProjectKey("http://localhost:1", 7, 70), CONFIG)).pin_host(pinned)
     finding = projects()["Label Studio"]
-    assert finding.state is State.bad
-    assert "set LABEL_STUDIO_URL" in finding.remedy
-    assert "this container" in finding.remedy
+    assert (finding.state, remedy in finding.remedy) == (state, True)
 
 
-def test_another_host_than_the_pinned_one(studio: FakeLabelStudio, database: Database) -> None:
-    queue = ProjectTable(database)
-    queue.apply(Setup.read(studio.key, label_config=CONFIG, access_token="t" * 40, extra_params=None))
-    queue.pin_host("http://elsewhere:8080")
-    finding = projects()["Label Studio"]
-    assert (finding.state, "pin-host" in finding.remedy) == (State.note, True)
-
-
-def test_no_worker_and_jobs_that_wait(connected: FakeLabelStudio, database: Database) -> None:
-    queue = JobQueue(database)
-    job = queue.request(connected.key, "train", "pressed").job
+def test_no_worker_and_jobs_that_wait(job: Job, database: Database) -> None:
     assert report()["workers"].state is State.note
     with database.writing() as session:
         early = job.requested_at.replace(year=2020)
@@ -173,18 +158,12 @@ def test_no_worker_and_jobs_that_wait(connected: FakeLabelStudio, database: Data
     assert (finding.state, "ram-backend worker" in finding.remedy) == (State.bad, True)
 
 
-def test_a_job_whose_worker_is_silent(connected: FakeLabelStudio, database: Database) -> None:
+def test_a_job_whose_worker_is_silent_or_that_failed(job: Job, database: Database) -> None:
     queue = JobQueue(database)
-    job = queue.request(connected.key, "train", "pressed").job
-    assert queue.claim(job.id, "dead/1") is not None
+    claim = queue.claim(job.id, "here/1")
+    assert claim is not None
     make_old(database, job.id, 600)
     assert "no sign of life" in report()["jobs"].found
-
-
-def test_a_job_that_failed(connected: FakeLabelStudio, database: Database) -> None:
-    queue = JobQueue(database)
-    claim = queue.claim(queue.request(connected.key, "train", "pressed").job.id, "here/1")
-    assert claim is not None
     queue.fail(claim, "The folder can't be written.", retry=False)
     finding = report()["jobs"]
     assert (finding.state, finding.remedy) == (State.note, "The folder can't be written.")

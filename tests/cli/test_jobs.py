@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.processes import wait_until
-from typer.testing import CliRunner
+from support.commands import connect, json_lines, run
+from support.processes import processes, wait_until
 
 from ram_backend.cli.jobs import progress_of
-from ram_backend.cli.main import app
-from ram_backend.database.engine import Database
-from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import NotAvailable
 from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable
-from ram_backend.settings import load_settings
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 OTHER = ProjectKey("http://localhost:8080", 8, 80)
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.fixture
-def database() -> Database:
-    there = open_migrated(load_settings())
-    for key in (KEY, OTHER):
-        ProjectTable(there).apply(Setup.read(key, label_config="<View/>", access_token=None, extra_params=None))
-    return there
-
-
-@pytest.fixture
-def queue(database: Database) -> JobQueue:
-    return JobQueue(database)
+def queue() -> JobQueue:
+    connect(OTHER)
+    return JobQueue(connect(KEY))
 
 
 def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
@@ -71,45 +50,28 @@ def test_train_asks_once(queue: JobQueue) -> None:
 
 
 def test_train_waits_and_says_what_came_of_it(queue: JobQueue) -> None:
-    worker = threading.Thread(target=work, args=(queue, JobResult("v0001 is served. It ranks better.")))
-    worker.start()
-    assert "v0001 is served. It ranks better." in run("train", 7, "--wait")
-    worker.join()
+    with ThreadPoolExecutor() as pool:
+        pool.submit(work, queue, JobResult("v0001 is served. It ranks better."))
+        assert "v0001 is served. It ranks better." in run("train", 7, "--wait")
+        pool.submit(work, queue, None, "Nothing to tag.")
+        with pytest.raises(NotAvailable, match="failed: Nothing to tag"):
+            run("train", 7, "--wait")
 
 
-def test_train_that_fails_is_an_error(queue: JobQueue) -> None:
-    worker = threading.Thread(target=work, args=(queue, None, "Nothing to tag."))
-    worker.start()
-    with pytest.raises(NotAvailable, match="failed: Nothing to tag"):
-        run("train", 7, "--wait")
-    worker.join()
-
-
-def test_jobs_lists_none(database: Database) -> None:
+def test_jobs_are_listed(queue: JobQueue) -> None:
     assert "No jobs yet" in run("jobs")
-
-
-def test_jobs_as_json(queue: JobQueue) -> None:
     job = queue.request(KEY, "train", "Start Training was pressed").job
     queue.request(OTHER, "refresh", "v0003 is served")
     claim = queue.claim(job.id, "here/1")
     assert claim is not None
     queue.heartbeat(claim, "fit", 3, 12)
-    rows = [json.loads(line) for line in run("jobs", "--json").splitlines()]
-    assert {row["kind"] for row in rows} == {"train", "refresh"}
-    (row,) = [json.loads(line) for line in run("jobs", "--project", 7, "--json").splitlines()]
+    assert {row["kind"] for row in json_lines("jobs", "--json")} == {"train", "refresh"}
+    (row,) = json_lines("jobs", "--project", 7, "--json")
     assert (row["state"], row["stage"], row["step"], row["steps"]) == ("running", "fit", 3, 12)
     assert progress_of(row) == "fit 3/12"
     assert row["verdict"] is None
-
-
-def test_jobs_as_a_table(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    queue.request(KEY, "train", "Start Training was pressed")
-    work(queue, JobResult("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
-    text = run("jobs")
-    assert "done: needs data" in text
-    assert "v0001 is kept." in text
+    queue.finish(claim, JobResult("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
+    assert [part for part in ("done: needs data", "v0001 is kept.") if part not in run("jobs")] == []
 
 
 @pytest.mark.parametrize(
@@ -129,7 +91,7 @@ def test_progress_in_words(changes: dict[str, object], said: str) -> None:
 
 
 @pytest.mark.service
-def test_worker_starts_and_stops(database: Database) -> None:
+def test_worker_starts_and_stops(queue: JobQueue) -> None:
     command = [sys.executable, "-m", "ram_backend", "worker"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -149,38 +111,32 @@ def test_serve_with_a_worker(with_starter: object, monkeypatch: pytest.MonkeyPat
     assert process.stdout is not None
     try:
         assert re.search(r"serves http://\S+", process.stdout.readline())
-        first = _child(process.pid)
+        first = _worker_of(process.pid)
         os.kill(first, signal.SIGKILL)
-        second = _child(process.pid, but=first)
+        second = _worker_of(process.pid, but=first)
     finally:
         process.terminate()
         process.communicate(timeout=300)
     assert process.returncode == 0
-    wait_until(lambda: not _lives(second))
+    wait_until(lambda: second not in processes("ram_backend worker"), 300)
 
 
-def _child(parent: int, but: int | None = None) -> int:
+def _worker_of(server: int, but: int | None = None) -> int:
     """The worker that a server has started."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        asked = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid=,args="], capture_output=True, text=True)  # noqa: PLW1510
-        for line in asked.stdout.splitlines():
-            pid, _, words = line.strip().partition(" ")
-            if "ram_backend worker" in words and int(pid) != but:
-                return int(pid)
-        time.sleep(0.05)
-    raise AssertionError("there is no worker")
+
+    def found() -> int | None:
+        command = ["ps", "--ppid", str(server), "-o", "pid=,args="]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        workers = [line.split(maxsplit=1)[0] for line in listed if "ram_backend worker" in line]
+        return next((int(pid) for pid in workers if int(pid) != but), None)
+
+    wait_until(found, 300)
+    pid = found()
+    assert pid is not None
+    return pid
 
 
 def _handles(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

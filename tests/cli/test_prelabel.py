@@ -7,30 +7,18 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import typer
+from support import commands
 from support.jobs import CONFIG
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
-from typer.testing import CliRunner
 
-from ram_backend.cli.jobs import prelabel
-from ram_backend.database.engine import Database
-from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable
-from ram_backend.settings import load_settings
 from ram_backend.worker import prelabel as prelabelling
 
-app = typer.Typer()
-app.command()(prelabel)
 
-
-def run(*arguments: str, status: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == status, result.output
-    return result.output
+def run(*arguments: object, project: int = 7, status: int = 0) -> str:
+    return commands.run("prelabel", "--project", project, *arguments, status=status)
 
 
 @pytest.fixture
@@ -43,46 +31,34 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
 
 
 @pytest.fixture
-def database(studio: FakeLabelStudio) -> Iterator[Database]:
-    there = open_migrated(load_settings())
-    ProjectTable(there).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
-    yield there
-    there.close()
-
-
-@pytest.fixture
-def queue(database: Database) -> JobQueue:
-    return JobQueue(database)
+def queue(studio: FakeLabelStudio) -> JobQueue:
+    return JobQueue(commands.connect(studio.key, CONFIG))
 
 
 def test_here(studio: FakeLabelStudio, queue: JobQueue) -> None:
     for number in range(1, 6):
         studio.annotate(number, number, "red")
-    said = run("--project", "7")
+    said = run()
     assert f"25 tasks have got their prediction of {VERSION}" in said
     assert "tasks a second" in said
     assert studio.counts() == {0: 5, 1: 25}
-    assert "5 tasks have got" in run("--project", "7", "--all")
+    assert studio.connected[0]["title"] == VERSION == studio.record["model_version"], "the project shows them"
+    assert "5 tasks have got" in run("--all")
     assert studio.counts() == {1: 30}
     assert [job.state for job in queue.jobs()] == ["done", "done"]
 
 
-def test_the_project_then_shows_them_live(studio: FakeLabelStudio, queue: JobQueue) -> None:
-    run("--project", "7")
-    assert studio.connected[0]["title"] == VERSION == studio.record["model_version"]
-
-
 def test_by_a_worker(studio: FakeLabelStudio, queue: JobQueue) -> None:
-    said = run("--project", "7", "--all", "--background", "--per-second", "3")
+    said = run("--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
     assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
     assert job.id in said
-    assert "does this as well" in run("--project", "7", "--background", "--retry-failed")
+    assert "does this as well" in run("--background", "--retry-failed")
     assert PrelabelOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
 def test_a_worker_that_has_it_is_followed(studio: FakeLabelStudio, queue: JobQueue) -> None:
-    run("--project", "7", "--background")
+    run("--background")
     claim = queue.claim(queue.jobs()[0].id, "here/1")
     assert claim is not None
 
@@ -91,7 +67,7 @@ def test_a_worker_that_has_it_is_followed(studio: FakeLabelStudio, queue: JobQue
         queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
 
     threading.Thread(target=end).start()
-    assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run("--project", "7")
+    assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run()
 
 
 def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,32 +83,28 @@ def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobQueue, monkeypatch:
 
     monkeypatch.setattr(prelabelling.ProjectApi, "retrieve", interrupted)
     monkeypatch.setattr(prelabelling, "WAITING_S", 0.5)
-    assert CliRunner().invoke(app, ["--project", "7"]).exit_code == 130
+    run(status=130)
     (job,) = queue.jobs()
     assert (job.state, "Stopped by hand" in job.message) == ("failed", True)
     assert studio.counts() == {0: 20, 1: 10}
-    run("--project", "7")
+    run()
     assert studio.counts() == {1: 30}
 
 
 def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue: JobQueue) -> None:
-    run("--project", "7", "--background")
+    run("--background")
     assert queue.claim(queue.jobs()[0].id, "dead/1") is not None
-    assert "30 tasks have got" in run("--project", "7")
+    assert "30 tasks have got" in run()
     assert len(queue.jobs()) == 1
-
-
-def test_a_failure_is_an_error(studio: FakeLabelStudio, queue: JobQueue) -> None:
     studio.connected.clear()
     with pytest.raises(NotAvailable, match="has no backend in Label Studio"):
-        run("--project", "7")
+        run()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
-    [(["--project", "7", "--all", "--unlabelled"], InputError), (["--project", "99"], ProjectNotFound)],
+    ("project", "arguments", "error"), [(7, ["--all", "--unlabelled"], InputError), (99, [], ProjectNotFound)]
 )
-def test_what_can_not_be_asked(queue: JobQueue, arguments: list[str], error: type[Exception]) -> None:
+def test_what_can_not_be_asked(queue: JobQueue, project: int, arguments: list[str], error: type[Exception]) -> None:
     with pytest.raises(error):
-        run(*arguments)
+        run(*arguments, project=project)
     assert queue.jobs() == []

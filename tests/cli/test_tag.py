@@ -1,4 +1,4 @@
-"""`ram-backend tag` on real photos, with the starter bundle."""
+"""`ram-backend tag` and `demo` on real photos, with the starter bundle."""
 
 from __future__ import annotations
 
@@ -28,22 +28,26 @@ def json_lines(result: Result) -> list[dict]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+def tagged(*arguments: object) -> dict:
+    (line,) = json_lines(run("tag", *arguments, "--format", "json"))
+    return line
+
+
 def test_a_cat_is_tagged_cat_best_first() -> None:
-    result = run("tag", CAT, "--format", "json")
-    assert result.exit_code == 0
-    (line,) = json_lines(result)
+    line = tagged(CAT)
     assert set(line) == {"image", "model_version", "tags"}
     assert line["image"] == str(CAT)
     assert "cat" in [entry["tag"] for entry in line["tags"]]
     scores = [entry["score"] for entry in line["tags"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1 for score in scores)
+    assert len(tagged(CAT, "--top", 3)["tags"]) == 3
+    assert min(entry["score"] for entry in tagged(CAT, "--min-score", 0.3)["tags"]) >= 0.3
 
 
 def test_asked_tags_are_all_shown_exactly_as_asked() -> None:
     asked = ["golden retriever", "Cats", "skateboard", "my product name", "cats"]
-    (line,) = json_lines(run("tag", CAT, "--tags", ", ".join(asked), "--format", "json"))
-    by_name = {entry["tag"]: entry["score"] for entry in line["tags"]}
+    by_name = {entry["tag"]: entry["score"] for entry in tagged(CAT, "--tags", ", ".join(asked))["tags"]}
     assert set(by_name) == set(asked)
     assert by_name["Cats"] == by_name["cats"] > by_name["skateboard"]
 
@@ -57,8 +61,7 @@ def test_tags_file_and_arrays(tmp_path: Path) -> None:
     with np.load(out) as arrays:
         assert list(arrays["images"]) == [str(path) for path in photo_paths()]
         assert list(arrays["tags"]) == ["dog", "cat", "my product name"]
-        count = (len(photo_paths()), 3)
-        assert arrays["logits"].shape == arrays["scores"].shape == count
+        assert arrays["logits"].shape == arrays["scores"].shape == (len(photo_paths()), 3)
         assert arrays["logits"].dtype == arrays["scores"].dtype == np.float32
         assert arrays["thresholds"].shape == (3,)
         shown = {entry["tag"]: entry["score"] for entry in json_lines(result)[0]["tags"]}
@@ -75,31 +78,19 @@ def test_a_score_does_not_depend_on_the_other_tags_or_images(tmp_path: Path) -> 
 
 
 def test_the_same_question_gets_the_same_version_another_one_another() -> None:
-    questions = ("cat,dog", "cat,dog", "cat,dogs")
-    answers = [json_lines(run("tag", CAT, "--tags", tags, "--format", "json"))[0] for tags in questions]
-    first, again, other = (answer["model_version"] for answer in answers)
+    first, again, other = (tagged(CAT, "--tags", tags)["model_version"] for tags in ("cat,dog", "cat,dog", "cat,dogs"))
     assert first == again != other
 
 
 def test_descriptions_score_a_tag_from_its_sentences(tmp_path: Path) -> None:
     file = tmp_path / "descriptions.json"
-    file.write_text(
-        json.dumps([{"purring pet": ["a photo of a cat", "a small furry animal"]}, {"x": ["a skyscraper"]}])
-    )
-    (line,) = json_lines(run("tag", CAT, "--descriptions", file, "--format", "json"))
+    file.write_text('[{"purring pet": ["a photo of a cat", "a small furry animal"]}, {"x": ["a skyscraper"]}]')
+    line = tagged(CAT, "--descriptions", file)
     assert [entry["tag"] for entry in line["tags"]] == ["purring pet", "x"]
     assert line["tags"][0]["score"] > 2 * line["tags"][1]["score"]
     file.write_text('{"cat": "no list"}')
     with pytest.raises(VocabularyError, match=r"descriptions\.json"):
         run("tag", CAT, "--descriptions", file)
-
-
-def test_top_and_min_score() -> None:
-    (top,) = json_lines(run("tag", CAT, "--top", 3, "--format", "json"))
-    assert len(top["tags"]) == 3
-    (some,) = json_lines(run("tag", CAT, "--min-score", 0.3, "--format", "json"))
-    assert some["tags"]
-    assert all(entry["score"] >= 0.3 for entry in some["tags"])
 
 
 def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:
@@ -109,15 +100,9 @@ def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:
     result = run("tag", tmp_path, "--format", "json", "--out", tmp_path / "out.npz")
     assert result.exit_code == 1
     assert [Path(line["image"]).name for line in json_lines(result)] == ["cat.jpg"]
-    assert "broken.jpg" in result.stderr
-    assert "letter.jpg" in result.stderr
-    assert "2 of 3" in result.stderr
+    assert [part in result.stderr for part in ("broken.jpg", "letter.jpg", "2 of 3")] == [True] * 3
     with np.load(tmp_path / "out.npz") as arrays:
         assert len(arrays["images"]) == 1
-
-
-def test_all_files_broken_leaves_empty_arrays(tmp_path: Path) -> None:
-    (tmp_path / "letter.jpg").write_text("no image at all")
     assert run("tag", tmp_path / "letter.jpg", "--tags", "a,b", "--out", tmp_path / "out.npz").exit_code == 1
     with np.load(tmp_path / "out.npz") as arrays:
         assert arrays["scores"].shape == (0, 2)
@@ -136,8 +121,7 @@ def test_table_shows_names_with_extension(tmp_path: Path) -> None:
 def test_a_file_name_that_is_no_utf_8_is_json_nevertheless(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"\xff.jpg")
     file.write_bytes(CAT.read_bytes())
-    (line,) = json_lines(run("tag", tmp_path, "--tags", "cat", "--format", "json"))
-    assert line["image"] == str(file)
+    assert tagged(tmp_path, "--tags", "cat")["image"] == str(file)
 
 
 def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None:
@@ -197,3 +181,24 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "file" / "data"))
     with pytest.raises(CheckpointError, match="set RAM_DATA_DIR to a folder that you may write to"):
         run("tag", CAT)
+
+
+def test_demo_tags_every_photo_and_names_the_next_step() -> None:
+    result = run("demo")
+    assert "cat 0.9" in result.stdout
+    squeezed = "".join(result.stdout.split()).replace("│", "")
+    assert all(path.stem[:10] in squeezed for path in photo_paths())
+    assert "Next: " in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_stranger_s_first_run_installs_the_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "new" / "folder"
+    monkeypatch.setenv("RAM_DATA_DIR", str(data))
+    command = [sys.executable, "-m", "ram_backend", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Next: " in done.stdout
+    assert [path.name for path in (data / "bundles").iterdir() if path.is_dir()] == ["starter"]
+    assert data.stat().st_mode & 0o077 == 0, "tokens and locks will lie there"
+    assert "Traceback" not in done.stderr
