@@ -6,13 +6,7 @@ from collections.abc import Iterator
 
 
 def backoff(first_s: float, most_s: float, factor: float = 2.0) -> Iterator[float]:
-    """Seconds to wait after the first, second, ... failure, without end.
-
-    Args:
-        first_s: after the first failure.
-        most_s: at most.
-        factor: by which each pause is longer than the one before.
-    """
+    """Seconds to wait after the first, second, ... failure, at most `most_s`, without end."""
     pause_s = first_s
     while True:
         yield min(pause_s, most_s)

@@ -1,7 +1,7 @@
 """Tree of the errors that cross rooms.
 
-`InputError` is HTTP 4xx (400 unless a class says another one), `NotAvailable` HTTP 503; either is exit status 1. A
-message says what happened, to what, and what to do next, in one line: it is shown to people as it is.
+`InputError` is HTTP 400 unless a class says another status, `NotAvailable` is 503; either is exit status 1.
+A message says in one line what happened, to what, and what to do next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ImageTooLarge(ImageError):
 
 
 class ImageRefused(ImageError):
-    """The image's address is none that images may be fetched from: internal, another scheme, with a password in it."""
+    """Images may not be fetched from that address: internal, another scheme, with a password."""
 
 
 class VocabularyError(InputError):
@@ -40,11 +40,11 @@ class VocabularyError(InputError):
 
 
 class CheckpointError(InputError):
-    """A weight file can't become a bundle; the message names the key or the file."""
+    """A weight file can't become a bundle."""
 
 
 class ProjectOptionsError(InputError):
-    """An admin's setting for a project can't be used; the message names the key, the value and what is allowed."""
+    """An admin's setting for a project can't be used; the message says what is allowed."""
 
 
 class QuotaExceeded(InputError):
@@ -68,7 +68,7 @@ class ProjectNotFound(InputError):
 
 
 class ProjectAmbiguous(InputError):
-    """Several projects have that number (HTTP 409); the message names each so that it can be told apart."""
+    """Several projects have that number (HTTP 409); the message names each."""
 
 
 class VersionNotFound(InputError):
@@ -80,23 +80,23 @@ class VersionRefused(InputError):
 
 
 class ProjectPinned(InputError):
-    """What a project is served was pinned by hand: nothing is published over it until it is unpinned (HTTP 409)."""
+    """The served version was pinned by hand: nothing is published over it (HTTP 409)."""
 
 
 class VersionConflict(InputError):
-    """The served version has changed since it was compared with, or a version's number is taken (HTTP 409)."""
+    """Another version is served than the compared one, or a version's number is taken (HTTP 409)."""
 
 
 class LabelConfigError(InputError):
-    """A project's label config can't be read or has nothing to tag; the message says what to change."""
+    """A label config can't be read, or has nothing to tag."""
 
 
 class RequestError(InputError):
-    """The body of a request is not what Label Studio sends; the message names the field, never its value."""
+    """A request's body is not Label Studio's; the message names the field, never its value."""
 
 
 class LabelStudioRefused(InputError):
-    """Label Studio answers a request of ours with HTTP 4xx: there is no such thing, or it doesn't take the value.
+    """Label Studio answers a request of ours with HTTP 4xx.
 
     Attributes:
         status: of the answer; None: it is refused for another reason.
@@ -122,7 +122,7 @@ class BundleDamaged(NotAvailable):
 
 
 class VersionDamaged(NotAvailable):
-    """A project's version lacks a file, is not the one that was written, or holds numbers that can't be right."""
+    """A version lacks a file, was altered, or holds numbers that can't be right."""
 
 
 class VersionsUnavailable(NotAvailable):
@@ -142,19 +142,19 @@ class DatabaseUnavailable(NotAvailable):
 
 
 class ValkeyUnavailable(NotAvailable):
-    """The queue of jobs can't be reached, or the embedded one can't be started. Jobs wait in the database meanwhile."""
+    """The queue of jobs can't be reached or started; jobs wait in the database."""
 
 
 class JobLost(NotAvailable):
-    """The lease of a job has passed to another worker, or has ended: its former holder may publish nothing."""
+    """The lease of a job has ended or passed on: its former holder may publish nothing."""
 
 
 class PredictionsLate(NotAvailable):
-    """The predictions of a request are not done within the time that its caller waits; what is done is remembered."""
+    """The predictions of a request are not done in the time that its caller waits."""
 
 
 class ImageUnreachable(NotAvailable):
-    """Where the image is doesn't answer now: connection, timeout, HTTP 5xx. It may be there later."""
+    """The image's host doesn't answer now: connection, timeout, HTTP 5xx."""
 
 
 class LabelStudioUnreachable(ImageUnreachable):

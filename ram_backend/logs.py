@@ -1,8 +1,7 @@
 """Structured logging: one line per event, as text or JSON, with the id of its request.
 
-As JSON each line is one object: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process` (its number), `request`
-where there is one, `error` with the traceback where there is one, and what the line says in fields of its own
-(`extra={"fields": {...}}`), such as `route`, `status` and `ms` of a request.
+A JSON line has `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process` (its number), `request` and `error` (a
+traceback) where there is one, and the fields of `extra={"fields": {...}}`, such as `route`, `status` and `ms`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request that is being answered, or that asked for the job that is being done; log lines carry it."""
+"""Id of the request that is being answered, or that asked for this job; log lines carry it."""
 
 _OWN = frozenset({"time", "level", "logger", "message", "process", "request", "error"})
 
@@ -46,7 +45,8 @@ class TextLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line without its traceback."""
-        record.message = "".join(each if each.isprintable() else _escaped(each) for each in record.message)
+        escaped = (each if each.isprintable() else ascii(each)[1:-1] for each in record.message)
+        record.message = "".join(escaped)
         record.request_id = request_id.get() or "-"
         return super().formatMessage(record)
 
@@ -76,17 +76,9 @@ class JsonLine(logging.Formatter):
 def configure(level: str, log_format: LogFormat, *, who: str = "%(request_id)s") -> None:
     """Sends log lines to standard error.
 
-    Args:
-        level: "debug", "info", "warning" or "error"; libraries say warnings and errors only.
-        log_format: "text" for people, "json" for programs.
-        who: what stands in brackets in text, in the words of `logging`.
+    Libraries say warnings and errors only, whatever the level; `who` stands in brackets in text lines (see `TextLine`).
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLine() if log_format == "json" else TextLine(who))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("ram_backend").setLevel(level.upper())
-
-
-def _escaped(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 CALIBRATION_FLOOR = 0.05
-"""Pairs scored at or below this stay out of the calibration error: the many sure negatives would hide the rest."""
+"""Pairs scored at or below this stay out of the calibration error: sure negatives would hide the rest."""
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
@@ -67,14 +67,9 @@ def f1(
     known: ArrayLike | None = None,
     average: Literal["micro", "macro"] = "micro",
 ) -> float:
-    """F1 of the tags that are on, in [0, 1]; on = score strictly above the threshold.
+    """F1 of the tags that are on, in [0, 1]; on = score strictly above the threshold (one number, or (L,)).
 
-    Args:
-        scores: (N, L), on the scale of the thresholds.
-        labels: (N, L).
-        thresholds: one number, or (L,).
-        known: (N, L) or None.
-        average: "micro" pools the pairs of all tags; "macro" is the mean over the tags with a known positive.
+    "micro" pools the pairs of all tags; "macro" is the mean over the tags with a known positive.
     """
     scores_, labels_, known_ = _checked(scores, labels, known)
     thresholds_ = np.asarray(thresholds, dtype=np.float64)
@@ -142,12 +137,8 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
 
-    Args:
-        scores: (N, L), probabilities in [0, 1].
-        labels: (N, L).
-        known: (N, L) or None.
-        floor: only pairs with a score strictly above it count.
-        bins: number of equally wide bins over [0, 1]; a bin holds its lower bound, the last one also 1.
+    The scores are probabilities in [0, 1]; only pairs with a score strictly above `floor` count. The bins are equally
+    wide; a bin holds its lower bound, the last one also 1.
     """
     if bins < 1:
         raise InputError(f"bins is {bins}: it has to be at least 1.")

@@ -1,4 +1,4 @@
-"""ONNX: export of a torch module to one file, and its session. Torch is loaded by the export, not by the import."""
+"""ONNX: export of a torch module to one file, and its session."""
 
 from __future__ import annotations
 
@@ -22,15 +22,10 @@ def export_onnx(
     output_names: list[str],
     axes: tuple[dict[int, str], ...],
 ) -> None:
-    """Exports a module to one ONNX file.
+    """Exports a module in evaluation mode to one ONNX file.
 
-    Args:
-        module: in evaluation mode.
-        inputs: examples, at least 2 long on every axis that is to be dynamic.
-        path: of the file to write.
-        input_names: one per input.
-        output_names: one per output.
-        axes: per input, axis -> name of a dynamic length; equal names have equal lengths.
+    `inputs` are examples, at least 2 long on every dynamic axis; `axes` has, per input, the names of the dynamic
+    lengths by axis: equal names have equal lengths.
     """
     import torch
 
@@ -51,7 +46,7 @@ def export_onnx(
 
 
 def onnx_session(path: Path, threads: int | None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU; `threads` None leaves their number to onnxruntime.
+    """An `onnxruntime.InferenceSession` on the CPU; `threads` None: as onnxruntime likes.
 
     Raises:
         RuntimeError: the file is missing or damaged; names it.

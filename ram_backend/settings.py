@@ -19,28 +19,9 @@ Tuning = Literal["auto", "off", "whole", "low-rank"]
 
 
 class Settings(BaseSettings):
-    """All settings, each from the environment variable `RAM_<NAME>` or its default.
+    """All settings, each from the environment variable `RAM_<NAME>` or its default; `docs/settings.md` has a table.
 
-    Sizes are bytes, image limits are pixels (width x height), `threads` is the number of CPU threads that
-    inference may use (None: all cores that the process may run on). Of one image, `fetch_seconds` is the time from its
-    address to its last byte; `fetch_threads` are fetched at a time. Images are not fetched from internal addresses but
-    Label Studio's and those of `allowed_image_hosts`: hosts, hosts with ports and networks, separated by commas.
-    A request's body must have come within `request_seconds`. Requests are answered where their Host is localhost or one
-    of `allowed_hosts` (names, separated by commas); where neither these are set nor `host` is a loopback address, any
-    Host will do.
-    `token_cache_bytes` = 0 turns the cache of image tokens off. Of each project the latest `keep_versions` versions
-    stay on disk, and whatever is served.
-
-    What an annotator left unticked is believed with `untouched_weight` (0 to 1) where the list was on screen, that is a
-    `Choices` of at most `listed_tags` choices, and with `untouched_hidden_weight` in longer lists and in a `Taxonomy`.
-
-    Of jobs: `worker` makes `serve` start a worker beside. A project is trained anew when `train_after` of its
-    corrections have changed since the last attempt (0: only when asked), counted `train_debounce_seconds` after one has
-    come in. A job may take the `job_timeout_seconds` of its worker, is tried `job_attempts` times, and is taken over
-    when its worker has given no sign of life for `lease_seconds`. `tuning` says whether a project may get a tagging
-    head of its own beside what is learned on top of the bundle's ("auto": where there is a GPU and enough corrections).
-    After a swap up to `refresh_tasks` unlabelled tasks get new predictions, `refresh_portion` of them in one request
-    (Label Studio waits 100 s for it).
+    Sizes are bytes, image limits are pixels (width x height); `threads` None: all cores that the process may run on.
     """
 
     model_config = SettingsConfigDict(env_prefix="RAM_", extra="ignore", frozen=True, populate_by_name=True)
@@ -108,7 +89,7 @@ class Settings(BaseSettings):
 
     @property
     def versions_dir(self) -> Path:
-        """Where what was learned from corrections lives: one directory per project, in it one per version."""
+        """Where versions live: one directory per project, in it one per version."""
         return self.data_dir / "versions"
 
     @property
@@ -122,7 +103,7 @@ class Settings(BaseSettings):
         return (user, password) if user and password else None
 
     def webhook_headers(self) -> dict[str, str]:
-        """What a webhook sends to be let in: the secret, else the login; Label Studio sends no login (protocol 1)."""
+        """What a webhook sends to be let in: the secret, else the login."""
         if self.webhook_secret:
             return {"X-RAM-Webhook-Secret": self.webhook_secret}
         login = self.basic_auth()
@@ -133,17 +114,14 @@ class Settings(BaseSettings):
         return {f"RAM_{name.upper()}": str(value) for name, value in self if value is not None}
 
     def cpu_threads(self) -> int:
-        """Number of CPU threads for inference: the setting, or the cores that this process may use."""
+        """CPU threads for inference: the setting, or the cores that this process may use."""
         if self.threads is not None:
             return self.threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Reads the environment.
-
-    Args:
-        overrides: fields that win over the environment; None means "not given".
+    """Reads the environment; `overrides` that are not None win.
 
     Raises:
         SettingsError: a variable has a value that can't be used; names it.

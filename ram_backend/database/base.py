@@ -15,10 +15,10 @@ NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-"""Every constraint has a name, so that a later migration can change it on SQLite and PostgreSQL alike."""
+"""Every constraint has a name, by which a later migration can change it."""
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
-"""64-bit key that counts up by itself (SQLite does that for INTEGER only, which is 64-bit there)."""
+"""64-bit key that counts up by itself (on SQLite INTEGER)."""
 
 
 class Base(DeclarativeBase):
@@ -34,14 +34,10 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """An aware moment to what the database keeps: naive UTC on SQLite."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+        """An aware moment as the database stores it: naive UTC on SQLite."""
+        moment = value and value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if moment and dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What the database keeps to an aware moment in UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        """The stored moment, aware, in UTC."""
+        return value and (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)

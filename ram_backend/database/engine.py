@@ -24,8 +24,7 @@ BUSY_S = 5.0
 CONNECT_S = 5
 _OWNER_ONLY = 0o600
 _WRITES = "ram_writes"
-_SQLITE = ("sqlite", "sqlite+pysqlite")
-_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+_ALLOWED = "Use sqlite:////FOLDER/FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset it."
 
 _turns: dict[Path, threading.Lock] = {}
 """One per SQLite file: its writers in this process may have engines of their own."""
@@ -33,11 +32,11 @@ _turns: dict[Path, threading.Lock] = {}
 
 @dataclass(frozen=True)
 class Database:
-    """An engine and how to use it. Nothing is connected, and no file made, before the first transaction.
+    """An engine and its transactions. Nothing is connected, and no file made, before the first one.
 
     Attributes:
-        engine: SQLAlchemy's; statements' parameters are kept out of its messages, for tokens may be among them.
-        shown: the address as it may be shown: without password.
+        engine: SQLAlchemy's; its messages show no parameters of statements, for tokens may be among them.
+        shown: the address without password, for messages.
         file: the SQLite file; None with PostgreSQL.
     """
 
@@ -50,7 +49,7 @@ class Database:
         """A transaction that only reads; on SQLite it sees one moment and waits for no writer.
 
         Raises:
-            DatabaseUnavailable: see the message.
+            DatabaseUnavailable: the database can't be reached or used.
         """
         with self._translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
@@ -59,11 +58,10 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction that may write, committed at its end, rolled back where an error leaves it.
 
-        On SQLite it takes the write lock at its start, so that what it read can't be outdated when it writes. Threads
-        of this process take turns before that: SQLite itself would have them look again and again, in naps.
+        On SQLite it takes the write lock at its start, after threads of this process have queued: SQLite polls.
 
         Raises:
-            DatabaseUnavailable: see the message; nothing was written.
+            DatabaseUnavailable: nothing was written.
         """
         engine = self.engine.execution_options(**{_WRITES: True})
         with self._translated(), self._turn(), Session(engine, expire_on_commit=False) as session, session.begin():
@@ -74,22 +72,12 @@ class Database:
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """A transaction for migrations: on SQLite and PostgreSQL alike all of them happen, or none.
-
-        Raises:
-            DatabaseUnavailable: see the message; nothing was changed.
-        """
+        """A transaction for migrations: all of them happen, or none."""
         with self._translated(), self.engine.execution_options(**{_WRITES: True}).begin() as connection:
             yield connection
 
     def use_wal(self) -> None:
-        """Switches a SQLite file to write-ahead logging, so that readers and the writer don't wait for each other.
-
-        It stays with the file. Two processes must not do it at the same time.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """Switches a SQLite file to write-ahead logging for good; one process at a time."""
         with self._translated(), closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA journal_mode = WAL")
 
@@ -99,10 +87,7 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if self.file is None:
-            yield
-            return
-        turn = _turns.setdefault(self.file, threading.Lock())
+        turn = threading.Lock() if self.file is None else _turns.setdefault(self.file, threading.Lock())
         if not turn.acquire(timeout=BUSY_S):
             raise sqlite3.OperationalError("database is locked")
         try:
@@ -143,16 +128,13 @@ def open_database(settings: Settings) -> Database:
         url = make_url(settings.database_url)
     except (ArgumentError, ValueError):
         raise SettingsError(f"RAM_DATABASE_URL is no database URL. {_ALLOWED}") from None
-    if url.drivername in _SQLITE:
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
             raise SettingsError(f"RAM_DATABASE_URL: a SQLite database in memory is no place to keep things. {_ALLOWED}")
         return _sqlite(Path(url.database))
-    if url.drivername in _POSTGRESQL:
+    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgresql(url)
     raise SettingsError(f"RAM_DATABASE_URL: {url.drivername!r} can't be used. {_ALLOWED}")
-
-
-_ALLOWED = "Use sqlite:////FOLDER/FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset it."
 
 
 def _sqlite(file: Path) -> Database:
@@ -182,9 +164,7 @@ def _sqlite(file: Path) -> Database:
 def _make_private(file: Path) -> None:
     """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
 
-    SQLite gives its `-wal` and `-shm` files the mode of the database file. A file that is there is never opened here:
-    a process that closes any handle of its own on it loses the locks that SQLite holds for its other connections, and
-    then another process may remove the log that these still write to.
+    An existing file is never opened here: a process that closes any other handle on it loses SQLite's locks.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):

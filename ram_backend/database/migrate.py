@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,7 @@ _one_at_a_time = threading.Lock()  # alembic's `op` and `context` are global to 
 
 
 def open_migrated(settings: Settings) -> Database:
-    """The settings' database, made or migrated if needed.
-
-    Raises:
-        SettingsError, DatabaseUnavailable: see the message.
-    """
+    """The settings' database, made or migrated if needed."""
     database = open_database(settings)
     upgrade(database)
     return database
@@ -46,6 +42,8 @@ def upgrade(database: Database) -> None:
     Raises:
         DatabaseUnavailable: it can't be reached or written, or a newer version of the package has made it.
     """
+    from alembic import command
+
     with _one_at_a_time:
         if database.file is None or database.file.exists():
             with database.reading() as session:
@@ -59,29 +57,26 @@ def upgrade(database: Database) -> None:
                     connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
                 if not _is_current(connection, database.shown):
-                    _run(connection)
+                    config = _config()
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
 
 
 @contextmanager
 def _one_process(database: Database) -> Iterator[None]:
-    """For SQLite a lock file, since switching to WAL is not under its own locks; PostgreSQL locks inside."""
-    if database.file is None:
+    """A lock file for SQLite, whose switch to WAL isn't under its own locks."""
+    with ExitStack() as locked:
+        try:
+            if database.file is not None:
+                database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                locked.enter_context(FileLock(f"{database.file}.lock", timeout=WAIT_S))
+        except Timeout:
+            message = f"Another process has been migrating {database.file} for {WAIT_S:.0f} s: look at it, or stop it."
+            raise DatabaseUnavailable(message) from None
+        except OSError as error:
+            remedy = "set RAM_DATA_DIR to a folder that you may write to"
+            raise DatabaseUnavailable(f"The database {database.shown} can't be made ({error}): {remedy}.") from error
         yield
-        return
-    lock = FileLock(f"{database.file}.lock")
-    try:
-        database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock.acquire(timeout=WAIT_S)
-    except Timeout:
-        message = f"Another process has been migrating {database.file} for {WAIT_S:.0f} s: look at it, or stop it."
-        raise DatabaseUnavailable(message) from None
-    except OSError as error:
-        remedy = "set RAM_DATA_DIR to a folder that you may write to"
-        raise DatabaseUnavailable(f"The database {database.shown} can't be made ({error}): {remedy}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _is_current(connection: Connection, shown: str) -> bool:
@@ -103,14 +98,6 @@ def _is_current(connection: Connection, shown: str) -> bool:
             " update this one, or use another data folder."
         )
     return current == set(script.get_heads())
-
-
-def _run(connection: Connection) -> None:
-    from alembic import command
-
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 def _config() -> Config:

@@ -1,7 +1,7 @@
 """Corrections: annotations compared with the predictions they started from, per tag and image. Pure.
 
-A tag is its text, the string that is scored. Two choices with one text are one tag, which is on if either is ticked. A
-ticked entry of a nested list leaves the entries above it unknown.
+A tag is its text: two choices with one text are one tag, which is on if either is ticked. A ticked entry of a nested
+list leaves the entries above it unknown.
 """
 
 from __future__ import annotations
@@ -40,12 +40,8 @@ def corrections_of(
     An annotation confirms, adds, removes or leaves untouched relative to the prediction that it started from. Without a
     known prediction, every ticked tag is added.
 
-    Args:
-        plan: of the project's label config.
-        annotations: the current truth; unusable ones are ignored.
-        shown: served predictions by task.
-        weights: of untouched tags.
-        task_data: newer data of tasks than the events have, for instance from a listing.
+    Unusable annotations are ignored; `shown` are served predictions by task, `task_data` newer data of tasks than the
+    events have.
     """
     usable = [annotation for annotation in annotations if annotation.stated.usable]
     data = {
@@ -88,8 +84,8 @@ def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> Ser
 class _Reader:
     """Reads annotations with one plan; what all tasks share is computed once.
 
-    The candidates of a control without a list of tags are the tags that any annotation or any served prediction of the
-    project names, case folded. A tag that an annotator left out weighs as in a list that is not on screen.
+    The candidates of a control without a list of tags are all tags of the project's annotations and served predictions,
+    case folded.
     """
 
     def __init__(
@@ -185,7 +181,7 @@ class _Reader:
         return path if spelled is None else (spelled.get(path[0].casefold(), path[0]),)
 
     def _not_offered(self, control: TagControl, offered: LabelSpace) -> list[Choice]:
-        """Choices that the label config lacked at the time of the statement: they are unknown."""
+        """Choices that the label config lacked at the time: they are unknown."""
         key = (offered.digest, control.name)
         if key not in self._unoffered:
             self._unoffered[key] = [choice for choice in control.choices if not offered.has(control.name, choice.path)]
@@ -197,7 +193,7 @@ def _by_path(choices: Iterable[Choice]) -> _Choices:
 
 
 def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:
-    """Free tags: case folded -> as the model writes them, else as the first annotator did; sorted by the former."""
+    """Free tags: case folded -> as the model, else the first annotator writes them; sorted."""
     found: dict[str, str] = {}
     tasks = sorted({annotation.stated.task for annotation in annotations})
     for each in (each for task in tasks for row in shown.get(task, ()) for each in row.choices):

@@ -94,8 +94,8 @@ class FeedbackEvent:
         task_id: 0 if the event doesn't name it.
         updated_us: microseconds since 1970, UTC: Label Studio's `updated_at` for a statement, the start of the listing
             for `annotation_missing` and `annotation_found`, else 0.
-        statement: canonical JSON of the annotation; "" for all other kinds.
-        content: sha256 of the statement; "" for all other kinds.
+        statement: canonical JSON of the annotation, "" for all other kinds.
+        content: sha256 of the statement, "" for all other kinds.
         usable: whether the statement may be trained on.
         task_data: JSON of the task's data, trimmed; None: not known.
         offered: the tags that could be chosen; None: not known.

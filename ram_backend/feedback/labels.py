@@ -28,7 +28,6 @@ class TagLabel:
     Attributes:
         label: whether the tag applies.
         weight: in [0, 1]; 0: nothing is known.
-        state: see `State`.
         score: that was shown, in [0, 1]; None: none, or not known.
     """
 
@@ -46,10 +45,8 @@ class Weights:
     """Weights in [0, 1] of untouched tags; what a person stated has weight 1.
 
     Attributes:
-        untouched_listed: of a tag that stayed off in a list of `Choices` or labels short enough to be on screen as a
-            whole: the annotator most likely saw it.
-        untouched_hidden: of a tag that stayed off in a longer list, in a `Taxonomy`, which is closed at first, or in a
-            `TextArea`, which lists none: the annotator most likely didn't consider it.
+        untouched_listed: of a tag in `Choices` or labels that are on screen as a whole.
+        untouched_hidden: of a tag in a longer list, in a closed `Taxonomy` or in a `TextArea`.
         listed_tags: lists of at most this many choices or labels count as on screen.
     """
 
@@ -74,7 +71,7 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class CandidateTags:
-    """The tags that could be chosen for an image, and the weight of "off" for those that nobody touched.
+    """The tags that could be chosen for an image, and their weights while untouched.
 
     Attributes:
         tags: (T,) distinct texts.
@@ -96,7 +93,7 @@ class CandidateTags:
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels of one image: those that one annotation gives (a correction), or several that were merged.
+    """The labels of one image from one annotation (a correction), or merged from several.
 
     Attributes:
         to_name: name of the image in the label config.
@@ -129,14 +126,9 @@ class TaskLabels:
 
 
 def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels and weights as matrices.
+    """Labels (N, L) bool and weights (N, L) float32 in [0, 1] of N images and L distinct tags.
 
-    Args:
-        labels: N images.
-        tags: L distinct texts; the weight is 0 where an image's candidates lack one.
-
-    Returns:
-        (N, L) bool and (N, L) float32 in [0, 1].
+    The weight is 0 where an image's candidates lack a tag.
     """
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
@@ -155,7 +147,7 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
 
 
 def stronger(one: TagLabel | None, other: TagLabel) -> TagLabel:
-    """Merges what two choices state of one tag: on before off, then explicit statements before silence."""
+    """Merges two choices of one tag: on before off, then explicit statements before silence."""
     if one is None:
         return other
 

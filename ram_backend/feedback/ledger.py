@@ -1,7 +1,6 @@
 """Event-sourced ledger of annotations: immutable events in the database, the current truth as a view over them.
 
-All methods block on the database. A project's rows from before its first `/setup` have the instance ""; they are read
-together with the rows of the project of the same number and creation time.
+A project's rows from before its first `/setup` have the instance "" and are read together with the later ones.
 """
 
 from __future__ import annotations
@@ -11,20 +10,97 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueConstraint, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.database.engine import Database
 from ram_backend.feedback import view
 from ram_backend.feedback.events import FeedbackEvent, LabelSpace
-from ram_backend.feedback.rows import FeedbackEventRow, LabelSpaceRow, ShownRow, TaskImageRow, insert_into, of_project
 from ram_backend.feedback.shown import ImageHashes, ServedPrediction, image_key, read_choices, read_images
 from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.projects import table as projects_table
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.table import key_columns
+from ram_backend.projects.table import OfProject, key_columns
 
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
+
+
+def _unique(table: str, *columns: str) -> UniqueConstraint:
+    return UniqueConstraint("instance", "project_id", "created", *columns, name=f"uq_{table}_identity")
+
+
+class FeedbackEventRow(OfProject, Base):
+    """One `FeedbackEvent`, never changed and never deleted; `offered` is the digest of its label space, or ""."""
+
+    __tablename__ = "feedback_events"
+    __table_args__ = (
+        _unique("feedback_events", "kind", "annotation_id", "task_id", "updated_us", "content"),
+        Index("ix_feedback_events_order", "project_id", "created", "event_id"),
+    )
+
+    event_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(Text)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    updated_us: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[str] = mapped_column(Text)
+    usable: Mapped[bool] = mapped_column(Boolean)
+    statement: Mapped[str] = mapped_column(Text)
+    task_data: Mapped[str | None] = mapped_column(Text)
+    offered: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class LabelSpaceRow(OfProject, Base):
+    """A label space, by the digest that events name; `tags` is JSON."""
+
+    __tablename__ = "offered_tags"
+    __table_args__ = (_unique("offered_tags", "digest"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    digest: Mapped[str] = mapped_column(Text)
+    tags: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ShownRow(OfProject, Base):
+    """A served prediction for a task by one model version; `choices` and `images` are JSON.
+
+    `prediction_id` is Label Studio's number, once reconciliation has found it.
+    """
+
+    __tablename__ = "shown"
+    __table_args__ = (_unique("shown", "task_id", "model_version"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    model_version: Mapped[str] = mapped_column(Text)
+    version: Mapped[str | None] = mapped_column(Text)
+    prediction_id: Mapped[int | None] = mapped_column(BigInteger)
+    shown_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    source: Mapped[str] = mapped_column(Text)
+    choices: Mapped[str] = mapped_column(Text)
+    images: Mapped[str] = mapped_column(Text)
+
+
+class TaskImageRow(OfProject, Base):
+    """Hashes of an image of a task when it was last seen; `reference` is a sha256."""
+
+    __tablename__ = "task_images"
+    __table_args__ = (_unique("task_images", "task_id", "reference"),)
+
+    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    reference: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(Text)
+    phash: Mapped[str] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 _LINE = [getattr(FeedbackEventRow, name) for name in EventLine._fields]
 _STATED = [
     getattr(FeedbackEventRow, name)
@@ -61,7 +137,7 @@ class Ledger:
             if self._database.file is None:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             known = select(LabelSpaceRow.digest).where(
-                of_project(LabelSpaceRow, key), LabelSpaceRow.digest.in_(offered)
+                _of_project(LabelSpaceRow, key), LabelSpaceRow.digest.in_(offered)
             )
             new = offered.keys() - set(session.scalars(known))  # thousands of tags are not sent each time
             if new:
@@ -70,15 +146,15 @@ class Ledger:
                     {**key_columns(key), "digest": digest, "tags": offered[digest].to_json(), "first_seen_at": now}
                     for digest in sorted(new)
                 ]
-                session.execute(insert_into(session, LabelSpaceRow).on_conflict_do_nothing(), spaces)
-            insert = insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
+                session.execute(_insert_into(session, LabelSpaceRow).on_conflict_do_nothing(), spaces)
+            insert = _insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
             return len(session.execute(insert.returning(FeedbackEventRow.event_id), rows).all())
 
     def size(self, key: ProjectKey) -> int:
         """Characters of a project's statements and their tasks. Reads all of them."""
         texts = func.length(FeedbackEventRow.statement) + func.length(func.coalesce(FeedbackEventRow.task_data, ""))
         with self._database.reading() as session:
-            total = session.scalar(select(func.sum(texts)).where(of_project(FeedbackEventRow, key)))
+            total = session.scalar(select(func.sum(texts)).where(_of_project(FeedbackEventRow, key)))
         return int(total or 0)
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
@@ -88,9 +164,9 @@ class Ledger:
         """
         with self._database.reading() as session:
             truth = view.current(self._lines(session, key, up_to))
-            spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(of_project(LabelSpaceRow, key))
+            spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
             offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
-            stated = select(*_STATED).where(of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            stated = select(*_STATED).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
             wanted = {line.event_id for line in truth.values()}
             found = {row.annotation_id: row for row in session.execute(stated) if row.event_id in wanted}
         return [
@@ -111,12 +187,12 @@ class Ledger:
 
     def last_event(self, key: ProjectKey) -> int:
         """Number of a project's last event; 0: there is none."""
-        last = select(FeedbackEventRow.event_id).where(of_project(FeedbackEventRow, key))
+        last = select(FeedbackEventRow.event_id).where(_of_project(FeedbackEventRow, key))
         with self._database.reading() as session:
             return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
 
     def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> Changes:
-        """How the usable annotations changed after an event, up to another one (None: until now)."""
+        """Changes of the usable annotations after an event, up to another one (None: now)."""
         lines = self.lines(key, up_to=up_to)
         before = view.current(line for line in lines if line.event_id <= event_id)
         return view.changes(before, view.current(lines))
@@ -143,7 +219,7 @@ class Ledger:
         """
         ordered = sorted(shown, key=lambda each: (each.task_id, each.model_version))  # so that writers can't deadlock
         with self._database.writing() as session:
-            insert = insert_into(session, ShownRow)
+            insert = _insert_into(session, ShownRow)
             number = {"prediction_id": func.coalesce(insert.excluded.prediction_id, ShownRow.prediction_id)}
             whole = {name: getattr(insert.excluded, name) for name in _SHOWN}
             identity = [*_identity(ShownRow), ShownRow.model_version]
@@ -159,10 +235,10 @@ class Ledger:
             self._put_images(session, key, images)
 
     def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
-        """Served predictions by task, oldest first; `annotated`: only of tasks with annotations, often few."""
-        query = select(ShownRow).where(of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
+        """Served predictions by task, oldest first; `annotated`: only of tasks with annotations."""
+        query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
-            stated = (of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            stated = (_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
             query = query.where(ShownRow.task_id.in_(select(FeedbackEventRow.task_id).where(*stated)))
         found: dict[int, list[ServedPrediction]] = {}
         with self._database.reading() as session:
@@ -188,7 +264,7 @@ class Ledger:
     def images(self, key: ProjectKey) -> ImageHashes:
         """Hashes of the images of the project's tasks when they were last seen."""
         columns = select(TaskImageRow.task_id, TaskImageRow.reference, TaskImageRow.sha256, TaskImageRow.phash)
-        query = columns.where(of_project(TaskImageRow, key)).order_by(TaskImageRow.seen_at)
+        query = columns.where(_of_project(TaskImageRow, key)).order_by(TaskImageRow.seen_at)
         with self._database.reading() as session:
             rows = session.execute(query)
             return {(task, digest): (sha, int(phash, 16)) for task, digest, sha, phash in rows}
@@ -201,13 +277,13 @@ class Ledger:
             for (task_id, digest), (sha, phash) in sorted(images.items())
         ]
         if rows:
-            insert = insert_into(session, TaskImageRow)
+            insert = _insert_into(session, TaskImageRow)
             replaced = {name: getattr(insert.excluded, name) for name in ("sha256", "phash", "seen_at")}
             identity = [*_identity(TaskImageRow), TaskImageRow.reference]
             session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
 
     def _lines(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventLine]:
-        query = select(*_LINE).where(of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+        query = select(*_LINE).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
         if up_to is not None:
             query = query.where(FeedbackEventRow.event_id <= up_to)
         return [EventLine(*row) for row in session.execute(query)]
@@ -225,3 +301,14 @@ def _shown_row(key: ProjectKey, shown: ServedPrediction) -> dict[str, Any]:
         "choices": shown.choices_json(),
         "images": shown.images_json(),
     }
+
+
+def _of_project(table: type[OfProject], key: ProjectKey) -> ColumnElement[bool]:
+    """Condition for a project's rows, including those from before its first `/setup`."""
+    return projects_table.of_project(table, key, unnamed=True)
+
+
+def _insert_into(session: Session, table: type[Base]) -> Any:
+    """The dialect's INSERT with ON CONFLICT, for SQLite or PostgreSQL."""
+    dialect = session.get_bind().dialect.name
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table.__table__)

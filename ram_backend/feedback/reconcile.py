@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reconciled:
-    """Result of a reconciliation.
+    """Numbers of a reconciliation, and the data of the listed tasks.
 
     Attributes:
         listed: annotations that Label Studio has.
@@ -41,7 +41,6 @@ class Reconciled:
         returned: annotations that an earlier listing lacked.
         shown: predictions that annotators started from and that were not recorded.
         left_out: annotations that can't be parsed.
-        task_data: data of the listed tasks.
     """
 
     listed: int
@@ -81,23 +80,15 @@ def reconcile(
 ) -> Reconciled:
     """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
 
-    A statement that a webhook brought is the same event and is not added again. Neither is one that differs only by its
-    missing parent prediction, which Label Studio forgets when the prediction is deleted. An annotation that the listing
-    lacks is looked up once more by its task before it counts as gone; one that arrived after, or shortly before, the
-    listing began never does.
+    A statement that differs only by its missing parent prediction is not added: Label Studio forgets deleted
+    predictions. An annotation that the listing lacks is looked up once more by its task before it counts as gone.
 
-    Args:
-        ledger: where the events go.
-        key: the project.
-        api: of the project's Label Studio.
-        began: start of the listing; by default now.
-        settled: how long before the listing an annotation must have arrived to be taken for gone.
-        progress: called with the number of tasks read so far.
+    Only annotations that arrived before `began` (the start of the listing, by default now) minus `settled` are taken
+    for gone. `progress` is called with the number of tasks read so far.
 
     Raises:
-        LabelStudioUnreachable, LabelStudioUnauthorized: nothing was written.
+        LabelStudioUnreachable: nothing was written.
         LabelStudioRefused: the project is not there, or another one has its number; nothing was written.
-        DatabaseUnavailable: see the message.
     """
     began = began or datetime.now(UTC)
     offered = _same_project(key, api)

@@ -30,11 +30,11 @@ class ServedChoice:
 
 @dataclass(frozen=True)
 class ServedImage:
-    """Identity of one image when it was tagged.
+    """One image when it was tagged.
 
     Attributes:
         to_name: name of the image in the label config.
-        reference: what the task's data says about where it is.
+        reference: where it is, as the task's data says.
         sha256: of its bytes, in hex.
         phash: perceptual hash, 64 bits.
     """
@@ -75,7 +75,7 @@ class ServedPrediction:
         return canonical_json(rows)
 
     def images_json(self) -> str:
-        """[[name, reference, sha256, perceptual hash], ...]; references that are images themselves are left out."""
+        """[[name, reference, sha256, perceptual hash], ...]; long references are left out."""
         short = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
         rows = zip(self.images, short, strict=True)
         return canonical_json([[each.to_name, text, each.sha256, f"{each.phash:016x}"] for each, text in rows])
@@ -86,7 +86,7 @@ ImageHashes = Mapping[tuple[int, str], tuple[str, int]]
 
 
 def image_key(task_id: int, reference: str | None) -> tuple[int, str]:
-    """Names an image of a task: by the digest of its reference, which may be a whole image as a data URI."""
+    """Names an image of a task by the digest of its reference, which may be a data URI."""
     return task_id, sha256((reference or "").encode("utf-8", "replace")).hexdigest()
 
 

@@ -29,8 +29,6 @@ class CurrentAnnotation:
     """The latest statement of an annotation.
 
     Attributes:
-        event_id: of the event that brought it.
-        stated: the annotation as it was then.
         task_data: of its task; {}: not known.
         offered: the tags that could be chosen then; None: not known.
         received_at: when the event came.
@@ -63,8 +61,7 @@ class Fingerprint:
 
     Attributes:
         count: number of annotations.
-        first_event: the earliest of their events; 0: none.
-        last_event: the latest of their events; 0: none.
+        first_event, last_event: the earliest and the latest of their events; 0: none.
         hash: sha256 of their numbers and contents, independent of the order of events.
     """
 
@@ -79,9 +76,6 @@ def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
 
     The latest has the greatest `updated_us`, then the greatest content hash. An annotation is gone if it or its task
     was deleted, whichever event came first, or if the last listing that should have had it lacked it.
-
-    Args:
-        lines: of one project, in any order, repetitions allowed.
     """
     lines = list(lines)
     latest: dict[int, EventLine] = {}
@@ -94,7 +88,7 @@ def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
 
 
 def missing(lines: Iterable[EventLine]) -> set[int]:
-    """Annotations that the last listing lacked; they are back as soon as a later listing has them."""
+    """Annotations that the last listing that should have had them lacked."""
     listed: dict[int, tuple[int, bool]] = {}  # when the listing began, and whether it had the annotation
     for line in lines:
         if line.kind in ("annotation_missing", "annotation_found"):
@@ -104,7 +98,7 @@ def missing(lines: Iterable[EventLine]) -> set[int]:
 
 
 def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> Changes:
-    """What differs between the usable parts of two current truths; a repeated statement is no change."""
+    """Differences between the usable parts of two current truths."""
     old, new = _contents(before), _contents(after)
     both = old.keys() & new.keys()
     return Changes(
@@ -133,5 +127,5 @@ def _contents(truth: Mapping[int, EventLine]) -> dict[int, str]:
 
 
 def _precedence(line: EventLine) -> tuple[int, str, int]:
-    """A statement may have two rows (before and after the project was known): the first of them counts."""
+    """Of two rows of a statement (before and after the project was known) the first counts."""
     return (line.updated_us, line.content, -line.event_id)

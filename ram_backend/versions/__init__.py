@@ -1,1 +1,1 @@
-"""Versions: what was learned from a project's corrections, as directories; and which one of each project is served."""
+"""Versions of projects as directories, and which one is served."""

@@ -18,13 +18,7 @@ _BASE: _Tag = ({"threshold": None, "base_scale": 1.0, "bias": 0.0}, _NONE)
 
 @dataclass(frozen=True)
 class TagChange:
-    """One tag that differs.
-
-    Attributes:
-        tag: the tag.
-        before, after: its threshold, base_scale and bias; a threshold of None is the bundle's.
-        weights_moved: Euclidean length of the difference of its weights.
-    """
+    """A tag's threshold (None: the bundle's), base_scale and bias on both sides, and the L2 distance of its weights."""
 
     tag: str
     before: Mapping[str, float | None]
@@ -39,12 +33,7 @@ class TagChange:
 
 
 def compare(before: Version | None, after: Version | None) -> list[TagChange]:
-    """The tags that differ between two versions of one project, the most changed one first.
-
-    Args:
-        before: a version; None: the bundle's base.
-        after: likewise.
-    """
+    """The tags that differ between two versions of one project (None: the base), the most changed one first."""
     old, new = _tags_of(before), _tags_of(after)
     found = []
     for tag in {**old, **new}:

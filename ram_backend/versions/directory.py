@@ -50,13 +50,9 @@ class Version:
     """A version in memory, as it was written or with every byte of it verified.
 
     Attributes:
-        key: its project.
         name: "v0001", "v0002", ... in the order of writing.
-        path: its directory.
         digest: 64 hex digits: names the behaviour of bundle and version together.
-        lineage: how it came about.
         verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or "needs_data".
-        delta: what it changes about the bundle's tags.
         files: further files of its trainer, by name.
     """
 
@@ -97,14 +93,8 @@ def write_version(
 ) -> Version:
     """Writes a version, whole or not at all; it is safely on disk when this returns.
 
-    Args:
-        versions_dir: made if it is missing.
-        key: the project.
-        delta: what it changes.
-        files: further files, by name; names of letters, digits, dots, dashes and underscores.
-        lineage: how it came about; names the bundle.
-        verdict: an object of JSON, with "outcome".
-        first_number: the version's number is at least this (see `VersionTable.next_number`).
+    Names of `files` are of letters, digits, dots, dashes and underscores; `verdict` is a JSON object with "outcome".
+    The version's number is at least `first_number` (see `VersionTable.next_number`).
 
     Raises:
         VersionsUnavailable: the folder can't be written, or another process has been writing there for `WAIT_S`.
@@ -174,7 +164,7 @@ def open_version(
         belongs = f"{lineage.bundle!r}, digest {lineage.bundle_digest[:12]}"
         in_use = f"{bundle.name!r}, digest {bundle.digest[:12]}"
         raise _damaged(path, f"belongs to another bundle ({belongs}) than the one in use ({in_use})")
-    contents = {}
+    contents: dict[str, bytes] = {}
     for name, entry in manifest["files"].items():
         contents[name] = _read(path, name, size=entry["bytes"])
         if _sha256(contents[name]) != entry["sha256"]:
@@ -182,16 +172,7 @@ def open_version(
     delta = _read_delta(path, contents.pop(DELTA), manifest["tags"])
     if width is not None and delta.width != width:
         raise _damaged(path, f"is for images with {delta.width} features, the bundle's have {width}")
-    return Version(
-        key=owner,
-        name=path.name,
-        path=path,
-        digest=manifest["digest"],
-        lineage=lineage,
-        verdict=manifest["verdict"],
-        delta=delta,
-        files=contents,
-    )
+    return Version(owner, path.name, path, manifest["digest"], lineage, manifest["verdict"], delta, contents)
 
 
 def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
@@ -215,7 +196,7 @@ def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
 
 
 def digest_of(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The digest of a version: SHA-256 over its bundle's digest, its tags and the checksums of its files."""
+    """SHA-256 over the bundle's digest, the tags and the checksums of the files."""
     sums = {name: entry["sha256"] for name, entry in files.items()}
     return _json_sha256({"format": FORMAT, "bundle": bundle_digest, "tags": list(tags), "files": sums})
 
@@ -259,14 +240,12 @@ def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str,
 
 
 def _read_manifest(path: Path, key: ProjectKey | None) -> tuple[dict[str, Any], ProjectKey, Lineage]:
-    """The manifest, its project and its lineage, verified as far as the other files aren't needed for it."""
+    """The verified manifest, its project and its lineage."""
     try:
         manifest = json.loads(_read(path, MANIFEST, limit=MAX_MANIFEST_BYTES))
-        intact = isinstance(manifest, dict) and manifest.pop(_CHECKSUM, None) == _json_sha256(manifest)
-    except (ValueError, RecursionError) as error:
+        intact = manifest.pop(_CHECKSUM, None) == _json_sha256(manifest)
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise _damaged(path, f"has an unreadable {MANIFEST} ({type(error).__name__})") from None
-    if not isinstance(manifest, dict):
-        raise _damaged(path, f"has an unreadable {MANIFEST} (no object)")
     if manifest.get("format") != FORMAT:
         found = repr(manifest.get("format"))[:40]
         raise _damaged(path, f"has format {found}, and this version of ram-backend reads {FORMAT}")
@@ -278,13 +257,14 @@ def _read_manifest(path: Path, key: ProjectKey | None) -> tuple[dict[str, Any], 
         files = {str(name): (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
         name, outcome = manifest["name"], manifest["verdict"]["outcome"]
         lineage = Lineage.from_json(manifest["lineage"])
-        folder = folder_of(owner)
-        differs = manifest["digest"] != digest_of(lineage.bundle_digest, manifest["tags"], manifest["files"])
+        folder, tags = folder_of(owner), manifest["tags"]
+        differs = manifest["digest"] != digest_of(lineage.bundle_digest, tags, manifest["files"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"has a {MANIFEST} that lacks or garbles {error}") from None
-    if not isinstance(outcome, str) or DELTA not in files or not all(_FILE.fullmatch(each) for each in files):
+    typed = isinstance(outcome, str) and isinstance(tags, list)
+    if not typed or DELTA not in files or not all(_FILE.fullmatch(each) for each in files):
         raise _damaged(path, f"has a {MANIFEST} that can't be right")
-    if owner != (owner if key is None else key) or folder != path.parent.name:
+    if key not in (owner, None) or folder != path.parent.name:
         raise _damaged(path, f"belongs to another project ({owner})")
     if name != path.name or number_of(name) is None:
         raise _damaged(path, f"was written as {name!r}, and stands under another name")
@@ -299,12 +279,9 @@ def _read_delta(path: Path, data: bytes, tags: Any) -> Delta:
 
     try:
         tensors = load(data)
+        return Delta.from_tensors(tags, tensors)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise _damaged(path, f"has an unreadable delta ({error})") from None
-    if not isinstance(tags, list):
-        raise _damaged(path, "names no tags")
-    try:
-        return Delta.from_tensors(tags, tensors)
     except VersionDamaged as error:
         what = str(error).partition(":")[0].removeprefix("A version's delta ")
         raise _damaged(path, f"has a delta that {what}") from None
@@ -351,11 +328,8 @@ def _sha256(data: bytes) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Flushes a folder's entries to disk; a no-op where folders can't be opened (Windows)."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
+    """Flushes a folder's entries to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

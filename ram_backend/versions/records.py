@@ -45,8 +45,7 @@ class CorrectionsUsed:
         first_event: smallest id of the ledger's events behind them; 0: none.
         last_event: largest such id.
         seen: id of the ledger's last event of any kind at that time.
-        hash: hex digest of the corrections.
-        withdrawn: corrections that the parent was trained on and that were edited or withdrawn since.
+        withdrawn: corrections of the parent's training that were edited or withdrawn since.
         added: corrections that the parent was not trained on.
     """
 
@@ -64,18 +63,13 @@ class Lineage(BaseModel):
 
     Attributes:
         parent: name of the version that was served when it was made; None: the bundle's base.
-        bundle: name of the bundle.
-        bundle_digest: digest of the bundle, 64 hex digits.
+        bundle_digest: 64 hex digits.
         encoder_id: of the network that made the image tokens.
-        corrections: its training data.
-        recipe: name of the trainer.
-        params: the trainer's settings.
-        seed: of its random numbers.
+        recipe, params: name and settings of the trainer.
         metrics_before: metrics of the parent on the gate's images, by name.
         metrics_after: metrics of this version on the same images.
         gate_share: share of the corrected images that were held out for the gate, in [0, 1].
         code_version: of this package.
-        created_at: when it was made, UTC.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
@@ -95,7 +89,7 @@ class Lineage(BaseModel):
     created_at: datetime
 
     def to_json(self) -> dict[str, Any]:
-        """As an object of JSON."""
+        """As a JSON object."""
         fields = self.model_dump()
         bundle = {"name": fields.pop("bundle"), "digest": fields.pop("bundle_digest")}
         metrics = {"before": fields.pop("metrics_before"), "after": fields.pop("metrics_after")}
@@ -126,15 +120,10 @@ class VersionRecord(OfProject, Base):
     """One version of a project, accepted or not.
 
     Attributes:
-        number: of its name.
         digest: names the behaviour of bundle and version together.
-        bundle_digest: of the bundle that it belongs to.
         outcome: of the gate: "accept", "reject" or "needs_data".
-        lineage_json: how it came about.
-        verdict: of the gate, as an object of JSON.
         quarantined: why its directory couldn't be served when a server last tried; None: it could.
         removed: its directory was removed by `prune`.
-        recorded_at: when it was recorded.
     """
 
     __tablename__ = "versions"
@@ -195,7 +184,6 @@ class Served:
     """What a project is served.
 
     Attributes:
-        key: the project.
         version: its name; None: the bundle's base.
         pinned: nothing may be published over it.
         change: the counter when this was last written; 0: never.
@@ -219,12 +207,7 @@ class Served:
 
 
 class ServedChanges(NamedTuple):
-    """What was published, rolled back or pinned since an earlier value of the counter.
-
-    Attributes:
-        change: the counter now.
-        served: the projects whose served version was written since.
-    """
+    """The counter now, and what has changed since an earlier value of it."""
 
     change: int
     served: tuple[Served, ...]

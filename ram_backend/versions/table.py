@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,10 +32,9 @@ _log = logging.getLogger(__name__)
 
 
 class VersionTable:
-    """Versions and what is served. Its methods block, and raise DatabaseUnavailable if nothing was read or written.
+    """Versions and what is served; raises DatabaseUnavailable if nothing was read or written.
 
-    Every change of what is served first locks the row of the backend's counter. So writers of all processes go one
-    after another, and a reader of the counter knows whether there is anything new.
+    Every change of what is served first locks the row of the backend's counter, which serialises writers.
     """
 
     def __init__(self, database: Database) -> None:
@@ -48,11 +47,9 @@ class VersionTable:
             return (highest or 0) + 1
 
     def record(self, stored: Version, *, session: Session | None = None) -> VersionRecord:
-        """Records a version that was written, accepted or not. It isn't served by that. Repeating it changes nothing.
+        """Records a written version, accepted or not, without serving it. Repeating it changes nothing.
 
-        Args:
-            stored: the result of `write_version`.
-            session: of a transaction that the caller commits; None: a transaction of its own.
+        Without the session of a transaction that the caller commits, it has a transaction of its own.
 
         Raises:
             VersionConflict: another version has that name.
@@ -102,7 +99,7 @@ class VersionTable:
             return Served(key) if row is None else _served(opened, row)
 
     def changes(self, since: int = -1) -> ServedChanges:
-        """What projects are served, for those written after the counter was `since`; by default for all."""
+        """What projects are served, if written after the counter was `since`; by default of all."""
         with self._database.reading() as session:
             counter = session.scalar(select(BackendRow.change).where(BackendRow.id == 1))
             if counter is None:
@@ -123,11 +120,8 @@ class VersionTable:
     ) -> Served:
         """Publishes an accepted version by compare-and-swap: only if the incumbent of its gate is still served.
 
-        Args:
-            key: the project.
-            version: name of a recorded version.
-            expected: name of the incumbent that the gate compared with; None: the base.
-            in_transaction: called in the same transaction before anything is written; if it raises, nothing is.
+        The incumbent is `expected` (None: the base). `in_transaction` is called before anything is written; if it
+        raises, nothing is.
 
         Raises:
             VersionConflict: something else is served meanwhile: compare with that.
@@ -139,7 +133,7 @@ class VersionTable:
             counter = _lock_counter(session)
             if in_transaction is not None:
                 in_transaction(session)
-            row = _servable_row(session, key, version)
+            name = _servable_row(session, key, version).name
             now = self.served(key, session=session)
             if now.pinned:
                 raise ProjectPinned(
@@ -151,14 +145,10 @@ class VersionTable:
                     f"Project {key} is served {now.name} by now, and {version} was compared with {expected or BASE}:"
                     " compare again."
                 )
-            return _serve(session, counter, key, row.name, pinned=False)
+            return _serve(session, counter, key, name, pinned=False)
 
     def roll_back(self, key: ProjectKey, to: str | None) -> Served:
-        """Serves an earlier version, or the base, and pins it.
-
-        Args:
-            key: the project.
-            to: name of a version; None: the bundle's base.
+        """Serves an earlier version, or the base (None), and pins it.
 
         Raises:
             VersionRefused, VersionNotFound: as `publish`; nothing was written.
@@ -180,18 +170,14 @@ class VersionTable:
         return self.pin(key, pinned=False)
 
     def quarantine(self, key: ProjectKey, name: str, reason: str | None) -> None:
-        """Records why a version's directory can't be served; None: it can. Versions without a row are ignored."""
+        """Records why a version's directory can't be served; None: it can."""
         with self._database.writing() as session:
             row = _version_row(session, key, name)
             if row is not None:
                 row.quarantined = reason
 
     def retire(self, key: ProjectKey, keep: int) -> Sequence[str]:
-        """Marks versions as removed, but for the latest ones, the served one and its nearest ancestors.
-
-        Args:
-            key: the project.
-            keep: number of the latest versions that stay; as many of the served one and its ancestors stay, too.
+        """Marks all versions as removed but the latest `keep`, and as many of the served one's line.
 
         Returns:
             The names of all versions that are marked.
@@ -205,54 +191,26 @@ class VersionTable:
             return [name for name, row in rows.items() if row.removed]
 
 
-@dataclass(frozen=True)
-class Incumbent:
-    """What a candidate is compared with.
-
-    Attributes:
-        served: what the database says; `served.version` is the `expected` of `publish`.
-        version: opened and verified; None: the bundle's base is what people get.
-        problem: why the base stands in for the version that the database names, in one line; None: it doesn't.
-    """
-
-    served: Served
-    version: Version | None
-    problem: str | None = None
-
-
-def incumbent_of(table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle) -> Incumbent:
-    """What a project is served, as a server that starts now would serve it.
-
-    Raises:
-        DatabaseUnavailable: see the message.
-    """
+def incumbent_of(
+    table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle
+) -> tuple[Served, Version | None]:
+    """What is served by the database, and what a server that starts now would serve (None: the base)."""
     served = table.served(key)
     if served.version is None:
-        return Incumbent(served, None)
+        return served, None
     try:
         path = version_path(versions_dir, key, served.version)
-        return Incumbent(served, open_version(path, bundle, key=key, digest=served.digest))
+        return served, open_version(path, bundle, key=key, digest=served.digest)
     except VersionDamaged as error:
-        return Incumbent(served, None, str(error))
+        _log.warning("%s", error)
+        return served, None
 
 
 def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -> Sequence[str]:
-    """Retention: removes the directories of retired versions, and of those that a killed training never recorded.
+    """Retention: removes the directories of retired and of never recorded versions.
 
-    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile; its row
-    stays. A process that is killed in between leaves the rest to the next call.
-
-    Args:
-        table: of the versions.
-        versions_dir: their folder.
-        key: the project, for which no other training runs.
-        keep: see `VersionTable.retire`, at least 1.
-
-    Returns:
-        The names of the versions whose directories were removed.
-
-    Raises:
-        DatabaseUnavailable: nothing was removed.
+    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile. No other
+    training of the project may run. Returns the names of the removed directories.
     """
     table.retire(key, keep)
     needed = {record.name for record in table.list(key) if not record.removed}
@@ -268,7 +226,7 @@ def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -
 
 
 def _lock_counter(session: Session) -> BackendRow:
-    """The counter's row, locked until the transaction ends (SQLite: the transaction locks the whole database)."""
+    """The counter's row, locked until the transaction ends."""
     return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
 
 
@@ -323,19 +281,14 @@ def _served_row(session: Session, key: ProjectKey) -> ServedRow | None:
 def _served(session: Session, row: ServedRow) -> Served:
     """A row as a value, with the digests of the version that it names."""
     version = None if row.version is None else _version_row(session, row.key, row.version)
-    return Served(
-        key=row.key,
-        version=row.version,
-        pinned=row.pinned,
-        change=row.change,
-        digest=None if version is None else version.digest,
-        bundle_digest=None if version is None else version.bundle_digest,
-        quarantined=None if version is None else version.quarantined,
-    )
+    served = Served(row.key, row.version, row.pinned, row.change)
+    if version is None:
+        return served
+    return replace(served, digest=version.digest, bundle_digest=version.bundle_digest, quarantined=version.quarantined)
 
 
 def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:
-    """Writes what is served (None: the base) as the counter's next change; the counter's row is locked."""
+    """Writes what is served (None: the base) as the counter's next change."""
     row = _served_row(session, key)
     if row is None:
         row = ServedRow(**key_columns(key))

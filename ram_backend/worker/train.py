@@ -62,8 +62,7 @@ def train(context: JobContext) -> JobResult | None:
     gathered = replace(gathered, notes=gathered.notes + images.notes)
     scorer = Scorer(bundle, network, gathered.tags, settings, heartbeat)
 
-    incumbent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
-    parent = incumbent.version
+    served, parent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
     groups = group_alike(images.phash, images.content)
     folds = folds_of(groups, images.content)
     training_set = build_training_set(images, scorer, parent, folds, gathered)
@@ -123,7 +122,7 @@ def train(context: JobContext) -> JobResult | None:
         first_number=service.versions.next_number(key),
     )
     heartbeat("publish")
-    _publish(context, stored, incumbent.served.version, _result(gathered, verdict, basis, stored.name))
+    _publish(context, stored, served.version, _result(gathered, verdict, basis, stored.name))
     _prune(context)
     return None
 

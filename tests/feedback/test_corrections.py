@@ -82,8 +82,7 @@ def test_what_is_ticked_or_not(stated: StatedAnnotation, served: Any, expected: 
 
 @pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"unseen": True, "parent_prediction": 9}])
 def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
-    annotation = current(said(1, "cat", **unusable))
-    assert corrections_of(PLAN, [annotation], {}, WEIGHTS) == []
+    assert together(said(1, "cat", **unusable)) == []
 
 
 def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
@@ -103,12 +102,9 @@ def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
 # Which prediction was shown
 
 
-def test_the_prediction_is_found_by_its_number() -> None:
+def test_the_prediction_is_found_by_its_number_else_it_is_the_last_that_was_served_before() -> None:
     rows = [shown(1, ["cat"], prediction_id=8), shown(1, ["dog"], prediction_id=9), shown(1, ["tree"], shown_at=NOW)]
     assert shown_to(said(1, parent_prediction=9), rows) is rows[1]
-
-
-def test_else_it_is_the_last_that_was_served_before() -> None:
     first, second, later = (shown(1, shown_at=NOW + minutes * MINUTE) for minutes in (-9, -5, 5))
     other = shown(1, prediction_id=3, shown_at=NOW)
     stated = said(1, parent_prediction=9, created_us=microseconds(NOW))
@@ -116,11 +112,8 @@ def test_else_it_is_the_last_that_was_served_before() -> None:
     assert shown_to(stated, [later, other]) is None
     assert shown_to(replace(stated, created_us=0), [first, later]) is later
     assert shown_to(replace(stated, parent_prediction=None), [first]) is None
-
-
-def test_clocks_need_not_agree() -> None:
     early = shown(1, shown_at=NOW + MINUTE / 2)
-    assert shown_to(said(1, parent_prediction=9, created_us=microseconds(NOW)), [early]) is early
+    assert shown_to(stated, [early]) is early, "clocks need not agree"
 
 
 # Lists and trees
@@ -140,13 +133,10 @@ def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:
     assert states(only(stated, plan=TREE), names) == expected
     both = said(1, items=paths(("animal", "cat"), ("animal",)))
     assert states(only(both, plan=TREE), names)[0] == ("added", 1)
-
-
-def test_an_entry_of_a_tree_that_was_shown_and_unticked_is_removed_though_one_below_is_chosen() -> None:
     served = shown(1, prediction_id=9)
     served = replace(served, choices=tuple(replace(shown(1, ["x"]).choices[0], path=path) for path in [("animal",)]))
     stated = said(1, items=paths(("animal", "cat")), parent_prediction=9)
-    assert only(stated, served, plan=TREE).label("animal").state == "removed"
+    assert only(stated, served, plan=TREE).label("animal").state == "removed", "it was shown and unticked"
 
 
 def test_two_choices_of_one_text_are_one_tag() -> None:
@@ -204,23 +194,21 @@ def test_annotators_who_agree_count_in_full() -> None:
     (labels,) = together(said(1, "cat", task=5), said(2, "cat", task=5, completed_by=2))
     assert states(labels) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
     assert labels.annotation_ids == (1, 2)
-
-
-def test_who_left_a_tag_off_says_less_than_who_ticked_it() -> None:
-    (labels,) = together(said(1, "cat", task=5), said(2, task=5))
+    (labels,) = together(said(1, "cat", task=5), said(2, task=5))  # who left a tag off says less than who ticked it
     assert (labels.label("cat").label, states(labels)[0]) == (True, ("added", round(1 / 3, 6)))
 
 
 def test_a_tie_is_unknown() -> None:
     served = {5: [shown(5, ["cat"], prediction_id=9)]}
     one, other = said(1, "cat", task=5, parent_prediction=9), said(2, task=5, parent_prediction=9)
-    (labels,) = merged(PLAN, [current(one), current(other)], served, WEIGHTS)
-    assert states(labels)[0] == ("unknown", 0)
-    third = said(3, "cat", task=5, parent_prediction=9)
-    (labels,) = merged(PLAN, [current(one), current(other), current(third)], served, WEIGHTS)
-    assert (labels.label("cat").label, states(labels)[0]) == (True, ("confirmed", round(1 / 3, 6)))
-    (labels,) = merged(PLAN, [current(one), current(other), current(replace(other, id=4))], served, WEIGHTS)
-    assert (labels.label("cat").label, states(labels)[0]) == (False, ("removed", round(1 / 3, 6)))
+    third = round(1 / 3, 6)
+    for more, expected in (
+        ([], (False, ("unknown", 0))),
+        ([replace(one, id=3)], (True, ("confirmed", third))),
+        ([replace(other, id=4)], (False, ("removed", third))),
+    ):
+        (labels,) = merged(PLAN, [current(each) for each in (one, other, *more)], served, WEIGHTS)
+        assert (labels.label("cat").label, states(labels)[0]) == expected
 
 
 def test_ground_truth_wins_and_is_flagged() -> None:
@@ -231,19 +219,12 @@ def test_ground_truth_wins_and_is_flagged() -> None:
     assert not together(said(1, "cat"))[0].ground_truth
 
 
-def test_the_order_of_annotations_changes_nothing() -> None:
-    given = [said(number, *tags, task=5) for number, tags in enumerate([("cat",), ("dog", "cat"), (), ("tree",)], 1)]
-    assert states(together(*given)[0]) == states(together(*reversed(given))[0])
-
-
 def test_tasks_come_in_order_and_newer_data_win() -> None:
     labels = together(said(1, "cat", task=9), said(2, "dog", task=3), task_data={3: {"image": "/new.jpg"}, 9: {}})
     assert [(each.task_id, each.reference) for each in labels] == [(3, "/new.jpg"), (9, "/data/9.jpg")]
-
-
-def test_a_task_that_does_not_say_where_its_image_is() -> None:
-    (labels,) = merged(PLAN, [current(said(1, "cat"), task_data={})], {}, WEIGHTS)
-    assert labels.reference is None
+    assert only(current(said(1, "cat"), task_data={})).reference is None
+    given = [said(number, *tags, task=5) for number, tags in enumerate([("cat",), ("dog", "cat"), (), ("tree",)], 1)]
+    assert states(together(*given)[0]) == states(together(*reversed(given))[0]), "whoever came first"
 
 
 def test_a_matrix() -> None:
@@ -253,11 +234,7 @@ def test_a_matrix() -> None:
     assert on.tolist() == [[False, True, False], [False, False, False]]
     assert weights.tolist() == [[0.5, 1, 0], [0.5, 0.5, 0]]
     assert to_matrix([], ["cat"])[0].shape == (0, 1)
-
-
-def test_tags_of_all_tasks_are_kept_once() -> None:
-    one, other = together(said(1, "cat"), said(2))
-    assert one.candidates is other.candidates
+    assert labels[0].candidates is labels[1].candidates, "one object for all tasks"
 
 
 def test_weights_come_from_the_settings() -> None:
@@ -281,34 +258,27 @@ def stating(number: int, *tags: str, kind: Any = "rectanglelabels", **more: Any)
     return replace(said(number, **more), items=paths(*((tag,) for tag in tags), kind=kind) if tags else ())
 
 
-def test_a_region_that_was_deleted_removes_a_tag_and_a_drawn_one_adds_one() -> None:
+def test_regions_are_deleted_and_drawn() -> None:
     correction = only(
         stating(1, "cat", "tree", parent_prediction=9), shown(1, ["cat", "dog"], ["tree"], prediction_id=9), plan=BOXES
     )
     assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
     assert states(only(stating(1), plan=BOXES)) == [("untouched", 0.5)] * 3
-
-
-def test_an_item_of_another_kind_is_of_another_control() -> None:
     assert states(only(stating(1, "cat", kind="choices"), plan=BOXES))[0] == ("untouched", 0.5)
 
 
 def test_lines_are_tags_in_anybodys_words() -> None:
     served = shown(1, ["cat", "dog"], ["tree"], prediction_id=9)
     correction = only(stating(1, "Cat", "red chair", kind="textarea", parent_prediction=9), served, plan=WORDS)
-    assert correction.tags("confirmed") == ("cat",)
-    assert correction.tags("removed") == ("dog",)
-    assert correction.tags("added") == ("red chair",)
+    assert [correction.tags(state) for state in ("confirmed", "removed", "added")] == [
+        ("cat",),
+        ("dog",),
+        ("red chair",),
+    ]
     assert states(correction, ["tree", "sofa"]) == [("untouched", 0.05), ("unknown", 0)]
-
-
-def test_a_word_that_others_thought_of_counts_a_little_where_nobody_did() -> None:
     one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), plan=WORDS)
     assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 0.05)]
     assert states(other, ["Sofa", "lamp"]) == [("untouched", 0.05), ("added", 1)]
     assert one.candidates is other.candidates
-
-
-def test_without_any_word_there_is_no_tag() -> None:
     correction = only(stating(1), plan=WORDS)
     assert (correction.states, correction.candidates.tags) == ({}, ())
