@@ -28,8 +28,7 @@ from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.diagnosis import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Pin, Project
-from ram_backend.server.middleware import is_loopback_host
-from ram_backend.server.problems import Refused
+from ram_backend.server.middleware import Refused, is_loopback_host
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
@@ -221,7 +220,7 @@ def _thumbnail(services: Services, project: Project, photo: CorrectedPhoto) -> b
     reference = ImageReference(photo.task, photo.reference)
     settings = services.settings
     image, _ = decode(
-        services.images.client(project).fetch(reference),
+        services.task_images(project).fetch(reference),
         exif_orientation=True,
         alpha="white",
         max_pixels=settings.max_image_pixels,

@@ -21,11 +21,16 @@ from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
-from ram_backend.server.events import NO_WORKER, take_event
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.middleware import SMALL_BODY_BYTES, Access, BodyReader, RequestMiddleware
+from ram_backend.server.middleware import (
+    SMALL_BODY_BYTES,
+    Access,
+    BodyReader,
+    Refused,
+    RequestMiddleware,
+    on_error,
+)
 from ram_backend.server.model import Model, shared
-from ram_backend.server.problems import Refused, on_error
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
@@ -43,7 +48,7 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
     """The app that Label Studio talks to. Nothing is loaded or opened before it starts (lifespan).
 
     Args:
-        settings: all of the server's settings.
+        settings: of the server.
         jobs: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
             Training says so.
         model: None: the settings' one, opened and loaded in the background.
@@ -109,7 +114,7 @@ async def health(server: Server) -> JSONResponse:
 
 @routes.get("/ready")
 async def ready(server: Server) -> JSONResponse:
-    """200 when the model is loaded, 503 while it isn't, and why; and which projects aren't served their version."""
+    """200 when the model is loaded, else 503 and why; and which projects aren't served their version."""
     state = server.model.state
     content = {"status": state, "error": server.model.problem, "quarantined": server.swap.failures}
     return JSONResponse(content, status_code=200 if state == "ready" else 503)
@@ -133,7 +138,7 @@ async def predict(request: Request, server: Server, body: Body) -> Response:
 @routes.post("/webhook", openapi_extra=_BODY)
 async def webhook(server: Server, body: Body) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    return JSONResponse(await take_event(server, await _read(server, WebhookRequest, body)))
+    return JSONResponse(await handlers.webhook(server, await _read(server, WebhookRequest, body)))
 
 
 @routes.get("/versions")
@@ -154,7 +159,7 @@ async def versions(server: Server, project: str | None = None) -> JSONResponse:
 def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
     if server.jobs is None:
-        return JSONResponse({"jobs": [], "message": NO_WORKER})
+        return JSONResponse({"jobs": [], "message": handlers.NO_WORKER})
     if project is not None:
         parse_project(project)
     rows = server.jobs.queue.jobs(None if project is None else server.project(project).key)
@@ -177,7 +182,7 @@ async def _read(server: Services, model: type[M], body: bytearray) -> M:
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:
-    """The result of a request's work, its body being read; None where the caller went away: the work is cancelled."""
+    """The result of a request's work; None where the caller went away: the work is cancelled."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
 
 LATE_S = 0.1
-"""After this wait encoding comes before jobs that arrived later, so that a stream of jobs starves no image."""
+"""After this wait encoding comes before jobs that arrived later: no stream of jobs starves it."""
 
 SPARE_NICENESS = 5
-"""Niceness of the spare lane's thread: it gets a third of the CPU share of threads that answer, fetch and decode."""
+"""Of the spare lane's thread: a third of the CPU share of threads that answer, fetch and decode."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -55,20 +55,13 @@ class _Work:
 
 
 class Batcher:
-    """Merges images into batches by size and deadline, one `encoder_id` at a time; in the order in which they came.
+    """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
 
     A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
-    next batch, for they finish requests; where its first image has waited for `LATE_S`, only those that were queued
-    during the batch before. Cancelled futures are skipped.
+    next batch, for they finish requests; after `LATE_S`, only those that were queued during the batch before.
 
-    A spare lane is a second thread that encodes, too, while the first one is busy: at low priority, in the time that
-    answering, fetching and decoding leave of their core; only for networks that gain by it (`Network.side_by_side`).
-
-    Args:
-        size: most images in a batch.
-        wait_s: longest wait of an image for others, in seconds.
-        metrics: counts images in the queue and in batches.
-        spare_lane: whether there is one.
+    A spare lane is a second thread of low priority that encodes, too, while the first one is busy, for networks that
+    gain by it (`Network.side_by_side`).
     """
 
     def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:
@@ -90,20 +83,13 @@ class Batcher:
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
         """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded."""
         item = _Item(network, pixels, time.monotonic())
-        with self._changed:
-            self._refuse_if_stopped()
-            self._items.append(item)
-            self._metrics.queued.set(len(self._items))
-            self._changed.notify_all()
+        self._put(self._items, item)
         return item.future
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """The result of a short piece of work on a network, done before the next batch."""
         future: Future[T] = Future()
-        with self._changed:
-            self._refuse_if_stopped()
-            self._jobs.append(_Work("score", [future], lambda: [work()]))
-            self._changed.notify_all()
+        self._put(self._jobs, _Work("score", [future], lambda: [work()]))
         return future
 
     def close(self) -> None:
@@ -116,9 +102,13 @@ class Batcher:
         for lane in self._lanes:
             lane.join(timeout=30)
 
-    def _refuse_if_stopped(self) -> None:
-        if self._stopping:
-            raise NotAvailable("The server is going down: ask again in a moment.")
+    def _put(self, queue: MutableSequence[Any], each: _Item | _Work) -> None:
+        with self._changed:
+            if self._stopping:
+                raise NotAvailable("The server is going down: ask again in a moment.")
+            queue.append(each)
+            self._metrics.queued.set(len(self._items))
+            self._changed.notify_all()
 
     def _run_spare(self) -> None:
         if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
@@ -153,7 +143,8 @@ class Batcher:
             if not spare:
                 self._busy = False
             while not self._stopping:
-                if self._jobs and not spare and (self._owed > 0 or not self._is_late()):
+                is_late = self._items and time.monotonic() - self._items[0].arrived > LATE_S
+                if self._jobs and not spare and (self._owed > 0 or not is_late):
                     self._owed -= 1
                     job = self._jobs.popleft()
                     if job.futures[0].set_running_or_notify_cancel():
@@ -171,11 +162,8 @@ class Batcher:
                     self._changed.wait()
             return None
 
-    def _is_late(self) -> bool:
-        return bool(self._items) and time.monotonic() - self._items[0].arrived > LATE_S
-
     def _take_batch(self) -> list[_Item]:
-        """The oldest images of one encoder, without those that were cancelled; the others keep their places."""
+        """The oldest images of one encoder; cancelled ones are dropped."""
         encoder = self._items[0].network.encoder_id
         same = (item for item in self._items if item.network.encoder_id == encoder)
         batch = list(islice((item for item in same if item.future.set_running_or_notify_cancel()), self._size))

@@ -1,4 +1,4 @@
-"""Request handlers: what `/setup` and `/predict` do, without HTTP."""
+"""Request handlers: what `/setup`, `/predict` and `/webhook` do, without HTTP."""
 
 from __future__ import annotations
 
@@ -7,26 +7,42 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
+from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.errors import NotAvailable, PredictionsLate, RamError, SettingsError
+from ram_backend.errors import (
+    DatabaseUnavailable,
+    NotAvailable,
+    PredictionsLate,
+    QuotaExceeded,
+    RamError,
+    SettingsError,
+)
+from ram_backend.feedback.events import events_of
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task
+from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task, WebhookRequest
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
-from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.model import shared
 from ram_backend.server.predict import predict_tasks
 from ram_backend.server.services import Services
+from ram_backend.server.snapshots import LoadedVersion, Snapshot
 
 TOKEN_WAIT_S = 1.5
 """How long `/setup` waits until Label Studio takes a changed token: Label Studio gives up after 3 s."""
 
 HAND_OVER_S = 5.0
-"""How long a late request waits for the database: with `predict_seconds` it stays below Label Studio's 100 s."""
+"""How long a late request waits for the database: `predict_seconds` and this stay below Label Studio's 100 s."""
 
 TRIES = 3
 """Attempts to load a project's version within one request: it may be overtaken by another one meanwhile."""
+
+MAX_PROJECT_BYTES = 500_000_000
+"""Of a project's events, some hundred thousand; comparing the ledger with Label Studio gets what is refused."""
+
+UNKNOWN = "No /setup has named that project, so nothing was done: connect it in Label Studio, Settings > Model."
+NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend train PROJECT` instead."
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +69,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
         )
     await services.identity()
     live = swap.live(project.key)  # begins to load it
-    version = swap.ref(project.key) if isinstance(live, Future) else _ref(live)
+    version = swap.ref(project.key) if isinstance(live, Future) else live
     config = await shared(services.snapshots.resolve(project, request.label_config, version))
     if not isinstance(live, Future):
         snapshot = services.snapshots.get(config, live)  # begins to build it
@@ -85,58 +101,122 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
     """
     if not request.tasks:
         return {"results": []}
-    project = services.project(request.project)
-    key, tasks = project.key, request.tasks
-    deadline = asyncio.get_running_loop().time() + services.settings.predict_seconds
+    project, tasks = services.project(request.project), request.tasks
+    snapshot: Snapshot | None = None
     with services.metrics.predicting.track_inprogress():
         try:
-            version = await _live_version(services, key, deadline)
-            label_config = request.label_config or project.label_config
-            config = await shared(services.snapshots.resolve(project, label_config, _ref(version)))
-            results = await predict_tasks(services, project, tasks, config, version, deadline)
-        except PredictionsLate as late:
-            raise await _handed_over(services, late, key, tasks) from None
-    services.store.mark_used(key)
+            async with asyncio.timeout(services.settings.predict_seconds):
+                await services.identity()
+                version = await _live_version(services, project.key)
+                label_config = request.label_config or project.label_config
+                config = await shared(services.snapshots.resolve(project, label_config, version))
+                snapshot = await shared(services.snapshots.get(config, version))
+                results = await predict_tasks(services, project, tasks, snapshot)
+        except TimeoutError:
+            raise await _late(services, project.key, snapshot, tasks) from None
+    services.store.mark_used(project.key)
     return {"results": results, "model_version": config.model_version}
 
 
-async def _live_version(services: Services, key: ProjectKey, deadline: float) -> LoadedVersion | None:
-    """The version that a project is served now; the first request after a start waits until it is loaded.
-
-    Raises:
-        PredictionsLate: it is not loaded in time.
-        NotAvailable: it can't be loaded now.
-    """
-    await services.identity()
+async def _live_version(services: Services, key: ProjectKey) -> LoadedVersion | None:
+    """The version that a project is served now; the first request after a start loads it."""
     for _ in range(TRIES):
         live = services.swap.live(key)
         if not isinstance(live, Future):
             return live
-        try:
-            async with asyncio.timeout_at(deadline):
-                await shared(services.model.network)
-                await shared(live)
-        except TimeoutError:
-            raise PredictionsLate("The project's version is still being loaded: try again in a moment.") from None
+        await shared(services.model.network)
+        await shared(live)
     raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
 
 
-async def _handed_over(
-    services: Services, late: PredictionsLate, key: ProjectKey, tasks: Sequence[Task]
+async def _late(
+    services: Services, key: ProjectKey, snapshot: Snapshot | None, tasks: Sequence[Task]
 ) -> PredictionsLate:
-    """What a late request of many tasks answers, after it has asked for a job to do them; else `late`."""
+    """What a late request answers; where there are jobs, one of them goes on with many tasks."""
+    late = (
+        f"{len(tasks)} tasks were not done within {services.settings.predict_seconds:g} s. The images seen so far are"
+        " remembered: retrieve again, or fewer tasks at a time."
+    )
+    if not services.model.network.done():
+        late = "The model is still being loaded: try again in a moment; /ready says when it is there."
+    elif isinstance(services.swap.live(key), Future):
+        late = "The project's version is still being loaded: try again in a moment."
+    elif snapshot is None:
+        late = "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
     numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
     if services.jobs is None or len(numbers) < 2 or key.id <= 0:
-        return late
+        return PredictionsLate(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
         asking = asyncio.to_thread(services.jobs.prelabel, key, numbers, reason)
         answer = await asyncio.wait_for(asking, HAND_OVER_S)
     except (TimeoutError, RamError) as error:
         _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
-        return late
+        return PredictionsLate(late)
     return PredictionsLate(str(answer["message"]) if "job" in answer else f"{late} {answer['message']}")
 
 
-def _ref(version: LoadedVersion | None) -> VersionRef | None:
-    return None if version is None else version.ref
+async def webhook(services: Services, request: WebhookRequest) -> dict[str, Any]:
+    """Answers `/webhook`, once the event is durable (protocol section 7).
+
+    Label Studio ignores errors; the ledger gets such an event when it is next compared with it.
+    """
+    services.metrics.event(request.action)
+    take = _start_training if request.action == "START_TRAINING" else _record
+    within = copy_context().run  # what is asked for, and what is logged, names this request
+    answer = asyncio.get_running_loop().run_in_executor(services.events, within, take, services, request)
+    return {"status": "ok", **await answer}
+
+
+def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
+    reference = request.project_reference
+    events = events_of(request, datetime.now(UTC)) if reference else []
+    if not events:
+        return {}
+    key, count = _known(services, reference), services.metrics.ledger_events.labels
+    if key is None:
+        services.metrics.unknown_events.inc(len(events))
+        return {"message": UNKNOWN}
+    try:
+        if key not in services.event_bytes:
+            services.event_bytes[key] = services.ledger.size(key)
+        size = sum(len(each.statement) + len(each.task_data or "") for each in events)
+        if services.event_bytes[key] + size > MAX_PROJECT_BYTES:
+            raise QuotaExceeded("events", f"Project {key} has {MAX_PROJECT_BYTES:,} bytes of events: no more are kept.")
+        new = services.ledger.record(key, events)
+    except Exception:
+        count("failed").inc(len(events))
+        _log.error("project %s: %d events of %s are not in the ledger", key, len(events), request.action[:60])
+        raise
+    services.event_bytes[key] += size if new else 0
+    count("new").inc(new)
+    count("known").inc(len(events) - new)
+    return {}
+
+
+def _known(services: Services, reference: str) -> ProjectKey | None:
+    """The project of an event; None: no `/setup` has named it. DatabaseUnavailable: that can't be known now."""
+    key = services.project(reference).key
+    if services.store.get(key) is not None:
+        services.store.mark_used(key)
+        return key
+    if services.store.problem is not None:
+        raise DatabaseUnavailable(services.store.problem)
+    return None
+
+
+def _start_training(services: Services, request: WebhookRequest) -> dict[str, Any]:
+    if services.jobs is None:
+        return {"message": NO_WORKER}
+    if not request.project_reference:
+        return {"message": "The request names no project, so nothing was started."}
+    key = _known(services, request.project_reference)
+    if key is None:
+        return {"message": UNKNOWN}
+    # Label Studio may start a training before it sends the annotation that is the reason (protocol section 8).
+    every = getattr(request.project, "min_annotations_to_start_training", None)
+    submitted = isinstance(every, int) and every > 0
+    reason = "an annotation was submitted" if submitted else "Start Training was pressed"
+    answer = services.jobs.request(key, reason, debounced=submitted)
+    _log.info("project %s: Start Training: %s", key, answer.get("message"))
+    return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from functools import partial
 
@@ -32,33 +31,21 @@ _log = logging.getLogger(__name__)
 
 
 class ServerMetrics:
-    """The server's numbers.
+    """The server's numbers, in a registry of their own.
 
-    Attributes:
-        registry: of all of them, for `generate_latest`.
-        tasks: by outcome: "tagged" (perhaps no tag is on), or "broken" (an empty prediction).
-        images: by outcome: "tagged", or the class of the error.
-        token_lookups: in the token cache, by outcome: "hit" or "miss".
-        batch_images: images encoded at once.
-        stage_seconds: by stage: "fetch" or "decode" one image, "encode" a batch, "score" with a head.
-        ledger_events: by outcome: "new", "known" (written before) or "failed".
-        shown: records of what was shown, by outcome: "written" or "lost".
-        refused: what exceeded a quota: "projects", "new_tags" or "events".
-        unknown_events: events of projects that no `/setup` has named.
-        evicted: projects that made room for others, never used.
-        swaps: by outcome: "swapped" or "quarantined".
+    Outcomes: tasks "tagged" or "broken" (an empty prediction); images "tagged", or the class of the error;
+    token_lookups "hit" or "miss"; ledger_events "new", "known" or "failed"; shown "written" or "lost"; swaps "swapped"
+    or "quarantined". What was refused by a quota: "projects", "new_tags" or "events".
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
-        stages = "Time of one step of a prediction: fetch or decode one image, encode a batch, score with a head."
-        pending = "Corrections of all projects that have changed since the last attempt to learn from them."
+        stages = "Time to fetch or decode one image, encode a batch, or score with a head."
         self._requests = counter("ram_requests", "Requests answered.", ["route", "method", "status"])
-        self._request_seconds = histogram(
-            "ram_request_seconds", "Time from a request to its answer.", ["route"], buckets=_SECONDS
-        )
+        answering = "Time from a request to its answer."
+        self._request_seconds = histogram("ram_request_seconds", answering, ["route"], buckets=_SECONDS)
         self.tasks = counter("ram_tasks", "Tasks answered in /predict, by what they got.", ["outcome"])
         self.images = counter("ram_images", "Images of tasks: tagged, or the kind of error.", ["outcome"])
         self.token_lookups = counter("ram_token_cache", "Look-ups in the token cache.", ["outcome"])
@@ -73,21 +60,17 @@ class ServerMetrics:
         self.evicted = gauge("ram_projects_evicted", "Projects that made room for others, never used.")
         self.shown = counter("ram_shown", "Predictions whose record was written, or lost.", ["outcome"])
         self.swaps = counter("ram_version_swaps", "Changes of what projects are served, by outcome.", ["outcome"])
-        self.swap_seconds = histogram(
-            "ram_version_swap_seconds", "Time from noticing another version to serving it.", buckets=_SECONDS
-        )
-        self.versions_served = gauge(
-            "ram_versions_served", "Projects that are served a version, not the bundle's base."
-        )
+        swapping = "Time from noticing another version to serving it."
+        self.swap_seconds = histogram("ram_version_swap_seconds", swapping, buckets=_SECONDS)
+        self.versions_served = gauge("ram_versions_served", "Projects that are served a version, not the base.")
         self.quarantined = gauge("ram_versions_quarantined", "Projects whose version can't be served.")
         self._open_jobs = gauge("ram_jobs_open", "Jobs of all projects that wait or run.", ["kind", "state"])
-        self._pending = gauge("ram_corrections_pending", pending)
+        self._pending = gauge("ram_corrections_pending", "Corrections that no attempt to learn has seen yet.")
         self.queued = gauge("ram_queued_images", "Images that wait for the encoder.")
         self.predicting = gauge("ram_predictions_in_progress", "Requests to /predict being answered.")
         self.snapshots = gauge("ram_snapshots", "Snapshots in memory.")
         self.projects = gauge("ram_projects", "Projects known.")
         self.ready = gauge("ram_model_ready", "1 when the model is loaded.")
-        self._counting = threading.Lock()
         self._counted_at = -COUNT_S
 
     def request(self, path: str, method: str, status: int, seconds: float) -> None:
@@ -101,9 +84,10 @@ class ServerMetrics:
         self._events.labels(action if action in _ACTIONS else "other").inc()
 
     def count_jobs(self, jobs: JobService) -> None:
-        """Counts open jobs and pending corrections in the database, unless that was done lately or is being done."""
-        if time.monotonic() - self._counted_at < COUNT_S or not self._counting.acquire(blocking=False):
+        """Counts open jobs and pending corrections in the database, unless that was done lately."""
+        if time.monotonic() - self._counted_at < COUNT_S:
             return
+        self._counted_at = time.monotonic()
         try:
             open_jobs, pending = jobs.queue.open_jobs(), jobs.pending()
             self._open_jobs.clear()
@@ -112,6 +96,3 @@ class ServerMetrics:
             self._pending.set(pending)
         except RamError as error:
             _log.info("jobs and corrections can't be counted: %s", error)
-        finally:
-            self._counted_at = time.monotonic()
-            self._counting.release()

@@ -1,4 +1,9 @@
-"""ASGI middleware around the app: request id, access control, log line and metrics. A reader of bodies, with limits."""
+"""ASGI middleware: request id, access control, log line, metrics; limits of bodies; error responses.
+
+An error is one JSON object with one line for people, which the status line repeats: of an answer >= 400 Label Studio
+shows only "400 Client Error: REASON for url: ...". ASGI has no reason phrase, so the app names it in the header
+`x-reason`, and the connection (`running`) writes it into the status line.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
+from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ram_backend.errors import SettingsError
+from ram_backend import errors
 from ram_backend.images.guard import is_loopback
 from ram_backend.logs import request_id
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.problems import Refused, problem, refusal
 from ram_backend.settings import Settings
 
 SECRET_HEADER = "x-ram-webhook-secret"
@@ -34,6 +40,18 @@ BODIES_AT_ONCE = 8
 SMALL_BODY_BYTES = 1_000_000
 """A body up to this size is always taken."""
 
+_STATUS: dict[int, tuple[type[errors.RamError], ...]] = {
+    404: (errors.ProjectNotFound, errors.VersionNotFound),
+    409: (errors.ProjectAmbiguous, errors.ProjectPinned, errors.VersionConflict, errors.VersionRefused),
+    413: (errors.ImageTooLarge,),
+    400: (errors.InputError,),
+    503: (errors.NotAvailable,),
+}
+
+RETRY_AFTER_S = 5
+LONGEST_MESSAGE = 1500
+LONGEST_REASON = 300
+
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SITES = frozenset({"none", "same-origin"})
 _PAGES = re.compile(r"/(projects/.*)?")
@@ -43,16 +61,58 @@ _QUIET = frozenset({"/health", "/", "/ready", "/metrics"})
 _log = logging.getLogger(__name__)
 
 
+class Refused(Exception):
+    """A request that is not served: status of the answer, a name for programs, a message for people."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
+def problem(status: int, message: str, *, kind: str) -> JSONResponse:
+    """An answer, HTTP status >= 400: one line for people, and the name of an error class."""
+    message = _shortened(message, LONGEST_MESSAGE)
+    headers = {"x-reason": as_reason(message)}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    content = {"error": message, "type": kind, "request_id": request_id.get()}
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of the app: errors on purpose, and HTTP errors of the framework, as JSON."""
+    if isinstance(error, Refused):
+        answer = problem(error.status, str(error), kind=error.kind)
+        if error.status == 401:
+            answer.headers["WWW-Authenticate"] = 'Basic realm="ram-backend"'
+        if error.status in (408, 413, 503):  # the rest of its body isn't read
+            answer.headers["Connection"] = "close"
+        return answer
+    if isinstance(error, HTTPException):
+        message = f"{request.method} {request.url.path}: {error.detail}. See /docs for what there is."
+        return problem(error.status_code, message, kind="HttpError")
+    status = next((status for status, kinds in _STATUS.items() if isinstance(error, kinds)), 500)
+    if isinstance(error, errors.QuotaExceeded):
+        request.app.state.services.metrics.refused.labels(error.what).inc()
+    _log.warning("%s answered %d: %s", request.url.path, status, error)
+    return problem(status, str(error), kind=type(error).__name__)
+
+
+def as_reason(message: str) -> str:
+    """A message as a status line can hold it: printable ASCII on one line, not too long."""
+    return _shortened(re.sub(r"[^ -~]", "?", " ".join(message.split())), LONGEST_REASON)
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 class Access:
     """Access control: known Hosts, no foreign web pages, basic auth, a webhook secret.
 
-    With a secret `/webhook` needs no basic auth, for Label Studio sends none.
-
-    Args:
-        settings: login, secret, and the names that the server is called by.
-
-    Attributes:
-        hosts: these names, in lower case and without ports; None: any will do.
+    With a secret `/webhook` needs no basic auth, for Label Studio sends none. `hosts` are the server's names, in lower
+    case and without ports; None: any will do.
 
     Raises:
         SettingsError: a user without a password, or the other way round.
@@ -62,7 +122,7 @@ class Access:
         user, password = settings.basic_auth_user, settings.basic_auth_pass
         if bool(user) != bool(password):
             given, missing = ("USER", "PASS") if user else ("PASS", "USER")
-            raise SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
+            raise errors.SettingsError(f"BASIC_AUTH_{given} is set without BASIC_AUTH_{missing}: set both, or none.")
         self._login = f"{user}:{password}".encode() if user else b""
         self._secret = (settings.webhook_secret or "").encode()
         named = frozenset(_host_name(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip())
@@ -114,12 +174,7 @@ class Access:
 
 
 class BodyReader:
-    """Reads bodies within limits of size and time.
-
-    Args:
-        max_bytes: of one body; `BODIES_AT_ONCE` times as many of all that are held.
-        seconds: that a body may take to come.
-    """
+    """Reads bodies within limits of size (of one, and of all that are held) and time."""
 
     def __init__(self, max_bytes: int, seconds: float) -> None:
         self._max_bytes = max_bytes
@@ -160,13 +215,7 @@ class BodyReader:
 
 
 class RequestMiddleware:
-    """ASGI middleware around the whole app; plain, so that a disconnect reaches the routes.
-
-    Args:
-        app: what it guards.
-        access: who may ask.
-        metrics: counts and times requests.
-    """
+    """ASGI middleware around the whole app; plain, so that a disconnect reaches the routes."""
 
     def __init__(self, app: ASGIApp, *, access: Access, metrics: ServerMetrics) -> None:
         self._app = app
@@ -193,7 +242,8 @@ class RequestMiddleware:
             self._access.check(scope)
             await self._app(scope, receive, send_named)
         except Refused as refused:
-            await refusal(refused)(scope, receive, send_named)
+            answer = await on_error(Request(scope), refused)
+            await answer(scope, receive, send_named)
         except ClientDisconnect:
             pass  # the caller went away while sending
         except Exception:
@@ -205,9 +255,9 @@ class RequestMiddleware:
             seconds = time.perf_counter() - started
             self._metrics.request(path, method, status, seconds)
             level = logging.DEBUG if path in _QUIET and status < 400 else logging.INFO
-            fields = {"method": method, "route": path, "status": status, "ms": round(seconds * 1000, 1)}
-            words = (method, path, status or "gone", seconds * 1000)
-            _log.log(level, "%s %s %s %.1f ms", *words, extra={"fields": fields})
+            ms = round(seconds * 1000, 1)
+            fields = {"method": method, "route": path, "status": status, "ms": ms}
+            _log.log(level, "%s %s %s %s ms", method, path, status or "gone", ms, extra={"fields": fields})
             request_id.reset(token)
 
 

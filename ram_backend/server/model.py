@@ -1,4 +1,4 @@
-"""The one model of a server: its bundle at once, its weights when they are loaded, its text encoder when needed."""
+"""The one model of a server: futures of its bundle and its network, and its text encoder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,26 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, NotAvailable, RamError, TextEncoderUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
+from ram_backend.tagging.tagger import rounded
+from ram_backend.tagging.token_cache import TOKEN_DTYPE
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
 CLOSING = "The server is going down: ask again in a moment."
 
 LOOK_AGAIN_S = 5.0
 """How often a server whose bundle is missing looks whether it is there by now."""
-
-
-async def shared(future: Future[T]) -> T:
-    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
-    if future.done() and not future.cancelled():
-        return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
-    return await asyncio.shield(asyncio.wrap_future(future))
-
 
 PIECE = 64
 """Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
@@ -45,26 +41,25 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+async def shared(future: Future[T]) -> T:
+    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
+    if future.done() and not future.cancelled():
+        return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What is known of a model before its weights are read.
-
-    Attributes:
-        bundle: opened.
-        encoder_id: that its network has or will have.
-    """
+    """What is known of a model before its weights are read."""
 
     bundle: Bundle
     encoder_id: str
 
 
 class Model:
-    """Loads a bundle in a thread; everybody else asks for the futures, which are new ones where a missing bundle came.
+    """Loads the settings' bundle in a thread, unless it is given; installs it if it has to.
 
-    Args:
-        settings: which bundle, device, precision, threads.
-        identity: the bundle where it is open already; None: it is opened in the thread, and installed if it has to be.
-        network: the network where it is loaded already.
+    Everybody else asks for the futures, which are new ones where a missing bundle came.
     """
 
     def __init__(
@@ -73,6 +68,7 @@ class Model:
         self._settings = settings
         self.identity: Future[ModelIdentity] = Future()
         self.network: Future[Network] = Future()
+        self.text_encoder = SharedTextEncoder(self, settings)
         self._closed = threading.Event()
         if identity is not None:
             self.identity.set_result(identity)
@@ -87,6 +83,7 @@ class Model:
     def close(self) -> None:
         """Ends all waiting for what is not loaded yet."""
         self._closed.set()
+        self.text_encoder.close()
         self._give_up(NotAvailable(CLOSING))
 
     @property
@@ -101,21 +98,23 @@ class Model:
         return "failed" if self.problem else ("ready" if self.network.done() else "loading")
 
     def known(self) -> ModelIdentity:
-        """Bundle and identity, without waiting.
-
-        Raises:
-            NotAvailable: they are not known yet, or the bundle can't be used.
-        """
+        """The identity, without waiting. NotAvailable: it is not known yet, or can't be."""
         if not self.identity.done():
             raise NotAvailable(f"Bundle {self._settings.bundle!r} is still being opened: try again in a moment.")
         return self.identity.result()
+
+    @cached_property
+    def test_tokens(self) -> NDArray[np.float32]:
+        """Tokens (1, T, D) of a test image, as the token cache gives them. Waits for the network."""
+        pixels = self.known().bundle.preprocessing(Image.linear_gradient("L").convert("RGB"))
+        return rounded(self.network.result().encode(pixels[None]), TOKEN_DTYPE)
 
     def _load(self) -> None:
         started, settings = time.monotonic(), self._settings
         try:
             if not self.identity.done():
                 self._identify()
-            bundle, threads = self.identity.result().bundle, network_threads(settings)
+            bundle, threads = self.known().bundle, network_threads(settings)
             self._take(load_network(bundle, device=settings.device, precision=settings.precision, threads=threads))
             _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
         except InvalidStateError:
@@ -126,11 +125,7 @@ class Model:
             self._give_up(error if expected else NotAvailable("Loading the model failed; the log tells why."))
 
     def _identify(self) -> None:
-        """Opens the bundle; as long as it is missing or damaged, the futures say so.
-
-        Raises:
-            InvalidStateError: closed meanwhile.
-        """
+        """Opens the bundle; as long as it is missing or damaged, the futures say so."""
         while True:
             try:
                 identity = identify(self._settings)
@@ -167,7 +162,7 @@ def identify(settings: Settings) -> ModelIdentity:
 
 
 def network_threads(settings: Settings) -> int:
-    """CPU threads of the network: one core is left to answer requests, unless the settings name a number."""
+    """CPU threads of the network; by default one core is left to answer requests."""
     return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)
 
 
@@ -202,13 +197,9 @@ class Turns:
 
 
 class SharedTextEncoder:
-    """Opens the bundle's text encoder when it is first needed, and embeds in small pieces that take turns.
+    """The bundle's `TextEncoder`, opened when it is first needed; it embeds in small pieces that take turns.
 
-    It is a `TextEncoder` for tags; everything here may wait, so building threads call it and no others.
-
-    Args:
-        model: whose bundle names the encoder.
-        settings: cache, weights, device, threads.
+    Everything here may wait, so building threads call it and no others.
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
@@ -230,12 +221,7 @@ class SharedTextEncoder:
         return self._opened().dim
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds tags: (len(texts), dim) float32.
-
-        Raises:
-            TextEncoderUnavailable: the encoder can't be opened.
-            NotAvailable: the server is going down.
-        """
+        """Embeds tags: (len(texts), dim) float32. RamError: that can't be done, or no more."""
         encoder = self._opened()
         rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
         for start in range(0, len(texts), PIECE):

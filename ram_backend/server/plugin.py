@@ -1,7 +1,6 @@
-"""Model class for label-studio-ml's own server: the 1.0.9 of PyPI, and the 2.x line.
+"""Model class for label-studio-ml's own server: the 1.0.9 of PyPI, and the 2.x line. Only that host imports it.
 
-Only that host imports this module: it brings an old Flask along. The class itself holds nothing, for hosts make objects
-of it all the time; what they share is in `in_process`.
+Hosts make objects of the class all the time, so it holds nothing; what they share is in `in_process`.
 """
 
 from __future__ import annotations
@@ -13,17 +12,14 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-not-found]
 
-from ram_backend.errors import InputError
 from ram_backend.labelstudio.requests import SetupRequest, read_request
-from ram_backend.projects.keys import parse_project
-from ram_backend.projects.options import ProjectOptions, parse_options
+from ram_backend.projects.options import parse_options
 from ram_backend.server.in_process import in_process
 
 IS_SDK_2 = hasattr(LabelStudioMLBase, "set")
-"""The 2.x line keeps a `model_version` per project for us, and answers `/setup` with it. 1.0.9 answers "INITIAL" until
-a training of its own has ended, whatever we say."""
+"""The 2.x line keeps a `model_version` per project, and answers `/setup` with it; 1.0.9 always answers "INITIAL"."""
 
-_GIVEN_BY_SETUP = frozenset({"hostname", "access_token", "model_version", "train_output"})
+_GIVEN_BY_SETUP = frozenset({"label_config", "hostname", "access_token", "model_version", "train_output"})
 _log = logging.getLogger(__name__)
 
 
@@ -33,9 +29,7 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     On 1.0.9 predictions have no `model_version`: Label Studio puts the one there that `/setup` has answered.
 
     Args:
-        project_id: number of the project (2.x).
-        label_config: XML.
-        given: on 1.0.9 hostname and access token of `/setup`, and the options of
+        given: on 2.x number of the project and label config; on 1.0.9 what `/setup` brings, and the options of
             `label-studio-ml start DIR --with threshold=0.4`, which have the names of extra params.
 
     Raises:
@@ -43,44 +37,25 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         NotAvailable: the bundle is still being opened, or can't be (2.x; on 1.0.9 `predict` finds out).
     """
 
-    def __init__(self, project_id: str | None = None, label_config: str | None = None, **given: Any) -> None:
-        self._start_options = ProjectOptions()
-        if IS_SDK_2:
-            super().__init__(project_id=project_id, label_config=label_config, **given)
-            return
-        options = {name: value for name, value in given.items() if name not in _GIVEN_BY_SETUP}
-        self._start_options = parse_options(options, source="Options of the start (--with)")
-        super().__init__(label_config=label_config, **given)
+    def __init__(self, *positional: Any, **given: Any) -> None:
+        if not IS_SDK_2:
+            options = {name: value for name, value in given.items() if name not in _GIVEN_BY_SETUP}
+            self._start_options = parse_options(options, source="Options of the start (--with)")
+        super().__init__(*positional, **given)
 
     def setup(self) -> None:
         """Called by 2.x when an object is made: tells it the model version, which needs no model."""
-        request = self._request(self.project_id)
-        if request.project and request.label_config:
-            self.set("model_version", in_process().setup(request))
+        if version := in_process().setup(self._request(self.project_id)):
+            self.set("model_version", version)
 
     def set_extra_params(self, extra_params: object) -> None:
-        """Takes the connection's extra params (2.x): an object, or its JSON text.
-
-        Raises:
-            ProjectOptionsError: they can't be used; the last good ones stay.
-        """
+        """Takes the connection's extra params (2.x); bad ones raise, and the last good ones stay."""
         options = parse_options(extra_params)
         super().set_extra_params(json.dumps(options.to_json()) if options else "")
         self.setup()
 
-    def predict(
-        self, tasks: Sequence[Mapping[str, Any]], context: object = None, **params: Any
-    ) -> list[dict[str, Any]]:
-        """One prediction per task, in order: `result` and `score` are those that our own server gives.
-
-        Args:
-            tasks: as Label Studio sends them.
-            context: of interactive pre-annotation, which tagging has no use for.
-            params: login and password for task data; Label Studio's token is used instead.
-
-        Raises:
-            RamError: as the server does, with the same one-line messages; the host answers 500.
-        """
+    def predict(self, tasks: Sequence[Mapping[str, Any]], **unused: Any) -> list[dict[str, Any]]:
+        """One prediction per task, in order, as our own server; the host answers errors with 500."""
         number = self.project_id if IS_SDK_2 else next((task.get("project") for task in tasks), None)
         results = in_process().predict(self._request(number), tasks)
         if not IS_SDK_2:
@@ -89,18 +64,14 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         return results
 
     def fit(self, *args: Any, **params: Any) -> None:
-        """Learns nothing, and says so. On 1.0.9 any result would become the model version that `/setup` answers."""
+        """Learns nothing: on 1.0.9 any result would become the model version of `/setup`."""
         _log.info("Nothing is learned here: `ram-backend serve` and its worker learn from corrections.")
 
     def _request(self, number: object) -> SetupRequest:
         """What the host knows of a project, as `/setup` brings it."""
-        try:
-            project: int | None = parse_project(str(number))[0]
-        except InputError:
-            project = None
         options = self.get("extra_params") if IS_SDK_2 else self._start_options.to_json()
         body = {
-            "project": project,
+            "project": str(number),
             "label_config": self.label_config,
             "hostname": getattr(self, "hostname", None) or None,
             "access_token": getattr(self, "access_token", None) or None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -16,22 +16,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable, PredictionsLate
+from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.feedback.shown import ServedImage
 from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
 from ram_backend.labelstudio.requests import Task
-from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
 from ram_backend.models.network import Network
-from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
-from ram_backend.server.loaded_version import LoadedVersion
 from ram_backend.server.model import shared
-from ram_backend.server.resolved_config import ControlChoices, ResolvedConfig
+from ram_backend.server.resolved_config import ControlChoices
 from ram_backend.server.services import Services
 from ram_backend.server.shown_log import shown_of
 from ram_backend.server.snapshots import Snapshot
+from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]
@@ -39,107 +38,55 @@ T = TypeVar("T")
 Trouble = ImageError | ImageUnreachable
 
 GROUP, GROUPS_AT_ONCE = 8, 3
-"""Tasks in a group (a batch, where that is more), and groups that one request has in work: enough to keep fetching,
-decoding and the network busy, and few enough that a request of one task needn't wait long behind one of thousands."""
+"""Tasks in a group, and groups that one request has in work: few enough that a request of one task needn't wait long
+behind one of thousands."""
 
 FETCHING_SHARE, FETCHING_SHARE_OF_PROJECT = 0.75, 0.875
-"""Largest shares of the fetching threads for one request and for one project: a slow host doesn't stop all others."""
+"""Largest shares of the fetching threads, so that a slow host doesn't stop all others."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Image:
-    """An image of a task: its size in pixels, its tokens (T, D), and what the ledger keeps of it."""
-
-    size: tuple[int, int]
-    tokens: FloatArray
-    served: ServedImage
-
-
 async def predict_tasks(
-    services: Services,
-    project: Project,
-    tasks: Sequence[Task],
-    config: ResolvedConfig,
-    version: LoadedVersion | None,
-    deadline: float,
+    services: Services, project: Project, tasks: Sequence[Task], snapshot: Snapshot
 ) -> list[dict[str, Any]]:
-    """One prediction per task, in order; those of images that can't be tagged are empty.
+    """One prediction per task (at least one), in order; those of images that can't be tagged are empty.
 
     All of them are the work of one snapshot. Cancelling stops the work that has not begun.
 
-    Args:
-        services: of the server.
-        project: where the tasks are.
-        tasks: whose images are tagged, at least one.
-        config: what to do.
-        version: the loaded one that `config.version` names.
-        deadline: on the event loop's clock.
-
     Raises:
-        PredictionsLate: the snapshot or the predictions are not done in time.
         NotAvailable: they can't be made.
         LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
         ImageUnreachable: none of the images could be had, and later some may.
     """
-    snapshot: Snapshot | None = None
-    try:
-        async with asyncio.timeout_at(deadline):
-            snapshot = await shared(services.snapshots.get(config, version))
-            network = await shared(services.model.network)
-            done = await _Request.of(services, project, snapshot, network).groups(tasks)
-    except TimeoutError:
-        raise PredictionsLate(_too_late(services, snapshot, len(tasks))) from None
+    network = await shared(services.model.network)
+    done = await _Request(services, project, snapshot, network).groups(tasks)
     unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
     if len(unreachable) == len(done):
         raise unreachable[0]
     for each in done:
         services.metrics.tasks.labels("tagged" if isinstance(each, dict) else "broken").inc()
-    return [each if isinstance(each, dict) else empty_prediction(config.model_version) for each in done]
+    return [each if isinstance(each, dict) else empty_prediction(snapshot.config.model_version) for each in done]
 
 
-def _too_late(services: Services, snapshot: Snapshot | None, tasks: int) -> str:
-    if not services.model.network.done():
-        return "The model is still being loaded: try again in a moment; /ready says when it is there."
-    if snapshot is None:
-        return "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
-    return (
-        f"{tasks} tasks were not done within {services.settings.predict_seconds:g} s. The images seen so far are"
-        " remembered: retrieve again, or fewer tasks at a time."
-    )
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Request:
-    """A request in work.
-
-    Attributes:
-        services: of the server.
-        key: of the project.
-        snapshot: what all tasks are the work of.
-        network: encodes the images.
-        source: of the images.
-        fetching: the fetching threads that it may have at a time.
-        fetching_for_project: the same for all requests of the project.
-    """
+    """A request in work."""
 
     services: Services
-    key: ProjectKey
+    project: Project
     snapshot: Snapshot
     network: Network
-    source: TaskImages
-    fetching: asyncio.Semaphore
-    fetching_for_project: asyncio.Semaphore
 
-    @classmethod
-    def of(cls, services: Services, project: Project, snapshot: Snapshot, network: Network) -> _Request:
+    def __post_init__(self) -> None:
         def share(part: float) -> asyncio.Semaphore:
-            return asyncio.Semaphore(max(1, int(services.settings.fetch_threads * part)))
+            return asyncio.Semaphore(max(1, int(self.services.settings.fetch_threads * part)))
 
-        for_project = services.fetching.setdefault(project.key, share(FETCHING_SHARE_OF_PROJECT))
-        source = services.images.client(project)
-        return cls(services, project.key, snapshot, network, source, share(FETCHING_SHARE), for_project)
+        self._source = self.services.task_images(self.project)
+        self._fetching = share(FETCHING_SHARE)
+        self._fetching_for_project = self.services.fetching.setdefault(
+            self.project.key, share(FETCHING_SHARE_OF_PROJECT)
+        )
 
     async def groups(self, tasks: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
         """Per task its prediction, or why its images can't be tagged; some groups of tasks at a time."""
@@ -163,7 +110,7 @@ class _Request:
             tokens = {
                 place: image.tokens
                 for place, of_task in enumerate(images)
-                if isinstance(image := of_task[control.to_name], _Image)
+                if isinstance(image := of_task[control.to_name], LoadedImage) and image.tokens is not None
             }
             if tokens:
                 found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
@@ -171,19 +118,18 @@ class _Request:
                     scored[place][control.name] = choices
         return [self._prediction(*each) for each in zip(tasks, images, scored, strict=True)]
 
-    async def _image(self, task: Task, to_name: str) -> _Image | Trouble:
-        """One image of a task, or why it can't be tagged."""
+    async def _image(self, task: Task, to_name: str) -> LoadedImage | Trouble:
         number = task.id if isinstance(task.id, int) else 0
         reference = ImageReference(number, look_up(task.data, self.snapshot.config.plan.images[to_name]))
-        load = partial(self.services.images.load, self.source, reference)
         try:
-            async with self.fetching:
-                image = await in_thread(self.services.fetchers, self.fetching_for_project, load)
+            async with self._fetching:
+                load = partial(self._load, reference)
+                image = await in_thread(self.services.fetchers, self._fetching_for_project, load)
         except LabelStudioUnreachable:
             raise
         except Exception as error:
-            trouble = error if isinstance(error, Trouble) else None
-            if trouble is None:
+            trouble = error
+            if not isinstance(trouble, Trouble):
                 _log.exception("task %s: preparing its image failed unexpectedly", task.id)
                 trouble = ImageUnreadable("The image could not be prepared; the log tells why.")
             kind = type(trouble).__name__
@@ -191,31 +137,38 @@ class _Request:
             _log.warning("task %s is not tagged (%s): %s", task.id, kind, trouble)
             return trouble
         self.services.metrics.images.labels("tagged").inc()
-        tokens = image.tokens
-        if tokens is None:
-            assert image.pixels is not None
+        if image.pixels is not None:
             encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))
-            tokens = await asyncio.wrap_future(
-                self.services.cpu_pool.submit(self.services.images.store, image, encoded)
-            )
-        return _Image(image.size, tokens, ServedImage(to_name, str(reference.value), image.sha256, image.phash))
+            storing = self.services.cpu_pool.submit(self.services.image_loader.store, image, encoded)
+            tokens = await asyncio.wrap_future(storing)
+            image = replace(image, tokens=tokens, pixels=None)
+        return image
+
+    def _load(self, reference: ImageReference) -> LoadedImage:
+        """Fetches an image and finds its tokens in the cache, or decodes it for the encoder."""
+        metrics = self.services.metrics
+        with metrics.stage_seconds.labels("fetch").time():
+            data = self._source.fetch(reference)
+        started = time.perf_counter()
+        image = self.services.image_loader.load(data, name=f"image of task {reference.task}")
+        metrics.token_lookups.labels("miss" if image.tokens is None else "hit").inc()
+        if image.tokens is None:
+            metrics.stage_seconds.labels("decode").observe(time.perf_counter() - started)
+        return image
 
     async def _score(
         self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray]
     ) -> list[list[ScoredChoice]]:
-        """Scored choices of one control, per task."""
         config = self.snapshot.config
         if control.name in config.controls:
             fixed = self.snapshot.taggers.get(control.name)
             return await self._choices(config.controls[control.name], fixed, np.stack(tokens))
         found: list[list[ScoredChoice]] = []
         for task, one in zip(tasks, tokens, strict=True):
-            choices = config.dynamic(control, choices_for(control, task.data))
+            choices, tagger = config.dynamic(control, choices_for(control, task.data)), None
             if choices.texts:
                 tagger = await shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
-                found += await self._choices(choices, tagger, one[None])
-            else:
-                found.append([])
+            found += await self._choices(choices, tagger, one[None])
         return found
 
     async def _choices(
@@ -229,13 +182,10 @@ class _Request:
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(
-        self,
-        task: Task,
-        images: Mapping[str, _Image | Trouble],
-        scored: Mapping[str, Sequence[ScoredChoice]],
+        self, task: Task, images: Mapping[str, LoadedImage | Trouble], scored: Mapping[str, Sequence[ScoredChoice]]
     ) -> dict[str, Any] | Trouble:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
-        good = {name: image for name, image in images.items() if isinstance(image, _Image)}
+        good = {name: image for name, image in images.items() if isinstance(image, LoadedImage)}
         if not good:
             return next(image for image in images.values() if isinstance(image, Trouble))
         config = self.snapshot.config
@@ -246,19 +196,22 @@ class _Request:
             image_sizes={name: image.size for name, image in good.items()},
             top_k={name: options.top_k for name, options in config.options.items()},
         )
-        if isinstance(task.id, int) and task.id > 0 and self.key.id > 0:  # else the ledger can't name it
+        key = self.project.key
+        if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
             version = None if config.version is None else config.version.name
-            served, now = [image.served for image in good.values()], datetime.now(UTC)
-            shown = shown_of(config.plan, task.id, made, scored, served, version=version, now=now)
-            self.services.shown_log.put(self.key, shown)
+            served = [
+                ServedImage(name, str(look_up(task.data, config.plan.images[name])), image.sha256, image.phash)
+                for name, image in good.items()
+            ]
+            self.services.shown_log.put(key, shown_of(config.plan, task.id, made, scored, served, version))
         return made
 
 
 def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
     """Per image the choices that matter for its prediction, in the order of the control's.
 
-    A choice has the score of its best text. Choices that can't change anything are left out: of thousands that are off,
-    only those count that are nearest to their thresholds (see `control_confidence`), and the best.
+    A choice has the score of its best text. Of thousands that are off, only those count that are nearest to their
+    thresholds (see `control_confidence`), and the best.
 
     Args:
         control: C choices with L texts.
@@ -288,7 +241,7 @@ def _that_matter(choices: Sequence[Choice], scores: FloatArray, limits: FloatArr
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order; where one fails, or the caller is cancelled, the others are ended, too."""
+    """The results of all, in order; where one fails or is cancelled, the others are, too."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         return await asyncio.gather(*tasks)
@@ -307,10 +260,6 @@ async def in_thread(threads: Executor, share: asyncio.Semaphore, work: Callable[
             loop.call_soon_threadsafe(share.release)
 
     await share.acquire()
-    try:
-        future = threads.submit(work)
-    except BaseException:
-        share.release()
-        raise
+    future = threads.submit(work)
     future.add_done_callback(give_back)
     return await asyncio.wrap_future(future)

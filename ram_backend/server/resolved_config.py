@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import as_line
@@ -15,7 +16,6 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.loaded_version import VersionRef
 from ram_backend.server.model import ModelIdentity
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
@@ -31,14 +31,9 @@ _PLAIN = "not calibrated, their scores are the network's own"
 class PrecisionThresholds:
     """Thresholds for "tick only where precision is at least p", and for which tags a bundle's calibration promises it.
 
-    A calibrated score is the expected precision at that score: of images on which a tag scores .9, nine of ten have it.
-    Of all that lies above a threshold at least that share is right, however the scores of a project are spread, and
-    below it there is always a spread for which it is less. So p itself is the lowest threshold that keeps the promise.
-    That holds as far as the calibration does: for tags that have a curve of their own, on photos such as those it was
-    fitted on. All other tags are ticked above p, too, but never below the bundle's threshold, and are named.
-
-    Args:
-        bundle: whose scores they are.
+    A calibrated score is the expected precision at that score, so at least p of all ticks above p are right, however
+    the scores are spread, and no lower threshold promises that. It holds for tags with a calibration curve of their
+    own, on photos such as those it was fitted on. Others are never ticked below the bundle's threshold, and are named.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -48,24 +43,29 @@ class PrecisionThresholds:
         self._reasons = [_PLAIN if curve == (1.0, 0.0) else _SHARED if known[curve] > 1 else None for curve in curves]
 
     def threshold(self, texts: Sequence[str], precision: float) -> float:
-        """Of a choice with these texts: `precision`, or a higher threshold of the bundle where nothing is promised.
+        """`precision`, or a higher threshold of the bundle where nothing is promised."""
+        return max([precision, *(float(f"{limit:.6g}") for _, limit in self.unpromised(texts).values())])
 
-        Args:
-            texts: what is scored, one or more.
-            precision: in [0, 1].
-        """
-        vocabulary = self.bundle.vocabulary
-        rows = [row for row in vocabulary.resolve(texts) if self._reason(row)]
-        others = [self.bundle.new_tag_threshold if row is None else vocabulary.thresholds[row] for row in rows]
-        return max([precision, *(float(f"{each:.6g}") for each in others)])
+    def unpromised(self, texts: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """By text, why no precision is promised for it, and the bundle's threshold."""
+        vocabulary, found = self.bundle.vocabulary, {}
+        for text, row in zip(texts, vocabulary.resolve(texts) if texts else (), strict=True):
+            if row is None:
+                found[text] = (_NEW, self.bundle.new_tag_threshold)
+            elif reason := self._reasons[row]:
+                found[text] = (reason, float(vocabulary.thresholds[row]))
+        return found
 
-    def unpromised(self, texts: Sequence[str]) -> dict[str, str]:
-        """Why no precision is promised, by text, for those of which that is so."""
-        rows = self.bundle.vocabulary.resolve(texts) if texts else ()
-        return {text: reason for text, row in zip(texts, rows, strict=True) if (reason := self._reason(row))}
 
-    def _reason(self, row: int | None) -> str | None:
-        return _NEW if row is None else self._reasons[row]
+class VersionRef(NamedTuple):
+    """Identity of a version: its project, its name such as "v0003", and the digest that it has to have."""
+
+    key: ProjectKey
+    name: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of project {self.key}"
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class ControlChoices:
     """The choices of one control that are scored, for all tasks or (dynamic ones) for one.
 
     Attributes:
-        choices: in the order of the label config, each once.
-        texts: distinct texts that are scored.
-        columns: per choice the places of its texts in `texts`.
+        columns: per choice the places of its texts in `texts`, which are distinct.
         thresholds: per choice what admins set; None: the bundle's own threshold holds.
         add_cost: what it costs to add a missing tag, in removed ticks; shifts the thresholds of calibrated tags.
     """
@@ -92,15 +90,12 @@ class ResolvedConfig:
     """Everything that decides what a project's predictions are.
 
     Attributes:
-        plan: of the label config.
-        options: per control what admins settled.
         controls: by name, what is scored of those with fixed choices; those with dynamic ones are missing.
-        model_version: names the behaviour: made of identities (bundle, encoder, version, label config, tags,
-            thresholds), never of computed numbers.
+        model_version: names the behaviour; made of identities, never of computed numbers.
         owner: the project that it was resolved for first; those without a Label Studio are one.
         version: what the project has learned; None: the bundle's base.
         new_tags: number of texts of fixed choices that the vocabulary doesn't know.
-        by_precision: says where "precision at least p" puts thresholds; None: nobody asks for that.
+        by_precision: None: nobody asks for a precision.
     """
 
     plan: LabelPlan
@@ -114,7 +109,7 @@ class ResolvedConfig:
 
     def dynamic(self, control: TagControl, choices: Sequence[Choice]) -> ControlChoices:
         """What is scored of a dynamic control, given its choices for one task."""
-        return control_choices(control, choices, self.options[control.name], self.by_precision)
+        return _control_choices(control, choices, self.options[control.name], self.by_precision)
 
 
 def resolve_config(
@@ -122,11 +117,7 @@ def resolve_config(
 ) -> ResolvedConfig:
     """Merges what the label config, its admin, the bundle and the project's version say.
 
-    Args:
-        model: bundle and encoder.
-        plan: of the label config, which need not be the project's stored one.
-        project: whose options hold.
-        version: what the project has learned, which need not be read yet; None: the bundle's base.
+    The label config need not be the stored one, and the version need not be read yet; None: the base.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
@@ -135,7 +126,7 @@ def resolve_config(
     precise = any(each.precision is not None for each in options.values())
     by_precision = PrecisionThresholds(model.bundle) if precise else None
     controls = {
-        control.name: control_choices(
+        control.name: _control_choices(
             control,
             _free_choices(model, plan, control, options[control.name]) if control.free else control.choices,
             options[control.name],
@@ -145,7 +136,13 @@ def resolve_config(
         if control.dynamic is None
     }
     if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
-        raise LabelConfigError(_no_tags_left(plan, next(iter(options.values()))))
+        asked = _listed(next(iter(options.values())).tags or ())
+        offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
+        raise LabelConfigError(
+            f"None of the tags that an admin asked for ({asked}) is a choice of the label config (such as"
+            f" {', '.join(map(repr, offered))}): add them to the label config, or change the tags in the extra params"
+            " or with `ram-backend project set`."
+        )
     name = _model_version(model, plan, options, controls, version)
     new = new_tags(model.bundle, {text for control in controls.values() for text in control.texts})
     owner = project.key if project.hostname else ProjectKey("", 0, 0)
@@ -157,20 +154,13 @@ def new_tags(bundle: Bundle, texts: Collection[str]) -> int:
     return bundle.vocabulary.resolve(list(texts)).count(None)
 
 
-def control_choices(
+def _control_choices(
     control: TagControl,
     choices: Sequence[Choice],
     options: ProjectOptions,
-    by_precision: PrecisionThresholds | None = None,
+    by_precision: PrecisionThresholds | None,
 ) -> ControlChoices:
-    """The choices that remain after the admin's tags, with the texts that are scored and the thresholds set.
-
-    Args:
-        control: whose choices they are.
-        choices: all of them.
-        options: that hold for the control.
-        by_precision: needed where the options name a precision.
-    """
+    """The choices that remain after the admin's tags, their texts and thresholds."""
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
     chosen = [
         choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in _names(choice))
@@ -183,7 +173,7 @@ def control_choices(
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
-    """What the label config makes of an admin's options, one sentence each: what is stronger, and what fits nothing."""
+    """Sentences about an admin's options: which ones the label config overrules, and which fit nothing."""
     found = [
         f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
         for control in plan.tag_controls
@@ -203,7 +193,7 @@ def remarks(plan: LabelPlan, project: Project) -> list[str]:
 
 
 def promises(config: ResolvedConfig) -> list[str]:
-    """For which tags a precision that was asked for is promised, and for which not and why: sentences for people."""
+    """Sentences about a precision that is asked for: of which tags it is promised, and of which not."""
     found: list[str] = []
     for control in config.plan.tag_controls:
         options, scored = config.options[control.name], config.controls.get(control.name)
@@ -216,7 +206,7 @@ def promises(config: ResolvedConfig) -> list[str]:
                 " know, or has no calibration of their own for."
             )
             continue
-        reasons = config.by_precision.unpromised(scored.texts)
+        reasons = {text: reason for text, (reason, _) in config.by_precision.unpromised(scored.texts).items()}
         for choice in scored.choices:
             if any(name in options.per_tag for name in _names(choice)):
                 reasons |= dict.fromkeys(choice.texts, "a threshold of their own")
@@ -296,15 +286,6 @@ def _model_version(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = bundle.name if version is None else f"{bundle.name}-{version.name}"
     return f"{name}-{digest[:12]}"
-
-
-def _no_tags_left(plan: LabelPlan, options: ProjectOptions) -> str:
-    offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
-    return (
-        f"None of the tags that an admin asked for ({_listed(options.tags or ())}) is a choice of the label config"
-        f" (such as {', '.join(map(repr, offered))}): add them to the label config, or change the tags in the extra"
-        " params or with `ram-backend project set`."
-    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,29 +6,32 @@ import asyncio
 import contextlib
 import errno
 import multiprocessing
+import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ram_backend.errors import NotAvailable, SettingsError
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.store import find_bundle
 from ram_backend.server.model import network_threads
-from ram_backend.server.problems import ReasonPhraseProtocol
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
-"""How often Python's threads take turns: a request must not wait 5 ms (the default) for each thread that computes."""
+"""Python's default is 5 ms, for which a request would wait for each thread that computes."""
 
-_BACKLOG = 2048
+_HEAD = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*?)x-reason: ([^\r\n]+)\r\n", re.IGNORECASE)
+"""Status, headers before the reason, reason: lines up to the empty one, so nothing of the body."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -49,7 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((address[0], candidate, *address[2:]))
-            listening.listen(_BACKLOG)
+            listening.listen(2048)
             return listening
         except OSError as error:
             listening.close()
@@ -62,11 +65,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def prepare(settings: Settings, say: Callable[[str], object]) -> None:
-    """Makes what is made once, in a process of its own: it takes torch and memory that a server shouldn't keep.
-
-    Args:
-        settings: which bundle, and where.
-        say: is called with one line about what takes long.
+    """Installs the starter in a process of its own: that takes torch, and memory for a moment.
 
     Raises:
         RamError: as the bundle and its text encoder do.
@@ -107,6 +106,27 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=int(settings.drain_seconds),
         timeout_keep_alive=30,
     )
+
+
+class _Transport:
+    """A transport that moves the header into the status line; all else goes to the real one."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(_HEAD.sub(rb"HTTP/1.1 \1 \3\r\n\2x-reason: \3\r\n", data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class ReasonPhraseProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """uvicorn's HTTP protocol, with reason phrases of the app's own."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Puts the reason-writing transport between the connection and the real one."""
+        super().connection_made(_Transport(transport))
 
 
 class _Server(uvicorn.Server):

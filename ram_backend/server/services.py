@@ -5,29 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from weakref import WeakValueDictionary
 
 from ram_backend.database.engine import open_database
-from ram_backend.errors import InputError, RamError
+from ram_backend.errors import InputError, RamError, SettingsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.client import fetch_limits, open_label_studio
+from ram_backend.labelstudio.task_images import TaskImages
 from ram_backend.projects.keys import ProjectKey, parse_project
-from ram_backend.projects.project import Project
+from ram_backend.projects.project import Connection, Project
 from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.images import ServerImages
-from ram_backend.server.loaded_version import VersionLoader
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, SharedTextEncoder, has_spare_lane, shared
+from ram_backend.server.model import Model, ModelIdentity, has_spare_lane, shared
 from ram_backend.server.processes import WorkerProcesses
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.swap import VersionSwap
 from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.token_cache import TokenCache
 from ram_backend.versions.table import VersionTable
+
+CLIENTS = 64
+"""Clients of Label Studio in memory; an evicted one closes after its last fetch."""
 
 IDENTITY_WAIT_S = 2.0
 """How long `/setup` waits until the bundle is opened: Label Studio gives up after 3 s."""
@@ -36,14 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Services:
-    """The parts of the server, and the look-ups that its request handlers share.
-
-    Args:
-        settings: of the server.
-        metrics: of this app.
-        jobs: where training is asked for; None: no worker is connected.
-        model: None: the settings' one, opened and loaded in the background.
-    """
+    """The parts of the server (arguments: see `create_app`), and what its handlers look up."""
 
     def __init__(
         self, settings: Settings, metrics: ServerMetrics, *, jobs: JobService | None = None, model: Model | None = None
@@ -64,35 +63,24 @@ class Services:
         self.batcher = Batcher(
             settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
         )
-        self._text_encoder = SharedTextEncoder(self.model, settings)
         self.processes = WorkerProcesses(settings.cpu_threads() + 2)  # decoders, one large image, one large body
-        self.images = ServerImages(self.store, self.model, settings, metrics, self.processes)
-        loader = VersionLoader(settings.versions_dir, self.model, self.batcher)
+        self._limits = fetch_limits(settings)
+        self._images = lru_cache(CLIENTS)(self._open_images)
         self.snapshots = SnapshotCache(
-            self.model,
-            self._text_encoder,
-            resolvers=self.cpu_pool,
-            builders=self._builders,
-            limit=settings.max_snapshots,
-            max_new_tags=settings.max_new_tags,
-            metrics=metrics,
+            self.model, self.cpu_pool, self._builders, settings.max_snapshots, settings.max_new_tags, metrics
         )
+        table = VersionTable(self._database)
         self.swap = VersionSwap(
-            VersionTable(self._database),
-            self.store,
-            model=self.model,
-            loader=loader,
-            snapshots=self.snapshots,
-            metrics=metrics,
-            jobs=jobs,
+            settings.versions_dir, table, self.store, self.model, self.batcher, self.snapshots, metrics, jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")
         metrics.evicted.set_function(lambda: self.store.evicted)
+        metrics.snapshots.set_function(lambda: len(self.snapshots))
         metrics.projects.set_function(lambda: len(self.store.projects()))
 
     def start(self) -> None:
-        """Begins to load the model, to watch what is served, and to build the snapshots of the known projects."""
+        """Begins to load the model, to watch what is served, and to build snapshots."""
         self.model.start()
         self.swap.start(look=self.store.problem is None)
         self.shown_log.start()
@@ -102,34 +90,22 @@ class Services:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self.processes.close()
-        self._text_encoder.close()
         for pool in (self.fetchers, self._builders, self.cpu_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
-        self.swap.close()
-        self.batcher.close()
-        self.shown_log.close()
-        self.images.close()
-        self.store.close()
-        self._database.close()
+        self._images.cache_clear()
+        for part in (self.swap, self.batcher, self.shown_log, self.store, self._database):
+            part.close()
 
     async def identity(self, wait_s: float = IDENTITY_WAIT_S) -> ModelIdentity:
-        """The bundle, once it is opened.
-
-        Raises:
-            NotAvailable: it can't be used, or that takes longer.
-        """
+        """The bundle, once it is opened. NotAvailable: it can't be used, or that takes longer."""
         if not self.model.identity.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(shared(self.model.identity), wait_s)
         return self.model.known()
 
     def project(self, reference: str) -> Project:
-        """The project of a request; one that no `/setup` has named has no options and no Label Studio of its own.
-
-        Args:
-            reference: "1.1795452148", or its number; anything else is project 0.
-        """
+        """The project of "1.1795452148" or its number, known or not; anything else is project 0."""
         try:
             number, created = parse_project(reference)
         except InputError:
@@ -140,12 +116,46 @@ class Services:
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", number, created))
 
+    @cached_property
+    def image_loader(self) -> ImageLoader:
+        """From an image's bytes to tokens of the model's bundle, once that is opened."""
+        settings, identity = self.settings, self.model.known()
+        return ImageLoader(
+            identity.bundle.preprocessing,
+            identity.encoder_id,
+            TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+            max_pixels=settings.max_image_pixels,
+            max_bytes=settings.max_image_bytes,
+            decoders=settings.cpu_threads(),
+            elsewhere=self.processes.run,
+        )
+
+    def task_images(self, project: Project) -> TaskImages:
+        """Where the images of a project's tasks come from."""
+        return self._images(self.store.connection(project), project.hostname)
+
+    def _open_images(self, connection: Connection, hostname: str) -> TaskImages:
+        label_studio = None
+        try:
+            if connection.base_url:
+                label_studio = open_label_studio(
+                    self.settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=hostname
+                )
+        except SettingsError:
+            if connection.trusted and not hostname:
+                raise
+        return TaskImages(label_studio, limits=self._limits, threads=1)
+
     def _warm(self) -> None:
-        """Builds the snapshots of the latest projects, so that their first tasks after a start needn't wait."""
+        """Builds the snapshots of the latest projects before their first request."""
         try:
             self.model.identity.result()
             known = sorted(self.store.projects(), key=lambda each: each.updated_at or datetime.min.replace(tzinfo=UTC))
             for project in known[-self.settings.max_snapshots // 2 :]:
-                self.swap.warm(project)
-        except (RamError, RuntimeError, CancelledError) as error:  # the model says so, or the server is going down
+                live = self.swap.live(project.key)
+                if isinstance(live, Future):
+                    live.result()
+                else:
+                    self.snapshots.prepare(project, live)
+        except (RamError, RuntimeError, CancelledError) as error:  # also: the server is going down
             _log.info("Snapshots are not built beforehand: %s", error)

@@ -1,11 +1,11 @@
-"""Background batch writer of what annotators were shown: a bounded queue, and a thread that writes it to the ledger."""
+"""Background batch writer of what annotators were shown: a bounded queue and a thread."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Any
 
@@ -36,21 +36,9 @@ def shown_of(
     prediction: Mapping[str, Any],
     scored: Mapping[str, Sequence[ScoredChoice]],
     images: Sequence[ServedImage],
-    *,
     version: str | None,
-    now: datetime,
 ) -> ServedPrediction:
-    """What one prediction shows: pure.
-
-    Args:
-        plan: of the label config.
-        task_id: number of the task.
-        prediction: as it is answered.
-        scored: control name -> choices whose scores are known.
-        images: that were tagged.
-        version: name of the project's version; None: the bundle's base.
-        now: when it was answered.
-    """
+    """What one prediction shows now, with all scores that are known, by control."""
     choices: list[ServedChoice] = []
     items = read_items(prediction["result"])
     for control in plan.tag_controls:
@@ -61,7 +49,7 @@ def shown_of(
     return ServedPrediction(
         task_id=task_id,
         model_version=prediction["model_version"],
-        shown_at=now,
+        shown_at=datetime.now(UTC),
         choices=tuple(choices),
         images=tuple(images),
         version=version,
@@ -69,12 +57,7 @@ def shown_of(
 
 
 class ShownLog:
-    """Writes records to the ledger in batches, in a thread; nobody waits for it, and nothing fails with it.
-
-    Args:
-        ledger: of the server's database.
-        metrics: counts records that were written, and that were lost.
-    """
+    """Writes records to the ledger in batches; nobody waits for it, and nothing fails with it."""
 
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger = ledger
@@ -116,7 +99,7 @@ class ShownLog:
                 self._metrics.shown.labels("written" if written else "lost").inc(len(batch))
 
     def _write(self, key: ProjectKey, batch: Sequence[ServedPrediction]) -> bool:
-        """Writes records, as soon as the database answers; False where it refuses them, or the server stops first."""
+        """Writes records when the database answers; False where it refuses, or the server stops."""
         for tries, pause_s in enumerate(backoff(2 * WAIT_S, _LONGEST_PAUSE_S)):
             try:
                 self._ledger.record_shown(key, batch)

@@ -16,13 +16,14 @@ from weakref import WeakValueDictionary
 
 from ram_backend.errors import InputError, NotAvailable, QuotaExceeded, VersionDamaged
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.models.delta import Delta
+from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.loaded_version import LoadedVersion, VersionRef
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, SharedTextEncoder
-from ram_backend.server.resolved_config import ResolvedConfig, new_tags, promises, resolve_config
+from ram_backend.server.model import Model
+from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, new_tags, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
@@ -47,12 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class FutureLRU(Generic[K, V]):
-    """LRU cache of what threads compute; each value is computed once, whoever asks. Failures are tried again later.
-
-    Args:
-        limit: most entries.
-        workers: threads that compute.
-    """
+    """LRU cache of what threads compute, each value once. Failures are tried again later."""
 
     def __init__(self, limit: int, workers: Executor) -> None:
         self._limit = limit
@@ -72,13 +68,14 @@ class FutureLRU(Generic[K, V]):
             workers: names other threads than usual.
         """
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or _is_due_again(*entry):
-                entry = self._entries[key] = (workers() if workers else self._workers).submit(compute), time.monotonic()
+            future, since = self._entries.get(key, (None, 0.0))
+            if future is None or (future.done() and future.exception() and time.monotonic() - since > RETRY_S):
+                future = (workers() if workers else self._workers).submit(compute)
+                self._entries[key] = future, time.monotonic()
             self._entries.move_to_end(key)
             if len(self._entries) > self._limit:
                 self._entries.popitem(last=False)
-            return entry[0]
+            return future
 
     def drop(self, chosen: Callable[[K], bool]) -> None:
         """Removes entries; who has their futures keeps them."""
@@ -87,12 +84,20 @@ class FutureLRU(Generic[K, V]):
                 del self._entries[key]
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedVersion:
+    """A version in memory, checked; its network is the bundle's own, or one with the version's head."""
+
+    ref: VersionRef
+    delta: Delta
+    network: Network
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Immutable: a resolved config, and the taggers that carry it out.
 
     Attributes:
-        config: says what to do, and names it (`model_version`).
         version: what the project has learned; None: the bundle's base.
         taggers: by control; those with dynamic choices are missing, and those without choices.
         dynamic: taggers for choices that come with tasks; they end with the snapshot.
@@ -114,20 +119,15 @@ class SnapshotCache:
     Projects whose predictions are the same in everything share a snapshot; no other ones do.
 
     Args:
-        model: what they are built on.
-        text_encoder: embeds tags that the vocabulary doesn't know.
         resolvers: threads that resolve label configs.
         builders: threads that build snapshots whose tags are known; those of new tags have a thread for each project.
         limit: most snapshots.
         max_new_tags: most of one label config, or of one task's choices.
-        metrics: shows how many there are, and what is refused.
     """
 
     def __init__(
         self,
         model: Model,
-        text_encoder: SharedTextEncoder,
-        *,
         resolvers: Executor,
         builders: Executor,
         limit: int,
@@ -135,7 +135,6 @@ class SnapshotCache:
         metrics: ServerMetrics,
     ) -> None:
         self._model = model
-        self._text_encoder = text_encoder
         self._builders = builders
         self._max_new_tags = max_new_tags
         self._metrics = metrics
@@ -143,16 +142,21 @@ class SnapshotCache:
         self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, resolvers)
         self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(limit, builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
-        metrics.snapshots.set_function(lambda: len(self._snapshots))
 
-    def resolve(self, project: Project, label_config: str, version: VersionRef | None) -> Future[ResolvedConfig]:
-        """What a label config means for a project; the future's error is an InputError where it can't be used."""
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def resolve(
+        self, project: Project, label_config: str, version: LoadedVersion | VersionRef | None
+    ) -> Future[ResolvedConfig]:
+        """What a label config means for a project; an InputError where it can't be used."""
+        ref = version.ref if isinstance(version, LoadedVersion) else version
         digest = hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).digest()
-        key = (project.key, digest, project.extra_params, project.set_options, version)
+        key = (project.key, digest, project.extra_params, project.set_options, ref)
 
         def work() -> ResolvedConfig:
             try:
-                config = resolve_config(self._model.known(), parse_label_config(label_config), project, version)
+                config = resolve_config(self._model.known(), parse_label_config(label_config), project, ref)
                 self._check_new_tags(config.new_tags)
             except InputError:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
@@ -165,12 +169,7 @@ class SnapshotCache:
         return self._configs.get(key, work)
 
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
-        """The snapshot of a resolved config, built where it is missing. Waits for nothing.
-
-        Args:
-            config: what to do.
-            version: the loaded one that `config.version` names.
-        """
+        """The snapshot of a resolved config under the version that it names. Waits for nothing."""
         build = partial(self._build, config, version)
         workers = partial(self._embedder, config.owner) if config.new_tags else None
         return self._snapshots.get((config.model_version, config.version), build, workers)
@@ -183,14 +182,10 @@ class SnapshotCache:
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
         """Builds the snapshot of a project's label config under a version, and waits for it.
 
-        Returns:
-            None: it failed for another reason than the version; requests will say so.
-
-        Raises:
-            VersionDamaged: the version can't be served.
+        None: it failed for another reason than the version (VersionDamaged); requests will say so.
         """
         try:
-            config = self.resolve(project, project.label_config, None if version is None else version.ref).result()
+            config = self.resolve(project, project.label_config, version).result()
             return self.get(config, version).result()
         except VersionDamaged:
             raise
@@ -214,13 +209,13 @@ class SnapshotCache:
         return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self._builders))
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:
-        """A tagger under a version; it shares what is precomputed with those of other versions of the same network."""
+        """A tagger; those of one network share what is precomputed, under all versions."""
         network = self._model.network.result() if version is None else version.network
         key = (texts, id(network))  # a tagger keeps its network, so the number is not given to another one
         plain = self._plain.get(key)
         if plain is None:
             bundle = self._model.known().bundle
-            encoder = cast(TextEncoder, self._text_encoder) if bundle.text_encoder is not None else None
+            encoder = cast(TextEncoder, self._model.text_encoder) if bundle.text_encoder is not None else None
             self._check_new_tags(new_tags(bundle, texts))
             subset = resolve_subset(bundle, texts, encoder)
             plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
@@ -257,9 +252,3 @@ class _OwnThread(ThreadPoolExecutor):
             return work(*args, **kwargs)
 
         return super().submit(held, self)
-
-
-def _is_due_again(future: Future[V], since: float) -> bool:
-    if not future.done() or future.exception() is None:
-        return False
-    return time.monotonic() - since > RETRY_S

@@ -1,27 +1,33 @@
-"""Reconcile loop of versions: what the database wants served is loaded, checked and swapped in by one assignment."""
+"""Reconcile loop of versions: what the database wants served is loaded, checked, swapped in."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 
 from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, VersionDamaged
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Project
 from ram_backend.projects.store import ProjectStore
-from ram_backend.server.loaded_version import LoadedVersion, VersionLoader, VersionRef
+from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
-from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.versions.records import BASE, Served
+from ram_backend.server.resolved_config import VersionRef
+from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
+from ram_backend.tagging.tagger import Tagger
+from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.records import ACCEPTED, BASE, Served
 from ram_backend.versions.table import VersionTable
 
 POLL_S = 0.5
@@ -30,31 +36,32 @@ POLL_S = 0.5
 RETRY_S = (1.0, 60.0)
 """First and longest pause after an activation that failed."""
 
+LARGEST = 1e6
+"""No honest number of a delta is larger; with larger ones some image's score is not a number."""
+
 BUNDLE_CHANGED = "the bundle has changed"
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _State:
-    """What the database wants for a project, and what answers. Another wish of the database is another state.
+    """What the database wants for a project, and what answers; one state for each such wish.
 
     Attributes:
-        wanted: what the database says.
         unloaded: only the version's name is known, since the start; the first request loads it.
         live: the version that answers; None: the bundle's base.
-        noticed: when the wish was read, on the monotonic clock.
-        activating: the activation that is running.
+        at_start: found when the server started; of another bundle, it is learned anew.
         reason: why the version can't be served, in one line; None: it can, or that is not known yet.
-        pauses: between tries.
-        next_try: on the monotonic clock.
+        noticed, next_try: on the monotonic clock.
     """
 
     wanted: Served
     unloaded: bool = False
     live: LoadedVersion | None = None
-    noticed: float = field(default_factory=time.monotonic)
+    at_start: bool = False
     activating: Future[None] | None = None
     reason: str | None = None
+    noticed: float = field(default_factory=time.monotonic)
     pauses: Iterator[float] = field(default_factory=lambda: backoff(*RETRY_S))
     next_try: float = 0.0
 
@@ -64,62 +71,46 @@ class _State:
         return BASE if self.live is None else self.live.ref.name
 
     def is_due(self, bundle: Bundle) -> bool:
-        """Whether the loop has to activate it now; one that is live by name is left to its first request."""
+        """Whether the loop has to activate it now; an unloaded one is left to its first request."""
         if self.unloaded:
             return self.wanted.bundle_digest != bundle.digest
         live = (None, None) if self.live is None else (self.live.ref.name, self.live.ref.digest)
         return live != (self.wanted.version, self.wanted.digest) and self.next_try <= time.monotonic()
 
 
+@dataclass(eq=False)
 class VersionSwap:
     """Per project the version that is live, kept in step with the database, which need not be reachable.
 
-    At the start a project's `model_version` already names the database's version; the files are loaded for the first
-    request, or at once by `warm`. From then on the old version answers until the new one is ready.
-
-    Args:
-        table: of the database.
-        projects: their label configs and options.
-        model: bundle and network.
-        loader: reads and checks versions.
-        snapshots: builds those of recent label configs.
-        metrics: counts swaps, and projects that are served a version.
-        jobs: take a training where a version belongs to another bundle; None: there are none.
+    At the start a project's `model_version` already names the database's version; its files are loaded for the first
+    request. From then on the old version answers until the new one is ready. Versions of another bundle are learned
+    anew by a job.
     """
 
-    def __init__(
-        self,
-        table: VersionTable,
-        projects: ProjectStore,
-        *,
-        model: Model,
-        loader: VersionLoader,
-        snapshots: SnapshotCache,
-        metrics: ServerMetrics,
-        jobs: JobService | None = None,
-    ) -> None:
-        self._table = table
-        self._projects = projects
-        self._model = model
-        self._loader = loader
-        self._snapshots = snapshots
-        self._metrics = metrics
-        self._jobs = jobs
+    versions_dir: Path
+    table: VersionTable
+    projects: ProjectStore
+    model: Model
+    batcher: Batcher
+    snapshots: SnapshotCache
+    metrics: ServerMetrics
+    jobs: JobService | None
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
         self._states: dict[ProjectKey, _State] = {}
-        self._to_learn: set[ProjectKey] = set()
         self._change = -1
-        self._problem: str | None = None
+        self._is_away = False
         self._stop = threading.Event()
         self._activators = ThreadPoolExecutor(2, thread_name_prefix="swap")
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
-        metrics.quarantined.set_function(lambda: len(self.failures))
-        metrics.versions_served.set_function(
-            lambda: sum(each.unloaded or each.live is not None for each in list(self._states.values()))
-        )
 
     def start(self, *, look: bool = True) -> None:
         """Looks at the database, unless `look` is False, and again and again from now on."""
+        self.metrics.quarantined.set_function(lambda: len(self.failures))
+        self.metrics.versions_served.set_function(
+            lambda: sum(each.unloaded or each.live is not None for each in list(self._states.values()))
+        )
         if look:
             self._step()
         self._thread.start()
@@ -132,71 +123,55 @@ class VersionSwap:
         self._activators.shutdown(wait=False, cancel_futures=True)
 
     def ref(self, key: ProjectKey) -> VersionRef | None:
-        """Names what a project is served now; None: the bundle's base. Waits for nothing.
-
-        Raises:
-            NotAvailable: the bundle is not open yet.
-        """
+        """Names what a project is served now; None: the bundle's base. NotAvailable: that is not open yet."""
         state = self._states.get(key)
         if state is not None and state.unloaded:
             with suppress(VersionDamaged):
-                return _ref(state.wanted, self._model.known().bundle)
+                return _ref(state.wanted, self.model.known().bundle)
         return None if state is None or state.live is None else state.live.ref
 
     def live(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
-        """What a project is served now; None: the base; a future: ask again when it is done. Waits for nothing."""
+        """What a project is served now; None: the base; a future: ask again when it is done."""
         state = self._states.get(key)
         if state is None:
             return None
         return self._activate_soon(state) if state.unloaded else state.live
 
-    def warm(self, project: Project) -> None:
-        """Loads what a project is served, and builds what it will ask for."""
-        live = self.live(project.key)
-        if isinstance(live, Future):
-            live.result()
-        else:
-            self._snapshots.prepare(project, live)
-
     @property
     def failures(self) -> list[dict[str, str]]:
-        """The projects whose version can't be served, by key: project, version, what is served instead, reason."""
-        with self._lock:
-            states = sorted(self._states.items())
+        """The projects whose version can't be served, by key, what is served instead, and why."""
         return [
             {"project": str(key), "version": state.wanted.name, "serving": state.serving, "reason": state.reason}
-            for key, state in states
+            for key, state in sorted(self._states.items())
             if state.reason is not None
         ]
-
-    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
             self._step()
 
     def _step(self) -> None:
+        """Reads what the database wants, compares it with what is live, and begins what differs."""
         try:
             self._read()
-            self._problem = None
-        except DatabaseUnavailable as error:
-            if self._problem is None:
-                _log.warning("%s Meanwhile every project is served what it was.", error)
-            self._problem = str(error)
+            if self.model.state != "failed" and self.model.identity.done():
+                for state in list(self._states.values()):
+                    if state.is_due(self.model.known().bundle):
+                        self._activate_soon(state)
         except Exception:  # the thread goes on whatever happens
-            _log.exception("Looking at what is served failed unexpectedly")
-        try:
-            if self._model.state != "failed" and self._model.identity.done():
-                self._reconcile(self._model.known().bundle)
-        except Exception:
             _log.exception("Taking in what is served failed unexpectedly")
 
     def _read(self) -> None:
-        changes = self._table.changes(self._change)
+        try:
+            changes = self.table.changes(self._change)
+        except DatabaseUnavailable as error:
+            if not self._is_away:
+                _log.warning("%s Meanwhile every project is served what it was.", error)
+            self._is_away = True
+            return
+        self._is_away = False
         wanted = {each.key: each for each in changes.served}
         first = self._change < 0
-        if first:
-            self._to_learn = set(wanted)
         with self._lock:
             if changes.change < self._change:  # another database than before: what it doesn't know is not served
                 wanted = {key: Served(key) for key in self._states} | wanted
@@ -205,24 +180,9 @@ class VersionSwap:
                 state = self._states.get(key)
                 if state is None:
                     unloaded = first and served.version is not None and served.quarantined is None
-                    self._states[key] = _State(served, unloaded)
+                    self._states[key] = _State(served, unloaded, at_start=first)
                 elif (state.wanted.version, state.wanted.digest) != (served.version, served.digest):
                     self._states[key] = _State(served, state.unloaded, state.live)
-
-    def _reconcile(self, bundle: Bundle) -> None:
-        """Compares what the database wants with what is live, and begins what differs."""
-        for state in list(self._states.values()):
-            if state.is_due(bundle):
-                self._activate_soon(state)
-        for key in list(self._to_learn):  # a version that comes later may be meant for another server
-            try:
-                if self._jobs is not None and self._states[key].wanted.bundle_digest not in (None, bundle.digest):
-                    self._jobs.request(key, BUNDLE_CHANGED)
-                self._to_learn.discard(key)
-            except RamError as error:
-                _log.warning("project %s can't be learned anew yet: %s", key, error)
-
-    # --- activation ---------------------------------------------------------------------------------------------------
 
     def _activate_soon(self, state: _State) -> Future[None]:
         with self._lock:
@@ -239,22 +199,26 @@ class VersionSwap:
         try:
             if self._states[key] is not state:
                 return  # overtaken
-            ref = _ref(state.wanted, self._model.identity.result().bundle)
-            version = None if ref is None else self._loader.load(ref)
-            project = self._projects.get(key)
-            snapshot = None if project is None else self._snapshots.prepare(project, version)
-            if version is not None:
-                self._loader.check([] if snapshot is None else snapshot.taggers.values())
+            ref = _ref(state.wanted, self.model.identity.result().bundle)
+            version = None if ref is None else _load_version(ref, self.versions_dir, self.model)
+            project = self.projects.get(key)
+            snapshot = None if project is None else self.snapshots.prepare(project, version)
+            if version is not None and snapshot is not None:
+                _check_scores(snapshot.taggers.values(), self.model, self.batcher)
             self._assign(state, version)
         except VersionDamaged as error:
-            self._metrics.swaps.labels("quarantined").inc()
+            self.metrics.swaps.labels("quarantined").inc()
             if state.reason != str(error):
                 name = state.wanted.name
                 _log.error("project %s is served %s instead of %s: %s", key, state.serving, name, error)
             state.unloaded, state.reason = False, str(error)
             if ref is not None:
-                self._snapshots.forget(ref)
+                self.snapshots.forget(ref)
                 self._mark(ref, str(error))
+            elif self.jobs is not None and state.at_start and state.wanted.bundle_digest is not None:
+                with suppress(RamError):  # until the next try
+                    self.jobs.request(key, BUNDLE_CHANGED)
+                    state.at_start = False  # one that comes later may be meant for another server
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
         finally:
@@ -272,24 +236,20 @@ class VersionSwap:
             self._mark(version.ref, None)
         if not unloaded:
             seconds = time.monotonic() - state.noticed
-            self._metrics.swaps.labels("swapped").inc()
-            self._metrics.swap_seconds.observe(seconds)
+            self.metrics.swaps.labels("swapped").inc()
+            self.metrics.swap_seconds.observe(seconds)
             _log.info("project %s: swapped from %s to %s in %.2f s", key, before, state.serving, seconds)
         if old is not None:
-            self._snapshots.forget(old.ref)
+            self.snapshots.forget(old.ref)
 
     def _mark(self, ref: VersionRef, reason: str | None) -> None:
         """Records in the database why a version can't be served; None: it can."""
         with suppress(DatabaseUnavailable):
-            self._table.quarantine(ref.key, ref.name, reason)
+            self.table.quarantine(ref.key, ref.name, reason)
 
 
 def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
-    """Identity of the version that the database names; None: the base.
-
-    Raises:
-        VersionDamaged: it can't be a version of this bundle.
-    """
+    """Identity of the version that the database names, if it is the bundle's; None: the base."""
     if served.version is None:
         return None
     named = f"Version {served.version} of project {served.key}"
@@ -301,3 +261,30 @@ def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
             f" ({bundle.name!r}, {bundle.digest[:12]}): it isn't served. Train again, or serve that bundle."
         )
     return VersionRef(served.key, served.version, served.digest)
+
+
+def _load_version(ref: VersionRef, versions_dir: Path, model: Model) -> LoadedVersion:
+    """Reads a version, and checks its checksums and its numbers. Waits for the model."""
+    bundle, network = model.identity.result().bundle, model.network.result()
+    path = version_path(versions_dir, ref.key, ref.name)
+    version = open_version(path, bundle, key=ref.key, digest=ref.digest, width=network.token_shape[1])
+    if version.outcome != ACCEPTED:
+        raise VersionDamaged(f"Version {ref} was not accepted by the gate: it is never served.")
+    for name, array in version.delta.to_tensors().items():
+        if array.size and float(np.abs(array).max()) > LARGEST:
+            raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
+    if has_tuned_head(version.files):
+        network = tuned_network(network, version.files)
+    return LoadedVersion(ref, version.delta, network)
+
+
+def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:
+    """Canary check: the model's test image is scored with taggers of a version, where the network works."""
+    for tagger in taggers:
+        scores = batcher.run(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]
+        if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN
+            raise _impossible("an image's score is no number between 0 and 1")
+
+
+def _impossible(what: str) -> VersionDamaged:
+    return VersionDamaged(f"A version computes what can't be ({what}): it isn't served. Roll back, or train again.")

@@ -40,14 +40,18 @@ GUARDED = {
     "projects/keys.py": ("projects/test_keys.py",),
     "projects/options.py": ("projects/test_options.py", HOSTILE),
     "projects/store.py": (*STORE, HOSTILE),
-    "server/middleware.py": ("server/test_access.py", "security/test_bodies.py", "security/test_browsers.py"),
+    "server/middleware.py": (
+        "server/test_access.py",
+        "server/test_reasons.py",
+        "security/test_bodies.py",
+        "security/test_browsers.py",
+    ),
 }
 """Modules each of whose errors is a refusal, and their tests."""
 
 TESTS = GUARDED | {
     "projects/project.py": STORE,
-    "server/problems.py": ("server/test_reasons.py", HOSTILE),
-    "server/events.py": ("server/test_feedback.py",),
+    "server/handlers.py": ("server/test_feedback.py",),
     "models/calibration.py": ("models/test_calibration.py", "tagging/test_tagger.py"),
     "models/ram.py": ("models/test_ram.py",),
     "gate/judge.py": ("gate/test_judge.py", "worker/test_real_gate.py"),
@@ -67,9 +71,12 @@ BROKEN = {
         "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
     },
     "projects/store.py": {"ProjectStore.to_try": "return None"},
-    "server/middleware.py": {"Access._has_login": "return True", "Access._is_logged_in": "return True"},
-    "server/problems.py": {"as_reason": "return message"},
-    "server/events.py": {"_record": "return {}"},
+    "server/middleware.py": {
+        "Access._has_login": "return True",
+        "Access._is_logged_in": "return True",
+        "as_reason": "return message",
+    },
+    "server/handlers.py": {"_record": "return {}"},
     "models/calibration.py": {"sigmoid": "return np.full_like(log_odds, 0.5)"},
     "models/ram.py": {"TaggingNetwork.queries": "return self.head.queries(labels.rows.mean(1), labels.tags)"},
     "gate/judge.py": {"Verdict.accepted": "return True"},

@@ -12,11 +12,10 @@ from types import FrameType
 import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
-from support.server import choices_config, predict_body, setup_body, tags_of
+from support.server import CONFIG, connect, predict_body, ticked
 from support.tiny_model import RED, picture
 
 DOC = Path(__file__).resolve().parent.parent.parent / "docs" / "architecture.md"
-CONFIG = choices_config("red", "green")
 
 
 def listed(heading: str) -> list[str]:
@@ -26,34 +25,28 @@ def listed(heading: str) -> list[str]:
 
 
 @pytest.fixture
-def called() -> set[str]:
+def called() -> Iterator[set[str]]:
     """Modules of the server in which a function ran, in threads that start from now on."""
-    return set()
+    found: set[str] = set()
 
-
-@pytest.fixture
-def traced(called: set[str], request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     def note(frame: FrameType, event: str, argument: object) -> None:
         name = frame.f_globals.get("__name__", "")
         if event == "call" and name.startswith("ram_backend.server.") and frame.f_code.co_name != "<module>":
-            called.add(name.removeprefix("ram_backend."))
+            found.add(name.removeprefix("ram_backend."))
 
     before = sys.getprofile()
     threading.setprofile(note)
     sys.setprofile(note)
-    try:
-        yield request.getfixturevalue("client")
-    finally:
-        sys.setprofile(before)
-        threading.setprofile(None)
+    yield found
+    sys.setprofile(before)
+    threading.setprofile(None)
 
 
 def test_the_modules_between_a_request_and_its_tags(
-    traced: httpx.Client, called: set[str], studio: FakeLabelStudio
+    called: set[str], client: httpx.Client, studio: FakeLabelStudio
 ) -> None:
-    assert traced.post("/setup", json=setup_body(CONFIG, studio)).status_code == 200
-    image = studio.upload("a.png", picture(RED))
+    connect(client, studio)
+    body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
     called.clear()
-    answer = traced.post("/predict", json=predict_body(CONFIG, [image])).json()
-    assert tags_of(answer["results"][0]) == ["red"]
+    assert ticked(client, body) == [["red"]]
     assert sorted(called) == sorted(listed("A prediction"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -36,18 +38,9 @@ CREATED = "2026-11-22T12:30:48.123456Z"
 STAMP = int(datetime.fromisoformat(CREATED).timestamp())
 
 
-def event(action: str = "ANNOTATION_CREATED", number: int = 1, tags: tuple[str, ...] = ("red",)) -> dict[str, Any]:
-    result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": list(tags)}}]
-    annotation = {
-        "id": number,
-        "task": 10 + number,
-        "completed_by": 1,
-        "created_at": CREATED,
-        "updated_at": CREATED,
-        "was_cancelled": False,
-        "ground_truth": False,
-        "result": result,
-    }
+def event(action: str = "ANNOTATION_CREATED", number: int = 1) -> dict[str, Any]:
+    result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": ["red"]}}]
+    annotation = {"id": number, "task": 10 + number, "created_at": CREATED, "updated_at": CREATED, "result": result}
     return {
         "action": action,
         "project": {"id": 1, "created_at": CREATED, "label_config": CONFIG},
@@ -130,14 +123,9 @@ def test_nothing_pretends_to_be_kept(
     client: httpx.Client, ledger: Ledger, jobs: FakeJobs, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = connect(client, studio)
-
-    def away(self: Ledger, *args: object) -> int:
-        raise DatabaseUnavailable("The database is away.")
-
-    monkeypatch.setattr(Ledger, "record", away)
+    monkeypatch.setattr(Ledger, "record", Mock(side_effect=DatabaseUnavailable("The database is away.")))
     answer = client.post("/webhook", json=event())
-    assert answer.status_code == 503
-    assert answer.json()["error"] == "The database is away."
+    assert (answer.status_code, answer.json()["error"]) == (503, "The database is away.")
     assert 'ram_ledger_events_total{outcome="failed"} 1.0' in client.get("/metrics").text
     monkeypatch.undo()
     assert client.post("/webhook", json=event()).status_code == 200
@@ -152,11 +140,8 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, stu
         with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as own:
             statuses.extend(own.post("/webhook", json=event(number=first + n)).status_code for n in range(10))
 
-    threads = [threading.Thread(target=say, args=(1 + 10 * each,)) for each in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(say, (1, 11, 21, 31)))
     assert statuses == [200] * 40
     assert [each.stated.id for each in ledger.annotations(key)] == list(range(1, 41))
 
@@ -165,25 +150,14 @@ def test_start_training(
     client: httpx.Client, start: Callable[..., httpx.Client], jobs: FakeJobs, studio: FakeLabelStudio
 ) -> None:
     client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
-    pressed = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
-    assert client.post("/webhook", json=pressed).json() == {
-        "status": "ok",
-        "job": "j1",
-        "message": "queued",
-    }
+    pressed: dict[str, Any] = {"action": "START_TRAINING", "project": {"id": 1, "created_at": CREATED}}
+    assert client.post("/webhook", json=pressed).json() == {"status": "ok", "job": "j1", "message": "queued"}
     assert jobs.asked == [(ProjectKey(studio.url, 1, STAMP), "Start Training was pressed")]
     assert "names no project" in client.post("/webhook", json={"action": "START_TRAINING"}).json()["message"]
     assert "No worker is connected" in start().post("/webhook", json=pressed).json()["message"]
-
-
-def test_training_inside_a_submit_waits_for_the_annotation(
-    client: httpx.Client, jobs: FakeJobs, studio: FakeLabelStudio
-) -> None:
-    client.post("/setup", json=setup_body(CONFIG, studio, project=f"1.{STAMP}"))
-    for every in (1, 0):
-        project = {"id": 1, "created_at": CREATED, "min_annotations_to_start_training": every}
-        client.post("/webhook", json={"action": "START_TRAINING", "project": project})
-    assert jobs.debounced == [True, False]
+    pressed["project"] |= {"min_annotations_to_start_training": 1}
+    client.post("/webhook", json=pressed)
+    assert jobs.debounced == [False, True], "inside a submit it waits for the annotation"
 
 
 def test_jobs(client: httpx.Client, start: Callable[..., httpx.Client], studio: FakeLabelStudio) -> None:
@@ -197,7 +171,9 @@ def test_jobs(client: httpx.Client, start: Callable[..., httpx.Client], studio: 
 def test_what_was_shown_is_recorded(client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio) -> None:
     version = client.post("/setup", json=setup_body(CONFIG, studio, project="1.5")).json()["model_version"]
     red, blue = studio.upload("red.png", picture(RED)), studio.upload("blue.png", picture(BLUE))
-    client.post("/predict", json=predict_body(CONFIG, [red, blue, "/data/upload/1/none.png"], "1.5"))
+    body = predict_body(CONFIG, [red, blue, "/data/upload/1/none.png", red], "1.5")
+    body["tasks"][3]["id"] = None
+    client.post("/predict", json=body)
     key = ProjectKey(studio.url, 1, 5)
     wait_until(lambda: len(ledger.shown(key)) == 2)
     ((shown,), (other,)) = ledger.shown(key).values()
@@ -208,9 +184,8 @@ def test_what_was_shown_is_recorded(client: httpx.Client, ledger: Ledger, studio
     (image,) = shown.images
     data = studio.files[red]
     decoded = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6)[0]
-    assert (image.to_name, image.reference) == ("image", red)
+    assert (image.to_name, image.reference, len(image.sha256)) == ("image", red, 64)
     assert image.phash == perceptual_hash(decoded)
-    assert len(image.sha256) == 64
     assert other.task_id == 2
     assert image_key(1, red) in ledger.images(key)
     client.post("/predict", json=predict_body(CONFIG, [red], "1.5"))
@@ -219,36 +194,17 @@ def test_what_was_shown_is_recorded(client: httpx.Client, ledger: Ledger, studio
     assert again.images == shown.images, "tokens come from the cache, and the hash is still known"
 
 
-def test_without_task_or_project_nothing_is_recorded(
-    client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio
-) -> None:
-    client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
-    red = studio.upload("red.png", picture(RED))
-    body = predict_body(CONFIG, [red], "1.5")
-    body["tasks"][0]["id"] = None
-    assert client.post("/predict", json=body).status_code == 200
-    assert client.post("/predict", json=predict_body(CONFIG, [red], "1.5")).status_code == 200
-    wait_until(lambda: ledger.shown(ProjectKey(studio.url, 1, 5)))
-    assert list(ledger.shown(ProjectKey(studio.url, 1, 5))) == [1]
-
-
 def test_predictions_do_not_depend_on_the_record(
     client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the database is away predictions are answered, and what was shown is written afterwards."""
-    real = Ledger.record_shown
-    tries: list[int] = []
-
-    def away(self: Ledger, key: ProjectKey, shown: Any) -> None:
-        tries.append(len(shown))
-        raise DatabaseUnavailable("The database is away.")
-
+    away = Mock(side_effect=DatabaseUnavailable("The database is away."))
     monkeypatch.setattr(Ledger, "record_shown", away)
     client.post("/setup", json=setup_body(CONFIG, studio, project="1.5"))
     red = studio.upload("red.png", picture(RED))
     assert client.post("/predict", json=predict_body(CONFIG, [red], "1.5")).status_code == 200
-    wait_until(lambda: len(tries) > 1)
-    monkeypatch.setattr(Ledger, "record_shown", real)
+    wait_until(lambda: away.call_count > 1)
+    monkeypatch.undo()
     wait_until(lambda: ledger.shown(ProjectKey(studio.url, 1, 5)))
 
 
@@ -269,31 +225,12 @@ def test_what_was_shown_of_every_kind_of_control() -> None:
         for control in plan.tag_controls
     }
     made = prediction(plan, scored, model_version="v", image_sizes={})
-    shown = shown_of(plan, 3, made, scored, [], version="v0001", now=datetime.now(UTC))
-    assert [(each.control, each.path, each.ticked) for each in shown.choices] == [
-        ("flat", ("a",), False),
-        ("flat", ("b",), True),
-        ("tree", ("x",), False),
-        ("tree", ("x", "y"), True),
-        ("boxes", ("p",), False),
-        ("boxes", ("r",), True),
-        ("words", ("m",), False),
-        ("words", ("red chair",), True),
-    ]
+    shown = shown_of(plan, 3, made, scored, [], "v0001")
+    found = [(each.control, "/".join(each.path), each.ticked) for each in shown.choices]
+    on = {("flat", "b"), ("tree", "x/y"), ("boxes", "r"), ("words", "red chair")}
+    off = {("flat", "a"), ("tree", "x"), ("boxes", "p"), ("words", "m")}
+    assert sorted(found) == sorted([(*each, True) for each in on] + [(*each, False) for each in off])
     assert (shown.version, shown.model_version) == ("v0001", "v")
-
-
-class Slow:
-    """A ledger that is away at first; notes what is written."""
-
-    def __init__(self, *, away: bool) -> None:
-        self.away = away
-        self.written: list[int] = []
-
-    def record_shown(self, key: ProjectKey, shown: Any) -> None:
-        if self.away:
-            raise DatabaseUnavailable("away")
-        self.written.extend(each.task_id for each in shown)
 
 
 def record(task: int) -> ServedPrediction:
@@ -301,19 +238,23 @@ def record(task: int) -> ServedPrediction:
 
 
 def test_closing_writes_what_waits() -> None:
-    ledger = Slow(away=False)
-    recorder = ShownLog(ledger, ServerMetrics())  # type: ignore[arg-type]
+    written: list[int] = []
+    ledger = SimpleNamespace(record_shown=lambda key, shown: written.extend(each.task_id for each in shown))
+    recorder = ShownLog(cast(Ledger, ledger), ServerMetrics())
     recorder.start()
     for project in range(3):
         for task in range(700):
             recorder.put(ProjectKey("", project, 0), record(1000 * project + task))
     recorder.close()
-    assert sorted(ledger.written) == [1000 * project + task for project in range(3) for task in range(700)]
+    assert sorted(written) == [1000 * project + task for project in range(3) for task in range(700)]
 
 
-def test_a_database_that_stays_away_costs_records_and_no_memory() -> None:
+def test_a_database_that_stays_away_costs_records_and_no_memory(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "record_shown", Mock(side_effect=DatabaseUnavailable("It is away.")))
     metrics = ServerMetrics()
-    recorder = ShownLog(Slow(away=True), metrics)  # type: ignore[arg-type]
+    recorder = ShownLog(ledger, metrics)
     for task in range(LIMIT + 300):
         recorder.put(ProjectKey("", 1, 0), record(task))
     lost = metrics.shown.labels("lost")._value

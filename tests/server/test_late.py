@@ -29,17 +29,13 @@ def test_many_tasks_become_a_job(late: House) -> None:
     assert late.jobs.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
 
 
-def test_one_task_does_not(late: House) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "project", "said"), [(1, PROJECT, "not done within"), (12, "", "Set LABEL_STUDIO_URL")]
+)
+def test_one_task_and_tasks_of_no_project_do_not(late: House, tasks: int, project: str, said: str) -> None:
     late.services.model.network.result().seconds = 0.5
-    status, said = ask(late, 1)
-    assert (status, late.jobs.late) == (503, [])
-    assert "not done within" in said
-
-
-def test_tasks_of_no_project_do_not(late: House) -> None:
-    status, error = ask(late, 12, project="")
-    assert (status, "Set LABEL_STUDIO_URL" in error) == (503, True)
-    assert late.jobs.late == []
+    status, error = ask(late, tasks, project)
+    assert (status, said in error, late.jobs.late) == (503, True, [])
 
 
 def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +44,7 @@ def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, m
 
     monkeypatch.setattr(late.jobs, "prelabel", refuse)
     status, said = ask(late, 12)
-    assert status == 503
-    assert "fewer tasks at a time" in said
+    assert (status, "fewer tasks at a time" in said) == (503, True)
 
 
 def test_in_time_there_is_no_job(house: Callable[..., House]) -> None:

@@ -12,29 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
-import requests
 from server.hosts import First, FirstBase, Second, SecondBase, load_plugin
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, serving, setup_body, tags_of
-from support.stock_host import FOLDER, PROGRAM, needs_stock_host, stock_host
+from support.server import choices_config, connect, predict_body, results, setup_body, tags_of
+from support.stock_host import FOLDER, PROGRAM, needs_stock_host
 from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, colour_model, identity, picture
 
 from ram_backend.database.engine import open_database
-from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
 from ram_backend.labelstudio.requests import SetupRequest
-from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import in_process, model
-from ram_backend.server.app import create_app
 from ram_backend.server.in_process import InProcess
-from ram_backend.server.model import ModelIdentity
-from ram_backend.settings import Settings, load_settings
+from ram_backend.settings import Settings
 
 CONFIG = choices_config("red", "green", "turquoise", "blue", more='<TextArea name="confidence" toName="image"/>')
 COLOURS = (RED, GREEN, BLUE, (200, 180, 0), (0, 220, 230))
@@ -70,38 +65,30 @@ def inline(colour: tuple[int, int, int]) -> str:
     return "data:image/png;base64," + base64.b64encode(picture(colour)).decode()
 
 
-def best(results: list[dict[str, Any]]) -> list[str | None]:
+def best(predictions: list[dict[str, Any]]) -> list[str]:
     """The first tag that each prediction ticks."""
-    return [next(iter(tags_of(result)), None) for result in results]
+    return [tags_of(each)[0] for each in predictions]
 
 
-def without_version(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in result.items() if key != "model_version"} for result in results]
+def of_both(first: First, client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first line's predictions: the server's, without their version."""
+    found, expected = first.predict(body), results(client, body)
+    assert found == [{key: each[key] for key in each if key != "model_version"} for each in expected]
+    return found
 
 
-def test_the_first_line_gives_the_servers_result_and_score_and_no_version(
-    host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio
+def test_both_lines_give_the_servers_predictions(
+    host: Callable[..., Any], client: httpx.Client, studio: FakeLabelStudio
 ) -> None:
-    body, first = asked(uploaded(studio)), host(First)
-    assert first.setup(setup_body(CONFIG, studio)) == "INITIAL"
-    results = first.predict(body)
-    client.post("/setup", json=setup_body(CONFIG, studio))
-    assert results == without_version(client.post("/predict", json=body).json()["results"])
-    assert best(results[:3]) == ["red", "green", "blue"]
-    assert all(0 < result["score"] < 1 for result in results)
-
-
-def test_the_second_line_gives_the_servers_predictions_with_the_version_of_its_setup(
-    host: Callable[..., Second], client: httpx.Client
-) -> None:
+    there, version = setup_body(CONFIG, studio), connect(client, studio, CONFIG)
+    first = host(First)
+    first.setup(there)
+    assert best(of_both(first, client, asked(uploaded(studio)))[:3]) == ["red", "green", "blue"]
     body, second = asked([*map(inline, COLOURS), "data:image/png;base64,AAAA"]), host(Second)
-    there = {"project": "1.1795452148", "schema": CONFIG, "hostname": "http://127.0.0.1:1"}
-    version = second.setup(there)
-    assert client.post("/setup", json=there).json()["model_version"] == version
-    results = second.predict(body)
-    assert results == client.post("/predict", json=body).json()["results"]
-    assert {result["model_version"] for result in results} == {version}
-    assert (results[-1]["result"], results[-1]["score"]) == ([], 1.0), "a broken image costs one empty prediction"
+    assert second.setup(there) == version
+    found = second.predict(body)
+    assert found == results(client, body)
+    assert (found[-1]["result"], found[-1]["score"]) == ([], 1.0), "a broken image costs one empty prediction"
 
 
 def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
@@ -112,14 +99,11 @@ def test_the_second_line_reads_uploads_with_the_settings_address_and_token(
     assert best(second.predict(asked(uploaded(studio)[:2]))) == ["red", "green"]
 
 
-def test_objects_of_the_first_line_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_the_first_line_start_and_learn_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_plugin(FirstBase, monkeypatch)
     monkeypatch.setattr(module, "in_process", lambda: pytest.fail("an object was made, and services were started"))
-    first = First(module.RAMBackend)
-    for _ in range(50):
-        first.setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
-        first.event("ANNOTATION_CREATED", {"project": {"label_config": CONFIG}})
-    module.RAMBackend()
+    First(module.RAMBackend).setup({"schema": CONFIG, "hostname": "http://127.0.0.1:1", "access_token": "secret"})
+    assert module.RAMBackend().fit((), event="START_TRAINING") is None
 
 
 def test_objects_of_the_second_line_know_their_version_before_the_model_is_loaded(
@@ -127,17 +111,10 @@ def test_objects_of_the_second_line_know_their_version_before_the_model_is_loade
 ) -> None:
     go_on = threading.Event()
 
-    def load(*args: object, **options: object) -> ColourNetwork:
-        assert go_on.wait(30)
-        return ColourNetwork()
-
-    monkeypatch.setattr(model, "load_network", load)
+    monkeypatch.setattr(model, "load_network", lambda *_, **__: go_on.wait(30) and ColourNetwork())
     second = host(Second, InProcess(settings, model=model.Model(settings, identity=identity())))
-    body = {"project": "1.1795452148", "schema": CONFIG}
-    assert {second.setup(body) for _ in range(20)} == {SecondBase.table["1", "model_version"]}
-    assert SecondBase.table["1", "model_version"].startswith("colours-")
+    assert second.setup({"project": "1.1795452148", "schema": CONFIG}).startswith("colours-")
     go_on.set()
-    assert best(second.predict(asked([inline(RED)]))) == ["red"]
 
 
 def test_a_bundle_that_cannot_be_used_is_said_and_not_waited_for(
@@ -149,39 +126,19 @@ def test_a_bundle_that_cannot_be_used_is_said_and_not_waited_for(
         first.predict(asked([inline(RED)]))
 
 
-@pytest.fixture
-def loaded(words: ColourWords, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ColourNetwork]]:
-    """Networks that were loaded for services of this process."""
-    found: list[ColourNetwork] = []
-
-    def load(*args: object, **options: object) -> ColourNetwork:
-        found.append(ColourNetwork())
-        return found[-1]
-
+def test_all_threads_of_a_process_share_one_model_and_a_fork_opens_its_own(
+    words: ColourWords, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(side_effect=lambda *_, **__: ColourNetwork())
     monkeypatch.setattr(model, "identify", lambda settings: identity())
     monkeypatch.setattr(model, "load_network", load)
     in_process._of_process.cache_clear()
-    yield found
-    in_process._of_process.cache_clear()
-
-
-def test_many_threads_share_one_model(
-    loaded: list[ColourNetwork], studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
     first = First(load_plugin(FirstBase, monkeypatch).RAMBackend)
     first.setup(setup_body(CONFIG, studio))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(first.predict, [asked([inline(RED), inline(BLUE)])] * 16))
     assert [best(answer) for answer in answers] == [["red", "blue"]] * 16
-    assert len(loaded) == 1
-    found = in_process.in_process()
-    assert in_process.in_process() is found
-    found.close()
-
-
-def test_a_forked_process_opens_services_of_its_own(
-    loaded: list[ColourNetwork], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert load.call_count == 1
     before = in_process.in_process()
     with monkeypatch.context() as forked:
         forked.setattr(os, "getpid", lambda: -1)
@@ -190,20 +147,18 @@ def test_a_forked_process_opens_services_of_its_own(
         before.close()
         assert before.predict(SetupRequest(), []) == [], "only its own process closes it"
         after.close()
-        after.close()
     before.close()
+    in_process._of_process.cache_clear()
 
 
 def test_options_of_the_start_settle_what_extra_params_do(
     host: Callable[..., First], client: httpx.Client, studio: FakeLabelStudio
 ) -> None:
     options = {"threshold": 0.05, "top_k": 2, "tags": "red,green,blue"}
-    body, first = asked(uploaded(studio)), host(First, **options)
+    first = host(First, **options)
     first.setup(setup_body(CONFIG, studio))
-    client.post("/setup", json=setup_body(CONFIG, studio, extra_params=options))
-    results = first.predict(body)
-    assert results == without_version(client.post("/predict", json=body).json()["results"])
-    assert {len(tags_of(result)) for result in results} == {2}
+    connect(client, studio, CONFIG, extra_params=options)
+    assert {len(tags_of(each)) for each in of_both(first, client, asked(uploaded(studio)))} == {2}
     with pytest.raises(ProjectOptionsError, match=r"--with.*treshold.*did you mean threshold"):
         host(First, treshold=0.5).setup(setup_body(CONFIG, studio))
 
@@ -212,13 +167,11 @@ def test_what_is_known_of_the_project_holds(
     host: Callable[..., First], client: httpx.Client, settings: Settings, studio: FakeLabelStudio
 ) -> None:
     """In a data folder that our own server has used, the project is the one that it knows, with all its settings."""
-    client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01}))
+    connect(client, studio, CONFIG, extra_params={"threshold": 0.01})
     wait_until(lambda: ProjectTable(open_database(settings)).changes().projects)
-    first, body = host(First), asked(uploaded(studio))
+    first = host(First)
     first.setup(setup_body(CONFIG, studio))
-    results = first.predict(body)
-    assert results == without_version(client.post("/predict", json=body).json()["results"])
-    assert min(len(tags_of(result)) for result in results) == 4
+    assert min(len(tags_of(each)) for each in of_both(first, client, asked(uploaded(studio)))) == 4
 
 
 def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
@@ -230,22 +183,12 @@ def test_extra_params_of_the_second_line(host: Callable[..., Second]) -> None:
     plain, few = setup(None), setup({"threshold": 0.9, "tags": ["red", "blue"]})
     assert few != plain
     assert setup('{"threshold": 0.9, "tags": "red, blue"}') == few
-    results = second.predict(asked([inline(RED), inline(GREEN)]))
-    assert {result["model_version"] for result in results} == {few}
-    assert best(results) == [None, None]
+    found = second.predict(asked([inline(RED), inline(GREEN)]))
+    assert [(each["model_version"], tags_of(each)) for each in found] == [(few, [])] * 2
     with pytest.raises(ProjectOptionsError, match="threshold"):
         setup({"threshold": 7})
     assert setup(None) == few
     assert setup("{}") == plain
-
-
-def test_nothing_is_learned_and_the_version_stays(host: Callable[..., Any], studio: FakeLabelStudio) -> None:
-    event = {"project": {"id": 1, "label_config": CONFIG}, "annotation": {"id": 3}}
-    first, second = host(First), host(Second)
-    for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "START_TRAINING", "PROJECT_UPDATED"):
-        first.event(action, event)
-        assert second.event(action, event) is None
-    assert first.setup(setup_body(CONFIG, studio)) == "INITIAL"
 
 
 def test_what_cannot_be_tagged_is_said(host: Callable[..., Any], studio: FakeLabelStudio) -> None:
@@ -279,53 +222,6 @@ def test_our_own_server_needs_no_flask(tmp_path: Path) -> None:
     environment = {**os.environ, "RAM_DATA_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-
-
-@needs_stock_host
-@pytest.mark.service
-def test_the_real_host_gives_the_servers_result_and_score(
-    starter_data: Path, studio: FakeLabelStudio, tmp_path: Path
-) -> None:
-    """label-studio-ml 1.0.9 as a process, and our own server, asked the same."""
-    names = ["cat", "dog", "giraffe", "horse", "mountain", "coffee", "cup", "flower"]
-    config = choices_config(*names, more='<TextArea name="confidence" toName="image"/>')
-    images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()]
-    body, there = asked(images, config), setup_body(config, studio)
-    own = tmp_path / "stock"
-    own.mkdir()
-    (own / "bundles").symlink_to(starter_data / "bundles")
-    with stock_host(own, 19_390, {}) as host, requests.Session() as session:
-        session.trust_env = False
-
-        def post(path: str, sent: object) -> Any:
-            answer = session.post(f"{host.url}{path}", json=sent, timeout=100)
-            assert answer.status_code == 200, answer.text
-            return answer.json()
-
-        assert post("/setup", there) == {"model_version": "INITIAL"}
-        answer = post("/predict", body)
-        for action in ("ANNOTATION_CREATED", "START_TRAINING"):
-            said = post("/webhook", {"action": action, "project": {"id": 1, "label_config": config}})
-        assert "nothing was started" in said["message"]
-        assert post("/setup", there) == {"model_version": "INITIAL"}
-        again = post("/predict", body)
-        assert list((own / "stock-host").iterdir()) == []  # no job of the host's own
-    bundle = find_bundle("starter", starter_data / "bundles")
-    network = load_network(bundle)
-    there_too = ModelIdentity(bundle, network.encoder_id)
-    settings = load_settings(data_dir=tmp_path / "ours")
-    app = create_app(settings, model=model.Model(settings, identity=there_too, network=network))
-    with serving(app) as client:
-        client.post("/setup", json=there)
-        expected = client.post("/predict", json=body).json()["results"]
-    assert answer["model_version"] == "INITIAL"
-    assert again == answer
-    for path, result, own_result in zip(photo_paths(), answer["results"], expected, strict=True):
-        assert "model_version" not in result
-        assert tags_of(result) == tags_of(own_result), path.name
-        assert result["result"] == own_result["result"], path.name
-        assert result["score"] == pytest.approx(own_result["score"], abs=1e-5)
-    assert sum(bool(tags_of(result)) for result in answer["results"]) > 2
 
 
 @needs_stock_host

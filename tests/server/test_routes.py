@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -12,20 +13,31 @@ from contract.recorded import NAMES
 from contract.recorded import body as recorded_body
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, setup_body, tags_of
+from support.server import (
+    CONFIG,
+    PROJECT,
+    FakeJobs,
+    House,
+    choices_config,
+    connect,
+    predict_body,
+    results,
+    setup_body,
+    tags_of,
+    ticked,
+)
 from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
+from ram_backend.errors import DatabaseUnavailable
+from ram_backend.server import metrics as metrics_module
 from ram_backend.server import model
+from ram_backend.server.metrics import ServerMetrics
 
 Start = Callable[..., httpx.Client]
-CONFIG = choices_config("red", "green", "blue")
 
 
 def test_health(client: httpx.Client) -> None:
-    answer = client.get("/health")
-    assert answer.status_code == 200
-    assert answer.json()["status"] == "UP"
-    assert answer.json()["model"] == "ready"
+    assert client.get("/health").json().items() >= {"status": "UP", "model": "ready"}.items()
 
 
 @pytest.mark.parametrize("name", ["null", "string"])
@@ -54,11 +66,10 @@ def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, s
     image = studio.upload("a.png", picture(RED))
 
     def found(extra_params: object) -> tuple[str, list[Any]]:
-        answer = client.post("/setup", json=setup_body(CONFIG, studio, extra_params=extra_params))
-        assert answer.status_code == 200, answer.text
-        result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
-        assert result["model_version"] == answer.json()["model_version"]
-        return result["model_version"], tags_of(result)
+        version = connect(client, studio, extra_params=extra_params)
+        (result,) = results(client, predict_body(CONFIG, [image]))
+        assert result["model_version"] == version
+        return version, tags_of(result)
 
     kinds = [None, {"threshold": 0.05}, '{"threshold": 0.95}', {"threshold": 0.05, "top_k": 2}]
     kinds += [{"threshold": 0.05, "tags": ["blue", "red"]}, {"per_tag": {"blue": 0.1}}]
@@ -70,14 +81,11 @@ def test_changed_options_change_the_version_and_the_tags(client: httpx.Client, s
 
 def test_bad_extra_params_are_told_and_the_last_good_ones_stay(client: httpx.Client, studio: FakeLabelStudio) -> None:
     image = studio.upload("a.png", picture(RED))
-    good = client.post(
-        "/setup", json=setup_body(CONFIG, studio, extra_params={"tags": ["red"], "threshold": 0.01})
-    ).json()
+    good = connect(client, studio, extra_params={"tags": ["red"], "threshold": 0.01})
     bad = client.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 7}))
-    assert bad.status_code == 400
-    assert "threshold=7" in bad.json()["error"]
-    result = client.post("/predict", json=predict_body(CONFIG, [image])).json()["results"][0]
-    assert (result["model_version"], tags_of(result)) == (good["model_version"], ["red"])
+    assert (bad.status_code, "threshold=7" in bad.json()["error"]) == (400, True)
+    (result,) = results(client, predict_body(CONFIG, [image]))
+    assert (result["model_version"], tags_of(result)) == (good, ["red"])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +100,7 @@ def test_setups_that_are_refused(
     client: httpx.Client, studio: FakeLabelStudio, changes: dict[str, Any], said: str
 ) -> None:
     answer = client.post("/setup", json=setup_body(CONFIG, studio) | changes)
-    assert answer.status_code == 400
-    assert said in answer.json()["error"]
+    assert (answer.status_code, said in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +111,8 @@ def test_recorded_predicts(client: httpx.Client, studio: FakeLabelStudio, name: 
     body = recorded_body(f"predict-{name}")
     for task in body["tasks"]:
         task["data"]["image"] = "data:image/png;base64,AAAA"
-    version = client.post("/setup", json=setup_body(body["label_config"], studio, project=body["project"])).json()
-    results = client.post("/predict", json=body).json()["results"]
-    assert results == [{**version, "score": 1.0, "result": []}] * len(body["tasks"])
+    version = connect(client, studio, body["label_config"], project=body["project"])
+    assert results(client, body) == [{"model_version": version, "score": 1.0, "result": []}] * len(body["tasks"])
 
 
 def test_every_recorded_event_is_acknowledged(client: httpx.Client) -> None:
@@ -133,9 +139,7 @@ def test_metrics_and_docs(client: httpx.Client) -> None:
 
 
 def test_versions_of_one_project(client: httpx.Client, studio: FakeLabelStudio) -> None:
-    other = choices_config("blue")
-    first = client.post("/setup", json=setup_body(CONFIG, studio)).json()["model_version"]
-    second = client.post("/setup", json=setup_body(other, studio, project="2.3")).json()["model_version"]
+    first, second = connect(client, studio), connect(client, studio, choices_config("blue"), project="2.3")
     assert client.get("/versions").json()["versions"] == sorted([first, second])
     assert client.get("/versions", params={"project": "2.3"}).json()["versions"] == [second]
     assert client.get("/versions", params={"project": "1"}).json()["versions"] == [first]
@@ -155,20 +159,15 @@ def test_everything_but_predict_answers_while_the_model_loads(
 ) -> None:
     go_on = threading.Event()
 
-    def load(*args: object, **options: object) -> ColourNetwork:
-        assert go_on.wait(30)
-        return ColourNetwork()
-
-    monkeypatch.setattr(model, "load_network", load)
+    monkeypatch.setattr(model, "load_network", lambda *_, **__: go_on.wait(30) and ColourNetwork())
     client = start(loaded=False, predict_seconds=0.2)
     assert client.get("/health").json()["model"] == "loading"
     assert client.get("/ready").status_code == 503
-    version = client.post("/setup", json=setup_body(CONFIG, studio)).json()["model_version"]
+    version = connect(client, studio)
     assert client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
     body = predict_body(CONFIG, [studio.upload("a.png", picture(BLUE))])
     early = client.post("/predict", json=body)
-    assert early.status_code == 503
-    assert "still being loaded" in early.json()["error"]
+    assert (early.status_code, "still being loaded" in early.json()["error"]) == (503, True)
     go_on.set()
     wait_until(lambda: client.get("/ready").status_code == 200)
     (result,) = in_time(client, body)
@@ -188,10 +187,7 @@ def in_time(client: httpx.Client, body: dict[str, Any]) -> list[Any]:
 
 
 def test_a_model_that_cannot_be_loaded(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: object, **options: object) -> ColourNetwork:
-        raise RuntimeError("secret detail")
-
-    monkeypatch.setattr(model, "load_network", load)
+    monkeypatch.setattr(model, "load_network", Mock(side_effect=RuntimeError("secret detail")))
     client = start(loaded=False)
     wait_until(lambda: client.get("/ready").json()["status"] == "failed")
     assert client.get("/health").json() | {"model": "failed"} == client.get("/health").json()
@@ -222,11 +218,10 @@ def test_setup_never_waits_for_new_words(start: Start, studio: FakeLabelStudio, 
     words.go_on.clear()
     client = start(predict_seconds=0.3)
     many = choices_config("turquoise", *[f"word {place}" for place in range(200)])
-    version = client.post("/setup", json=setup_body(many, studio)).json()["model_version"]
+    version = connect(client, studio, many)
     body = predict_body(many, [studio.upload("a.png", picture((0, 255, 255)))])
     answer = client.post("/predict", json=body)
-    assert answer.status_code == 503
-    assert "still being embedded" in answer.json()["error"]
+    assert (answer.status_code, "still being embedded" in answer.json()["error"]) == (503, True)
     assert client.get("/health").status_code == 200
     words.go_on.set()
     (result,) = in_time(client, body)
@@ -244,21 +239,55 @@ def test_snapshots_are_bounded_and_made_again(start: Start, studio: FakeLabelStu
     ]
     for _ in range(2):
         for config in configs:
-            client.post("/setup", json=setup_body(config, studio))
-            assert tags_of(client.post("/predict", json=predict_body(config, [image])).json()["results"][0]) == ["red"]
+            connect(client, studio, config)
+            assert ticked(client, predict_body(config, [image])) == [["red"]]
     assert "ram_snapshots 2.0" in client.get("/metrics").text
 
 
 def test_projects_are_known_again_after_a_restart(start: Start, studio: FakeLabelStudio) -> None:
-    first = start()
-    before = first.post("/setup", json=setup_body(CONFIG, studio, extra_params={"threshold": 0.01})).json()[
-        "model_version"
-    ]
+    before = connect(start(), studio, extra_params={"threshold": 0.01})
     second = start()
     body = predict_body(CONFIG, [studio.upload("a.png", picture(RED))])
+    wait_until(lambda: second.post("/predict", json=body).json().get("model_version") == before)
+    assert len(ticked(second, body)[0]) == 3
 
-    def known() -> bool:
-        return bool(second.post("/predict", json=body).json().get("model_version") == before)
 
-    wait_until(known)
-    assert len(tags_of(second.post("/predict", json=body).json()["results"][0])) == 3
+def test_jobs_and_corrections_are_counted_when_somebody_looks(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
+    there = house()
+    there.jobs.asked.append((there.key, "pressed"))
+    there.jobs.corrections = 3
+    text = there.client.get("/metrics").text
+    assert 'ram_jobs_open{kind="train",state="requested"} 1.0' in text
+    assert "ram_corrections_pending 3.0" in text
+    there.jobs.asked.clear()
+    assert 'ram_jobs_open{kind="train",state="requested"} 0.0' in there.client.get("/metrics").text
+
+
+def test_they_are_not_counted_again_so_soon() -> None:
+    times: list[int] = []
+    jobs, metrics = FakeJobs(), ServerMetrics()
+    jobs.pending = lambda: times.append(1) or metrics.count_jobs(jobs) or 0  # type: ignore[assignment, func-returns-value]
+    metrics.count_jobs(jobs)
+    metrics.count_jobs(jobs)
+    assert len(times) == 1, "also while they are being counted"
+
+
+def test_a_database_that_is_away_is_no_error(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "COUNT_S", 0.0)
+    there = house()
+    with monkeypatch.context() as patched:
+        patched.setattr(there.jobs, "open_jobs", Mock(side_effect=DatabaseUnavailable("It is away.")))
+        assert "ram_jobs_open{" not in there.client.get("/metrics").text
+    assert 'ram_jobs_open{kind="train",state="running"} 0.0' in there.client.get("/metrics").text
+
+
+def test_each_step_of_a_prediction_is_timed(house: Callable[..., House]) -> None:
+    there = house()
+    for _ in range(2):
+        there.client.post("/predict", json=predict_body(CONFIG, [there.red], PROJECT))
+    text = there.client.get("/metrics").text
+    for stage, count in (("fetch", 2), ("decode", 1), ("encode", 1), ("score", 2)):
+        assert f'ram_stage_seconds_count{{stage="{stage}"}} {count}.0' in text, stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -28,21 +28,14 @@ def test_a_signal_lets_requests_finish_and_the_status_is_0(studio: FakeLabelStud
     with served("--port", "0") as (process, lines), httpx.Client(base_url=url_in(lines), trust_env=False) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         client.post("/setup", json=setup_body(config, studio))
-        answers: list[httpx.Response] = []
         body = predict_body(config, [studio.upload("a.png", picture((255, 0, 0)))])
-        asking = threading.Thread(
-            target=lambda: answers.append(
-                httpx.post(f"{url_in(lines)}/predict", json=body, timeout=30, trust_env=False)
-            )
-        )
-        asking.start()
-        wait_until(lambda: "ram_predictions_in_progress 1.0" in client.get("/metrics").text)
-        process.send_signal(how)
-        asking.join(120)
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(httpx.post, f"{url_in(lines)}/predict", json=body, timeout=120, trust_env=False)
+            wait_until(lambda: "ram_predictions_in_progress 1.0" in client.get("/metrics").text)
+            process.send_signal(how)
+            assert len(asking.result(120).json()["results"]) == 1
         assert process.wait(120) == 0
         wait_until(lambda: any("Stopped." in line for line in lines))
-    assert answers[0].status_code == 200
-    assert len(answers[0].json()["results"]) == 1
 
 
 def test_a_taken_port_moves_on_and_says_so() -> None:

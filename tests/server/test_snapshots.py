@@ -1,11 +1,17 @@
-"""LRU cache of futures: the latest results stay, failures are tried again."""
+"""LRU caches: the latest results and image clients stay, failures are tried again."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from support.server import House
 
+from ram_backend.server import services as services_module
 from ram_backend.server import snapshots
 from ram_backend.server.snapshots import FutureLRU
 
@@ -31,3 +37,16 @@ def test_a_failure_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch)
         assert latest.get("a", lambda: 1.0) is failed
         monkeypatch.setattr(snapshots, "RETRY_S", -1.0)
         assert latest.get("a", lambda: 1.0).result(30) == 1.0
+
+
+def test_the_latest_clients_stay(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services_module, "CLIENTS", 1)
+    there = house()
+    there.scores()
+    services = there.services
+    project = services.store.get(there.key)
+    first = weakref.ref(services.task_images(project))
+    assert services.task_images(project) is first()
+    services.task_images(replace(project, hostname="http://elsewhere.example"))
+    gc.collect()
+    assert first() is None

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
-from support.server import choices_config, predict_body, serving, setup_body, tags_of
+from support.server import choices_config, connect, predict_body, serving, ticked
 
 from ram_backend.demo import photo_paths
 from ram_backend.models.bundle import Bundle
@@ -49,13 +49,10 @@ def client(bundle: Bundle, network: Network) -> Iterator[httpx.Client]:
 def test_scores_are_those_of_the_tagger(
     client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle, network: Network
 ) -> None:
-    config = choices_config(*TAGS, attributes='model_score_threshold="0.0"').replace(
-        "</View>",
-        '<RectangleLabels name="confidence" toName="image" opacity="0">'
-        + "".join(f'<Label value="{tag}"/>' for tag in TAGS)
-        + "</RectangleLabels></View>",
-    )
-    assert client.post("/setup", json=setup_body(config, studio)).status_code == 200
+    labels = "".join(f'<Label value="{tag}"/>' for tag in TAGS)
+    confidence = f'<RectangleLabels name="confidence" toName="image" opacity="0">{labels}</RectangleLabels>'
+    config = choices_config(*TAGS, attributes='model_score_threshold="0.0"', more=confidence)
+    connect(client, studio, config)
     images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()]
     answer = client.post("/predict", json=predict_body(config, images)).json()
     tagger = Tagger(bundle, network, resolve_subset(bundle, TAGS), token_dtype=TOKEN_DTYPE)
@@ -73,27 +70,18 @@ def test_scores_are_those_of_the_tagger(
 def test_the_whole_vocabulary_as_a_taxonomy(client: httpx.Client, studio: FakeLabelStudio, bundle: Bundle) -> None:
     names = [name.replace("&", "&amp;").replace('"', "&quot;") for name in bundle.vocabulary.names]
     config = choices_config(*names, kind="Taxonomy")
-    version = client.post("/setup", json=setup_body(config, studio)).json()["model_version"]
+    connect(client, studio, config)
     images = [studio.upload(path.name, path.read_bytes()) for path in photo_paths()[:6]]
-    results = client.post("/predict", json=predict_body(config, images)).json()["results"]
-    known = {(name,) for name in bundle.vocabulary.names}
-    for result in results:
-        assert result["model_version"] == version
-        assert {tuple(path) for path in tags_of(result)} <= known
-    assert np.mean([len(tags_of(result)) for result in results]) > 1
+    found = ticked(client, predict_body(config, images))
+    assert {tuple(path) for paths in found for path in paths} <= {(name,) for name in bundle.vocabulary.names}
+    assert np.mean([len(paths) for paths in found]) > 1
 
 
 @pytest.mark.slow
 def test_new_words_are_embedded_by_the_real_encoder(client: httpx.Client, studio: FakeLabelStudio) -> None:
     config = choices_config("striped tomcat", "red fire hydrant")
-    client.post("/setup", json=setup_body(config, studio, extra_params={"threshold": 0.0}))
+    connect(client, studio, config, extra_params={"threshold": 0.0})
     image = studio.upload("a.jpg", next(path for path in photo_paths() if path.stem == "chelsea_cat").read_bytes())
-    found: list[object] = []
-
-    def answered() -> bool:
-        answer = client.post("/predict", json=predict_body(config, [image]))
-        found[:] = tags_of(answer.json()["results"][0]) if answer.status_code == 200 else []
-        return answer.status_code == 200
-
-    wait_until(answered, 300)
-    assert found[0] == "striped tomcat"
+    body = predict_body(config, [image])
+    wait_until(lambda: client.post("/predict", json=body).status_code == 200, 300)
+    assert ticked(client, body)[0][0] == "striped tomcat"

@@ -72,6 +72,26 @@ ON_BOTH_DATABASES = [
 """For `pytestmark`: every test of the module runs on SQLite and on PostgreSQL."""
 
 
+def connect(client: httpx.Client, studio: FakeLabelStudio, config: str = CONFIG, **options: object) -> str:
+    """The model version that `/setup` answers."""
+    answer = client.post("/setup", json=setup_body(config, studio, **options))  # type: ignore[arg-type]
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["model_version"])
+
+
+def results(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The predictions that `/predict` answers."""
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def ticked(client: httpx.Client, body: dict[str, Any]) -> list[list[Any]]:
+    """What each prediction ticks."""
+    return [tags_of(each) for each in results(client, body)]
+
+
 class FakeJobs:
     """A job service that notes what is asked of it, and its queue."""
 
@@ -156,9 +176,7 @@ class House:
         wait_until(lambda: self.is_served(to or "base"))
 
     def setup(self, config: str = CONFIG) -> str:
-        answer = self.client.post("/setup", json=setup_body(config, self.studio))
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["model_version"])
+        return connect(self.client, self.studio, config)
 
     def predict(self, config: str = CONFIG) -> dict[str, Any]:
         answer = self.client.post("/predict", json=predict_body(config, [self.red], PROJECT))

@@ -1,7 +1,6 @@
 """WSGI app of label-studio-ml 1.0.9 with RAMBackend: what `label-studio-ml start` runs, or gunicorn (`_wsgi:app`).
 
-It is that package's template except for events: 1.0.9 starts a Python process for each, which loads torch to find that
-there is nothing to learn. Here they are acknowledged, and that is all.
+It is that package's template, but events are only acknowledged: 1.0.9 starts a Python process for each.
 """
 
 from __future__ import annotations
@@ -29,16 +28,7 @@ _log = logging.getLogger("ram_backend.server.stock_host")  # also where it runs 
 
 
 def make_app(settings: Settings, options: Mapping[str, Any]) -> Flask:
-    """The host's app.
-
-    Args:
-        settings: where the host may keep files of its own.
-        options: tags and thresholds, by the names of extra params, which 1.0.9 doesn't hand on.
-
-    Raises:
-        SettingsError: the settings ask for a protection that this host doesn't have.
-        ProjectOptionsError: an option can't be used.
-    """
+    """The host's app; `options` have the names of extra params, which 1.0.9 doesn't hand on."""
     if settings.webhook_secret or settings.basic_auth_user or settings.basic_auth_pass:
         raise SettingsError(_UNPROTECTED)
     RAMBackend(**options)
