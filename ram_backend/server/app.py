@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
@@ -83,24 +83,27 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
     return app
 
 
-async def _services(request: Request) -> Services:
+def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-async def _body(request: Request) -> AsyncIterator[bytearray]:
+@asynccontextmanager
+async def _received(request: Request, model: type[M]) -> AsyncIterator[M]:
+    """A request's body; parsing a large one would hold up all requests of this process."""
     async with request.app.state.bodies.read(request) as body:
-        yield body
-
-
-Server = Annotated[Services, Depends(_services)]
-Body = Annotated[bytearray, Depends(_body)]
+        if len(body) <= SMALL_BODY_BYTES:
+            yield read_request(model, body)
+        else:
+            run = _services(request).processes.run
+            yield await asyncio.to_thread(run, read_request, model, bytes(body))
 
 
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
-async def health(server: Server) -> JSONResponse:
+async def health(request: Request) -> JSONResponse:
     """The server is up; says in passing how it is."""
+    server = _services(request)
     return JSONResponse(
         {
             "status": "UP",
@@ -113,37 +116,41 @@ async def health(server: Server) -> JSONResponse:
 
 
 @routes.get("/ready")
-async def ready(server: Server) -> JSONResponse:
+async def ready(request: Request) -> JSONResponse:
     """200 when the model is loaded, else 503 and why; and which projects aren't served their version."""
+    server = _services(request)
     state = server.model.state
     content = {"status": state, "error": server.model.problem, "quarantined": server.swap.failures}
     return JSONResponse(content, status_code=200 if state == "ready" else 503)
 
 
 @routes.post("/setup", openapi_extra=_BODY)
-async def setup(server: Server, body: Body) -> JSONResponse:
+async def setup(request: Request) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    version = await handlers.setup(server, await _read(server, SetupRequest, body))
-    return JSONResponse({"model_version": version})
+    async with _received(request, SetupRequest) as asked:
+        return JSONResponse({"model_version": await handlers.setup(_services(request), asked)})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
-async def predict(request: Request, server: Server, body: Body) -> Response:
+async def predict(request: Request) -> Response:
     """Predictions for tasks: one each, in order."""
-    work = asyncio.create_task(handlers.predict(server, await _read(server, PredictRequest, body)))
-    answer = await _unless_gone(work, request.receive)
+    async with _received(request, PredictRequest) as asked:
+        work = asyncio.create_task(handlers.predict(_services(request), asked))
+        answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
 
 @routes.post("/webhook", openapi_extra=_BODY)
-async def webhook(server: Server, body: Body) -> JSONResponse:
+async def webhook(request: Request) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    return JSONResponse(await handlers.webhook(server, await _read(server, WebhookRequest, body)))
+    async with _received(request, WebhookRequest) as event:
+        return JSONResponse(await handlers.webhook(_services(request), event))
 
 
 @routes.get("/versions")
-async def versions(server: Server, project: str | None = None) -> JSONResponse:
+async def versions(request: Request, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project ("1.1795452148", or its number) or of all."""
+    server = _services(request)
     found: set[str] = set()
     for known in server.store.projects():
         key = known.key
@@ -156,8 +163,9 @@ async def versions(server: Server, project: str | None = None) -> JSONResponse:
 
 
 @routes.get("/jobs")
-def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
+def jobs(request: Request, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
+    server = _services(request)
     if server.jobs is None:
         return JSONResponse({"jobs": [], "message": handlers.NO_WORKER})
     if project is not None:
@@ -167,18 +175,12 @@ def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a th
 
 
 @routes.get("/metrics")
-def metrics(server: Server) -> Response:  # in a thread: it may wait for the database
+def metrics(request: Request) -> Response:  # in a thread: it may wait for the database
     """Numbers for Prometheus."""
+    server = _services(request)
     if server.jobs is not None:
         server.metrics.count_jobs(server.jobs)
     return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
-
-
-async def _read(server: Services, model: type[M], body: bytearray) -> M:
-    """A request's body; parsing a large one would hold up all requests of this process."""
-    if len(body) <= SMALL_BODY_BYTES:
-        return read_request(model, body)
-    return await asyncio.to_thread(server.processes.run, read_request, model, bytes(body))
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T | None:

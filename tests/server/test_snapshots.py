@@ -6,11 +6,12 @@ import gc
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from support.server import House
 
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
 from ram_backend.server import services as services_module
 from ram_backend.server import snapshots
 from ram_backend.server.snapshots import FutureLRU
@@ -47,6 +48,6 @@ def test_the_latest_clients_stay(house: Callable[..., House], monkeypatch: pytes
     project = services.store.get(there.key)
     first = weakref.ref(services.task_images(project))
     assert services.task_images(project) is first()
-    services.task_images(replace(project, hostname="http://elsewhere.example"))
+    services.task_images(Project(ProjectKey("http://elsewhere.example", there.key.id, 0)))
     gc.collect()
     assert first() is None
