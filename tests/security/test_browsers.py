@@ -15,7 +15,7 @@ from ram_backend.server.middleware import Access
 from ram_backend.settings import Settings
 
 Start = Callable[..., httpx.Client]
-GETS = ("/", "/health", "/ready", "/versions", "/jobs", "/metrics", "/docs", "/openapi.json")
+GETS = ("/health", "/ready", "/versions", "/jobs", "/metrics", "/docs", "/openapi.json")
 POSTS = ("/setup", "/predict", "/webhook")
 FOREIGN: list[dict[str, str]] = [
     {"Origin": "http://evil.example"},
