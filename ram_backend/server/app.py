@@ -127,15 +127,15 @@ async def ready(request: Request) -> JSONResponse:
 @routes.post("/setup", openapi_extra=_BODY)
 async def setup(request: Request) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    async with _received(request, SetupRequest) as asked:
-        return JSONResponse({"model_version": await handlers.setup(_services(request), asked)})
+    async with _received(request, SetupRequest) as body:
+        return JSONResponse({"model_version": await handlers.setup(_services(request), body)})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
 async def predict(request: Request) -> Response:
     """Predictions for tasks: one each, in order."""
-    async with _received(request, PredictRequest) as asked:
-        work = asyncio.create_task(handlers.predict(_services(request), asked))
+    async with _received(request, PredictRequest) as body:
+        work = asyncio.create_task(handlers.predict(_services(request), body))
         answer = await _unless_gone(work, request.receive)
     return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
 
@@ -143,8 +143,8 @@ async def predict(request: Request) -> Response:
 @routes.post("/webhook", openapi_extra=_BODY)
 async def webhook(request: Request) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    async with _received(request, WebhookRequest) as event:
-        return JSONResponse(await handlers.webhook(_services(request), event))
+    async with _received(request, WebhookRequest) as body:
+        return JSONResponse(await handlers.webhook(_services(request), body))
 
 
 @routes.get("/versions")

@@ -136,10 +136,10 @@ def resolve_config(
         if control.dynamic is None
     }
     if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
-        asked = _listed(next(iter(options.values())).tags or ())
+        wanted = _listed(next(iter(options.values())).tags or ())
         offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
         raise LabelConfigError(
-            f"None of the tags that an admin asked for ({asked}) is a choice of the label config (such as"
+            f"None of the tags that an admin asked for ({wanted}) is a choice of the label config (such as"
             f" {', '.join(map(repr, offered))}): add them to the label config, or change the tags in the extra params"
             " or with `ram-backend project set`."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, predict_body
@@ -39,10 +40,7 @@ def test_one_task_and_tasks_of_no_project_do_not(late: House, tasks: int, projec
 
 
 def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise DatabaseUnavailable("It is away.")
-
-    monkeypatch.setattr(late.jobs, "prelabel", refuse)
+    monkeypatch.setattr(late.jobs, "prelabel", Mock(side_effect=DatabaseUnavailable("It is away.")))
     status, said = ask(late, 12)
     assert (status, "fewer tasks at a time" in said) == (503, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
@@ -176,14 +177,9 @@ def test_everything_but_predict_answers_while_the_model_loads(
 
 def in_time(client: httpx.Client, body: dict[str, Any]) -> list[Any]:
     """The results of a request that is repeated until it was done within the short time for one."""
-    answers: list[httpx.Response] = []
-
-    def is_done() -> bool:
-        answers.append(client.post("/predict", json=body))
-        return answers[-1].status_code == 200
-
-    wait_until(is_done)
-    return list(answers[-1].json()["results"])
+    answers: deque[httpx.Response] = deque(maxlen=1)
+    wait_until(lambda: answers.append(client.post("/predict", json=body)) or answers[0].status_code == 200)
+    return list(answers[0].json()["results"])
 
 
 def test_a_model_that_cannot_be_loaded(start: Start, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -25,7 +25,6 @@ from ram_backend.tagging.tagger import Tagger
 from ram_backend.tagging.token_cache import TOKEN_DTYPE
 
 TAGS = ["cat", "dog", "giraffe", "horse", "kingfisher", "rocket", "cup", "mountain", "flower"]
-Started = Callable[[], httpx.Client]
 
 
 @pytest.fixture(scope="module")

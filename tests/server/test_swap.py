@@ -30,8 +30,7 @@ pytestmark = ON_BOTH_DATABASES
 def test_a_published_version_is_served_and_rolled_back(house: Callable[..., House]) -> None:
     there = house()
     base = there.scores()
-    assert base[0] == there.setup()
-    assert base[1] == ["red"]
+    assert (base[0], base[1]) == (there.setup(), ["red"])
     there.serve(there.make(-5.0))
     lowered = there.scores()
     assert lowered[0] == there.setup()
@@ -45,9 +44,8 @@ def test_a_published_version_is_served_and_rolled_back(house: Callable[..., Hous
     there.roll_back(None)
     assert there.scores() == base, "the very string that the base had before there were versions"
     text = there.client.get("/metrics").text
-    assert 'ram_version_swaps_total{outcome="swapped"} 4.0' in text
-    assert "ram_versions_served 0.0" in text
-    assert "ram_version_swap_seconds_count 4.0" in text
+    swaps = ('ram_version_swaps_total{outcome="swapped"} 4.0', "ram_version_swap_seconds_count 4.0")
+    assert all(line in text for line in (*swaps, "ram_versions_served 0.0"))
 
 
 def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> None:
