@@ -26,7 +26,7 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server import events
+from ram_backend.server import handlers
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
 from ram_backend.settings import Settings
@@ -102,7 +102,7 @@ def test_a_project_has_a_share_of_the_disk(
 ) -> None:
     key = connect(client, studio)
     client.post("/webhook", json=event())
-    monkeypatch.setattr(events, "MAX_PROJECT_BYTES", 2 * ledger.size(key) + 20)
+    monkeypatch.setattr(handlers, "MAX_PROJECT_BYTES", 2 * ledger.size(key) + 20)
     statuses = [client.post("/webhook", json=event(number=number)).status_code for number in (2, 3, 4)]
     assert statuses == [200, 400, 400]
     assert len(ledger.annotations(key)) == 2
