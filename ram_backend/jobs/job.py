@@ -27,7 +27,7 @@ _IS_OPEN = text("state IN ('requested', 'running')")
 
 
 class Job(OfProject, Base):
-    """What is to be done for a project, is being done, or was done. Moments are the database's.
+    """Work for a project: requested, running or ended. Moments are the database's.
 
     Attributes:
         kind: "train": learn from the corrections; "refresh": push fresh predictions after a swap; "prelabel": push

@@ -44,7 +44,7 @@ class Requested(NamedTuple):
 class JobQueue:
     """All jobs. Everything here waits for the database.
 
-    What takes a claimed job raises `JobLost`, and writes nothing, where another claim followed or the job has ended.
+    Methods that take a claimed job raise `JobLost`, and write nothing, if another claim followed or the job has ended.
 
     Args:
         database: migrated.

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from redis import Redis
@@ -65,9 +64,7 @@ class Valkey:
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """The last one to leave stops our own."""
         if self._lock is not None:
             with self._lock, suppress(ValkeyUnavailable), self._exclusively():
@@ -121,9 +118,9 @@ class Valkey:
             while not answers(self.url):
                 if process is None and _locked(mark):  # else there is one that doesn't answer yet
                     command = [str(program), *_OPTIONS, "--unixsocket", str(self._socket), "--dir", "/tmp"]
-                    own = {"start_new_session": True, "cwd": "/", "pass_fds": [mark.fileno()]}
+                    options = {"start_new_session": True, "cwd": "/", "pass_fds": [mark.fileno()]}
                     with log.open("wb") as out:
-                        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **own)  # type: ignore[call-overload]
+                        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options)  # type: ignore[call-overload]
                 if (process is not None and process.poll() is not None) or time.monotonic() > deadline:
                     if process is not None:
                         process.kill()

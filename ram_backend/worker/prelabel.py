@@ -151,11 +151,11 @@ class Pusher:
         unasked = api.without(version, unlabelled="all" not in which) if which else ()
         lacking = dict.fromkeys(chain(failed, unasked, api.without(version, among=self._options.tasks)))
         left = deque(islice(lacking, self._limit))
-        total, size, asked, alone, began = len(left), self._largest, 0, 0, time.monotonic()
+        total, size, sent, alone, began = len(left), self._largest, 0, 0, time.monotonic()
         result.left = len(lacking) - total
         while left:
             self._progress("predict", total - len(left), total)
-            while rate is not None and (pause_s := began + asked / rate - time.monotonic()) > 0:
+            while rate is not None and (pause_s := began + sent / rate - time.monotonic()) > 0:
                 time.sleep(min(pause_s, LOOK_S))
                 self._progress("predict", total - len(left), total)
             portion = Portion(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
@@ -164,7 +164,7 @@ class Pusher:
                 for number in filter(None, (empty.kept, *empty.surplus)):  # so that Label Studio asks again
                     api.delete_prediction(number)
             api.retrieve(portion.tasks)
-            asked += len(portion.tasks)
+            sent += len(portion.tasks)
             found = self._look(portion)
             missing = [each.task for each in found if each.kept is None]
             result.done += len(found) - len(missing)

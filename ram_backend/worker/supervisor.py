@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from ram_backend.backoff import backoff
@@ -37,11 +36,9 @@ class WorkerSupervisor(PeriodicThread):
         self._start()  # in this thread, which lives as long as the process
         return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Asks the worker to end after its job, then at once, then kills it."""
-        super().__exit__(kind, error, traceback)
+        super().__exit__()
         for end in (self._process.terminate, self._process.terminate, self._process.kill):
             end()
             with suppress(subprocess.TimeoutExpired):

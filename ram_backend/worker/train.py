@@ -34,7 +34,6 @@ from ram_backend.worker.run_job import JobContext
 from ram_backend.worker.scorer import Scorer, build_training_set, is_tuning_wanted, trainers_for
 from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
 
-NOTHING = "There are no corrections yet: label some tasks, then train."
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def train(context: JobContext) -> JobResult | None:
     gathered = gather_corrections(context, project, label_studio)
     service.queue.note_seen(context.job, gathered.last_event)
     if not gathered.labels:
-        return _result(gathered, Verdict("needs_data", NOTHING))
+        return _result(gathered, Verdict("needs_data", "There are no corrections yet: label some tasks, then train."))
 
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
