@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import get_args
 
 import pytest
-from support.jobs import KEY, OTHER, correct, make_due, make_old
+from support.jobs import KEY, OTHER, claimed, correct, job_of, make_due, make_old
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs import queue as queue_module
-from ram_backend.jobs.job import Job, JobResult, Kind
+from ram_backend.jobs.job import OPEN, Job, JobResult, Kind
 from ram_backend.jobs.queue import JobQueue, moment
+from ram_backend.logs import with_request_id
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import BackendRow
 
 
-def claimed(queue: JobQueue, key: ProjectKey = KEY, kind: Kind = "train", worker: str = "here/1") -> Job:
-    claim = queue.claim(queue.request(key, kind, "asked").job.id, worker)
-    assert claim is not None
-    return claim
-
-
-def as_it_is(queue: JobQueue, job: Job) -> Job:
-    found = queue.get(job.id)
-    assert found is not None
-    return found
+def running(queue: JobQueue, key: ProjectKey = KEY, kind: Kind = "train", worker: str = "here/1") -> Job:
+    return claimed(queue, queue.request(key, kind, "asked").job.id, worker)
 
 
 def open_jobs(queue: JobQueue) -> list[tuple[str, str, str]]:
@@ -60,34 +55,44 @@ def test_five_requests_are_one_job(queue: JobQueue) -> None:
 
 
 def test_kinds_and_projects_have_jobs_of_their_own(queue: JobQueue) -> None:
+    nothing = dict.fromkeys(product(get_args(Kind), OPEN), 0)
+    assert queue.open_jobs() == nothing
     kinds: list[tuple[ProjectKey, Kind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
     assert all(queue.request(key, kind, "asked").is_new for key, kind in kinds)
     assert len(queue.jobs()) == 3
     assert {job.kind for job in queue.jobs(KEY)} == {"train", "refresh"}
+    running(queue)
+    counts = {("train", "requested"): 1, ("train", "running"): 1, ("refresh", "requested"): 1}
+    assert queue.open_jobs() == nothing | counts
 
 
-def test_requests_at_once_are_one_job(queue: JobQueue) -> None:
+def test_a_job_names_the_http_request_that_asked_first(queue: JobQueue) -> None:
+    with with_request_id("first"):
+        job = queue.request(KEY, "train", "pressed").job
+    with with_request_id("second"):
+        again = queue.request(KEY, "train", "pressed").job
+        other = queue.request(OTHER, "train", "pressed").job
+    by_itself = queue.request(KEY, "refresh", "100 corrections have changed").job
+    assert [each.request for each in (job, again, other, by_itself)] == ["first", "first", "second", None]
+    assert job_of(queue, job.id).to_json()["request"] == "first"
+
+
+def test_of_requests_and_claims_at_once_one_wins(queue: JobQueue) -> None:
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: queue.request(KEY, "train", "asked").job.id, range(16)))
-    assert len(set(found)) == 1
-
-
-def test_one_of_many_workers_gets_it(queue: JobQueue) -> None:
-    job = queue.request(KEY, "train", "asked").job
-    with ThreadPoolExecutor(8) as threads:
-        claims = list(threads.map(lambda _: queue.claim(job.id, "here/1"), range(16)))
+        (job,) = set(threads.map(lambda _: queue.request(KEY, "train", "asked").job.id, range(16)))
+        claims = list(threads.map(lambda _: queue.claim(job, "here/1"), range(16)))
     assert len([claim for claim in claims if claim is not None]) == 1
 
 
 def test_from_request_to_end(queue: JobQueue) -> None:
-    claim = claimed(queue)
-    running = as_it_is(queue, claim)
-    assert (running.state, running.attempt, running.fence) == ("running", 1, 1)
+    claim = running(queue)
+    now = job_of(queue, claim.id)
+    assert (now.state, now.attempt, now.fence) == ("running", 1, 1)
     assert queue.heartbeat(claim, "fit", 3, 10)
-    running = as_it_is(queue, claim)
-    assert (running.stage, running.step, running.steps) == ("fit", 3, 10)
+    now = job_of(queue, claim.id)
+    assert (now.stage, now.step, now.steps) == ("fit", 3, 10)
     queue.finish(claim, JobResult("v0001 is served", {"verdict": {"outcome": "accept"}}, 17, refresh="v0001 is served"))
-    done = as_it_is(queue, claim)
+    done = job_of(queue, claim.id)
     assert (done.state, done.verdict, done.last_event, done.message) == ("done", "accept", 17, "v0001 is served")
     assert queue.last_attempt(KEY) == 17
     assert open_jobs(queue) == [("refresh", "requested", "v0001 is served")]
@@ -106,22 +111,21 @@ def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobQueue) -
     later = queue.request(KEY, "train", "submitted", delay_s=60).job
     assert queue.due() == []
     queue.request(KEY, "train", "submitted", delay_s=600)
-    assert as_it_is(queue, later).not_before == later.not_before
+    assert job_of(queue, later.id).not_before == later.not_before
     queue.request(KEY, "train", "pressed")
     assert [due.id for due in queue.due()] == [later.id]
 
 
 def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Database) -> None:
     """The next attempt covers what was asked for while it ran."""
-    claim = claimed(queue)
+    claim = running(queue)
     queue.request(KEY, "train", "pressed again")
     assert queue.fail(claim, "Label Studio is away.", retry=True)
-    job = as_it_is(queue, claim)
+    job = job_of(queue, claim.id)
     assert (job.state, job.message) == ("requested", "Label Studio is away.")
     assert job.not_before > job.requested_at
     make_due(database, job.id)
-    again = queue.claim(job.id, "here/1")
-    assert again is not None
+    again = claimed(queue, job.id)
     assert again.rerun_reason is None
     end(queue, again, "finish")
     assert open_jobs(queue) == []
@@ -129,32 +133,24 @@ def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Da
 
 def test_jobs_of_a_project_that_nobody_had_named(queue: JobQueue) -> None:
     nameless = ProjectKey("", KEY.id, KEY.created)
-    queue.finish(claimed(queue, nameless), JobResult("done", {}, 9))
+    queue.finish(running(queue, nameless), JobResult("done", {}, 9))
     assert [job.key for job in queue.jobs(KEY)] == [nameless]
     assert queue.last_attempt(KEY) == 9
 
 
 @pytest.mark.parametrize("how", ["finish", "fail"])
-def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue, how: str) -> None:
-    claim = claimed(queue)
-    again = queue.request(KEY, "train", "pressed again")
+@pytest.mark.parametrize("delay_s", [0, 60])
+def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue, how: str, delay_s: float) -> None:
+    claim = running(queue)
+    again = queue.request(KEY, "train", "pressed again", delay_s=delay_s)
     assert (again.is_new, again.job.id) == (False, claim.id)
     end(queue, claim, how)
     assert open_jobs(queue) == [("train", "requested", "pressed again")]
-    end(queue, claimed(queue), "finish")
-    assert open_jobs(queue) == []
-
-
-def test_a_request_while_it_runs_keeps_its_delay(queue: JobQueue) -> None:
-    claim = claimed(queue)
-    queue.request(KEY, "train", "submitted", delay_s=60)
-    end(queue, claim, "finish")
-    assert queue.due() == []
-    assert open_jobs(queue) == [("train", "requested", "submitted")]
+    assert len(queue.due()) == (delay_s == 0)
 
 
 def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Database) -> None:
-    claim = claimed(queue)
+    claim = running(queue)
     for seconds in (0, 14):
         make_old(database, claim.id, seconds)
         assert queue.expire() == []
@@ -166,8 +162,8 @@ def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Datab
 
 
 def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobQueue) -> None:
-    claimed(queue, worker="here/1")
-    other = claimed(queue, OTHER, worker="here/2")
+    running(queue, worker="here/1")
+    other = running(queue, OTHER, worker="here/2")
     assert queue.expire((other.id, "here/1")) == []
     (expired,) = queue.expire((other.id, "here/2"))
     assert expired.key == OTHER
@@ -176,22 +172,21 @@ def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: Jo
 
 
 def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database) -> None:
-    claim = claimed(queue)
+    claim = running(queue)
     expire(queue, database, claim)
-    later = queue.claim(claim.id, "here/2")
-    assert later is not None
+    later = claimed(queue, claim.id)
     assert later.fence > claim.fence
-    before = as_it_is(queue, claim)
+    before = job_of(queue, claim.id)
     writes: list[Callable[[], object]] = [
         lambda: queue.heartbeat(claim, "fit"),
         lambda: queue.note_seen(claim, 99),
         lambda: queue.checkpoint(claim, {"portion": []}),
-        *(lambda how=how: end(queue, claim, how) for how in ("finish", "retry", "release")),  # type: ignore[misc]
+        *(lambda how=how: end(queue, claim, how) for how in ("finish", "retry", "release")),
     ]
     for write in writes:
         with pytest.raises(JobLost, match="another worker"):
             write()
-    after = as_it_is(queue, claim)
+    after = job_of(queue, claim.id)
     assert (after.to_json(), after.heartbeat_at) == (before.to_json(), before.heartbeat_at)
     end(queue, later, "finish")
 
@@ -199,16 +194,16 @@ def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database
 @pytest.mark.parametrize("how", ["finish", "fail", "retry", "release"])
 def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobQueue, how: str) -> None:
     """A heartbeat that comes late says so, instead of "another worker has it"."""
-    claim = claimed(queue)
+    claim = running(queue)
     end(queue, claim, how)
-    before = as_it_is(queue, claim)
+    before = job_of(queue, claim.id)
     assert queue.heartbeat(claim, "fit") is False
-    assert as_it_is(queue, claim).to_json() == before.to_json()
+    assert job_of(queue, claim.id).to_json() == before.to_json()
 
 
 def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Database) -> None:
     """As when a version is published and the job ended in one."""
-    claim = claimed(queue)
+    claim = running(queue)
     expire(queue, database, claim)
 
     def publish() -> None:
@@ -228,17 +223,17 @@ def test_pauses_between_attempts_grow(database: Database) -> None:
     job, pauses = queue.request(KEY, "train", "asked").job, []
     for _ in range(4):
         make_due(database, job.id)
-        claim = claimed(queue)
+        claim = running(queue)
         with database.reading() as session:
             now = moment(session)
         assert queue.fail(claim, "away", retry=True)
-        pauses.append(round((as_it_is(queue, job).not_before - now).total_seconds()))
+        pauses.append(round((job_of(queue, job.id).not_before - now).total_seconds()))
     assert pauses == [1, 10, 100, 300]
 
 
 def test_what_waits_is_not_claimed(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_module, "BACKOFF_S", (60.0, 300.0))  # a machine may be slow
-    claim = claimed(queue)
+    claim = running(queue)
     queue.fail(claim, "away", retry=True)
     assert queue.due() == []
     assert queue.claim(claim.id, "here/1") is None
@@ -248,10 +243,10 @@ def test_what_waits_is_not_claimed(queue: JobQueue, monkeypatch: pytest.MonkeyPa
 
 
 def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue) -> None:
-    claim = claimed(queue)
+    claim = running(queue)
     queue.checkpoint(claim, {"portion": [1, 2]})
     queue.release(claim, "Others go first.")
-    job = as_it_is(queue, claim)
+    job = job_of(queue, claim.id)
     assert (job.state, job.attempt, job.message) == ("requested", 0, "Others go first.")
     assert (job.checkpoint or {})["portion"] == [1, 2]
 
@@ -262,7 +257,7 @@ def test_killed_three_times_is_given_up(queue: JobQueue, database: Database, oth
     correct(database, 1, 2, 3)
     last_event = Ledger(database).last_event(KEY)
     for attempt in (1, 2, 3):
-        expired = expire(JobQueue(database) if other_asks else queue, database, claimed(queue))
+        expired = expire(JobQueue(database) if other_asks else queue, database, running(queue))
         assert expired.attempt == attempt
         make_due(database, expired.id)
     assert expired.state == "failed"
@@ -274,9 +269,9 @@ def test_killed_three_times_is_given_up(queue: JobQueue, database: Database, oth
 
 def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database) -> None:
     correct(database, 1, 2, 3)
-    claim = claimed(queue)
+    claim = running(queue)
     assert not queue.fail(claim, "The label config has nothing to tag.", retry=False)
-    job = as_it_is(queue, claim)
+    job = job_of(queue, claim.id)
     assert (job.state, job.message) == ("failed", "The label config has nothing to tag.")
     assert job.last_event == Ledger(database).last_event(KEY)
 
@@ -284,9 +279,9 @@ def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database
 def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_module, "MAX_ENDED", 10)
     for number in range(15):
-        queue.finish(claimed(queue), JobResult("done", {}, 1000 if number == 0 else number))
+        queue.finish(running(queue), JobResult("done", {}, 1000 if number == 0 else number))
     assert len(queue.jobs()) == 11
     assert queue.last_attempt(KEY) == 1000
     for _ in range(15):
-        end(queue, claimed(queue, kind="refresh"), "fail")
+        end(queue, running(queue, kind="refresh"), "fail")
     assert len(queue.jobs(kind="refresh")) == 10

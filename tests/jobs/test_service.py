@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import event
-from support.jobs import KEY, OTHER, connect, correct
+from support.jobs import KEY, OTHER, claimed, connect, correct
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult
@@ -26,46 +26,38 @@ def service(few: Settings, database: Database) -> JobService:
 
 
 def end(queue: JobQueue, job_id: str, last_event: int) -> None:
-    claim = queue.claim(job_id, "here/1")
-    assert claim is not None
-    queue.finish(claim, JobResult("learned", {}, last_event))
+    queue.finish(claimed(queue, job_id), JobResult("learned", {}, last_event))
 
 
 def test_five_presses_are_one_job(service: JobService, queue: JobQueue) -> None:
-    said = [service.request(KEY, "Start Training was pressed") for _ in range(5)]
-    assert len({each["job"] for each in said}) == 1
-    assert "is queued as job" in said[0]["message"]
-    assert "was queued already" in said[4]["message"]
-    assert [job.reason for job in queue.jobs()] == ["Start Training was pressed"]
-
-
-def test_while_one_runs_the_answer_says_so(service: JobService, queue: JobQueue) -> None:
-    job = service.request(KEY, "pressed")["job"]
+    nameless = ProjectKey("", KEY.id, KEY.created)  # an event doesn't name its Label Studio
+    answers = [service.request(key, "Start Training was pressed") for key in (nameless, KEY, KEY, KEY, nameless)]
+    (job,) = {each["job"] for each in answers}
+    assert "is queued as job" in answers[0]["message"]
+    assert "was queued already" in answers[4]["message"]
+    assert [(each.key, each.reason) for each in queue.jobs()] == [(KEY, "Start Training was pressed")]
     queue.claim(job, "here/1")
-    said = service.request(KEY, "pressed")
-    assert said["job"] == job
-    assert "is running" in said["message"]
+    running = service.request(KEY, "pressed")
+    assert (running["job"], "is running" in running["message"]) == (job, True)
 
 
 def test_a_pinned_project_is_not_trained(service: JobService, database: Database, queue: JobQueue) -> None:
     VersionTable(database).pin(KEY)
-    said = service.request(KEY, "pressed")
-    assert "job" not in said
-    assert "pinned to base" in said["message"]
-    assert "unpin" in said["message"]
+    answer = service.request(KEY, "pressed")
+    assert set(answer) == {"message"}
+    assert "pinned to base" in answer["message"]
+    assert "unpin" in answer["message"]
     assert queue.jobs() == []
 
 
-def test_an_unknown_project_is_not_trained(service: JobService, queue: JobQueue) -> None:
-    said = service.request(OTHER, "pressed")
-    assert "job" not in said
-    assert "not known yet" in said["message"]
+def test_an_unknown_project_is_not_trained(service: JobService, database: Database, queue: JobQueue) -> None:
+    """However many corrections it has."""
+    correct(database, 1, 2, 3, key=OTHER)
+    answer = service.request(OTHER, "pressed")
+    assert set(answer) == {"message"}
+    assert "not known yet" in answer["message"]
+    assert service.check(OTHER) == []
     assert queue.jobs() == []
-
-
-def test_a_project_whose_label_studio_the_event_does_not_name(service: JobService, queue: JobQueue) -> None:
-    service.request(ProjectKey("", KEY.id, KEY.created), "pressed")
-    assert [job.key for job in queue.jobs()] == [KEY]
 
 
 def test_enough_corrections_ask_by_themselves(service: JobService, database: Database, queue: JobQueue) -> None:
@@ -78,12 +70,8 @@ def test_enough_corrections_ask_by_themselves(service: JobService, database: Dat
     assert [job.key for job in queue.jobs()] == [OTHER]
 
 
-def test_a_project_that_no_setup_has_brought_asks_for_nothing(service: JobService, database: Database) -> None:
-    correct(database, 1, 2, 3, key=OTHER)
-    assert service.check(OTHER) == []
-
-
 def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database: Database, queue: JobQueue) -> None:
+    """Pending is what changed since the last attempt, whatever came of it."""
     correct(database, 1, 2, 3)
     end(queue, service.check(KEY)[0].id, 3)
     correct(database, 1, 2, 3)  # the same events again
@@ -95,7 +83,6 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
 
 
 def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: Database, queue: JobQueue) -> None:
-    """Pending is what changed since the last attempt, whatever came of it."""
     correct(database, 1, 2, 3)
     end(queue, service.request(KEY, "pressed")["job"], 3)
     assert service.check(KEY) == []

@@ -7,10 +7,9 @@ import signal
 import stat
 import subprocess
 import sys
-import textwrap
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,35 +44,38 @@ def servers(settings: Settings) -> list[int]:
     return processes("valkey-server", Valkey(settings).url.removeprefix("unix://"))
 
 
-def user(settings: Settings, then: str = "sys.stdin.readline()") -> subprocess.Popen[str]:
-    """A process that uses the server, says its address, and does something then."""
-    program = f"""
-        import os, signal, sys
-        from pathlib import Path
-        from ram_backend.jobs.valkey import Valkey
-        from ram_backend.settings import load_settings
-        with Valkey(load_settings(data_dir=Path(sys.argv[1]))) as valkey:
-            print(valkey.url, flush=True)
-            {then}
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(settings.data_dir)]
+def user(settings: Settings) -> subprocess.Popen[str]:
+    """A process that uses the server, and prints its address, until a line comes."""
+    program = """
+import sys
+from pathlib import Path
+from ram_backend.jobs.valkey import Valkey
+from ram_backend.settings import load_settings
+with Valkey(load_settings(data_dir=Path(sys.argv[1]))) as valkey:
+    print(valkey.url, flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", program, str(settings.data_dir)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 def test_it_is_there_while_it_is_used(own: Settings) -> None:
-    assert running_url(own) is None
-    with Valkey(own) as valkey:
-        assert Redis.from_url(valkey.url).ping()
-        assert running_url(own) == valkey.url
-        folder = Path(valkey.url.removeprefix("unix://")).parent
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert running_url(own) is None
-    assert not folder.exists()
+    """However long the name of the data folder."""
+    deep = own.model_copy(update={"data_dir": own.data_dir / ("deep" * 20) / ("deeper" * 20)})
+    for settings in (own, deep):
+        assert running_url(settings) is None
+        with Valkey(settings) as valkey:
+            assert Redis.from_url(valkey.url).ping()
+            assert running_url(settings) == valkey.url
+            folder = Path(valkey.url.removeprefix("unix://")).parent
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert running_url(settings) is None
+        assert not folder.exists()
 
 
 def test_an_external_one_is_neither_started_nor_stopped(own: Settings) -> None:
@@ -84,35 +86,22 @@ def test_an_external_one_is_neither_started_nor_stopped(own: Settings) -> None:
             assert other.revive()
         assert Redis.from_url(valkey.url).ping()
         assert not external.data_dir.exists()
+    with Valkey(own.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})) as away:
+        assert not away.revive()
 
 
-def test_an_external_one_that_is_away(own: Settings) -> None:
-    away = own.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
-    with Valkey(away) as valkey:
-        assert not valkey.revive()
-
-
-def test_the_last_one_out_stops_it(own: Settings) -> None:
-    first, second = user(own), user(own)
-    assert said(first) == said(second)
-    for process in (first, second):
-        assert len(servers(own)) == 1
-        process.communicate("go\n")
-    assert servers(own) == []
-
-
-def test_many_at_once_start_one(own: Settings) -> None:
+def test_many_at_once_start_one_and_the_last_one_out_stops_it(own: Settings) -> None:
     users = [user(own) for _ in range(6)]
-    assert len({said(process) for process in users}) == 1
-    assert len(servers(own)) == 1
+    assert len({address(process) for process in users}) == 1
     for process in users:
+        assert len(servers(own)) == 1
         process.communicate("go\n")
     assert servers(own) == []
 
 
 def test_it_survives_the_kill_of_its_starter(own: Settings) -> None:
     starter = user(own)
-    url = said(starter)
+    url = address(starter)
     pid = pid_of(url)
     starter.kill()
     starter.communicate()
@@ -144,29 +133,14 @@ def test_it_is_revived(own: Settings) -> None:
 
 
 def test_stop_and_start_at_the_same_time(own: Settings) -> None:
-    failures: list[BaseException] = []
+    def come_and_go(_: int) -> None:
+        for _ in range(8):
+            with Valkey(own) as valkey:
+                assert Redis.from_url(valkey.url).ping()
 
-    def come_and_go() -> None:
-        try:
-            for _ in range(8):
-                with Valkey(own) as valkey:
-                    assert Redis.from_url(valkey.url).ping()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, range(4)))
     assert servers(own) == []
-
-
-def test_long_names_of_folders(tmp_path: Path) -> None:
-    deep = load_settings(data_dir=tmp_path / ("deep" * 20) / ("deeper" * 20))
-    with Valkey(deep) as valkey:
-        assert len(valkey.url.removeprefix("unix://").encode()) < 100
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(own: Settings) -> None:

@@ -11,6 +11,7 @@ from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
+from ram_backend.jobs.queue import JobQueue
 from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
@@ -78,3 +79,17 @@ def make_due(database: Database, job_id: str) -> None:
     with database.writing() as session:
         row = session.get_one(Job, job_id)
         row.not_before = row.requested_at
+
+
+def job_of(queue: JobQueue, job_id: str) -> Job:
+    """As it is now."""
+    job = queue.get(job_id)
+    assert job is not None
+    return job
+
+
+def claimed(queue: JobQueue, job_id: str, worker: str = "here/1") -> Job:
+    """Claimed now, by a worker on record."""
+    claim = queue.claim(job_id, worker)
+    assert claim is not None
+    return claim

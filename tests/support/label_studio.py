@@ -49,6 +49,7 @@ class FakeLabelStudio(HttpServer):
         unreachable: tasks whose image can't be had now: a portion that has nothing else is answered 503.
         broken: tasks whose image can never be had: their predictions are empty, with score 1.
         portions: tasks of each request to the backend, in order.
+        before_store: called with the tasks of a portion before their predictions are stored.
     """
 
     def __init__(self, host: str = "127.0.0.1", *, prefix: str = "", project: int = 3) -> None:
@@ -77,7 +78,7 @@ class FakeLabelStudio(HttpServer):
         self.broken: set[int] = set()
         self.retrieved: list[list[int]] = []
         self.portions: list[list[int]] = []
-        self.waiting = 0
+        self.before_store: Callable[[list[int]], object] = lambda tasks: None
         self._lock = threading.Lock()
         self._last = 100_000
         self.routes[f"{prefix}/api/token/refresh/"] = self._refresh
@@ -312,13 +313,12 @@ class FakeLabelStudio(HttpServer):
         portion = [task["id"] for task in tasks if not _has(task, [version])]
         if version is not None and portion:
             self.portions.append(portion)
-            self.waiting += 1
             took = self.seconds * len(portion)
             time.sleep(min(took, self.gives_up_after))
+            self.before_store(portion)
             if took <= self.gives_up_after and not set(portion) <= self.unreachable:
                 for number in portion:
                     self.store(number, version, empty=number in self.broken | self.unreachable)
-            self.waiting -= 1
         return {"processed_items": 1, "detail": "Retrieved 1 predictions"}
 
 

@@ -32,12 +32,12 @@ main()
 """
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300, *, pause_s: float = 0.005) -> None:
     """Fails where the condition does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+        time.sleep(pause_s)
 
 
 def is_up(url: str) -> bool:

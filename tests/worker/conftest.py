@@ -1,7 +1,54 @@
-"""Jobs in either kind of database, and projects to do them for: as for the rows alone."""
+"""Jobs in either kind of database, as for the rows alone, and the real training job with a tiny network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 from jobs.conftest import database, queue
+from support.jobs import KEY, make_due
+from support.tiny_model import ColourNetwork, tiny_bundle
+from worker.working import none_is_left
+
+from ram_backend.database.engine import Database
+from ram_backend.jobs.job import Job
+from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.valkey import running_url
+from ram_backend.settings import Settings
+from ram_backend.worker import scorer
+from ram_backend.worker import train as training
+from ram_backend.worker.run_job import carry_out
 
 __all__ = ["database", "queue"]
+
+
+@pytest.fixture
+def nothing_left(settings: Settings) -> Iterator[None]:
+    """In the end, neither the queue nor any process of a job runs."""
+    yield
+    none_is_left()
+    assert running_url(settings) is None
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
+    """Its feature is the mean colour; its tags have no texts."""
+    network = ColourNetwork()
+    monkeypatch.setattr(training, "find_bundle", lambda *_, **__: tiny_bundle())
+    monkeypatch.setattr(training, "load_network", lambda *_, **__: network)
+    monkeypatch.setattr(scorer, "tag_embeddings", lambda *_: None)
+    return network
+
+
+@pytest.fixture
+def train(settings: Settings, database: Database, queue: JobQueue, network: ColourNetwork) -> Callable[..., Job]:
+    """Requests a training and does it, with changed settings."""
+
+    def trained(**changes: Any) -> Job:
+        job = queue.request(KEY, "train", "asked").job
+        make_due(database, job.id)
+        carry_out(settings.model_copy(update={"tuning": "off", **changes}), database, job.id)
+        return queue.get(job.id) or job
+
+    return trained

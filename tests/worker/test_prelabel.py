@@ -1,191 +1,257 @@
-"""Pre-labelling as a job: asked for by people and by the server, gone on with after a kill."""
+"""Pre-labelling as a job, gone on with after a kill; the refresh after a swap, and what Label Studio then shows."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support.jobs import CONFIG, KEY, make_due, make_old
+from sqlalchemy import insert
+from support.jobs import CONFIG, claimed, job_of, make_due, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
-from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, PrelabelOptions
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.queue import moment
 from ram_backend.jobs.service import JobService
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
-from ram_backend.projects.table import ProjectTable
+from ram_backend.projects.table import ProjectTable, key_columns
 from ram_backend.settings import Settings
-from ram_backend.worker import prelabel as prelabel_job
-from ram_backend.worker import prelabel as push_module
-from ram_backend.worker.run_job import carry_out
+from ram_backend.versions.records import ServedRow
+from ram_backend.worker import prelabel
+from ram_backend.worker.run_job import JobContext, carry_out
 
-Ask = Callable[[PrelabelOptions], Job]
-Do = Callable[[str], Job]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_module, "LOOK_S", 0.02)
+OLD, NEW = "starter-aaaaaaaaaaaa", "starter-v0003-bbbbbbbbbbbb"
+ALL = PrelabelOptions(("all",))
+TASKS = 14
 
 
 @pytest.fixture
-def studio(database: Database) -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio.with_tasks(30) as there:
-        setup = Setup.read(there.key, label_config=CONFIG, access_token=None, extra_params=None)
-        ProjectTable(database).apply(setup)
+def studio(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
+    monkeypatch.setattr(prelabel, "LOOK_S", 0.01)
+    monkeypatch.setattr(prelabel, "SWAP_S", 0.3)
+    with FakeLabelStudio.with_tasks(TASKS) as there:
+        ProjectTable(database).apply(Setup.read(there.key, label_config=CONFIG, access_token=None, extra_params=None))
         yield there
 
 
-@pytest.fixture
-def own(settings: Settings, studio: FakeLabelStudio) -> Settings:
-    return settings.model_copy(update={"label_studio_url": studio.url, "label_studio_api_key": LEGACY})
+class Pushes:
+    """Pre-labellings and refreshes of the project, done in this process."""
+
+    def __init__(self, settings: Settings, database: Database, studio: FakeLabelStudio) -> None:
+        known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 3}
+        self.settings, self.database, self.key = settings.model_copy(update=known), database, studio.key
+        self.service = JobService(self.settings, database)
+        self.queue = self.service.queue
+
+    def request(self, options: PrelabelOptions) -> Job:
+        return self.service.push(self.key, options, "for the test").job
+
+    def claim(self, job: Job) -> Job:
+        make_due(self.database, job.id)
+        return claimed(self.queue, job.id)
+
+    def do(self, job: Job, **changes: Any) -> Job:
+        make_due(self.database, job.id)
+        carry_out(self.settings.model_copy(update=changes), self.database, job.id)
+        return job_of(self.queue, job.id)
+
+    def push(self, options: PrelabelOptions) -> Job:
+        return self.do(self.request(options))
+
+    def refresh(self, served: str | None = "v0003", **changes: Any) -> Job:
+        """After a swap to that version."""
+        with self.database.writing() as session:
+            row = {**key_columns(self.key), "version": served, "pinned": False, "change": 1}
+            session.execute(insert(ServedRow).values(**row, updated_at=moment(session)))
+        return self.do(self.queue.request(self.key, "refresh", f"{served} is served").job, **changes)
 
 
 @pytest.fixture
-def do(own: Settings, database: Database, queue: JobQueue) -> Do:
-    def done(job_id: str) -> Job:
-        make_due(database, job_id)
-        carry_out(own, database, job_id, {"prelabel": prelabel_job.prelabel})  # type: ignore[dict-item]
-        found = queue.get(job_id)
-        assert found is not None
-        return found
-
-    return done
+def jobs(settings: Settings, database: Database, studio: FakeLabelStudio) -> Pushes:
+    return Pushes(settings, database, studio)
 
 
 @pytest.fixture
-def service(own: Settings, database: Database) -> JobService:
-    return JobService(own, database)
+def swapped(studio: FakeLabelStudio) -> FakeLabelStudio:
+    """Its backend serves v0003 by now, and Label Studio shows what the backend serves."""
+    studio.connected[0]["model_version"] = NEW
+    studio.record["model_version"] = studio.connected[0]["title"]
+    return studio
 
 
-@pytest.fixture
-def ask(service: JobService, studio: FakeLabelStudio) -> Ask:
-    return lambda options: service.push(studio.key, options, "for the test").job
+def requested(studio: FakeLabelStudio) -> list[int]:
+    return sorted(task for portion in studio.portions for task in portion)
 
 
-def claimed(queue: JobQueue, job: Job) -> Job:
-    claim = queue.claim(job.id, "here/1")
-    assert claim is not None
-    return claim
-
-
-def test_done_and_told(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
+def test_a_result_and_its_message(jobs: Pushes, studio: FakeLabelStudio) -> None:
     studio.broken = {3}
-    job = do(ask(PrelabelOptions(("unlabelled",))).id)
-    assert (job.state, job.message[:53]) == ("done", f"30 tasks have got their prediction of {VERSION[:15]}")
-    assert "1 of them are empty" in job.message
-    assert "tasks 3" in job.message
-    assert studio.counts() == {1: 30}
+    job = jobs.push(PrelabelOptions(("unlabelled",)))
+    assert job.state == "done"
+    assert f"14 tasks have got their prediction of {VERSION}. 1 of them are empty" in job.message
+    assert "(tasks 3). Asking with --retry-failed tries those again." in job.message
+    assert studio.counts() == {1: TASKS}
     assert job.result is not None
-    assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, 30, 1)
-    nothing = do(ask(PrelabelOptions(("unlabelled",))).id)
-    assert "Nothing to do" in nothing.message
+    assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, TASKS, 1)
+    assert "Nothing to do" in jobs.push(PrelabelOptions(("unlabelled",))).message
 
 
-def test_what_is_asked_for_while_one_waits_is_one_job(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
-    for number in range(1, 31):
+def test_requests_while_one_waits_are_one_job(jobs: Pushes, studio: FakeLabelStudio) -> None:
+    for number in range(1, TASKS + 1):
         studio.annotate(number, number, "red")
-    first = ask(PrelabelOptions(tasks=(1, 2)))
-    second = ask(PrelabelOptions(tasks=(2, 5), per_second=100))
+    first = jobs.request(PrelabelOptions(tasks=(1, 2)))
+    second = jobs.request(PrelabelOptions(tasks=(2, 5), per_second=100))
     assert first.id == second.id
     assert PrelabelOptions.of(second.options) == PrelabelOptions(tasks=(1, 2, 5), per_second=100)
-    do(first.id)
-    assert sorted(task for portion in studio.portions for task in portion) == [1, 2, 5]
+    jobs.do(first)
+    assert requested(studio) == [1, 2, 5]
 
 
-def test_what_is_asked_for_while_one_runs_is_done_after_it(
-    ask: Ask, do: Do, studio: FakeLabelStudio, queue: JobQueue
-) -> None:
-    job = ask(PrelabelOptions(tasks=(1,)))
-    claim = claimed(queue, job)
-    ask(PrelabelOptions(tasks=(9,)))
-    queue.fail(claim, "It failed.", retry=False)
-    following = queue.jobs()[0]
-    assert following.id != job.id
-    assert do(following.id).state == "done"
-    assert sorted(task for portion in studio.portions for task in portion) == [1, 9]
+def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLabelStudio) -> None:
+    claim = jobs.claim(jobs.request(PrelabelOptions(tasks=(1,))))
+    jobs.request(PrelabelOptions(tasks=(9,)))
+    jobs.queue.fail(claim, "It failed.", retry=False)
+    following = jobs.queue.jobs()[0]
+    assert following.id != claim.id
+    assert jobs.do(following).state == "done"
+    assert requested(studio) == [1, 9]
 
 
-def test_its_own_portion_asks_for_no_further_job(
-    ask: Ask, studio: FakeLabelStudio, queue: JobQueue, service: JobService
-) -> None:
+def test_its_own_portion_leads_to_no_further_job(jobs: Pushes) -> None:
     """A portion that is late within the server comes from the job that is running."""
-    job = ask(PrelabelOptions(("all",)))
-    claim = claimed(queue, job)
-    queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    assert service.prelabel(studio.key, [4, 5], "late")["job"] == job.id
-    found = queue.get(job.id)
-    assert found is not None
-    assert found.rerun_reason is None
-    service.prelabel(studio.key, [5, 7], "late")
-    found = queue.get(job.id)
-    assert found is not None
-    assert (found.rerun_reason, PrelabelOptions.of(found.options).tasks) == ("late", (5, 7))
+    claim = jobs.claim(jobs.request(ALL))
+    jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
+    assert jobs.service.prelabel(jobs.key, [4, 5], "late")["job"] == claim.id
+    assert job_of(jobs.queue, claim.id).rerun_reason is None
+    jobs.service.prelabel(jobs.key, [5, 7], "late")
+    now = job_of(jobs.queue, claim.id)
+    assert (now.rerun_reason, PrelabelOptions.of(now.options).tasks) == ("late", (5, 7))
 
 
-def test_the_server_hands_over_late_tasks(studio: FakeLabelStudio, service: JobService) -> None:
-    said = service.prelabel(ProjectKey("", studio.key.id, studio.key.created), range(1, 501), "late")
-    (job,) = service.queue.jobs(studio.key)
-    assert (job.id, job.kind, job.reason) == (said["job"], "prelabel", "late")
-    assert f"500 tasks were not done in time: job {job.id} goes on with them" in said["message"]
-    unknown = service.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
+def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
+    answer = jobs.service.prelabel(ProjectKey("", jobs.key.id, jobs.key.created), range(1, 501), "late")
+    (job,) = jobs.queue.jobs(jobs.key)
+    assert (job.id, job.kind, job.reason) == (answer["job"], "prelabel", "late")
+    assert f"500 tasks were not done in time: job {job.id} goes on with them" in answer["message"]
+    unknown = jobs.service.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
     assert "job" not in unknown
     assert "not known yet" in unknown["message"]
 
 
-def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(
-    ask: Ask, do: Do, studio: FakeLabelStudio, queue: JobQueue, database: Database
-) -> None:
-    job = ask(PrelabelOptions(("all",)))
-    claim = claimed(queue, job)
-    queue.checkpoint(claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
-    make_old(database, job.id, 16)
-    (taken,) = queue.expire()
-    assert (taken.state, taken.attempt) == ("requested", 1)
-    began = time.monotonic()
-
-    def late(*_: object) -> None:
-        wait_until(lambda: time.monotonic() - began > 0.3)
-        for number in (1, 2, 3):
-            studio.store(number, VERSION)
-
-    threading.Thread(target=late).start()
-    assert do(job.id).state == "done"
-    assert studio.counts() == {1: 30}
-    assert not {1, 2, 3} & {task for portion in studio.portions for task in portion}
+def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(jobs: Pushes, studio: FakeLabelStudio) -> None:
+    claim = jobs.claim(jobs.request(ALL))
+    jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [1, 2, 3]}, progressed=True)
+    make_old(jobs.database, claim.id, 16)
+    (expired,) = jobs.queue.expire()
+    assert (expired.state, expired.attempt) == ("requested", 1)
+    late = threading.Timer(0.3, lambda: [studio.store(number, VERSION) for number in (1, 2, 3)])
+    late.start()
+    assert jobs.do(claim).state == "done"
+    assert studio.counts() == {1: TASKS}
+    assert requested(studio) == list(range(4, TASKS + 1))
 
 
-def test_progress_makes_an_attempt_the_first(ask: Ask, queue: JobQueue, database: Database) -> None:
+def test_progress_makes_an_attempt_the_first(jobs: Pushes) -> None:
     """A long job may be killed more often than one that gets nowhere."""
-    job = ask(PrelabelOptions(("all",)))
+    job = jobs.request(ALL)
     for _ in range(5):
-        make_due(database, job.id)
-        claim = claimed(queue, job)
-        queue.checkpoint(claim, {"version": VERSION, "portion": []}, progressed=True)
-        make_old(database, job.id, 16)
-        assert queue.expire()[0].state == "requested"
+        jobs.queue.checkpoint(jobs.claim(job), {"version": VERSION, "portion": []}, progressed=True)
+        make_old(jobs.database, job.id, 16)
+        assert jobs.queue.expire()[0].state == "requested"
 
 
-def test_others_go_first(ask: Ask, do: Do, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prelabel_job, "SLICE_S", 0.0)
-    monkeypatch.setattr(prelabel_job, "OVERDUE_S", -1.0)
-    job = ask(PrelabelOptions(("all",)))
-    training = queue.request(KEY, "train", "pressed").job
-    aside = do(job.id)
+def test_others_go_first(jobs: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prelabel, "SLICE_S", 0.0)
+    monkeypatch.setattr(prelabel, "OVERDUE_S", -1.0)
+    training = jobs.queue.request(jobs.key, "train", "pressed").job
+    aside = jobs.push(ALL)
     assert (aside.state, aside.attempt, aside.message[:20]) == ("requested", 0, "Another job goes fir")
-    claim = claimed(queue, training)
-    queue.fail(claim, "", retry=False)
-    assert do(job.id).state == "done"
+    jobs.queue.fail(jobs.claim(training), "", retry=False)
+    assert jobs.do(aside).state == "done"
 
 
-def test_label_studio_is_away(ask: Ask, do: Do, studio: FakeLabelStudio) -> None:
+def test_a_token_that_is_not_taken(jobs: Pushes, studio: FakeLabelStudio) -> None:
+    """A pre-labelling waits; a refresh leaves the project as it is, and says so."""
     studio.legacy = "another"
-    job = do(ask(PrelabelOptions(("all",))).id)
+    job, refresh = jobs.push(ALL), jobs.refresh()
     assert job.state == "requested"
-    assert "LABEL_STUDIO_API_KEY" in job.message
+    assert (refresh.state, (refresh.result or {})["order"]) == ("done", "random")
+    assert refresh.message.startswith("Predictions stay live, and the order by uncertainty is random: ")
+    assert all("LABEL_STUDIO_API_KEY" in each.message for each in (job, refresh))
     studio.legacy = LEGACY
-    assert do(job.id).state == "done"
+    assert jobs.do(job).state == "done"
+
+
+def test_portions_then_the_title(jobs: Pushes, swapped: FakeLabelStudio) -> None:
+    for number in range(7, TASKS + 1):
+        swapped.annotate(number, number, "red")
+    swapped.store(1, OLD)
+    job = jobs.refresh()
+    assert job.state == "done", job.message
+    assert swapped.portions == [[1, 2, 3], [4, 5, 6]]
+    assert (swapped.connected[0]["title"], swapped.record["model_version"]) == (NEW, NEW)
+    assert job.result is not None
+    assert (job.result["model_version"], job.result["tasks"], job.result["order"]) == (NEW, 6, "by uncertainty")
+
+
+def test_it_waits_for_the_swap(jobs: Pushes, swapped: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prelabel, "SWAP_S", 300.0)
+    swapped.connected[0]["model_version"] = OLD
+    threading.Timer(0.2, lambda: swapped.connected[0].update(model_version=NEW)).start()
+    assert jobs.refresh().state == "done"
+    assert swapped.counts(NEW) == {1: TASKS}
+
+
+def test_after_a_rollback_to_the_base(jobs: Pushes, swapped: FakeLabelStudio) -> None:
+    swapped.connected[0]["model_version"] = OLD
+    assert jobs.refresh(served=None).state == "done"
+    assert (swapped.counts(OLD), swapped.record["model_version"]) == ({1: TASKS}, OLD)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "order", "message"),
+    [("", NEW, "by uncertainty", "Label Studio shows these"), ("theirs", "theirs", "as set", "those of 'theirs'")],
+    ids=["none", "chosen by somebody"],
+)
+def test_the_version_that_a_project_shows(
+    jobs: Pushes, swapped: FakeLabelStudio, before: str, after: str, order: str, message: str
+) -> None:
+    """Deleting predictions under Settings clears it (protocol section 4)."""
+    swapped.record["model_version"] = before
+    job = jobs.refresh()
+    assert (swapped.record["model_version"], swapped.counts(NEW)) == (after, {1: TASKS})
+    assert (job.result or {})["order"] == order
+    assert message in job.message
+
+
+def test_a_server_that_serves_something_else(jobs: Pushes, swapped: FakeLabelStudio) -> None:
+    """A quarantined version, for instance: Label Studio is left as it is."""
+    swapped.connected[0]["model_version"] = OLD
+    job = jobs.refresh()
+    assert (job.state, swapped.portions) == ("done", [])
+    assert "knows no backend of the project that serves v0003" in job.message
+    assert swapped.connected[0]["title"] != NEW
+
+
+def test_more_tasks_than_wanted(jobs: Pushes, swapped: FakeLabelStudio) -> None:
+    job = jobs.refresh(refresh_tasks=4)
+    assert job.result is not None
+    assert (job.result["tasks"], job.result["left"]) == (4, 10)
+    assert "10 more are unlabelled than RAM_REFRESH_TASKS" in job.message
+
+
+def test_label_studio_is_away_or_stores_nothing(jobs: Pushes, swapped: FakeLabelStudio) -> None:
+    """It answers as if all were well where the backend did not answer in time."""
+    swapped.seconds, swapped.gives_up_after = 0.001, 0
+    job = jobs.refresh()
+    assert (job.state, job.attempt, "stores no predictions" in job.message) == ("requested", 1, True)
+    job = jobs.do(job, label_studio_url="http://127.0.0.1:1")
+    assert (job.state, job.attempt) == ("requested", 2)
+
+
+def test_no_label_studio(jobs: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobContext, "open_project", lambda _: (None, None))
+    for job, state in ((jobs.refresh(), "done"), (jobs.push(ALL), "requested")):
+        assert (job.state, "Nobody has named the Label Studio" in job.message) == (state, True)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.jobs import KEY, make_due, statement
-from support.tiny_model import ColourNetwork, tiny_bundle
+from support.jobs import KEY, statement
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
-from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
-from ram_backend.worker import scorer
-from ram_backend.worker import train as training_job
-from ram_backend.worker.run_job import carry_out
 
 IMAGES = 160
 TAGS = ("red", "green", "blue")
@@ -52,28 +47,12 @@ def correct_by_two_colours(
     Ledger(database).record(KEY, [statement(n + 1, ticked[order[n]], image=noisy_picture(n)) for n in range(IMAGES)])
 
 
-def trained(settings: Settings, database: Database, queue: JobQueue) -> Job:
-    """A training job that ran, with nothing of fit or gate replaced."""
-    job = queue.request(KEY, "train", "asked").job
-    make_due(database, job.id)
-    own = settings.model_copy(update={"tuning": "off"})
-    carry_out(own, database, job.id, {"train": training_job.train})  # type: ignore[arg-type]
-    found = queue.get(job.id)
-    assert found is not None
-    return found
+Train = Callable[[], Job]
 
 
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network's feature is the mean colour; its tags have no texts."""
-    monkeypatch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
-    monkeypatch.setattr(training_job, "load_network", lambda *_, **__: ColourNetwork())
-    monkeypatch.setattr(scorer, "tag_embeddings", lambda *_: None)
-
-
-def test_what_can_be_learned_is_served(settings: Settings, database: Database, queue: JobQueue) -> None:
+def test_what_can_be_learned_is_served(database: Database, train: Train) -> None:
     correct_by_two_colours(database, np.arange(IMAGES))
-    job = trained(settings, database, queue)
+    job = train()
     assert (job.state, job.verdict) == ("done", "accept"), job.message
     figures = (job.result or {})["verdict"]["figures"]
     assert figures["edits_candidate"] < 0.9 * figures["edits_incumbent"]
@@ -81,20 +60,16 @@ def test_what_can_be_learned_is_served(settings: Settings, database: Database, q
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_shuffled_corrections_are_never_served(
-    settings: Settings, database: Database, queue: JobQueue, seed: int
-) -> None:
+def test_shuffled_corrections_are_never_served(database: Database, train: Train, seed: int) -> None:
     correct_by_two_colours(database, np.random.default_rng(seed).permutation(IMAGES))
-    job = trained(settings, database, queue)
+    job = train()
     assert (job.state, job.verdict) == ("done", "reject"), job.message
     assert VersionTable(database).served(KEY).version is None
 
 
-def test_a_candidate_is_not_served_where_the_bundle_is_right_already(
-    settings: Settings, database: Database, queue: JobQueue
-) -> None:
+def test_a_candidate_is_not_served_where_the_bundle_is_right_already(database: Database, train: Train) -> None:
     correct_by_two_colours(database, np.arange(IMAGES), own=1.0, levels=TICKED_FROM)
-    job = trained(settings, database, queue)
+    job = train()
     assert (job.state, job.verdict) == ("done", "reject"), job.message
     versions = VersionTable(database)
     assert [record.outcome for record in versions.list(KEY)] == ["reject"], "it was fitted, judged and kept"

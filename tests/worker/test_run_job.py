@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 import pytest
-from support.jobs import KEY, correct, make_due
+from support.jobs import KEY, correct, job_of, make_due
 from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
+from ram_backend.logs import request_id, with_request_id
 from ram_backend.settings import Settings
-from ram_backend.worker import heartbeat as heartbeat_module
+from ram_backend.worker import heartbeat
 from ram_backend.worker.run_job import JobContext, JobFunction, carry_out
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat_module, "NEWS_S", 0.02)
-
 
 Do = Callable[..., Job]
 
@@ -33,23 +29,18 @@ def ends() -> list[str]:
 
 
 @pytest.fixture
-def do(settings: Settings, database: Database, queue: JobQueue, ends: list[str]) -> Do:
-    """Asks for a training and does it with a function."""
+def do(settings: Settings, database: Database, queue: JobQueue, ends: list[str], monkeypatch: pytest.MonkeyPatch) -> Do:
+    """Requests a training and does it with a function."""
+    monkeypatch.setattr(heartbeat, "NEWS_S", 0.02)
 
     def done(function: JobFunction, **changes: object) -> Job:
         job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
         changed = settings.model_copy(update={"train_after": 0, **changes})
         carry_out(changed, database, job.id, {"train": function}, on_end=ends.append)
-        return as_it_is(queue, job)
+        return job_of(queue, job.id)
 
     return done
-
-
-def as_it_is(queue: JobQueue, job: Job) -> Job:
-    found = queue.get(job.id)
-    assert found is not None
-    return found
 
 
 def failing(error: Exception) -> JobFunction:
@@ -59,7 +50,7 @@ def failing(error: Exception) -> JobFunction:
     return function
 
 
-def test_done(do: Do) -> None:
+def test_done_once(do: Do, settings: Settings, database: Database) -> None:
     def function(context: JobContext) -> JobResult:
         context.heartbeat("one")
         context.heartbeat("two", 1, 2)
@@ -68,12 +59,24 @@ def test_done(do: Do) -> None:
     job = do(function)
     assert (job.state, job.message, job.verdict, job.last_event) == ("done", "learned", "reject", 3)
     assert set((job.result or {})["seconds"]) == {"one", "two"}
+    again = carry_out(settings, database, job.id, {"train": failing(AssertionError())})
+    assert "done, taken, or not due" in again
 
 
-def test_a_second_time_there_is_nothing_to_do(do: Do, settings: Settings, database: Database) -> None:
-    job = do(lambda _: JobResult("learned"))
-    said = carry_out(settings, database, job.id, {"train": failing(AssertionError())})
-    assert "done, taken, or not due" in said
+def test_log_lines_and_what_follows_name_the_http_request(
+    do: Do, queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def function(context: JobContext) -> JobResult:
+        logging.getLogger("ram_backend.test").warning("in the name of %s", request_id.get())
+        return JobResult("learned", {}, refresh="another version is served")
+
+    with with_request_id("first"):
+        queue.request(KEY, "train", "pressed")
+    do(function)
+    assert "in the name of first" in caplog.messages
+    (refresh,) = queue.jobs(KEY, kind="refresh")
+    assert refresh.request == "first"
+    assert request_id.get() is None
 
 
 def test_what_is_away_is_tried_again_until_given_up(do: Do, database: Database) -> None:
@@ -106,7 +109,7 @@ def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobQueue) -> N
         context.heartbeat("fit", 1, 4)
 
         def is_seen() -> bool:
-            job = as_it_is(queue, context.job)
+            job = job_of(queue, context.job.id)
             assert job.heartbeat_at is not None
             return job.heartbeat_at > began and (job.stage, job.step, job.steps) == ("fit", 1, 4)
 
@@ -127,15 +130,6 @@ def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
     job = do(function, train_after=3)
     following = [each for each in queue.jobs(KEY) if each.id != job.id]
     assert [(each.state, each.reason) for each in following] == [("requested", "3 corrections have changed")]
-
-
-def test_a_press_while_it_runs_leads_to_another_job(do: Do, queue: JobQueue) -> None:
-    def function(context: JobContext) -> JobResult:
-        context.service.train(KEY, "pressed again")
-        return JobResult("learned", {}, context.service.ledger.last_event(KEY))
-
-    job = do(function)
-    assert [each.reason for each in queue.jobs(KEY) if each.id != job.id] == ["pressed again"]
 
 
 def until_the_end(ends: list[str]) -> JobFunction:
@@ -164,15 +158,6 @@ def test_out_of_time(do: Do, ends: list[str], monkeypatch: pytest.MonkeyPatch, f
     assert job.state == "failed"
     assert job.message.startswith("It took longer than 0.1 s: ")
     assert ends == ["It took longer than 0.1 s"]
-
-
-def test_in_time(do: Do, ends: list[str]) -> None:
-    def function(context: JobContext) -> JobResult:
-        threading.Event().wait(0.2)
-        return JobResult("learned")
-
-    assert do(function, job_timeout_seconds=60).state == "done"
-    assert ends == []
 
 
 def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQueue, ends: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from support.jobs import CONFIG, KEY, correct, make_due, picture_of, statement
+from support.jobs import CONFIG, KEY, correct, picture_of, statement
 from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 
 from ram_backend.database.engine import Database
@@ -27,9 +27,7 @@ from ram_backend.versions.directory import folder_of, open_version, version_path
 from ram_backend.versions.records import Lineage
 from ram_backend.versions.table import VersionTable
 from ram_backend.vocabulary import embeddings as text_embeddings
-from ram_backend.worker import scorer as scoring
 from ram_backend.worker import train as training_job
-from ram_backend.worker.run_job import carry_out
 
 ACCEPT = Verdict("accept", "Fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 1.5})
 REJECT = Verdict("reject", "No fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 2.4})
@@ -38,29 +36,26 @@ REJECT = Verdict("reject", "No fewer edits.", {"edits_incumbent": 2.4, "edits_ca
 class Trainings:
     """Corrections, gate, trainings and versions of one project."""
 
-    def __init__(self, settings: Settings, database: Database, queue: JobQueue, patch: pytest.MonkeyPatch) -> None:
-        self.settings, self.database, self.queue, self.patch = settings, database, queue, patch
+    def __init__(self, database: Database, patch: pytest.MonkeyPatch, train: Callable[..., Job]) -> None:
+        self.database, self.patch, self._train = database, patch, train
+        self.changes: dict[str, object] = {}  # of the settings
         self.ledger, self.versions = Ledger(database), VersionTable(database)
-        self.network = ColourNetwork()
-        patch.setattr(training_job, "find_bundle", lambda *_, **__: tiny_bundle())
-        patch.setattr(training_job, "load_network", lambda *_, **__: self.network)
-        patch.setattr(scoring, "tag_embeddings", lambda *_: None)
+
+    def train(self) -> Job:
+        return self._train(**self.changes)
 
     def correct(self, *numbers: int) -> None:
         correct(self.database, *numbers)
+
+    def withdraw(self, *numbers: int) -> None:
+        now = datetime.now(UTC)
+        self.ledger.record(KEY, [FeedbackEvent("annotation_deleted", number, 0, now) for number in numbers])
 
     def gate(self, verdict: Verdict | Callable[[], Verdict]) -> None:
         """From now on the gate's verdict."""
         answer = verdict if callable(verdict) else lambda: verdict
         self.patch.setattr(training_job, "refuse_before_fitting", lambda *_, **__: None)
         self.patch.setattr(training_job, "judge_candidate", lambda *_, **__: answer())
-
-    def train(self) -> Job:
-        job = self.queue.request(KEY, "train", "asked").job
-        make_due(self.database, job.id)
-        functions = {"train": training_job.train}
-        carry_out(self.settings.model_copy(update={"tuning": "off"}), self.database, job.id, functions)  # type: ignore[arg-type]
-        return self.queue.get(job.id) or job
 
     def pin(self) -> Verdict:
         """A gate's answer that comes too late."""
@@ -76,15 +71,10 @@ class Trainings:
         assert lineage is not None
         return lineage
 
-    @property
-    def folders(self) -> list[str]:
-        """Directories of versions."""
-        return sorted(path.name for path in (self.settings.versions_dir / folder_of(KEY)).glob("v*"))
-
 
 @pytest.fixture
-def project(settings: Settings, database: Database, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> Trainings:
-    return Trainings(settings, database, queue, monkeypatch)
+def project(database: Database, monkeypatch: pytest.MonkeyPatch, train: Callable[[], Job]) -> Trainings:
+    return Trainings(database, monkeypatch, train)
 
 
 @pytest.fixture
@@ -94,17 +84,13 @@ def corrected(project: Trainings) -> Trainings:
     return project
 
 
-def gone(annotation: int) -> FeedbackEvent:
-    return FeedbackEvent("annotation_deleted", annotation, 0, datetime.now(UTC))
-
-
-def test_an_accepted_candidate_is_served(corrected: Trainings) -> None:
+def test_an_accepted_candidate_is_served(corrected: Trainings, settings: Settings, queue: JobQueue) -> None:
     corrected.gate(ACCEPT)
     job = corrected.train()
     assert (job.state, job.verdict) == ("done", "accept"), job.message
     assert job.message.startswith("v0001 is served. Fewer edits.")
     assert corrected.served == "v0001"
-    version = open_version(version_path(corrected.settings.versions_dir, KEY, "v0001"), tiny_bundle(), key=KEY)
+    version = open_version(version_path(settings.versions_dir, KEY, "v0001"), tiny_bundle(), key=KEY)
     lineage = version.lineage
     assert (lineage.parent, lineage.bundle, lineage.encoder_id) == (None, "colours", "mean-colour")
     assert (lineage.corrections.count, lineage.corrections.last_event) == (12, corrected.ledger.last_event(KEY))
@@ -112,49 +98,32 @@ def test_an_accepted_candidate_is_served(corrected: Trainings) -> None:
     assert lineage.code_version
     assert set(version.delta.tags) == {"red", "green", "blue"}
     assert job.last_event == lineage.corrections.last_event
-    follow_up = [(each.kind, each.reason) for each in corrected.queue.jobs(KEY) if each.is_open]
+    follow_up = [(each.kind, each.reason) for each in queue.jobs(KEY) if each.is_open]
     assert follow_up == [("refresh", "v0001 is served")]
     assert {"gather", "scores", "gate"} <= set((job.result or {})["seconds"])
 
 
-def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings) -> None:
+def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings, queue: JobQueue) -> None:
+    """Its verdict stands until something new comes."""
     corrected.gate(REJECT)
     job = corrected.train()
     assert (job.state, job.verdict) == ("done", "reject")
     assert job.message.startswith("v0001 is kept and not served. No fewer edits.")
     assert corrected.served is None
-    assert [(record.name, record.outcome) for record in corrected.versions.list(KEY)] == [("v0001", "reject")]
-    assert not any(each.is_open for each in corrected.queue.jobs(KEY))
-    assert corrected.queue.last_attempt(KEY) == corrected.ledger.last_event(KEY)
-
-
-def test_the_next_one_is_compared_with_what_is_served(corrected: Trainings) -> None:
-    corrected.gate(ACCEPT)
-    corrected.train()
-    corrected.correct(13, 14)
-    corrected.ledger.record(KEY, [statement(1, ["green"], second=5)])
-    assert corrected.train().message.startswith("v0002 is served")
-    lineage = corrected.lineage("v0002")
-    assert lineage.parent == "v0001"
-    assert (lineage.corrections.added, lineage.corrections.withdrawn) == (2, 1)
-
-
-def test_with_nothing_new_the_verdict_stands(corrected: Trainings) -> None:
-    corrected.gate(REJECT)
-    first = corrected.train()
+    assert not any(each.is_open for each in queue.jobs(KEY))
+    assert queue.last_attempt(KEY) == corrected.ledger.last_event(KEY)
     for _ in range(2):
         again = corrected.train()
         assert again.message.startswith("Nothing has changed since the last attempt. No fewer edits.")
         assert again.verdict == "reject"
-    assert [record.name for record in corrected.versions.list(KEY)] == ["v0001"]
+    assert [(record.name, record.outcome) for record in corrected.versions.list(KEY)] == [("v0001", "reject")]
     corrected.correct(13)
     assert corrected.train().message.startswith("v0002")
-    assert first.id != again.id
 
 
 def weights_change(project: Trainings) -> None:
     """An untouched tag counts half."""
-    project.settings = project.settings.model_copy(update={"untouched_weight": 0.5})
+    project.changes["untouched_weight"] = 0.5
 
 
 def a_hash_changes(project: Trainings) -> None:
@@ -210,22 +179,24 @@ def test_pinned_meanwhile(corrected: Trainings) -> None:
 def test_lineage_tells_what_has_changed_up_to_what_was_learned_from(project: Trainings) -> None:
     """Neither what the parent knew already, nor what came while the candidate was judged."""
     project.correct(*range(1, 15))
-    project.ledger.record(KEY, [gone(number) for number in (1, 2)])
+    project.withdraw(1, 2)
     project.gate(ACCEPT)
     project.train()
 
     def meanwhile() -> Verdict:
-        project.ledger.record(KEY, [gone(3)])
+        project.withdraw(3)
         project.correct(16, 17)
         return ACCEPT
 
     project.correct(15)
+    project.ledger.record(KEY, [statement(4, ["green"], second=5)])
     project.gate(meanwhile)
     project.train()
     project.gate(ACCEPT)
     project.train()
-    used = [project.lineage(f"v000{number}").corrections for number in (1, 2, 3)]
-    assert [(each.added, each.withdrawn) for each in used] == [(12, 0), (1, 0), (2, 1)]
+    lineages = [project.lineage(f"v000{number}") for number in (1, 2, 3)]
+    assert [each.parent for each in lineages] == [None, "v0001", "v0002"]
+    assert [(each.corrections.added, each.corrections.withdrawn) for each in lineages] == [(12, 0), (1, 1), (2, 1)]
 
 
 def test_something_else_published_meanwhile(corrected: Trainings) -> None:
@@ -249,7 +220,10 @@ def test_something_else_published_meanwhile(corrected: Trainings) -> None:
     assert corrected.lineage("v0002").parent == "v0001"
 
 
-def test_who_lost_the_claim_publishes_nothing(corrected: Trainings) -> None:
+def test_who_lost_the_claim_publishes_nothing(corrected: Trainings, settings: Settings) -> None:
+    def folders() -> list[str]:
+        return sorted(path.name for path in (settings.versions_dir / folder_of(KEY)).glob("v*"))
+
     def lose() -> Verdict:
         with corrected.database.writing() as session:
             (job,) = session.scalars(select(Job))
@@ -259,12 +233,12 @@ def test_who_lost_the_claim_publishes_nothing(corrected: Trainings) -> None:
     corrected.gate(lose)
     job = corrected.train()
     assert (job.state, corrected.served, corrected.versions.list(KEY)) == ("running", None, [])
-    assert len(corrected.folders) == 1
+    assert len(folders()) == 1
     corrected.gate(REJECT)
     with corrected.database.writing() as session:
         session.get_one(Job, job.id).state = "requested"
     assert corrected.train().state == "done"
-    assert corrected.folders == [record.name for record in corrected.versions.list(KEY)]
+    assert folders() == [record.name for record in corrected.versions.list(KEY)]
 
 
 @pytest.mark.parametrize(("numbers", "message"), [((), "no corrections yet"), ((1, 2, 3), "Too little to judge by")])
@@ -284,30 +258,23 @@ def test_images_that_cannot_be_had_now(project: Trainings) -> None:
     assert "4 of 4 corrected images can't be had now" in job.message
 
 
-def test_images_that_are_none(project: Trainings) -> None:
+def test_images_that_are_none_or_were_seen_before(project: Trainings, network: ColourNetwork) -> None:
+    """The former are left out, the latter are not encoded again."""
+    project.gate(ACCEPT)
     project.correct(*range(1, 9))
+    project.train()
+    project.correct(9)
     broken = "data:image/png;base64,bm90IGFuIGltYWdl"
     project.ledger.record(KEY, [statement(number, image=broken) for number in (20, 21)])
-    project.gate(ACCEPT)
     assert "2 images were left out" in project.train().message
-    assert project.lineage("v0001").corrections.count == 8
-
-
-def test_images_seen_before_are_not_encoded_again(project: Trainings) -> None:
-    project.correct(*range(1, 9))
-    project.gate(REJECT)
-    project.train()
-    assert sum(project.network.batches) == 8
-    project.correct(9)
-    project.train()
-    assert sum(project.network.batches) == 9
-    assert len(project.ledger.images(KEY)) == 9
+    assert project.lineage("v0002").corrections.count == len(project.ledger.images(KEY)) == sum(network.batches) == 9
 
 
 def test_a_label_config_without_tags_fails_at_once(project: Trainings) -> None:
     setup = Setup.read(KEY, label_config="<View/>", access_token="t", extra_params=None)
     ProjectTable(project.database).apply(setup)
-    assert project.train().state == "failed"
+    job = project.train()
+    assert (job.state, "label config" in job.message) == ("failed", True), job.message
 
 
 def test_no_torch_where_the_bundle_needs_none(with_starter: Path) -> None:

@@ -4,124 +4,200 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from redis import Redis
-from support.jobs import KEY, OTHER, connect, correct
+from support.jobs import KEY, OTHER, connect, correct, job_of
 from support.processes import processes, wait_until
-from worker.working import RunningWorker, busy, job_processes, kill, none_is_left, working
+from worker.working import RunningWorker, busy, job_processes, kill, working
 
 from ram_backend.database.engine import Database
-from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
-from ram_backend.jobs.valkey import Valkey, running_url
+from ram_backend.jobs.valkey import Valkey
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.usefixtures("nothing_left")]
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return load_settings(data_dir=tmp_path / "data", train_after=0, lease_seconds=2)
+    """No lease runs out while its process lives, however slow the machine."""
+    return load_settings(data_dir=tmp_path / "data", train_after=0, lease_seconds=60)
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    there = open_migrated(settings)
-    connect(there, KEY)
-    connect(there, OTHER)
-    yield there
-    there.close()
-    none_is_left()
-    assert running_url(settings) is None
+def short(settings: Settings) -> Settings:
+    """Leases run out soon."""
+    return settings.model_copy(update={"lease_seconds": 3})
+
+
+class Requests:
+    """Trainings that are requested, and waited for."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        connect(database, OTHER)
+        self.queue = JobQueue(database)
+        self._service = JobService(settings, database)
+
+    def request(self, key: ProjectKey = KEY) -> str:
+        return str(self._service.request(key, "pressed")["job"])
+
+    def job(self, job_id: str) -> Job:
+        return job_of(self.queue, job_id)
+
+    def until(self, job_id: str, state: str) -> Job:
+        wait_until(lambda: self.job(job_id).state == state)
+        return self.job(job_id)
+
+    def until_running(self, job_id: str, attempt: int = 1) -> int:
+        """The process that does it."""
+        wait_until(lambda: self.job(job_id).attempt == attempt and job_processes(self.queue))
+        return job_processes(self.queue)[0]
+
+    def requested_and_running(self) -> tuple[str, int]:
+        job = self.request()
+        return job, self.until_running(job)
 
 
 @pytest.fixture
-def queue(database: Database) -> JobQueue:
-    return JobQueue(database)
+def jobs(settings: Settings, database: Database) -> Requests:
+    return Requests(settings, database)
 
 
 @pytest.fixture
-def valkey(settings: Settings, queue: JobQueue) -> Iterator[Valkey]:
+def valkey(settings: Settings, database: Database) -> Iterator[Valkey]:
     with Valkey(settings) as there:
         yield there
 
 
-@pytest.fixture
-def service(settings: Settings, database: Database, valkey: Valkey) -> JobService:
-    return JobService(settings, database)
-
-
-def job_of(queue: JobQueue, said: dict[str, object]) -> Job:
-    job = queue.get(str(said["job"]))
-    assert job is not None
-    return job
-
-
-def becomes(queue: JobQueue, said: dict[str, object], state: str) -> Callable[[], bool]:
-    return lambda: job_of(queue, said).state == state
-
-
-def test_five_presses_train_once(settings: Settings, service: JobService, queue: JobQueue) -> None:
+def test_five_presses_train_once(settings: Settings, jobs: Requests) -> None:
+    """Also where neither worker nor queue were there."""
+    (pressed,) = {jobs.request() for _ in range(5)}
+    other = jobs.request(OTHER)
     with working(settings):
-        said = [service.request(KEY, "pressed") for _ in range(5)]
-        wait_until(becomes(queue, said[0], "done"))
-        assert len(queue.jobs()) == 1
-        assert job_of(queue, said[0]).attempt == 1
+        assert [jobs.until(job, "done").attempt for job in (pressed, other)] == [1, 1]
+    assert len(jobs.queue.jobs()) == 2
 
 
-def test_what_was_asked_while_no_worker_was_there(settings: Settings, service: JobService, queue: JobQueue) -> None:
-    said = [service.request(key, "pressed") for key in (KEY, OTHER)]
+def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests, valkey: Valkey) -> None:
     with working(settings):
-        for each in said:
-            wait_until(becomes(queue, each, "done"))
-
-
-def test_requests_without_any_queue_are_found(settings: Settings, database: Database, queue: JobQueue) -> None:
-    said = JobService(settings, database).request(KEY, "pressed")
-    with working(settings):
-        wait_until(becomes(queue, said, "done"))
-
-
-def test_a_queue_that_loses_everything_loses_nothing(
-    settings: Settings, service: JobService, valkey: Valkey, queue: JobQueue
-) -> None:
-    first = service.request(KEY, "pressed")
-    with working(settings):
-        wait_until(becomes(queue, first, "done"))
+        jobs.until(jobs.request(), "done")
         Redis.from_url(valkey.url).flushall()
         for _ in range(2):
-            said = service.request(KEY, "pressed")
-            wait_until(becomes(queue, said, "done"))
+            jobs.until(jobs.request(), "done")
 
 
-def test_a_queue_that_is_killed_loses_nothing(
-    settings: Settings, service: JobService, valkey: Valkey, queue: JobQueue
-) -> None:
+def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests, valkey: Valkey) -> None:
+    """While a worker waits, and while it works."""
+
+    def kill_queue() -> None:
+        os.kill(int(Redis.from_url(valkey.url).info("server")["process_id"]), signal.SIGKILL)
+
     with working(settings) as worker:
-        first = service.request(KEY, "pressed")
-        wait_until(becomes(queue, first, "done"))
+        jobs.until(jobs.request(), "done")
+        kill_queue()
         file = busy(settings)
-        for moment in ("while it waits", "while it works"):
-            if moment == "while it works":
-                said = service.request(KEY, "pressed")
-                wait_until(lambda: job_processes(queue))
-            os.kill(int(Redis.from_url(valkey.url).info("server")["process_id"]), signal.SIGKILL)
+        job, _ = jobs.requested_and_running()
+        kill_queue()
         file.unlink()
-        wait_until(becomes(queue, said, "done"))
-        assert job_of(queue, said).attempt == 1
-        last = service.request(OTHER, "pressed")
-        wait_until(becomes(queue, last, "done"))
+        assert jobs.until(job, "done").attempt == 1
+        jobs.until(jobs.request(OTHER), "done")
         assert worker.process.poll() is None
+
+
+def test_a_job_that_kills_its_process_each_time_is_given_up(settings: Settings, jobs: Requests) -> None:
+    """Each attempt begins at once, long before the lease of the one before has run out."""
+    with working(settings.model_copy(update={"job_attempts": 2, "lease_seconds": 600})):
+        file = busy(settings)
+        job = jobs.request()
+        for attempt in (1, 2):
+            kill(jobs.until_running(job, attempt))
+        assert "Given up after 2 attempts" in jobs.until(job, "failed").message
+        file.unlink()
+        jobs.until(jobs.request(OTHER), "done")
+
+
+def test_a_job_that_takes_too_long_is_ended(settings: Settings, jobs: Requests) -> None:
+    """By the limit of the worker that does it, whoever has asked for it."""
+    with working(settings.model_copy(update={"job_timeout_seconds": 1}), "endless"):
+        assert "longer than 1 s" in jobs.until(jobs.request(), "failed").message
+
+
+def test_told_to_stop_it_ends_its_job_first(settings: Settings, jobs: Requests) -> None:
+    with working(settings) as worker:
+        file = busy(settings)
+        job, _ = jobs.requested_and_running()
+        worker.process.terminate()
+        time.sleep(0.3)
+        assert worker.process.poll() is None
+        file.unlink()
+        assert worker.process.wait(300) == 0
+        assert jobs.job(job).state == "done"
+
+
+def test_told_twice_it_stops_at_once(short: Settings, jobs: Requests) -> None:
+    with working(short) as worker:
+        file = busy(short)
+        job, _ = jobs.requested_and_running()
+
+        def is_stopped() -> bool:
+            worker.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(1.2)  # RQ takes a second signal within a second for the same one
+            return worker.process.poll() is not None
+
+        wait_until(is_stopped)
+        assert jobs.job(job).is_open
+        file.unlink()
+    with working(short):
+        assert jobs.until(job, "done").attempt > 1
+
+
+def test_two_workers_share_the_work(settings: Settings, jobs: Requests) -> None:
+    with working(settings), working(settings):
+        file = busy(settings)
+        requested = [jobs.request(key) for key in (KEY, OTHER)]
+        wait_until(lambda: len(job_processes(jobs.queue)) == 2)
+        file.unlink()
+        assert [jobs.until(job, "done").attempt for job in requested] == [1, 1]
+
+
+def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) -> None:
+    """Its process renews the lease as before: nothing is computed twice, and nobody else begins it."""
+    patient = settings.model_copy(update={"lease_seconds": 6})
+    file = busy(settings)
+    worker = RunningWorker(patient)
+    job, orphan = jobs.requested_and_running()
+    worker.kill()
+    killed_at = jobs.job(job).heartbeat_at
+    with working(patient):
+        wait_until(lambda: (jobs.job(job).heartbeat_at - killed_at).total_seconds() > patient.lease_seconds)  # type: ignore[operator]
+        assert job_processes(jobs.queue) == [orphan]
+        file.unlink()
+        assert jobs.until(job, "done").attempt == 1
+
+
+def test_a_job_whose_processes_are_all_killed_is_begun_anew(short: Settings, jobs: Requests) -> None:
+    file = busy(short)
+    worker = RunningWorker(short)
+    job, process = jobs.requested_and_running()
+    worker.kill()
+    kill(process)
+    with working(short):
+        wait_until(lambda: jobs.job(job).attempt > 1)
+        file.unlink()
+        jobs.until(job, "done")
 
 
 def send_to_sleep(pid: int, database: Database) -> None:
@@ -134,144 +210,29 @@ def send_to_sleep(pid: int, database: Database) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_that_kills_its_process_each_time_is_given_up(
-    settings: Settings, service: JobService, queue: JobQueue
-) -> None:
-    two = settings.model_copy(update={"job_attempts": 2})
-    with working(two):
-        file = busy(settings)
-        said = service.request(KEY, "pressed")
-        for attempt in (1, 2):
-            wait_until(lambda attempt=attempt: job_of(queue, said).attempt == attempt and job_processes(queue))
-            kill(job_processes(queue)[0])
-        wait_until(becomes(queue, said, "failed"))
-        assert "Given up after 2 attempts" in job_of(queue, said).message
-        file.unlink()
-        later = service.request(OTHER, "pressed")
-        wait_until(becomes(queue, later, "done"))
-
-
-@pytest.mark.parametrize("function", ["endless", "deaf"])
-def test_a_job_that_takes_too_long_is_ended(
-    settings: Settings, service: JobService, queue: JobQueue, function: str
-) -> None:
-    """By the limit of the worker that does it, whoever has asked for it."""
-    short = settings.model_copy(update={"job_timeout_seconds": 1})
-    with working(short, function):
-        said = service.request(KEY, "pressed")
-        wait_until(becomes(queue, said, "failed"))
-        assert "longer than 1 s" in job_of(queue, said).message
-
-
-def test_told_to_stop_it_ends_its_job_first(settings: Settings, service: JobService, queue: JobQueue) -> None:
-    with working(settings) as worker:
-        file = busy(settings)
-        said = service.request(KEY, "pressed")
-        wait_until(lambda: job_processes(queue))
-        worker.process.terminate()
-        time.sleep(0.3)
-        assert worker.process.poll() is None
-        file.unlink()
-        assert worker.process.wait(120) == 0
-        assert job_of(queue, said).state == "done"
-
-
-def test_told_twice_it_stops_at_once(settings: Settings, service: JobService, queue: JobQueue) -> None:
-    with working(settings) as worker:
-        busy(settings)
-        said = service.request(KEY, "pressed")
-        wait_until(lambda: job_processes(queue))
-        worker.process.terminate()
-        time.sleep(1.2)  # RQ takes a second signal within a second for the same one
-        worker.process.terminate()
-        worker.process.wait(120)
-        assert job_of(queue, said).is_open
-        (settings.data_dir / "busy").unlink()
-    with working(settings):
-        wait_until(becomes(queue, said, "done"))
-        assert job_of(queue, said).attempt == 2
-
-
-def test_two_workers_share_the_work(settings: Settings, service: JobService, queue: JobQueue) -> None:
-    with working(settings), working(settings):
-        file = busy(settings)
-        said = [service.request(key, "pressed") for key in (KEY, OTHER)]
-        wait_until(lambda: len(job_processes(queue)) == 2)
-        file.unlink()
-        for each in said:
-            wait_until(becomes(queue, each, "done"))
-            assert job_of(queue, each).attempt == 1
-
-
-def test_a_killed_process_of_a_job_is_replaced_at_once(
-    settings: Settings, service: JobService, queue: JobQueue
-) -> None:
-    patient = settings.model_copy(update={"lease_seconds": 600})
-    with working(patient):
-        file = busy(settings)
-        said = service.request(KEY, "pressed")
-        wait_until(lambda: job_processes(queue))
-        kill(job_processes(queue)[0])
-        wait_until(lambda: job_of(queue, said).attempt == 2, 300)
-        file.unlink()
-        wait_until(becomes(queue, said, "done"))
-
-
-def test_the_job_of_a_killed_worker_goes_on(settings: Settings, service: JobService, queue: JobQueue) -> None:
-    """Its process renews the lease as before: nothing is computed twice, and nobody else begins it."""
-    settings = settings.model_copy(update={"lease_seconds": 5})
-    file = busy(settings)
-    worker = RunningWorker(settings)
-    said = service.request(KEY, "pressed")
-    wait_until(lambda: job_processes(queue))
-    (orphan,) = job_processes(queue)
-    worker.kill()
-    with working(settings):
-        time.sleep(2 * settings.lease_seconds)
-        assert job_processes(queue) == [orphan]
-        file.unlink()
-        wait_until(becomes(queue, said, "done"))
-        assert job_of(queue, said).attempt == 1
-
-
-def test_a_job_whose_processes_are_all_killed_is_begun_anew(
-    settings: Settings, service: JobService, queue: JobQueue
-) -> None:
-    file = busy(settings)
-    worker = RunningWorker(settings)
-    said = service.request(KEY, "pressed")
-    wait_until(lambda: job_processes(queue))
-    (own,) = job_processes(queue)
-    worker.kill()
-    kill(own)
-    with working(settings):
-        wait_until(lambda: job_of(queue, said).attempt == 2, 300)
-        file.unlink()
-        wait_until(becomes(queue, said, "done"))
-
-
 def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
-    settings: Settings, service: JobService, database: Database, queue: JobQueue
+    short: Settings, database: Database, jobs: Requests
 ) -> None:
     correct(database, 1, 2, 3)
-    file = busy(settings)
-    first = RunningWorker(settings, "learn")
-    said = service.request(KEY, "pressed")
+    file = busy(short)
+    first = RunningWorker(short, "learn")
+    job = jobs.request()
     versions = VersionTable(database)
 
     def outcome() -> tuple[dict[str, object], Served, list[str]]:
-        return job_of(queue, said).to_json(), versions.served(KEY), [each.name for each in versions.list(KEY)]
+        return jobs.job(job).to_json(), versions.served(KEY), [each.name for each in versions.list(KEY)]
 
-    wait_until(lambda: job_of(queue, said).stage == "gate")
-    orphan = job_processes(queue)[0]
+    wait_until(lambda: jobs.job(job).stage == "gate")
+    orphan = job_processes(jobs.queue)[0]
     send_to_sleep(orphan, database)
+    attempt = jobs.job(job).attempt
     try:
         first.kill()  # where nobody minds SIGHUP, the system wakes the orphan now: it waits for the file
         kill(orphan, signal.SIGSTOP)
-        with working(settings, "learn"):
-            wait_until(lambda: job_of(queue, said).attempt == 2)
+        with working(short, "learn"):
+            wait_until(lambda: jobs.job(job).attempt > attempt)
             file.unlink()
-            wait_until(becomes(queue, said, "done"))
+            jobs.until(job, "done")
             before = outcome()
             kill(orphan, signal.SIGCONT)
             wait_until(lambda: orphan not in processes("do_job"))
@@ -279,30 +240,23 @@ def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
     finally:
         kill(orphan)
     assert after == before
-    assert after[0]["attempt"] == 2
     assert after[1].version is not None
 
 
-def test_no_password_stands_on_a_command_line(
-    settings: Settings, valkey: Valkey, service: JobService, queue: JobQueue
-) -> None:
+def test_no_password_stands_on_a_command_line(settings: Settings, valkey: Valkey, jobs: Requests) -> None:
     """Of the worker and of the process that does a job, which has both passwords all the same."""
     redis_password, token = "redis-password-0815", "label-studio-token-4711"
-    own = Redis.from_url(valkey.url)
-    own.config_set("requirepass", redis_password)
+    url = f"{valkey.url}?password={redis_password}"
+    Redis.from_url(valkey.url).config_set("requirepass", redis_password)
     try:
-        secret = settings.model_copy(
-            update={"redis_url": f"{valkey.url}?password={redis_password}", "label_studio_api_key": token}
-        )
+        secret = settings.model_copy(update={"redis_url": url, "label_studio_api_key": token})
         with working(secret) as worker:
             busy(settings)
-            service.request(KEY, "pressed")
-            wait_until(lambda: job_processes(queue))
-            pids = [worker.process.pid, *job_processes(queue)]
-            lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
-            environment = Path(f"/proc/{pids[1]}/environ").read_bytes()
+            _, process = jobs.requested_and_running()
+            lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (worker.process.pid, process)]
+            environment = Path(f"/proc/{process}/environ").read_bytes()
     finally:
-        Redis.from_url(f"{valkey.url}?password={redis_password}").config_set("requirepass", "")
+        Redis.from_url(url).config_set("requirepass", "")
     for password in (redis_password, token):
         assert password.encode() in environment
         assert not any(password.encode() in line for line in lines)

@@ -1,11 +1,13 @@
-"""Real workers, in processes of their own, that do the jobs of `quick`."""
+"""Real workers in processes of their own, what they do as jobs, and who kills them."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,29 +15,88 @@ from pathlib import Path
 from support.jobs import TESTS
 from support.processes import processes, wait_until
 
+from ram_backend.jobs.job import JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.settings import Settings
+from ram_backend.worker import main, run_job
+from ram_backend.worker.run_job import JobContext
 
+KILLS = 30
 PROGRAM = """
 from ram_backend.settings import load_settings
 from ram_backend.worker.main import configure_logging, work
-from worker.quick import QuickWorker
+from worker.working import QuickWorker
 configure_logging("info")
 work(load_settings(), with_parent=True, worker=QuickWorker)
 """
 
 
+class QuickWorker(main.JobWorker):
+    child = "worker.working"
+
+
+def do_job() -> None:
+    """In the process of a job: trainings are done by the function that the environment names."""
+    from ram_backend.jobs import queue
+    from ram_backend.worker import prelabel
+
+    prelabel.WAITING_S = 10.0  # the tests' Label Studio answers within a second
+    queue.BACKOFF_S = (0.1, 1.0)
+    run_job.FUNCTIONS["train"] = f"worker.working:{os.environ['QUICK_FUNCTION']}"
+    run_job.FUNCTIONS["refresh"] = "worker.working:sleep"
+    main.do_job()
+
+
+def sleep(context: JobContext) -> JobResult:
+    """Works while there is a file `busy` in the data folder."""
+    last_event = context.service.ledger.last_event(context.key)
+    step = 0
+    while (context.settings.data_dir / "busy").exists():
+        context.heartbeat("sleep", step, step + 1)
+        step += 1
+        time.sleep(0.02)
+    return JobResult("slept", {}, last_event)
+
+
+def endless(context: JobContext) -> JobResult:
+    """Never ends, and catches every exception."""
+    while True:
+        with suppress(Exception):
+            time.sleep(0.1)
+
+
+def learn(context: JobContext) -> JobResult | None:
+    """The real training job, with a network that is computed by hand and a gate that takes everything.
+
+    The gate waits while there is a file `busy` in the data folder.
+    """
+    from support.tiny_model import ColourNetwork, tiny_bundle
+
+    from ram_backend.gate.judge import Verdict
+    from ram_backend.worker import scorer, train
+
+    def judge(*_args: object, **_named: object) -> Verdict:
+        while (context.settings.data_dir / "busy").exists():
+            time.sleep(0.02)
+        return Verdict("accept", "Anything goes.")
+
+    train.find_bundle = lambda *_, **__: tiny_bundle()
+    train.load_network = lambda *_, **__: ColourNetwork()
+    scorer.tag_embeddings = lambda *_: None
+    train.refuse_before_fitting = lambda *_, **__: None
+    train.judge_candidate = judge
+    return train.train(context)
+
+
 class RunningWorker:
-    """A worker process; `log` is what it says."""
+    """A worker process; its output goes to `worker.log` in the data folder."""
 
     def __init__(self, settings: Settings, function: str = "sleep") -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        self.log = settings.data_dir / "worker.log"
-        self.settings = settings.model_copy(update={"tuning": "off"})
-        paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-        own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "QUICK_FUNCTION": function}
-        environment = {**os.environ, **self.settings.environment(), **own}
-        with self.log.open("ab") as log:
+        own = settings.model_copy(update={"tuning": "off"}).environment()
+        own |= {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **own, "QUICK_FUNCTION": function}
+        with (settings.data_dir / "worker.log").open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=log, stderr=log, env=environment)
 
     def kill(self) -> None:
@@ -43,11 +104,10 @@ class RunningWorker:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
+    def stop(self) -> None:
         """As people do."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        return self.process.wait(60)
+        self.process.terminate()
+        self.process.wait(300)
 
 
 @contextmanager
@@ -57,19 +117,50 @@ def working(settings: Settings, function: str = "sleep") -> Iterator[RunningWork
         yield worker
     finally:
         (settings.data_dir / "busy").unlink(missing_ok=True)
-        if worker.process.poll() is None:
-            worker.stop()
+        worker.stop()
+
+
+def kill_at_random(
+    settings: Settings, queue: JobQueue, chance: random.Random, function: str = "sleep", *, between_jobs: bool = False
+) -> None:
+    """Kills thirty times a worker, its job's process, or both; each sixth time at any moment if `between_jobs`."""
+    worker: RunningWorker | None = None
+    try:
+        for number in range(KILLS):
+            if worker is None or worker.process.poll() is not None:
+                worker = RunningWorker(settings, function)
+            victim = chance.choice(("worker", "job", "both"))
+            if between_jobs and number % 6 == 0:
+                time.sleep(chance.uniform(0, 2))
+            else:
+                wait_until(lambda: job_processes(queue), pause_s=0.05)
+                time.sleep(chance.uniform(0, 0.5))
+            for pid in job_processes(queue) if victim != "worker" else ():
+                kill(pid)
+            if victim != "job":
+                worker.kill()
+    finally:
+        if worker is not None:
+            worker.kill()
+        for pid in job_processes(queue):
+            kill(pid)
 
 
 def job_processes(queue: JobQueue) -> list[int]:
     """The processes that do jobs now, as the rows say."""
     found = [int((job.worker or "0").rpartition("/")[2]) for job in queue.jobs() if job.state == "running"]
-    return [pid for pid in found if pid in processes("do_job")]
+    return [pid for pid in found if _does_a_job(pid)]
+
+
+def _does_a_job(pid: int) -> bool:
+    with suppress(OSError):
+        return b"do_job" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def none_is_left() -> None:
     """All processes that did jobs for workers of the tests have ended."""
-    wait_until(lambda: not processes("worker.quick import do_job"))
+    wait_until(lambda: not processes("worker.working import do_job"))
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
