@@ -158,14 +158,7 @@ def verify(bundle: Bundle) -> None:
 def digest_of(
     kind: Kind, architecture: Mapping[str, Any], preprocessing: Preprocessing, sources: Mapping[str, str]
 ) -> str:
-    """Names a bundle's behaviour by what it was made from.
-
-    Args:
-        kind: which network.
-        architecture: its numbers, as in bundle.json.
-        preprocessing: from image to pixels.
-        sources: sha256 of each file it was made from, by role ("checkpoint", "tags", ...).
-    """
+    """Names a bundle's behaviour by what it was made from; `sources` is the sha256 of each file by its role."""
     identity = {"kind": kind, "architecture": architecture, "preprocessing": asdict(preprocessing), "sources": sources}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -178,10 +171,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterator[Path]:
-    """Writes a bundle whole or not at all.
-
-    The body gets an empty directory to put the files into. When it ends, bundle.json is added (`manifest`, with name,
-    format and checksums) and the directory gets its name. If the body raises, no bundle is left.
+    """Writes a bundle whole or not at all: the body puts the files into an empty directory, which then gets its name.
 
     Writers of the same name wait for each other on a file lock, which also holds between containers and hosts that
     share the folder, and is released when its holder is killed.
@@ -189,7 +179,7 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
     Args:
         bundles_dir: made if it is not there.
         name: see `check_new_name`.
-        manifest: bundle.json without "format", "name" and "files"; the body may go on filling it.
+        manifest: bundle.json without "format", "name" and "files".
 
     Raises:
         CheckpointError: see `check_new_name`; nothing can be written there; or another process takes longer than

@@ -40,15 +40,10 @@ class Calibration:
     def __post_init__(self) -> None:
         object.__setattr__(self, "slope", np.asarray(self.slope, dtype=np.float32))
         object.__setattr__(self, "offset", np.asarray(self.offset, dtype=np.float32))
-        if self.slope.ndim != 1 or self.slope.shape != self.offset.shape:
+        slopes, offsets = np.append(self.slope, self.new_slope), np.append(self.offset, self.new_offset)
+        if slopes.shape != offsets.shape or not (np.isfinite(slopes) & np.isfinite(offsets) & (slopes > 0)).all():
             raise BundleDamaged(
-                f"A calibration has slopes {self.slope.shape} and offsets {self.offset.shape}: one of each per tag is"
-                " needed. Remove the bundle and make it again."
-            )
-        finite = np.isfinite(self.slope).all() and np.isfinite(self.offset).all() and np.isfinite(self.new_offset)
-        if not finite or not (self.slope > 0).all() or not 0 < self.new_slope < np.inf:
-            raise BundleDamaged(
-                "A calibration has a slope that is not positive, or a value that is not finite. Make the bundle again."
+                "A calibration needs one positive slope and one offset per tag, all finite. Make the bundle again."
             )
 
     def __len__(self) -> int:

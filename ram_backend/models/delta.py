@@ -28,14 +28,7 @@ TENSORS = ("base_scale", "weight", "bias", "thresholds")
 
 
 def features_of(tokens: NDArray[np.float32] | NDArray[np.float16]) -> FloatArray:
-    """What deltas see of an image: its global token, the first one of every bundle's.
-
-    Args:
-        tokens: (N, T, D).
-
-    Returns:
-        (N, F) float32 with F = D.
-    """
+    """What deltas see of an image: its global token, the first of (N, T, D), as (N, F) float32 with F = D."""
     return np.ascontiguousarray(tokens[:, 0, :], dtype=np.float32)
 
 
@@ -85,15 +78,7 @@ class Delta:
         return int(self.weight.shape[1])
 
     def log_odds(self, base_log_odds: FloatArray, features: FloatArray) -> FloatArray:
-        """Calibrated log-odds under the delta.
-
-        Args:
-            base_log_odds: (N, K) the bundle's calibrated log-odds of the delta's tags.
-            features: (N, F), see `features_of`.
-
-        Returns:
-            (N, K) float32.
-        """
+        """Calibrated log-odds (N, K) under the delta, from the bundle's (N, K) and features (N, F)."""
         found = base_log_odds * self.base_scale + features @ self.weight.T + self.bias
         return np.asarray(found, dtype=np.float32)
 

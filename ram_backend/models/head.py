@@ -106,16 +106,7 @@ class HeadLayer(nn.Module):
         return self._split(self.key(tokens)), self._split(self.value(tokens))
 
     def forward(self, hidden: Tensor, projected: Tensor, memory: KeysValues) -> Tensor:
-        """Lets every query look at the image.
-
-        Args:
-            hidden: (B, L, H) queries.
-            projected: (B, L, H) or (1, L, H), `self.query(hidden)`.
-            memory: what `keys_values` returned for the B images.
-
-        Returns:
-            (B, L, H).
-        """
+        """Queries (B, L, H), and their projection by `query`, through the layer: (B, L, H)."""
         batch, tags, width = hidden.shape
         queries = self._split(projected).expand(batch, self.heads, tags, width // self.heads)
         dropout = self.dropout if self.training else 0.0
@@ -148,14 +139,11 @@ class TaggingHead(nn.Module):
         self.classifier = nn.Linear(config.hidden, rows)
 
     def queries(self, label_embeddings: Tensor, rows: Tensor | None = None) -> TagQueries:
-        """Turns label embeddings into queries.
+        """Turns label embeddings into queries, reusable for any number of images if they don't depend on one.
 
         Args:
             label_embeddings: (L, E), or (B, L, E) where they depend on the image.
             rows: (L,) int64, which tag each embedding belongs to; needed by "per_tag" heads only.
-
-        Returns:
-            Queries for `forward`; reusable for any number of images if `label_embeddings` was (L, E).
         """
         hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
         projected = self._layers[0].query(hidden)
@@ -178,10 +166,6 @@ class TaggingHead(nn.Module):
             hidden = layer(hidden, projected, memory[index])
         return hidden
 
-    def score(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
-        """Logits (B, L) of the tags in `queries` on the images in `memory` (from `keys_values`)."""
-        return self.classify(self.hidden_states(memory, queries), queries)
-
     def classify(self, hidden: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L) from the last layer's output (B, L, H)."""
         if queries.weight is None or queries.bias is None:
@@ -191,7 +175,7 @@ class TaggingHead(nn.Module):
 
     def forward(self, tokens: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L), before the sigmoid, of the tags in `queries` on images with `tokens` (B, T, D)."""
-        return self.score(self.keys_values(tokens), queries)
+        return self.classify(self.hidden_states(self.keys_values(tokens), queries), queries)
 
     @property
     def _layers(self) -> list[HeadLayer]:

@@ -93,7 +93,7 @@ def pull(
         name: of the new bundle; None: `kind`.
         release: other addresses than the authors'.
         endpoint: address of the hub; None: HF_ENDPOINT, else huggingface.co.
-        progress: gets each step in a few words; the download shows its own bar.
+        progress: gets each step in a few words.
         options: further ones of `import_checkpoint`.
 
     Raises:
@@ -140,9 +140,9 @@ def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Rele
     )
     try:
         metadata = get_hf_file_metadata(url)
-        etag, size = metadata.etag, metadata.size
+        etag = metadata.etag
         folder = downloads / hashlib.sha256(f"{url} {etag}".encode()).hexdigest()[:16]
-        path = _resumed(url, size, folder / release.filename)
+        path = _resumed(url, metadata.size, folder / release.filename)
     except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
         raise _unavailable(url, error, kind) from None
     if etag is not None and len(etag) == 64 and (found := file_sha256(path)) != etag:  # a large file's is its sha256
@@ -165,14 +165,8 @@ def _resumed(url: str, size: int | None, target: Path) -> Path:
         if target.is_file():
             return target
         with partial.open("ab") as file:
-            http_get(
-                url,
-                file,
-                resume_size=file.tell(),
-                headers=build_hf_headers(),
-                expected_size=size,
-                displayed_filename=target.name,
-            )
+            headers, start = build_hf_headers(), file.tell()
+            http_get(url, file, resume_size=start, headers=headers, expected_size=size, displayed_filename=target.name)
         partial.replace(target)
     return target
 

@@ -45,10 +45,11 @@ TAG2TEXT_DELETED = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """Tags that the authors switch off in Tag2Text's list: quarter, back, two, three, four, five, one."""
 
 NEW_TAG_THRESHOLD = 0.5
-_SHOWN = 8
-_DOWNLOAD = "download it again, or give another file"
 NEVER = 1.0
 """A threshold that no score is strictly above."""
+
+_SHOWN = 8
+_DOWNLOAD = "download it again, or give another file"
 
 LICENCE = "Apache-2.0, as the authors publish RAM, RAM++ and Tag2Text; a file from elsewhere may have other terms"
 
@@ -66,18 +67,17 @@ def import_checkpoint(
     origin: dict[str, Any] | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> Bundle:
-    """Converts an official file of RAM, RAM++ or Tag2Text.
+    """Converts an official file of RAM, RAM++ or Tag2Text, whole or not at all.
 
-    The tensors stay in the file until they are written, so memory stays far below the size of the weights. Either the
-    whole bundle is there afterwards, or nothing.
+    The tensors stay in the file until they are written, so memory stays far below the size of the weights.
 
     Args:
-        file: `.pth`, as the authors publish it or their trainer saves it.
+        file: `.pth`, weights under "model" (as the authors publish and their trainer saves it) or at the top.
         tags: its tag list, one a line.
         thresholds: one number a line; None: 0.68 for every tag, and for Tag2Text the authors' exceptions.
         name: of the new bundle.
         bundles_dir: where bundles live.
-        allow_extra: drop keys that nobody knows instead of refusing the file.
+        allow_extra: drop unknown keys instead of refusing the file.
         descriptions: label embeddings per tag in a RAM++ file; None: 51.
         image_size: side of the images that the network was trained for; None: 384.
         origin: where the files came from, kept in the provenance.
@@ -91,9 +91,16 @@ def import_checkpoint(
     check_new_name(bundles_dir, name)
     say(f"Checking {file.name}")
     plain = Vocabulary.from_files(tags, thresholds, default_threshold=DEFAULT_THRESHOLD)
-    checkpoint = open_checkpoint(
-        file, len(plain), descriptions=descriptions, image_size=image_size, allow_extra=allow_extra
-    )
+    try:
+        checkpoint = _checked(
+            _load(file),
+            len(plain),
+            descriptions or official.DESCRIPTIONS_PER_TAG,
+            image_size or official.IMAGE_SIZE,
+            allow_extra,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
     special = {}
     if checkpoint.kind == "tag2text" and len(plain) == TAG2TEXT_TAGS and thresholds is None:
         special = {**TAG2TEXT_THRESHOLDS, **dict.fromkeys(TAG2TEXT_DELETED, NEVER)}
@@ -140,19 +147,8 @@ def _source(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checked official file: exactly the tensors that tagging and captioning need, mapped from the file.
-
-    Attributes:
-        kind: which model it is.
-        architecture: its numbers.
-        descriptions: label embeddings per tag.
-        weights: by official name, float32.
-        captioner: tensors of the captioner by official name, float32, without second names of the same tensor; empty
-            in RAM++.
-        dropped: what else was in the file: entries beside the weights, second names of tensors, keys that a model
-            computes itself, and unknown keys that were allowed.
-    """
+class _Checkpoint:
+    """A checked official file: its float32 tensors by official name, and what is left out of it."""
 
     kind: Kind
     architecture: Architecture
@@ -160,34 +156,6 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     captioner: Mapping[str, Tensor]
     dropped: Mapping[str, Any]
-
-
-def open_checkpoint(
-    file: Path,
-    tags: int,
-    *,
-    descriptions: int | None = None,
-    image_size: int | None = None,
-    allow_extra: bool = False,
-) -> Checkpoint:
-    """Opens an official file and checks its keys, shapes and types; values are checked where they are written.
-
-    Args:
-        file: `.pth`, with the weights under "model" or at the top.
-        tags: number of tags in the list that belongs to it.
-        descriptions: label embeddings per tag in a RAM++ file; None: 51.
-        image_size: side of the images it was trained for; None: 384.
-        allow_extra: drop unknown keys instead of refusing the file.
-
-    Raises:
-        CheckpointError: names the file or the key, and what to do.
-    """
-    try:
-        entries = _load(file)
-        several = descriptions or official.DESCRIPTIONS_PER_TAG
-        return _checked(entries, tags, several, image_size or official.IMAGE_SIZE, allow_extra)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
 
 
 def _load(file: Path) -> Any:
@@ -213,7 +181,7 @@ def _load(file: Path) -> Any:
         raise CheckpointError(f"damaged or cut short ({first[:200]}): {_DOWNLOAD}.") from None
 
 
-def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_extra: bool) -> Checkpoint:
+def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_extra: bool) -> _Checkpoint:
     others: list[str] = []
     state = entries
     if isinstance(entries, Mapping) and isinstance(entries.get("model"), Mapping):
@@ -258,7 +226,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
             f"unknown key {_listed(extra)}: this may be another model; if not, --allow-extra drops them."
         )
     dropped |= {"beside_weights": others, "extra_keys": extra}
-    return Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
+    return _Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
 
 
 def _sort_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -288,7 +256,7 @@ def _listed(keys: Sequence[str]) -> str:
     return f"{shown} and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else shown
 
 
-def _write_tensors(file: Path, checkpoint: Checkpoint, directory: Path, *, tags: int) -> None:
+def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags: int) -> None:
     """Writes the weight files; safetensors copies from the mapped file straight into the new ones."""
     network: dict[str, Tensor] = {}
     names = official.our_names(checkpoint.kind, checkpoint.architecture)

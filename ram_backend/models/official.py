@@ -45,11 +45,10 @@ def modern_name(key: str) -> str:
 
 
 def part_of(key: str) -> Part:
-    """Which part of a model a tensor is in.
+    """Which part of a model a tensor is in; structural ones are computed by the model itself.
 
-    A model computes structural ones itself, so that their values in the file don't matter. Tied ones are second names
-    in the captioner: layers 0 and 1 of the tag encoder share all but self-attention with the tagging head, the
-    decoder's last layer is the decoder's word embeddings (and its bias `text_decoder.cls.predictions.bias`).
+    Tied ones are second names in the captioner: layers 0 and 1 of the tag encoder share all but self-attention with
+    the tagging head, the decoder's last layer shares its weight and bias with others of the decoder.
     """
     if any(part in key for part in _STRUCTURAL):
         return "structural"
@@ -66,11 +65,7 @@ def label_key(kind: Kind) -> str:
 def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> Kind | None:
     """Which model a file holds, judged by its keys; None where it is none of them.
 
-    Args:
-        shapes: of the file's tensors, by name.
-        tags: number of tags in the list.
-        descriptions: label embeddings per tag in RAM++; with `tags` it tells RAM++ from RAM where the one key that RAM
-            lacks is missing.
+    The number of label embeddings tells RAM++ from RAM where the one key that RAM lacks is missing.
     """
     if "reweight_scale" in shapes:
         return "ram_plus"
@@ -89,33 +84,36 @@ def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_
         CheckpointError: a tensor that tells a number is missing or has an impossible shape.
     """
     try:
-        return _architecture(kind, shapes, tags, image_size)
+        return Architecture(
+            _read_encoder(shapes, image_size, projected=kind != "tag2text"),
+            _read_head(shapes, tags, projected=kind != "tag2text"),
+            reweight=kind == "ram_plus",
+        )
     except KeyError as error:
         raise CheckpointError(f"key {error.args[0]!r} is missing: give a complete official file.") from None
     except (ValueError, ZeroDivisionError, IndexError) as error:
         raise CheckpointError(f"its shapes fit no {kind} network ({error}): give an official file.") from None
 
 
-def _architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
+def _read_encoder(shapes: Mapping[str, Shape], image_size: int, *, projected: bool) -> SwinConfig:
     stages = _count(shapes, rf"{_SWIN}\.layers\.(\d+)\.")
-    depths = tuple(_count(shapes, rf"{_SWIN}\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
-    first = f"{_SWIN}.layers.0.blocks.0"
     table = "attn.relative_position_bias_table"
     embed, _, patch, _ = shapes[f"{_SWIN}.patch_embed.proj.weight"]
-    query = f"{_LAYER}.0.crossattention.self"
-    hidden, width = shapes[f"{query}.key.weight"]
-    projected = kind != "tag2text"
-    encoder = SwinConfig(
+    return SwinConfig(
         image_size=image_size,
         patch=patch,
         embed=embed,
-        depths=depths,
+        depths=tuple(_count(shapes, rf"{_SWIN}\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages)),
         heads=tuple(shapes[f"{_SWIN}.layers.{stage}.blocks.0.{table}"][1] for stage in range(stages)),
         window=max(1, image_size // (patch * 2 ** (stages - 1))),
-        mlp_ratio=shapes[f"{first}.mlp.fc1.weight"][0] / embed,
+        mlp_ratio=shapes[f"{_SWIN}.layers.0.blocks.0.mlp.fc1.weight"][0] / embed,
         projection=shapes["image_proj.weight"][0] if projected else None,
     )
-    head = HeadConfig(
+
+
+def _read_head(shapes: Mapping[str, Shape], tags: int, *, projected: bool) -> HeadConfig:
+    hidden, width = shapes[f"{_LAYER}.0.crossattention.self.key.weight"]
+    return HeadConfig(
         token_width=width,
         hidden=hidden,
         heads=HEADS,
@@ -126,7 +124,6 @@ def _architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size
         classifier="shared" if projected else "per_tag",
         tags=None if projected else tags,
     )
-    return Architecture(encoder, head, reweight=kind == "ram_plus")
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -134,14 +131,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
 
 
 def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
-    """Every key that a file must hold for tagging, with its shape.
-
-    Args:
-        kind: which model.
-        architecture: its numbers.
-        tags: number of tags.
-        descriptions: label embeddings per tag (RAM++).
-    """
+    """Every key that a file must hold for tagging, with its shape; `descriptions` is the number per tag in RAM++."""
     ours = _our_shapes(architecture)
     shapes = {key: ours[name] for key, name in our_names(kind, architecture).items()}
     shapes |= {key: (1, *shapes[key]) for key in PER_TAG_CLASSIFIER if key in shapes}
@@ -184,8 +174,6 @@ def _official_name(kind: Kind, name: str) -> str:
         return f"{_LAYER}.{layer}.{_HEAD_PARTS[part]}.{value}"
     if kind == "tag2text" and name.startswith("head.classifier."):
         return "fc.W" if name.endswith("weight") else "fc.b"
-    for ours, official in (
-        ("encoder.projection", "image_proj"), ("head.projection", "wordvec_proj"), ("head.classifier", "fc"),
-    ):  # fmt: skip
-        name = name.replace(f"{ours}.", f"{official}.")
-    return name
+    renamed = {"encoder.projection": "image_proj", "head.projection": "wordvec_proj", "head.classifier": "fc"}
+    module, _, value = name.rpartition(".")
+    return f"{renamed[module]}.{value}" if module in renamed else name

@@ -25,13 +25,7 @@ from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers that make a network.
-
-    Attributes:
-        encoder: of the image encoder.
-        head: of the tagging head.
-        reweight: whether a tag's several embeddings are mixed for each image (RAM++).
-    """
+    """The numbers that make a network; `reweight`: a tag's several embeddings are mixed for each image (RAM++)."""
 
     encoder: SwinConfig
     head: HeadConfig

@@ -17,11 +17,10 @@ class BundleEntry:
     """One line of a list of bundles.
 
     Attributes:
-        name: name of its directory.
+        name: of its directory `path`.
         kind: which network it holds; "?" where that can't be read.
-        path: its directory, which doesn't exist yet for the starter before its first use.
-        installed: whether it is there.
-        summary: what to tell about it in a few words.
+        installed: False for the starter before its first use.
+        summary: kind, tags and size in a few words.
         problem: why it can't be used, in one line; None: it can.
     """
 
@@ -45,12 +44,7 @@ def list_bundles(bundles_dir: Path) -> list[BundleEntry]:
 
 
 def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] | None = None) -> Bundle:
-    """Opens a bundle by its name; the starter is installed first where it is not there yet.
-
-    Args:
-        name: of the bundle; a path to a bundle directory is also taken.
-        bundles_dir: where bundles live.
-        progress: told in a few words what takes long.
+    """Opens a bundle by its name or path; the starter is installed first where it is not there yet.
 
     Raises:
         BundleNotFound: there is none of that name; the message lists those that are there.

@@ -27,10 +27,10 @@ PAIRS_AT_ONCE = 8192
 """Pairs of image and tag that go through the head together: bounds its memory to some 100 MB."""
 
 DESCRIBED_AT_ONCE = 512
-"""Tags with descriptions that go through together: their rows take 53 MB at 51 rows of width 512."""
+"""Tags with descriptions that go through together: at 51 rows of width 512 they take 53 MB."""
 
-RESIDENT_ROWS = 512 * 51
-"""Label rows of a selection that stay in memory (53 MB at width 512); more are read from the mapped file as needed."""
+RESIDENT_ROWS = DESCRIBED_AT_ONCE * 51
+"""Label rows of a selection that stay in memory; more are read from the mapped file as needed."""
 
 FixedPrecision = Literal["fp32", "bf16", "fp16"]
 _log = logging.getLogger(__name__)
@@ -39,13 +39,7 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TorchQueries:
-    """L chosen tags.
-
-    Attributes:
-        entries: the tags.
-        fixed: their queries, computed once, where these don't depend on the image.
-        labels: else (RAM++) their embeddings, if they are few enough to stay in memory.
-    """
+    """L chosen tags: their queries where these don't depend on the image; else (RAM++) embeddings, if they are few."""
 
     entries: tuple[Entry, ...]
     fixed: TagQueries | None = field(default=None, repr=False)
@@ -94,11 +88,7 @@ class TorchNetwork:
 
     @staticmethod
     def id_of(bundle: Bundle, *, device: str, precision: str) -> str:
-        """The `encoder_id` of the network that the constructor makes; reads no weights.
-
-        Raises:
-            SettingsError: the device is not there.
-        """
+        """The `encoder_id` of the network that the constructor makes; see `encoder_id_of`."""
         place = torch_device(device)
         return f"{bundle.digest[:16]}-torch-{place.type}-{_fixed_precision(precision, place)}"
 
@@ -108,11 +98,7 @@ class TorchNetwork:
         return {name: np.array(tensor.float().cpu().numpy()) for name, tensor in state.items()}
 
     def with_head(self, tensors: Mapping[str, NDArray[np.float32]]) -> TorchNetwork:
-        """A network with another head that shares encoder and label embeddings with this one.
-
-        Args:
-            tensors: float32, in the names and shapes of `head_tensors`; copied.
-        """
+        """A network with the head of these `head_tensors` that shares encoder and label embeddings with this one."""
         module = self._module.with_head({name: torch.tensor(array) for name, array in tensors.items()})
         if self._half is not None:
             _halve_products(module.head, module.head, self._half)
@@ -132,12 +118,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def select(self, tags: Sequence[Entry]) -> TorchQueries:
-        """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others.
-
-        Raises:
-            TextEncoderUnavailable: a new tag, and the network learned its tags without a text encoder.
-            VocabularyError: a row outside the vocabulary, or an embedding of another width.
-        """
+        """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others."""
         if not self._new_tags and any(isinstance(entry, np.ndarray) for entry in tags):
             raise TextEncoderUnavailable(
                 "This bundle learned its tags without a text encoder and can't score a new one: ask for tags of its"

@@ -38,14 +38,11 @@ def head_file(name: str, tensors: Tensors) -> dict[str, bytes]:
 
 
 def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
-    """The bundle's network with the head that a version brings.
+    """The bundle's network with the head that a version brings; its tokens and `encoder_id` stay the same.
 
     Args:
         base: the bundle's network as `load_network` gave it; goes on working, unchanged.
         files: contents of the version's files by name.
-
-    Returns:
-        A network whose tokens are the base's, with the same `encoder_id`; thread-safe as the base is.
 
     Raises:
         VersionDamaged: there is no file of a tuned head, or both; it is not readable, or for another head; a value, or

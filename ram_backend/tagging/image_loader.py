@@ -90,11 +90,7 @@ class ImageLoader:
         return None if entry is None else LoadedImage(sha256, entry.phash, entry.size, entry.tokens, None)
 
     def load(self, data: bytes, *, name: str) -> LoadedImage:
-        """Finds an image's tokens in the cache, or decodes it for the encoder.
-
-        Args:
-            data: the file's bytes.
-            name: what to call the image in errors.
+        """Finds an image's tokens in the cache, or decodes it for the encoder; `name` is its name in errors.
 
         Raises:
             ImageTooLarge: more bytes or pixels than the limits allow.

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
-from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
 from ram_backend.vocabulary.embeddings import TextEncoder
 from ram_backend.vocabulary.prompts import unit_rows
-
-Entry = int | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,7 @@ def resolve_subset(
     described: Mapping[str, NDArray[np.float32]] | None = None,
     described_from: str = "",
 ) -> Subset:
-    """Finds each asked tag in the bundle's vocabulary, or embeds it from its text.
-
-    A tag is found by its exact name, else by spelling, synonym or inflection ("Dogs" is scored as "dog"); the name
-    asked stays the name shown.
+    """Finds each asked tag in the bundle's vocabulary (see `Vocabulary.find`), or embeds it from its text.
 
     Args:
         bundle: whose vocabulary is searched.

@@ -39,15 +39,11 @@ class TagScores:
 
 
 class Tagger:
-    """Scores the tags of one subset on images, with one bundle.
+    """Scores the tags of one subset on images, with one bundle; immutable.
 
-    Immutable: another subset or bundle is another tagger. Taggers of the same network share its memory; what is
-    precomputed for the subset (label queries) belongs to the tagger.
-
-    Where image tokens are cached, `token_dtype` is what they are cached as: `encode` rounds to it, so that the head
-    sees the same numbers whether they come from the network or from the cache. Logits then differ from those of the
-    unrounded tokens by the rounding, so `token_dtype` is part of `model_version`: same string, same scores. Where
-    nothing is cached, as in `ram-backend tag`, nothing is rounded, and the logits are those of the authors' code.
+    Where image tokens are cached, the head sees them rounded to `token_dtype` on a hit and a miss alike, and
+    `model_version` names it: same string, same scores. Where nothing is cached, as in `ram-backend tag`, nothing is
+    rounded, and the logits are those of the authors' code.
 
     A project's version is a delta: tags that it names get its log-odds and thresholds, all others stay what they are
     without it, bit by bit.
@@ -101,24 +97,9 @@ class Tagger:
         self._queries: Queries = network.select(subset.entries) if base is None else base._queries
 
     def with_version(self, delta: Delta, version: str) -> Tagger:
-        """The same tags under a project's version; shares what was precomputed for them, so it is made at once.
-
-        Args:
-            delta: what the version changes about the bundle.
-            version: its digest.
-
-        Raises:
-            VersionDamaged: the delta was made for features of another width, so for another bundle.
-        """
-        return Tagger(
-            self.bundle,
-            self.network,
-            self.subset,
-            token_dtype=self.token_dtype,
-            delta=delta,
-            version=version,
-            base=self,
-        )
+        """The same tags under a version with that digest; shares what was precomputed, so it is made at once."""
+        options = {"token_dtype": self.token_dtype, "delta": delta, "version": version, "base": self}
+        return Tagger(self.bundle, self.network, self.subset, **options)  # type: ignore[arg-type]
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -126,14 +107,7 @@ class Tagger:
         return self.subset.names
 
     def tag(self, images: Sequence[Image.Image]) -> TagScores:
-        """Scores decoded images.
-
-        Args:
-            images: N RGB images of any sizes, decoded as the bundle's preprocessing wants them.
-
-        Returns:
-            Logits and scores of N images and L tags.
-        """
+        """Scores N decoded images of any sizes."""
         return self.score(self.encode(images))
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:

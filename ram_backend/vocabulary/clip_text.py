@@ -45,13 +45,7 @@ class ClipTextEncoder:
     """
 
     def __init__(self, tower: TextTransformer, tokenizer: Tokenizer, *, device: str = "cpu") -> None:
-        """Takes a text tower with its weights.
-
-        Args:
-            tower: open_clip's module; nothing of the image tower is kept.
-            tokenizer: texts -> (n, context) int64, end-of-text being the largest id of a row; cuts what is too long.
-            device: where it runs; "auto" takes a CUDA device where there is one.
-        """
+        """Takes open_clip's text tower and tokenizer: texts -> (n, context) int64, end-of-text being the largest id."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tower = tower.eval().float().to(device)

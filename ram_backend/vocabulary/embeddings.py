@@ -80,9 +80,6 @@ class CachedTextEncoder:
 def load_descriptions(path: Path) -> dict[str, list[str]]:
     """Reads RAM++'s tag descriptions as its authors publish them: a JSON list of objects `{tag: [sentence, ...]}`.
 
-    Returns:
-        Tag -> its sentences, in the file's order; the number of sentences may differ from tag to tag.
-
     Raises:
         VocabularyError: the file can't be read or is no such list; names the file and the entry.
     """
@@ -101,11 +98,7 @@ def load_descriptions(path: Path) -> dict[str, list[str]]:
 
 
 def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
-    """Embeds every sentence on its own: they are not averaged, RAM++ weighs them by the image.
-
-    Args:
-        encoder: of the bundle; what is too long for it is cut off.
-        descriptions: tag -> its sentences; one sentence makes the tag as RAM would have it.
+    """Embeds every sentence of each tag on its own, since RAM++ weighs them by the image.
 
     Returns:
         Tag -> (k, dim) float32, rows of length 1, in the order of its sentences.
@@ -116,11 +109,7 @@ def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence
 
 
 def open_text_encoder(spec: str, settings: Settings) -> TextEncoder:
-    """Opens the text encoder that a bundle names, behind the cache on disk.
-
-    Args:
-        spec: one of `SPECS`.
-        settings: `cache_dir` and `text_cache_bytes` (the cache), `clip_weights` and `device` (CLIP), threads.
+    """Opens the text encoder that a bundle names (one of `SPECS`), behind the cache on disk.
 
     Raises:
         TextEncoderUnavailable: it isn't known, or its weights are not at hand; the message says what to do.

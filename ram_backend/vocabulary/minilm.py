@@ -44,10 +44,6 @@ class MiniLMTextEncoder:
     def __init__(self, directory: Path, *, threads: int | None = None) -> None:
         """Takes the folder for text encoders; nothing is read before the first `embed`.
 
-        Args:
-            directory: made if it is not there.
-            threads: CPU threads; None leaves it to onnxruntime.
-
         Raises:
             TextEncoderUnavailable: the weights are not installed.
         """
@@ -60,14 +56,7 @@ class MiniLMTextEncoder:
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds tags.
-
-        Args:
-            texts: tags, any text; beyond 64 word pieces the rest is ignored.
-
-        Returns:
-            (len(texts), 384) float32, rows of length 1.
-        """
+        """Embeds tags, of each the first 64 word pieces: (len(texts), 384) float32, rows of length 1."""
         total = np.zeros((len(texts), self.dim), dtype=np.float32)
         for prompt in PROMPTS:
             total += self.embed_sentences([prompt.format(text) for text in texts])

@@ -21,19 +21,9 @@ from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.folding import base_forms, fold, joined
 
 CATEGORIES = (
-    "object",
-    "animal",
-    "plant",
-    "food",
-    "person",
-    "scene",
-    "attribute",
-    "color",
-    "material",
-    "action",
-    "event",
+    "object", "animal", "plant", "food", "person", "scene", "attribute", "color", "material", "action", "event",
     "other",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,11 +90,7 @@ class Vocabulary:
     """
 
     def __init__(self, tags: Iterable[Tag]) -> None:
-        """Takes the tags in their order.
-
-        Raises:
-            VocabularyError: there is no tag.
-        """
+        """Takes the tags in their order; VocabularyError where there is none."""
         self._tags = tuple(tags)
         if not self._tags:
             raise VocabularyError("A vocabulary without tags was asked for. Give at least one tag.")
@@ -140,9 +126,6 @@ class Vocabulary:
 
     def __hash__(self) -> int:
         return hash(self._tags)
-
-    def __repr__(self) -> str:
-        return f"Vocabulary({len(self)} tags: {', '.join(self.names[:3])}, ...)"
 
     def find(self, text: str) -> int | None:
         """Index of the tag that `text` means, or None. The order of the attempts is the class's."""

@@ -46,18 +46,15 @@ def install_starter(
     source: Path = PACKAGED,
     name: str = STARTER,
 ) -> Path:
-    """Makes the starter bundle, or finds it made.
+    """Makes the starter bundle, or finds it made; returns its directory.
 
     Takes about half a minute the first time. Several processes may do it at once: one bundle results, whole.
 
     Args:
         bundles_dir: where bundles live; made if it is not there.
-        progress: told in a few words what takes long.
-        source: folder written by `build_starter`; the packaged one unless another was built.
+        progress: gets each step in a few words.
+        source: folder written by `python -m starter`; the packaged one unless another was built.
         name: of the bundle; a bundle from another source needs another name.
-
-    Returns:
-        The bundle's directory.
 
     Raises:
         NotAvailable: the encoder's weights are not installed.
