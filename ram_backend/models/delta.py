@@ -91,8 +91,7 @@ class Delta:
         """The delta that `to_tensors` took apart, now or when a delta had a calibration of its own.
 
         Raises:
-            VersionDamaged: an array is missing or superfluous, is not float32, has a wrong shape, or holds a number
-                that can't be.
+            VersionDamaged: arrays are missing, superfluous, not float32, or malformed.
         """
         arrays = dict(tensors)
         wrong = next((name for name, array in arrays.items() if array.dtype != np.float32), None)

@@ -13,6 +13,7 @@ Shapes: B images, T image tokens of width D, L tags, E label embedding width, H 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -134,7 +135,7 @@ class TaggingHead(nn.Module):
         self.projection: nn.Linear | None = None
         if config.project:
             self.projection = nn.Linear(config.query_input_width, config.hidden)
-        self.layers = nn.ModuleList(HeadLayer(config) for _ in range(config.layers))
+        self.layers: Sequence[HeadLayer] = nn.ModuleList(HeadLayer(config) for _ in range(config.layers))  # type: ignore[assignment]
         rows = 1 if config.tags is None else config.tags
         self.classifier = nn.Linear(config.hidden, rows)
 
@@ -146,7 +147,7 @@ class TaggingHead(nn.Module):
             rows: (L,) int64, which tag each embedding belongs to; needed by "per_tag" heads only.
         """
         hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
-        projected = self._layers[0].query(hidden)
+        projected = self.layers[0].query(hidden)
         if self.config.classifier == "shared":
             return TagQueries(hidden, projected)
         assert rows is not None
@@ -154,14 +155,14 @@ class TaggingHead(nn.Module):
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
         """What every layer keeps of the image tokens (B, T, D); reusable for many sets of queries."""
-        return [layer.keys_values(tokens) for layer in self._layers]
+        return [layer.keys_values(tokens) for layer in self.layers]
 
     def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
         """Output (B, L, H) of the last layer."""
         batch = memory[0][0].shape[0]  # len() would be fixed by an export
         hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
         projected = queries.projected if queries.projected.dim() == 3 else queries.projected.unsqueeze(0)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             projected = projected if index == 0 else layer.query(hidden)
             hidden = layer(hidden, projected, memory[index])
         return hidden
@@ -176,7 +177,3 @@ class TaggingHead(nn.Module):
     def forward(self, tokens: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L), before the sigmoid, of the tags in `queries` on images with `tokens` (B, T, D)."""
         return self.classify(self.hidden_states(self.keys_values(tokens), queries), queries)
-
-    @property
-    def _layers(self) -> list[HeadLayer]:
-        return [layer for layer in self.layers if isinstance(layer, HeadLayer)]

@@ -38,10 +38,7 @@ class Network(Protocol):
         """Pixels (B, 3, S, S) from the bundle's preprocessing to tokens (B, T, D), both float32."""
 
     def select(self, tags: Sequence[int | NDArray[np.float32]]) -> Queries:
-        """Precomputes what the head needs to know about L tags.
-
-        Args:
-            tags: per tag its row in the bundle's vocabulary, or for a new tag its text embeddings (k, d) float32.
+        """Precomputes what the head needs to know about L tags: rows of the vocabulary, or text embeddings (k, d).
 
         Raises:
             TextEncoderUnavailable: a new tag, and the network learned its tags without a text encoder.
@@ -58,7 +55,7 @@ def load_network(
     """Loads the weights of a bundle.
 
     Args:
-        bundle: what to load.
+        bundle: whose network.
         device: "auto" takes a CUDA device where there is one.
         precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it. What this
             CPU only emulates (8 to 9 times slower than fp32) is replaced by fp32 with a warning, unless it is forced.

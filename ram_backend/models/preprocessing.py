@@ -14,8 +14,6 @@ from PIL import ExifTags, Image, ImageOps
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -65,7 +63,7 @@ class Preprocessing:
             image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
         if image.mode != "RGB":
             image = image.convert("RGB")
-        target, resampling = (self.size, self.size), _RESAMPLING[self.interpolation]
+        target, resampling = (self.size, self.size), Image.Resampling[self.interpolation.upper()]
         if self.resize == "crop":
             image = ImageOps.fit(image, target, method=resampling)
         elif image.size != target:

@@ -93,11 +93,7 @@ class TaggingNetwork(nn.Module):
         return network.eval()
 
     def with_head(self, tensors: Mapping[str, Tensor], dropout: float = 0.0) -> TaggingNetwork:
-        """A network with a head of these tensors, not copied, that shares everything else; in evaluation mode.
-
-        Raises:
-            RuntimeError: the tensors are not exactly those of the architecture's head.
-        """
+        """A network with a head of these tensors, not copied, that shares everything else; see `with_weights`."""
         with torch.device("meta"):
             network = type(self)(replace(self.architecture, head=replace(self.architecture.head, dropout=dropout)))
         network.encoder, network.reweight_scale = self.encoder, self.reweight_scale

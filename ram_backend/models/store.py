@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ram_backend.errors import BundleNotFound, RamError
-from ram_backend.models.bundle import MANIFEST, STARTER, Bundle, open_bundle, read_manifest
+from ram_backend.models.bundle import MANIFEST, STARTER, Bundle, open_bundle
 from ram_backend.models.hub import RELEASED
 
 
@@ -69,11 +69,10 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
 
 def _entry(path: Path) -> BundleEntry:
     try:
-        manifest = read_manifest(path)
-        tags = len(open_bundle(path).vocabulary)
+        bundle = open_bundle(path)
     except RamError as error:
         return BundleEntry(path.name, "?", path, True, "damaged", problem=str(error))
-    size = sum(entry["bytes"] for entry in manifest["files"].values())
-    new = "any new tag" if manifest["text_encoder"] else "no new tags"
-    summary = f"{manifest['kind']}, {tags} tags, {new}, {size / 1e6:,.0f} MB"
-    return BundleEntry(path.name, str(manifest["kind"]), path, True, summary)
+    size = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
+    new = "any new tag" if bundle.text_encoder else "no new tags"
+    summary = f"{bundle.kind}, {len(bundle.vocabulary)} tags, {new}, {size / 1e6:,.0f} MB"
+    return BundleEntry(path.name, bundle.kind, path, True, summary)

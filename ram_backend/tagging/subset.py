@@ -65,8 +65,7 @@ def resolve_subset(
         bundle: whose vocabulary is searched.
         names: tags, at least one; no empty string.
         text_encoder: embeds tags that the vocabulary doesn't know; None: there is none at hand.
-        described: tags that are scored from these text embeddings of `text_encoder`, (k, d) each, whether the
-            vocabulary knows them or not (RAM++: one row per description).
+        described: text embeddings (k, d) of tags that are scored from them even where the vocabulary knows the tag.
         described_from: names the descriptions, e.g. by a digest of the file.
 
     Raises:
@@ -104,11 +103,7 @@ def resolve_subset(
 def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None:
     """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
 
-    Returns:
-        None where the bundle learned its tags without a text encoder: its label embeddings are no texts.
-
-    Raises:
-        BundleDamaged: the bundle's label embeddings can't be read.
+    None where the bundle learned its tags without a text encoder: its label embeddings are no texts.
     """
     if bundle.text_encoder is None:
         return None

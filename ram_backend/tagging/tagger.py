@@ -56,7 +56,7 @@ class Tagger:
         delta: what a version changes; None: nothing.
         version: digest of that version, part of `model_version`; None: the bundle's own behaviour, or a delta that is
             only measured and never served.
-        base: a tagger of the same network and subset, whose precomputed queries are shared; None: they are made now.
+        base: a tagger of the same network and subset, whose precomputed queries are shared.
 
     Raises:
         VersionDamaged: the delta was made for features of another width, so for another bundle.

@@ -36,13 +36,7 @@ class CachedImage(NamedTuple):
 
 
 def token_key(content: str, preprocessing_id: str, encoder_id: str) -> str:
-    """Key of an image's tokens, 64 hex digits.
-
-    Args:
-        content: sha256 of the image file's bytes, in hex.
-        preprocessing_id: `Preprocessing.id`.
-        encoder_id: `Network.encoder_id`: weights, engine and precision.
-    """
+    """Key of an image's tokens, 64 hex digits; `content` is the sha256 of the image file's bytes, in hex."""
     identity = json.dumps([content, preprocessing_id, encoder_id, TOKEN_DTYPE, _FORMAT])
     return hashlib.sha256(identity.encode()).hexdigest()
 

@@ -97,9 +97,8 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     """CLIP ViT-B/16's text encoder with OpenAI's weights.
 
     Args:
-        weights: a state dict (.safetensors or .pt), or a folder with one under the hub's name; None: from the hub, or
-            what was fetched from it before. Pickles are read as plain tensors only; TorchScript holds code and is
-            refused.
+        weights: a state dict (.safetensors or .pt), or a folder with one under the hub's name; None: from the hub or
+            its cache. Pickles are read as plain tensors only; TorchScript holds code and is refused.
         device: "cpu", "cuda" or "auto".
 
     Raises:

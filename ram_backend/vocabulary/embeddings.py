@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Protocol
 
 import numpy as np
 from annotated_types import Len, MinLen
@@ -23,7 +23,6 @@ _Descriptions = Annotated[list[Annotated[dict[_Text, Annotated[list[_Text], MinL
 SPECS = ("minilm", "clip-vit-b-16")
 
 
-@runtime_checkable
 class TextEncoder(Protocol):
     """Turns texts into embeddings.
 

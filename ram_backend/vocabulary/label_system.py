@@ -7,6 +7,7 @@ comes from stands in its head, the rules in LABEL_SYSTEM.md.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ram_backend.vocabulary.word_sources import (
     Entry,
     Sense,
     WordNet,
+    closure,
     read_pairs,
     read_senses,
     read_word_list,
@@ -56,22 +58,17 @@ def load_label_system() -> Vocabulary:
 
 
 def build_label_system(sources: Path = SOURCES, wordnet: Path | None = None) -> Vocabulary:
-    """Builds the label system from its word lists.
+    """Builds the label system from its word lists, tags in alphabetical order.
 
     Args:
-        sources: folder with the lists of `ORDER` and the rules (`renamed.txt`, `excluded.txt`, `senses.txt`,
-            `broader.txt`, `wordnet.txt`).
-        wordnet: folder with WordNet 3.0's dictionary files; given, `wordnet.txt` is extracted again first (needed
-            only after the lists have changed).
-
-    Returns:
-        The tags in alphabetical order; the same lists give the same vocabulary.
+        sources: folder with the lists of `ORDER` and the rules.
+        wordnet: folder with WordNet 3.0's dictionary files: `wordnet.txt` is extracted again first (needed only after
+            the lists have changed).
 
     Raises:
         VocabularyError: a list is missing or malformed, or two rules contradict each other.
     """
-    drafts = _gather(sources)
-    drafts = _named(drafts)
+    drafts = _named(_gather(sources))
     if wordnet is not None:
         _extract(drafts, WordNet(wordnet), sources)
     senses = read_senses(sources / "wordnet.txt")
@@ -258,22 +255,20 @@ def _broader(
     for draft in drafts:
         if draft.sense is not None and draft.name in allowed:
             by_synset.setdefault(draft.sense.synset, draft.name)
-    steps: dict[str, list[str]] = {name: [] for name in tags}
+    steps: dict[str, list[str]] = defaultdict(list)
     cut: set[tuple[str, str]] = set()
-    rules = list(pairs)
-    named = [
-        (rule.removeprefix("not "), word) for rule, narrower in rules for word in (rule.removeprefix("not "), *narrower)
-    ]
-    unknown = sorted({f"{word} ({rule})" for rule, word in named if word not in tags})
-    if unknown:
-        raise VocabularyError(f"broader.txt: no tags of these names: {', '.join(unknown)}. Correct or remove them.")
-    for rule, narrower in rules:
+    unknown: set[str] = set()
+    for rule, narrower in pairs:
         name = rule.removeprefix("not ")
-        if rule.startswith("not "):
-            cut.update((word, name) for word in narrower)
-        else:
-            for word in narrower:
+        unknown.update(f"{word} ({name})" for word in (name, *narrower) if word not in tags)
+        for word in narrower:
+            if rule.startswith("not "):
+                cut.add((word, name))
+            else:
                 steps[word].append(name)
+    if unknown:
+        listed = ", ".join(sorted(unknown))
+        raise VocabularyError(f"broader.txt: no tags of these names: {listed}. Correct or remove them.")
     for draft in drafts:
         ups = [by_synset[up] for up in (draft.sense.ancestors if draft.sense else ()) if up in by_synset]
         head = _head(draft.name)
@@ -281,17 +276,8 @@ def _broader(
             ups.append(head)
         steps[draft.name] += [up for up in ups if up != draft.name and up not in steps[draft.name]]
     steps = {name: [up for up in ups if (name, up) not in cut] for name, ups in steps.items()}
-    return {name: _closure(name, steps) for name in tags}
-
-
-def _closure(name: str, steps: dict[str, list[str]]) -> tuple[str, ...]:
-    """Everything above `name`, breadth first."""
-    found: dict[str, None] = {}
-    layer = steps[name]
-    while layer:
-        layer = [up for up in layer if up not in found]
-        if name in layer:
-            raise VocabularyError(f"{name!r} is broader than itself, by way of {list(found)}. Correct broader.txt.")
-        found.update(dict.fromkeys(layer))
-        layer = [above for up in layer for above in steps[up]]
-    return tuple(found)
+    broader = {name: closure(name, steps.__getitem__) for name in tags}
+    circle = next((name for name, above in broader.items() if name in above), None)
+    if circle is not None:
+        raise VocabularyError(f"{circle!r} is broader than itself, among {list(broader[circle])}. Correct broader.txt.")
+    return broader

@@ -95,11 +95,6 @@ class Vocabulary:
         if not self._tags:
             raise VocabularyError("A vocabulary without tags was asked for. Give at least one tag.")
 
-    @property
-    def tags(self) -> tuple[Tag, ...]:
-        """All tags, in order."""
-        return self._tags
-
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All names, in order; a name may occur twice."""
@@ -187,12 +182,9 @@ class Vocabulary:
 
     @classmethod
     def from_files(cls, tags: Path, thresholds: Path | None = None, *, default_threshold: float = 0.5) -> Vocabulary:
-        """Reads RAM's plain lists: one name a line, and as many thresholds, one a line.
+        """Reads RAM's plain lists: one name a line, and as many thresholds in [0, 1], one a line.
 
-        Args:
-            tags: UTF-8 text; names may repeat, blanks at their ends (the Chinese list has them) are dropped.
-            thresholds: one number in [0, 1] per tag, or None.
-            default_threshold: for all tags where there is no file.
+        Names may repeat; blanks at their ends (the Chinese list has them) are dropped.
 
         Raises:
             VocabularyError: a file can't be read, an empty line, a threshold that is no number in [0, 1], or two

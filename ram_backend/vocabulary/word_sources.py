@@ -16,9 +16,8 @@ which it is the most frequent sense.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from ram_backend.errors import VocabularyError
@@ -148,57 +147,43 @@ class WordNet:
     """The nouns of a WordNet dictionary folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes a folder with `data.noun` and `index.noun`.
-
-        Raises:
-            VocabularyError: one of them is missing.
-        """
-        for name in ("data.noun", "index.noun"):
-            if not (folder / name).is_file():
-                raise VocabularyError(
-                    f"{folder}: no {name}. Install WordNet's files (Debian: wordnet-base) or leave it out."
-                )
-        self._folder = folder
-
-    @cached_property
-    def _senses(self) -> dict[str, list[str]]:
-        senses = {}
-        for line in (self._folder / "index.noun").read_text(encoding="latin-1").splitlines():
-            if line.startswith(" "):
-                continue
-            fields = line.split()
-            senses[fields[0].replace("_", " ")] = fields[-int(fields[2]) :]
-        return senses
-
-    @cached_property
-    def _synsets(self) -> dict[str, tuple[int, tuple[str, ...], list[str]]]:
+        """Reads `data.noun` and `index.noun`; VocabularyError where one is missing."""
+        self._synsets: dict[str, tuple[int, tuple[str, ...], list[str]]] = {}
         """Offset -> (lexicographer file, offsets one step up, words)."""
-        synsets = {}
-        for line in (self._folder / "data.noun").read_text(encoding="latin-1").splitlines():
-            if line.startswith(" "):
-                continue
+        for line in _records(folder / "data.noun"):
             fields = line.split(" | ")[0].split()
             count = int(fields[3], 16)
             words = [word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2]]
             pointers = fields[5 + 2 * count :]
             up = tuple(pointers[at + 1] for at in range(0, 4 * int(fields[4 + 2 * count]), 4) if pointers[at][0] == "@")
-            synsets[fields[0]] = (int(fields[1]), up, words)
-        return synsets
+            self._synsets[fields[0]] = (int(fields[1]), up, words)
+        rows = (line.split() for line in _records(folder / "index.noun"))
+        self._senses = {fields[0].replace("_", " "): fields[-int(fields[2]) :] for fields in rows}
 
     def sense(self, synset: str) -> Sense:
         """The sense with that offset."""
-        ancestors: dict[str, None] = {}
-        layer = list(self._synsets[synset][1])
-        while layer:
-            ancestors.update(dict.fromkeys(layer))
-            layer = [up for offset in layer for up in self._synsets[offset][1] if up not in ancestors]
         file, _, words = self._synsets[synset]
         plain = tuple(word for word in words if word.islower() and self._senses[word][0] == synset)
-        return Sense(synset, file, tuple(ancestors), plain)
+        return Sense(synset, file, closure(synset, lambda offset: self._synsets[offset][1]), plain)
 
     def senses(self, word: str) -> list[Sense]:
         """Noun senses of a lower-case word, the most frequent first; empty where it is unknown."""
         return [self.sense(offset) for offset in self._senses.get(word, ())]
+
+
+def _records(path: Path) -> Iterator[str]:
+    """Lines of a dictionary file without its licence, whose lines begin with a blank."""
+    return (line for line in read_text(path).splitlines() if not line.startswith(" "))
+
+
+def closure(start: str, above: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
+    """Everything above `start`, breadth first; with `start` itself where it is above itself."""
+    found: dict[str, None] = {}
+    layer = list(above(start))
+    while layer:
+        found.update(dict.fromkeys(layer))
+        layer = [up for one in layer for up in above(one) if up not in found]
+    return tuple(found)
 
 
 def read_senses(path: Path) -> dict[str, Sense]:
@@ -220,7 +205,7 @@ def read_senses(path: Path) -> dict[str, Sense]:
 
 
 def write_senses(path: Path, senses: Iterable[tuple[str, Sense]], needed: set[str]) -> None:
-    """Writes `sources/wordnet.txt`; of the ancestors only those in `needed` (synsets of tags) are needed."""
+    """Writes `sources/wordnet.txt`, of the ancestors only those in `needed`."""
     rows = [
         f"{name}\t{sense.synset}\t{sense.file}\t{' '.join(a for a in sense.ancestors if a in needed)}"
         f"\t{'|'.join(word for word in sense.words if word != name)}"

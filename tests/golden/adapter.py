@@ -38,7 +38,7 @@ from ram_backend.versions.table import VersionTable
 def starter_logits(data_dir: Path, photos: Sequence[Path]) -> tuple[list[str], NDArray[np.float32]]:
     """Tags of the starter bundle and the (N, L) logits of photos."""
     bundle = find_bundle("starter", data_dir / "bundles")
-    names = [tag.name for tag in bundle.vocabulary.tags]
+    names = list(bundle.vocabulary.names)
     tagger = Tagger(bundle, load_network(bundle, threads=1), resolve_subset(bundle, names))
     return names, tagger.tag([Image.open(path).convert("RGB") for path in photos]).logits
 

@@ -8,7 +8,7 @@ import pytest
 
 from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary.embeddings import CachedTextEncoder, TextEncoder, open_text_encoder
+from ram_backend.vocabulary.embeddings import CachedTextEncoder, open_text_encoder
 
 LARGE = 100_000_000
 
@@ -30,12 +30,6 @@ class Counting:
 
     def embed_sentences(self, sentences: Sequence[str]) -> np.ndarray:
         return -self.embed(sentences)
-
-
-def test_it_is_a_text_encoder(tmp_path: Path) -> None:
-    encoder: TextEncoder = CachedTextEncoder(Counting(), tmp_path, LARGE)
-    assert isinstance(encoder, TextEncoder)
-    assert (encoder.id, encoder.dim) == ("one", 8)
 
 
 def test_every_text_is_embedded_once_and_comes_back_in_order(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import BundleDamaged, CheckpointError
 from ram_backend.models.bundle import STARTER, digest_of, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.components import Reference, prior_tags
+from ram_backend.models.starter.components import Reference, background_stats, class_weights
 
 PACKAGED = Path(__file__).parent.with_name("starter_data")
 DESCRIPTION = "starter.json"
@@ -72,20 +72,14 @@ def install_starter(
 
 
 def starter_digest(source: Path = PACKAGED) -> str:
-    """Digest of the bundle that installing a source folder makes, 64 hex digits; some milliseconds.
-
-    Where the starter that is installed has another one, it came with another release of the package.
-
-    Raises:
-        BundleDamaged: see `describe`.
-    """
-    description = describe(source)
+    """Digest of the bundle that installing a source folder makes; starters of other releases have others."""
+    description = _describe(source)
     architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
     sources = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED)}
     return digest_of("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
 
 
-def describe(source: Path) -> dict[str, Any]:
+def _describe(source: Path) -> dict[str, Any]:
     """Reads starter.json of a source folder.
 
     Raises:
@@ -111,7 +105,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
     from ram_backend.models.starter import export
     from ram_backend.models.starter.network import BACKGROUND, CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES
 
-    description = describe(source)
+    description = _describe(source)
     architecture = description["architecture"]
     weights = export.encoder_weights_path()
     encoder_digest = file_sha256(weights)
@@ -140,10 +134,10 @@ def _background(source: Path) -> dict[str, NDArray[np.float32]]:
     from safetensors.numpy import load_file
 
     prior, labels = load_file(source / "prior.safetensors"), load_file(source / "label_embeddings.safetensors")
-    tags = prior_tags(
+    weights = class_weights(
         labels["rows"].astype(np.float32),
         np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1]),
         prior["class_embeddings"].astype(np.float32),
-        Reference(prior["reference_classes"], prior["reference_values"]),
     )
-    return {"mean": tags.mean, "spread": tags.spread}
+    mean, spread = background_stats(weights, Reference(prior["reference_classes"], prior["reference_values"]))
+    return {"mean": mean, "spread": spread}

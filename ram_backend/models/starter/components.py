@@ -78,7 +78,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Reference:
-    """Evidence of ordinary photos, the largest classes only: what makes evidence of one tag comparable with another's.
+    """Evidence of ordinary photos, of which each tag's is a deviation: the largest classes only.
 
     Attributes:
         classes: (R, 3, KEPT) int32 class numbers.
@@ -143,14 +143,7 @@ def prior_tags(
     class_embeddings: FloatArray,
     reference: Reference,
 ) -> PriorTags:
-    """Prepares tags.
-
-    Args:
-        embeddings: (L, E) label embeddings, length 1.
-        classes: per tag the classes that are kinds of it, may be empty.
-        class_embeddings: (K, E) embeddings of the classes' descriptions, length 1.
-        reference: evidence of ordinary photos.
-    """
+    """Class weights of tags, see there, with their background on ordinary photos."""
     weights = class_weights(embeddings, classes, class_embeddings)
     return PriorTags(weights, *background_stats(weights, reference))
 
@@ -158,7 +151,13 @@ def prior_tags(
 def class_weights(
     embeddings: FloatArray, classes: Sequence[Sequence[int] | NDArray[np.int32]], class_embeddings: FloatArray
 ) -> FloatArray:
-    """How much each class counts for each tag: (L, K); see `prior_tags`."""
+    """How much each class counts for each tag, (L, K).
+
+    Args:
+        embeddings: (L, E) label embeddings, length 1.
+        classes: per tag the classes that are kinds of it, may be empty.
+        class_embeddings: (K, E) embeddings of the classes' descriptions, length 1.
+    """
     weights = embeddings @ class_embeddings.T
     weights -= weights.max(axis=1, keepdims=True)
     weights /= np.float32(SOFTNESS)
@@ -202,22 +201,18 @@ class Probes:
     @cached_property
     def _solver(self) -> NDArray[np.float64]:
         kernel = self._kernel(self.embeddings).astype(np.float64)
-        return np.asarray(
-            np.linalg.inv(kernel + np.diag(DOUBT * (1 + FEW / self.counts.astype(np.float64)))), dtype=np.float64
-        )
+        noise = DOUBT * (1 + FEW / self.counts.astype(np.float64))
+        return np.asarray(np.linalg.inv(kernel + np.diag(noise)), dtype=np.float64)
 
     def _kernel(self, embeddings: FloatArray) -> FloatArray:
         return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / REACH), dtype=np.float32)
 
     def of_tags(self, embeddings: FloatArray, places: Sequence[int | None]) -> tuple[FloatArray, FloatArray]:
-        """Directions of L tags: a tag's own, or borrowed from concepts with a similar text.
+        """Weight (L, F) and bias (L,) of L tags: a tag's own, or borrowed from concepts with a similar text.
 
         Args:
             embeddings: (L, E), length 1.
             places: per tag its place among the concepts; None: it has no probe of its own.
-
-        Returns:
-            weight (L, F) and bias (L,); near 0 where no concept means something similar.
         """
         shares = (self._kernel(embeddings).astype(np.float64) @ self._solver).astype(np.float32)
         weight, bias = shares @ self.weight, shares @ self.bias

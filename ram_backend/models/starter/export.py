@@ -85,12 +85,9 @@ def _colours(pixels: Tensor) -> Tensor:
 
 
 def load_encoder(weights: Path) -> tuple[StarterEncoder, NDArray[np.float32], NDArray[np.float32]]:
-    """Reads the weight file.
+    """Encoder in evaluation mode, and weight (1000, 1280) and bias (1000,) of its classifier, from the weight file.
 
     Its tensors have other names than timm's, but come in the same order with the same shapes.
-
-    Returns:
-        The encoder in evaluation mode, and its classifier: weight (1000, 1280) and bias (1000,).
 
     Raises:
         BundleDamaged: the file is not EfficientNet-Lite2.
@@ -148,15 +145,9 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
     `queries_path`: `label_embeddings` (L, E) to `hidden` and `projected` (L, H). `scorer_path`: `tokens` (B, T, D),
     `hidden` and `projected` to `logits` (B, L). Any B and L.
     """
-    embeddings = torch.zeros(3, head.config.query_input_width)
-    export_onnx(
-        _QueryMaker(head).eval(),
-        (embeddings,),
-        queries_path,
-        ["label_embeddings"],
-        ["hidden", "projected"],
-        ({0: "tags"},),
-    )
+    embeddings, outputs = torch.zeros(3, head.config.query_input_width), ["hidden", "projected"]
+    queries = _QueryMaker(head).eval()
+    export_onnx(queries, (embeddings,), queries_path, ["label_embeddings"], outputs, ({0: "tags"},))
     hidden = torch.zeros(3, head.config.hidden)
     export_onnx(
         _Scorer(head).eval(),
