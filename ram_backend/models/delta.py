@@ -69,9 +69,6 @@ class Delta:
         if ((self.thresholds < 0) | (self.thresholds >= 1)).any():
             raise _damaged("has a threshold outside [0, 1)")
 
-    def __len__(self) -> int:
-        return len(self.tags)
-
     @property
     def width(self) -> int:
         """F."""

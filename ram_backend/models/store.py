@@ -34,10 +34,7 @@ class BundleEntry:
 
 def list_bundles(bundles_dir: Path) -> list[BundleEntry]:
     """All bundles by name, the starter first; it is listed also where it is not installed yet."""
-    found = []
-    if bundles_dir.is_dir():
-        found = sorted(path for path in bundles_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    entries = [_entry(path) for path in found]
+    entries = [_entry(path) for path in bundles_dir.glob("[!.]*") if path.is_dir()]
     if all(entry.name != STARTER for entry in entries):
         entries.append(BundleEntry(STARTER, STARTER, bundles_dir / STARTER, False, "installs itself at its first use"))
     return sorted(entries, key=lambda entry: (entry.name != STARTER, entry.name))

@@ -36,11 +36,9 @@ class TextEncoder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Rows:
         """Embeds tags: (len(texts), dim) float32, rows of length 1, prompts already averaged."""
-        ...
 
     def embed_sentences(self, sentences: Sequence[str]) -> Rows:
         """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1."""
-        ...
 
 
 class CachedTextEncoder:

@@ -109,9 +109,6 @@ class PriorTags:
     mean: FloatArray
     spread: FloatArray
 
-    def __len__(self) -> int:
-        return len(self.weights)
-
     def take(self, rows: Sequence[int]) -> PriorTags:
         """A selection, in that order."""
         return PriorTags(self.weights[rows], self.mean[rows], self.spread[rows])
