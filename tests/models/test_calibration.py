@@ -16,7 +16,9 @@ from ram_backend.models.calibration import FILE, Calibration
 SOME = Calibration(np.array([0.5, 2.0, 1.0]), np.array([0.0, -1.0, 3.0]), new_slope=0.7, new_offset=-2.0)
 
 
-def test_the_identity_is_the_sigmoid() -> None:
+def test_scores_are_sigmoids_of_each_tags_own_line() -> None:
+    scores = SOME.scores(np.float32([[1.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-np.array([0.5, 1.0, 4.0]))), atol=1e-6)
     logits = np.array([[-200.0, -3.0, 0.0], [1.0, 30.0, 200.0]], dtype=np.float32)
     with np.errstate(over="raise"):
         scores = Calibration(np.ones(3), np.zeros(3)).scores(logits)
@@ -31,11 +33,6 @@ def test_scores_rise_with_logits(logit: float, step: float) -> None:
     assert ((low >= 0) & (high <= 1)).all()
 
 
-def test_each_tag_has_its_own_curve() -> None:
-    scores = SOME.scores(np.float32([[1.0, 1.0, 1.0]]))
-    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-np.array([0.5, 1.0, 4.0]))), atol=1e-6)
-
-
 def test_take_follows_the_order_and_knows_new_tags() -> None:
     taken = SOME.take([2, None, 0, 2])
     np.testing.assert_allclose(taken.slope, [1.0, 0.7, 0.5, 1.0])
@@ -47,18 +44,14 @@ def save(folder: Path) -> None:
     save_file({"slope": SOME.slope, "offset": SOME.offset}, folder / FILE)
 
 
-def test_a_bundle_s_file_is_read(tmp_path: Path) -> None:
+def test_a_bundle_s_file_is_read_and_without_one_it_is_the_identity(tmp_path: Path) -> None:
+    loaded = Calibration.load(tmp_path, 4)
+    assert (loaded.slope.tolist(), loaded.offset.tolist()) == ([1.0] * 4, [0.0] * 4)
     save(tmp_path)
     loaded = Calibration.load(tmp_path, 3, new_slope=0.7, new_offset=-2.0)
     np.testing.assert_array_equal(loaded.slope, SOME.slope)
     np.testing.assert_array_equal(loaded.offset, SOME.offset)
     assert (loaded.new_slope, loaded.new_offset) == (0.7, -2.0)
-
-
-def test_without_a_file_it_is_the_identity(tmp_path: Path) -> None:
-    loaded = Calibration.load(tmp_path, 4)
-    assert loaded.slope.tolist() == [1.0] * 4
-    assert loaded.offset.tolist() == [0.0] * 4
 
 
 def test_a_file_for_other_tags_or_of_rubbish_is_damage(tmp_path: Path) -> None:

@@ -12,15 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from models import tiny
 
 from ram_backend.errors import CheckpointError, DownloadError
-from ram_backend.models.hub import RELEASED, RELEASES, Release, pull
+from ram_backend.models.hub import RELEASES, Release, pull
 from ram_backend.models.importing import import_checkpoint
-from ram_backend.models.network import load_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "ram_swin_large_14m.pth"
@@ -128,20 +126,11 @@ def test_a_pull_makes_the_bundle_that_an_import_would(
     assert origin["weights"] == f"{hub.address}/{release.repository}/resolve/main/{FILE}"
     assert origin["etag"] == bundle.manifest["provenance"]["sources"]["checkpoint"]["sha256"]
     assert not list(target["cache_dir"].rglob("*.pth"))
-    thresholds = tmp_path / "thresholds.txt"
+    thresholds, source = tmp_path / "thresholds.txt", tmp_path / "source"
     thresholds.write_bytes(hub.files["/data/thresholds.txt"])
-    source = tmp_path / "source"
-    imported = import_checkpoint(
-        source / "ram.pth",
-        source / "tags.txt",
-        thresholds=thresholds,
-        name="imported",
-        bundles_dir=tmp_path / "bundles",
-        image_size=tiny.IMAGE,
-    )
+    options = {"thresholds": thresholds, "bundles_dir": tmp_path / "bundles", "image_size": tiny.IMAGE}
+    imported = import_checkpoint(source / "ram.pth", source / "tags.txt", name="imported", **options)  # type: ignore[arg-type]
     assert imported.digest == bundle.digest
-    network = load_network(bundle, device="cpu")
-    assert np.isfinite(network.logits(network.encode(tiny.images(1).numpy()), network.select([0]))).all()
 
 
 @pytest.mark.parametrize("stalls", [0, 8], ids=["by itself", "when asked again"])
@@ -221,12 +210,6 @@ def test_without_a_connection_the_address_is_named(release: Release, target: dic
         pull("ram", release=replace(local, tags=f"{nobody}/tags"), endpoint=nobody, **target)
 
 
-def test_a_cut_list_is_not_taken_for_a_short_one(hub: Hub, release: Release, target: dict[str, Any]) -> None:
-    hub.cuts = [10]
-    with pytest.raises(DownloadError, match=r"tags\.txt.*10 bytes read, 36 more expected"):
-        pull("ram", release=release, endpoint=hub.address, **target)
-
-
 def test_a_taken_name_is_refused_before_anything_is_downloaded(
     hub: Hub, release: Release, target: dict[str, Any]
 ) -> None:
@@ -236,9 +219,7 @@ def test_a_taken_name_is_refused_before_anything_is_downloaded(
     assert hub.requests == []
 
 
-def test_every_release_has_its_addresses() -> None:
-    assert set(RELEASES) == set(RELEASED)
-    for release in RELEASES.values():
-        assert release.repository.startswith("xinyu1205/")
-        assert release.filename.endswith("14m.pth")
-        assert release.tags.startswith("https://")
+def test_a_cut_list_is_not_taken_for_a_short_one(hub: Hub, release: Release, target: dict[str, Any]) -> None:
+    hub.cuts = [10]
+    with pytest.raises(DownloadError, match=r"tags\.txt.*10 bytes read, 36 more expected"):
+        pull("ram", release=release, endpoint=hub.address, **target)

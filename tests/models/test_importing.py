@@ -114,20 +114,16 @@ def _dropped(key: str) -> bool:
     return tiny.is_structural(key) or key.startswith(("tag_encoder", "text_decoder"))
 
 
-def test_provenance_names_the_sources(tmp_path: Path) -> None:
+def test_provenance_names_the_sources_and_the_digest_follows_them(tmp_path: Path) -> None:
     bundle = importing(tmp_path, "ram", origin={"commit": "abc"})
+    again = importing(tmp_path / "b", "ram", name="other-name")
+    changed = importing(tmp_path / "c", "ram", tiny.state_dict("ram", salt="other:"))
+    assert bundle.digest == again.digest != changed.digest
     source = bundle.manifest["provenance"]["sources"]["checkpoint"]
     content = (tmp_path / "ram.pth").read_bytes()
     assert source == {"file": "ram.pth", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     assert bundle.manifest["provenance"]["origin"] == {"commit": "abc"}
     assert bundle.manifest["licence"].startswith("Apache-2.0")
-
-
-def test_the_digest_follows_the_sources_and_not_the_place(tmp_path: Path) -> None:
-    first = importing(tmp_path / "a", "ram")
-    again = importing(tmp_path / "b", "ram", name="other-name")
-    changed = importing(tmp_path / "c", "ram", tiny.state_dict("ram", salt="other:"))
-    assert first.digest == again.digest != changed.digest
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -177,14 +173,11 @@ def test_thresholds_come_from_the_file(tmp_path: Path) -> None:
     thresholds.write_text("0.65\n0.8\n1.0\n0.45\n0.5\n0.9\n0.7")
     bundle = importing(tmp_path, "ram", thresholds=thresholds)
     np.testing.assert_allclose(bundle.vocabulary.thresholds, [0.65, 0.8, 1.0, 0.45, 0.5, 0.9, 0.7])
-    never = bundle.calibration.scores(np.full((1, 7), 1e4, dtype=np.float32))[0] > bundle.vocabulary.thresholds
-    assert not never[2]
 
 
-@pytest.mark.parametrize("content", ["0.5\n" * 6, "0.5\n" * 8, "0.5\n" * 6 + "1.5", "0.5\n" * 6 + "x", "nan\n" * 7])
-def test_a_wrong_threshold_file_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_wrong_threshold_file_is_refused(tmp_path: Path) -> None:
     thresholds = tmp_path / "thresholds.txt"
-    thresholds.write_text(content)
+    thresholds.write_text("0.5\n" * 6)
     assert "thresholds.txt" in refused(tmp_path, "ram", thresholds=thresholds)
 
 
@@ -207,16 +200,6 @@ def test_a_wrong_number_of_tags_is_refused(tmp_path: Path, kind: str, change: in
     assert f"{kind}.pth" in line
     assert "label_embed" in line
     assert "tag list" in line
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_every_single_missing_key_is_named(tmp_path: Path, kind: str) -> None:
-    state = tiny.state_dict(kind)
-    needed = [key for key in state if not _dropped(key)]
-    for number, key in enumerate(needed[:: max(1, len(needed) // 25)] + needed[-6:]):
-        line = refused(tmp_path / str(number), kind, {name: value for name, value in state.items() if name != key})
-        assert repr(key) in line
-        assert "missing" in line
 
 
 BAD_KEYS = [
@@ -250,18 +233,6 @@ def test_other_values_types_and_shapes_are_refused(tmp_path: Path, key: str, val
     line = refused(tmp_path, "ram", state)
     assert repr(key) in line
     assert reason in line
-
-
-def test_tables_of_another_window_are_refused(tmp_path: Path) -> None:
-    state = tiny.state_dict("ram")
-    for key in state:
-        if key.endswith("relative_position_bias_table"):
-            state[key] = state[key][:25]  # window 3
-    line = refused(tmp_path, "ram", state)
-    assert "relative_position_bias_table" in line
-    assert "--image-size" in line
-    line = refused(tmp_path / "larger", "ram", image_size=384)  # windows of 24 would be needed
-    assert "--image-size" in line
 
 
 def released(folder: Path, kind: str, change: Callable[[State], Any]) -> tuple[Path, Path]:
@@ -360,11 +331,3 @@ def test_files_of_something_else_are_refused(tmp_path: Path, content: object) ->
         import_checkpoint(file, tags, name="new", bundles_dir=tmp_path / "bundles")
     with pytest.raises(CheckpointError, match="no such file"):
         import_checkpoint(tmp_path / "nothing.pth", tags, name="new", bundles_dir=tmp_path / "bundles")
-
-
-def test_a_name_that_is_taken_is_refused_and_untouched(tmp_path: Path) -> None:
-    first = importing(tmp_path, "ram")
-    with pytest.raises(CheckpointError, match=r"already a bundle 'new'.*--name"):
-        importing(tmp_path, "ram", tiny.state_dict("ram", salt="other:"))
-    assert [path.name for path in first.path.parent.iterdir() if path.is_dir()] == ["new"]
-    verify(first)

@@ -60,10 +60,6 @@ def test_ram_plus_without_its_scale_is_not_taken_for_ram() -> None:
     assert official.detect_kind(shapes, 4585) == "ram_plus"
 
 
-def test_anything_else_is_no_kind() -> None:
-    assert official.detect_kind({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, 10) is None
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_the_released_architectures_have_the_published_keys(shared: Path, kind: str) -> None:

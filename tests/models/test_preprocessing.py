@@ -75,13 +75,6 @@ def test_crop_keeps_the_aspect_ratio_and_the_centre() -> None:
     assert (pixels == (0, 0, 255)).all()
 
 
-def test_the_image_is_not_changed() -> None:
-    image = photo()
-    before = image.tobytes()
-    RAM(image)
-    assert image.tobytes() == before
-
-
 def test_the_id_names_every_number() -> None:
     assert RAM.id == Preprocessing(size=48).id
     others = [
@@ -93,14 +86,9 @@ def test_the_id_names_every_number() -> None:
         replace(RAM, alpha="white"),
     ]
     assert len({RAM.id, *(other.id for other in others)}) == 7
-    assert Preprocessing(size=384).id == "squash384-187d1366"  # in cache keys of installations: must never change
-
-
-def test_survives_json() -> None:
     crop = replace(RAM, resize="crop", mean=(0.5, 0.5, 0.5), alpha="white")
-    again = Preprocessing(**json.loads(json.dumps(asdict(crop))))
-    assert again == crop
-    assert again.id == crop.id
+    assert Preprocessing(**json.loads(json.dumps(asdict(crop)))).id == crop.id
+    assert Preprocessing(size=384).id == "squash384-187d1366"  # in cache keys of installations: must never change
 
 
 @pytest.mark.shared

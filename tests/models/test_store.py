@@ -38,6 +38,10 @@ def test_the_list_says_what_each_is(bundles: Path) -> None:
     assert "7 tags, any new tag" in entries[1].summary
     assert "7 tags, no new tags" in entries[2].summary
     assert all(entry.installed for entry in entries[1:])
+    assert find_bundle("ram", bundles).name == "ram"
+    assert find_bundle(str(bundles / "tag2text"), bundles / "elsewhere").kind == "tag2text"
+    with pytest.raises(BundleNotFound, match=r"'nothing'.*starter, ram, tag2text.*bundles pull"):
+        find_bundle("nothing", bundles)
 
 
 def test_a_damaged_bundle_is_listed_with_its_problem(bundles: Path) -> None:
@@ -47,16 +51,6 @@ def test_a_damaged_bundle_is_listed_with_its_problem(bundles: Path) -> None:
     assert "vocabulary.json is missing" in entry.problem
     with pytest.raises(BundleDamaged, match="vocabulary"):
         find_bundle("ram", bundles)
-
-
-def test_find_by_name_or_by_path(bundles: Path) -> None:
-    assert find_bundle("ram", bundles).name == "ram"
-    assert find_bundle(str(bundles / "tag2text"), bundles / "elsewhere").kind == "tag2text"
-
-
-def test_an_unknown_name_lists_the_known_ones(bundles: Path) -> None:
-    with pytest.raises(BundleNotFound, match=r"'nothing'.*starter, ram, tag2text.*bundles pull"):
-        find_bundle("nothing", bundles)
 
 
 def test_the_starter_installs_itself_once(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,13 +178,6 @@ def test_training_changes_the_module_and_never_the_bundle(tiny_bundle: TinyBundl
     )
 
 
-def test_the_number_of_threads_is_that_of_the_last_loaded(tiny_bundle: TinyBundle) -> None:
-    before = torch.get_num_threads()
-    load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
-    assert torch.get_num_threads() == before + 1
-    torch.set_num_threads(before)
-
-
 def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forced(
     tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,3 +194,10 @@ def test_a_precision_that_the_cpu_only_emulates_is_said_and_not_used_unless_forc
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert load_network(bundle, device="cpu", precision="bf16").encoder_id.endswith("-cpu-bf16")
     assert caplog.text == ""
+
+
+def test_the_number_of_threads_is_that_of_the_last_loaded(tiny_bundle: TinyBundle) -> None:
+    before = torch.get_num_threads()
+    load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)

@@ -91,19 +91,11 @@ def test_the_tower_is_clips_with_the_quick_gelu_and_not_with_the_plain_one() -> 
     tokens = open_clip.get_tokenizer(MODEL)(SENTENCES)
     rows = ours.embed_sentences(SENTENCES)
     np.testing.assert_allclose(rows, unit(straight(state, tokens, quick=True)), atol=1e-5)
+    alone = np.concatenate([ours.embed_sentences([sentence]) for sentence in SENTENCES])  # without the padding
+    np.testing.assert_allclose(alone, rows, atol=1e-5)
     assert np.abs(rows - unit(straight(state, tokens, quick=False))).max() > 5e-4
     plain = encoder({**SMALL, "quick_gelu": False})
     np.testing.assert_allclose(plain.embed_sentences(SENTENCES), unit(straight(state, tokens, quick=False)), atol=1e-5)
-
-
-def test_cutting_the_padding_changes_nothing() -> None:
-    ours = encoder()
-    tokens = open_clip.get_tokenizer(MODEL)(SENTENCES)
-    with torch.no_grad():
-        whole = unit(ours._tower(tokens))
-    np.testing.assert_allclose(ours.embed_sentences(SENTENCES), whole, atol=1e-5)
-    for place, sentence in enumerate(SENTENCES):
-        np.testing.assert_allclose(ours.embed_sentences([sentence])[0], whole[place], atol=1e-5)
 
 
 def test_what_is_too_long_is_cut_at_77_tokens() -> None:
@@ -171,40 +163,29 @@ def test_local_weights_are_read_from_every_format(kind: str, tmp_path: Path) -> 
     assert loaded.id == encoder().id
     np.testing.assert_allclose(loaded.embed(["dog"]), encoder().embed(["dog"]), atol=1e-6)
     assert not any("visual" in name for name, _ in loaded._tower.named_parameters())
-
-
-@pytest.mark.usefixtures("small_clip")
-def test_half_precision_weights_run_in_float32(tmp_path: Path) -> None:
-    state = {key: value.half() for key, value in tower().state_dict().items()}
-    rows = load_clip_text_encoder(saved(tmp_path, "safetensors", state), device="cpu").embed(["dog"])
+    half = saved(tmp_path, kind, {key: value.half() for key, value in state.items()})
+    rows = load_clip_text_encoder(half, device="cpu").embed(["dog"])
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, encoder().embed(["dog"]), atol=2e-2)
-
-
-def broken(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
-    if how == "lacks a tensor":
-        del state["ln_final.bias"]
-    elif how == "another shape":
-        state["text_projection"] = torch.zeros(3, 3)
-    elif how == "NaN":
-        state["ln_final.bias"] = torch.full_like(state["ln_final.bias"], math.nan)
-    else:
-        state.clear()
-    return state
+    half.write_bytes(half.read_bytes()[:1000])
+    with pytest.raises(TextEncoderUnavailable, match="can't be read"):
+        load_clip_text_encoder(half, device="cpu")
 
 
 @pytest.mark.usefixtures("small_clip")
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("name", "value", "said"),
     [
-        ("lacks a tensor", r"Missing key.*ln_final\.bias"),
-        ("another shape", "size mismatch for text_projection"),
-        ("NaN", "NaN or infinity"),
-        ("no text tower", "Missing key"),
+        ("ln_final.bias", None, r"Missing key.*ln_final\.bias"),
+        ("text_projection", torch.zeros(3, 3), "size mismatch for text_projection"),
+        ("ln_final.bias", torch.full((WIDTH,), math.nan), "NaN or infinity"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(how: str, said: str, tmp_path: Path) -> None:
-    path = saved(tmp_path, "plain", broken(dict(tower().state_dict()), how))
+def test_weights_that_do_not_fit_are_refused_by_name(
+    name: str, value: torch.Tensor | None, said: str, tmp_path: Path
+) -> None:
+    changed = {**tower().state_dict(), name: value}
+    path = saved(tmp_path, "plain", {key: part for key, part in changed.items() if part is not None})
     with pytest.raises(TextEncoderUnavailable, match=said) as raised:
         load_clip_text_encoder(path, device="cpu")
     message = str(raised.value)
@@ -232,14 +213,6 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
-def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
-    path = saved(tmp_path, "safetensors" if name.endswith("s") else "plain", dict(tower().state_dict()))
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(TextEncoderUnavailable, match="can't be read"):
-        load_clip_text_encoder(path, device="cpu")
-
-
 class Scripted(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -262,8 +235,8 @@ def test_an_archive_that_holds_code_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
     saved(tmp_path, "safetensors", dict(tower().state_dict())).rename(tmp_path / "open_clip_model.safetensors")
     assert load_clip_text_encoder(tmp_path, device="cpu").id == encoder().id
-    with pytest.raises(TextEncoderUnavailable, match=r"empty is no file, and no folder with one"):
-        load_clip_text_encoder(tmp_path / "empty", device="cpu")
+    with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is no file, and no folder with one"):
+        open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
 
 
 @pytest.fixture
@@ -279,22 +252,17 @@ def test_without_weights_and_network_the_remedy_is_one_line(monkeypatch: pytest.
         closed = server.getsockname()[1]
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed}")
     monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
-    with pytest.raises(TextEncoderUnavailable, match="RAM_CLIP_WEIGHTS") as raised:
+    with pytest.raises(TextEncoderUnavailable, match=f"port={closed}.*RAM_CLIP_WEIGHTS") as raised:
         open_text_encoder("clip-vit-b-16", load_settings())
-    assert f"port={closed}" in str(raised.value)
     assert "\n" not in str(raised.value)
 
-
-@pytest.mark.usefixtures("empty_hub_cache")
-def test_a_failed_download_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> str:
         raise RuntimeError("404 not found\nsecond line")
 
     monkeypatch.setattr(open_clip, "download_pretrained", failing)
     monkeypatch.setattr(clip_text.requests, "head", lambda *_, **__: None)  # type: ignore[attr-defined]
-    with pytest.raises(TextEncoderUnavailable, match="404 not found") as raised:
+    with pytest.raises(TextEncoderUnavailable, match="404 not found second line"):
         open_text_encoder("clip-vit-b-16", load_settings())
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.usefixtures("small_clip")
@@ -307,11 +275,6 @@ def test_what_was_fetched_before_needs_no_network(empty_hub_cache: Path, monkeyp
     saved(snapshot, "safetensors", dict(tower().state_dict())).rename(snapshot / "open_clip_model.safetensors")
     monkeypatch.setattr(open_clip, "download_pretrained", lambda *_: pytest.fail("tried to download"))
     assert load_clip_text_encoder(None, device="cpu").id == encoder().id
-
-
-def test_a_named_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is no file"):
-        open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
 
 
 @pytest.mark.usefixtures("small_clip")

@@ -202,17 +202,9 @@ def test_build_refuses_a_list_that_contradicts_itself(file: str, text: str, matc
     (small / file).write_text(text)
     with pytest.raises(VocabularyError, match=match):
         build_label_system(small)
-
-
-def test_build_names_a_missing_list(small: Path) -> None:
     (small / "coco.txt").unlink()
     with pytest.raises(VocabularyError, match=r"coco\.txt"):
         build_label_system(small)
-
-
-def test_wordnets_folder_is_checked(small: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"data\.noun"):
-        build_label_system(small, wordnet=small)
 
 
 NOUNS = """  1 licence text that begins with blanks
@@ -235,6 +227,8 @@ puppy n 1 1 @ 1 0 00000003
 def test_wordnet_gives_senses_that_fit_and_what_is_above_them(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "dictionary"
     folder.mkdir()
+    with pytest.raises(VocabularyError, match=r"data\.noun"):
+        build_label_system(small, wordnet=folder)
     (folder / "data.noun").write_text(NOUNS)
     (folder / "index.noun").write_text(INDEX)
     (small / "coco.txt").write_text("animal, dog\n")

@@ -59,10 +59,6 @@ def test_the_article_follows_the_first_letter_as_it_is_written() -> None:
     assert "itap of a apple." in prompts("Apple")  # as RAM's code has it
     assert "This is a photo of a nice apple." in prompts("apple")
     assert "itap of a unicorn." in prompts("_unicorn")
-
-
-def test_braces_in_a_tag_are_text() -> None:
-    assert "itap of a {}." in prompts("{}")
     assert "itap of a {article}." in prompts("{article}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from ram_backend.demo import photo_paths
@@ -36,12 +37,13 @@ def network(bundle: Bundle) -> StarterNetwork:
     return loaded
 
 
+def photo(path: Path) -> Image.Image:
+    return decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
+
+
 @pytest.fixture(scope="module")
-def images() -> list:  # type: ignore[type-arg]
-    return [
-        decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
-        for path in photo_paths()[:6]
-    ]
+def images() -> list[Image.Image]:
+    return [photo(path) for path in photo_paths()[:6]]
 
 
 def test_whole_bundle_checks_out(bundle: Bundle) -> None:
@@ -54,8 +56,8 @@ def test_whole_bundle_checks_out(bundle: Bundle) -> None:
 
 
 def test_scores_are_the_same_alone_in_a_batch_and_in_any_subset(
-    bundle: Bundle, network: StarterNetwork, images: list
-) -> None:  # type: ignore[type-arg]
+    bundle: Bundle, network: StarterNetwork, images: list[Image.Image]
+) -> None:
     whole = Tagger(bundle, network, whole_vocabulary(bundle))
     together = whole.tag(images)
     for place, image in enumerate(images):
@@ -67,8 +69,8 @@ def test_scores_are_the_same_alone_in_a_batch_and_in_any_subset(
 
 
 def test_exported_files_compute_what_the_torch_modules_do(
-    bundle: Bundle, network: StarterNetwork, images: list
-) -> None:  # type: ignore[type-arg]
+    bundle: Bundle, network: StarterNetwork, images: list[Image.Image]
+) -> None:
     import torch
 
     from ram_backend.models.head import HeadConfig
@@ -89,26 +91,19 @@ def test_exported_files_compute_what_the_torch_modules_do(
     np.testing.assert_allclose(network.component_logits(tokens, network.select(rows))[0], logits, atol=1e-3)
 
 
-def test_it_sees_what_is_on_the_demo_photos(bundle: Bundle, network: StarterNetwork) -> None:
-    asked = ["cat", "horse", "giraffe", "mountain", "teacup"]
-    tagger = Tagger(bundle, network, resolve_subset(bundle, asked))
-    photos = {path.stem: path for path in photo_paths()}
-    for photo, right in (("chelsea_cat", "cat"), ("horses_on_hillside", "horse"), ("alpine_landscape", "mountain")):
-        image = decode(photos[photo], exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
-        scores = tagger.tag([image]).scores[0]
-        assert asked[int(scores.argmax())] == right
-
-
-def test_any_text_becomes_a_tag(bundle: Bundle, network: StarterNetwork, starter_data: Path) -> None:
+def test_it_sees_what_is_on_a_photo_also_in_new_words(
+    bundle: Bundle, network: StarterNetwork, starter_data: Path
+) -> None:
+    new = "fluffy orange tomcat"
+    assert bundle.vocabulary.find(new) is None
+    photos = {path.stem: photo(path) for path in photo_paths()}
+    asked = ["cat", "horse", "giraffe", "mountain", "teacup", new, "steel suspension bridge at noon"]
     encoder = MiniLMTextEncoder(starter_data / "text-encoders", threads=1)
-    new = ["fluffy orange tomcat", "steel suspension bridge at noon"]
-    assert all(bundle.vocabulary.find(text) is None for text in new)
-    tagger = Tagger(bundle, network, resolve_subset(bundle, new, encoder))
-    cat = next(path for path in photo_paths() if path.stem == "chelsea_cat")
-    scores = tagger.tag(
-        [decode(cat, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]]
-    ).scores[0]
-    assert scores[0] > scores[1]
+    tagger = Tagger(bundle, network, resolve_subset(bundle, asked, encoder))
+    for name, right in (("chelsea_cat", 0), ("horses_on_hillside", 1), ("alpine_landscape", 3)):
+        scores = tagger.tag([photos[name]]).scores[0]
+        assert scores[:5].argmax() == right
+        assert (scores[5] > scores[6]) or right
 
 
 def test_a_vocabulary_tag_and_its_own_embedding_agree_in_the_head(bundle: Bundle, network: StarterNetwork) -> None:
@@ -117,13 +112,9 @@ def test_a_vocabulary_tag_and_its_own_embedding_agree_in_the_head(bundle: Bundle
     known, new = network.select([row]), network.select([network._labels.of(row)])
     np.testing.assert_allclose(known.hidden, new.hidden, atol=1e-5)
     assert not np.allclose(known.mixing, new.mixing)  # training knows the row, not the text
-
-
-def test_wrong_tags_are_refused(bundle: Bundle, network: StarterNetwork) -> None:
-    with pytest.raises(VocabularyError, match="no tag"):
-        network.select([len(bundle.vocabulary)])
-    with pytest.raises(VocabularyError, match="384"):
-        network.select([np.zeros((1, 5), dtype=np.float32)])
+    for wrong, said in ((len(bundle.vocabulary), "no tag"), (np.zeros((1, 5), dtype=np.float32), "384")):
+        with pytest.raises(VocabularyError, match=said):
+            network.select([wrong])
 
 
 def test_other_devices_and_precisions_are_refused(bundle: Bundle) -> None:
@@ -152,12 +143,6 @@ def test_running_it_loads_no_torch(bundle: Bundle) -> None:
         "sys.exit(1 if {'torch', 'transformers', 'timm'} & set(sys.modules) else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_installing_again_changes_nothing(bundle: Bundle) -> None:
-    before = (bundle.path / "bundle.json").stat().st_mtime_ns
-    assert install_starter(bundle.path.parent) == bundle.path
-    assert (bundle.path / "bundle.json").stat().st_mtime_ns == before
 
 
 def test_a_source_that_is_not_whole_leaves_nothing(tmp_path: Path) -> None:
