@@ -137,11 +137,6 @@ def test_logits_and_decisions_of_every_image_and_tag(full: Full) -> None:
     np.testing.assert_allclose(thresholds[asked], full.expected["class_threshold"][asked], atol=1e-7)
 
 
-def test_one_image_alone_gives_what_it_gives_in_a_batch(full: Full) -> None:
-    alone = full.network.encode(full.pixels[1:2])
-    np.testing.assert_allclose(alone, full.tokens[1:2], atol=TOLERANCE, rtol=0)
-
-
 @pytest.mark.parametrize("count", [1, 40, 600])
 def test_subsets_of_tags(full: Full, count: int) -> None:
     tags = np.random.default_rng(count).choice(len(full.bundle.vocabulary), count, replace=False)
@@ -165,19 +160,11 @@ def test_bf16_keeps_the_top_tags(full: Full) -> None:
         assert len(best) >= 18
 
 
-@pytest.mark.parametrize("full", ["tag2text"], indirect=True)
-def test_tag2text_takes_no_new_tags(full: Full) -> None:
-    assert full.bundle.text_encoder is None
-
-
 @pytest.mark.parametrize("full", ["ram"], indirect=True)
 def test_wrong_preprocessing_is_told_apart(full: Full) -> None:
     """Each wrong input gives the logits recorded for it, and not the right ones."""
     right = full.bundle.preprocessing
-    clip = {
-        "mean": (0.48145466, 0.4578275, 0.40821073),
-        "std": (0.26862954, 0.26130258, 0.27577711),
-    }
+    clip = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
     wrong: dict[str, np.ndarray] = {
         "pil_bicubic": replace(right, interpolation="bicubic")(full.images[0]),
         "clip_mean_std": Preprocessing(size=right.size, **clip)(full.images[0]),  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ import pytest
 import torch
 from models import reference, tiny
 
-from ram_backend.models.encoder import ImageEncoder, SwinConfig, restore_buffers
+from ram_backend.models.encoder import ImageEncoder, restore_buffers
 from ram_backend.models.head import HeadConfig, StableLayerNorm, TaggingHead
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.models.official import expected_shapes, label_key, our_names, read_architecture
+from ram_backend.models.official import expected_shapes, label_key, our_names
 from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
 
 CONFIG = HeadConfig(token_width=20, hidden=32, heads=4, layers=2, intermediate=48, label_width=12)
@@ -26,9 +26,7 @@ CONFIG = HeadConfig(token_width=20, hidden=32, heads=4, layers=2, intermediate=4
 
 def build(kind: str) -> tuple[TaggingNetwork, LabelBlock]:
     """The tiny network of a kind, and its label embeddings per tag."""
-    weights = tiny.state_dict(kind)
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    architecture = read_architecture(kind, shapes, len(tiny.TAGS), tiny.IMAGE)  # type: ignore[arg-type]
+    weights, architecture = tiny.state_dict(kind), tiny.architecture(kind)
     label = label_key(kind)  # type: ignore[arg-type]
     ours = {
         name: weights[key][0] if key in {"fc.W", "fc.b"} else weights[key]
@@ -99,7 +97,7 @@ def test_norms_keep_a_tiny_epsilon_in_half_precision() -> None:
 
 
 def test_buffers_that_no_file_holds_are_those_of_an_ordinary_network() -> None:
-    config = SwinConfig(tiny.IMAGE, 4, tiny.EMBED, tiny.DEPTHS, tiny.SWIN_HEADS, tiny.WINDOW, projection=8)
+    config = tiny.architecture("ram").encoder
     ordinary = dict(ImageEncoder(config).named_buffers())
     with torch.device("meta"):
         encoder = ImageEncoder(config)
@@ -112,5 +110,5 @@ def test_buffers_that_no_file_holds_are_those_of_an_ordinary_network() -> None:
 
 
 def test_an_architecture_survives_json() -> None:
-    architecture = build("tag2text")[0].architecture
+    architecture = tiny.architecture("tag2text")
     assert Architecture.from_json(json.loads(json.dumps(asdict(architecture)))) == architecture

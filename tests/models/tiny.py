@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ram_backend.models.encoder import SwinConfig
 from ram_backend.models.head import HeadConfig
+from ram_backend.models.official import expected_shapes
 from ram_backend.models.ram import Architecture
 
 KINDS = ("ram", "ram_plus", "tag2text")
@@ -38,62 +40,25 @@ RELEASED = {
 """The architectures of the released files, written out by hand."""
 
 
+def architecture(kind: str, tags: int = len(TAGS)) -> Architecture:
+    """The numbers of the small network of a kind."""
+    encoder = SwinConfig(IMAGE, 4, EMBED, DEPTHS, SWIN_HEADS, WINDOW, projection=WIDTH)
+    head = HeadConfig(WIDTH, HIDDEN, 4, 2, INNER, label_width=WIDTH)
+    if kind != "tag2text":
+        return Architecture(encoder, head, reweight=kind == "ram_plus")
+    per_tag = HeadConfig(encoder.swin_width, HIDDEN, 4, 2, INNER, project=False, classifier="per_tag", tags=tags)
+    return Architecture(replace(encoder, projection=None), per_tag)
+
+
 def shapes(kind: str, tags: int = len(TAGS), each: int = EACH) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of a whole official file of that kind, written out by hand."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def linear(key: str, out: int, fan: int) -> None:
-        found[f"{key}.weight"], found[f"{key}.bias"] = (out, fan), (out,)
-
-    def norm(key: str, width: int) -> None:
-        found[f"{key}.weight"], found[f"{key}.bias"] = (width,), (width,)
-
-    found["visual_encoder.patch_embed.proj.weight"] = (EMBED, 3, 4, 4)
-    found["visual_encoder.patch_embed.proj.bias"] = (EMBED,)
-    norm("visual_encoder.patch_embed.norm", EMBED)
-    side = IMAGE // 4
-    for stage, depth in enumerate(DEPTHS):
-        width = EMBED * 2**stage
-        for block in range(depth):
-            at = f"visual_encoder.layers.{stage}.blocks.{block}"
-            norm(f"{at}.norm1", width)
-            norm(f"{at}.norm2", width)
-            linear(f"{at}.attn.qkv", 3 * width, width)
-            linear(f"{at}.attn.proj", width, width)
-            linear(f"{at}.mlp.fc1", 4 * width, width)
-            linear(f"{at}.mlp.fc2", width, 4 * width)
-            found[f"{at}.attn.relative_position_bias_table"] = ((2 * WINDOW - 1) ** 2, SWIN_HEADS[stage])
-            found[f"{at}.attn.relative_position_index"] = (WINDOW**2, WINDOW**2)
-            if block % 2 and side > WINDOW:
-                found[f"{at}.attn_mask"] = ((side // WINDOW) ** 2, WINDOW**2, WINDOW**2)
-        if stage < len(DEPTHS) - 1:
-            norm(f"visual_encoder.layers.{stage}.downsample.norm", 4 * width)
-            found[f"visual_encoder.layers.{stage}.downsample.reduction.weight"] = (2 * width, 4 * width)
-        side //= 2
-    last = EMBED * 2 ** (len(DEPTHS) - 1)
-    norm("visual_encoder.norm", last)
-    seen = last if kind == "tag2text" else WIDTH
-    for layer in range(2):
-        at = f"tagging_head.encoder.layer.{layer}"
-        linear(f"{at}.crossattention.self.query", HIDDEN, HIDDEN)
-        linear(f"{at}.crossattention.self.key", HIDDEN, seen)
-        linear(f"{at}.crossattention.self.value", HIDDEN, seen)
-        linear(f"{at}.crossattention.output.dense", HIDDEN, HIDDEN)
-        norm(f"{at}.crossattention.output.LayerNorm", HIDDEN)
-        linear(f"{at}.intermediate.dense", INNER, HIDDEN)
-        linear(f"{at}.output.dense", HIDDEN, INNER)
-        norm(f"{at}.output.LayerNorm", HIDDEN)
-    if kind == "tag2text":
-        found["label_embed.weight"] = (tags, HIDDEN)
-        found["fc.W"], found["fc.b"] = (1, tags, HIDDEN), (1, tags)
-    else:
-        linear("image_proj", WIDTH, last)
-        found["label_embed"] = (tags * each if kind == "ram_plus" else tags, WIDTH)
-        linear("wordvec_proj", HIDDEN, WIDTH)
-        linear("fc", 1, HIDDEN)
-    if kind == "ram_plus":
-        found["reweight_scale"] = ()
-    else:
+    """Keys and shapes of a whole official file of that kind: for tagging, computed by a model itself, and captioner."""
+    found = expected_shapes(kind, architecture(kind, tags), tags, each)  # type: ignore[arg-type]
+    for stage, side in ((0, 16), (1, 8), (2, 4)):
+        at = f"visual_encoder.layers.{stage}.blocks"
+        found |= {f"{at}.{block}.attn.relative_position_index": (WINDOW**2, WINDOW**2) for block in (0, 1)}
+        if side > WINDOW:
+            found[f"{at}.1.attn_mask"] = ((side // WINDOW) ** 2, WINDOW**2, WINDOW**2)
+    if kind != "ram_plus":
         found["tag_encoder.embeddings.word_embeddings.weight"] = (11, HIDDEN)
         found["tag_encoder.embeddings.position_ids"] = (1, 5)
         found["tag_encoder.encoder.layer.0.output.dense.bias"] = (HIDDEN,)
