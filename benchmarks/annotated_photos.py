@@ -28,8 +28,7 @@ from ram_backend.models.network import Network, load_network
 from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.vocabulary.embeddings import open_text_encoder
 from starter.build import build_starter

@@ -50,8 +50,7 @@ from ram_backend.server.predict import scored_choices
 from ram_backend.server.resolved_config import resolve_config
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import resolve_subset
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.versions.directory import write_version
 from ram_backend.versions.records import CorrectionsUsed, Lineage
 from ram_backend.versions.table import VersionTable

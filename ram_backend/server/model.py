@@ -24,8 +24,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import Settings
-from ram_backend.tagging.tagger import rounded
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
 CLOSING = "The server is going down: ask again in a moment."

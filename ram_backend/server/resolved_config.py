@@ -17,7 +17,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE
 
 CONFIG_FORMAT = 1
 """Raise it when the same config begins to give other predictions."""

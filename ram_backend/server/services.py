@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from weakref import WeakValueDictionary
 
 from ram_backend.database.engine import open_database
+from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import InputError, RamError, SettingsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
@@ -29,7 +30,6 @@ from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.swap import VersionSwap
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
-from ram_backend.tagging.token_cache import TokenCache
 from ram_backend.versions.table import VersionTable
 
 CLIENTS = 64
@@ -123,7 +123,7 @@ class Services:
         return ImageLoader(
             identity.bundle.preprocessing,
             identity.encoder_id,
-            TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+            DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
             decoders=settings.cpu_threads(),

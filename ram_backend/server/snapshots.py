@@ -25,8 +25,7 @@ from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, new_tags, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.vocabulary.embeddings import TextEncoder
 
 K = TypeVar("K")

@@ -1,12 +1,15 @@
 """From an image file's bytes to its tokens: decode, hash, cache look-up, batched encode.
 
-Serving, training and the commands load images here, so that the same bytes give the same tokens everywhere.
+Serving, training and the commands load images here, so that the same bytes give the same tokens everywhere. A cached
+file holds an image's tokens, perceptual hash and size, so that the image is neither decoded nor encoded again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +18,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageUnreadable
 from ram_backend.images.decode import decode, header_of
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.tagging.token_cache import CachedImage, TokenCache, token_key
+from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
@@ -30,6 +34,9 @@ LARGE_PIXELS = 24_000_000
 
 LOCKING, LOCKING_PIXELS = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000
 """Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests."""
+
+_FORMAT = 2
+_HEADER = struct.Struct("<QIIII")  # perceptual hash, width, height, number of tokens, width of a token
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class ImageLoader:
     Args:
         preprocessing: the bundle's.
         encoder_id: the network's.
-        cache: of image tokens; None: tokens are neither kept nor rounded, and images are not hashed perceptually.
+        cache: of image tokens, rounded to `TOKEN_DTYPE`; None: tokens are neither kept nor rounded, and images are not
+            hashed perceptually.
         max_pixels: limit for width x height (RAM_MAX_IMAGE_PIXELS).
         max_bytes: limit for the file's size (RAM_MAX_IMAGE_BYTES).
         decoders: images decoded at the same time, at most; a large one counts apart.
@@ -68,7 +76,7 @@ class ImageLoader:
         self,
         preprocessing: Preprocessing,
         encoder_id: str,
-        cache: TokenCache | None,
+        cache: DiskCache | None,
         *,
         max_pixels: int,
         max_bytes: int,
@@ -86,8 +94,11 @@ class ImageLoader:
 
     def cached(self, sha256: str) -> LoadedImage | None:
         """The image whose bytes have this sha256; None: its tokens are not cached."""
-        entry = None if self._cache is None else self._cache.get(self._key(sha256))
-        return None if entry is None else LoadedImage(sha256, entry.phash, entry.size, entry.tokens, None)
+        content = None if self._cache is None else self._cache.get(self._name(sha256))
+        if content is None:
+            return None
+        phash, width, height, _, _ = _HEADER.unpack_from(content)
+        return LoadedImage(sha256, phash, (width, height), _tokens(content), None)
 
     def load(self, data: bytes, *, name: str) -> LoadedImage:
         """Finds an image's tokens in the cache, or decodes it for the encoder; `name` is its name in errors.
@@ -112,10 +123,12 @@ class ImageLoader:
         return LoadedImage(sha256, phash, size, None, array)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
-        """Writes new tokens (T, D) to the cache; returns those to score, rounded as they are cached."""
+        """Writes new tokens (T, D) to the cache; returns those to score, which every later look-up gives."""
         if self._cache is None:
             return tokens
-        return self._cache.put(self._key(image.sha256), CachedImage(tokens, image.phash, image.size))
+        header = _HEADER.pack(image.phash, *image.size, *tokens.shape)
+        content = header + rounded(tokens, TOKEN_DTYPE).astype("<f2").tobytes()
+        return _tokens(self._cache.put(self._name(image.sha256), content))
 
     def encode(self, network: Network, images: Sequence[LoadedImage]) -> list[FloatArray]:
         """Tokens (T, D) of each image: cached ones as they are, all others encoded in one batch and stored."""
@@ -123,8 +136,9 @@ class ImageLoader:
         encoded = iter(network.encode(np.stack(new)) if new else ())
         return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
 
-    def _key(self, sha256: str) -> str:
-        return token_key(sha256, self._preprocessing.id, self._encoder_id)
+    def _name(self, sha256: str) -> str:
+        identity = json.dumps([sha256, self._preprocessing.id, self._encoder_id, TOKEN_DTYPE, _FORMAT])
+        return f"{hashlib.sha256(identity.encode()).hexdigest()}.tokens"
 
 
 def prepared(
@@ -150,6 +164,12 @@ def prepared(
 
 def _called(work: Callable[..., T], *args: object, **kwargs: object) -> T:
     return work(*args, **kwargs)
+
+
+def _tokens(content: bytes) -> FloatArray:
+    *_, tokens, width = _HEADER.unpack_from(content)
+    numbers = np.frombuffer(content, dtype="<f2", offset=_HEADER.size).reshape(tokens, width)
+    return numbers.astype(np.float32)
 
 
 def _release_memory() -> None:

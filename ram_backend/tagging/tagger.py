@@ -20,7 +20,8 @@ from ram_backend.models.network import Network, Queries
 from ram_backend.tagging.subset import Subset
 
 TokenDtype = Literal["float16"]
-"""Precision that image tokens are cached as."""
+TOKEN_DTYPE: TokenDtype = "float16"
+"""Precision that image tokens are cached as: taggers that use the cache are made with it."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.annotators import believed_pairs
 from ram_backend.training.out_of_fold import read_folds
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer

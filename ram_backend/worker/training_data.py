@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import TaskLabels, Weights
@@ -28,7 +29,6 @@ from ram_backend.models.network import Network
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
-from ram_backend.tagging.token_cache import TokenCache
 from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
@@ -132,7 +132,7 @@ def encode_images(
     loader = ImageLoader(
         bundle.preprocessing,
         network.encoder_id,
-        TokenCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+        DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
         max_pixels=settings.max_image_pixels,
         max_bytes=settings.max_image_bytes,
     )

@@ -21,8 +21,7 @@ from ram_backend.server.app import create_app
 from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 
 TAGS = ["cat", "dog", "giraffe", "horse", "kingfisher", "rocket", "cup", "mountain", "flower"]
 

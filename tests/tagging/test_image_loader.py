@@ -13,12 +13,12 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 from security.hosting import resident_bytes
 
+from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageTooLarge, ImageUnreadable
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.image_loader import LARGE_PIXELS, ImageLoader
-from ram_backend.tagging.tagger import rounded
-from ram_backend.tagging.token_cache import TOKEN_DTYPE, TokenCache
+from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 
 
 class Encoder:
@@ -37,9 +37,9 @@ class Encoder:
 
 def loader(folder: Path | None, **changes: object) -> ImageLoader:
     options: dict[str, object] = {"max_pixels": 10**8, "max_bytes": 10**7, **changes}
-    cache = None if folder is None else TokenCache(folder / "tokens", 10**7)
+    cache = None if folder is None else DiskCache(folder / "tokens", 10**7)
     preprocessing = Preprocessing(size=8, exif_orientation=bool(options.pop("exif", True)))
-    return ImageLoader(preprocessing, "mean", cache, **options)  # type: ignore[arg-type]
+    return ImageLoader(preprocessing, str(options.pop("encoder", "mean")), cache, **options)  # type: ignore[arg-type]
 
 
 def picture(
@@ -84,14 +84,30 @@ def test_only_new_images_are_encoded_and_in_one_batch(tmp_path: Path) -> None:
     assert own.encode(encoder, []) == []  # type: ignore[arg-type]
 
 
-def test_tokens_are_rounded_on_a_miss_as_on_a_hit_and_never_without_a_cache(tmp_path: Path) -> None:
-    encoder = Encoder()
+def test_hit_and_miss_give_the_same_bits_rounded_only_where_there_is_a_cache(tmp_path: Path) -> None:
     image = loader(None).load(picture(), name="x")
-    (exact,) = loader(None).encode(encoder, [image])  # type: ignore[arg-type]
-    (miss,) = loader(tmp_path).encode(encoder, [loader(tmp_path).load(picture(), name="x")])  # type: ignore[arg-type]
-    assert not np.array_equal(exact, miss)
-    assert np.array_equal(miss, rounded(exact, TOKEN_DTYPE))
+    (exact,) = loader(None).encode(Encoder(), [image])  # type: ignore[arg-type]
+    (miss,) = loader(tmp_path).encode(Encoder(), [loader(tmp_path).load(picture(), name="x")])  # type: ignore[arg-type]
+    hit = loader(tmp_path).load(picture(), name="x").tokens
+    assert hit is not None
+    assert hit.dtype == miss.dtype == np.float32
+    assert hit.tobytes() == miss.tobytes() == rounded(exact, TOKEN_DTYPE).tobytes() != exact.tobytes()
+    assert np.array_equal(loader(tmp_path).store(image, exact + 1), miss)  # the first ones stay
     assert loader(None).load(picture(), name="x").tokens is None
+
+
+def test_large_values_stay_finite(tmp_path: Path) -> None:
+    image = loader(tmp_path).load(picture(), name="x")
+    tokens = np.array([[1e6, -1e6, 65504, 1e-9]], dtype=np.float32)
+    assert loader(tmp_path).store(image, tokens).tolist() == [[65504, -65504, 65504, 0]]
+
+
+@pytest.mark.parametrize("changes", [{"exif": False}, {"encoder": "other"}])
+def test_another_preprocessing_or_encoder_shares_no_tokens(tmp_path: Path, changes: dict[str, object]) -> None:
+    image = loader(tmp_path).load(picture(), name="x")
+    loader(tmp_path).encode(Encoder(), [image])  # type: ignore[arg-type]
+    assert loader(tmp_path).cached(image.sha256) is not None
+    assert loader(tmp_path, **changes).cached(image.sha256) is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

@@ -20,8 +20,7 @@ from ram_backend.models.delta import Delta
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.subset import resolve_subset, tag_embeddings, whole_vocabulary
-from ram_backend.tagging.tagger import Tagger
-from ram_backend.tagging.token_cache import TOKEN_DTYPE
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=np.float32)
