@@ -1,7 +1,8 @@
 """On-disk LRU cache of checksummed files, shared by threads and processes.
 
-A file is written once and never changed: the first content stored under a name is what every process gets, so that
-asking twice gives the same numbers. A damaged file counts as missing. Losing the cache only costs time, so disk errors
+A file is written once and never changed: the first content stored under a name
+is what every process gets, so that asking twice gives the same numbers. A
+damaged file counts as missing. Losing the cache only costs time, so disk errors
 are logged and not raised.
 """
 
@@ -26,8 +27,8 @@ class DiskCache:
 
     Args:
         folder: where the files are; made when the first one is written.
-        max_bytes: size of all files together, held to within some percent; those not used for longest go first.
-            0: nothing is kept.
+        max_bytes: size of all files together, held to within some percent;
+            those not used for longest go first. 0: nothing is kept.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

@@ -1,7 +1,8 @@
 """Tree of the errors that cross rooms.
 
-`InputError` is HTTP 400 unless a class says another status, `NotAvailable` is 503; either is exit status 1.
-A message says in one line what happened, to what, and what to do next.
+`InputError` is HTTP 400 unless a class says another status, `NotAvailable` is
+503; either is exit status 1. A message says in one line what happened, to what,
+and what to do next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Structured logging: one line per event, as text or JSON, with the id of its request.
 
-A JSON line has `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process` (its number), `request` and `error` (a
-traceback) where there is one, and the fields of `extra={"fields": {...}}`, such as `route`, `status` and `ms`.
+A JSON line has `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`
+(its number), `request` and `error` (a traceback) where there is one, and the
+fields of `extra={"fields": {...}}`, such as `route`, `status` and `ms`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class JsonLine(logging.Formatter):
 def configure(level: str, log_format: LogFormat, *, who: str = "%(request_id)s") -> None:
     """Sends log lines to standard error.
 
-    Libraries say warnings and errors only, whatever the level; `who` stands in brackets in text lines (see `TextLine`).
+    Libraries say warnings and errors only, whatever the level; `who` stands in
+    brackets in text lines (see `TextLine`).
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLine() if log_format == "json" else TextLine(who))

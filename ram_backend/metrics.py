@@ -2,12 +2,15 @@
 
 The arrays of one call share the shape (N, L), N images by L tags:
 
-- `scores`: float, finite, higher = more certain; logits or probabilities, unless a function says which.
+- `scores`: float, finite, higher = more certain; logits or probabilities,
+unless a function says which.
 - `labels`: bool (or 0/1), True = the tag is right for the image.
-- `known`: bool, False = nobody said whether the tag is right: the pair is left out. None: all pairs are known.
+- `known`: bool, False = nobody said whether the tag is right: the pair is left
+out. None: all pairs are known.
 
-A number that the data can't give (no known positive, no known pair) is nan, never 0. All functions raise InputError
-where shapes differ, scores are not finite, or a value is out of its range.
+A number that the data can't give (no known positive, no known pair) is nan,
+never 0. All functions raise InputError where shapes differ, scores are not
+finite, or a value is out of its range.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ CALIBRATION_FLOOR = 0.05
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
     """Average precision of each tag's ranking of the images, by scikit-learn's `average_precision_score`.
 
-    AP = sum over distinct scores, from high to low, of (recall gained) x (precision there), not interpolated.
+    AP = sum over distinct scores, from high to low, of (recall gained) x
+    (precision there), not interpolated.
 
     Returns:
         (L,) in (0, 1]; nan for a tag without a known positive.
@@ -49,7 +53,8 @@ def mean_average_precision(
 ) -> float:
     """Macro mAP: the plain mean of `average_precision_per_tag` over the tags with at least `min_positives`.
 
-    The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan where no tag has enough.
+    The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan
+    where no tag has enough.
     """
     if min_positives < 1:
         raise InputError(f"min_positives is {min_positives}: it has to be at least 1.")
@@ -69,7 +74,8 @@ def f1(
 ) -> float:
     """F1 of the tags that are on, in [0, 1]; on = score strictly above the threshold (one number, or (L,)).
 
-    "micro" pools the pairs of all tags; "macro" is the mean over the tags with a known positive.
+    "micro" pools the pairs of all tags; "macro" is the mean over the tags with
+    a known positive.
     """
     scores_, labels_, known_ = _checked(scores, labels, known)
     thresholds_ = np.asarray(thresholds, dtype=np.float64)
@@ -116,8 +122,9 @@ def edits(
 def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
     """Share of right tags among the k best-scored known tags of an image, averaged over images, in [0, 1].
 
-    An image with fewer than k known tags is judged by those it has. Where tags tie for the last places, the share is
-    the expected one if the places were drawn among them.
+    An image with fewer than k known tags is judged by those it has. Where tags
+    tie for the last places, the share is the expected one if the places were
+    drawn among them.
     """
     if k < 1:
         raise InputError(f"k is {k}: it has to be at least 1.")
@@ -137,8 +144,9 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
 
-    The scores are probabilities in [0, 1]; only pairs with a score strictly above `floor` count. The bins are equally
-    wide; a bin holds its lower bound, the last one also 1.
+    The scores are probabilities in [0, 1]; only pairs with a score strictly
+    above `floor` count. The bins are equally wide; a bin holds its lower bound,
+    the last one also 1.
     """
     if bins < 1:
         raise InputError(f"bins is {bins}: it has to be at least 1.")

@@ -24,8 +24,9 @@ def export_onnx(
 ) -> None:
     """Exports a module in evaluation mode to one ONNX file.
 
-    `inputs` are examples, at least 2 long on every dynamic axis; `axes` has, per input, the names of the dynamic
-    lengths by axis: equal names have equal lengths.
+    `inputs` are examples, at least 2 long on every dynamic axis; `axes` has,
+    per input, the names of the dynamic lengths by axis: equal names have equal
+    lengths.
     """
     import torch
 

@@ -21,7 +21,8 @@ Tuning = Literal["auto", "off", "whole", "low-rank"]
 class Settings(BaseSettings):
     """All settings, each from the environment variable `RAM_<NAME>` or its default; `docs/settings.md` has a table.
 
-    Sizes are bytes, image limits are pixels (width x height); `threads` None: all cores that the process may run on.
+    Sizes are bytes, image limits are pixels (width x height); `threads` None:
+    all cores that the process may run on.
     """
 
     model_config = SettingsConfigDict(env_prefix="RAM_", extra="ignore", frozen=True, populate_by_name=True)

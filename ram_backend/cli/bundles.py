@@ -42,8 +42,10 @@ def import_(
 ) -> None:
     """Make a bundle of an official weight file.
 
-    Which of the three models it is, is seen from its keys. The file is read without running any code in it, and refused
-    where a key is missing, malformed or unknown. The captioner's weights are kept; the optimizer's state is not.
+    Which of the three models it is, is seen from its keys. The file is read
+    without running any code in it, and refused where a key is missing,
+    malformed or unknown. The captioner's weights are kept; the optimizer's
+    state is not.
     """
     from ram_backend.models.importing import import_checkpoint
 

@@ -45,9 +45,10 @@ def connect(
 ) -> None:
     """Connect a project with a running `ram-backend serve`: label config, backend, webhook with its secret, live order.
 
-    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, and keeps them in the database, so that the server and its workers
-    may fetch from there; RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server has them. Asking
-    again changes nothing that is right already.
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, and keeps them in the
+    database, so that the server and its workers may fetch from there;
+    RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server
+    has them. Asking again changes nothing that is right already.
     """
     settings = load_settings()
     options = ConnectOptions(

@@ -67,7 +67,8 @@ def stats(
 ) -> None:
     """Count what was confirmed, added and removed, per tag and in all.
 
-    "right" is how often a shown tag was left on, "found" how often a tag that is there had been shown.
+    "right" is how often a shown tag was left on, "found" how often a tag that
+    is there had been shown.
     """
     opened = open_project(project)
     annotations = _annotations(opened)

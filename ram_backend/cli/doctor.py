@@ -72,7 +72,8 @@ START_WORKER = "start `ram-backend worker`, or `ram-backend serve --with-worker`
 def doctor() -> None:
     """Say what is there (bundles, device, disk, database, workers, Label Studio) and what to do about what is missing.
 
-    Each step between Label Studio and this backend is looked at from both sides.
+    Each step between Label Studio and this backend is looked at from both
+    sides.
 
     Exit status 1 where something is set up but does not work.
     """

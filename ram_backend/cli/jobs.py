@@ -97,8 +97,9 @@ def prelabel(
 ) -> None:
     """Push predictions of what is served now into Label Studio, for every task that has none.
 
-    Label Studio asks the running server, a portion of tasks at a time. Stop it whenever you like and ask again: it goes
-    on with what is missing, and each task ends with exactly one prediction of the version.
+    Label Studio asks the running server, a portion of tasks at a time. Stop it
+    whenever you like and ask again: it goes on with what is missing, and each
+    task ends with exactly one prediction of the version.
     """
     from ram_backend.jobs.job import PrelabelOptions
 

@@ -96,7 +96,8 @@ def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: P
 
     Args:
         settings: name of the bundle, device, precision, threads.
-        names: the tags; None: those of `descriptions`, else the whole vocabulary.
+        names: the tags; None: those of `descriptions`, else the whole
+            vocabulary.
         descriptions: JSON file of tags that are scored from descriptions.
     """
     with notes.status("Opening the bundle") as status:

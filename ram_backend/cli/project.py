@@ -42,7 +42,8 @@ def set_(
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.
 
-    Stronger than this are the extra params of the connection in Label Studio, then attributes in the label config.
+    Stronger than this are the extra params of the connection in Label Studio,
+    then attributes in the label config.
     """
     given = {
         "tags": listed_tags(tags, tags_file),
@@ -129,8 +130,9 @@ def pin_host(
 ) -> None:
     """Trust this Label Studio, and no other any more: tokens are sent to it, and images fetched from it.
 
-    `LABEL_STUDIO_URL` is stronger than what is pinned. Only where both this server and Label Studio are on loopback
-    addresses, the first one that connects is trusted by itself, with its own token.
+    `LABEL_STUDIO_URL` is stronger than what is pinned. Only where both this
+    server and Label Studio are on loopback addresses, the first one that
+    connects is trusted by itself, with its own token.
     """
     settings = load_settings()
     host = instance_of(url)

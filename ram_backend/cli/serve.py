@@ -73,9 +73,10 @@ def worker(
 ) -> None:
     """Learn from corrections, as the server or `ram-backend train` asks for it.
 
-    Server and worker find each other by RAM_DATA_DIR, or on several machines by RAM_DATABASE_URL and RAM_REDIS_URL. Any
-    number of workers may run. Ctrl-C or SIGTERM: end the job that is being done, then stop; a second one stops at once,
-    and the next worker begins the job anew.
+    Server and worker find each other by RAM_DATA_DIR, or on several machines by
+    RAM_DATABASE_URL and RAM_REDIS_URL. Any number of workers may run. Ctrl-C or
+    SIGTERM: end the job that is being done, then stop; a second one stops at
+    once, and the next worker begins the job anew.
     """
     from ram_backend.worker.main import configure_logging, work
 

@@ -154,7 +154,8 @@ def open_account(folder: Path) -> Account:
 def start_label_studio(executable: Path, folder: Path, account: Account, first_port: int) -> Server:
     """Starts Label Studio with that data folder, unless it runs already; returns when it answers.
 
-    It listens at `first_port` or the next free one; the folder also says where it was started last.
+    It listens at `first_port` or the next free one; the folder also says where
+    it was started last.
     """
     address = folder / "address"
     if address.exists() and _is_ours(before := address.read_text(encoding="utf-8").strip(), account):
@@ -183,7 +184,8 @@ def start_backend(
 ) -> Server:
     """Starts `ram-backend serve` for a Label Studio at an address; returns when its model is loaded.
 
-    It has this process's settings, the token, and `extra` environment variables, which win.
+    It has this process's settings, the token, and `extra` environment
+    variables, which win.
     """
     known = {"RAM_LABEL_STUDIO_URL": label_studio, "RAM_LABEL_STUDIO_API_KEY": token}
     environment = {**os.environ, **_no_proxy(), **known, **(extra or {})}

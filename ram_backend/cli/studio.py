@@ -50,8 +50,9 @@ def studio(
 ) -> None:
     """Start a real Label Studio with a demo project, connect the backend, and fetch predictions for its photos.
 
-    Label Studio's data live in the data folder: starting again goes on where you stopped. Ctrl-C stops all that this
-    command has started, and nothing else.
+    Label Studio's data live in the data folder: starting again goes on where
+    you stopped. Ctrl-C stops all that this command has started, and nothing
+    else.
     """
     settings = load_settings(port=port)
     executable = shutil.which(label_studio) or shutil.which("label-studio")

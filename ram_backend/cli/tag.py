@@ -66,8 +66,9 @@ def tag(
 ) -> None:
     """Tag images.
 
-    Without --tags all tags of the bundle are scored, and those above their thresholds are shown. With --tags,
-    --tags-file or --descriptions each asked tag is shown with its score. Files that can't be read are reported and
+    Without --tags all tags of the bundle are scored, and those above their
+    thresholds are shown. With --tags, --tags-file or --descriptions each asked
+    tag is shown with its score. Files that can't be read are reported and
     skipped; the exit status is then 1.
     """
     settings = load_settings(bundle=bundle, device=device, precision=precision)
@@ -110,7 +111,8 @@ def demo(
 ) -> None:
     """Tag the photos that come with the package, and say what to do next.
 
-    The bundle of RAM_BUNDLE (default: starter) is used; the starter is installed at its first use.
+    The bundle of RAM_BUNDLE (default: starter) is used; the starter is
+    installed at its first use.
     """
     settings = load_settings()
     tagger = open_tagger(settings, None)

@@ -65,7 +65,8 @@ def mount(app: FastAPI, *, check: Check) -> None:
 
     Args:
         app: made by `create_app`.
-        check: looks at a project's connection with Label Studio, from both sides.
+        check: looks at a project's connection with Label Studio, from both
+            sides.
     """
     app.include_router(_Page(check).router)
     app.mount("/console", StaticFiles(directory=_HERE / "static"), name="console")

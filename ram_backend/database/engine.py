@@ -35,7 +35,8 @@ class Database:
     """An engine and its transactions. Nothing is connected, and no file made, before the first one.
 
     Attributes:
-        engine: SQLAlchemy's; its messages show no parameters of statements, for tokens may be among them.
+        engine: SQLAlchemy's; its messages show no parameters of statements, for
+            tokens may be among them.
         shown: the address without password, for messages.
         file: the SQLite file; None with PostgreSQL.
     """
@@ -58,7 +59,8 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction that may write, committed at its end, rolled back where an error leaves it.
 
-        On SQLite it takes the write lock at its start, after threads of this process have queued: SQLite polls.
+        On SQLite it takes the write lock at its start, after threads of this
+            process have queued: SQLite polls.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -120,7 +122,8 @@ def open_database(settings: Settings) -> Database:
     """Makes the engine that the settings ask for; connects to nothing.
 
     Raises:
-        SettingsError: `database_url` is no URL of a database that can be used here, or its driver is not installed.
+        SettingsError: `database_url` is no URL of a database that can be used
+            here, or its driver is not installed.
     """
     if settings.database_url is None:
         return _sqlite(settings.data_dir / "ram_backend.sqlite3")
@@ -164,7 +167,8 @@ def _sqlite(file: Path) -> Database:
 def _make_private(file: Path) -> None:
     """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
 
-    An existing file is never opened here: a process that closes any other handle on it loses SQLite's locks.
+    An existing file is never opened here: a process that closes any other
+        handle on it loses SQLite's locks.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):

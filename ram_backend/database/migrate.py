@@ -36,11 +36,13 @@ def open_migrated(settings: Settings) -> Database:
 def upgrade(database: Database) -> None:
     """Runs the migrations that a database lacks; only reads where there are none.
 
-    Of several processes that start at once one migrates, and the others wait for it. All missing migrations happen in
-    one transaction: a process that is killed leaves the database as it was.
+    Of several processes that start at once one migrates, and the others wait
+    for it. All missing migrations happen in one transaction: a process that is
+    killed leaves the database as it was.
 
     Raises:
-        DatabaseUnavailable: it can't be reached or written, or a newer version of the package has made it.
+        DatabaseUnavailable: it can't be reached or written, or a newer version
+            of the package has made it.
     """
     from alembic import command
 

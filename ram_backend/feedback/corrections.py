@@ -1,7 +1,7 @@
 """Corrections: annotations compared with the predictions they started from, per tag and image. Pure.
 
-A tag is its text: two choices with one text are one tag, which is on if either is ticked. A ticked entry of a nested
-list leaves the entries above it unknown.
+A tag is its text: two choices with one text are one tag, which is on if either
+is ticked. A ticked entry of a nested list leaves the entries above it unknown.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def corrections_of(
 ) -> list[TaskLabels]:
     """The corrections of each usable annotation, one per image with tags.
 
-    An annotation confirms, adds, removes or leaves untouched relative to the prediction that it started from. Without a
-    known prediction, every ticked tag is added.
+    An annotation confirms, adds, removes or leaves untouched relative to the
+    prediction that it started from. Without a known prediction, every ticked
+    tag is added.
 
-    Unusable annotations are ignored; `shown` are served predictions by task, `task_data` newer data of tasks than the
-    events have.
+    Unusable annotations are ignored; `shown` are served predictions by task,
+    `task_data` newer data of tasks than the events have.
     """
     usable = [annotation for annotation in annotations if annotation.stated.usable]
     data = {
@@ -55,8 +56,8 @@ def corrections_of(
 def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
     """Weak labels of each image, by task and image name.
 
-    Ground truth, if a task has any, decides alone. Otherwise several annotations are merged by weighted vote
-    (`agreed`).
+    Ground truth, if a task has any, decides alone. Otherwise several
+    annotations are merged by weighted vote (`agreed`).
     """
     by_image: dict[tuple[int, str], list[TaskLabels]] = {}
     for each in corrections:
@@ -84,8 +85,8 @@ def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> Ser
 class _Reader:
     """Reads annotations with one plan; what all tasks share is computed once.
 
-    The candidates of a control without a list of tags are all tags of the project's annotations and served predictions,
-    case folded.
+    The candidates of a control without a list of tags are all tags of the
+    project's annotations and served predictions, case folded.
     """
 
     def __init__(
@@ -156,7 +157,8 @@ class _Reader:
     ) -> Iterator[tuple[Choice, TagLabel]]:
         """Labels of all choices but the untouched ones.
 
-        A ticked choice of several texts means that one of them applies, not which: they share the weight.
+        A ticked choice of several texts means that one of them applies, not
+            which: they share the weight.
         """
         on = {self._path(control, path) for path in ticked_paths(control, annotation.stated.items)} & choices.keys()
         served = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]

@@ -44,7 +44,8 @@ class LabelSpace:
 
     Attributes:
         digest: sha256 of `to_json`.
-        choices: control name -> paths of its fixed choices. Dynamic choices come with each task and are not included.
+        choices: control name -> paths of its fixed choices. Dynamic choices
+            come with each task and are not included.
     """
 
     digest: str
@@ -92,8 +93,9 @@ class FeedbackEvent:
         kind: see `Kind`.
         annotation_id: 0 for the deletion of a task.
         task_id: 0 if the event doesn't name it.
-        updated_us: microseconds since 1970, UTC: Label Studio's `updated_at` for a statement, the start of the listing
-            for `annotation_missing` and `annotation_found`, else 0.
+        updated_us: microseconds since 1970, UTC: Label Studio's `updated_at`
+            for a statement, the start of the listing for `annotation_missing`
+            and `annotation_found`, else 0.
         statement: canonical JSON of the annotation, "" for all other kinds.
         content: sha256 of the statement, "" for all other kinds.
         usable: whether the statement may be trained on.
@@ -117,7 +119,8 @@ class FeedbackEvent:
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
     """The events in one webhook call; most actions have none. Never raises.
 
-    Entries that can't be recorded (no number, wrong types, huge) are dropped and counted in the log.
+    Entries that can't be recorded (no number, wrong types, huge) are dropped
+    and counted in the log.
     """
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
     numbers = [number for each in entries if (number := number_of(each)) is not None]

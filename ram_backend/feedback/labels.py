@@ -45,9 +45,12 @@ class Weights:
     """Weights in [0, 1] of untouched tags; what a person stated has weight 1.
 
     Attributes:
-        untouched_listed: of a tag in `Choices` or labels that are on screen as a whole.
-        untouched_hidden: of a tag in a longer list, in a closed `Taxonomy` or in a `TextArea`.
-        listed_tags: lists of at most this many choices or labels count as on screen.
+        untouched_listed: of a tag in `Choices` or labels that are on screen as
+            a whole.
+        untouched_hidden: of a tag in a longer list, in a closed `Taxonomy` or
+            in a `TextArea`.
+        listed_tags: lists of at most this many choices or labels count as on
+            screen.
     """
 
     untouched_listed: float = 1.0
@@ -75,7 +78,8 @@ class CandidateTags:
 
     Attributes:
         tags: (T,) distinct texts.
-        untouched: (T,) float32 in [0, 1], the weight of each tag's label while it is untouched.
+        untouched: (T,) float32 in [0, 1], the weight of each tag's label while
+            it is untouched.
     """
 
     tags: tuple[str, ...] = field(repr=False)
@@ -98,12 +102,15 @@ class TaskLabels:
     Attributes:
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
-        candidates: the tags that could be chosen; one object for all tasks with the same tags.
+        candidates: the tags that could be chosen; one object for all tasks with
+            the same tags.
         states: labels of the tags that at least one annotator touched.
         ground_truth: an annotation marked as ground truth decided.
         annotation_ids: of the annotations, ascending.
-        model_versions: of the predictions that they started from, as far as known.
-        versions: the project's versions that made those; the bundle's base is none.
+        model_versions: of the predictions that they started from, as far as
+            known.
+        versions: the project's versions that made those; the bundle's base is
+            none.
     """
 
     task_id: int
@@ -161,8 +168,9 @@ def stronger(one: TagLabel | None, other: TagLabel) -> TagLabel:
 def agreed(labels: Sequence[TagLabel]) -> TagLabel:
     """Weighted vote of several annotators on one tag.
 
-    The side with more weight wins. Its weight is the mean weight of its voters times (2 x share - 1), where share is
-    its part of all weight: agreement counts in full, a tie is `unknown`.
+    The side with more weight wins. Its weight is the mean weight of its voters
+    times (2 x share - 1), where share is its part of all weight: agreement
+    counts in full, a tie is `unknown`.
     """
     sides = [[each for each in labels if each.label is on and each.weight > 0] for on in (False, True)]
     no, yes = (sum(each.weight for each in side) for side in sides)

@@ -1,6 +1,7 @@
 """Event-sourced ledger of annotations: immutable events in the database, the current truth as a view over them.
 
-A project's rows from before its first `/setup` have the instance "" and are read together with the later ones.
+A project's rows from before its first `/setup` have the instance "" and are
+read together with the later ones.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Ledger:
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
         """Appends events, all or none; they are durable when this returns. Known ones change nothing.
 
-        Numbers are given one transaction after another: a reader that sees number n sees all before it.
+        Numbers are given one transaction after another: a reader that sees
+            number n sees all before it.
 
         Returns:
             The number of new events.
@@ -211,8 +213,9 @@ class Ledger:
     def record_shown(self, key: ProjectKey, shown: Sequence[ServedPrediction]) -> None:
         """Upserts served predictions and the identities of their images.
 
-        A task and `model_version` have one row, the last that was served. A listing's prediction is kept only if none
-        was served; otherwise it adds Label Studio's number to the row.
+        A task and `model_version` have one row, the last that was served. A
+        listing's prediction is kept only if none was served; otherwise it adds
+        Label Studio's number to the row.
 
         Raises:
             DatabaseUnavailable: nothing was written.

@@ -39,7 +39,8 @@ class Reconciled:
         added: statements that the ledger lacked.
         gone: annotations that Label Studio no longer has.
         returned: annotations that an earlier listing lacked.
-        shown: predictions that annotators started from and that were not recorded.
+        shown: predictions that annotators started from and that were not
+            recorded.
         left_out: annotations that can't be parsed.
     """
 
@@ -57,7 +58,8 @@ def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) ->
 
     Raises:
         LabelStudioUnreachable: nobody has named its address.
-        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
+        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
+            be used.
     """
     connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
     if connection.base_url is None:
@@ -80,15 +82,18 @@ def reconcile(
 ) -> Reconciled:
     """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
 
-    A statement that differs only by its missing parent prediction is not added: Label Studio forgets deleted
-    predictions. An annotation that the listing lacks is looked up once more by its task before it counts as gone.
+    A statement that differs only by its missing parent prediction is not added:
+    Label Studio forgets deleted predictions. An annotation that the listing
+    lacks is looked up once more by its task before it counts as gone.
 
-    Only annotations that arrived before `began` (the start of the listing, by default now) minus `settled` are taken
-    for gone. `progress` is called with the number of tasks read so far.
+    Only annotations that arrived before `began` (the start of the listing, by
+    default now) minus `settled` are taken for gone. `progress` is called with
+    the number of tasks read so far.
 
     Raises:
         LabelStudioUnreachable: nothing was written.
-        LabelStudioRefused: the project is not there, or another one has its number; nothing was written.
+        LabelStudioRefused: the project is not there, or another one has its
+            number; nothing was written.
     """
     began = began or datetime.now(UTC)
     offered = _same_project(key, api)

@@ -52,7 +52,8 @@ class ServedPrediction:
     Attributes:
         shown_at: when it was served, or made.
         choices: the ticked ones, and others whose scores are known.
-        version: the project's version that made it; None: the bundle's base, or not known.
+        version: the project's version that made it; None: the bundle's base, or
+            not known.
         prediction_id: Label Studio's number; None: not known.
         source: "served" by us, or found in a "listing" of Label Studio.
     """

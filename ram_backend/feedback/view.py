@@ -61,8 +61,10 @@ class Fingerprint:
 
     Attributes:
         count: number of annotations.
-        first_event, last_event: the earliest and the latest of their events; 0: none.
-        hash: sha256 of their numbers and contents, independent of the order of events.
+        first_event, last_event: the earliest and the latest of their events; 0:
+            none.
+        hash: sha256 of their numbers and contents, independent of the order of
+            events.
     """
 
     count: int
@@ -74,8 +76,9 @@ class Fingerprint:
 def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
     """The current truth: the latest statement of each annotation that still exists, by its number, ascending.
 
-    The latest has the greatest `updated_us`, then the greatest content hash. An annotation is gone if it or its task
-    was deleted, whichever event came first, or if the last listing that should have had it lacked it.
+    The latest has the greatest `updated_us`, then the greatest content hash. An
+    annotation is gone if it or its task was deleted, whichever event came
+    first, or if the last listing that should have had it lacked it.
     """
     lines = list(lines)
     latest: dict[int, EventLine] = {}

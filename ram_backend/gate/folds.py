@@ -1,9 +1,10 @@
 """Cross-fitting folds of corrected images: by content hash, look-alikes in one fold.
 
-The fold of an image follows from its content alone, so it is the same in every round, on every machine and in whatever
-order corrections arrive. So a version can be read on its own training images by the fit that left their fold out. A
-later look-alike may move a group to another fold: the incumbent then looks better than it is on that group, and a
-successor needs more, never less.
+The fold of an image follows from its content alone, so it is the same in every
+round, on every machine and in whatever order corrections arrive. So a version
+can be read on its own training images by the fit that left their fold out. A
+later look-alike may move a group to another fold: the incumbent then looks
+better than it is on that group, and a successor needs more, never less.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def folds_of(groups: Rows, content: Sequence[str]) -> Rows:
 
     Args:
         groups: (N,) from `group_alike`.
-        content: N content hashes; a group's fold follows from the first of its members in alphabetical order.
+        content: N content hashes; a group's fold follows from the first of its
+            members in alphabetical order.
     """
     first: dict[int, str] = {}
     for group, each in zip(groups.tolist(), content, strict=True):
@@ -42,11 +44,13 @@ def folds_of(groups: Rows, content: Sequence[str]) -> Rows:
 def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
     """Groups of images that look alike, directly or through others of the group.
 
-    A group that is too large is taken apart by the next limit of `ALIKE`; the others keep theirs.
+    A group that is too large is taken apart by the next limit of `ALIKE`; the
+    others keep theirs.
 
     Args:
         phash: (N,) perceptual hashes.
-        content: N content hashes; images with equal content are always in one group.
+        content: N content hashes; images with equal content are always in one
+            group.
 
     Returns:
         (N,) int64 numbers of groups, from 0 in order of appearance.

@@ -1,8 +1,9 @@
 """Decision on a candidate version: edits per photo against the incumbent, association test, ranking, off-target check.
 
-One candidate is compared with what is served now on all corrected images, each read by a fit that didn't see it or its
-look-alikes. It passes only with evidence that annotators will have fewer edits, and nothing may be harmed beside:
-neither the ranking of the project's tags nor tags outside it.
+One candidate is compared with what is served now on all corrected images, each
+read by a fit that didn't see it or its look-alikes. It passes only with
+evidence that annotators will have fewer edits, and nothing may be harmed
+beside: neither the ranking of the project's tags nor tags outside it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Verdict:
     Attributes:
         outcome: `accept`, `reject` or `needs_data`.
         reason: one sentence with figures, for people.
-        figures: by name; see `judge_candidate`. What could not be measured is absent: all are finite.
+        figures: by name; see `judge_candidate`. What could not be measured is
+            absent: all are finite.
     """
 
     outcome: Literal["accept", "reject", "needs_data"]
@@ -116,21 +118,26 @@ def judge_candidate(
     """Compares a candidate with the incumbent on images that neither was fitted on.
 
     Args:
-        training_set: all corrections; its `incumbent` is read out of fold where the served version was fitted on an
-            image.
+        training_set: all corrections; its `incumbent` is read out of fold where
+            the served version was fitted on an image.
         groups: (N,) look-alikes have the same number.
         folds: (N,) from `folds_of`.
-        candidate: (N, L) cross-fitted log-odds, ticked above the training set's `thresholds`.
+        candidate: (N, L) cross-fitted log-odds, ticked above the training set's
+            `thresholds`.
         judged: (N,) rows of which that is so; None: all.
-        guard: scores of tags outside the subset; None: the candidate can't change them.
-        cross_validated: figures of the trainers that competed, kept among the verdict's; they decide nothing.
+        guard: scores of tags outside the subset; None: the candidate can't
+            change them.
+        cross_validated: figures of the trainers that competed, kept among the
+            verdict's; they decide nothing.
         seed: of the sign flips.
 
     Returns:
-        The verdict. Figures: `images` (groups), `edits_incumbent`, `edits_candidate` (per photo, weighted by their
-        costs), `edits_change`, `change_low`, `change_high` (95 % interval, as shares), `p_value`, `needed_p_value`,
-        `map_change` (where the edits are fewer), with a guard `guard_move`, `guard_relative_move`, `guard_agreement`,
-        and with the outcome `needs_data` `more_corrections`.
+        The verdict. Figures: `images` (groups), `edits_incumbent`,
+        `edits_candidate` (per photo, weighted by their costs), `edits_change`,
+        `change_low`, `change_high` (95 % interval, as shares), `p_value`,
+        `needed_p_value`, `map_change` (where the edits are fewer), with a guard
+        `guard_move`, `guard_relative_move`, `guard_agreement`, and with the
+        outcome `needs_data` `more_corrections`.
 
     Raises:
         InputError: shapes that don't fit each other.

@@ -1,9 +1,11 @@
 """Off-target check: tags outside the project keep their scores.
 
-A tag outside the project's subset may be asked for tomorrow. A candidate that changes only the project's tags leaves
-the others bit for bit alone; one that tuned the head doesn't. The bundle's own scores are the measure: nobody labelled
-these tags. The limits come from noise put on the log-odds of the shipped bundle on three sets of labelled photos: a
-standard deviation of .2 costs .005 to .03 of these tags' mAP, moves their scores by 9 to 15 % of the mean score, and
+A tag outside the project's subset may be asked for tomorrow. A candidate that
+changes only the project's tags leaves the others bit for bit alone; one that
+tuned the head doesn't. The bundle's own scores are the measure: nobody labelled
+these tags. The limits come from noise put on the log-odds of the shipped bundle
+on three sets of labelled photos: a standard deviation of .2 costs .005 to .03
+of these tags' mAP, moves their scores by 9 to 15 % of the mean score, and
 leaves an agreement of .95 to .99.
 """
 
@@ -31,7 +33,8 @@ class OffTargetScores:
 
     Attributes:
         bundle: (N, L) the bundle's calibrated scores, in [0, 1].
-        candidate: (N, L) the candidate's; what is no probability fails the check.
+        candidate: (N, L) the candidate's; what is no probability fails the
+            check.
         thresholds: (L,) the bundle's, in [0, 1).
     """
 
@@ -45,10 +48,12 @@ class OffTargetShift:
     """How far a candidate left the bundle.
 
     Attributes:
-        move: mean absolute difference of the scores, in [0, 1]; 0 where there is nothing to compare, inf where the
-            candidate's are no probabilities.
+        move: mean absolute difference of the scores, in [0, 1]; 0 where there
+            is nothing to compare, inf where the candidate's are no
+            probabilities.
         relative_move: the same, divided by the bundle's mean score; at least 0.
-        agreement: mAP against the bundle's decisions, in (0, 1]; nan where it decides for no tag.
+        agreement: mAP against the bundle's decisions, in (0, 1]; nan where it
+            decides for no tag.
     """
 
     move: float

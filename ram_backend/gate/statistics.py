@@ -1,7 +1,7 @@
 """Paired sign-flip test of edits per photo and permutation test of association. Pure; same seed, same answer.
 
-Shapes: N images, L tags, G groups of look-alikes. Everything is resampled by group: look-alikes are no independent
-evidence.
+Shapes: N images, L tags, G groups of look-alikes. Everything is resampled by
+group: look-alikes are no independent evidence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class EditChange:
         before: mean over the groups, at least 0.
         after: the same of the candidate.
         spread: standard error of the difference.
-        p_value: share of sign flips of the groups' differences that save as much; in (0, 1].
+        p_value: share of sign flips of the groups' differences that save as
+            much; in (0, 1].
         groups: G.
     """
 
@@ -58,10 +59,12 @@ class AssociationTest:
     """Whether scores have anything to do with labels.
 
     Attributes:
-        mean_rank: of right images in the ranking of their tag, pooled over all tags: 0 last, .5 chance, 1 first; nan
-            where nothing is right.
-        chance: its 95 % quantile when labels are permuted between groups of images.
-        p_value: share of permutations that rank as well, the observed order counted among them; in (0, 1].
+        mean_rank: of right images in the ranking of their tag, pooled over all
+            tags: 0 last, .5 chance, 1 first; nan where nothing is right.
+        chance: its 95 % quantile when labels are permuted between groups of
+            images.
+        p_value: share of permutations that rank as well, the observed order
+            counted among them; in (0, 1].
     """
 
     mean_rank: float
@@ -72,8 +75,9 @@ class AssociationTest:
 def compare_edits(before: FloatArray, after: FloatArray, groups: NDArray[np.int64], seed: int = 0) -> EditChange:
     """Paired sign-flip test: does the candidate need fewer edits?
 
-    Under the null hypothesis a group's difference is as likely to be positive as negative (Good 2005, "Permutation,
-    Parametric and Bootstrap Tests of Hypotheses", 3.2).
+    Under the null hypothesis a group's difference is as likely to be positive
+    as negative (Good 2005, "Permutation, Parametric and Bootstrap Tests of
+    Hypotheses", 3.2).
 
     Args:
         before: (N,) cost of the edits of each photo.
@@ -101,8 +105,8 @@ def ranking_change(
 ) -> tuple[float, float]:
     """Change of mean average precision and its standard error over tags.
 
-    Images are ranked within their fold: scores of different fits differ by offsets that anticorrelate with the labels
-    of what each left out.
+    Images are ranked within their fold: scores of different fits differ by
+    offsets that anticorrelate with the labels of what each left out.
 
     Args:
         before: (N, L) scores.
@@ -112,7 +116,8 @@ def ranking_change(
         folds: (N,).
 
     Returns:
-        The mean over all tags of all folds that can be ranked (0 where there are none), and its standard error.
+        The mean over all tags of all folds that can be ranked (0 where there
+        are none), and its standard error.
     """
     changes: list[float] = []
     for fold in np.unique(folds):
@@ -136,8 +141,9 @@ def permutation_test(
 ) -> AssociationTest:
     """Are images ranked high by the tags they have? Rows of labels, with their weights, are permuted between groups.
 
-    The statistic is the mean place of right images in their tag's ranking, over the right pairs of all tags by weight
-    (an area under the ROC curve, pooled): many tags that are each a little better than chance show together.
+    The statistic is the mean place of right images in their tag's ranking, over
+    the right pairs of all tags by weight (an area under the ROC curve, pooled):
+    many tags that are each a little better than chance show together.
 
     Args:
         scores: (N, L), finite; only the order within a tag matters.
@@ -147,7 +153,8 @@ def permutation_test(
         seed: of the permutations; at least 0.
 
     Returns:
-        The figures; a p-value of 1 where nothing is right or there is only one group.
+        The figures; a p-value of 1 where nothing is right or there is only one
+        group.
     """
     rows = _some_groups(groups, MOST_PERMUTED, seed)
     right = labels[rows] * weights[rows]

@@ -1,6 +1,7 @@
 """Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
 
-Shapes: N images, L tags, F feature width, T tokens of width D, E width of text embeddings.
+Shapes: N images, L tags, F feature width, T tokens of width D, E width of text
+    embeddings.
 """
 
 from __future__ import annotations
@@ -27,22 +28,30 @@ class TrainingSet:
     Attributes:
         tags: L distinct texts, as the tagger is asked for them.
         features: (N, F) float32, `features_of` the tokens.
-        tokens: (N, T, D) float16, may be a memory map; None where no recipe needs it.
+        tokens: (N, T, D) float16, may be a memory map; None where no recipe
+            needs it.
         base: (N, L) float32, the bundle's calibrated log-odds.
-        incumbent: (N, L) float32, calibrated log-odds of what is served now; `base` itself where that is the bundle.
+        incumbent: (N, L) float32, calibrated log-odds of what is served now;
+            `base` itself where that is the bundle.
         labels: (N, L) bool, what people said; False where nobody said anything.
-        weights: (N, L) float32 in [0, 1], how much the label is believed; 0: nobody said.
+        weights: (N, L) float32 in [0, 1], how much the label is believed; 0:
+            nobody said.
         content: N sha256 of the images' bytes.
         phash: (N,) uint64 perceptual hashes.
         base_thresholds: (L,) float32 in [0, 1), the bundle's.
-        incumbent_thresholds: (L,) float32 in [0, 1), above which a tag is ticked now.
-        add_costs: (L,) float32 above 0, what it costs to add a missing tag; 1: as much as to remove a wrong one.
-        calibrated: the bundle's scores are calibrated probabilities; False: only its thresholds mean something.
-        embeddings: (L, E) float32 text embeddings of the tags, length 1, so that tags of similar meaning can share what
-            they learn, see `tagging.tag_embeddings`; None where the bundle has none.
+        incumbent_thresholds: (L,) float32 in [0, 1), above which a tag is
+            ticked now.
+        add_costs: (L,) float32 above 0, what it costs to add a missing tag; 1:
+            as much as to remove a wrong one.
+        calibrated: the bundle's scores are calibrated probabilities; False:
+            only its thresholds mean something.
+        embeddings: (L, E) float32 text embeddings of the tags, length 1, so
+            that tags of similar meaning can share what they learn, see
+            `tagging.tag_embeddings`; None where the bundle has none.
 
     Raises:
-        InputError: shapes that don't fit each other, or numbers that can't be; names the field.
+        InputError: shapes that don't fit each other, or numbers that can't be;
+            names the field.
     """
 
     tags: tuple[str, ...]

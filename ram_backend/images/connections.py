@@ -1,7 +1,8 @@
 """Connections that go only where the guard allows (protection against DNS rebinding), and that end on time.
 
-The host is resolved once, each of its addresses is checked, and the connection goes to one of those very addresses.
-Host header, SNI and certificate check keep the name. Proxies, netrc and cookies play no part here.
+The host is resolved once, each of its addresses is checked, and the connection
+goes to one of those very addresses. Host header, SNI and certificate check keep
+the name. Proxies, netrc and cookies play no part here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _running = threading.local()
 class Deadline:
     """Time limit for all that this thread does on a connection, also where the other side drips byte by byte.
 
-    A timeout of a socket begins anew with every byte, so the socket itself is shut down.
+    A timeout of a socket begins anew with every byte, so the socket itself is
+    shut down.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -94,7 +96,8 @@ def guarded_pools(guard: AddressGuard, *, connections: int) -> PoolManager:
 def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> socket.socket:
     """A socket to the first address of the connection's host that answers; all of them must be allowed.
 
-    The connection's timeout is for the DNS look-up and all attempts together, in equal shares.
+    The connection's timeout is for the DNS look-up and all attempts together,
+    in equal shares.
 
     Raises:
         ImageRefused: the host resolves to an address that is not allowed.

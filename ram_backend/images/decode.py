@@ -75,26 +75,33 @@ def decode(
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes one image, of animations the first frame.
 
-    Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257; wider integers and floats as
-    `_grey_range` says. CMYK goes through Pillow's plain conversion; colour profiles are ignored. Pillow itself
-    turns TIFF images upright while it decodes them, whatever `exif_orientation` says.
+    Depths other than 8 bits are scaled, never clipped: 16-bit grey by 1/257;
+    wider integers and floats as `_grey_range` says. CMYK goes through Pillow's
+    plain conversion; colour profiles are ignored. Pillow itself turns TIFF
+    images upright while it decodes them, whatever `exif_orientation` says.
 
     Args:
         data: the file's bytes, or its path.
-        exif_orientation: turn the image upright as its EXIF orientation says; False: pixels as stored.
-        alpha: "drop" keeps the stored colours under transparent pixels, "white" lays the image on white.
-        max_pixels: limit for width x height in the header (setting RAM_MAX_IMAGE_PIXELS).
+        exif_orientation: turn the image upright as its EXIF orientation says;
+            False: pixels as stored.
+        alpha: "drop" keeps the stored colours under transparent pixels, "white"
+            lays the image on white.
+        max_pixels: limit for width x height in the header (setting
+            RAM_MAX_IMAGE_PIXELS).
         max_bytes: limit for the size of the file (setting RAM_MAX_IMAGE_BYTES).
-        draft_size: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, but to no side shorter than twice this
-            number of pixels. None: always at full size.
+        draft_size: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size,
+            but to no side shorter than twice this number of pixels. None:
+            always at full size.
         name: of the image in errors; by default the path, or "image" for bytes.
 
     Returns:
-        The image (mode "RGB", fully loaded, without metadata; nothing stays open), and (width, height) upright.
+        The image (mode "RGB", fully loaded, without metadata; nothing stays
+        open), and (width, height) upright.
 
     Raises:
         ImageTooLarge: more bytes or pixels than the limits allow.
-        ImageUnreadable: missing, not an image of a known format, damaged, or cut off.
+        ImageUnreadable: missing, not an image of a known format, damaged, or
+            cut off.
     """
     if isinstance(data, Path):
         name = name or str(data)
@@ -140,8 +147,9 @@ def header_of(data: bytes) -> tuple[int, str]:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Image files under the given paths, in their order, sorted within each folder, each once.
 
-    Files are taken whatever they are called (also missing ones, for `decode` to report). Folders are searched with all
-    subfolders for files with a suffix of `SUFFIXES`; hidden files and subfolders (".x") are skipped, links to folders
+    Files are taken whatever they are called (also missing ones, for `decode` to
+    report). Folders are searched with all subfolders for files with a suffix of
+    `SUFFIXES`; hidden files and subfolders (".x") are skipped, links to folders
     not followed.
 
     Raises:
@@ -264,8 +272,9 @@ def _strip_to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
 def _grey_range(image: Image.Image) -> tuple[float, float]:
     """The values that become black and white.
 
-    Integers within 0..65535 are 16-bit values. Floats within [0, 1] are shares of white, floats within [0, 255] are
-    8-bit values. Anything else (heights, radiances) is stretched from its smallest to its largest value.
+    Integers within 0..65535 are 16-bit values. Floats within [0, 1] are shares
+    of white, floats within [0, 255] are 8-bit values. Anything else (heights,
+    radiances) is stretched from its smallest to its largest value.
     """
     low, high, integer = np.inf, -np.inf, False
     for strip, _ in _strips(image):

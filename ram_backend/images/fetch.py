@@ -42,7 +42,8 @@ class FetchLimits:
 
     Attributes:
         max_bytes: of the image (setting RAM_MAX_IMAGE_BYTES).
-        seconds: for everything from resolving the name to the last byte, redirects included (RAM_FETCH_SECONDS).
+        seconds: for everything from resolving the name to the last byte,
+            redirects included (RAM_FETCH_SECONDS).
         connections: that stay open per host.
         guard: which addresses are allowed.
     """
@@ -74,9 +75,11 @@ class Fetcher:
         """The bytes of an image at an http, https or data URL. Sends no credentials to anybody.
 
         Raises:
-            ImageRefused: the address, or one that it redirects to, is not allowed.
+            ImageRefused: the address, or one that it redirects to, is not
+                allowed.
             ImageTooLarge: more bytes than the limit.
-            ImageUnreadable: there is no image, e.g. HTTP 404, too many redirects, a damaged data URI.
+            ImageUnreadable: there is no image, e.g. HTTP 404, too many
+                redirects, a damaged data URI.
             ImageUnreachable: timeout, no connection, HTTP 5xx.
         """
         if url[:5].lower() == "data:":

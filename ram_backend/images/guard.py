@@ -1,8 +1,9 @@
 """SSRF guard: which addresses images may be fetched from.
 
-A task may name any URL. An address inside a network (loopback, private, link-local, shared, reserved, multicast,
-unspecified) is refused, unless its host is Label Studio's own or an admin allowed it. The check is made on the address
-that the connection then goes to.
+A task may name any URL. An address inside a network (loopback, private,
+link-local, shared, reserved, multicast, unspecified) is refused, unless its
+host is Label Studio's own or an admin allowed it. The check is made on the
+address that the connection then goes to.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 class Origin:
     """Scheme, host and port: what a credential belongs to.
 
-    `host` is a name in lower case without trailing dot, or an IP address in its usual form without brackets.
+    `host` is a name in lower case without trailing dot, or an IP address in its
+    usual form without brackets.
     """
 
     scheme: str
@@ -69,8 +71,8 @@ class Address:
         """Parses an http(s) URL.
 
         Raises:
-            ImageRefused: another scheme, a user or password in it, no host, a host written as an odd number, or a
-                length that no server takes.
+            ImageRefused: another scheme, a user or password in it, no host, a
+                host written as an odd number, or a length that no server takes.
         """
         shown = redacted(url)
         if len(url) > LONGEST_URL:
@@ -98,7 +100,8 @@ class Address:
 class AddressGuard:
     """The allow-list of internal addresses.
 
-    `origins` are Label Studio's; an admin allowed `hosts` (with a port, or None for all ports) and `networks`.
+    `origins` are Label Studio's; an admin allowed `hosts` (with a port, or None
+    for all ports) and `networks`.
     """
 
     origins: frozenset[Origin] = frozenset()
@@ -110,8 +113,8 @@ class AddressGuard:
         """Parses the setting RAM_ALLOWED_IMAGE_HOSTS.
 
         Args:
-            allowed: separated by commas: hosts ("minio"), hosts with a port ("minio:9000", "[fd00::7]:9000"), networks
-                ("10.1.0.0/16").
+            allowed: separated by commas: hosts ("minio"), hosts with a port
+                ("minio:9000", "[fd00::7]:9000"), networks ("10.1.0.0/16").
 
         Raises:
             SettingsError: an entry is none of these.

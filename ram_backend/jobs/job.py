@@ -30,21 +30,27 @@ class Job(OfProject, Base):
     """Work for a project: requested, running or ended. Moments are the database's.
 
     Attributes:
-        kind: "train": learn from the corrections; "refresh": push fresh predictions after a swap; "prelabel": push
-            predictions of what is served for many tasks.
+        kind: "train": learn from the corrections; "refresh": push fresh
+            predictions after a swap; "prelabel": push predictions of what is
+            served for many tasks.
         state: "done" whatever the verdict.
         reason: of the request, in a few words.
-        rerun_reason: of a request that came while it was running: its end requests another job. None: none came.
-        not_before: earliest start: debounce, or backoff after a failed attempt; while it runs, that of the rerun.
-        fence: fencing number: grows with each claim; what is written under an earlier number is refused.
+        rerun_reason: of a request that came while it was running: its end
+            requests another job. None: none came.
+        not_before: earliest start: debounce, or backoff after a failed attempt;
+            while it runs, that of the rerun.
+        fence: fencing number: grows with each claim; what is written under an
+            earlier number is refused.
         attempt: number of claims so far.
         worker: host and process number, for people.
         steps: 0 where nobody can say.
         message: one line for people: the result, or why it waits.
-        last_event: number of the last event in the ledger that it has seen; None: none.
+        last_event: number of the last event in the ledger that it has seen;
+            None: none.
         options: `PrelabelOptions` as JSON; None: the kind has none.
         checkpoint: of an attempt, for the next one.
-        request: id of the first HTTP request that asked for it, as in the server's log.
+        request: id of the first HTTP request that asked for it, as in the
+            server's log.
     """
 
     __tablename__ = "jobs"
@@ -114,7 +120,8 @@ class JobResult:
     Attributes:
         message: one line for people.
         result: JSON.
-        last_event: last event of the ledger that the job has seen; None where the ledger doesn't matter.
+        last_event: last event of the ledger that the job has seen; None where
+            the ledger doesn't matter.
         refresh: reason to push fresh predictions now; None: there is none.
     """
 
@@ -129,8 +136,9 @@ class PrelabelOptions:
     """Tasks that are to have a prediction of what is served.
 
     Attributes:
-        which: "all", "unlabelled" (without annotation), "retry-failed" (whose prediction is empty because their image
-            could not be had, and unlabelled ones without any).
+        which: "all", "unlabelled" (without annotation), "retry-failed" (whose
+            prediction is empty because their image could not be had, and
+            unlabelled ones without any).
         tasks: numbers of further tasks; made distinct, and sorted.
         per_second: highest rate of tasks; None: no limit.
     """

@@ -1,7 +1,8 @@
 """Job queue in a table: request, claim, heartbeat, retry with backoff, finish.
 
-Each change locks the job's row and is one transaction, or part of the caller's (`finish`). Every moment that is
-compared is the database's: workers on several machines needn't agree about the time.
+Each change locks the job's row and is one transaction, or part of the caller's
+(`finish`). Every moment that is compared is the database's: workers on several
+machines needn't agree about the time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Requested(NamedTuple):
 class JobQueue:
     """All jobs. Everything here waits for the database.
 
-    Methods that take a claimed job raise `JobLost`, and write nothing, if another claim followed or the job has ended.
+    Methods that take a claimed job raise `JobLost`, and write nothing, if
+    another claim followed or the job has ended.
 
     Args:
         database: migrated.
@@ -69,7 +71,8 @@ class JobQueue:
     ) -> Requested:
         """Requests a job. Of each kind a project has one open job at most, so five requests make one.
 
-        Where it runs already, its end requests another one. Where it waits after a failed attempt, it waits no longer.
+        Where it runs already, its end requests another one. Where it waits
+        after a failed attempt, it waits no longer.
 
         Args:
             key: of the project.
@@ -184,7 +187,8 @@ class JobQueue:
         """Ends the attempts whose lease has run out, or that of one killed process: its job's id, and its worker.
 
         Returns:
-            The jobs: waiting for a worker again, or failed after their last attempt.
+            The jobs: waiting for a worker again, or failed after their last
+                attempt.
         """
         with self._database.reading() as session:
             if killed is None:

@@ -20,11 +20,13 @@ from ram_backend.versions.table import VersionTable
 class JobService:
     """Requests jobs for server, worker and commands. Safe for many threads; all of it waits for the database.
 
-    A request is one row in the database, durable without queue or worker: workers look for rows that are due. Where a
-    key has no Label Studio (""), as in webhooks, the project of that number is meant.
+    A request is one row in the database, durable without queue or worker:
+    workers look for rows that are due. Where a key has no Label Studio (""), as
+    in webhooks, the project of that number is meant.
 
     Args:
-        settings: number of changed corrections that are enough, and the debounce.
+        settings: number of changed corrections that are enough, and the
+            debounce.
         database: migrated by the time of the first request.
     """
 

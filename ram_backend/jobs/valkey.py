@@ -1,8 +1,10 @@
 """The embedded Valkey: started by its first user, stopped by its last one.
 
-`RAM_REDIS_URL` names a server instead. Ours runs in a session of its own and outlives its starter. Each user holds a
-shared lock in the data folder; whoever gets it exclusively when it leaves is the last one. The kernel frees the locks
-of a killed process. The socket lies in `/tmp`, since operating systems allow paths of at most 104 bytes.
+`RAM_REDIS_URL` names a server instead. Ours runs in a session of its own and
+outlives its starter. Each user holds a shared lock in the data folder; whoever
+gets it exclusively when it leaves is the last one. The kernel frees the locks
+of a killed process. The socket lies in `/tmp`, since operating systems allow
+paths of at most 104 bytes.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class StatedItem:
     """The result of one tag control.
 
     Attributes:
-        values: paths of the ticked choices, of one step except in nested lists; the labels of all regions, each once;
-            the lines of a text.
+        values: paths of the ticked choices, of one step except in nested lists;
+            the labels of all regions, each once; the lines of a text.
     """
 
     from_name: str
@@ -53,16 +53,21 @@ class StatedAnnotation:
     """An annotation's statement about the tags of a task.
 
     Attributes:
-        updated_us: its last change by Label Studio's clock, in microseconds since 1970, UTC; 0: not given. It orders
-            the statements of an annotation and is not part of `canonical`.
+        updated_us: its last change by Label Studio's clock, in microseconds
+            since 1970, UTC; 0: not given. It orders the statements of an
+            annotation and is not part of `canonical`.
         created_us: its creation, likewise.
         completed_by: number of the user; None: not given.
         was_cancelled: the task was skipped, and the items are the model's own.
         ground_truth: the project's owner vouches for it.
-        parent_prediction: number of the prediction that it started from; None: none, or not given.
-        unseen: "create annotations from predictions" made it: `parent_prediction` is set, `lead_time` and `updated_by`
-            are null (protocol section 7: `ANNOTATIONS_CREATED`). An edit sets `updated_by`.
-        items: results of possible tag controls. None at all is a statement, too: no tags.
+        parent_prediction: number of the prediction that it started from; None:
+            none, or not given.
+        unseen: "create annotations from predictions" made it:
+            `parent_prediction` is set, `lead_time` and `updated_by` are null
+            (protocol section 7: `ANNOTATIONS_CREATED`). An edit sets
+            `updated_by`.
+        items: results of possible tag controls. None at all is a statement,
+            too: no tags.
     """
 
     id: int
@@ -109,8 +114,9 @@ _STATED = TypeAdapter(StatedAnnotation)
 def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> StatedAnnotation | None:
     """The statement of an annotation of a webhook or of the API; raises nothing.
 
-    Fields of wrong types count as missing. None: the annotation has no number, or no task (its own field, or else
-    `task`), or its canonical JSON is longer than `MAX_STATEMENT_CHARS`.
+    Fields of wrong types count as missing. None: the annotation has no number,
+    or no task (its own field, or else `task`), or its canonical JSON is longer
+    than `MAX_STATEMENT_CHARS`.
     """
     number, of_task = number_of(annotation.get("id")), number_of(annotation.get("task")) or task
     result = annotation.get("result")

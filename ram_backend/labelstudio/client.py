@@ -43,15 +43,20 @@ _MARKUP = re.compile(r"<[^<>]*>")
 class LabelStudio:
     """A Label Studio that many threads may use; connections are used again.
 
-    The token goes to `base_url`'s origin only: a redirect elsewhere is followed without it.
+    The token goes to `base_url`'s origin only: a redirect elsewhere is followed
+    without it.
 
     Args:
-        base_url: its address, with a path where it has one ("https://example.com/label-studio").
+        base_url: its address, with a path where it has one
+            ("https://example.com/label-studio").
         token: legacy token or personal access token; None: none.
-        trusted: False: only a `/setup` request named it, so it is fetched from at a public address only, and `token`
-            must be the one that this request brought.
-        hostname: its address in `/setup`, with which absolute addresses of its files in tasks begin.
-        limits: what one image may cost, and which addresses are allowed besides its own.
+        trusted: False: only a `/setup` request named it, so it is fetched from
+            at a public address only, and `token` must be the one that this
+            request brought.
+        hostname: its address in `/setup`, with which absolute addresses of its
+            files in tasks begin.
+        limits: what one image may cost, and which addresses are allowed besides
+            its own.
 
     Raises:
         SettingsError: the address is none, or the token can't be one.
@@ -119,7 +124,8 @@ class LabelStudio:
             url: from `own_url`, or a path.
 
         Raises:
-            ImageError: there is no such file, it is too large, or it lies where images are not fetched from.
+            ImageError: there is no such file, it is too large, or it lies where
+                images are not fetched from.
             LabelStudioUnreachable: Label Studio doesn't answer, or answers 5xx.
             LabelStudioUnauthorized: it takes no token that we have.
             ImageUnreachable: it redirects to a storage that doesn't answer now.
@@ -152,8 +158,10 @@ class LabelStudio:
             The decoded answer; None where it is empty.
 
         Raises:
-            LabelStudioUnreachable: it doesn't answer, answers 5xx, or something that is no JSON.
-            LabelStudioUnauthorized: it takes no token that we have, or its user may not do that.
+            LabelStudioUnreachable: it doesn't answer, answers 5xx, or something
+                that is no JSON.
+            LabelStudioUnauthorized: it takes no token that we have, or its user
+                may not do that.
             LabelStudioRefused: it answers any other 4xx.
         """
         content = None if body is None else json.dumps(body).encode()
@@ -286,7 +294,8 @@ def open_label_studio(
     """A client with the settings' limits and allowed hosts; for the other arguments see `LabelStudio`.
 
     Raises:
-        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't be used.
+        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
+            be used.
     """
     return LabelStudio(base_url, token, trusted=trusted, hostname=hostname, limits=fetch_limits(settings))
 

@@ -54,7 +54,8 @@ _TEMPLATE = """\
 class Node:
     """One element; names of elements and attributes in lower case, as Label Studio's page reads them.
 
-    `conditional`: it or an ancestor is shown only under a condition (`visibleWhen`).
+    `conditional`: it or an ancestor is shown only under a condition
+    (`visibleWhen`).
     """
 
     name: str
@@ -81,7 +82,8 @@ def read_markup(text: str) -> Node:
     """The root element of a label config.
 
     Raises:
-        LabelConfigError: no XML, beyond `MAX_CHARACTERS`, `MAX_DEPTH` or `MAX_ELEMENTS`, or a document type (entities).
+        LabelConfigError: no XML, beyond `MAX_CHARACTERS`, `MAX_DEPTH` or
+            `MAX_ELEMENTS`, or a document type (entities).
     """
     if len(text) > MAX_CHARACTERS:
         raise LabelConfigError(f"The label config has {len(text)} characters; at most {MAX_CHARACTERS} can be read.")
@@ -139,7 +141,8 @@ def vocabulary_config(tags: Iterable[Tag], control: Control = "taxonomy") -> str
 
     Args:
         tags: at least one.
-        control: `taxonomy`: by category, only tags can be ticked; `choices`: one flat list.
+        control: `taxonomy`: by category, only tags can be ticked; `choices`:
+            one flat list.
     """
     first: dict[str, Tag] = {}
     for tag in tags:

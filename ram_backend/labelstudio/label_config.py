@@ -32,11 +32,14 @@ _VARIABLE = re.compile(r"\$\{?([^\s${}]+)\}?")
 def parse_label_config(xml: str) -> LabelPlan:
     """The plan of a label config.
 
-    Every `Choices` and `Taxonomy` is filled with tags. Where the config has none of either, it is its `Labels` and
-    `RectangleLabels` (visible ones before invisible ones), else its only `TextArea`; `model_tags` decides otherwise.
+    Every `Choices` and `Taxonomy` is filled with tags. Where the config has
+    none of either, it is its `Labels` and `RectangleLabels` (visible ones
+    before invisible ones), else its only `TextArea`; `model_tags` decides
+    otherwise.
 
     Raises:
-        LabelConfigError: not readable, an attribute that can't be used, or nothing to tag; says what to change.
+        LabelConfigError: not readable, an attribute that can't be used, or
+            nothing to tag; says what to change.
     """
     nodes = list(read_markup(xml).walk())
     notes: list[str] = []

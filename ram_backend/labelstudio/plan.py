@@ -47,8 +47,10 @@ class Choice:
     """One entry that can be ticked.
 
     Attributes:
-        value: in results: the alias if there is one, else the value; the last step of `path`.
-        path: in results of a nested control: from the topmost entry down to this one.
+        value: in results: the alias if there is one, else the value; the last
+            step of `path`.
+        path: in results of a nested control: from the topmost entry down to
+            this one.
         texts: one or more; the score of the choice is the highest of theirs.
         label: on the annotator's page.
     """
@@ -63,20 +65,26 @@ class Choice:
 class TagControl:
     """A control on an image, to be filled with tags.
 
-    `Choices` and `Taxonomy` have ticks, `Labels` and `RectangleLabels` a region over the whole image per tag, and a
-    `TextArea` a line per tag of the whole vocabulary.
+    `Choices` and `Taxonomy` have ticks, `Labels` and `RectangleLabels` a region
+    over the whole image per tag, and a `TextArea` a line per tag of the whole
+    vocabulary.
 
     Attributes:
-        name, to_name, kind: `from_name`, `to_name` (the image) and `type` of a result.
-        choices: those of the label config, in order; dynamic ones come with each task (`choices_for`).
+        name, to_name, kind: `from_name`, `to_name` (the image) and `type` of a
+            result.
+        choices: those of the label config, in order; dynamic ones come with
+            each task (`choices_for`).
         dynamic: path of dynamic choices in a task's data; None: there are none.
         threshold: `model_score_threshold`, in [0, 1]; None: not given.
         top_k: `model_top_k`, >= 1: most tags shown; None: not given.
         image_key: path of the image's reference in a task's data.
         max_usages: most choices that Label Studio takes; None: any number.
-        nesting: which entries of a nested list can be ticked. "flat": results have values, else paths.
-        precision: `model_min_precision`, in [0, 1]: least share of right ticks; None: not given.
-        tool: name of the `Rectangle` control for the regions of `Labels`; None for other kinds.
+        nesting: which entries of a nested list can be ticked. "flat": results
+            have values, else paths.
+        precision: `model_min_precision`, in [0, 1]: least share of right ticks;
+            None: not given.
+        tool: name of the `Rectangle` control for the regions of `Labels`; None
+            for other kinds.
     """
 
     name: str
@@ -127,8 +135,10 @@ class LabelPlan:
     Attributes:
         tag_controls: at least one, in the order of the config.
         confidence_controls: by image name; at most one of each kind.
-        images: image name -> path into a task's data; only images of tag controls.
-        digest: of everything that changes an answer; equal for configs that only look different.
+        images: image name -> path into a task's data; only images of tag
+            controls.
+        digest: of everything that changes an answer; equal for configs that
+            only look different.
         notes: ignored elements, one sentence each, for the log.
     """
 
@@ -152,8 +162,8 @@ def choices_of(options: Sequence[object], nesting: Nesting) -> tuple[Choice, ...
     """The choices that can be ticked among options, in order, each once.
 
     Args:
-        options: texts, or mappings with `value` and perhaps `alias`, `children` and `predicted_values` (texts with
-            commas between them).
+        options: texts, or mappings with `value` and perhaps `alias`, `children`
+            and `predicted_values` (texts with commas between them).
         nesting: see `Nesting`.
     """
     return _unique(_nested(options, (), nesting))

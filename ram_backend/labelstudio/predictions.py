@@ -1,7 +1,8 @@
 """Writer of Label Studio's prediction objects (protocol section 5), from scores.
 
-One item per tag control with all ticked values (of several items Label Studio keeps only the last), but one region per
-label; and confidences only where the config has a control for them.
+One item per tag control with all ticked values (of several items Label Studio
+keeps only the last), but one region per label; and confidences only where the
+config has a control for them.
 """
 
 from __future__ import annotations
@@ -35,19 +36,24 @@ def prediction(
 ) -> dict[str, Any]:
     """One task's prediction: `{"model_version", "score", "result"}`.
 
-    A control ticks the choices whose score is strictly above their threshold, best first (equal scores: in the order
-    given), at most `top_k`; a single choice ticks the best of them, and where the annotator is required to choose the
-    best of all. A control that ticks nothing has no item.
+    A control ticks the choices whose score is strictly above their threshold,
+    best first (equal scores: in the order given), at most `top_k`; a single
+    choice ticks the best of them, and where the annotator is required to choose
+    the best of all. A control that ticks nothing has no item.
 
-    The score is the confidence of the least certain control (`control_confidence`), rounded to 6 digits: uncertainty
-    sampling serves low scores first. Where nothing was scored it is 1.0.
+    The score is the confidence of the least certain control
+    (`control_confidence`), rounded to 6 digits: uncertainty sampling serves low
+    scores first. Where nothing was scored it is 1.0.
 
     Args:
         plan: of the project's label config.
-        scored: control name -> its choices; a control that is left out (its image is broken) gets no item.
+        scored: control name -> its choices; a control that is left out (its
+            image is broken) gets no item.
         model_version: that of `/setup`.
-        image_sizes: image name -> (width, height) in pixels; without it, confidences as rectangles are left out.
-        top_k: control name -> limit; a number wins over the config's `model_top_k`.
+        image_sizes: image name -> (width, height) in pixels; without it,
+            confidences as rectangles are left out.
+        top_k: control name -> limit; a number wins over the config's
+            `model_top_k`.
     """
     limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in plan.tag_controls}
@@ -84,13 +90,15 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
 def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoice]) -> float:
     """Confidence of one control, in [0, 1]: the mean margin of its least certain choices.
 
-    The margin is the distance of a score from its threshold, as a share of the room on that side: |2p - 1| where the
-    threshold is 0.5; 0 for a choice on the wrong side. The mean is over the ticked choices and the same number (at
+    The margin is the distance of a score from its threshold, as a share of the
+    room on that side: |2p - 1| where the threshold is 0.5; 0 for a choice on
+    the wrong side. The mean is over the ticked choices and the same number (at
     least 1) of the others with the least margins.
 
     Args:
         kept: ticked choices.
-        others: choices that are not ticked; those with threshold 1 (never on) don't count.
+        others: choices that are not ticked; those with threshold 1 (never on)
+            don't count.
     """
     ticked = [_share(one.score - one.threshold, 1.0 - one.threshold) for one in kept]
     missed = sorted(_share(one.threshold - one.score, one.threshold) for one in others if one.threshold < 1.0)

@@ -38,8 +38,9 @@ _V = TypeVar("_V")
 class ProjectApi:
     """Label Studio's API for one project, as the user of the client's token.
 
-    Every method raises `LabelStudioUnreachable` where it doesn't answer, `LabelStudioUnauthorized` where it takes no
-    token that we have, and `LabelStudioRefused` where there is no such project or a value is not taken.
+    Every method raises `LabelStudioUnreachable` where it doesn't answer,
+    `LabelStudioUnauthorized` where it takes no token that we have, and
+    `LabelStudioRefused` where there is no such project or a value is not taken.
     """
 
     def __init__(self, label_studio: LabelStudio, project_id: int) -> None:
@@ -72,7 +73,8 @@ class ProjectApi:
         Args:
             version: the model version.
             unlabelled: only those without annotation.
-            among: only these tasks, in their order; None: all, by rising number.
+            among: only these tasks, in their order; None: all, by rising
+                number.
         """
         conditions = [_of_version("not_contains", version)]
         if unlabelled:
@@ -99,7 +101,8 @@ class ProjectApi:
     def retrieve(self, tasks: Sequence[int]) -> None:
         """Has Label Studio request predictions for the tasks that lack them.
 
-        Its answer hides a failure of the backend (protocol section 4): look at the tasks.
+        Its answer hides a failure of the backend (protocol section 4): look at
+        the tasks.
         """
         query = urlencode({"id": "retrieve_tasks_predictions", "project": self.project_id})
         body = {"selectedItems": {"all": False, "included": list(tasks)}}
@@ -128,7 +131,8 @@ class ProjectApi:
         """Connects a backend; Label Studio requests `/setup` of it, and then registers a webhook.
 
         Raises:
-            LabelStudioRefused: it can't reach the backend, or may not; the record may exist nevertheless.
+            LabelStudioRefused: it can't reach the backend, or may not; the
+                record may exist nevertheless.
         """
         body = {"project": self.project_id, "url": url, "title": title, **fields}
         self._send("POST", "/api/ml", body, seconds=CONNECTING_SECONDS)
@@ -136,11 +140,13 @@ class ProjectApi:
     def change_backend(self, backend: ConnectedBackend, *, login: tuple[str, str] | None = None, **fields: Any) -> None:
         """Changes fields of a backend's record (protocol section 9).
 
-        Label Studio requests `/setup` first, with this request's login and extra params: so both are sent again.
+        Label Studio requests `/setup` first, with this request's login and
+        extra params: so both are sent again.
 
         Args:
             backend: as it is on record.
-            login: user and password of the backend's basic auth, where it has one.
+            login: user and password of the backend's basic auth, where it has
+                one.
             fields: to be changed.
         """
         body: dict[str, Any] = {"project": self.project_id, "url": backend.url, "title": backend.title}
@@ -164,18 +170,21 @@ class ProjectApi:
     ) -> str | None:
         """Shows annotators live predictions of a version, ordered by their uncertainty (protocol section 5).
 
-        Label Studio shows the predictions of the version that the *project* names, and requests live ones only while
-        that is the backend's *title*. So both are set to the model version. A project that names the title follows its
-        change.
+        Label Studio shows the predictions of the version that the *project*
+        names, and requests live ones only while that is the backend's *title*.
+        So both are set to the model version. A project that names the title
+        follows its change.
 
         Args:
             backend: the project's first one.
             version: model version that it serves.
-            login: user and password of the backend's basic auth, where it has one.
+            login: user and password of the backend's basic auth, where it has
+                one.
             over_others: also where other predictions were chosen by hand.
 
         Returns:
-            The version that was chosen by hand and is still shown; None: there is none.
+            The version that was chosen by hand and is still shown; None: there
+            is none.
         """
         shown = self.settings().model_version
         if shown not in (backend.title, version, "") and not over_others:
@@ -208,7 +217,8 @@ class ProjectApi:
         """The tasks that meet all conditions, by keyset pagination: each page begins after the last number.
 
         Raises:
-            LabelStudioUnreachable: also where pages are in another order, since tasks would then be skipped.
+            LabelStudioUnreachable: also where pages are in another order, since
+                tasks would then be skipped.
         """
         last = 0
         while True:

@@ -1,7 +1,8 @@
 """Idempotent provisioning of a project: label config, backend, webhook, live predictions.
 
-Label Studio's traps (protocol sections 5, 7 and 9): it registers a webhook without secret, leaves half a connection
-behind where it refuses an address, lets only the first backend predict, and keeps webhooks of deleted backends.
+Label Studio's traps (protocol sections 5, 7 and 9): it registers a webhook
+without secret, leaves half a connection behind where it refuses an address,
+lets only the first backend predict, and keeps webhooks of deleted backends.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class ConnectOptions:
 
     Attributes:
         url: of the backend, as Label Studio reaches it.
-        label_config: XML to set; None: the project's own stays, unless it has nothing to tag.
+        label_config: XML to set; None: the project's own stays, unless it has
+            nothing to tag.
         fallback: XML for a project that has nothing to tag.
         login: user and password of the backend's basic auth.
         secret: headers of its webhook.
         extra_params: of the connection; None: unchanged.
         by_uncertainty: uncertainty sampling of tasks; False: unchanged.
-        replace_others: delete other backends of the project, and webhooks of deleted ones.
+        replace_others: delete other backends of the project, and webhooks of
+            deleted ones.
     """
 
     url: str
@@ -57,7 +60,8 @@ class ConnectOptions:
 class Provisioner:
     """Sets a project up step by step, and changes only what differs from the options.
 
-    `report` is called with each step: its subject, its state now, and whether that was changed.
+    `report` is called with each step: its subject, its state now, and whether
+    that was changed.
     """
 
     def __init__(self, api: ProjectApi, options: ConnectOptions, report: Callable[[str, str, bool], None]) -> None:
@@ -71,9 +75,12 @@ class Provisioner:
 
         Raises:
             LabelConfigError: the label config has nothing to tag.
-            LabelStudioRefused: Label Studio refuses, or can't reach the backend; has a remedy.
-            InputError: the project has another backend, and `replace_others` is off.
-            NotAvailable: Label Studio doesn't answer, or the backend serves nothing.
+            LabelStudioRefused: Label Studio refuses, or can't reach the
+                backend; has a remedy.
+            InputError: the project has another backend, and `replace_others` is
+                off.
+            NotAvailable: Label Studio doesn't answer, or the backend serves
+                nothing.
         """
         self._label_config()
         backend = self._backend()

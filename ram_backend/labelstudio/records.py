@@ -45,9 +45,11 @@ class ConnectedBackend(_Record):
     """An ML backend as a project has it on record.
 
     Attributes:
-        title: annotators read it; the project's `model_version` is this title while predictions are live.
+        title: annotators read it; the project's `model_version` is this title
+            while predictions are live.
         model_version: of the last answer of its `/setup`.
-        state: "CO" connected, "DI" disconnected, "ER" error, "TR" training, "PR" predicting.
+        state: "CO" connected, "DI" disconnected, "ER" error, "TR" training,
+            "PR" predicting.
         auth_method: "BASIC_AUTH" or "NONE".
     """
 
@@ -127,7 +129,8 @@ class TaskPredictions:
         task: number of the task.
         kept: number of the prediction that counts; None: it has none.
         surplus: numbers of further ones.
-        failed: the one that counts is empty because the image could not be fetched.
+        failed: the one that counts is empty because the image could not be
+            fetched.
     """
 
     task: int

@@ -1,6 +1,7 @@
 """Pydantic models of the bodies of `/setup`, `/predict` and `/webhook` (protocol sections 2, 3 and 7).
 
-Unknown fields are ignored, optional ones may be missing or null. Annotations and tasks of a webhook stay unparsed.
+Unknown fields are ignored, optional ones may be missing or null. Annotations
+and tasks of a webhook stay unparsed.
 """
 
 from __future__ import annotations
@@ -92,8 +93,10 @@ class WebhookRequest(_Lenient):
     Attributes:
         action: such as "ANNOTATION_CREATED"; "" where it is missing.
         project: an object, or its number.
-        annotation, annotations: an object, a list (`ANNOTATIONS_CREATED`), or those deleted: see `annotation_objects`.
-        task, tasks: an object, a list, or those imported or deleted: see `task_objects`.
+        annotation, annotations: an object, a list (`ANNOTATIONS_CREATED`), or
+            those deleted: see `annotation_objects`.
+        task, tasks: an object, a list, or those imported or deleted: see
+            `task_objects`.
     """
 
     action: Annotated[str, _NullIsMissing] = ""
@@ -127,8 +130,8 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
     """Validates a request's body: JSON, or parsed already.
 
     Raises:
-        RequestError: no JSON, no object, too many values, or a bad field; names it without its value, which may be a
-            secret.
+        RequestError: no JSON, no object, too many values, or a bad field; names
+            it without its value, which may be a secret.
     """
     try:
         if isinstance(body, Mapping):

@@ -35,7 +35,8 @@ class TaskImages:
     """Fetches the images of a project's tasks.
 
     Args:
-        label_studio: of the project; None: nobody has named it yet, and only addresses elsewhere work.
+        label_studio: of the project; None: nobody has named it yet, and only
+            addresses elsewhere work.
         limits: for images elsewhere where there is no Label Studio.
         threads: number of concurrent fetches.
     """
@@ -54,7 +55,8 @@ class TaskImages:
         Raises:
             ImageError: there is none, and asking again won't help.
             ImageUnreachable: asking again later may help.
-            LabelStudioUnreachable: the same, and it is Label Studio that doesn't answer or lets us in.
+            LabelStudioUnreachable: the same, and it is Label Studio that
+                doesn't answer or lets us in.
         """
         value = reference.value
         if not isinstance(value, str) or not value.strip():
@@ -87,10 +89,12 @@ class TaskImages:
         """Images in the order of their references, fetched in batches a little ahead of the consumer.
 
         Yields:
-            The bytes, an `ImageError`, or an `ImageUnreachable` where another host than Label Studio's is down now.
+            The bytes, an `ImageError`, or an `ImageUnreachable` where another
+            host than Label Studio's is down now.
 
         Raises:
-            LabelStudioUnreachable: Label Studio doesn't answer or let us in: no other image will fare better.
+            LabelStudioUnreachable: Label Studio doesn't answer or let us in: no
+                other image will fare better.
         """
         waiting = iter(references)
         while batch := list(islice(waiting, self._batch)):
@@ -113,7 +117,8 @@ def _check_path(value: str) -> None:
     """A file of Label Studio lies below a folder: no step up leads out of it, however often it is encoded.
 
     Raises:
-        ImageRefused: the path, or that of a local file in the query, has a step up, or is longer than any.
+        ImageRefused: the path, or that of a local file in the query, has a step
+            up, or is longer than any.
     """
     if len(value) > LONGEST_URL:
         raise ImageRefused(

@@ -1,7 +1,8 @@
 """Login at Label Studio: a legacy token, or a personal access token, exchanged for short-lived access tokens.
 
-A personal access token is a JWT of type "refresh": `POST /api/token/refresh/` gives an access token, valid 300 s; once
-that is over, Label Studio answers 401 (protocol section 6).
+A personal access token is a JWT of type "refresh": `POST /api/token/refresh/`
+gives an access token, valid 300 s; once that is over, Label Studio answers 401
+(protocol section 6).
 """
 
 from __future__ import annotations

@@ -52,11 +52,13 @@ class Bundle:
         path: its directory.
         name: the directory's name.
         kind: which network it holds.
-        digest: 64 hex digits that name its behaviour: equal on every machine that made it from the same files.
+        digest: 64 hex digits that name its behaviour: equal on every machine
+            that made it from the same files.
         vocabulary: its L tags.
         preprocessing: from image to pixels.
         calibration: of its L tags.
-        text_encoder: which encoder makes label embeddings for new tags; None: it can't take new tags.
+        text_encoder: which encoder makes label embeddings for new tags; None:
+            it can't take new tags.
         new_tag_threshold: score above which a new tag is on.
         manifest: everything in bundle.json.
     """
@@ -89,7 +91,8 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises:
         BundleNotFound: there is no such directory.
-        BundleDamaged: a file is missing, has another size than was written, or says something that can't be.
+        BundleDamaged: a file is missing, has another size than was written, or
+            says something that can't be.
     """
     manifest = read_manifest(path)
     for name, entry in manifest["files"].items():
@@ -126,7 +129,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         BundleNotFound: there is no such directory.
-        BundleDamaged: there is no readable bundle.json in it, or it is of a format that this version doesn't know.
+        BundleDamaged: there is no readable bundle.json in it, or it is of a
+            format that this version doesn't know.
     """
     if not path.is_dir():
         raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
@@ -173,8 +177,9 @@ def file_sha256(path: Path) -> str:
 def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterator[Path]:
     """Writes a bundle whole or not at all: the body puts the files into an empty directory, which then gets its name.
 
-    Writers of the same name wait for each other on a file lock, which also holds between containers and hosts that
-    share the folder, and is released when its holder is killed.
+    Writers of the same name wait for each other on a file lock, which also
+    holds between containers and hosts that share the folder, and is released
+    when its holder is killed.
 
     Args:
         bundles_dir: made if it is not there.
@@ -182,8 +187,9 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         manifest: bundle.json without "format", "name" and "files".
 
     Raises:
-        CheckpointError: see `check_new_name`; nothing can be written there; or another process takes longer than
-            `WAIT_S` for a bundle of that name.
+        CheckpointError: see `check_new_name`; nothing can be written there; or
+            another process takes longer than `WAIT_S` for a bundle of that
+            name.
     """
     check_new_name(bundles_dir, name)
     try:
@@ -226,7 +232,8 @@ def check_new_name(bundles_dir: Path, name: str) -> None:
     """Refuses a name that can't be given to a new bundle.
 
     Raises:
-        CheckpointError: it is taken, or has other characters than letters, digits, ".", "_" and "-".
+        CheckpointError: it is taken, or has other characters than letters,
+            digits, ".", "_" and "-".
     """
     if not _NAME.fullmatch(name):
         raise CheckpointError(

@@ -23,7 +23,8 @@ Real = TypeVar("Real", np.float32, np.float64)
 class Calibration:
     """score = sigmoid(slope * logit + offset), per tag (Platt scaling).
 
-    A positive slope keeps the order of images under a tag, so calibration never changes an average precision.
+    A positive slope keeps the order of images under a tag, so calibration never
+    changes an average precision.
 
     Attributes:
         slope: (L,) float32, above 0.
@@ -74,7 +75,8 @@ class Calibration:
         """Reads a bundle's file; the identity, which is the plain sigmoid, where it has none (RAM, RAM++, Tag2Text).
 
         Raises:
-            BundleDamaged: the file is malformed, or is for another number of tags.
+            BundleDamaged: the file is malformed, or is for another number of
+                tags.
         """
         path = directory / FILE
         if not path.exists():
@@ -99,7 +101,8 @@ def cost_thresholds(thresholds: NDArray[Real], add_costs: NDArray[np.floating] |
 
     Args:
         thresholds: (L,).
-        add_costs: (L,) or one number: what it costs to add a missing tag, in removed ticks.
+        add_costs: (L,) or one number: what it costs to add a missing tag, in
+            removed ticks.
     """
     costly = np.asarray(1 / (1 + np.asarray(add_costs, dtype=np.float64)), dtype=thresholds.dtype)
     found: NDArray[Real] = np.where(thresholds == NEUTRAL, costly, thresholds)

@@ -4,9 +4,10 @@ A tag's log-odds under a delta are
 
     base_scale * base_log_odds + features . weight + bias
 
-where `base_log_odds` are those that the bundle itself gives the tag (its logit after the bundle's calibration) and
-`features` describe the image as a whole. So a delta costs one small matrix product, needs no network of its own, and
-can't touch tags that it doesn't name.
+where `base_log_odds` are those that the bundle itself gives the tag (its logit
+after the bundle's calibration) and `features` describe the image as a whole. So
+a delta costs one small matrix product, needs no network of its own, and can't
+touch tags that it doesn't name.
 
 Shapes: N images, K tags of the delta, T tokens of width D, F feature width.
 """
@@ -41,10 +42,12 @@ class Delta:
         base_scale: (K,) float32 above 0, factor on the bundle's log-odds.
         weight: (K, F) float32 on `features_of(tokens)`.
         bias: (K,) float32.
-        thresholds: (K,) float32 in [0, 1): a tag is on where its score is strictly above.
+        thresholds: (K,) float32 in [0, 1): a tag is on where its score is
+            strictly above.
 
     Raises:
-        VersionDamaged: shapes that don't fit each other, a value that is not finite or out of its range, a tag twice.
+        VersionDamaged: shapes that don't fit each other, a value that is not
+            finite or out of its range, a tag twice.
     """
 
     tags: tuple[str, ...]
@@ -88,7 +91,8 @@ class Delta:
         """The delta that `to_tensors` took apart, now or when a delta had a calibration of its own.
 
         Raises:
-            VersionDamaged: arrays are missing, superfluous, not float32, or malformed.
+            VersionDamaged: arrays are missing, superfluous, not float32, or
+                malformed.
         """
         arrays = dict(tensors)
         wrong = next((name for name, array in arrays.items() if array.dtype != np.float32), None)

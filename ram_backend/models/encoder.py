@@ -21,7 +21,8 @@ class SwinConfig:
         heads: attention heads per stage.
         window: side of an attention window in patches.
         mlp_ratio: widening inside a block.
-        projection: D, width that tokens are projected to; None leaves them as the last stage made them.
+        projection: D, width that tokens are projected to; None leaves them as
+            the last stage made them.
     """
 
     image_size: int
@@ -69,7 +70,8 @@ class ImageEncoder(nn.Module):
     def keep_residuals_in_float32(self) -> None:
         """For mixed precision: half-precision products, but residual sums and norms in float32 from end to end.
 
-        The sums would otherwise take the half precision of the convolution and of each patch merging.
+        The sums would otherwise take the half precision of the convolution and
+        of each patch merging.
         """
         self.swin.patch_embed.register_forward_hook(_to_float32)
         for stage in self.swin.layers:
@@ -79,7 +81,8 @@ class ImageEncoder(nn.Module):
 def restore_buffers(encoder: ImageEncoder) -> None:
     """Gives an encoder that was built without memory (device "meta") the buffers that no weight file holds.
 
-    Position indices and shift masks depend on the geometry and not on the width: a one-channel-wide twin has them.
+    Position indices and shift masks depend on the geometry and not on the
+        width: a one-channel-wide twin has them.
     """
     config = encoder.config
     twin = _swin(config, embed=1, heads=(1,) * len(config.heads))

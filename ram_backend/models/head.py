@@ -1,14 +1,17 @@
 """Tagging head: cross-attention from tag queries to image tokens, without attention between queries.
 
-RAM, RAM++, Tag2Text and the starter differ only in their `HeadConfig`. A layer is a post-norm transformer layer without
-self-attention (RAM paper, section 3.2; "Recognize Anything", Zhang et al. 2023):
+RAM, RAM++, Tag2Text and the starter differ only in their `HeadConfig`. A layer
+is a post-norm transformer layer without self-attention (RAM paper, section 3.2;
+"Recognize Anything", Zhang et al. 2023):
 
     a = norm(x + dense(cross_attention(x, tokens)));    x = norm(a + down(gelu(up(a))))
 
-Because queries never see each other, the logit of a tag doesn't depend on which other tags are asked for: any subset,
-any order and any added tags give the same numbers, and cost in proportion.
+Because queries never see each other, the logit of a tag doesn't depend on which
+other tags are asked for: any subset, any order and any added tags give the same
+numbers, and cost in proportion.
 
-Shapes: B images, T image tokens of width D, L tags, E label embedding width, H hidden width.
+Shapes: B images, T image tokens of width D, L tags, E label embedding width, H
+    hidden width.
 """
 
 from __future__ import annotations
@@ -28,15 +31,20 @@ class HeadConfig:
     Attributes:
         token_width: D, width of the image tokens (keys and values).
         hidden: H, a multiple of `heads`.
-        heads: attention heads. No tensor shape reveals this number: a wrong one loads and gives wrong logits.
+        heads: attention heads. No tensor shape reveals this number: a wrong one
+            loads and gives wrong logits.
         layers: number of layers, at least one.
         intermediate: width inside the feed-forward part.
-        label_width: E, width of the label embeddings; None says that they are H wide and go straight in.
-        project: whether label embeddings pass a linear layer and a relu to become queries; needs `label_width`.
-        classifier: "shared", one linear layer for every tag; or "per_tag", own weights for each of `tags` tags.
+        label_width: E, width of the label embeddings; None says that they are H
+            wide and go straight in.
+        project: whether label embeddings pass a linear layer and a relu to
+            become queries; needs `label_width`.
+        classifier: "shared", one linear layer for every tag; or "per_tag", own
+            weights for each of `tags` tags.
         tags: number of tags with own classifier weights ("per_tag" only).
         layer_norm_eps: epsilon of all layer norms.
-        dropout: probability used on attention weights and layer outputs while training.
+        dropout: probability used on attention weights and layer outputs while
+            training.
     """
 
     token_width: int
@@ -61,9 +69,11 @@ class TagQueries(NamedTuple):
     """What the head needs to know about L tags; computed once where it doesn't depend on the image.
 
     Attributes:
-        hidden: (L, H), or (B, L, H) where the queries depend on the image (RAM++).
+        hidden: (L, H), or (B, L, H) where the queries depend on the image
+            (RAM++).
         projected: same shape: layer 0's `query` projection of `hidden`.
-        weight: (L, H) classifier rows of these tags ("per_tag" heads), else None.
+        weight: (L, H) classifier rows of these tags ("per_tag" heads), else
+            None.
         bias: (L,) to go with `weight`, else None.
     """
 
@@ -143,8 +153,10 @@ class TaggingHead(nn.Module):
         """Turns label embeddings into queries, reusable for any number of images if they don't depend on one.
 
         Args:
-            label_embeddings: (L, E), or (B, L, E) where they depend on the image.
-            rows: (L,) int64, which tag each embedding belongs to; needed by "per_tag" heads only.
+            label_embeddings: (L, E), or (B, L, E) where they depend on the
+                image.
+            rows: (L,) int64, which tag each embedding belongs to; needed by
+                "per_tag" heads only.
         """
         hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
         projected = self.layers[0].query(hidden)

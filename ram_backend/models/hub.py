@@ -1,7 +1,9 @@
 """Download of the authors' released files from the hub, resumed where it stopped.
 
-Weights come from the Hugging Face hub through its own client (resume, checksums, mirrors by HF_ENDPOINT); tag lists and
-thresholds are small text files in the authors' code repository. Every address can be replaced, also by a local file.
+Weights come from the Hugging Face hub through its own client (resume,
+checksums, mirrors by HF_ENDPOINT); tag lists and thresholds are small text
+files in the authors' code repository. Every address can be replaced, also by a
+local file.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Release:
         repository: on the hub; with the prefix "spaces/" a demo space.
         filename: of the weights in that repository.
         tags: URL or path of the tag list.
-        thresholds: URL or path of the thresholds; None: the model has the authors' flat ones.
+        thresholds: URL or path of the thresholds; None: the model has the
+            authors' flat ones.
         revision: branch, tag or commit on the hub.
     """
 
@@ -83,8 +86,9 @@ def pull(
 ) -> Bundle:
     """Downloads a released model and makes a bundle of it.
 
-    The weights are kept in `cache_dir` until the bundle is there, and are removed then: a download that stopped goes on
-    where it was, and one that was complete is not repeated.
+    The weights are kept in `cache_dir` until the bundle is there, and are
+    removed then: a download that stopped goes on where it was, and one that was
+    complete is not repeated.
 
     Args:
         kind: which model.
@@ -97,7 +101,8 @@ def pull(
         options: further ones of `import_checkpoint`.
 
     Raises:
-        DownloadError: a file can't be had; names its address, and how to import one that was got otherwise.
+        DownloadError: a file can't be had; names its address, and how to import
+            one that was got otherwise.
         CheckpointError, VocabularyError: see `import_checkpoint`.
     """
     from ram_backend.models.importing import import_checkpoint
@@ -154,7 +159,8 @@ def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Rele
 def _resumed(url: str, size: int | None, target: Path) -> Path:
     """Downloads a file, or the rest of it where an earlier process was stopped.
 
-    The hub's own `hf_hub_download` goes on only within one process: it throws away what a stopped one has left.
+    The hub's own `hf_hub_download` goes on only within one process: it throws
+    away what a stopped one has left.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]

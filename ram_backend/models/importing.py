@@ -69,23 +69,29 @@ def import_checkpoint(
 ) -> Bundle:
     """Converts an official file of RAM, RAM++ or Tag2Text, whole or not at all.
 
-    The tensors stay in the file until they are written, so memory stays far below the size of the weights.
+    The tensors stay in the file until they are written, so memory stays far
+    below the size of the weights.
 
     Args:
-        file: `.pth`, weights under "model" (as the authors publish and their trainer saves it) or at the top.
+        file: `.pth`, weights under "model" (as the authors publish and their
+            trainer saves it) or at the top.
         tags: its tag list, one a line.
-        thresholds: one number a line; None: 0.68 for every tag, and for Tag2Text the authors' exceptions.
+        thresholds: one number a line; None: 0.68 for every tag, and for
+            Tag2Text the authors' exceptions.
         name: of the new bundle.
         bundles_dir: where bundles live.
         allow_extra: drop unknown keys instead of refusing the file.
         descriptions: label embeddings per tag in a RAM++ file; None: 51.
-        image_size: side of the images that the network was trained for; None: 384.
+        image_size: side of the images that the network was trained for; None:
+            384.
         origin: where the files came from, kept in the provenance.
         progress: gets each step in a few words.
 
     Raises:
-        CheckpointError: the file can't be used or the name is taken; names file or key, and the remedy.
-        VocabularyError: the tag list or the thresholds can't be used; names the file and the line.
+        CheckpointError: the file can't be used or the name is taken; names file
+            or key, and the remedy.
+        VocabularyError: the tag list or the thresholds can't be used; names the
+            file and the line.
     """
     say = progress or (lambda _: None)
     check_new_name(bundles_dir, name)

@@ -26,8 +26,10 @@ class LabelEmbeddings:
     """One or several embeddings per tag.
 
     Attributes:
-        rows: (N, d) float32 or float16, an array or a slice of a mapped file: tag 0's rows, then tag 1's, and so on.
-        counts: (tags,) int32, at least 1: how many rows each tag has (RAM++ 51, the others 1); they sum to N.
+        rows: (N, d) float32 or float16, an array or a slice of a mapped file:
+            tag 0's rows, then tag 1's, and so on.
+        counts: (tags,) int32, at least 1: how many rows each tag has (RAM++ 51,
+            the others 1); they sum to N.
         width: d.
     """
 
@@ -60,7 +62,8 @@ class LabelEmbeddings:
         """How many embeddings a tag has.
 
         Raises:
-            VocabularyError: a row outside the vocabulary, or an embedding of another width.
+            VocabularyError: a row outside the vocabulary, or an embedding of
+                another width.
         """
         if not isinstance(entry, np.ndarray):
             if not 0 <= entry < len(self):

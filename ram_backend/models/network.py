@@ -24,9 +24,10 @@ class Network(Protocol):
     """An encoder and a tagging head.
 
     Attributes:
-        encoder_id: names weights, engine and precision: equal ids give equal tokens. Part of cache keys.
-        side_by_side: whether two threads that encode at once get more done than one; if not, the engine uses all its
-            threads for each call.
+        encoder_id: names weights, engine and precision: equal ids give equal
+            tokens. Part of cache keys.
+        side_by_side: whether two threads that encode at once get more done than
+            one; if not, the engine uses all its threads for each call.
         token_shape: (T, D), number and width of an image's tokens.
     """
 
@@ -41,8 +42,10 @@ class Network(Protocol):
         """Precomputes what the head needs to know about L tags: rows of the vocabulary, or text embeddings (k, d).
 
         Raises:
-            TextEncoderUnavailable: a new tag, and the network learned its tags without a text encoder.
-            VocabularyError: a row outside the vocabulary, or an embedding of another width.
+            TextEncoderUnavailable: a new tag, and the network learned its tags
+                without a text encoder.
+            VocabularyError: a row outside the vocabulary, or an embedding of
+                another width.
         """
 
     def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
@@ -57,12 +60,16 @@ def load_network(
     Args:
         bundle: whose network.
         device: "auto" takes a CUDA device where there is one.
-        precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on CUDA devices that have it. What this
-            CPU only emulates (8 to 9 times slower than fp32) is replaced by fp32 with a warning, unless it is forced.
-        threads: CPU threads for inference, on torch those of the whole process; None leaves the engine's default.
+        precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on
+            CUDA devices that have it. What this CPU only emulates (8 to 9 times
+            slower than fp32) is replaced by fp32 with a warning, unless it is
+            forced.
+        threads: CPU threads for inference, on torch those of the whole process;
+            None leaves the engine's default.
 
     Raises:
-        BundleDamaged: the weights are not those of the architecture that the bundle names.
+        BundleDamaged: the weights are not those of the architecture that the
+            bundle names.
         SettingsError: the device is not there, or can't do that precision.
     """
     return _engine(bundle)(bundle, device=device, precision=precision, threads=threads)

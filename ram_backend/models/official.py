@@ -1,6 +1,7 @@
 """Key names and shapes of the authors' weight files, and where each tensor goes in ours.
 
-Shapes are read off our own network on torch's meta device; the numbers of a network are read from a file's shapes.
+Shapes are read off our own network on torch's meta device; the numbers of a
+network are read from a file's shapes.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def modern_name(key: str) -> str:
 def part_of(key: str) -> Part:
     """Which part of a model a tensor is in; structural ones are computed by the model itself.
 
-    Tied ones are second names in the captioner: layers 0 and 1 of the tag encoder share all but self-attention with
-    the tagging head, the decoder's last layer shares its weight and bias with others of the decoder.
+    Tied ones are second names in the captioner: layers 0 and 1 of the tag
+    encoder share all but self-attention with the tagging head, the decoder's
+    last layer shares its weight and bias with others of the decoder.
     """
     if any(part in key for part in _STRUCTURAL):
         return "structural"
@@ -65,7 +67,8 @@ def label_key(kind: Kind) -> str:
 def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> Kind | None:
     """Which model a file holds, judged by its keys; None where it is none of them.
 
-    The number of label embeddings tells RAM++ from RAM where the one key that RAM lacks is missing.
+    The number of label embeddings tells RAM++ from RAM where the one key that
+    RAM lacks is missing.
     """
     if "reweight_scale" in shapes:
         return "ram_plus"
@@ -81,7 +84,8 @@ def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_
     """The numbers of a network, from the shapes of its tensors.
 
     Raises:
-        CheckpointError: a tensor that tells a number is missing or has an impossible shape.
+        CheckpointError: a tensor that tells a number is missing or has an
+            impossible shape.
     """
     try:
         return Architecture(

@@ -21,12 +21,15 @@ class Preprocessing:
 
     Attributes:
         size: S, side of the square input in pixels.
-        resize: "squash" ignores the aspect ratio (RAM); "crop" scales the shorter side to S and cuts out the centre.
+        resize: "squash" ignores the aspect ratio (RAM); "crop" scales the
+            shorter side to S and cuts out the centre.
         interpolation: PIL's filter, always with its antialiasing.
         mean: per channel, subtracted from values in 0..1.
         std: per channel, divides afterwards.
-        exif_orientation: whether the EXIF orientation is applied (RAM's own code doesn't).
-        alpha: "drop" keeps the colour under transparent pixels (RAM); "white" lays the picture on white.
+        exif_orientation: whether the EXIF orientation is applied (RAM's own
+            code doesn't).
+        alpha: "drop" keeps the colour under transparent pixels (RAM); "white"
+            lays the picture on white.
     """
 
     size: int

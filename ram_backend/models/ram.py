@@ -41,9 +41,12 @@ class LabelBlock(NamedTuple):
     """Label embeddings of L tags, padded to one block.
 
     Attributes:
-        rows: (L, K, d), K the largest number of embeddings of a tag; 0 beyond a tag's own number.
-        absent: (L, K) bool, True beyond a tag's own number; None where all tags have K.
-        tags: (L,) int64 rows in the vocabulary; None for heads that share one classifier.
+        rows: (L, K, d), K the largest number of embeddings of a tag; 0 beyond a
+            tag's own number.
+        absent: (L, K) bool, True beyond a tag's own number; None where all tags
+            have K.
+        tags: (L,) int64 rows in the vocabulary; None for heads that share one
+            classifier.
     """
 
     rows: Tensor
@@ -113,7 +116,8 @@ class TaggingNetwork(nn.Module):
     def queries(self, labels: LabelBlock, tokens: Tensor | None) -> TagQueries:
         """Queries of L tags, with gradients; they depend on the tokens (B, T, D) in RAM++ only.
 
-        RAM++ mixes a tag's embeddings for each image, by the softmax of their scaled likeness to it (section 3.3).
+        RAM++ mixes a tag's embeddings for each image, by the softmax of their
+        scaled likeness to it (section 3.3).
         """
         if self.reweight_scale is None or tokens is None:
             return self.head.queries(labels.rows[:, 0], labels.tags)

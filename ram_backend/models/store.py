@@ -44,7 +44,8 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
     """Opens a bundle by its name or path; the starter is installed first where it is not there yet.
 
     Raises:
-        BundleNotFound: there is none of that name; the message lists those that are there.
+        BundleNotFound: there is none of that name; the message lists those that
+            are there.
         BundleDamaged: there is, but it can't be used.
     """
     path = bundles_dir / name

@@ -57,7 +57,8 @@ class TorchNetwork:
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
         """Maps the weights of a bundle and moves them to the device; see `load_network`.
 
-        Large weights are stored, and their products computed, in `precision`; everything else stays in float32.
+        Large weights are stored, and their products computed, in `precision`;
+        everything else stays in float32.
         """
         self._device = torch_device(device)
         fixed = _fixed_precision(precision, self._device)
@@ -168,10 +169,12 @@ class TorchNetwork:
 def load_module(bundle: Bundle) -> TaggingNetwork:
     """The network of a bundle as a torch module on the CPU, in fp32 and evaluation mode; for training see its class.
 
-    The weights are private pages of the bundle's file: changing them changes this module and never the bundle.
+    The weights are private pages of the bundle's file: changing them changes
+    this module and never the bundle.
 
     Raises:
-        BundleDamaged: the weights are not those of the architecture that the bundle names.
+        BundleDamaged: the weights are not those of the architecture that the
+            bundle names.
     """
     path = bundle.path / NETWORK
     try:

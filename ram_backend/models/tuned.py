@@ -1,7 +1,8 @@
 """Fine-tuned tagging head of a version: its file, and the network that it makes of the bundle's.
 
-The file holds every tensor of the head by its name, or LoRA factors: `<name>.a` (r, in) and `<name>.b` (out, r), whose
-product b a is added to the bundle's weight `<name>`. The tuned network shares encoder, label embeddings and tokens
+The file holds every tensor of the head by its name, or LoRA factors: `<name>.a`
+(r, in) and `<name>.b` (out, r), whose product b a is added to the bundle's
+weight `<name>`. The tuned network shares encoder, label embeddings and tokens
 with the bundle's, and so its `encoder_id`. No import here loads torch.
 """
 
@@ -41,13 +42,15 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
     """The bundle's network with the head that a version brings; its tokens and `encoder_id` stay the same.
 
     Args:
-        base: the bundle's network as `load_network` gave it; goes on working, unchanged.
+        base: the bundle's network as `load_network` gave it; goes on working,
+            unchanged.
         files: contents of the version's files by name.
 
     Raises:
-        VersionDamaged: there is no file of a tuned head, or both; it is not readable, or for another head; a value, or
-            what the head computes, is not finite; or the network takes no head (the starter's was fine-tuned by earlier
-            releases).
+        VersionDamaged: there is no file of a tuned head, or both; it is not
+            readable, or for another head; a value, or what the head computes,
+            is not finite; or the network takes no head (the starter's was
+            fine-tuned by earlier releases).
     """
     from ram_backend.models.torch_network import TorchNetwork
 

@@ -19,9 +19,11 @@ class ProjectKey:
     """The identity of a project; one that is made anew with the same number has another.
 
     Attributes:
-        instance: address of its Label Studio, as `instance_of` writes it; "" where no request has named one.
+        instance: address of its Label Studio, as `instance_of` writes it; ""
+            where no request has named one.
         id: its number in Label Studio.
-        created: creation time in Unix seconds; 0 where the client doesn't give one.
+        created: creation time in Unix seconds; 0 where the client doesn't give
+            one.
     """
 
     instance: str

@@ -65,11 +65,14 @@ class ProjectOptions(BaseModel):
 
     Attributes:
         tags: the requested tags, in this order, each once.
-        threshold: for all tags; in [0, 1]. A tag is on where its score is strictly above.
+        threshold: for all tags; in [0, 1]. A tag is on where its score is
+            strictly above.
         per_tag: threshold of single tags, by name; each in [0, 1].
         top_k: at most this many tags are shown, the best ones; >= 1.
-        precision: in place of `threshold`: least share of ticks that are right, by the calibration; in [0, 1].
-        add_cost: of a missing tag, in removed ticks, .01 to 100: calibrated tags are ticked above 1 / (1 + add_cost).
+        precision: in place of `threshold`: least share of ticks that are right,
+            by the calibration; in [0, 1].
+        add_cost: of a missing tag, in removed ticks, .01 to 100: calibrated
+            tags are ticked above 1 / (1 + add_cost).
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -95,8 +98,9 @@ class ProjectOptions(BaseModel):
 def merge(*options: ProjectOptions) -> ProjectOptions:
     """One from several, strongest first: field by field the first that is given; `per_tag` tag by tag.
 
-    A threshold of a single tag holds also against one for all tags from a stronger source. Threshold and precision are
-    alternatives: only the strongest source's one holds.
+    A threshold of a single tag holds also against one for all tags from a
+    stronger source. Threshold and precision are alternatives: only the
+    strongest source's one holds.
     """
     merged: dict[str, Any] = {}
     per_tag: dict[str, float] = {}
@@ -112,11 +116,13 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
 def parse_options(value: object, *, source: str = "Extra params of the connection") -> ProjectOptions:
     """Parses admins' settings, as Label Studio's `/setup` brings them: an object, a JSON text, or null.
 
-    Keys may also have the names usual in other backends (`model_score_threshold`, `score_threshold`, ...), in any case
-    and with hyphens; a key whose value is null is not given.
+    Keys may also have the names usual in other backends
+    (`model_score_threshold`, `score_threshold`, ...), in any case and with
+    hyphens; a key whose value is null is not given.
 
     Raises:
-        ProjectOptionsError: begins with `source`; names the first bad key, its value and what is allowed.
+        ProjectOptionsError: begins with `source`; names the first bad key, its
+            value and what is allowed.
     """
     found: dict[str, tuple[str, object]] = {}
     for key, entry in _mapping(value, source).items():

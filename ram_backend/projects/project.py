@@ -1,7 +1,8 @@
 """A project, its update by `/setup`, and its trusted connection: pure.
 
-`LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned by a command. A host that only a
-`/setup` request named gets the token that this request brought.
+`LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned
+by a command. A host that only a `/setup` request named gets the token that this
+request brought.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ class Project:
     """One project, as admins and Label Studio have set it up; immutable.
 
     Attributes:
-        access_token: of the last `/setup` that brought one: a secret, shown nowhere.
+        access_token: of the last `/setup` that brought one: a secret, shown
+            nowhere.
         extra_params: the last valid extra params of the connection.
-        extra_params_error: why those of the last `/setup` can't be used; None: they can.
+        extra_params_error: why those of the last `/setup` can't be used; None:
+            they can.
         set_options: of `ram-backend project set`.
-        revision: number of changes to label config, extra params or set options.
+        revision: number of changes to label config, extra params or set
+            options.
         updated_at: when the row was last written; None: not yet.
     """
 
@@ -111,8 +115,8 @@ def _storable(text: str) -> str:
 class Pin:
     """The Label Studio that is trusted where the settings name none.
 
-    `by_command`: `connect` (which may bring a token) or `project pin-host` named it; else it was the first `/setup`,
-    with both ends on loopback.
+    `by_command`: `connect` (which may bring a token) or `project pin-host`
+    named it; else it was the first `/setup`, with both ends on loopback.
     """
 
     host: str

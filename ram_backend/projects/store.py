@@ -32,19 +32,23 @@ _log = logging.getLogger(__name__)
 class ProjectStore:
     """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
 
-    Only `start` and `close` wait for the database. While it can't be reached, projects are answered from memory, and
-    writes wait.
+    Only `start` and `close` wait for the database. While it can't be reached,
+    projects are answered from memory, and writes wait.
 
     Attributes:
-        problem: why the last exchange with the database failed; None: it did not.
+        problem: why the last exchange with the database failed; None: it did
+            not.
         evicted: number of projects that had to go, having never been used.
 
     Args:
-        settings: the database; Label Studio's address (where it is set, nothing is pinned) and token; the server's host
-            (on loopback, the first `/setup` may pin a Label Studio on loopback); the number of projects.
+        settings: the database; Label Studio's address (where it is set, nothing
+            is pinned) and token; the server's host (on loopback, the first
+            `/setup` may pin a Label Studio on loopback); the number of
+            projects.
 
     Raises:
-        SettingsError: `database_url` can't be used. A database that can't be reached raises nothing, see `problem`.
+        SettingsError: `database_url` can't be used. A database that can't be
+            reached raises nothing, see `problem`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -89,8 +93,9 @@ class ProjectStore:
     def pin(self) -> Pin | None:
         """The Label Studio that is trusted where the settings name none; None: none, or not known yet.
 
-        The first host counts at once where the database had no pin at the last read; a pin that another process wrote
-        meanwhile replaces it with the next exchange.
+        The first host counts at once where the database had no pin at the last
+        read; a pin that another process wrote meanwhile replaces it with the
+        next exchange.
         """
         first = self._to_pin if self._change >= 0 else None
         return self._pinned or (None if first is None else Pin(first, by_command=False))
@@ -100,7 +105,8 @@ class ProjectStore:
 
         Raises:
             QuotaExceeded: there is no room; nothing was stored.
-            ProjectOptionsError: the extra params can't be used. The last good ones stay, all else was stored.
+            ProjectOptionsError: the extra params can't be used. The last good
+                ones stay, all else was stored.
         """
         key = setup.key
         with self._lock:
@@ -131,8 +137,9 @@ class ProjectStore:
     def key(self, project: str | int, hostname: str | None) -> ProjectKey:
         """The project that a `/setup` request names.
 
-        Where the settings name the Label Studio, the hostname is only its address for browsers, and a known project
-        keeps its key when that changes.
+        Where the settings name the Label Studio, the hostname is only its
+        address for browsers, and a known project keeps its key when that
+        changes.
 
         Raises:
             InputError: `project` or `hostname` is malformed.
@@ -153,7 +160,8 @@ class ProjectStore:
     def find(self, project_id: int, created: int) -> Project | None:
         """The project of a request without a hostname (`/predict`, `/webhook`).
 
-        Of several instances' projects, one of a trusted host comes first, then the one with the latest `/setup`.
+        Of several instances' projects, one of a trusted host comes first, then
+        the one with the latest `/setup`.
         """
         with self._lock:
             found = [each for each in self._view.values() if (each.key.id, each.key.created) == (project_id, created)]
@@ -167,7 +175,8 @@ class ProjectStore:
     def to_try(self, key: ProjectKey, access_token: str | None) -> Connection | None:
         """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
 
-        None: the token is not new, replaces none, or would go to a host that is not trusted.
+        None: the token is not new, replaces none, or would go to a host that is
+            not trusted.
         """
         known, token = self.get(key), (access_token or "").strip()
         if known is None or not token or known.access_token in (None, token):
@@ -179,7 +188,8 @@ class ProjectStore:
         """Anybody who may call `/setup` makes rows, which must not fill memory and disk: evicts what was never used.
 
         Raises:
-            QuotaExceeded: there are enough projects, or they are too large together, of all hosts or of this one.
+            QuotaExceeded: there are enough projects, or they are too large
+                together, of all hosts or of this one.
         """
         shares = [(after.hostname, SHARE_OF_HOST)] if not self.connection(after).trusted else []
         for host, share in [*shares, (None, 1)]:

@@ -185,7 +185,8 @@ class ProjectTable:
     def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> Pin:
         """Pins the address of a Label Studio; returns the pin now.
 
-        Without `token`, an earlier one for the same host stays. A pin that is not by command replaces no earlier one.
+        Without `token`, an earlier one for the same host stays. A pin that is
+        not by command replaces no earlier one.
 
         Raises:
             DatabaseUnavailable: nothing was written.

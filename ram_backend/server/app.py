@@ -49,8 +49,8 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
 
     Args:
         settings: of the server.
-        jobs: where training is asked for; started and closed by the caller. None: no worker is connected, and Start
-            Training says so.
+        jobs: where training is asked for; started and closed by the caller.
+            None: no worker is connected, and Start Training says so.
         model: None: the settings' one, opened and loaded in the background.
 
     Raises:

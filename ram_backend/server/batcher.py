@@ -57,11 +57,12 @@ class _Work:
 class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
 
-    A batch goes when it is full, or when its first image has waited `wait_s`. Jobs (scoring by a head) go before the
-    next batch, for they finish requests; after `LATE_S`, only those that were queued during the batch before.
+    A batch goes when it is full, or when its first image has waited `wait_s`.
+    Jobs (scoring by a head) go before the next batch, for they finish requests;
+    after `LATE_S`, only those that were queued during the batch before.
 
-    A spare lane is a second thread of low priority that encodes, too, while the first one is busy, for networks that
-    gain by it (`Network.side_by_side`).
+    A spare lane is a second thread of low priority that encodes, too, while the
+    first one is busy, for networks that gain by it (`Network.side_by_side`).
     """
 
     def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:

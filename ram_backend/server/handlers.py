@@ -51,8 +51,10 @@ async def setup(services: Services, request: SetupRequest) -> str:
     """Takes in what `/setup` brings; returns the model version that predictions will have.
 
     Raises:
-        InputError: project, hostname, extra params or label config can't be used.
-        NotAvailable: the bundle can't be opened, or building the snapshot has failed.
+        InputError: project, hostname, extra params or label config can't be
+            used.
+        NotAvailable: the bundle can't be opened, or building the snapshot has
+            failed.
     """
     store, swap = services.store, services.swap
     key = store.key(request.project, request.hostname)
@@ -97,7 +99,8 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
 
     Raises:
         InputError: the label config can't be used.
-        NotAvailable: see `predict_tasks`. Where many tasks were not done in time, a job does them.
+        NotAvailable: see `predict_tasks`. Where many tasks were not done in
+            time, a job does them.
     """
     if not request.tasks:
         return {"results": []}
@@ -159,7 +162,8 @@ async def _late(
 async def webhook(services: Services, request: WebhookRequest) -> dict[str, Any]:
     """Answers `/webhook`, once the event is durable (protocol section 7).
 
-    Label Studio ignores errors; the ledger gets such an event when it is next compared with it.
+    Label Studio ignores errors; the ledger gets such an event when it is next
+    compared with it.
     """
     services.metrics.event(request.action)
     take = _start_training if request.action == "START_TRAINING" else _record

@@ -24,8 +24,8 @@ from ram_backend.settings import Settings, load_settings
 class InProcess:
     """The handlers of `/setup` and `/predict`, on an event loop in a thread, for many threads.
 
-    Requests name a project by its number alone, for hosts don't tell when it was created. What they leave None is what
-    is known from elsewhere.
+    Requests name a project by its number alone, for hosts don't tell when it
+    was created. What they leave None is what is known from elsewhere.
     """
 
     def __init__(self, settings: Settings, *, model: Model | None = None) -> None:

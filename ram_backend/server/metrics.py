@@ -33,9 +33,11 @@ _log = logging.getLogger(__name__)
 class ServerMetrics:
     """The server's numbers, in a registry of their own.
 
-    Outcomes: tasks "tagged" or "broken" (an empty prediction); images "tagged", or the class of the error;
-    token_lookups "hit" or "miss"; ledger_events "new", "known" or "failed"; shown "written" or "lost"; swaps "swapped"
-    or "quarantined". What was refused by a quota: "projects", "new_tags" or "events".
+    Outcomes: tasks "tagged" or "broken" (an empty prediction); images "tagged",
+    or the class of the error; token_lookups "hit" or "miss"; ledger_events
+    "new", "known" or "failed"; shown "written" or "lost"; swaps "swapped" or
+    "quarantined". What was refused by a quota: "projects", "new_tags" or
+    "events".
     """
 
     def __init__(self) -> None:

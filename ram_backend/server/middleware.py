@@ -1,7 +1,8 @@
 """ASGI middleware: request id, access control, log line, metrics; limits of bodies; error responses.
 
-An error is one JSON object with one line for people, which the status line repeats: of an answer >= 400 Label Studio
-shows only "400 Client Error: REASON for url: ...". ASGI has no reason phrase, so the app names it in the header
+An error is one JSON object with one line for people, which the status line
+repeats: of an answer >= 400 Label Studio shows only "400 Client Error: REASON
+for url: ...". ASGI has no reason phrase, so the app names it in the header
 `x-reason`, and the connection (`running`) writes it into the status line.
 """
 
@@ -111,8 +112,9 @@ def _shortened(text: str, limit: int) -> str:
 class Access:
     """Access control: known Hosts, no foreign web pages, basic auth, a webhook secret.
 
-    With a secret `/webhook` needs no basic auth, for Label Studio sends none. `hosts` are the server's names, in lower
-    case and without ports; None: any will do.
+    With a secret `/webhook` needs no basic auth, for Label Studio sends none.
+    `hosts` are the server's names, in lower case and without ports; None: any
+    will do.
 
     Raises:
         SettingsError: a user without a password, or the other way round.
@@ -132,8 +134,9 @@ class Access:
         """Lets a request pass.
 
         Raises:
-            Refused: 421 for an unknown Host, 403 for a web page of another origin, 401 without login or secret, 415 for
-                a POST that is not JSON.
+            Refused: 421 for an unknown Host, 403 for a web page of another
+                origin, 401 without login or secret, 415 for a POST that is not
+                JSON.
         """
         headers = Headers(scope=scope)
         hosts = headers.getlist("host") or [""]
@@ -186,7 +189,8 @@ class BodyReader:
         """The body of a request; its bytes count as held until the context ends.
 
         Raises:
-            Refused: 413, 408 or 503: it is too large, too slow, or one of too many large ones.
+            Refused: 413, 408 or 503: it is too large, too slow, or one of too
+                many large ones.
         """
         body = bytearray()
         announced = request.headers.get("content-length", "0")

@@ -58,7 +58,8 @@ class ModelIdentity:
 class Model:
     """Loads the settings' bundle in a thread, unless it is given; installs it if it has to.
 
-    Everybody else asks for the futures, which are new ones where a missing bundle came.
+    Everybody else asks for the futures, which are new ones where a missing
+    bundle came.
     """
 
     def __init__(
@@ -168,7 +169,8 @@ def network_threads(settings: Settings) -> int:
 def has_spare_lane(settings: Settings) -> bool:
     """Whether the network may use what answering requests leaves of that one core.
 
-    Only where it has one thread: those of a larger pool have the same priority, whoever calls.
+    Only where it has one thread: those of a larger pool have the same priority,
+        whoever calls.
     """
     return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
 

@@ -1,6 +1,7 @@
 """Model class for label-studio-ml's own server: the 1.0.9 of PyPI, and the 2.x line. Only that host imports it.
 
-Hosts make objects of the class all the time, so it holds nothing; what they share is in `in_process`.
+Hosts make objects of the class all the time, so it holds nothing; what they
+share is in `in_process`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ _log = logging.getLogger(__name__)
 class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     """Tags images with the bundle of the settings (`RAM_BUNDLE`, ...), as `ram-backend serve` does, for one project.
 
-    On 1.0.9 predictions have no `model_version`: Label Studio puts the one there that `/setup` has answered.
+    On 1.0.9 predictions have no `model_version`: Label Studio puts the one
+        there that `/setup` has answered.
 
     Args:
-        given: on 2.x number of the project and label config; on 1.0.9 what `/setup` brings, and the options of
-            `label-studio-ml start DIR --with threshold=0.4`, which have the names of extra params.
+        given: on 2.x number of the project and label config; on 1.0.9 what
+            `/setup` brings, and the options of `label-studio-ml start DIR
+            --with threshold=0.4`, which have the names of extra params.
 
     Raises:
         ProjectOptionsError: an option of the start can't be used.
-        NotAvailable: the bundle is still being opened, or can't be (2.x; on 1.0.9 `predict` finds out).
+        NotAvailable: the bundle is still being opened, or can't be (2.x; on
+            1.0.9 `predict` finds out).
     """
 
     def __init__(self, *positional: Any, **given: Any) -> None:

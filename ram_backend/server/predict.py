@@ -52,11 +52,13 @@ async def predict_tasks(
 ) -> list[dict[str, Any]]:
     """One prediction per task (at least one), in order; those of images that can't be tagged are empty.
 
-    All of them are the work of one snapshot. Cancelling stops the work that has not begun.
+    All of them are the work of one snapshot. Cancelling stops the work that has
+    not begun.
 
     Raises:
         NotAvailable: they can't be made.
-        LabelStudioUnreachable: Label Studio doesn't bring its images now; nothing is answered for any task.
+        LabelStudioUnreachable: Label Studio doesn't bring its images now;
+            nothing is answered for any task.
         ImageUnreachable: none of the images could be had, and later some may.
     """
     network = await shared(services.model.network)
@@ -210,8 +212,9 @@ class _Request:
 def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
     """Per image the choices that matter for its prediction, in the order of the control's.
 
-    A choice has the score of its best text. Of thousands that are off, only those count that are nearest to their
-    thresholds (see `control_confidence`), and the best.
+    A choice has the score of its best text. Of thousands that are off, only
+    those count that are nearest to their thresholds (see `control_confidence`),
+    and the best.
 
     Args:
         control: C choices with L texts.

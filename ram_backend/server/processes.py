@@ -41,7 +41,8 @@ class WorkerProcesses:
         """The result of a module's function in one of the processes, once it is done.
 
         Raises:
-            NotAvailable: a process has ended, for want of memory perhaps, or the server is going down.
+            NotAvailable: a process has ended, for want of memory perhaps, or
+                the server is going down.
         """
         try:
             pool = self._started()

@@ -31,9 +31,11 @@ _PLAIN = "not calibrated, their scores are the network's own"
 class PrecisionThresholds:
     """Thresholds for "tick only where precision is at least p", and for which tags a bundle's calibration promises it.
 
-    A calibrated score is the expected precision at that score, so at least p of all ticks above p are right, however
-    the scores are spread, and no lower threshold promises that. It holds for tags with a calibration curve of their
-    own, on photos such as those it was fitted on. Others are never ticked below the bundle's threshold, and are named.
+    A calibrated score is the expected precision at that score, so at least p of
+    all ticks above p are right, however the scores are spread, and no lower
+    threshold promises that. It holds for tags with a calibration curve of their
+    own, on photos such as those it was fitted on. Others are never ticked below
+    the bundle's threshold, and are named.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -73,9 +75,12 @@ class ControlChoices:
     """The choices of one control that are scored, for all tasks or (dynamic ones) for one.
 
     Attributes:
-        columns: per choice the places of its texts in `texts`, which are distinct.
-        thresholds: per choice what admins set; None: the bundle's own threshold holds.
-        add_cost: what it costs to add a missing tag, in removed ticks; shifts the thresholds of calibrated tags.
+        columns: per choice the places of its texts in `texts`, which are
+            distinct.
+        thresholds: per choice what admins set; None: the bundle's own threshold
+            holds.
+        add_cost: what it costs to add a missing tag, in removed ticks; shifts
+            the thresholds of calibrated tags.
     """
 
     choices: tuple[Choice, ...]
@@ -90,11 +95,15 @@ class ResolvedConfig:
     """Everything that decides what a project's predictions are.
 
     Attributes:
-        controls: by name, what is scored of those with fixed choices; those with dynamic ones are missing.
-        model_version: names the behaviour; made of identities, never of computed numbers.
-        owner: the project that it was resolved for first; those without a Label Studio are one.
+        controls: by name, what is scored of those with fixed choices; those
+            with dynamic ones are missing.
+        model_version: names the behaviour; made of identities, never of
+            computed numbers.
+        owner: the project that it was resolved for first; those without a Label
+            Studio are one.
         version: what the project has learned; None: the bundle's base.
-        new_tags: number of texts of fixed choices that the vocabulary doesn't know.
+        new_tags: number of texts of fixed choices that the vocabulary doesn't
+            know.
         by_precision: None: nobody asks for a precision.
     """
 
@@ -117,7 +126,8 @@ def resolve_config(
 ) -> ResolvedConfig:
     """Merges what the label config, its admin, the bundle and the project's version say.
 
-    The label config need not be the stored one, and the version need not be read yet; None: the base.
+    The label config need not be the stored one, and the version need not be
+    read yet; None: the base.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.

@@ -98,8 +98,10 @@ class Snapshot:
 
     Attributes:
         version: what the project has learned; None: the bundle's base.
-        taggers: by control; those with dynamic choices are missing, and those without choices.
-        dynamic: taggers for choices that come with tasks; they end with the snapshot.
+        taggers: by control; those with dynamic choices are missing, and those
+            without choices.
+        dynamic: taggers for choices that come with tasks; they end with the
+            snapshot.
     """
 
     config: ResolvedConfig
@@ -115,11 +117,13 @@ _ConfigKey = tuple[ProjectKey, bytes, ProjectOptions, ProjectOptions, VersionRef
 class SnapshotCache:
     """Resolves label configs and builds snapshots, each at most once at a time.
 
-    Projects whose predictions are the same in everything share a snapshot; no other ones do.
+    Projects whose predictions are the same in everything share a snapshot; no
+    other ones do.
 
     Args:
         resolvers: threads that resolve label configs.
-        builders: threads that build snapshots whose tags are known; those of new tags have a thread for each project.
+        builders: threads that build snapshots whose tags are known; those of
+            new tags have a thread for each project.
         limit: most snapshots.
         max_new_tags: most of one label config, or of one task's choices.
     """
@@ -181,7 +185,8 @@ class SnapshotCache:
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
         """Builds the snapshot of a project's label config under a version, and waits for it.
 
-        None: it failed for another reason than the version (VersionDamaged); requests will say so.
+        None: it failed for another reason than the version (VersionDamaged);
+            requests will say so.
         """
         try:
             config = self.resolve(project, project.label_config, version).result()

@@ -48,10 +48,13 @@ class _State:
     """What the database wants for a project, and what answers; one state for each such wish.
 
     Attributes:
-        unloaded: only the version's name is known, since the start; the first request loads it.
+        unloaded: only the version's name is known, since the start; the first
+            request loads it.
         live: the version that answers; None: the bundle's base.
-        at_start: found when the server started; of another bundle, it is learned anew.
-        reason: why the version can't be served, in one line; None: it can, or that is not known yet.
+        at_start: found when the server started; of another bundle, it is
+            learned anew.
+        reason: why the version can't be served, in one line; None: it can, or
+            that is not known yet.
         noticed, next_try: on the monotonic clock.
     """
 
@@ -82,9 +85,10 @@ class _State:
 class VersionSwap:
     """Per project the version that is live, kept in step with the database, which need not be reachable.
 
-    At the start a project's `model_version` already names the database's version; its files are loaded for the first
-    request. From then on the old version answers until the new one is ready. Versions of another bundle are learned
-    anew by a job.
+    At the start a project's `model_version` already names the database's
+    version; its files are loaded for the first request. From then on the old
+    version answers until the new one is ready. Versions of another bundle are
+    learned anew by a job.
     """
 
     versions_dir: Path

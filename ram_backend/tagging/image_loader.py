@@ -1,7 +1,8 @@
 """From an image file's bytes to its tokens: decode, hash, cache look-up, batched encode.
 
-Serving, training and the commands load images here, so that the same bytes give the same tokens everywhere. A cached
-file holds an image's tokens, perceptual hash and size, so that the image is neither decoded nor encoded again.
+Serving, training and the commands load images here, so that the same bytes give
+the same tokens everywhere. A cached file holds an image's tokens, perceptual
+hash and size, so that the image is neither decoded nor encoded again.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class LoadedImage:
         sha256: of the file's bytes, in hex.
         phash: 64-bit perceptual hash; 0 where the loader has no cache.
         size: (width, height) in pixels, upright.
-        tokens: (T, D) float32 where they were cached; None where the image has to be encoded.
+        tokens: (T, D) float32 where they were cached; None where the image has
+            to be encoded.
         pixels: (3, S, S) float32 where it has to be encoded; else None.
     """
 
@@ -64,12 +66,14 @@ class ImageLoader:
     Args:
         preprocessing: the bundle's.
         encoder_id: the network's.
-        cache: of image tokens, rounded to `TOKEN_DTYPE`; None: tokens are neither kept nor rounded, and images are not
-            hashed perceptually.
+        cache: of image tokens, rounded to `TOKEN_DTYPE`; None: tokens are
+            neither kept nor rounded, and images are not hashed perceptually.
         max_pixels: limit for width x height (RAM_MAX_IMAGE_PIXELS).
         max_bytes: limit for the file's size (RAM_MAX_IMAGE_BYTES).
-        decoders: images decoded at the same time, at most; a large one counts apart.
-        elsewhere: calls a function in another process, for images that would hold up this one; None: none is there.
+        decoders: images decoded at the same time, at most; a large one counts
+            apart.
+        elsewhere: calls a function in another process, for images that would
+            hold up this one; None: none is there.
     """
 
     def __init__(
@@ -105,7 +109,8 @@ class ImageLoader:
 
         Raises:
             ImageTooLarge: more bytes or pixels than the limits allow.
-            ImageUnreadable: not an image of a known format, damaged, or cut off.
+            ImageUnreadable: not an image of a known format, damaged, or cut
+                off.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         found = self.cached(sha256)

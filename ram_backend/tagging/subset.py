@@ -21,11 +21,14 @@ class Subset:
     """The tags that are asked of a bundle, in the order asked.
 
     Attributes:
-        names: L tags, exactly the strings asked; the same string may occur twice.
-        entries: per tag its row in the bundle's vocabulary, or for a new tag its text embeddings (k, d) float32.
+        names: L tags, exactly the strings asked; the same string may occur
+            twice.
+        entries: per tag its row in the bundle's vocabulary, or for a new tag
+            its text embeddings (k, d) float32.
         thresholds: (L,) float32; a tag is on where its score is strictly above.
         calibration: of these L tags.
-        text_identity: names what the new tags were embedded from and by; None where there are none.
+        text_identity: names what the new tags were embedded from and by; None
+            where there are none.
     """
 
     names: tuple[str, ...]
@@ -64,13 +67,16 @@ def resolve_subset(
     Args:
         bundle: whose vocabulary is searched.
         names: tags, at least one; no empty string.
-        text_encoder: embeds tags that the vocabulary doesn't know; None: there is none at hand.
-        described: text embeddings (k, d) of tags that are scored from them even where the vocabulary knows the tag.
+        text_encoder: embeds tags that the vocabulary doesn't know; None: there
+            is none at hand.
+        described: text embeddings (k, d) of tags that are scored from them even
+            where the vocabulary knows the tag.
         described_from: names the descriptions, e.g. by a digest of the file.
 
     Raises:
         VocabularyError: nothing was asked, or an empty tag.
-        TextEncoderUnavailable: a tag is not in the vocabulary, and there is no encoder to embed it.
+        TextEncoderUnavailable: a tag is not in the vocabulary, and there is no
+            encoder to embed it.
     """
     if not names:
         raise VocabularyError("No tags were asked for: name at least one.")
@@ -103,7 +109,8 @@ def resolve_subset(
 def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None:
     """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
 
-    None where the bundle learned its tags without a text encoder: its label embeddings are no texts.
+    None where the bundle learned its tags without a text encoder: its label
+        embeddings are no texts.
     """
     if bundle.text_encoder is None:
         return None

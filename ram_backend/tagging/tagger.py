@@ -30,7 +30,8 @@ class TagScores:
 
     Attributes:
         logits: (N, L) float32 of the network, before calibration and delta.
-        log_odds: (N, L) float32, calibrated, with the delta; their sigmoid are the scores.
+        log_odds: (N, L) float32, calibrated, with the delta; their sigmoid are
+            the scores.
         scores: (N, L) float32, calibrated probabilities in [0, 1].
     """
 
@@ -42,12 +43,13 @@ class TagScores:
 class Tagger:
     """Scores the tags of one subset on images, with one bundle; immutable.
 
-    Where image tokens are cached, the head sees them rounded to `token_dtype` on a hit and a miss alike, and
-    `model_version` names it: same string, same scores. Where nothing is cached, as in `ram-backend tag`, nothing is
+    Where image tokens are cached, the head sees them rounded to `token_dtype`
+    on a hit and a miss alike, and `model_version` names it: same string, same
+    scores. Where nothing is cached, as in `ram-backend tag`, nothing is
     rounded, and the logits are those of the authors' code.
 
-    A project's version is a delta: tags that it names get its log-odds and thresholds, all others stay what they are
-    without it, bit by bit.
+    A project's version is a delta: tags that it names get its log-odds and
+    thresholds, all others stay what they are without it, bit by bit.
 
     Args:
         bundle: whose network it is.
@@ -55,12 +57,15 @@ class Tagger:
         subset: the tags to score.
         token_dtype: precision of the cache in use; None: there is none.
         delta: what a version changes; None: nothing.
-        version: digest of that version, part of `model_version`; None: the bundle's own behaviour, or a delta that is
-            only measured and never served.
-        base: a tagger of the same network and subset, whose precomputed queries are shared.
+        version: digest of that version, part of `model_version`; None: the
+            bundle's own behaviour, or a delta that is only measured and never
+            served.
+        base: a tagger of the same network and subset, whose precomputed queries
+            are shared.
 
     Raises:
-        VersionDamaged: the delta was made for features of another width, so for another bundle.
+        VersionDamaged: the delta was made for features of another width, so for
+            another bundle.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Evidence of annotators: a Poisson test of their edits against what the calibrated scores expect.
 
-An untouched tag is a "no" at full weight, unless its annotator adds far fewer tags than the scores expect: then tags
-that were off say nothing. Annotators who remove far fewer, too, accept everything, and their photos are no evidence.
+An untouched tag is a "no" at full weight, unless its annotator adds far fewer
+tags than the scores expect: then tags that were off say nothing. Annotators who
+remove far fewer, too, accept everything, and their photos are no evidence.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
     log-odds = base_scale * z + residual_scale * u + offset
 
-is a logistic regression per tag whose coefficients are drawn towards common ones (a mixed-effects model fitted by
-penalised likelihood; Gelman and Hill 2007, chapter 14): a tag that was seen often goes its own way, a rare one follows
-the others, and with few images in all the common ones stay near the bundle's own curve: base_scale 1, offset 0.
-Here z is the bundle's calibrated log-odds and u what a recipe says about images that it was not fitted on, so that
-`residual_scale` is honest.
+is a logistic regression per tag whose coefficients are drawn towards common
+ones (a mixed-effects model fitted by penalised likelihood; Gelman and Hill
+2007, chapter 14): a tag that was seen often goes its own way, a rare one
+follows the others, and with few images in all the common ones stay near the
+bundle's own curve: base_scale 1, offset 0. Here z is the bundle's calibrated
+log-odds and u what a recipe says about images that it was not fitted on, so
+that `residual_scale` is honest.
 
 Shapes: N images, L tags.
 """
@@ -51,8 +53,8 @@ class PooledPrior:
 
     Attributes:
         coefficients: (3,) base_scale, residual_scale, offset.
-        likelihood: penalised log-likelihood of the pairs that they were learned from, at most 0; comparable between
-            several u of the same labels.
+        likelihood: penalised log-likelihood of the pairs that they were learned
+            from, at most 0; comparable between several u of the same labels.
     """
 
     coefficients: FloatArray
@@ -82,9 +84,11 @@ class TagCalibrations:
 def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
 
-    Of one tag all known pairs count alike, else the tag's rate would be wrong: where a "no" is believed half as much as
-    a "yes", scores would come out twice as high as what people then tick. They count half-way between how much the
-    tag's positives and how much its negatives are believed; without positives it is as much as its negatives.
+    Of one tag all known pairs count alike, else the tag's rate would be wrong:
+    where a "no" is believed half as much as a "yes", scores would come out
+    twice as high as what people then tick. They count half-way between how much
+    the tag's positives and how much its negatives are believed; without
+    positives it is as much as its negatives.
     """
     known = weights > 0
 
@@ -104,7 +108,8 @@ def fit_pooled_prior(
 
     Args:
         z: (N, L) the bundle's calibrated log-odds.
-        u: (N, L) with a mean square of about 1; all 0 where there is nothing but the bundle.
+        u: (N, L) with a mean square of about 1; all 0 where there is nothing
+            but the bundle.
         labels: (N, L).
         counts: (N, L) see `pair_weights`.
 
@@ -125,8 +130,8 @@ def fit_tag_calibrations(
     """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
 
     Returns:
-        Coefficients of all tags; (1, 0, 0), the bundle's, for a tag without any known pair, and for all tags where
-        there are no common ones.
+        Coefficients of all tags; (1, 0, 0), the bundle's, for a tag without any
+        known pair, and for all tags where there are no common ones.
     """
     tags = np.flatnonzero((counts > 0).any(axis=0))
     base_scale, residual_scale, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
@@ -147,8 +152,9 @@ def fit_tag_calibrations(
 def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> FloatArray:
     """Offsets of the tags with clear evidence; all others keep the bundle's calibration.
 
-    MAP estimate per tag of sigmoid(z + offset) under a Gaussian prior of mean 0 and standard deviation `OFFSET_SD`; an
-    offset below `CLEAR_EVIDENCE` posterior standard deviations (Laplace approximation) is 0.
+    MAP estimate per tag of sigmoid(z + offset) under a Gaussian prior of mean 0
+    and standard deviation `OFFSET_SD`; an offset below `CLEAR_EVIDENCE`
+    posterior standard deviations (Laplace approximation) is 0.
 
     Args:
         z: (N, L) calibrated log-odds.
@@ -179,7 +185,8 @@ def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, counts: Flo
         counts: (N, L).
 
     Returns:
-        Slope, within `SLOPES`, and offset; (1, 0) where the known labels are all equal.
+        Slope, within `SLOPES`, and offset; (1, 0) where the known labels are
+        all equal.
     """
     known = counts > 0
     if not (labels & known).any() or not (~labels & known).any():
@@ -208,7 +215,8 @@ def _fit(
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
     """Newton steps on common coefficients (3,) and the tags' shifts (L, 3) at once; these are eliminated tag by tag.
 
-    The Hessian is an arrow: tags meet only through the common coefficients, whose system is its Schur complement.
+    The Hessian is an arrow: tags meet only through the common coefficients,
+        whose system is its Schur complement.
     """
     inputs = np.stack([z[:, tags].astype(np.float64), u[:, tags], np.ones((len(z), len(tags)))])
     target, weight = labels[:, tags].astype(np.float64), counts[:, tags]

@@ -2,11 +2,15 @@
 
 What is minimised, over images of the project:
 
-    asymmetric loss of the project's tags, each pair counted by how much its label is believed
-  + replay of the bundle's own scores on tags outside the project (in eval mode: dropout would pass for drift)
+    asymmetric loss of the project's tags, each pair counted by how much its
+    label is believed
+  + replay of the bundle's own scores on tags outside the project (in eval mode:
+  dropout would pass for drift)
 
-Each round starts from the bundle's head and learns from all corrections, so earlier ones are not forgotten and those
-that were withdrawn leave no trace. A fifth of the images is left out: it says when to stop, and what the head is worth.
+Each round starts from the bundle's head and learns from all corrections, so
+earlier ones are not forgotten and those that were withdrawn leave no trace. A
+fifth of the images is left out: it says when to stop, and what the head is
+worth.
 """
 
 from __future__ import annotations
@@ -60,7 +64,8 @@ class TuningOptions:
         rank: r of LoRA (needs peft); None: the whole head learns.
         epochs: at most.
         batch: images a step.
-        learning_rate: at its highest; None: .15 / H, or 1 / H for LoRA: weights are about 1 / sqrt(H) large.
+        learning_rate: at its highest; None: .15 / H, or 1 / H for LoRA: weights
+            are about 1 / sqrt(H) large.
         dropout: on attention weights and layer outputs, in [0, 1).
         gamma_neg: of the asymmetric loss.
         clip: of the asymmetric loss.
@@ -93,9 +98,11 @@ class HeadTrainer:
         bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
         subset: the training set's tags.
         options: see there.
-        replay_tokens: (M, T, D) tokens of other photos on which the bundle's scores are replayed, too.
-        harmless: whether a head, given as files of a version, leaves other tags alone; one that doesn't is no result,
-            so that a simpler trainer can win. None: no check.
+        replay_tokens: (M, T, D) tokens of other photos on which the bundle's
+            scores are replayed, too.
+        harmless: whether a head, given as files of a version, leaves other tags
+            alone; one that doesn't is no result, so that a simpler trainer can
+            win. None: no check.
     """
 
     bundle: Bundle
@@ -144,8 +151,9 @@ class HeadTrainer:
 class _Tuning:
     """One run over the images `rest`, judged on `held`.
 
-    A tag's calibrated log-odds are linear in its head's logit, z = slope * logit + offset, so a tuned head changes them
-    by slope * (its logit - the bundle's).
+    A tag's calibrated log-odds are linear in its head's logit, z = slope *
+    logit + offset, so a tuned head changes them by slope * (its logit - the
+    bundle's).
     """
 
     def __init__(
@@ -291,19 +299,22 @@ def asymmetric_loss(
 ) -> Tensor:
     """Binary cross-entropy that turns away from easy negatives (Ridnik et al. 2021, "Asymmetric Loss", equation 7).
 
-    With p the probability of a tag: -log p where it is right, -q^gamma_neg log(1 - q) with q = max(p - clip, 0) where
-    it is wrong, nothing where nobody knows. The focusing weight q^gamma_neg carries gradient; RAM's training detaches
-    it. gamma_neg 0 and clip 0 give plain binary cross-entropy.
+    With p the probability of a tag: -log p where it is right, -q^gamma_neg
+    log(1 - q) with q = max(p - clip, 0) where it is wrong, nothing where nobody
+    knows. The focusing weight q^gamma_neg carries gradient; RAM's training
+    detaches it. gamma_neg 0 and clip 0 give plain binary cross-entropy.
 
     Args:
         logits: (B, L).
         labels: (B, L), 1 = right, 0 = wrong; anything where unknown.
-        known: (B, L), 0 = unknown: no loss and no gradient; 1 = known; in between, the pair counts that much.
+        known: (B, L), 0 = unknown: no loss and no gradient; 1 = known; in
+            between, the pair counts that much.
         gamma_neg: how fast negatives lose weight as they get easy, at least 0.
         clip: probability below which a negative counts nothing, in [0, 1).
 
     Returns:
-        The weighted sum over all known pairs divided by B: a scalar, at least 0.
+        The weighted sum over all known pairs divided by B: a scalar, at least
+            0.
     """
     probability = torch.sigmoid(logits)
     positive = torch.nn.functional.softplus(-logits)

@@ -34,7 +34,8 @@ def read_folds(
     """What `write_folds` wrote, and which of N images the version was fitted on.
 
     Args:
-        files: of the version; without `FILE` (earlier releases, a tuned head) there are no folds.
+        files: of the version; without `FILE` (earlier releases, a tuned head)
+            there are no folds.
         tags: of its delta.
         content: N sha256 of images.
 

@@ -1,12 +1,15 @@
 """Multi-output ridge regression on frozen features, in closed form, with leave-group-out scores.
 
-All tags share one eigendecomposition of the images' kernel, so hundreds of tags cost little more than one, and so does
-every further ridge strength. With K = U diag(e) U' (centred, scaled features; N x N where images are few, F x F where
-they are many) the ridge smoother is H = U diag(e / (e + s)) U', residuals are (I - H) T and weights A' (I - H) T / s
-(Hastie, Tibshirani, Friedman: The Elements of Statistical Learning, 3.4.1 and 5.8.2).
+All tags share one eigendecomposition of the images' kernel, so hundreds of tags
+cost little more than one, and so does every further ridge strength. With K = U
+diag(e) U' (centred, scaled features; N x N where images are few, F x F where
+they are many) the ridge smoother is H = U diag(e / (e + s)) U', residuals are
+(I - H) T and weights A' (I - H) T / s (Hastie, Tibshirani, Friedman: The
+Elements of Statistical Learning, 3.4.1 and 5.8.2).
 
-What a tag's ridge would say about images that it didn't see follows without refitting: leaving out a group of images G,
-their residuals are (I - H_GG)^-1 times the fitted ones (ESL 7.10, 5.26, for groups instead of single images).
+What a tag's ridge would say about images that it didn't see follows without
+refitting: leaving out a group of images G, their residuals are (I - H_GG)^-1
+times the fitted ones (ESL 7.10, 5.26, for groups instead of single images).
 
 Shapes: N images, L tags, F feature width, R rank, E width of text embeddings.
 """
@@ -40,7 +43,8 @@ class KernelEigen:
     Attributes:
         mean: (F,) of the features.
         spread: (F,) their standard deviation plus `SPREAD_FLOOR`.
-        scaled: (N, F) centred features, divided by spread and by the root of F: the kernel is scaled @ scaled.T.
+        scaled: (N, F) centred features, divided by spread and by the root of F:
+            the kernel is scaled @ scaled.T.
         vectors: (N, R) eigenvectors of the kernel, U.
         values: (R,) its eigenvalues above 0, e.
     """
@@ -111,7 +115,8 @@ class Ridge:
     Attributes:
         weight: (L, F) on plain features.
         bias: (L,); the mean score of the fitted images is 0.
-        left_out: (N, L) scores of the fitted images by models that didn't see their group.
+        left_out: (N, L) scores of the fitted images by models that didn't see
+            their group.
     """
 
     weight: FloatArray
@@ -127,15 +132,17 @@ class Ridge:
 def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> FloatArray:
     """Labels around their mean, in units of their spread; unknown pairs are imputed with the mean (target 0).
 
-    Imputation shrinks the weights of tags with many unknown pairs. A label's weight scales its target, not its squared
-    error: a half-believed label is a target half as far from the mean.
+    Imputation shrinks the weights of tags with many unknown pairs. A label's
+    weight scales its target, not its squared error: a half-believed label is a
+    target half as far from the mean.
 
     Args:
         labels: (N, L).
         weights: (N, L) in [0, 1], how much each label is believed.
 
     Returns:
-        (N, L), columns sum to 0; all 0 for a tag whose known labels are all equal.
+        (N, L), columns sum to 0; all 0 for a tag whose known labels are all
+        equal.
     """
     believed = weights.astype(np.float64)
     total, present = believed.sum(axis=0), (believed * labels).sum(axis=0)
@@ -168,8 +175,9 @@ def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArr
 def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray) -> FloatArray:
     """Each tag's own targets and what the others lend it, by `sharing_matrix`.
 
-    Lent is only what is `residualise`: what the bundle makes of tags of like meaning is in its score of the
-    borrower, too, and would count twice. A ridge is linear in its targets, so mixing these mixes weights.
+    Lent is only what is `residualise`: what the bundle makes of tags of like
+    meaning is in its score of the borrower, too, and would count twice. A ridge
+    is linear in its targets, so mixing these mixes weights.
 
     Args:
         targets: (N, L).
@@ -186,8 +194,10 @@ def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray)
 def sharing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:
     """How tags of similar meaning lend each other their weights: kernel regression over texts.
 
-    A tag's weights are noisy measurements of a function of its text, the noisier the fewer images showed the tag, so
-    rare tags borrow and frequent ones hardly change (Gaussian process regression; Rasmussen and Williams 2006, 2.2).
+    A tag's weights are noisy measurements of a function of its text, the
+    noisier the fewer images showed the tag, so rare tags borrow and frequent
+    ones hardly change (Gaussian process regression; Rasmussen and Williams
+    2006, 2.2).
 
     Args:
         embeddings: (L, E) of the tags' texts, length 1.

@@ -1,7 +1,8 @@
 """Model selection: trainers compete on cross-fitted edits per photo, the winner becomes the candidate.
 
-Each trainer is fitted on all corrections, and once more without each fold of images. What these fits say about the fold
-that they didn't see is what trainers are compared by, and what the gate judges.
+Each trainer is fitted on all corrections, and once more without each fold of
+images. What these fits say about the fold that they didn't see is what trainers
+are compared by, and what the gate judges.
 """
 
 from __future__ import annotations
@@ -51,11 +52,14 @@ class FitResult:
     Attributes:
         delta: all tags of the training set, in its order.
         params: what it settled, JSON.
-        again: the trainer with what it settled, to be fitted without each fold; None: `log_odds` are there already.
-        log_odds: (N, L) calibrated log-odds, each row by a fit without that image; None: not there yet.
+        again: the trainer with what it settled, to be fitted without each fold;
+            None: `log_odds` are there already.
+        log_odds: (N, L) calibrated log-odds, each row by a fit without that
+            image; None: not there yet.
         judged: (N,) bool, rows of which that is true; None: all of them.
-        files: what it needs besides the delta, by file name (a tuned head). Where there are any, the delta's z is not
-            the bundle's log-odds but those of the network with these files.
+        files: what it needs besides the delta, by file name (a tuned head).
+            Where there are any, the delta's z is not the bundle's log-odds but
+            those of the network with these files.
     """
 
     delta: Delta
@@ -80,7 +84,8 @@ class Trainer(Protocol):
 
         Args:
             training_set: N images, N at least 1.
-            groups: (N,) near-duplicates have the same number: none of them says anything about another.
+            groups: (N,) near-duplicates have the same number: none of them says
+                anything about another.
             seed: equal seeds give equal proposals.
             progress: see `Progress`.
         """
@@ -93,11 +98,14 @@ class Candidate:
     Attributes:
         trainer: name of the one that won.
         params: its settings, JSON.
-        delta: all tags of the training set, in its order; tags that nobody said anything about are left as they are.
-        log_odds: (N, L) of the training set, each row by a fit that didn't see its fold.
+        delta: all tags of the training set, in its order; tags that nobody said
+            anything about are left as they are.
+        log_odds: (N, L) of the training set, each row by a fit that didn't see
+            its fold.
         judged: (N,) bool, rows of which that is true.
         files: see `FitResult`; empty without a tuned head.
-        folds: by fold, the delta that was fitted without it; empty with a tuned head.
+        folds: by fold, the delta that was fitted without it; empty with a tuned
+            head.
         cross_validated: per trainer that competed the "edits" per photo.
     """
 
@@ -134,8 +142,8 @@ class RecalibrationTrainer:
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, both scales, and whether tags of similar meaning share what they learn, are settled on scores of
-    images that were left out.
+    Ridge strength, both scales, and whether tags of similar meaning share what
+    they learn, are settled on scores of images that were left out.
 
     Attributes:
         strengths: ridge penalties to choose from.
@@ -206,8 +214,9 @@ def fit_candidate(
         progress: see `Progress`.
 
     Returns:
-        The one with the fewest edits per photo, compared on the same images; a later trainer has to be better than an
-        earlier, simpler one by more than the standard error of the difference.
+        The one with the fewest edits per photo, compared on the same images; a
+        later trainer has to be better than an earlier, simpler one by more than
+        the standard error of the difference.
 
     Raises:
         InputError: no images, or no trainer that proposed anything.

@@ -7,7 +7,8 @@
                 delta.safetensors      see `models.delta`
                 ...                    further files of its trainer
 
-A process that is killed while it writes leaves a `.partial` directory, which the next writer removes.
+A process that is killed while it writes leaves a `.partial` directory, which
+the next writer removes.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class Version:
 
     Attributes:
         name: "v0001", "v0002", ... in the order of writing.
-        digest: 64 hex digits: names the behaviour of bundle and version together.
-        verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or "needs_data".
+        digest: 64 hex digits: names the behaviour of bundle and version
+            together.
+        verdict: of the gate; `verdict["outcome"]` is "accept", "reject" or
+            "needs_data".
         files: further files of its trainer, by name.
     """
 
@@ -93,12 +96,15 @@ def write_version(
 ) -> Version:
     """Writes a version, whole or not at all; it is safely on disk when this returns.
 
-    Names of `files` are of letters, digits, dots, dashes and underscores; `verdict` is a JSON object with "outcome".
-    The version's number is at least `first_number` (see `VersionTable.next_number`).
+    Names of `files` are of letters, digits, dots, dashes and underscores;
+    `verdict` is a JSON object with "outcome". The version's number is at least
+    `first_number` (see `VersionTable.next_number`).
 
     Raises:
-        VersionsUnavailable: the folder can't be written, or another process has been writing there for `WAIT_S`.
-        VersionDamaged: a file's name can't be used, or lineage or verdict hold what JSON can't say.
+        VersionsUnavailable: the folder can't be written, or another process has
+            been writing there for `WAIT_S`.
+        VersionDamaged: a file's name can't be used, or lineage or verdict hold
+            what JSON can't say.
     """
     wrong = next((name for name in files if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA)), None)
     if wrong is not None:
@@ -145,13 +151,16 @@ def open_version(
     Args:
         path: its directory.
         bundle: that it has to belong to; None: any.
-        key: the project that it has to belong to; None: the one that its folder is named after.
-        digest: that it has to have according to the database; None: the one in its manifest.
+        key: the project that it has to belong to; None: the one that its folder
+            is named after.
+        digest: that it has to have according to the database; None: the one in
+            its manifest.
         width: features per image of the bundle's network; None: unknown.
 
     Raises:
-        VersionDamaged: a file is missing, a link, truncated or altered; the format, project, name, bundle or digest is
-            another one; a number is out of range. The message says which.
+        VersionDamaged: a file is missing, a link, truncated or altered; the
+            format, project, name, bundle or digest is another one; a number is
+            out of range. The message says which.
     """
     if os.path.islink(path) or os.path.islink(path.parent):  # noqa: PTH114 - False for folders that may not be read
         raise _damaged(path, "is a link to somewhere else")

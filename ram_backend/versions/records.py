@@ -45,7 +45,8 @@ class CorrectionsUsed:
         first_event: smallest id of the ledger's events behind them; 0: none.
         last_event: largest such id.
         seen: id of the ledger's last event of any kind at that time.
-        withdrawn: corrections of the parent's training that were edited or withdrawn since.
+        withdrawn: corrections of the parent's training that were edited or
+            withdrawn since.
         added: corrections that the parent was not trained on.
     """
 
@@ -62,13 +63,15 @@ class Lineage(BaseModel):
     """How a version came about.
 
     Attributes:
-        parent: name of the version that was served when it was made; None: the bundle's base.
+        parent: name of the version that was served when it was made; None: the
+            bundle's base.
         bundle_digest: 64 hex digits.
         encoder_id: of the network that made the image tokens.
         recipe, params: name and settings of the trainer.
         metrics_before: metrics of the parent on the gate's images, by name.
         metrics_after: metrics of this version on the same images.
-        gate_share: share of the corrected images that were held out for the gate, in [0, 1].
+        gate_share: share of the corrected images that were held out for the
+            gate, in [0, 1].
         code_version: of this package.
     """
 
@@ -122,7 +125,8 @@ class VersionRecord(OfProject, Base):
     Attributes:
         digest: names the behaviour of bundle and version together.
         outcome: of the gate: "accept", "reject" or "needs_data".
-        quarantined: why its directory couldn't be served when a server last tried; None: it could.
+        quarantined: why its directory couldn't be served when a server last
+            tried; None: it could.
         removed: its directory was removed by `prune`.
     """
 
@@ -166,7 +170,8 @@ class VersionRecord(OfProject, Base):
 class ServedRow(OfProject, Base):
     """What a project is served: a version's name, or NULL for the bundle's base. No row: nothing was ever published.
 
-    `change` is the backend's counter (see `projects.table`) when the row was last written.
+    `change` is the backend's counter (see `projects.table`) when the row was
+    last written.
     """
 
     __tablename__ = "served"
@@ -188,8 +193,10 @@ class Served:
         pinned: nothing may be published over it.
         change: the counter when this was last written; 0: never.
         digest: of the version, None for the base.
-        bundle_digest: of the bundle that the version belongs to, None for the base.
-        quarantined: why a server couldn't serve it when it last tried; None: it could.
+        bundle_digest: of the bundle that the version belongs to, None for the
+            base.
+        quarantined: why a server couldn't serve it when it last tried; None: it
+            could.
     """
 
     key: ProjectKey

@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 class VersionTable:
     """Versions and what is served; raises DatabaseUnavailable if nothing was read or written.
 
-    Every change of what is served first locks the row of the backend's counter, which serialises writers.
+    Every change of what is served first locks the row of the backend's counter,
+    which serialises writers.
     """
 
     def __init__(self, database: Database) -> None:
@@ -49,7 +50,8 @@ class VersionTable:
     def record(self, stored: Version, *, session: Session | None = None) -> VersionRecord:
         """Records a written version, accepted or not, without serving it. Repeating it changes nothing.
 
-        Without the session of a transaction that the caller commits, it has a transaction of its own.
+        Without the session of a transaction that the caller commits, it has a
+        transaction of its own.
 
         Raises:
             VersionConflict: another version has that name.
@@ -87,7 +89,8 @@ class VersionTable:
         """One version of a project.
 
         Raises:
-            VersionNotFound: the project has no version of that name; the message lists those that it has.
+            VersionNotFound: the project has no version of that name; the
+                message lists those that it has.
         """
         with self._database.reading() as session:
             return _known_row(session, key, name)
@@ -120,13 +123,15 @@ class VersionTable:
     ) -> Served:
         """Publishes an accepted version by compare-and-swap: only if the incumbent of its gate is still served.
 
-        The incumbent is `expected` (None: the base). `in_transaction` is called before anything is written; if it
-        raises, nothing is.
+        The incumbent is `expected` (None: the base). `in_transaction` is called
+        before anything is written; if it raises, nothing is.
 
         Raises:
-            VersionConflict: something else is served meanwhile: compare with that.
+            VersionConflict: something else is served meanwhile: compare with
+                that.
             ProjectPinned: what is served was pinned by hand.
-            VersionRefused: the gate didn't accept the version, or it is quarantined or removed.
+            VersionRefused: the gate didn't accept the version, or it is
+                quarantined or removed.
             VersionNotFound: the version was never recorded.
         """
         with self._database.writing() as session:
@@ -209,8 +214,9 @@ def incumbent_of(
 def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -> Sequence[str]:
     """Retention: removes the directories of retired and of never recorded versions.
 
-    A version is marked in the database before its directory goes, so that nobody rolls back to it meanwhile. No other
-    training of the project may run. Returns the names of the removed directories.
+    A version is marked in the database before its directory goes, so that
+    nobody rolls back to it meanwhile. No other training of the project may run.
+    Returns the names of the removed directories.
     """
     table.retire(key, keep)
     needed = {record.name for record in table.list(key) if not record.removed}

@@ -1,7 +1,8 @@
 """Text encoder of RAM and RAM++: the text tower of OpenAI's CLIP ViT-B/16, averaged over prompts.
 
-OpenAI's networks use the quick GELU, x * sigmoid(1.702 x): open_clip's "ViT-B-16-quickgelu". Its plain "ViT-B-16"
-takes the same weights without complaint and gives other numbers.
+OpenAI's networks use the quick GELU, x * sigmoid(1.702 x): open_clip's
+"ViT-B-16-quickgelu". Its plain "ViT-B-16" takes the same weights without
+complaint and gives other numbers.
 """
 
 from __future__ import annotations
@@ -97,13 +98,14 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     """CLIP ViT-B/16's text encoder with OpenAI's weights.
 
     Args:
-        weights: a state dict (.safetensors or .pt), or a folder with one under the hub's name; None: from the hub or
-            its cache. Pickles are read as plain tensors only; TorchScript holds code and is refused.
+        weights: a state dict (.safetensors or .pt), or a folder with one under
+            the hub's name; None: from the hub or its cache. Pickles are read as
+            plain tensors only; TorchScript holds code and is refused.
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        TextEncoderUnavailable: the weights are not at hand, need code to be run, or don't fit; names the file and the
-            remedy.
+        TextEncoderUnavailable: the weights are not at hand, need code to be
+            run, or don't fit; names the file and the remedy.
     """
     import open_clip
     from open_clip.factory import load_state_dict

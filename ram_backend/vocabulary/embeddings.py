@@ -78,7 +78,8 @@ def load_descriptions(path: Path) -> dict[str, list[str]]:
     """Reads RAM++'s tag descriptions as its authors publish them: a JSON list of objects `{tag: [sentence, ...]}`.
 
     Raises:
-        VocabularyError: the file can't be read or is no such list; names the file and the entry.
+        VocabularyError: the file can't be read or is no such list; names the
+            file and the entry.
     """
     try:
         entries = TypeAdapter(_Descriptions).validate_json(read_text(path), strict=True)
@@ -98,7 +99,8 @@ def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence
     """Embeds every sentence of each tag on its own, since RAM++ weighs them by the image.
 
     Returns:
-        Tag -> (k, dim) float32, rows of length 1, in the order of its sentences.
+        Tag -> (k, dim) float32, rows of length 1, in the order of its
+        sentences.
     """
     rows = encoder.embed_sentences([sentence for sentences in descriptions.values() for sentence in sentences])
     ends = np.cumsum([0, *map(len, descriptions.values())])
@@ -109,7 +111,8 @@ def open_text_encoder(spec: str, settings: Settings) -> TextEncoder:
     """Opens the text encoder that a bundle names (one of `SPECS`), behind the cache on disk.
 
     Raises:
-        TextEncoderUnavailable: it isn't known, or its weights are not at hand; the message says what to do.
+        TextEncoderUnavailable: it isn't known, or its weights are not at hand;
+            the message says what to do.
     """
     encoder: TextEncoder
     if spec == "minilm":

@@ -2,13 +2,16 @@
 
 Three reductions, from strict to loose:
 
-- `fold`: case, underscore, hyphen, slash, accents and runs of blanks don't matter.
-- `base_forms`: singular of a plural, base form of a verb ("geese" -> "goose", "running" -> "run").
+- `fold`: case, underscore, hyphen, slash, accents and runs of blanks don't
+matter.
+- `base_forms`: singular of a plural, base form of a verb ("geese" -> "goose",
+"running" -> "run").
 - `joined`: "hot dog", "hot-dog" and "hotdog" are one word.
 
-`base_forms` proposes, it doesn't decide: a proposal counts only where the vocabulary knows it, so a wrong one
-("gas" -> "ga") is harmless. The words whose reduction would be a *different* common word ("glasses" -> "glass",
-"earring" -> "ear", "rose" -> "rise") are listed and left alone.
+`base_forms` proposes, it doesn't decide: a proposal counts only where the
+vocabulary knows it, so a wrong one ("gas" -> "ga") is harmless. The words whose
+reduction would be a *different* common word ("glasses" -> "glass", "earring" ->
+"ear", "rose" -> "rise") are listed and left alone.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ _IRREGULAR_VERBS = {
 def fold(text: str) -> str:
     """Key under which spellings of one word meet.
 
-    Case, accents and apostrophes go; underscores, hyphens, slashes and runs of blanks become one blank; blanks at
+    Case, accents and apostrophes go; underscores, hyphens, slashes and runs of
+    blanks become one blank; blanks at
     the ends go. "T-Shirt", "t_shirt" and " t  shirt " all give "t shirt", "Café" gives "cafe".
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold())
@@ -139,8 +143,8 @@ def _verb_bases(word: str) -> list[str]:
 def singular_forms(key: str) -> tuple[str, ...]:
     """Folded keys that `key` may be the plural of, the likeliest first.
 
-    Only one word is reduced: the one before " of " ("glasses of wine" -> "glass of wine"), else the last one
-    ("fire hydrants" -> "fire hydrant").
+    Only one word is reduced: the one before " of " ("glasses of wine" -> "glass
+    of wine"), else the last one ("fire hydrants" -> "fire hydrant").
     """
     words = key.split(" ")
     position = words.index("of", 1) - 1 if "of" in words[1:] else len(words) - 1

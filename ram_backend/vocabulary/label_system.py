@@ -1,7 +1,8 @@
 """The universal label system: word lists in, one vocabulary of common tags out.
 
-`build_label_system` merges the named lists in `sources/` in a fixed order; `label_system.json` beside this module is
-its result. Nothing else is needed to build it again: no network, no other package. What each list is and where it
+`build_label_system` merges the named lists in `sources/` in a fixed order;
+`label_system.json` beside this module is its result. Nothing else is needed to
+build it again: no network, no other package. What each list is and where it
 comes from stands in its head, the rules in LABEL_SYSTEM.md.
 """
 
@@ -62,11 +63,12 @@ def build_label_system(sources: Path = SOURCES, wordnet: Path | None = None) -> 
 
     Args:
         sources: folder with the lists of `ORDER` and the rules.
-        wordnet: folder with WordNet 3.0's dictionary files: `wordnet.txt` is extracted again first (needed only after
-            the lists have changed).
+        wordnet: folder with WordNet 3.0's dictionary files: `wordnet.txt` is
+            extracted again first (needed only after the lists have changed).
 
     Raises:
-        VocabularyError: a list is missing or malformed, or two rules contradict each other.
+        VocabularyError: a list is missing or malformed, or two rules contradict
+            each other.
     """
     drafts = _named(_gather(sources))
     if wordnet is not None:
@@ -244,7 +246,8 @@ def _broader(
 ) -> dict[str, tuple[str, ...]]:
     """Names of all broader tags of each tag, nearest first: from own rules, WordNet, and the head of a phrase.
 
-    WordNet and heads give only tags that are listed as `broad`: its upper words are rarely what a person would say.
+    WordNet and heads give only tags that are listed as `broad`: its upper words
+        are rarely what a person would say.
 
     Raises:
         VocabularyError: a rule names no tag, or the rules go round in a circle.

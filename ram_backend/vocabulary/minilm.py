@@ -30,8 +30,10 @@ _BATCH = 64
 class MiniLMTextEncoder:
     """Embeds tags with all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0): mean pooling over words, unit length.
 
-    The first use exports the weights to ONNX into `<directory>/minilm-<digest>/` (about half a minute, needs torch and
-    transformers), also in two processes at the same time; later ones need onnxruntime and tokenizers only.
+    The first use exports the weights to ONNX into
+    `<directory>/minilm-<digest>/` (about half a minute, needs torch and
+    transformers), also in two processes at the same time; later ones need
+    onnxruntime and tokenizers only.
 
     Attributes:
         id: weights and prompts; equal ids give equal embeddings.

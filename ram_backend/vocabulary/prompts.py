@@ -1,7 +1,8 @@
 """RAM's prompt ensemble: the 63 sentences that a tag is put into before CLIP embeds it.
 
-The released label embeddings come from the same sentences, so that a new tag's embedding is of the distribution that
-the tagging head was trained on. The templates were first published for ViLD (Gu et al. 2021).
+The released label embeddings come from the same sentences, so that a new tag's
+embedding is of the distribution that the tagging head was trained on. The
+templates were first published for ViLD (Gu et al. 2021).
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def spoken(tag: str) -> str:
 def prompts(tag: str) -> list[str]:
     """The 63 sentences of one tag.
 
-    As in RAM's code, "an" stands before a tag whose first letter, as it is written, is one of a, e, i, o, u ("Apple"
-    has "a"), and "This is " before a sentence that begins with the letters "a" or "the".
+    As in RAM's code, "an" stands before a tag whose first letter, as it is
+    written, is one of a, e, i, o, u ("Apple" has "a"), and "This is " before a
+    sentence that begins with the letters "a" or "the".
 
     Args:
         tag: any text.

@@ -1,7 +1,8 @@
 """Tag and vocabulary: an ordered, immutable list of tags with forgiving look-up.
 
-A vocabulary is read from a JSON file (one tag a line) or from the plain lists that RAM's authors publish: one
-name a line, one threshold a line. Look-up is forgiving, output is not: what was asked is what is shown.
+A vocabulary is read from a JSON file (one tag a line) or from the plain lists
+that RAM's authors publish: one name a line, one threshold a line. Look-up is
+forgiving, output is not: what was asked is what is shown.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ class Tag:
         name: exactly the string shown.
         synonyms: other words for the same thing; found by look-up, never shown.
         category: one of `CATEGORIES`.
-        threshold: in [0, 1]; a score strictly above it means that the tag is on.
+        threshold: in [0, 1]; a score strictly above it means that the tag is
+            on.
         sources: short names of the lists that the tag comes from.
-        hypernyms: names of broader tags ("golden retriever" -> "dog"), all of them, nearest first.
+        hypernyms: names of broader tags ("golden retriever" -> "dog"), all of
+            them, nearest first.
 
     Raises:
-        VocabularyError: empty name, unknown category or a threshold outside [0, 1].
+        VocabularyError: empty name, unknown category or a threshold outside [0,
+            1].
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -74,19 +78,21 @@ class _File(BaseModel):
 class Vocabulary:
     """An ordered, immutable list of tags.
 
-    Two tags may have the same name (Tag2Text's list has words that are noun and verb): a tag is identified by its
-    index, and `resolve` gives the k-th asking of a name the k-th tag of that name.
+    Two tags may have the same name (Tag2Text's list has words that are noun and
+    verb): a tag is identified by its index, and `resolve` gives the k-th asking
+    of a name the k-th tag of that name.
 
     Look-up (`find`) goes from strict to loose and stops at the first hit:
 
     1. the exact name;
     2. the folded name (case, underscore, hyphen, slash, accents, blanks);
     3. a synonym, exact before folded;
-    4. inflection: the asked text is reduced (names before synonyms), then the vocabulary's own names and synonyms
-       are (so "sit" finds a tag "sitting");
+    4. inflection: the asked text is reduced (names before synonyms), then the
+       vocabulary's own names and synonyms are (so "sit" finds a tag "sitting");
     5. the same letters written together or apart ("hotdog", "hot dog").
 
-    Within one step the tag with the lowest index wins; within step 4 the likelier base form (plural before verb).
+    Within one step the tag with the lowest index wins; within step 4 the
+    likelier base form (plural before verb).
     """
 
     def __init__(self, tags: Iterable[Tag]) -> None:
@@ -146,7 +152,8 @@ class Vocabulary:
     def resolve(self, texts: Sequence[str]) -> list[int | None]:
         """Indices of the tags that `texts` mean: one entry per text, in order, None where nothing is found.
 
-        The k-th asking of one exact name takes the k-th tag of that name, the last one when there are no more.
+        The k-th asking of one exact name takes the k-th tag of that name, the
+        last one when there are no more.
         """
         turns: dict[str, int] = {}
         found: list[int | None] = []
@@ -171,7 +178,8 @@ class Vocabulary:
         """Reads what `save` wrote.
 
         Raises:
-            VocabularyError: no such file, no JSON, another format, or a malformed tag; names the file and the place.
+            VocabularyError: no such file, no JSON, another format, or a
+                malformed tag; names the file and the place.
         """
         try:
             return cls(_File.model_validate_json(read_text(path), strict=True).tags)
@@ -184,11 +192,13 @@ class Vocabulary:
     def from_files(cls, tags: Path, thresholds: Path | None = None, *, default_threshold: float = 0.5) -> Vocabulary:
         """Reads RAM's plain lists: one name a line, and as many thresholds in [0, 1], one a line.
 
-        Names may repeat; blanks at their ends (the Chinese list has them) are dropped.
+        Names may repeat; blanks at their ends (the Chinese list has them) are
+        dropped.
 
         Raises:
-            VocabularyError: a file can't be read, an empty line, a threshold that is no number in [0, 1], or two
-                counts that differ; names file, line, and both numbers.
+            VocabularyError: a file can't be read, an empty line, a threshold
+                that is no number in [0, 1], or two counts that differ; names
+                file, line, and both numbers.
         """
         names = read_names(tags)
         values = [default_threshold] * len(names) if thresholds is None else _read_thresholds(thresholds)

@@ -7,10 +7,12 @@ A word list is text:
     dog = canine = hound, puppy       tags, separated by commas; after "=" synonyms
     crane (bird)                      a gloss tells two tags of one name apart; shown only where that is needed
 
-WordNet's dictionary files (`data.noun`, `index.noun`; Debian's `wordnet-base`, about 20 MB) are read once by whoever
-changes the word lists; what the build needs of them is in `sources/wordnet.txt`, one row per name: name, synset (offset
-of the noun), lexicographer file, offsets of all broader synsets (nearest first), and the other words of the synset for
-which it is the most frequent sense.
+WordNet's dictionary files (`data.noun`, `index.noun`; Debian's `wordnet-base`,
+about 20 MB) are read once by whoever changes the word lists; what the build
+needs of them is in `sources/wordnet.txt`, one row per name: name, synset
+(offset of the noun), lexicographer file, offsets of all broader synsets
+(nearest first), and the other words of the synset for which it is the most
+frequent sense.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def read_word_list(path: Path) -> list[Entry]:
     """Reads one list.
 
     Raises:
-        VocabularyError: an unknown category or an empty word; names file and line.
+        VocabularyError: an unknown category or an empty word; names file and
+            line.
     """
     entries = []
     category = None
@@ -125,7 +128,8 @@ def read_pairs(path: Path, mark: str) -> list[tuple[str, list[str]]]:
 class Sense:
     """One noun synset: its offset, lexicographer file, the offsets of all broader ones (nearest first) and its words.
 
-    `words` are lower-case words whose most frequent sense this is, so that they may stand for it without doubt.
+    `words` are lower-case words whose most frequent sense this is, so that they
+    may stand for it without doubt.
     """
 
     synset: str

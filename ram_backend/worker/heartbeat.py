@@ -49,11 +49,13 @@ class Heartbeat(PeriodicThread):
     """Renews the lease of a job and writes its progress, from a thread.
 
     Args:
-        settings: time limit, and length of a lease, in which five heartbeats are written.
+        settings: time limit, and length of a lease, in which five heartbeats
+            are written.
         queue: of the jobs.
         job: as it was claimed.
-        on_end: called, in the thread, with the reason when the lease is lost or the time is up; ends the process, since
-            a job may catch every exception. None: no time limit.
+        on_end: called, in the thread, with the reason when the lease is lost or
+            the time is up; ends the process, since a job may catch every
+            exception. None: no time limit.
         on_progress: called, in the job's thread, with stage, step and steps.
     """
 

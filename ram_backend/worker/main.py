@@ -1,10 +1,12 @@
 """The RQ worker: maintains leases and queues in a thread, waits for jobs, and starts a process for each.
 
-It is RQ's `SpawnWorker`, but starts the process without the queue's address, password included, on its command line,
-and outlives a queue that goes away for a while.
+It is RQ's `SpawnWorker`, but starts the process without the queue's address,
+password included, on its command line, and outlives a queue that goes away for
+a while.
 
-RQ carries the ids of due jobs and nothing else. An id may be queued twice, or be lost: the worker that claims the row
-does the job, any other finds nothing to do, and an id that nobody claims is sent again.
+RQ carries the ids of due jobs and nothing else. An id may be queued twice, or
+be lost: the worker that claims the row does the job, any other finds nothing to
+do, and an id that nobody claims is sent again.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class Maintenance(PeriodicThread):
     Args:
         settings: of the worker.
         database: migrated.
-        valkey: the queue, which is started again where it is our own and has ended.
+        valkey: the queue, which is started again where it is our own and has
+            ended.
         with_parent: ends the worker when the process that started it has ended.
     """
 
@@ -121,7 +124,8 @@ class Maintenance(PeriodicThread):
     def _dispatch(self, jobs: Iterable[Job]) -> None:
         """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.
 
-        That a job was sent is recorded beside the queues, so that a server that loses its memory forgets both.
+        That a job was sent is recorded beside the queues, so that a server that
+        loses its memory forgets both.
         """
         with connect(self._valkey.url) as connection:
             for job in jobs:

@@ -1,11 +1,14 @@
 """Pre-labelling: Label Studio gets one prediction per task from the backend, a portion of tasks at a time (AIMD).
 
-Label Studio asks the backend only for tasks that have none of the version which `/setup` names (protocol section 2), so
-an attempt after a kill begins with what is missing. A second prediction could come from a portion that is asked for
-again while Label Studio still waits for the backend, or from somebody who opens the task meanwhile. So each portion is
-written to the job's row before it is asked for, and the next attempt waits for it; second predictions are deleted.
+Label Studio asks the backend only for tasks that have none of the version which
+`/setup` names (protocol section 2), so an attempt after a kill begins with what
+is missing. A second prediction could come from a portion that is asked for
+again while Label Studio still waits for the backend, or from somebody who opens
+the task meanwhile. So each portion is written to the job's row before it is
+asked for, and the next attempt waits for it; second predictions are deleted.
 
-A refresh after a swap is a pre-labelling of unlabelled tasks with a limit, which waits for the swap first.
+A refresh after a swap is a pre-labelling of unlabelled tasks with a limit,
+which waits for the swap first.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ class Pushed:
     Attributes:
         version: model version of the predictions.
         done: number of tasks that have got one.
-        empty: tasks whose prediction is empty because their image could not be had.
+        empty: tasks whose prediction is empty because their image could not be
+            had.
         missing: tasks that have none: their images can't be had now.
         left: number of tasks beyond the limit.
         surplus: number of second predictions that were deleted.
@@ -137,10 +141,12 @@ class Pusher:
         """Pushes portion by portion.
 
         Yields:
-            Each portion before it is asked for: the caller records it, for a later attempt to `settle`, or stops here.
+            Each portion before it is asked for: the caller records it, for a
+                later attempt to `settle`, or stops here.
 
         Raises:
-            NotAvailable: Label Studio or the backend don't answer, or store nothing: try again later.
+            NotAvailable: Label Studio or the backend don't answer, or store
+                nothing: try again later.
             LabelStudioRefused: the project is not there, or has no backend.
         """
         api, rate, version = self._api, self._options.per_second, _served(self._api)
@@ -203,7 +209,8 @@ def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None
     """Does a pre-labelling or a refresh; without rights in Label Studio, a refresh leaves the project as it is.
 
     Returns:
-        The result; None: another job goes first (`gives_way`), and a further attempt goes on with this one.
+        The result; None: another job goes first (`gives_way`), and a further
+        attempt goes on with this one.
 
     Raises:
         JobLost: it is another worker's by now.

@@ -57,7 +57,8 @@ class JobContext:
 
         Raises:
             ProjectNotFound: there is no such row any more.
-            SettingsError: the address of Label Studio, or RAM_ALLOWED_IMAGE_HOSTS, can't be used.
+            SettingsError: the address of Label Studio, or
+                RAM_ALLOWED_IMAGE_HOSTS, can't be used.
         """
         changes = self.service.projects.changes()
         project = next((each for each in changes.projects if each.key == self.key), None)
@@ -112,10 +113,12 @@ def carry_out(
     """Claims a job and does it, if it is due; `on_end` and `on_progress`: see `Heartbeat`.
 
     Returns:
-        The outcome, in one line for the log. Errors of the job are written to its row, not raised.
+        The outcome, in one line for the log. Errors of the job are written to
+        its row, not raised.
 
     Raises:
-        DatabaseUnavailable: the claim or the end can't be written: the lease runs out.
+        DatabaseUnavailable: the claim or the end can't be written: the lease
+            runs out.
     """
     service = JobService(settings, database)
     job = service.queue.claim(job_id, worker_name(os.getpid()))

@@ -52,7 +52,8 @@ class Scorer:
         progress: called with stage, step and steps.
 
     Raises:
-        TextEncoderUnavailable: a tag is not in the vocabulary, and the bundle has no text encoder at hand.
+        TextEncoderUnavailable: a tag is not in the vocabulary, and the bundle
+            has no text encoder at hand.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Scorer:
         Args:
             stage: for the progress.
             tokens: (N, T, D).
-            files: of a version, which may have a tuned head; None: the bundle's head.
+            files: of a version, which may have a tuned head; None: the bundle's
+                head.
             delta: of a version; None: none.
 
         Raises:
@@ -90,7 +92,8 @@ class Scorer:
     def off_target(self, files: Mapping[str, bytes], tokens: Tokens, seed: int) -> OffTargetScores:
         """Scores of tags outside the project, drawn by seed, under the bundle's head and the tuned one of `files`.
 
-        Images are those of the tokens (N, T, D), at most `MAX_OFF_TARGET_IMAGES`, and the package's photos.
+        Images are those of the tokens (N, T, D), at most
+        `MAX_OFF_TARGET_IMAGES`, and the package's photos.
         """
         from ram_backend.training.head_tuning import off_target_scores
 
@@ -116,7 +119,8 @@ def build_training_set(
 ) -> TrainingSet:
     """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
 
-    Images that the incumbent was fitted on are read by its fit without their fold (N,).
+    Images that the incumbent was fitted on are read by its fit without their
+    fold (N,).
 
     Raises:
         VersionDamaged: the incumbent was made for another bundle.

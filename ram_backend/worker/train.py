@@ -1,9 +1,11 @@
 """Training job: from a project's corrections to a version that is served, or a reason for none.
 
-    reconcile -> gather -> images -> scores -> fit -> gate -> write -> publish -> request a refresh
+    reconcile -> gather -> images -> scores -> fit -> gate -> write -> publish
+    -> request a refresh
 
-Publishing, recording the version and ending the job are one transaction, valid only while the fencing number is current
-and the served version is the one that the gate compared with.
+Publishing, recording the version and ending the job are one transaction, valid
+only while the fencing number is current and the served version is the one that
+the gate compared with.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def train(context: JobContext) -> JobResult | None:
     Raises:
         JobLost: it is another worker's by now.
         InputError, SettingsError: it can't succeed with these settings.
-        NotAvailable: another attempt may succeed; also where another version was published meanwhile.
+        NotAvailable: another attempt may succeed; also where another version
+            was published meanwhile.
     """
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
@@ -130,7 +133,8 @@ def _publish(context: JobContext, stored: Version, expected: str | None, result:
     """Records a version, ends the job, and publishes the version if the gate accepted it: all or nothing.
 
     Raises:
-        NotAvailable: the gate compared with another version than is served by now; the next attempt compares again.
+        NotAvailable: the gate compared with another version than is served by
+            now; the next attempt compares again.
     """
     versions = context.service.versions
 
@@ -197,7 +201,8 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
 def _same_before(context: JobContext, basis: str) -> Verdict | None:
     """The verdict of an earlier job on the same basis.
 
-    An accepted one is not reused: its version is no longer served (damaged, rolled back), or never was (pinned).
+    An accepted one is not reused: its version is no longer served (damaged,
+        rolled back), or never was (pinned).
     """
     for job in context.service.queue.jobs(context.key, kind="train", limit=10):
         result = job.result or {}

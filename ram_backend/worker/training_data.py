@@ -41,8 +41,9 @@ _log = logging.getLogger(__name__)
 class Gathered:
     """The corrections of a project at one moment, and the L distinct texts that annotators could choose.
 
-    Labels are one per image with a statement, as far as its place is known. Notes are for people, one sentence each.
-    Annotators are users by annotation; `add_costs` is what it costs to add a tag, in removed ticks.
+    Labels are one per image with a statement, as far as its place is known.
+    Notes are for people, one sentence each. Annotators are users by annotation;
+    `add_costs` is what it costs to add a tag, in removed ticks.
     """
 
     labels: Sequence[TaskLabels]

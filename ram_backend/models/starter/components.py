@@ -7,16 +7,19 @@ A token is the photo's or that of a cell of a 5 x 5 grid, with deep and shallow 
     early       48  features after block 2
     colour       6  mean and spread of red, green, blue (normalised pixels)
 
-Prior: the encoder's own classifier gives probabilities of 1,000 classes on the whole photo and on 25 parts of it. A tag
-takes them with weights: 1 for classes that are kinds of it (known from WordNet and from names), and a little for
-classes whose description means something similar. Its logarithm, compared with that of ordinary photos, is the tag's
+Prior: the encoder's own classifier gives probabilities of 1,000 classes on the
+    whole photo and on 25 parts of it. A tag
+takes them with weights: 1 for classes that are kinds of it (known from WordNet
+and from names), and a little for classes whose description means something
+similar. Its logarithm, compared with that of ordinary photos, is the tag's
 evidence. Nothing here was fitted to labels.
 
-Probe: a direction in the encoder's features, fitted by the build in closed form. A tag without one borrows from those
-with a similar text by kernel regression; tags with few training photos count less.
+Probe: a direction in the encoder's features, fitted by the build in closed
+form. A tag without one borrows from those with a similar text by kernel
+regression; tags with few training photos count less.
 
-Shapes: B images, L tags, K = 1,000 classes, C concepts (tags with a probe), F feature width, E label embedding width,
-R reference photos.
+Shapes: B images, L tags, K = 1,000 classes, C concepts (tags with a probe), F
+feature width, E label embedding width, R reference photos.
 """
 
 from __future__ import annotations
@@ -153,7 +156,8 @@ def class_weights(
     Args:
         embeddings: (L, E) label embeddings, length 1.
         classes: per tag the classes that are kinds of it, may be empty.
-        class_embeddings: (K, E) embeddings of the classes' descriptions, length 1.
+        class_embeddings: (K, E) embeddings of the classes' descriptions, length
+            1.
     """
     weights = embeddings @ class_embeddings.T
     weights -= weights.max(axis=1, keepdims=True)
@@ -209,7 +213,8 @@ class Probes:
 
         Args:
             embeddings: (L, E), length 1.
-            places: per tag its place among the concepts; None: it has no probe of its own.
+            places: per tag its place among the concepts; None: it has no probe
+                of its own.
         """
         shares = (self._kernel(embeddings).astype(np.float64) @ self._solver).astype(np.float32)
         weight, bias = shares @ self.weight, shares @ self.bias

@@ -87,7 +87,8 @@ def _colours(pixels: Tensor) -> Tensor:
 def load_encoder(weights: Path) -> tuple[StarterEncoder, NDArray[np.float32], NDArray[np.float32]]:
     """Encoder in evaluation mode, and weight (1000, 1280) and bias (1000,) of its classifier, from the weight file.
 
-    Its tensors have other names than timm's, but come in the same order with the same shapes.
+    Its tensors have other names than timm's, but come in the same order with
+    the same shapes.
 
     Raises:
         BundleDamaged: the file is not EfficientNet-Lite2.
@@ -142,8 +143,9 @@ def load_head(config: HeadConfig, arrays: dict[str, NDArray[Any]]) -> TaggingHea
 def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> None:
     """Writes the head in two files, so that a subset's queries are made once.
 
-    `queries_path`: `label_embeddings` (L, E) to `hidden` and `projected` (L, H). `scorer_path`: `tokens` (B, T, D),
-    `hidden` and `projected` to `logits` (B, L). Any B and L.
+    `queries_path`: `label_embeddings` (L, E) to `hidden` and `projected` (L,
+    H). `scorer_path`: `tokens` (B, T, D), `hidden` and `projected` to `logits`
+    (B, L). Any B and L.
     """
     embeddings, outputs = torch.zeros(3, head.config.query_input_width), ["hidden", "projected"]
     queries = _QueryMaker(head).eval()

@@ -6,7 +6,8 @@ A tag's logit is a weighted sum of three component logits from the same image to
     probe   a linear direction of the tag, its own or borrowed from tags of similar meaning
     prior   what ImageNet's classes say about the tag, untrained
 
-with mixing weights of its own for a tag that training saw, and common ones for all others (any new text included).
+with mixing weights of its own for a tag that training saw, and common ones for
+all others (any new text included).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """WSGI app of label-studio-ml 1.0.9 with RAMBackend: what `label-studio-ml start` runs, or gunicorn (`_wsgi:app`).
 
-It is that package's template, but events are only acknowledged: 1.0.9 starts a Python process for each.
+It is that package's template, but events are only acknowledged: 1.0.9 starts a
+Python process for each.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Pins: who named the pinned Label Studio, and with which token.
 
-Pins made before don't say whether a command or a `/setup` request named the host, so they are dropped.
+Pins made before don't say whether a command or a `/setup` request named the
+host, so they are dropped.
 """
 
 from __future__ import annotations
