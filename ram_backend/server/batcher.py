@@ -168,7 +168,7 @@ class Batcher:
         encoder = self._items[0].network.encoder_id
         same = (item for item in self._items if item.network.encoder_id == encoder)
         batch = list(islice((item for item in same if item.future.set_running_or_notify_cancel()), self._size))
-        self._items = [item for item in self._items if not (item.future.running() or item.future.cancelled())]
+        self._items[:] = [item for item in self._items if not (item.future.running() or item.future.cancelled())]
         self._metrics.queued.set(len(self._items))
         if batch:
             self._metrics.batch_images.observe(len(batch))

@@ -112,7 +112,7 @@ def test_the_obvious_is_ticked_and_people_agree_with_most_tags(
     assert sum(map(bool, found.values())) > len(found) / 2
     right, wrong = (sum(len(found[name] & set(HUMAN[name][kind])) for name in HUMAN) for kind in ("right", "wrong"))
     if connected.config == "taxonomy":  # the others are asked for 20 tags only
-        assert right > 3 * wrong
+        assert right > 2 * wrong  # a tag costs a search there, so it is ticked from .2 on
         assert right >= 2 * len(HUMAN)
 
 
