@@ -19,7 +19,7 @@ from pathlib import Path
 _MAGIC = b"RAMTOK2\n"
 _HEAD = len(_MAGIC) + 32
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class DiskCache:
@@ -48,7 +48,7 @@ class DiskCache:
         content = data[_HEAD:]
         intact = data[:_HEAD] == _MAGIC + hashlib.sha256(content).digest()
         if not intact:
-            log.warning("The cached file %s is damaged: its content is computed again.", path)
+            _log.warning("The cached file %s is damaged: its content is computed again.", path)
         with suppress(OSError):  # removed by another process meanwhile, or a folder that may only be read
             os.utime(path) if intact else path.unlink()
         return content if intact else None
@@ -64,7 +64,7 @@ class DiskCache:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                log.warning("Nothing can be cached in %s (%s): all is computed anew.", self._folder, error)
+                _log.warning("Nothing can be cached in %s (%s): all is computed anew.", self._folder, error)
             return content
         return earlier or content
 

@@ -121,16 +121,9 @@ def rollback(
             raise VersionRefused(f"Project {key} is served the bundle's base, and there is nothing before it.")
         lineage = table.get(key, before.version).lineage
         name = (lineage.parent if lineage is not None else None) or BASE
-    if name != BASE:
-        record = table.get(key, name)
-        if not record.removed and record.outcome == "accept":  # else the table refuses it, and says why
-            _read(opened, record)
-            if record.quarantined is not None:
-                table.quarantine(key, name, None)
-    served = table.roll_back(key, None if name == BASE else name)
+    served, job = opened.jobs.roll_back(key, name)
     typer.echo(f"Project {key} is served {served.name} instead of {before.name}, and pinned to it.")
-    if served.version != before.version:
-        job = opened.jobs.queue.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
+    if job is not None:
         typer.echo(f"A worker brings Label Studio's predictions up to date (job {job.id}).")
 
 

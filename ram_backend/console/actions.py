@@ -1,4 +1,4 @@
-"""What the page's buttons do; each answers with one sentence."""
+"""Actions of the admin's page: train, pre-label, pin, serve a version, set options; each answers a sentence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from ram_backend.errors import InputError
 from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.jobs.service import JobService
-from ram_backend.projects.options import parse_options
+from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.server.services import Services
-from ram_backend.versions.directory import open_version, version_path
-from ram_backend.versions.records import BASE
+
+FIELDS = ("tags", "threshold", "precision", "top_k", "per_tag")
+"""Settings that the form has."""
 
 _BY_PAGE = "asked for on the admin's page"
 
@@ -39,27 +40,18 @@ def unpin(services: Services, jobs: JobService, project: Project, given: Mapping
 
 
 def serve(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
-    """Serves another version, or the bundle's base, and pins it; a worker renews the predictions.
+    """Serves another version, or the bundle's base, and pins it.
 
     Raises:
         VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
     """
-    name, key = str(given.get("version")), project.key
-    before = jobs.versions.served(key)
-    if name != BASE:
-        record = jobs.versions.get(key, name)
-        if not record.removed and record.outcome == "accept":  # else the table refuses it, and says why
-            open_version(version_path(services.settings.versions_dir, key, name), None, key=key, digest=record.digest)
-            if record.quarantined is not None:
-                jobs.versions.quarantine(key, name, None)
-    served = jobs.versions.roll_back(key, None if name == BASE else name)
-    if served.version != before.version:
-        jobs.queue.request(key, "refresh", f"changed from {before.name} to {served.name}")
+    before = jobs.versions.served(project.key)
+    served, _ = jobs.roll_back(project.key, str(given.get("version")))
     return f"{served.name} is served instead of {before.name}, and pinned."
 
 
 def set_options(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
-    """Replaces the project's settings by those of the form; empty fields take settings back.
+    """Replaces the settings that the form has; empty fields take them back, other settings stay.
 
     Raises:
         InputError: a field can't be used.
@@ -70,8 +62,13 @@ def set_options(services: Services, jobs: JobService, project: Project, given: M
             options[name] = _number(name, text)
     pairs = [pair.rpartition("=") for pair in str(given.get("per_tag", "")).split(",") if pair.strip()]
     options["per_tag"] = {tag.strip(): _number(f"per_tag[{tag.strip()!r}]", value.strip()) for tag, _, value in pairs}
-    new = parse_options({name: value for name, value in options.items() if value}, source="Settings")
-    jobs.projects.set_options(project.key, lambda old: new)
+    new = {name: value for name, value in options.items() if value}
+
+    def edited(old: ProjectOptions) -> ProjectOptions:
+        others = {name: value for name, value in old.to_json().items() if name not in FIELDS}
+        return parse_options({**others, **new}, source="Settings")
+
+    jobs.projects.set_options(project.key, edited)
     return "Saved. It holds from the next predictions on: pre-label to renew those that are stored."
 
 

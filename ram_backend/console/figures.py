@@ -71,7 +71,7 @@ class CorrectedPhoto:
 
 @dataclass(frozen=True)
 class Figures:
-    """What people said about the tags of one project.
+    """Corrections of one project, per tag and per day.
 
     Attributes:
         annotations: number of usable annotations.

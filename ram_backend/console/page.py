@@ -7,7 +7,6 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from ram_backend.console.figures import CorrectedPhoto, Figures, FiguresCache
 from ram_backend.console.overview import overview
 from ram_backend.console.thresholds import thresholds_in_force
 from ram_backend.errors import InputError, ProjectNotFound
-from ram_backend.images.decode import decode
+from ram_backend.images.decode import thumbnail
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.diagnosis import Finding
 from ram_backend.labelstudio.task_images import ImageReference
@@ -218,18 +217,6 @@ def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:
 
 
 def _thumbnail(services: Services, project: Project, photo: CorrectedPhoto) -> bytes:
-    reference = ImageReference(photo.task, photo.reference)
-    settings = services.settings
-    image, _ = decode(
-        services.task_images(project).fetch(reference),
-        exif_orientation=True,
-        alpha="white",
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-        draft_size=THUMBNAIL,
-        name=f"image of task {photo.task}",
-    )
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    out = BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
+    data = services.task_images(project).fetch(ImageReference(photo.task, photo.reference))
+    limits = services.settings.max_image_pixels, services.settings.max_image_bytes
+    return services.processes.run(thumbnail, data, THUMBNAIL, *limits, f"image of task {photo.task}")

@@ -1,4 +1,4 @@
-"""The thresholds in force per tag, and which layer each comes from."""
+"""Thresholds in force per tag, and the layer that each comes from: settings, version or bundle."""
 
 from __future__ import annotations
 

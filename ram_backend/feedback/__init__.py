@@ -1,1 +1,1 @@
-"""Corrections: what people said about the tags of a task, and the ledger of their annotations."""
+"""Corrections, and the ledger of annotations that they are derived from."""

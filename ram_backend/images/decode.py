@@ -135,6 +135,16 @@ def decode(
     return result, (height, width) if orientation in _TURNED else (width, height)
 
 
+def thumbnail(data: bytes, size: int, max_pixels: int, max_bytes: int, name: str) -> bytes:
+    """A JPEG of the image, at most `size` pixels wide and high; arguments and errors as in `decode`."""
+    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    image, _ = decode(data, exif_orientation=True, alpha="white", draft_size=size, name=name, **limits)
+    image.thumbnail((size, size))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
 def header_of(data: bytes) -> tuple[int, str]:
     """Width x height and format that an image's header names, before anything is decoded; (0, "") without a header."""
     try:

@@ -14,6 +14,8 @@ from ram_backend.jobs.queue import JobQueue, Requested
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
+from ram_backend.versions.directory import open_version, version_path
+from ram_backend.versions.records import ACCEPTED, BASE, Served
 from ram_backend.versions.table import VersionTable
 
 
@@ -35,6 +37,7 @@ class JobService:
         self.ledger = Ledger(database)
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
+        self._versions_dir = settings.versions_dir
         self._train_after = settings.train_after
         self._debounce_s = settings.train_debounce_seconds
 
@@ -80,6 +83,30 @@ class JobService:
             if job.state == "running" and not options.which and set(options.tasks) <= set(portion):
                 return Requested(job, False)
         return self.queue.request(key, "prelabel", reason, options)
+
+    def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
+        """Serves another version, or `BASE`, from now on, pinned; a worker renews the predictions.
+
+        A quarantined version whose files are whole again leaves the quarantine.
+
+        Returns:
+            What is served, and the job of the worker; None: it was served
+            already.
+
+        Raises:
+            VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
+        """
+        before = self.versions.served(key)
+        if name != BASE:
+            record = self.versions.get(key, name)
+            if not record.removed and record.outcome == ACCEPTED:  # else the table refuses it, and says why
+                open_version(version_path(self._versions_dir, key, name), None, key=key, digest=record.digest)
+                if record.quarantined is not None:
+                    self.versions.quarantine(key, name, None)
+        served = self.versions.roll_back(key, None if name == BASE else name)
+        if served.version == before.version:
+            return served, None
+        return served, self.queue.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
 
     def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
         """`push` of tasks that were not done within a request; answered as by `request`."""

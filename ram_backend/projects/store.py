@@ -23,7 +23,7 @@ CHARACTERS_EACH = 100_000
 """Average room for label config, token and extra params of a project."""
 
 SHARE_OF_HOST = 4
-"""A host that is not trusted may have one in so many of the projects, and of the room for their texts."""
+"""The quota of an untrusted host is this fraction (1/4) of all projects and of the room for their texts."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)

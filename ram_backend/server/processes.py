@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 from ram_backend.errors import NotAvailable
 
 IDLE_S = 20.0
-"""Processes without work for so long are ended: what they hold goes back."""
+"""Idle timeout: the processes then end and give their memory back."""
 
 _CLOSING = "The server is going down: ask again in a moment."
 

@@ -17,6 +17,7 @@ from support.versions import lineage
 from ram_backend.console.page import mount
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.service import JobService
+from ram_backend.projects.options import ProjectOptions
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import write_version
@@ -91,6 +92,7 @@ def test_another_version_is_served(corrected: Console) -> None:
 
 
 def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
+    corrected.jobs.projects.set_options(corrected.key, lambda old: ProjectOptions(add_cost=3))
     corrected.post("options", tags="red, blue", threshold="0.4", per_tag="red=0.9", top_k="3", precision="")
     (project,) = corrected.jobs.projects.changes().projects
     assert project.set_options.to_json() == {
@@ -98,11 +100,12 @@ def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
         "threshold": 0.4,
         "per_tag": {"red": 0.9},
         "top_k": 3,
+        "add_cost": 3,  # not in the form
     }
     wait_until(lambda: "0.90" in corrected.text())
     corrected.post("options", tags="", threshold="", per_tag="", top_k="", precision="")
     (project,) = corrected.jobs.projects.changes().projects
-    assert not project.set_options
+    assert project.set_options.to_json() == {"add_cost": 3}
 
 
 @pytest.mark.parametrize(
