@@ -121,5 +121,5 @@ def _next_step(url: str, settings: Settings) -> str:
     login = f", user {settings.basic_auth_user}" if settings.basic_auth_user else ""
     return (
         f"Next: in Label Studio open a project's Settings > Model > Connect Model, Backend URL {url}{login}."
-        f" {url}/docs shows all routes. Ctrl-C stops."
+        f" The admin's page is {url}/. Ctrl-C stops."
     )
