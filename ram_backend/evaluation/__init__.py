@@ -1,0 +1,5 @@
+"""Evaluation on labelled images: readers of label formats, figures and their intervals, leaks, baselines, reports.
+
+Labels go through `labels`, scores come from the product's own taggers, and all
+figures are those of `ram_backend.metrics`.
+"""

@@ -1,0 +1,108 @@
+"""Readers of multi-label annotations by their format: JSON lines, RAM's benchmark files, and detection data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ram_backend.errors import InputError
+from ram_backend.evaluation.detection_formats import read_coco, read_open_images, read_voc
+from ram_backend.evaluation.labels import FORMATS, LabelledImage, LabelSet, naming, read_lines
+
+
+def read_labels(path: Path) -> LabelSet:
+    """Reads an annotation file, or a folder of VOC annotations, by its format (see `FORMATS`).
+
+    RAM's files need their lists beside them, under the names that the authors
+    gave them; OpenImages' labels the class descriptions.
+
+    Raises:
+        InputError: the file is missing, of no known format, or malformed; names
+            file and line.
+    """
+    readers: dict[str, Callable[[Path], LabelSet]] = {
+        ".jsonl": _read_json_lines, ".txt": _read_ram, ".json": read_coco, ".csv": read_open_images,
+    }  # fmt: skip
+    read = read_voc if path.is_dir() else readers.get(path.suffix.lower())
+    if read is None:
+        raise InputError(f"{path}: no known format of labels. Give {FORMATS}.")
+    labels = read(path)
+    if not labels.images or not labels.tags:
+        raise InputError(f"{path}: has no {'images' if not labels.images else 'tags'}. Give {FORMATS}.")
+    return labels
+
+
+def _read_json_lines(path: Path) -> LabelSet:
+    """One object a line: `file`, `tags`, and optionally `split`, `maybe` (unknown) and `absent` (all else unknown)."""
+    images = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        with naming(f"{path}, line {number}", 'an object with "file" and "tags"'):
+            entry = json.loads(line)
+            images.append(
+                LabelledImage(
+                    file=_text(entry["file"]),
+                    positives=_texts(entry["tags"]),
+                    unknown=_texts(entry.get("maybe", [])),
+                    negatives=_texts(entry["absent"]) if "absent" in entry else None,
+                    split=entry.get("split"),
+                )
+            )
+    found = {tag for image in images for tag in (*image.positives, *(image.negatives or ()))}
+    return LabelSet(path.parent.name or path.name, tuple(images), tuple(sorted(found)))
+
+
+def _read_ram(path: Path) -> LabelSet:
+    """RAM's benchmark files: a line has an image and its tags, as names, as places in the list, or as Tag2Text's ids.
+
+    `NAME_annots.txt` has `path,tag,tag` (".jpg" left out) or `file.jpg,place
+    place`, both with `NAME_taglist.txt`; `NAME_idannots.txt` has `path,id,id`
+    with `NAME_tagidlist.txt` and `tag2text_ori_tag_list.txt`.
+    """
+    if path.name.endswith("_idannots.txt"):
+        names = read_lines(path.with_name("tag2text_ori_tag_list.txt"))
+        listed = read_lines(path.with_name(path.name.replace("_idannots", "_tagidlist")))
+        with naming(str(path.with_name(path.name.replace("_idannots", "_tagidlist"))), "a list of ids of Tag2Text's"):
+            tags = [names[_place(each)] for each in listed]
+    elif path.name.endswith("_annots.txt"):
+        tags = names = read_lines(path.with_name(path.name.replace("_annots", "_taglist")))
+    else:
+        raise InputError(f"{path}: RAM's annotation files are called NAME_annots.txt or NAME_idannots.txt.")
+    by_id = path.name.endswith("_idannots.txt")
+    known, images = set(tags), []
+    for number, line in enumerate(read_lines(path), start=1):
+        file, _, rest = line.partition(",")
+        with naming(f"{path}, line {number}", "an image and its tags"):
+            if Path(file).suffix:
+                found = frozenset(names[_place(each)] for each in rest.split())
+            else:
+                cells = [each.strip() for each in rest.split(",") if each.strip()]
+                file, found = (
+                    f"{file}.jpg",
+                    frozenset(names[_place(each)] for each in cells) if by_id else frozenset(cells),
+                )
+            if not found <= known:
+                raise ValueError(f"{sorted(found - known)[0]!r} is not in the list of tags")
+        images.append(LabelledImage(file, found))
+    return LabelSet(path.stem.removesuffix("_annots").removesuffix("_idannots"), tuple(images), tuple(tags))
+
+
+def _place(text: str) -> int:
+    place = int(text)
+    if place < 0:
+        raise ValueError(f"{place} is below 0")
+    return place
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(values: object) -> frozenset[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r} is no list")
+    return frozenset(map(_text, values))
