@@ -30,7 +30,7 @@ CALIBRATION_FLOOR = 0.05
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
-    """Average precision of each tag's ranking of the images, by scikit-learn's `average_precision_score`.
+    """Average precision of each tag's ranking of the images, equal to scikit-learn's `average_precision_score`.
 
     AP = sum over distinct scores, from high to low, of (recall gained) x
     (precision there), not interpolated.
@@ -38,13 +38,15 @@ def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: Array
     Returns:
         (L,) in (0, 1]; nan for a tag without a known positive.
     """
-    from sklearn.metrics import average_precision_score  # type: ignore[import-untyped, unused-ignore]
-
     scores_, labels_, known_ = _checked(scores, labels, known)
     result = np.full(scores_.shape[1], np.nan)
     for tag in np.flatnonzero((labels_ & known_).any(axis=0)):
-        rows = known_[:, tag]
-        result[tag] = average_precision_score(labels_[rows, tag], scores_[rows, tag])
+        rows = np.flatnonzero(known_[:, tag])
+        rows = rows[np.argsort(-scores_[rows, tag], kind="stable")]
+        last_of_equal = np.append(np.diff(scores_[rows, tag]) != 0, True)
+        hits = np.cumsum(labels_[rows, tag])[last_of_equal]
+        precision = hits / (np.flatnonzero(last_of_equal) + 1)
+        result[tag] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1]
     return result
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score
 
 from ram_backend import metrics
 from ram_backend.errors import InputError
@@ -37,6 +38,17 @@ def test_average_precision_by_hand() -> None:
     known[1] = False  # the one wrong image between the right ones of tag 0, the only right one of tag 1
     expected = [1.0, math.nan, math.nan]
     assert metrics.average_precision_per_tag(SCORES, LABELS, known) == pytest.approx(expected, nan_ok=True)
+
+
+@given(samples())
+def test_average_precision_is_that_of_scikit_learn(sample: Sample) -> None:
+    scores, labels, known = sample
+    for tag, found in enumerate(metrics.average_precision_per_tag(scores, labels, known)):
+        rows = known[:, tag]
+        if labels[rows, tag].any():
+            assert found == pytest.approx(average_precision_score(labels[rows, tag], scores[rows, tag]))
+        else:
+            assert math.isnan(found)
 
 
 def test_mean_average_precision_counts_tags_with_enough_known_positives() -> None:

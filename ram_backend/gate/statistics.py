@@ -88,9 +88,9 @@ def compare_edits(before: FloatArray, after: FloatArray, groups: NDArray[np.int6
     rows = _some_groups(groups, MOST_COMPARED, seed)
     means = by_group(np.stack([before[rows], after[rows]], axis=1), groups[rows])
     saved = means[:, 0] - means[:, 1]
-    moved = saved[saved != 0]
-    flips = np.random.default_rng([FLIP_STREAM, seed]).integers(0, 2, (FLIPS, len(moved)), dtype=np.int8) * 2 - 1
-    as_good = int((flips @ moved >= moved.sum() - 1e-9).sum()) if len(moved) else FLIPS
+    sizes, counts = np.unique(np.abs(saved).round(9), return_counts=True)
+    positive = np.random.default_rng([FLIP_STREAM, seed]).binomial(counts, 0.5, (FLIPS, len(counts)))
+    as_good = int(((2 * positive - counts) @ sizes >= saved.sum() - 1e-6).sum())
     spread = float(saved.std(ddof=1) / len(saved) ** 0.5) if len(saved) > 1 else float("inf")
     first, second = means.mean(axis=0).tolist()
     return EditChange(first, second, spread, (1 + as_good) / (1 + FLIPS), len(saved))

@@ -1,14 +1,14 @@
-"""MAP offsets per tag, and hierarchical Platt scaling of the bundle and the ridge score.
+"""MAP offsets per tag, and hierarchical Platt scaling of the ridge score beside the bundle's.
 
-    log-odds = base_scale * z + residual_scale * u + offset
+    log-odds = z + residual_scale * u + offset
 
 is a logistic regression per tag whose coefficients are drawn towards common
 ones (a mixed-effects model fitted by penalised likelihood; Gelman and Hill
 2007, chapter 14): a tag that was seen often goes its own way, a rare one
 follows the others, and with few images in all the common ones stay near the
-bundle's own curve: base_scale 1, offset 0. Here z is the bundle's calibrated
-log-odds and u what a recipe says about images that it was not fitted on, so
-that `residual_scale` is honest.
+bundle's own curve: offset 0. Here z is the bundle's calibrated log-odds and u
+what a recipe says about images that it was not fitted on, so that
+`residual_scale` is honest.
 
 Shapes: N images, L tags.
 """
@@ -25,15 +25,13 @@ from ram_backend.models.calibration import sigmoid
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-START = (1.0, 0.5, 0.0)
-"""Common base_scale, residual_scale and offset where nothing is known; u has a mean square of 1."""
-COMMON_HOLD = (1e12, 1.0, 0.3)
+START = (0.5, 0.0)
+"""Common residual_scale and offset where nothing is known; u has a mean square of 1."""
+COMMON_HOLD = (1.0, 0.3)
 """How strongly the common coefficients are held there: inverse variances of Gaussian priors."""
-OWN_HOLD = (1e12, 30.0, 0.3)
+OWN_HOLD = (30.0, 0.3)
 """The same for the difference of a tag's own coefficients from the common ones."""
-MIN_BASE_SCALE = 0.1
-"""Of a tag, relative to the common base_scale; the common one is at least this, too."""
-PAIRS_AT_ONCE = 400_000
+PAIRS_AT_ONCE = 100_000
 """Pairs that the common coefficients are learned from, about; a tag's own are learned from all of its pairs."""
 OFFSET_SD = 0.7
 """Standard deviation of the prior of a tag's offset, in log-odds."""
@@ -52,7 +50,7 @@ class PooledPrior:
     """Common coefficients that those of each tag are shrunk towards.
 
     Attributes:
-        coefficients: (3,) base_scale, residual_scale, offset.
+        coefficients: (2,) residual_scale, offset.
         likelihood: penalised log-likelihood of the pairs that they were learned
             from, at most 0; comparable between several u of the same labels.
     """
@@ -66,18 +64,16 @@ class TagCalibrations:
     """Coefficients per tag.
 
     Attributes:
-        base_scale: (L,) on z, above 0.
         residual_scale: (L,) on u, at least 0.
         offset: (L,).
     """
 
-    base_scale: FloatArray
     residual_scale: FloatArray
     offset: FloatArray
 
     def log_odds(self, z: FloatArray | NDArray[np.float32], u: FloatArray) -> FloatArray:
         """Calibrated log-odds (N, L)."""
-        found: FloatArray = self.base_scale * z + self.residual_scale * u + self.offset
+        found: FloatArray = z + self.residual_scale * u + self.offset
         return found
 
 
@@ -130,23 +126,21 @@ def fit_tag_calibrations(
     """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
 
     Returns:
-        Coefficients of all tags; (1, 0, 0), the bundle's, for a tag without any
+        Coefficients of all tags; (0, 0), the bundle's, for a tag without any
         known pair, and for all tags where there are no common ones.
     """
     tags = np.flatnonzero((counts > 0).any(axis=0))
-    base_scale, residual_scale, offset = np.ones(z.shape[1]), np.zeros(z.shape[1]), np.zeros(z.shape[1])
+    residual_scale, offset = np.zeros(z.shape[1]), np.zeros(z.shape[1])
     if common is None:
-        return TagCalibrations(base_scale, residual_scale, offset)
+        return TagCalibrations(residual_scale, offset)
     centre = common.coefficients
-    least = MIN_BASE_SCALE * max(float(centre[0]), MIN_BASE_SCALE)
     portion = max(1, PAIRS_AT_ONCE // len(z))
     for start in range(0, len(tags), portion):
         some = tags[start : start + portion]
-        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(3, _FIXED), np.array(OWN_HOLD))
-        base_scale[some] = np.maximum(centre[0] + shift[:, 0], least)
-        residual_scale[some] = np.maximum(centre[1] + shift[:, 1], 0)
-        offset[some] = centre[2] + shift[:, 2]
-    return TagCalibrations(base_scale, residual_scale, offset)
+        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(2, _FIXED), np.array(OWN_HOLD))
+        residual_scale[some] = np.maximum(centre[0] + shift[:, 0], 0)
+        offset[some] = centre[1] + shift[:, 1]
+    return TagCalibrations(residual_scale, offset)
 
 
 def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> FloatArray:
@@ -191,11 +185,10 @@ def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, counts: Flo
     known = counts > 0
     if not (labels & known).any() or not (~labels & known).any():
         return 1.0, 0.0
-    hold = np.array([10.0, _FIXED, COMMON_HOLD[2]])
+    hold = np.array([10.0, COMMON_HOLD[1]])
     tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
-    (slope, _, offset), _, _ = _fit(
-        margin, np.zeros(margin.shape), labels, counts, tags, np.array([1.0, 0.0, 0.0]), hold, np.full(3, _FIXED)
-    )
+    nothing = np.zeros(margin.shape, dtype=np.float32)
+    (slope, offset), _, _ = _fit(nothing, margin, labels, counts, tags, np.array([1.0, 0.0]), hold, np.full(2, _FIXED))
     return float(np.clip(slope, *SLOPES)), float(offset)
 
 
@@ -210,47 +203,47 @@ def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDA
 
 
 def _fit(
-    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, tags: NDArray[np.int64],
-    centre: FloatArray, hold: FloatArray, own_hold: FloatArray,
+    z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, counts: FloatArray,
+    tags: NDArray[np.int64], centre: FloatArray, hold: FloatArray, own_hold: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
-    """Newton steps on common coefficients (3,) and the tags' shifts (L, 3) at once; these are eliminated tag by tag.
+    """Newton steps on common coefficients (2,) and the tags' shifts (L, 2) at once; these are eliminated tag by tag.
 
     The Hessian is an arrow: tags meet only through the common coefficients,
         whose system is its Schur complement.
     """
-    inputs = np.stack([z[:, tags].astype(np.float64), u[:, tags], np.ones((len(z), len(tags)))])
-    target, weight = labels[:, tags].astype(np.float64), counts[:, tags]
-    common, shift = centre.copy(), np.zeros((len(tags), 3))
+    known, x, weight = (each[:, tags].astype(np.float64) for each in (z, u, counts))
+    sign = np.where(labels[:, tags], 1.0, -1.0)
+    common, shift = centre.copy(), np.zeros((len(tags), 2))
 
-    def raised(common: FloatArray, shift: FloatArray) -> FloatArray:
-        return np.einsum("lp,pnl->nl", common + shift, inputs)
+    def at(common: FloatArray, shift: FloatArray) -> tuple[FloatArray, float]:
+        scale, offset = (common + shift).T
+        right = sigmoid(sign * (known + scale * x + offset))
+        loss = -float((weight * np.log(np.maximum(right, 1e-300))).sum())
+        return right, loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * shift**2).sum())
 
-    def cost(common: FloatArray, shift: FloatArray) -> float:
-        at = raised(common, shift)
-        loss = float((weight * (np.logaddexp(0, at) - target * at)).sum())
-        return loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * shift**2).sum())
-
-    current = cost(common, shift)
+    right, current = at(common, shift)
     for _ in range(_STEPS):
-        score = sigmoid(raised(common, shift))
-        slope = np.einsum("pnl,nl->lp", inputs, weight * (score - target))
-        bend = weight * score * (1 - score)
-        curve = np.stack([(inputs * (inputs[row] * bend)).sum(axis=1) for row in range(3)]).transpose(2, 0, 1)
+        pull, bend = weight * sign * (right - 1), weight * right * (1 - right)
+        slope = np.stack([(pull * x).sum(axis=0), pull.sum(axis=0)], axis=1)
+        mixed = (bend * x).sum(axis=0)
+        curve = np.stack([(bend * x * x).sum(axis=0), mixed, mixed, bend.sum(axis=0)], axis=1).reshape(-1, 2, 2)
         eliminated = np.linalg.solve(
             curve + np.diag(own_hold), np.concatenate([curve, (slope + own_hold * shift)[:, :, None]], axis=2)
         )
-        system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :3])
-        side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 3])
+        system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :2])
+        side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 2])
         step = np.linalg.solve(system, side)
-        shift_step = eliminated[:, :, 3] - np.einsum("lpq,q->lp", eliminated[:, :, :3], step)
+        shift_step = eliminated[:, :, 2] - np.einsum("lpq,q->lp", eliminated[:, :, :2], step)
         length = 1.0
-        while (tried := cost(common - length * step, shift - length * shift_step)) > current and length > 1e-4:
+        tried, cost = at(common - step, shift - shift_step)
+        while cost > current and length > 1e-4:
             length /= 2
-        if tried > current:
+            tried, cost = at(common - length * step, shift - length * shift_step)
+        if cost > current:
             break
-        common, shift = common - length * step, shift - length * shift_step
-        settled = current - tried <= _PRECISION * max(1.0, abs(current))
-        current = tried
+        common, shift, right = common - length * step, shift - length * shift_step, tried
+        settled = current - cost <= _PRECISION * max(1.0, abs(current))
+        current = cost
         if settled:
             break
     return common, shift, -current

@@ -186,10 +186,10 @@ class RidgeTrainer:
             best = lending if self.sharing else max((best, lending), key=_likelihood)
         mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
         learned_ridge = best.ridge.scaled(mixture.residual_scale)
-        bias = learned_ridge.bias + mixture.offset + mixture.base_scale * offset
+        bias = learned_ridge.bias + mixture.offset + offset
         report(steps)
         return FitResult(
-            delta=_delta(bundle, mixture.base_scale * slope, learned_ridge.weight, bias),
+            delta=_delta(bundle, slope, learned_ridge.weight, bias),
             params=best.params,
             again=replace(self, strengths=(best.params["strength"],), sharing=best.params["sharing"]),
         )
