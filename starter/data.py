@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.vocabulary.caption_parser import CaptionParser
 from ram_backend.vocabulary.tags import Vocabulary
 
 TRAINING_SETS = ("flickr8k_tags", "coco_objects", "imagenet_samples")
 EXHAUSTIVE_SETS = ("coco_objects",)
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
-
-# Words of captions that say nothing about what is to be seen, though a tag may have the name.
-_VAGUE = frozenset((
-    "in", "on", "at", "up", "out", "of", "the", "a", "an", "and", "top", "back", "front", "side", "hand", "head",
-    "standing", "stand", "game", "one", "two", "three", "group", "wear", "hold", "look", "get", "make", "take",
-    "go", "picture", "photo", "image", "camera", "background", "area", "other", "large", "small", "big", "little",
-    "look", "show", "watch", "watching", "wait", "various", "many", "several",
-))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,8 @@ class Labeller:
         self, data: Path, vocabulary: Vocabulary, classes_of_tags: Sequence[Sequence[int]], sets: Iterable[str]
     ) -> None:
         self._vocabulary = vocabulary
-        self._find: Callable[[str], int | None] = _remembering(vocabulary.find)
+        self._find = vocabulary.find
+        self._parser = CaptionParser(vocabulary)
         self._row = {tag.name: row for row, tag in enumerate(vocabulary)}
         self._broader = [[self._row[name] for name in tag.hypernyms if name in self._row] for tag in vocabulary]
         # A photo labelled with one class may show people, clothes or a landscape besides: only these tags are absent.
@@ -141,7 +134,7 @@ class Labeller:
             return self._of_class(int(photo.entry["imagenet_index"]))
         listed = self._listed[photo.set_name]
         states = np.full(len(self._vocabulary), ABSENT if photo.captions else UNKNOWN, dtype=np.int8)
-        for row, count in self._mentions(photo.captions).items():
+        for row, count in Counter(row for text in photo.captions for row in self._parser.rows(text)).items():
             states[row] = PRESENT if count >= 2 else UNKNOWN
         states[listed] = ABSENT
         states[self._rows(photo.maybe)] = UNKNOWN
@@ -175,28 +168,6 @@ class Labeller:
         states[own] = PRESENT
         return states
 
-    def _mentions(self, captions: Sequence[str]) -> Counter[int]:
-        """How many captions mention each tag; the longest match wins, up to three words."""
-        counts: Counter[int] = Counter()
-        for caption in captions:
-            words = re.findall(r"[a-z]+", caption.lower())
-            rows: set[int] = set()
-            at = 0
-            while at < len(words):
-                for length in (3, 2, 1):
-                    phrase = words[at : at + length]
-                    if len(phrase) < length or (length == 1 and phrase[0] in _VAGUE) or phrase[0] in ("a", "an", "the"):
-                        continue
-                    row = self._find(" ".join(phrase))
-                    if row is not None and self._vocabulary[row].name not in _VAGUE:
-                        rows.add(row)
-                        break
-                else:
-                    length = 1
-                at += length
-            counts.update(rows)
-        return counts
-
     def _rows(self, names: Iterable[str]) -> list[int]:
         return [row for row in map(self._find, names) if row is not None]
 
@@ -213,15 +184,3 @@ def related_tags(vocabulary: Vocabulary, names: Iterable[str]) -> set[int]:
     words = {word for row in rows for word in (vocabulary[row].name, *vocabulary[row].synonyms)}
     closed.update(row for row, tag in enumerate(vocabulary) if words & {tag.name, *tag.synonyms})
     return closed
-
-
-def _remembering(find: Callable[[str], int | None]) -> Callable[[str], int | None]:
-    """Captions repeat words: each is looked up once."""
-    memory: dict[str, int | None] = {}
-
-    def look_up(text: str) -> int | None:
-        if text not in memory:
-            memory[text] = find(text)
-        return memory[text]
-
-    return look_up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
@@ -15,8 +16,14 @@ from ram_backend.cli.output import check_folder_of, written_whole
 from ram_backend.cli.output import out as console
 from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
+from ram_backend.vocabulary.caption_files import read_captions
+from ram_backend.vocabulary.caption_parser import CaptionParser, vocabulary_of_captions
 from ram_backend.vocabulary.label_system import build_label_system, load_label_system
+from ram_backend.vocabulary.tags import Vocabulary
 
+CaptionsOption = Annotated[
+    list[Path] | None, typer.Option(help="File of images and captions; may be given several times.")
+]
 Control = StrEnum("Control", ["taxonomy", "choices"])
 
 app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
@@ -51,15 +58,52 @@ def build(
     wordnet: Annotated[
         Path | None, typer.Option(help="WordNet 3.0's dictionary files; needed only after the lists have changed.")
     ] = None,
+    captions: CaptionsOption = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Captions that have to name a tag.")] = 10,
 ) -> None:
-    """Build the universal label system of the starter from its word lists."""
+    """Build the universal label system of the starter from its word lists, or a vocabulary from captions.
+
+    With --captions the result holds the tags that at least --min-count captions
+    name, synonyms counted together, and nouns as frequent that no tag has.
+    """
     check_folder_of(out)
-    given = {"sources": sources} if sources is not None else {}
-    vocabulary = build_label_system(**given, wordnet=wordnet)
+    if captions:
+        texts = (text for path in captions for _, pair in read_captions(path) for text in pair)
+        vocabulary = vocabulary_of_captions(texts, min_count)
+    else:
+        given = {"sources": sources} if sources is not None else {}
+        vocabulary = build_label_system(**given, wordnet=wordnet)
     vocabulary.save(out)
     counts = Counter(tag.category for tag in vocabulary)
     typer.echo(f"{out}: {len(vocabulary)} tags, {sum(len(tag.synonyms) for tag in vocabulary)} synonyms")
     typer.echo(", ".join(f"{category} {count}" for category, count in counts.most_common()))
+
+
+@app.command()
+def parse(
+    captions: Annotated[list[Path], typer.Argument(help="Files of images and captions: .jsonl, .csv, .json or .tar.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write, one image a line.")],
+    tags: Annotated[Path | None, typer.Option(help="Tags to find, one a line, or a vocabulary file (.json).")] = None,
+    bundle: BundleOption = None,
+    min_mentions: Annotated[int, typer.Option(min=1, help="Captions of an image that have to name a tag.")] = 1,
+) -> None:
+    """Turn captions into tags: `file`, `tags`, and `maybe` for those that fewer captions name."""
+    check_folder_of(out)
+    settings = load_settings(bundle=bundle)
+    if tags is None:
+        vocabulary = find_bundle(settings.bundle, settings.bundles_dir).vocabulary
+    else:
+        vocabulary = Vocabulary.load(tags) if tags.suffix == ".json" else Vocabulary.from_files(tags)
+    parser, images, said = CaptionParser(vocabulary), 0, 0
+    with written_whole(out) as file:
+        for image, texts in (pair for path in captions for pair in read_captions(path)):
+            counts = Counter(name for text in texts for name in parser.parse(text))
+            sure = [name for name, count in counts.items() if count >= min_mentions]
+            maybe = [name for name in counts if name not in sure]
+            entry = {"file": image, "tags": sure, **({"maybe": maybe} if maybe else {})}
+            file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+            images, said = images + 1, said + len(sure)
+    typer.echo(f"{out}: {said} tags of {images} images")
 
 
 @app.command("label-config")
