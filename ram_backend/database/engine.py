@@ -60,7 +60,7 @@ class Database:
         """A transaction that may write, committed at its end, rolled back where an error leaves it.
 
         On SQLite it takes the write lock at its start, after threads of this
-            process have queued: SQLite polls.
+        process have queued: SQLite polls.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -168,7 +168,7 @@ def _make_private(file: Path) -> None:
     """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
 
     An existing file is never opened here: a process that closes any other
-        handle on it loses SQLite's locks.
+    handle on it loses SQLite's locks.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):

@@ -158,7 +158,7 @@ class _Reader:
         """Labels of all choices but the untouched ones.
 
         A ticked choice of several texts means that one of them applies, not
-            which: they share the weight.
+        which: they share the weight.
         """
         on = {self._path(control, path) for path in ticked_paths(control, annotation.stated.items)} & choices.keys()
         served = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]

@@ -120,7 +120,7 @@ class Ledger:
         """Appends events, all or none; they are durable when this returns. Known ones change nothing.
 
         Numbers are given one transaction after another: a reader that sees
-            number n sees all before it.
+        number n sees all before it.
 
         Returns:
             The number of new events.

@@ -82,7 +82,7 @@ def restore_buffers(encoder: ImageEncoder) -> None:
     """Gives an encoder that was built without memory (device "meta") the buffers that no weight file holds.
 
     Position indices and shift masks depend on the geometry and not on the
-        width: a one-channel-wide twin has them.
+    width: a one-channel-wide twin has them.
     """
     config = encoder.config
     twin = _swin(config, embed=1, heads=(1,) * len(config.heads))

@@ -11,7 +11,7 @@ other tags are asked for: any subset, any order and any added tags give the same
 numbers, and cost in proportion.
 
 Shapes: B images, T image tokens of width D, L tags, E label embedding width, H
-    hidden width.
+hidden width.
 """
 
 from __future__ import annotations

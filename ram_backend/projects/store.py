@@ -176,7 +176,7 @@ class ProjectStore:
         """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
 
         None: the token is not new, replaces none, or would go to a host that is
-            not trusted.
+        not trusted.
         """
         known, token = self.get(key), (access_token or "").strip()
         if known is None or not token or known.access_token in (None, token):

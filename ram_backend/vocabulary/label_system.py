@@ -247,7 +247,7 @@ def _broader(
     """Names of all broader tags of each tag, nearest first: from own rules, WordNet, and the head of a phrase.
 
     WordNet and heads give only tags that are listed as `broad`: its upper words
-        are rarely what a person would say.
+    are rarely what a person would say.
 
     Raises:
         VocabularyError: a rule names no tag, or the rules go round in a circle.

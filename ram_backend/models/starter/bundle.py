@@ -2,9 +2,9 @@
 
 `starter_data/` holds what was trained (head, probes, calibration, vocabulary
 with thresholds) and what was prepared for it (label embeddings, prior);
-`starter.build` makes that folder. Installing turns it and the encoder's
-weights into a bundle: ONNX files are exported once, with torch; from then on
-    onnxruntime does the work.
+`starter.build` makes that folder. Installing turns it and the encoder's weights
+into a bundle: ONNX files are exported once, with torch; from then on
+onnxruntime does the work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def install_starter(
     """Makes the starter bundle, or finds it made; returns its directory.
 
     Takes about half a minute the first time. Several processes may do it at
-        once: one bundle results, whole.
+    once: one bundle results, whole.
 
     Args:
         bundles_dir: where bundles live; made if it is not there.

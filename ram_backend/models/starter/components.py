@@ -8,11 +8,11 @@ A token is the photo's or that of a cell of a 5 x 5 grid, with deep and shallow 
     colour       6  mean and spread of red, green, blue (normalised pixels)
 
 Prior: the encoder's own classifier gives probabilities of 1,000 classes on the
-    whole photo and on 25 parts of it. A tag
-takes them with weights: 1 for classes that are kinds of it (known from WordNet
-and from names), and a little for classes whose description means something
-similar. Its logarithm, compared with that of ordinary photos, is the tag's
-evidence. Nothing here was fitted to labels.
+whole photo and on 25 parts of it. A tag takes them with weights: 1 for classes
+that are kinds of it (known from WordNet and from names), and a little for
+classes whose description means something similar. Its logarithm, compared with
+that of ordinary photos, is the tag's evidence. Nothing here was fitted to
+labels.
 
 Probe: a direction in the encoder's features, fitted by the build in closed
 form. A tag without one borrows from those with a similar text by kernel
