@@ -1,4 +1,4 @@
-"""Metrics of multi-label scores: one definition each, for gate, benchmarks and evaluation. Pure.
+"""Metrics of multi-label scores, and their bootstrap: one definition each, for gate, engine and evaluation. Pure.
 
 The arrays of one call share the shape (N, L), N images by L tags:
 
@@ -25,6 +25,8 @@ from ram_backend.errors import InputError
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+RESAMPLES = 1000
+"""Bootstrap samples."""
 CALIBRATION_FLOOR = 0.05
 """Pairs scored at or below this stay out of the calibration error: sure negatives would hide the rest."""
 
@@ -39,15 +41,9 @@ def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: Array
         (L,) in (0, 1]; nan for a tag without a known positive.
     """
     scores_, labels_, known_ = _checked(scores, labels, known)
-    result = np.full(scores_.shape[1], np.nan)
-    for tag in np.flatnonzero((labels_ & known_).any(axis=0)):
-        rows = np.flatnonzero(known_[:, tag])
-        rows = rows[np.argsort(-scores_[rows, tag], kind="stable")]
-        last_of_equal = np.append(np.diff(scores_[rows, tag]) != 0, True)
-        hits = np.cumsum(labels_[rows, tag])[last_of_equal]
-        precision = hits / (np.flatnonzero(last_of_equal) + 1)
-        result[tag] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1]
-    return result
+    weights = np.ones((1, len(scores_)))
+    result = [_average_precision(scores_, labels_, known_, tag, weights)[0] for tag in range(scores_.shape[1])]
+    return np.array(result, dtype=np.float64)
 
 
 def mean_average_precision(
@@ -67,6 +63,60 @@ def mean_average_precision(
     return float(average_precision_per_tag(scores_[:, counted], labels_[:, counted], known_[:, counted]).mean())
 
 
+def micro_average_precision(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> float:
+    """Average precision of one ranking of all known pairs: scores of different tags have to be comparable.
+
+    In (0, 1]; nan where no known pair is right.
+    """
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    pairs = (scores_[known_][:, None], labels_[known_][:, None])
+    return float(average_precision_per_tag(*pairs)[0])
+
+
+def precision_recall(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    thresholds: ArrayLike,
+    known: ArrayLike | None = None,
+    average: Literal["micro", "macro"] = "micro",
+) -> tuple[float, float]:
+    """Precision and recall of the tags that are on (see `f1`), each in [0, 1].
+
+    "micro" pools the pairs of all tags (overall precision and recall, OP and
+    OR); "macro" is the mean over the tags with a known positive, where a tag
+    that is never on has precision 0.
+    """
+    hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
+    if average == "micro":
+        return float(_ratio(hits.sum(), on.sum())), float(_ratio(hits.sum(), right.sum()))
+    counted = right > 0
+    precision, recall = (_ratio((hits / np.maximum(1, each))[counted].sum(), counted.sum()) for each in (on, right))
+    return float(precision), float(recall)
+
+
+def ram_figures(
+    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None = None
+) -> dict[str, float]:
+    """Figures as RAM's `batch_inference.py` computes them: "mAP", "CP" and "CR", each in [0, 1].
+
+    All are plain means over all L tags: a tag without positives counts as 0.
+    AP is the sum over right images of the precision at their rank, divided by
+    their number plus 1e-8, ties in the order of numpy's reversed argsort; CP
+    and CR are precision and recall with 1e-9 added to the denominator.
+    """
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
+    found = 0.0
+    for tag in range(scores_.shape[1]):
+        rows = np.flatnonzero(known_[:, tag])
+        ranked = labels_[rows[np.argsort(scores_[rows, tag])[::-1]], tag]
+        precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+        found += float(precision[ranked].sum() / (ranked.sum() + 1e-8))
+    tags = scores_.shape[1]
+    precision_, recall = hits / (on + 1e-9), hits / (right + 1e-9)
+    return {"mAP": found / tags, "CP": float(precision_.mean()), "CR": float(recall.mean())}
+
+
 def f1(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -79,20 +129,10 @@ def f1(
     "micro" pools the pairs of all tags; "macro" is the mean over the tags with
     a known positive.
     """
-    scores_, labels_, known_ = _checked(scores, labels, known)
-    thresholds_ = np.asarray(thresholds, dtype=np.float64)
-    if thresholds_.shape not in ((), (scores_.shape[1],)):
-        raise InputError(
-            f"thresholds {thresholds_.shape} have to be one number or one for each of {scores_.shape[1]} tags."
-        )
     if average not in ("micro", "macro"):
         raise InputError(f"average={average!r} is not known: use 'micro' or 'macro'.")
-    on, right = (scores_ > thresholds_) & known_, labels_ & known_
-    hits, total = (on & right).sum(axis=0), on.sum(axis=0) + right.sum(axis=0)
-    if average == "micro":
-        return float(2 * hits.sum() / total.sum()) if total.any() else float("nan")
-    counted = right.any(axis=0)
-    return float((2 * hits[counted] / total[counted]).mean()) if counted.any() else float("nan")
+    hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
+    return float(_f1(hits, on, right, average))
 
 
 def edits(
@@ -128,13 +168,8 @@ def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None
     tie for the last places, the share is the expected one if the places were
     drawn among them.
     """
-    if k < 1:
-        raise InputError(f"k is {k}: it has to be at least 1.")
-    scores_, labels_, known_ = _checked(scores, labels, known)
-    shares = [
-        _expected_precision(scores_[row, mask], labels_[row, mask], k) for row, mask in enumerate(known_) if mask.any()
-    ]
-    return float(np.mean(shares)) if shares else float("nan")
+    shares = _precision_shares(scores, labels, known, k)
+    return float(_ratio(np.nansum(shares), np.isfinite(shares).sum()))
 
 
 def calibration_error(
@@ -150,6 +185,143 @@ def calibration_error(
     above `floor` count. The bins are equally wide; a bin holds its lower bound,
     the last one also 1.
     """
+    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known, floor, bins))
+    return float(_ratio(np.abs(scored - right).sum(), pairs.sum()))
+
+
+def reliability(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    known: ArrayLike | None = None,
+    floor: float = CALIBRATION_FLOOR,
+    bins: int = 15,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The points of a reliability diagram: what `calibration_error` compares.
+
+    Returns:
+        Per bin (bins,): mean score, share of right tags (both nan in an empty
+        bin), and number of pairs.
+    """
+    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known, floor, bins))
+    return _ratio(scored, pairs), _ratio(right, pairs), pairs
+
+
+def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """How often each image is in each resample: (resamples, images), rows sum to `images`.
+
+    Models that are compared get the same weights (paired bootstrap).
+    """
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    return drawn.astype(np.float64)
+
+
+def bootstrap(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    known: ArrayLike | None,
+    thresholds: ArrayLike | None,
+    weights: FloatArray,
+    min_positives: int = 3,
+) -> dict[str, FloatArray]:
+    """Figures of resampled images (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 6 and 13).
+
+    Args:
+        scores: (N, L).
+        labels: (N, L).
+        known: (N, L) or None.
+        thresholds: one number, or (L,); None: the scores are no probabilities.
+        weights: (B, N) from `bootstrap_weights`; all ones give the figures
+            themselves.
+        min_positives: of the tags whose AP counts, in the whole sample.
+
+    Returns:
+        (B,) each: "mAP" and "precision_at_5"; with thresholds also "micro_f1",
+        "macro_f1" and "ece".
+    """
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    counted = np.flatnonzero((labels_ & known_).sum(axis=0) >= min_positives)
+    shares = _precision_shares(scores, labels, known, 5)
+    precisions, tags = np.zeros(len(weights)), np.zeros(len(weights))
+    for tag in counted:
+        values = _average_precision(scores_, labels_, known_, tag, weights)
+        precisions, tags = precisions + np.nan_to_num(values), tags + np.isfinite(values)
+    best = _ratio(weights @ np.nan_to_num(shares), weights @ np.isfinite(shares))
+    found = {"mAP": _ratio(precisions, tags), "precision_at_5": best}
+    if thresholds is None:
+        return found
+    hits, on, true = (weights @ each for each in _decisions(scores, labels, thresholds, known))
+    scored, right, pairs = (weights @ each for each in _calibration_sums(scores, labels, known))
+    found |= {"micro_f1": _f1(hits, on, true, "micro"), "macro_f1": _f1(hits, on, true, "macro")}
+    return found | {"ece": _ratio(np.abs(scored - right).sum(axis=1), pairs.sum(axis=1))}
+
+
+def interval(resampled: FloatArray) -> tuple[float, float]:
+    """95 % percentile interval of (B,) resampled figures; nan where there are none."""
+    defined = resampled[np.isfinite(resampled)]
+    if not defined.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_p_value(first: FloatArray, second: FloatArray) -> float:
+    """Two-sided bootstrap p-value of a difference between models, from (B,) figures of the same resamples; in (0, 1].
+
+    nan where no resample has both.
+    """
+    differences = (second - first)[np.isfinite(second - first)]
+    if not differences.size:
+        return float("nan")
+    tail = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * tail / (1 + differences.size))
+
+
+def _average_precision(
+    scores: FloatArray, labels: BoolArray, known: BoolArray, tag: int | np.intp, weights: FloatArray
+) -> FloatArray:
+    """(B,) average precision of one tag where images count by their weights (B, N); nan without a positive."""
+    rows = np.flatnonzero(known[:, tag])
+    rows = rows[np.argsort(-scores[rows, tag], kind="stable")]
+    if not labels[rows, tag].any():
+        return np.full(len(weights), np.nan)
+    ends = np.append(np.flatnonzero(np.diff(scores[rows, tag])), len(rows) - 1)  # of groups with equal scores
+    ordered = weights[:, rows]
+    counted = np.cumsum(ordered, axis=1)[:, ends]
+    hits = np.cumsum(ordered * labels[rows, tag], axis=1)[:, ends]
+    precision = hits / np.maximum(counted, np.finfo(np.float64).tiny)
+    return _ratio((np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1), hits[:, -1])
+
+
+def _decisions(
+    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, known: ArrayLike | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(N, L) each, 0 or 1: on and right, on, right; unknown pairs are 0."""
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    thresholds_ = np.asarray(thresholds, dtype=np.float64)
+    if thresholds_.shape not in ((), (scores_.shape[1],)):
+        raise InputError(
+            f"thresholds {thresholds_.shape} have to be one number or one for each of {scores_.shape[1]} tags."
+        )
+    on, right = (scores_ > thresholds_) & known_, labels_ & known_
+    return (on & right).astype(np.float64), on.astype(np.float64), right.astype(np.float64)
+
+
+def _f1(hits: FloatArray, on: FloatArray, right: FloatArray, average: str) -> FloatArray:
+    """F1 (...) from counts (..., L)."""
+    if average == "micro":
+        return _ratio(2 * hits.sum(axis=-1), (on + right).sum(axis=-1))
+    counted = right > 0
+    return _ratio((2 * hits / np.maximum(1, on + right) * counted).sum(axis=-1), counted.sum(axis=-1))
+
+
+def _calibration_sums(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    known: ArrayLike | None,
+    floor: float = CALIBRATION_FLOOR,
+    bins: int = 15,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(N, bins) each: sum of scores, number of right tags, number of pairs."""
     if bins < 1:
         raise InputError(f"bins is {bins}: it has to be at least 1.")
     scores_, labels_, known_ = _checked(scores, labels, known)
@@ -157,13 +329,31 @@ def calibration_error(
         raise InputError(
             "Calibration needs probabilities in [0, 1], and some scores are outside: pass scores, not logits."
         )
-    counted = known_ & (scores_ > floor)
-    if not counted.any():
-        return float("nan")
-    score = scores_[counted]
+    rows, tags = np.nonzero(known_ & (scores_ > floor))
+    score = scores_[rows, tags]
     bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, bins + 1), score, side="right") - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=score - labels_[counted], minlength=bins)
-    return float(np.abs(gaps).sum() / len(score))
+    place, sums = rows * bins + bin_of, []
+    for each in (score, labels_[rows, tags], np.ones(len(rows))):
+        sums.append(np.bincount(place, each, len(scores_) * bins).astype(np.float64).reshape(-1, bins))
+    return sums[0], sums[1], sums[2]
+
+
+def _ratio(above: ArrayLike, below: ArrayLike) -> FloatArray:
+    """Quotient, nan where `below` is 0."""
+    numbers: FloatArray = np.asarray(below, dtype=np.float64)
+    return np.divide(above, numbers, out=np.full(numbers.shape, np.nan), where=numbers != 0)
+
+
+def _precision_shares(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> FloatArray:
+    """(N,) precision among the k best tags of each image; nan for an image without a known tag."""
+    if k < 1:
+        raise InputError(f"k is {k}: it has to be at least 1.")
+    scores_, labels_, known_ = _checked(scores, labels, known)
+    shares = [
+        _expected_precision(scores_[row, mask], labels_[row, mask], k) if mask.any() else np.nan
+        for row, mask in enumerate(known_)
+    ]
+    return np.array(shares, dtype=np.float64)
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None) -> tuple[FloatArray, BoolArray, BoolArray]:

@@ -177,3 +177,110 @@ def test_unknown_pairs_change_nothing(sample: Sample) -> None:
 def test_what_can_not_be_measured_is_refused(call: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()  # type: ignore[operator]
+
+
+def ram_script(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> tuple[float, float, float]:
+    """RAM's evaluation by hand, from its description: loops over tags and ranks."""
+    aps, precisions, recalls = [], [], []
+    for tag in range(scores.shape[1]):
+        hits, total = 0, 0.0
+        for rank, row in enumerate(np.argsort(scores[:, tag])[::-1], start=1):
+            if labels[row, tag]:
+                hits += 1
+                total += hits / rank
+        aps.append(total / (hits + 1e-8))
+        on = scores[:, tag] > thresholds[tag]
+        true = int((on & labels[:, tag]).sum())
+        precisions.append(true / (int(on.sum()) + 1e-9))
+        recalls.append(true / (int(labels[:, tag].sum()) + 1e-9))
+    return float(np.mean(aps)), float(np.mean(precisions)), float(np.mean(recalls))
+
+
+def test_ram_s_arithmetic_counts_tags_without_positives_as_0() -> None:
+    random = np.random.default_rng(3)
+    scores, labels = random.random((60, 12)), random.random((60, 12)) < 0.2
+    labels[:, 4] = False
+    scores[:, 7] = np.round(scores[:, 7], 1)  # ties
+    thresholds = random.random(12)
+    found = metrics.ram_figures(scores, labels, thresholds)
+    assert [found["mAP"], found["CP"], found["CR"]] == pytest.approx(ram_script(scores, labels, thresholds), abs=1e-12)
+    assert found["mAP"] < metrics.mean_average_precision(scores, labels)
+    known = np.ones_like(labels)
+    known[:30, 0] = False
+    alone = metrics.ram_figures(scores[30:, :1], labels[30:, :1], thresholds[:1])
+    assert metrics.ram_figures(scores[:, :1], labels[:, :1], thresholds[:1], known[:, :1]) == pytest.approx(alone)
+
+
+@given(samples())
+def test_micro_average_precision_is_that_of_all_pairs(sample: Sample) -> None:
+    scores, labels, known = sample
+    pooled = average_precision_score(labels[known], scores[known]) if labels[known].any() else np.nan
+    assert metrics.micro_average_precision(scores, labels, known) == pytest.approx(pooled, nan_ok=True)
+
+
+@given(samples())
+def test_precision_and_recall_agree_with_scikit_learn(sample: Sample) -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    scores, labels, known = sample
+    on, right = (scores > 0.45) & known, labels & known
+    if on.any() and right.any():
+        expected = precision_recall_fscore_support(right[known], on[known], average="binary")[:2]
+        assert metrics.precision_recall(scores, labels, 0.45, known) == pytest.approx(expected)
+        pairs = [(right[:, tag], on[:, tag]) for tag in np.flatnonzero(right.any(axis=0))]
+        each = [precision_recall_fscore_support(*pair, average="binary", zero_division=0)[:2] for pair in pairs]
+        found = metrics.precision_recall(scores, labels, 0.45, known, average="macro")
+        assert found == pytest.approx(np.mean(each, axis=0))
+
+
+def test_reliability_is_what_the_calibration_error_compares() -> None:
+    scores = np.array([[0.90, 0.92], [0.30, 0.32], [0.04, 0.05]])
+    labels = np.array([[1, 0], [0, 0], [1, 1]])
+    mean, share, pairs = metrics.reliability(scores, labels)
+    filled = pairs > 0
+    assert (mean[filled].tolist(), share[filled].tolist()) == (pytest.approx([0.31, 0.91]), [0, 0.5])
+    assert np.isnan(mean[~filled]).all()
+    error = (pairs[filled] * abs(mean[filled] - share[filled])).sum() / pairs.sum()
+    assert metrics.calibration_error(scores, labels) == pytest.approx(error)
+
+
+def random_sample(images: int = 80, seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.random((images, 6)) < 0.3
+    scores = np.clip(0.3 * labels + 0.7 * random.random((images, 6)), 0, 1)
+    return scores, labels, random.random((images, 6)) < 0.9
+
+
+def test_a_resample_is_the_figure_of_the_resampled_images() -> None:
+    scores, labels, known = random_sample()
+    weights = metrics.bootstrap_weights(len(scores), 20, seed=1)
+    assert (weights.sum(axis=1) == len(scores)).all()
+    found = metrics.bootstrap(scores, labels, known, 0.5, weights, min_positives=1)
+    for place, counts in enumerate(weights.astype(int)):
+        drawn = [np.repeat(each, counts, axis=0) for each in (scores, labels, known)]
+        s, y, m = drawn
+        expected = {
+            "mAP": metrics.mean_average_precision(s, y, m, min_positives=1),
+            "precision_at_5": metrics.precision_at_k(s, y, m, 5),
+            "micro_f1": metrics.f1(s, y, 0.5, m),
+            "macro_f1": metrics.f1(s, y, 0.5, m, average="macro"),
+            "ece": metrics.calibration_error(s, y, m),
+        }
+        assert {name: values[place] for name, values in found.items()} == pytest.approx(expected)
+    assert set(metrics.bootstrap(scores, labels, known, None, weights)) == {"mAP", "precision_at_5"}
+
+
+def test_intervals_and_paired_differences() -> None:
+    scores, labels, known = random_sample()
+    weights = metrics.bootstrap_weights(len(scores), 400)
+    resampled = metrics.bootstrap(scores, labels, known, 0.5, weights)["mAP"]
+    low, high = metrics.interval(resampled)
+    assert low < metrics.mean_average_precision(scores, labels, known) < high
+    assert metrics.paired_p_value(resampled, resampled) == 1.0
+    better = metrics.bootstrap(np.clip(scores + 0.3 * labels, 0, 1), labels, known, 0.5, weights)["mAP"]
+    assert metrics.paired_p_value(resampled, better) == pytest.approx(2 / 401)
+    same = metrics.bootstrap(
+        scores + np.random.default_rng(0).normal(0, 1e-3, scores.shape), labels, known, None, weights
+    )
+    assert metrics.paired_p_value(resampled, same["mAP"]) > 0.05
+    assert all(map(math.isnan, metrics.interval(np.array([np.nan]))))
