@@ -79,7 +79,7 @@ def test_commands_print_what_is_shown(command: str, shown: str, photos: None, mo
     monkeypatch.setenv("COLUMNS", "110")
 
     def tags(printed: str) -> list[tuple[str, float]]:
-        return [(name.strip(), float(score)) for name, score in re.findall(r"([^│,\d]+) (\d\.\d+)", printed)]
+        return [(name.strip(), float(score)) for name, score in re.findall(r"([^,\d]+) (\d\.\d+)", printed)]
 
     expected, printed = tags(shown), tags(run(command))
     assert [name for name, _ in printed] == [name for name, _ in expected]

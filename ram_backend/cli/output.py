@@ -23,11 +23,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
+def printable(text: str) -> str:
+    """Text whose odd bytes, those of file names that are not UTF-8, are escaped as JSON does it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def print_json(*values: Any, indent: int | None = None) -> None:
-    """Prints each value as JSON; odd bytes of file names are escaped."""
+    """Prints each value as JSON."""
     for value in values:
-        text = json.dumps(value, ensure_ascii=False, indent=indent)
-        typer.echo(text.encode("utf-8", "backslashreplace").decode())
+        typer.echo(printable(json.dumps(value, ensure_ascii=False, indent=indent)))
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

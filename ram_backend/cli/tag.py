@@ -1,13 +1,13 @@
-"""`ram-backend tag` and `demo`: the tags of images, as a table, as JSON lines, as arrays."""
+"""`ram-backend tag` and `demo`: the tags of images, a line each as they are done, and as files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -16,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
-from ram_backend.cli.output import check_folder_of, notes, out, print_json, written_whole
+from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
+from ram_backend.cli.tag_files import SUFFIXES, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError, InputError
-from ram_backend.images.decode import find_images, read_file
+from ram_backend.images.decode import check_start, find_images, read_file
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.tagger import Tagger
@@ -28,22 +30,15 @@ from ram_backend.tagging.tagger import Tagger
 PROGRESS_FROM = 20
 """Number of images from which on a progress bar is shown."""
 
-Format = StrEnum("Format", ["table", "json"])
+NAME_WIDTH = 32
+"""Columns of a terminal for the names of images, at most."""
 
-Row = tuple[Path, list[tuple[str, float, bool]]]
-"""An image and its tags, best first: tag, score, whether it is above its threshold."""
-
-
-class TaggedImage(NamedTuple):
-    """An image with its logits before calibration and its calibrated scores, (L,) float32 each."""
-
-    path: Path
-    logits: NDArray[np.float32]
-    scores: NDArray[np.float32]
+Best = list[tuple[str, float, bool]]
+"""Tags of an image, best first: tag, score, whether it is above its threshold."""
 
 
 def tag(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders that are searched for images.")],
     bundle: BundleOption = None,
     tags: Annotated[
         str | None, typer.Option(help='Score only these tags, e.g. "dog,red car"; any text can be a tag.')
@@ -57,53 +52,122 @@ def tag(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Show tags that score at least this, whatever their thresholds.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="A table, or one JSON object a line.")] = Format.table,
-    arrays: Annotated[
-        Path | None, typer.Option("--out", help="Also write all logits and scores to this .npz file.")
+    as_json: JsonLines = False,
+    file: Annotated[Path | None, typer.Option("--out", help=f"Also write a file: {', '.join(SUFFIXES)}.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write photos with their tags drawn on, and index.html, to this folder.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out and --save: leave out the images that they have.")
+    ] = False,
     device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto (default: RAM_PRECISION).")] = None,
 ) -> None:
-    """Tag images.
+    """Tag images, a line each as they are done.
 
     Without --tags all tags of the bundle are scored, and those above their
     thresholds are shown. With --tags, --tags-file or --descriptions each asked
     tag is shown with its score. Files that can't be read are reported and
-    skipped; the exit status is then 1.
+    skipped; the exit status is then 1. Ctrl-C keeps what is done.
     """
     settings = load_settings(bundle=bundle, device=device, precision=precision)
     names = listed_tags(tags, tags_file)
-    if arrays is not None:
-        check_folder_of(arrays)
-    found = find_images(images)
-    if not found:
-        listed = ", ".join(map(str, images))
-        raise InputError(f"No images in {listed}: name image files, or folders that hold some.")
-    tagger = open_tagger(settings, names, descriptions)
-    every = top is not None or names is not None or descriptions is not None
-    rows: list[Row] = []
-    tagged: list[TaggedImage] = []
-    failed = 0
-    for image in tag_files(tagger, found, settings):
+    if file is not None:
+        check_tag_file(file)
+    if resume and file is None and save is None:
+        raise InputError("--resume goes on with the files of --out or --save: name one of them.")
+    found = _found(images, save)
+    paths = [path for path in found if _is_there(path, settings)]
+    shown = _Shown(top, min_score, top is not None or names is not None or descriptions is not None, as_json)
+    files: list[TagFile | ContactSheet] = []
+    done, stopped = 0, False
+    try:
+        if paths:
+            tagger = open_tagger(settings, names, descriptions)
+            if file is not None:
+                files.append(TagFile(file, tagger, resume=resume))
+            if save is not None:
+                files.append(ContactSheet(save, tagger, settings, resume=resume))
+            had = set.intersection(*(each.images for each in files)) if files else set()
+            new = [path for path in paths if printable(str(path)) not in had]
+            done = len(paths) - len(new)
+            for record, image in _tagged(tagger, new, settings, shown):
+                for each in files:
+                    each.add(record, image)
+                done += 1
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        for each in files:
+            each.close()
+    _conclude(done, len(found), files, stopped=stopped)
+
+
+class _Shown(NamedTuple):
+    """Which tags are printed, and how."""
+
+    top: int | None
+    min_score: float | None
+    every: bool
+    as_json: bool
+
+
+def _tagged(
+    tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: _Shown
+) -> Iterator[tuple[Record, TaggedImage]]:
+    """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
+    width, below = max((len(path.name) for path in paths), default=0), False
+    for image in tag_images(tagger, paths, settings):
         if isinstance(image, ImageError):
-            failed += 1
             notes.print(f"skipped: {image}", markup=False)
             continue
-        if arrays is not None:
-            tagged.append(image)
-        best = _best(tagger, image.scores, top=top, min_score=min_score, every=every)
-        if format is Format.json:
-            scored = [{"tag": tag, "score": round(score, 6)} for tag, score, _ in best]
-            print_json({"image": str(image.path), "model_version": tagger.model_version, "tags": scored})
+        best = _best(tagger, image.scores, top=shown.top, min_score=shown.min_score, every=shown.every)
+        tags = [{"tag": name, "score": round(score, 6)} for name, score, _ in best]
+        record = {"image": str(image.path), "model_version": tagger.model_version, "tags": tags}
+        yield record, image
+        below |= not all(on for _, _, on in best)
+        if shown.as_json:
+            print_json(record)
         else:
-            rows.append((image.path, best))
-    if rows:
-        _print_table(rows)
-    if arrays is not None:
-        _write_arrays(arrays, tagger, tagged)
-    if failed:
-        notes.print(f"{failed} of {len(found)} files could not be tagged.", markup=False)
+            _print_tags(image.path, best, width)
+    if below and not shown.as_json:
+        notes.print("In brackets: below the tag's threshold.", style="dim")
+
+
+def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet], *, stopped: bool) -> None:
+    """Says how many images are tagged and where; ends with status 130 or 1 where not all are."""
+    where = ", ".join(str(each.path) for each in files)
+    if stopped:
+        resume = f"and in {where}; --resume goes on" if files else "with --out FILE, --resume goes on from there"
+        notes.print(f"\nStopped: {done} of {images} images are tagged, {resume}.", markup=False)
+        raise typer.Exit(130)
+    if files:
+        notes.print(f"{done} images are in {where}.", markup=False)
+    if done < images:
+        notes.print(f"{images - done} of {images} files could not be tagged.", markup=False)
         raise typer.Exit(1)
+
+
+def _found(images: Sequence[str], save: Path | None) -> list[Path]:
+    """The image files that are named or in the named folders, without those in the folder of drawn ones."""
+    if addresses := [name for name in images if re.match(r"https?://", name)]:
+        raise InputError(f"{addresses[0]} is an address, and only files are tagged: download it first.")
+    found = find_images([Path(name) for name in images])
+    if save is not None:
+        found = [path for path in found if save.resolve() not in path.resolve().parents]
+    if not found:
+        raise InputError(f"No images in {', '.join(images)}: name image files, or folders that hold some.")
+    return found
+
+
+def _is_there(path: Path, settings: Settings) -> bool:
+    """Whether a file can be opened, which is cheap; reports it where not."""
+    try:
+        check_start(path, settings.max_image_bytes, str(path))
+    except ImageError as error:
+        notes.print(f"skipped: {error}", markup=False)
+        return False
+    return True
 
 
 def demo(
@@ -115,14 +179,12 @@ def demo(
     installed at its first use.
     """
     settings = load_settings()
-    tagger = open_tagger(settings, None)
-    rows: list[Row] = []
-    for image in tag_files(tagger, photo_paths(), settings):
+    tagger, paths = open_tagger(settings, None), photo_paths()
+    out.print(f"{len(paths)} photos, {len(tagger.tags):,} tags; shown are those that score {min_score:g} or more")
+    for image in tag_images(tagger, paths, settings):
         if isinstance(image, ImageError):
             raise image
-        rows.append((image.path, _best(tagger, image.scores, min_score=min_score)))
-    title = f"{len(rows)} photos, {len(tagger.tags):,} tags; shown are those that score {min_score:g} or more"
-    _print_table(rows, title=title, empty=f"no tag scores {min_score:g}")
+        _print_tags(image.path, _best(tagger, image.scores, min_score=min_score), NAME_WIDTH)
     out.print(
         "Next: tag your own photos with  .venv/bin/ram-backend tag PHOTO_OR_FOLDER   (any text can be a tag:"
         ' --tags "golden retriever,my product name")',
@@ -130,10 +192,10 @@ def demo(
     )
 
 
-def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[TaggedImage | ImageError]:
+def tag_images(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[TaggedImage | ImageError]:
     """Tags files in their order, or gives the error; many files get a progress bar."""
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    few = len(paths) < PROGRESS_FROM
+    hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines themselves are there
     loader = ImageLoader(
         tagger.bundle.preprocessing,
         tagger.network.encoder_id,
@@ -142,7 +204,7 @@ def tag_files(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iter
         max_bytes=settings.max_image_bytes,
         decoders=settings.cpu_threads(),
     )
-    with Progress(*columns, console=notes, transient=True, disable=few) as bar:
+    with Progress(*columns, console=notes, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=len(paths))
         for batch in _loaded_batches(loader, paths, settings):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
@@ -169,7 +231,7 @@ def _loaded_batches(
     size = settings.batch_size
     with ThreadPoolExecutor(max_workers=settings.cpu_threads(), thread_name_prefix="decode") as pool:
         batches = [paths[start : start + size] for start in range(0, len(paths), size)]
-        ahead = pool.map(load, batches[0])
+        ahead = pool.map(load, batches[0] if batches else ())
         for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
             current, ahead = ahead, pool.map(load, following)
             yield list(zip(batch, current, strict=True))
@@ -182,38 +244,26 @@ def _best(
     top: int | None = None,
     min_score: float | None = None,
     every: bool = False,
-) -> list[tuple[str, float, bool]]:
-    """Tags of an image, best first: at least `min_score`, else all, else above their thresholds."""
+) -> Best:
+    """Tags of an image: at least `min_score`, else all, else above their thresholds."""
     on = scores > tagger.thresholds
     chosen = scores >= min_score if min_score is not None else on | every
     order = [place for place in np.argsort(-scores, kind="stable") if chosen[place]][:top]
     return [(tagger.tags[place], float(scores[place]), bool(on[place])) for place in order]
 
 
-def _print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "no tag above its threshold") -> None:
-    table = Table("image", "tags", title=title, title_justify="left", show_lines=True, expand=False)
-    table.columns[0].overflow = "fold"
-    for path, tags in rows:
-        text = Text() if tags else Text(empty, style="dim")
-        for place, (tag, score, on) in enumerate(tags):
-            text.append(", " if place else "")
-            scored = f"{tag} {score:.2f}" if score >= 0.095 else f"{tag} {score:.3f}"
-            text.append(scored if on else f"({scored})", style="bold" if on else "dim")
-        table.add_row(path.name, text)
-    out.print(table, soft_wrap=False)
-    if not all(on for _, tags in rows for _, _, on in tags):
-        out.print("In brackets: below the tag's threshold.", style="dim")
-
-
-def _write_arrays(path: Path, tagger: Tagger, images: Sequence[TaggedImage]) -> None:
-    """Writes `images` (N,), `tags` (L,), `logits` and `scores` (N, L) float32 and `thresholds` (L,) float32."""
-    shape = (len(images), len(tagger.tags))
-    arrays: dict[str, Any] = {
-        "images": np.array([str(each.path) for each in images], dtype=np.str_),
-        "tags": np.array(tagger.tags, dtype=np.str_),
-        "logits": np.array([each.logits for each in images], dtype=np.float32).reshape(shape),
-        "scores": np.array([each.scores for each in images], dtype=np.float32).reshape(shape),
-        "thresholds": tagger.thresholds,
-    }
-    with written_whole(path) as file:
-        np.savez(file, **arrays)
+def _print_tags(path: Path, tags: Best, width: int) -> None:
+    """Prints a line; in a terminal, the tags of a long one stay in their column."""
+    text = Text() if tags else Text("no tag scores enough", style="dim")
+    for place, (tag, score, on) in enumerate(tags):
+        text.append(", " if place else "")
+        scored = f"{tag} {score:.2f}" if score >= 0.095 else f"{tag} {score:.3f}"
+        text.append(scored if on else f"({scored})", style="bold" if on else "dim")
+    name = printable(path.name)
+    if not out.is_terminal:
+        out.print(Text.assemble(name.ljust(min(width, NAME_WIDTH)), "  ", text))
+        return
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(min_width=min(width, NAME_WIDTH), max_width=NAME_WIDTH, overflow="fold")
+    line.add_row(Text(name), text)
+    out.print(line, soft_wrap=False)

@@ -32,7 +32,10 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Formats that are read, tried in this order, and their file name endings."""
 
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+OTHER_SUFFIXES = (".heic", ".heif", ".tga", ".pdf", ".svg", ".psd", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+"""Of pictures that can't be read: `find_images` takes them, too, so that nobody misses them without a word."""
+
+SUFFIXES = frozenset(suffix for suffixes in (*FORMATS.values(), OTHER_SUFFIXES) for suffix in suffixes)
 """File name endings (lower case) that `find_images` takes from folders."""
 
 MOST_SCANS = 100
@@ -185,8 +188,20 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(images)
 
 
-def read_file(path: Path, max_bytes: int, name: str) -> bytes:
-    """The bytes of a regular file, at most one more than allowed.
+def check_start(path: Path, max_bytes: int, name: str) -> None:
+    """Looks at the size and the first bytes of a file, which costs next to nothing.
+
+    Raises:
+        ImageTooLarge: the file is larger than `max_bytes`.
+        ImageUnreadable: it can't be read, or is known to be no photo.
+    """
+    other = _not_a_photo(read_file(path, max_bytes, name, most=1024))
+    if other is not None:
+        raise ImageUnreadable(f"{name}: is {other}.")
+
+
+def read_file(path: Path, max_bytes: int, name: str, *, most: int | None = None) -> bytes:
+    """The bytes of a regular file, at most one more than allowed, or the first `most`.
 
     Raises:
         ImageTooLarge: the file is larger than `max_bytes`.
@@ -200,7 +215,7 @@ def read_file(path: Path, max_bytes: int, name: str) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             _check(size, max_bytes, f"{name}: {size:,} bytes are", "RAM_MAX_IMAGE_BYTES")
-            return file.read(max_bytes + 1)
+            return file.read(max_bytes + 1 if most is None else most)
     except FileNotFoundError:
         raise ImageUnreadable(f"{name}: no such file. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -229,6 +244,14 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _what_it_is(content: bytes) -> str:
+    formats = ", ".join(FORMATS)
+    return _not_a_photo(content) or (
+        f"not an image in a known format, or its header is damaged: convert it to one of {formats}"
+    )
+
+
+def _not_a_photo(content: bytes) -> str | None:
+    """What a file of another kind is, by its first bytes; None: not known as such."""
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for marks, description in _NOT_PHOTOS:
         if start.startswith(marks):
@@ -237,7 +260,7 @@ def _what_it_is(content: bytes) -> str:
         return "an SVG drawing: export it as PNG"
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "HEIC, which Pillow can't read: convert it to JPEG or PNG"
-    return f"not an image in a known format, or its header is damaged: convert it to one of {', '.join(FORMATS)}"
+    return None
 
 
 def _orientation(image: Image.Image) -> int:

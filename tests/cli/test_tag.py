@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from e2e.browser import chromium
+from PIL import Image, ImageChops
+from support.processes import wait_until
 from typer.testing import CliRunner, Result
 
+from ram_backend.cli.contact_sheet import saved_name
 from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, CheckpointError, InputError, RamError, VocabularyError
@@ -29,7 +37,7 @@ def json_lines(result: Result) -> list[dict]:
 
 
 def tagged(*arguments: object) -> dict:
-    (line,) = json_lines(run("tag", *arguments, "--format", "json"))
+    (line,) = json_lines(run("tag", *arguments, "--json"))
     return line
 
 
@@ -56,7 +64,7 @@ def test_tags_file_and_arrays(tmp_path: Path) -> None:
     tags = tmp_path / "tags.txt"
     tags.write_text("dog\ncat\n\nmy product name\n", encoding="utf-8")
     out = tmp_path / "scores.npz"
-    result = run("tag", *photo_paths(), "--tags-file", tags, "--format", "json", "--out", out)
+    result = run("tag", *photo_paths(), "--tags-file", tags, "--json", "--out", out)
     assert result.exit_code == 0
     with np.load(out) as arrays:
         assert list(arrays["images"]) == [str(path) for path in photo_paths()]
@@ -97,7 +105,7 @@ def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(CAT.read_bytes()[:2000])
     (tmp_path / "letter.jpg").write_text("no image at all")
     (tmp_path / "cat.jpg").write_bytes(CAT.read_bytes())
-    result = run("tag", tmp_path, "--format", "json", "--out", tmp_path / "out.npz")
+    result = run("tag", tmp_path, "--json", "--out", tmp_path / "out.npz")
     assert result.exit_code == 1
     assert [Path(line["image"]).name for line in json_lines(result)] == ["cat.jpg"]
     assert [part in result.stderr for part in ("broken.jpg", "letter.jpg", "2 of 3")] == [True] * 3
@@ -108,27 +116,150 @@ def test_unreadable_files_are_reported_and_skipped(tmp_path: Path) -> None:
         assert arrays["scores"].shape == (0, 2)
 
 
-def test_table_shows_names_with_extension(tmp_path: Path) -> None:
+def test_a_line_per_photo_shows_its_name_and_tags(tmp_path: Path) -> None:
     long_name = "a_photo_with_a_rather_long_file_name_of_a_cat.jpg"
     (tmp_path / long_name).write_bytes(CAT.read_bytes())
-    result = run("tag", tmp_path / long_name, "--tags", "cat,skateboard")
-    flat = "".join(line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│"))
-    assert long_name in flat
-    assert "(skateboard 0." in result.stdout
-    assert "In brackets" in result.stdout
+    result = run("tag", tmp_path / long_name, CAT, "--tags", "cat,skateboard")
+    assert re.fullmatch(rf"{long_name}  cat 0\.9\d, \(skateboard 0\.\d+\)", result.stdout.splitlines()[0])
+    assert len(result.stdout.splitlines()) == 2
+    assert "In brackets" in result.stderr
 
 
-def test_a_file_name_that_is_no_utf_8_is_json_nevertheless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".npz"])
+def test_a_file_is_gone_on_with(tmp_path: Path, suffix: str, folder: Path) -> None:
+    """Three photos, of which the file has two, are three at the end, in their order, and none is tagged twice."""
+    for photo in sorted(folder.iterdir())[3:]:
+        photo.unlink()
+    photos, whole, file = sorted(folder.iterdir()), tmp_path / f"whole{suffix}", tmp_path / f"file{suffix}"
+    assert run("tag", folder, "--tags", "cat,x", "--out", whole).exit_code == 0
+    run("tag", *photos[:2], "--tags", "cat,x", "--out", file)
+    result = run("tag", folder, "--tags", "cat,x", "--out", file, "--resume", "--json")
+    assert [line["image"] for line in json_lines(result)] == [str(photo) for photo in photos[2:]]
+    assert f"3 images are in {file}" in result.stderr
+    if suffix == ".npz":
+        with np.load(whole) as expected, np.load(file) as found:
+            assert [list(found[name]) for name in ("images", "tags")] == [
+                list(expected[name]) for name in ("images", "tags")
+            ]
+            assert found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+    else:
+        number = re.compile(r"(0\.\d+)")
+        expected, found = (number.split(each.read_text()) for each in (whole, file))
+        assert found[::2] == expected[::2]
+        assert list(map(float, found[1::2])) == pytest.approx(list(map(float, expected[1::2])), abs=1e-5)
+    with pytest.raises(InputError, match="other tags or another bundle"):
+        run("tag", folder, "--tags", "dog", "--out", file, "--resume")
+    file.write_text("something else\n")
+    with pytest.raises(InputError, match="not what `tag --out` writes"):
+        run("tag", folder, "--tags", "cat,x", "--out", file, "--resume")
+
+
+def test_what_the_files_hold(tmp_path: Path) -> None:
+    for suffix in ("json", "jsonl", "csv"):
+        run("tag", CAT, "--top", 2, "--out", tmp_path / f"a.{suffix}")
+    (record,) = json.loads((tmp_path / "a.json").read_text())
+    assert record == json.loads((tmp_path / "a.jsonl").read_text())
+    assert [tag["tag"] for tag in record["tags"]] == ["cat", "mammal"]
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["tag"], float(row["score"])) for row in rows] == [
+        (str(CAT), tag["tag"], tag["score"]) for tag in record["tags"]
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven photos, one of whose names is not UTF-8, and one that would be HTML."""
+    made = tmp_path / "photos"
+    made.mkdir()
+    names = [b"<b>&'\".jpg", b"\xff.jpg", *(f"{number}.jpg".encode() for number in range(5))]
+    for name, photo in zip(names, photo_paths(), strict=False):
+        (made / os.fsdecode(name)).write_bytes(photo.read_bytes())
+    return made
+
+
+def test_a_contact_sheet(tmp_path: Path, folder: Path) -> None:
+    """The page links all photos, drawn and small, and escapes names."""
+    sheet = tmp_path / "sheet"
+    run("tag", *sorted(folder.iterdir())[:3], "--tags", "cat,<i>dog</i>", "--save", sheet)
+    assert run("tag", folder, "--tags", "cat,<i>dog</i>", "--save", sheet, "--resume").exit_code == 0
+    page = (sheet / "index.html").read_text()
+    assert "<b>" not in page
+    assert "<i>" not in page
+    links = [unquote(link) for link in re.findall(r'(?:href|src)="([^"]+)"', page)]
+    assert len(links) == 14
+    sizes = {link: Image.open(sheet / link).size for link in links}
+    assert max(side for link, size in sizes.items() if link.startswith("thumbnails/") for side in size) <= 320
+    first = sorted(folder.iterdir())[0]
+    assert ImageChops.difference(Image.open(first), Image.open(sheet / saved_name(str(first)))).getbbox()[:2] < (60, 60)
+    with pytest.raises(InputError, match="No images in"):
+        run("tag", sheet, "--save", sheet)  # its own photos are not tagged again
+
+
+@pytest.mark.e2e
+def test_the_contact_sheet_sorts_by_the_score_of_a_tag(tmp_path: Path, folder: Path) -> None:
+    run("tag", folder, "--top", 20, "--save", tmp_path / "sheet")
+    errors: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page()
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "sheet" / "index.html").as_uri())
+        assert page.locator("figure").count() == 7
+        page.locator("button[data-tag='mountain']").first.click()
+        scores = [float(each.get_attribute("data-score")) for each in page.locator("button.chosen").all()]
+        assert page.locator("#count").inner_text() == f"{len(scores)} photos"
+    assert scores == sorted(scores, reverse=True)
+    assert not errors
+
+
+@pytest.mark.parametrize("lines", [0, 1, 9])
+def test_ctrl_c_keeps_and_says_what_is_done(tmp_path: Path, lines: int, with_starter: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number:03}.jpg").write_bytes(CAT.read_bytes())
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "ram_backend", "tag", str(tmp_path), "--tags", "cat", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        if not lines:
+            wait_until(lambda: "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text())
+        process.send_signal(signal.SIGINT)
+        printed, said = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130
+    done = len(out.read_text().splitlines()) if out.exists() else 0
+    assert 0 <= done - lines - len(printed.splitlines()) <= 1
+    assert done < 200
+    assert re.search(rf"Stopped: ({done}|{done - 1}) of 200 images are tagged", said)
+    assert "--resume" in said
+    assert "Traceback" not in said
+
+
+def test_paths_are_looked_at_before_a_model_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAM_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "letter.pdf").write_bytes(b"%PDF-1.7")
+    result = run("tag", tmp_path, "nope.jpg")
+    assert result.exit_code == 1
+    for said in ("photo.heic: is HEIC", "letter.pdf: is a PDF", "nope.jpg: no such file", "3 of 3 files"):
+        assert said in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_file_name_that_is_no_utf_8_is_printed_nevertheless(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"\xff.jpg")
     file.write_bytes(CAT.read_bytes())
     assert tagged(tmp_path, "--tags", "cat")["image"] == str(file)
+    assert run("tag", tmp_path, "--tags", "cat").stdout.startswith(r"\udcff.jpg")
 
 
 def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None:
     for number in range(21):
         source = photo_paths()[number % len(photo_paths())]
         (tmp_path / f"{number:02}.jpg").write_bytes(source.read_bytes())
-    result = run("tag", tmp_path, "--tags", "cat", "--format", "json", "--out", tmp_path / "out.npz")
+    result = run("tag", tmp_path, "--tags", "cat", "--json", "--out", tmp_path / "out.npz")
     names = [Path(line["image"]).name for line in json_lines(result)]
     assert names == [f"{number:02}.jpg" for number in range(21)]
     with np.load(tmp_path / "out.npz") as arrays:
@@ -145,6 +276,10 @@ def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None
         ([CAT, "--tags-file", "tags.bin"], InputError, r"tags\.bin can't be read \(it is not UTF-8\)"),
         ([CAT, "--out", "nowhere/out.npz"], InputError, "create it first"),
         ([CAT, "--out", "."], InputError, "is a folder: name a file in it"),
+        ([CAT, "--out", "tags.xml"], InputError, "its suffix names the format: one of .json, .jsonl, .csv, .npz"),
+        ([CAT, "--save", "tags.bin"], InputError, "can't be made"),
+        ([CAT, "--resume"], InputError, "name one of them"),
+        (["http://host/x.jpg"], InputError, "http://host/x.jpg is an address"),
         ([CAT, "--bundle", "no-such"], BundleNotFound, "no-such"),
         (["."], InputError, "No images in"),
     ],
@@ -186,8 +321,7 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytes
 def test_demo_tags_every_photo_and_names_the_next_step() -> None:
     result = run("demo")
     assert "cat 0.9" in result.stdout
-    squeezed = "".join(result.stdout.split()).replace("│", "")
-    assert all(path.stem[:10] in squeezed for path in photo_paths())
+    assert all(path.name in result.stdout for path in photo_paths())
     assert "Next: " in result.stdout.splitlines()[-1]
 
 

@@ -209,13 +209,23 @@ def test_result_is_loaded_and_the_file_closed(tmp_path: Path) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg", "sub/c.webp", "sub/deep/d.tif", ".cache/e.jpg", "odd"):
+    for name in (
+        "b.JPG",
+        "a.png",
+        "notes.txt",
+        ".hidden.jpg",
+        "sub/c.webp",
+        "sub/deep/d.tif",
+        ".cache/e.jpg",
+        "odd",
+        "x.heic",
+    ):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     photos = tmp_path / "photos"
     (photos / "again").symlink_to(photos)  # is not followed in circles
-    inside = [photos / name for name in ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif")]
+    inside = [photos / name for name in ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif", "x.heic")]
     assert images.find_images([photos]) == inside
     named = [photos / "odd", photos / ".hidden.jpg", tmp_path / "missing.jpg"]
     assert images.find_images([*named, photos, photos / "a.png"]) == [*named, *inside]

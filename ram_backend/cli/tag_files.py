@@ -1,0 +1,171 @@
+"""Files of tagged images by suffix, each of which `--resume` goes on with: JSON lines, JSON, CSV, NumPy arrays."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.cli.output import check_folder_of, printable, written_whole
+from ram_backend.errors import InputError
+from ram_backend.tagging.tagger import Tagger
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
+COLUMNS = ("image", "model_version", "tag", "score")
+
+Record = Mapping[str, Any]
+"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first."""
+
+
+class TaggedImage(NamedTuple):
+    """An image with its logits before calibration and its calibrated scores, (L,) float32 each."""
+
+    path: Path
+    logits: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+def check_tag_file(path: Path) -> None:
+    """Raises InputError where a file can't be written, or has a suffix that names no format."""
+    check_folder_of(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out {path}: its suffix names the format: one of {', '.join(SUFFIXES)}.")
+
+
+class TagFile:
+    """A file of tagged images: `.jsonl` and `.csv` get each image at once, `.json` and `.npz` are written by `close`.
+
+    Args:
+        path: with one of `SUFFIXES`.
+        tagger: whose tags and thresholds they are.
+        resume: keep what the file has; False: begin anew.
+
+    Raises:
+        InputError: the file can't be read or written, or was written with other
+            tags or another bundle.
+    """
+
+    def __init__(self, path: Path, tagger: Tagger, *, resume: bool) -> None:
+        self.path = path
+        self._tagger = tagger
+        self._suffix = path.suffix.lower()
+        self._rows: list[tuple[Record, TaggedImage]] = []
+        if resume and path.exists():
+            self._rows = list(_read(path))
+            if {record["model_version"] for record, _ in self._rows} - {tagger.model_version}:
+                raise InputError(f"{path} was written with other tags or another bundle: choose another file.")
+        self.images = {printable(record["image"]) for record, _ in self._rows}
+        """Printable names of the images in it."""
+        self._lines: io.TextIOBase | None = None
+        if self._suffix in (".jsonl", ".csv"):
+            self._rows = []
+            try:
+                self._lines = path.open("a" if self.images else "w", encoding="utf-8", errors="backslashreplace")
+            except OSError as error:
+                raise InputError(f"{path} can't be written ({error.strerror}): choose another file.") from None
+            if self._suffix == ".csv" and not self.images:
+                self._write(_csv([COLUMNS]))
+
+    def add(self, record: Record, image: TaggedImage) -> None:
+        """Adds an image, unless it is there already."""
+        name = printable(record["image"])
+        if name in self.images:
+            return
+        self.images.add(name)
+        if self._suffix == ".jsonl":
+            self._write(json.dumps(record, ensure_ascii=False) + "\n")
+        elif self._suffix == ".csv":
+            tags = [(each["tag"], each["score"]) for each in record["tags"]] or [("", "")]
+            self._write(_csv((record["image"], record["model_version"], *each) for each in tags))
+        else:
+            self._rows.append((record, image))
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        if self._lines is not None:
+            self._lines.close()
+            return
+        with written_whole(self.path) as file:
+            if self._suffix == ".json":
+                rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record, _ in self._rows)
+                file.write(printable(f"[{rows}]\n").encode())
+            else:
+                np.savez(file, **self._arrays())
+
+    def _write(self, text: str) -> None:
+        assert self._lines is not None
+        try:
+            self._lines.write(text)
+            self._lines.flush()
+        except OSError as error:
+            raise InputError(f"{self.path} can't be written ({error.strerror}): --resume goes on.") from None
+
+    def _arrays(self) -> dict[str, Any]:
+        shape = (len(self._rows), len(self._tagger.tags))
+        images = [image for _, image in self._rows]
+        return {
+            "images": np.array([str(each.path) for each in images], dtype=np.str_),
+            "tags": np.array(self._tagger.tags, dtype=np.str_),
+            "logits": np.array([each.logits for each in images], dtype=np.float32).reshape(shape),
+            "scores": np.array([each.scores for each in images], dtype=np.float32).reshape(shape),
+            "thresholds": self._tagger.thresholds,
+            "model_version": np.array(self._tagger.model_version),
+        }
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Reads the records of a `.jsonl` file; a last line that was cut off is removed from it."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    for line in content[:whole].splitlines():
+        yield json.loads(line)
+
+
+def _read(path: Path) -> Iterator[tuple[Record, TaggedImage]]:
+    nothing = np.empty(0, np.float32)
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path) as arrays:
+                rows = zip(arrays["images"], arrays["logits"], arrays["scores"], strict=True)
+                version = str(arrays["model_version"])
+                for name, logits, scores in rows:
+                    yield {"image": str(name), "model_version": version}, TaggedImage(Path(str(name)), logits, scores)
+            return
+        for record in _READERS[path.suffix.lower()](path):
+            yield record, TaggedImage(Path(record["image"]), nothing, nothing)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        raise InputError(
+            f"{path} is not what `tag --out` writes, so --resume can't go on: choose another file."
+        ) from None
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    yield from json.loads(path.read_bytes())
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise ValueError
+        for row in rows:
+            yield {"image": row["image"], "model_version": row["model_version"]}
+
+
+_READERS = {".jsonl": read_records, ".json": _read_json, ".csv": _read_csv}
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
