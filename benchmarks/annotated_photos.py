@@ -25,7 +25,7 @@ from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network
-from ram_backend.models.starter.bundle import DESCRIPTION, install_starter
+from ram_backend.models.starter.install import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger

@@ -14,7 +14,7 @@ import sys
 import time
 
 from ram_backend.demo import photo_paths
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
 
 

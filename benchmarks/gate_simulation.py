@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.calibration import NEUTRAL, sigmoid
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.training.annotators import believed_pairs
 

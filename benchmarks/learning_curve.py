@@ -30,7 +30,7 @@ from learning_points import ALL_FITTED, AS_SERVED, T_95, WAYS, Point, curve, hal
 from numpy.typing import NDArray
 
 from ram_backend.models.bundle import STARTER
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import whole_vocabulary
 from ram_backend.tagging.tagger import Tagger

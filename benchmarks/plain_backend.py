@@ -23,8 +23,8 @@ import torch
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import load_network
+from ram_backend.models.registry import find_bundle
 from ram_backend.models.starter.export import encoder_weights_path, load_encoder
-from ram_backend.models.store import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger

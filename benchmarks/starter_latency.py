@@ -18,7 +18,7 @@ import numpy as np
 from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode
 from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger

@@ -21,7 +21,7 @@ from ram_backend.images.decode import decode
 from ram_backend.metrics import calibration_error, edits, f1, mean_average_precision, precision_at_k
 from ram_backend.models.bundle import open_bundle
 from ram_backend.models.network import load_network
-from ram_backend.models.starter.bundle import PACKAGED, install_starter
+from ram_backend.models.starter.install import PACKAGED, install_starter
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger

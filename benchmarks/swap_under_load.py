@@ -42,7 +42,7 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import prediction
 from ram_backend.models.delta import Delta
 from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity

@@ -35,7 +35,7 @@ class DiskCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._written: int | None = None  # bytes since the last look at the folder's size; None: never looked
+        self._written: int | None = None  # bytes since the folder's size was last checked; None: never checked
         self._warned = False
 
     def get(self, name: str) -> bytes | None:
@@ -60,11 +60,11 @@ class DiskCache:
             return content
         try:
             earlier = self.get(name) or self._write(name, data)
-            self._make_room(len(data))
+            self._evict(len(data))
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                _log.warning("Nothing can be cached in %s (%s): all is computed anew.", self._folder, error)
+                _log.warning("Nothing can be cached in %s (%s): everything is recomputed.", self._folder, error)
             return content
         return earlier or content
 
@@ -88,8 +88,8 @@ class DiskCache:
             part.unlink(missing_ok=True)
         return None
 
-    def _make_room(self, written: int) -> None:
-        """Looks at the size of the folder now and then, and removes files where it is too large."""
+    def _evict(self, written: int) -> None:
+        """Checks the size of the folder now and then, and removes the least recently used files if it is too large."""
         with self._lock:
             if self._written is not None and self._written + written < self._max_bytes // 32:
                 self._written += written

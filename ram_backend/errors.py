@@ -21,11 +21,11 @@ class InputError(RamError):
 
 
 class ImageError(InputError):
-    """One image can't be tagged; the others go on."""
+    """One image can't be tagged; the others continue."""
 
 
 class ImageUnreadable(ImageError):
-    """The bytes are no image that Pillow can decode, or they end early."""
+    """The bytes aren't an image that Pillow can decode, or they end early."""
 
 
 class ImageTooLarge(ImageError):
@@ -49,7 +49,7 @@ class ProjectOptionsError(InputError):
 
 
 class QuotaExceeded(InputError):
-    """A project or a host has taken its share of the room.
+    """A project or a host has exceeded its quota.
 
     Args:
         what: "projects", "new_tags" or "events".

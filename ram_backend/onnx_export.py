@@ -47,7 +47,7 @@ def export_onnx(
 
 
 def onnx_session(path: Path, threads: int | None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU; `threads` None: as onnxruntime likes.
+    """An `onnxruntime.InferenceSession` on the CPU; `threads` None: onnxruntime's default.
 
     Raises:
         RuntimeError: the file is missing or damaged; names it.
@@ -66,7 +66,7 @@ def onnx_session(path: Path, threads: int | None) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks a lot; what matters raises."""
+    """The exporter is verbose; errors still raise."""
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Train the starter's head, probes and calibration from labelled photos."""
     from ram_backend.models.bundle import check_new_name
-    from ram_backend.models.starter.bundle import install_starter
+    from ram_backend.models.starter.install import install_starter
     from starter.build import build_starter
 
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.calibration import NEUTRAL
-from ram_backend.models.starter.bundle import DESCRIPTION, HEAD_WEIGHTS
+from ram_backend.models.starter.install import DESCRIPTION, HEAD_WEIGHTS
 from ram_backend.vocabulary.tags import Vocabulary
 from starter.card import model_card
 from starter.data import TRAINING_SETS

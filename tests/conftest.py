@@ -65,7 +65,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def starter_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the starter bundle installed, once per session; read-only by agreement."""
-    from ram_backend.models.store import find_bundle
+    from ram_backend.models.registry import find_bundle
 
     folder = tmp_path_factory.mktemp("starter-data")
     find_bundle("starter", folder / "bundles")

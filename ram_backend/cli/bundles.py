@@ -11,7 +11,7 @@ import typer
 
 from ram_backend.cli.output import AsJson, JsonLines, notes, print_facts, print_json, print_rows
 from ram_backend.models.bundle import Bundle, verify
-from ram_backend.models.store import find_bundle, list_bundles
+from ram_backend.models.registry import find_bundle, list_bundles
 from ram_backend.settings import load_settings
 
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)

@@ -16,7 +16,7 @@ from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.config_xml import vocabulary_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import parse_options
 from ram_backend.projects.table import ProjectTable

@@ -17,8 +17,8 @@ from ram_backend.console.figures import count_tags
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 

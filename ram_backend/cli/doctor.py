@@ -36,8 +36,8 @@ from ram_backend.labelstudio.client import LabelStudio, connect_command, open_la
 from ram_backend.labelstudio.diagnosis import Finding, State, diagnose
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.tokens import is_personal
-from ram_backend.models.starter.bundle import starter_digest
-from ram_backend.models.store import find_bundle, list_bundles
+from ram_backend.models.registry import find_bundle, list_bundles
+from ram_backend.models.starter.install import starter_digest
 from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
@@ -205,7 +205,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     if database is None:
         yield Finding("database", State.ok, "none yet: made at the first start of server, worker or command")
         return
-    yield Finding("database", State.ok, f"{database.shown} answers")
+    yield Finding("database", State.ok, f"{database.display_url} answers")
     yield from _jobs(settings, database)
     yield from _versions(database)
 

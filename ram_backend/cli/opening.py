@@ -16,7 +16,7 @@ from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import VocabularyError
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import ProjectKey, select
 from ram_backend.projects.project import Pin, Project
 from ram_backend.projects.table import ProjectTable

@@ -208,7 +208,7 @@ def _remarks(project: Project) -> list[str]:
 def _promises(project: Project, settings: Settings) -> list[str]:
     """The tags for which a requested precision can be promised."""
     from ram_backend.labelstudio.label_config import parse_label_config
-    from ram_backend.models.store import find_bundle
+    from ram_backend.models.registry import find_bundle
     from ram_backend.server.model import ModelIdentity
     from ram_backend.server.resolved_config import promises, resolve_config
 

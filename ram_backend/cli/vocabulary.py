@@ -14,7 +14,7 @@ from rich.table import Table
 from ram_backend.cli.opening import BundleOption
 from ram_backend.cli.output import check_folder_of, written_whole
 from ram_backend.cli.output import out as console
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.vocabulary.caption_files import read_captions
 from ram_backend.vocabulary.caption_parser import CaptionParser, vocabulary_of_captions

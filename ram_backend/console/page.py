@@ -161,7 +161,7 @@ class _Page:
             raise Refused(403, "PageToken", "The page's token is missing or old: reload the page.")
         services, jobs = _parts(request)
         if action not in _ACTIONS:
-            raise InputError(f"There is no action {action[:40]!r} (there: {', '.join(_ACTIONS)}).")
+            raise InputError(f"There is no action {action[:40]!r} (known: {', '.join(_ACTIONS)}).")
         project = _known(services, reference)
         return {"message": await asyncio.to_thread(_ACTIONS[action], services, jobs, project, given)}
 

@@ -35,14 +35,14 @@ class Database:
     """An engine and its transactions. Nothing is connected, and no file made, before the first one.
 
     Attributes:
-        engine: SQLAlchemy's; its messages show no parameters of statements, for
-            tokens may be among them.
-        shown: the address without password, for messages.
+        engine: SQLAlchemy's; its messages show no parameters of statements,
+            because tokens may be among them.
+        display_url: the address without password, for messages.
         file: the SQLite file; None with PostgreSQL.
     """
 
     engine: Engine
-    shown: str
+    display_url: str
     file: Path | None
 
     @contextmanager
@@ -115,25 +115,25 @@ class Database:
             remedy = f"see that {self.file.parent} is a folder that you may write to, with space left"
         else:
             remedy = "see that the server runs, and that RAM_DATABASE_URL is right"
-        return f"The database {self.shown} can't be used ({reason}): {remedy}."
+        return f"The database {self.display_url} can't be used ({reason}): {remedy}."
 
 
 def open_database(settings: Settings) -> Database:
     """Makes the engine that the settings ask for; connects to nothing.
 
     Raises:
-        SettingsError: `database_url` is no URL of a database that can be used
-            here, or its driver is not installed.
+        SettingsError: `database_url` is not a URL of a database that can be
+            used here, or its driver is not installed.
     """
     if settings.database_url is None:
         return _sqlite(settings.data_dir / "ram_backend.sqlite3")
     try:
         url = make_url(settings.database_url)
     except (ArgumentError, ValueError):
-        raise SettingsError(f"RAM_DATABASE_URL is no database URL. {_ALLOWED}") from None
+        raise SettingsError(f"RAM_DATABASE_URL is not a database URL. {_ALLOWED}") from None
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-            raise SettingsError(f"RAM_DATABASE_URL: a SQLite database in memory is no place to keep things. {_ALLOWED}")
+            raise SettingsError(f"RAM_DATABASE_URL: a SQLite database in memory can't persist data. {_ALLOWED}")
         return _sqlite(Path(url.database))
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgresql(url)
@@ -161,7 +161,7 @@ def _sqlite(file: Path) -> Database:
         writes = connection.get_execution_options().get(_WRITES, False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return Database(engine=engine, shown=str(file), file=file)
+    return Database(engine=engine, display_url=str(file), file=file)
 
 
 def _make_private(file: Path) -> None:
@@ -190,5 +190,5 @@ def _postgresql(url: URL) -> Database:
     except ImportError:
         remedy = "pip install 'psycopg[binary]>=3.2'"
         raise SettingsError(f"RAM_DATABASE_URL names PostgreSQL, whose driver is not installed: {remedy}.") from None
-    shown = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
-    return Database(engine=engine, shown=shown, file=None)
+    display_url = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+    return Database(engine=engine, display_url=display_url, file=None)

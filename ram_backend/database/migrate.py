@@ -49,7 +49,7 @@ def upgrade(database: Database) -> None:
     with _one_at_a_time:
         if database.file is None or database.file.exists():
             with database.reading() as session:
-                if _is_current(session.connection(), database.shown):
+                if _is_current(session.connection(), database.display_url):
                     return
         with _one_process(database):
             if database.file is not None:
@@ -58,7 +58,7 @@ def upgrade(database: Database) -> None:
                 if database.file is None:
                     connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-                if not _is_current(connection, database.shown):
+                if not _is_current(connection, database.display_url):
                     config = _config()
                     config.attributes["connection"] = connection
                     command.upgrade(config, "head")
@@ -77,11 +77,13 @@ def _one_process(database: Database) -> Iterator[None]:
             raise DatabaseUnavailable(message) from None
         except OSError as error:
             remedy = "set RAM_DATA_DIR to a folder that you may write to"
-            raise DatabaseUnavailable(f"The database {database.shown} can't be made ({error}): {remedy}.") from error
+            raise DatabaseUnavailable(
+                f"The database {database.display_url} can't be made ({error}): {remedy}."
+            ) from error
         yield
 
 
-def _is_current(connection: Connection, shown: str) -> bool:
+def _is_current(connection: Connection, display_url: str) -> bool:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
@@ -91,13 +93,13 @@ def _is_current(connection: Connection, shown: str) -> bool:
     base = script.get_base()
     if base is not None and (older := {revision for revision in unknown if revision < base}):
         raise DatabaseUnavailable(
-            f"The database {shown} is at revision {', '.join(sorted(older))}, which is older than this version of"
+            f"The database {display_url} is at revision {', '.join(sorted(older))}, which is older than this version of"
             f" ram-backend can upgrade (from {base} on): start the last version before 0.2 on it once, then this one."
         )
     if unknown:
         raise DatabaseUnavailable(
-            f"The database {shown} was made by a newer version of ram-backend (it is at {', '.join(sorted(unknown))}):"
-            " update this one, or use another data folder."
+            f"The database {display_url} was made by a newer version of ram-backend"
+            f" (it is at {', '.join(sorted(unknown))}): update this one, or use another data folder."
         )
     return current == set(script.get_heads())
 

@@ -1,4 +1,4 @@
-"""Photos that come with the package, to see it work without any of one's own; `photos/PROVENANCE.md` says whose."""
+"""Sample photos for a demo; `photos/PROVENANCE.md` names their authors."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class LabelSet:
         chosen = tuple(image for image in self.images if image.split == split)
         if not chosen:
             splits = ", ".join(sorted({image.split for image in self.images if image.split})) or "none at all"
-            raise InputError(f"{self.name}: no image is of split {split!r} (there: {splits}).")
+            raise InputError(f"{self.name}: no image is of split {split!r} (known: {splits}).")
         return LabelSet(self.name, chosen, self.tags)
 
     def matrices(self, tags: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

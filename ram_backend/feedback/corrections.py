@@ -1,4 +1,4 @@
-"""Corrections: annotations compared with the predictions they started from, per tag and image. Pure.
+"""Corrections: diff of annotations against the predictions that they started from, per tag and image. Pure.
 
 A tag is its text: two choices with one text are one tag, which is on if either
 is ticked. A ticked entry of a nested list leaves the entries above it unknown.
@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 
 from ram_backend.feedback.events import LabelSpace
-from ram_backend.feedback.labels import UNKNOWN, CandidateTags, State, TagLabel, TaskLabels, Weights, agreed, stronger
+from ram_backend.feedback.labels import (
+    UNKNOWN,
+    CandidateTags,
+    State,
+    TagLabel,
+    TaskLabels,
+    Weights,
+    merge_choices,
+    weighted_vote,
+)
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ServedPrediction
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation, ticked_paths
 from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice, image_reference
 
-CLOCKS_APART = timedelta(seconds=60)
+MAX_CLOCK_SKEW = timedelta(seconds=60)
 """Largest difference between Label Studio's clock and ours."""
 
 _Choices = Mapping[ChoiceId, Choice]
@@ -57,7 +66,7 @@ def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
     """Weak labels of each image, by task and image name.
 
     Ground truth, if a task has any, decides alone. Otherwise several
-    annotations are merged by weighted vote (`agreed`).
+    annotations are merged by weighted vote (`weighted_vote`).
     """
     by_image: dict[tuple[int, str], list[TaskLabels]] = {}
     for each in corrections:
@@ -66,7 +75,7 @@ def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
 
 
 def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> ServedPrediction | None:
-    """The prediction that an annotation started from: by its number, else the last one served before it was made.
+    """The prediction that an annotation started from: by its id, else the last one served before it was made.
 
     None: it started from none, or the prediction is not known.
     """
@@ -77,7 +86,7 @@ def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> Ser
             return each
     others = [each for each in shown if each.prediction_id is None]
     if stated.created_at is not None:
-        latest = stated.created_at + CLOCKS_APART
+        latest = stated.created_at + MAX_CLOCK_SKEW
         others = [each for each in others if each.shown_at <= latest]
     return max(others, key=lambda each: each.shown_at, default=None)
 
@@ -115,7 +124,7 @@ class _Reader:
             for control, known in zip(controls, choices, strict=True):
                 for choice, label in self._labels(control, known, annotation, started_from):
                     for tag in choice.texts:
-                        states[tag] = stronger(states.get(tag), label)
+                        states[tag] = merge_choices(states.get(tag), label)
             yield TaskLabels(
                 task_id=stated.task,
                 to_name=to_name,
@@ -215,7 +224,7 @@ def _merged(corrections: Sequence[TaskLabels]) -> TaskLabels:
     tags = dict.fromkeys(tag for each in counted for tag in each.states)
     return replace(
         counted[0],
-        states={tag: agreed([each.label(tag) for each in counted]) for tag in tags},
+        states={tag: weighted_vote([each.label(tag) for each in counted]) for tag in tags},
         annotation_ids=tuple(sorted(number for each in counted for number in each.annotation_ids)),
         model_versions=tuple(sorted({version for each in counted for version in each.model_versions})),
         versions=tuple(sorted({version for each in counted for version in each.versions})),

@@ -24,9 +24,9 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.requests import EventProject, WebhookRequest
 
-Kind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
+EventKind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
 """`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio's tombstones, final, as no
-number is given twice. `annotation_missing`: a complete listing lacked the annotation; a later listing that has it again
+id is given twice. `annotation_missing`: a complete listing lacked the annotation; a later listing that has it again
 revokes that (`annotation_found`)."""
 
 Source = Literal["webhook", "listing"]
@@ -87,10 +87,10 @@ def _label_space(label_config: str) -> LabelSpace | None:
 
 @dataclass(frozen=True)
 class FeedbackEvent:
-    """One event. Its identity within a project: kind, numbers, `updated_us` and `content`.
+    """One event. Its identity within a project: kind, ids, `updated_us` and `content`.
 
     Attributes:
-        kind: see `Kind`.
+        kind: see `EventKind`.
         annotation_id: 0 for the deletion of a task.
         task_id: 0 if the event doesn't name it.
         updated_us: microseconds since 1970, UTC: Label Studio's `updated_at`
@@ -103,7 +103,7 @@ class FeedbackEvent:
         offered: the tags that could be chosen; None: not known.
     """
 
-    kind: Kind
+    kind: EventKind
     annotation_id: int
     task_id: int
     received_at: datetime
@@ -119,8 +119,8 @@ class FeedbackEvent:
 def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
     """The events in one webhook call; most actions have none. Never raises.
 
-    Entries that can't be recorded (no number, wrong types, huge) are dropped
-    and counted in the log.
+    Entries that can't be recorded (no id, wrong types, huge) are dropped and
+    counted in the log.
     """
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
     numbers = [number for each in entries if (number := number_of(each)) is not None]
@@ -133,7 +133,7 @@ def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEv
     else:
         return []
     if dropped := len(entries) - len(events):
-        why = "no number, wrong types, or huge"
+        why = "no id, wrong types, or huge"
         _log.warning("%d of %d entries of an event %s can't be kept: %s", dropped, len(entries), request.action, why)
     return list(dict.fromkeys(events))
 

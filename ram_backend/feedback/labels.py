@@ -87,12 +87,12 @@ class CandidateTags:
 
     def label(self, tag: str) -> TagLabel:
         """The label of a tag that nobody touched."""
-        place = self._places.get(tag)
-        return UNKNOWN if place is None else TagLabel(False, float(self.untouched[place]), "untouched")
+        index = self._index.get(tag)
+        return UNKNOWN if index is None else TagLabel(False, float(self.untouched[index]), "untouched")
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {tag: place for place, tag in enumerate(self.tags)}
+    def _index(self) -> dict[str, int]:
+        return {tag: index for index, tag in enumerate(self.tags)}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
     """
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
-    columns = {tag: place for place, tag in enumerate(tags)}
+    columns = {tag: index for index, tag in enumerate(tags)}
     untouched: dict[int, NDArray[np.float32]] = {}
     for row, each in enumerate(labels):
         candidates = each.candidates
@@ -153,7 +153,7 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
     return on, weights
 
 
-def stronger(one: TagLabel | None, other: TagLabel) -> TagLabel:
+def merge_choices(one: TagLabel | None, other: TagLabel) -> TagLabel:
     """Merges two choices of one tag: on before off, then explicit statements before silence."""
     if one is None:
         return other
@@ -165,7 +165,7 @@ def stronger(one: TagLabel | None, other: TagLabel) -> TagLabel:
     return max(one, other, key=precedence)
 
 
-def agreed(labels: Sequence[TagLabel]) -> TagLabel:
+def weighted_vote(labels: Sequence[TagLabel]) -> TagLabel:
     """Weighted vote of several annotators on one tag.
 
     The side with more weight wins. Its weight is the mean weight of its voters

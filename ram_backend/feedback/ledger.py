@@ -1,4 +1,4 @@
-"""Event-sourced ledger of annotations: immutable events in the database, the current truth as a view over them.
+"""Event-sourced ledger of annotations: immutable events in the database, current annotations as a projection of them.
 
 A project's rows from before its first `/setup` have the instance "" and are
 read together with the later ones.
@@ -17,10 +17,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database.base import Base, BigId, UtcDateTime
 from ram_backend.database.engine import Database
-from ram_backend.feedback import view
+from ram_backend.feedback import projection
 from ram_backend.feedback.events import FeedbackEvent, LabelSpace
+from ram_backend.feedback.projection import AnnotationChanges, CurrentAnnotation, EventHeader, Fingerprint
 from ram_backend.feedback.shown import ImageHashes, ServedPrediction, image_key, read_choices, read_images
-from ram_backend.feedback.view import Changes, CurrentAnnotation, EventLine, Fingerprint
 from ram_backend.labelstudio.annotations import StatedAnnotation
 from ram_backend.projects import table as projects_table
 from ram_backend.projects.keys import ProjectKey
@@ -71,7 +71,7 @@ class LabelSpaceRow(OfProject, Base):
 class ShownRow(OfProject, Base):
     """A served prediction for a task by one model version; `choices` and `images` are JSON.
 
-    `prediction_id` is Label Studio's number, once reconciliation has found it.
+    `prediction_id` is Label Studio's id, once reconciliation has found it.
     """
 
     __tablename__ = "shown"
@@ -102,7 +102,7 @@ class TaskImageRow(OfProject, Base):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-_LINE = [getattr(FeedbackEventRow, name) for name in EventLine._fields]
+_HEADER = [getattr(FeedbackEventRow, name) for name in EventHeader._fields]
 _STATED = [
     getattr(FeedbackEventRow, name)
     for name in ("event_id", "annotation_id", "updated_us", "statement", "task_data", "offered", "received_at")
@@ -119,8 +119,8 @@ class Ledger:
     def record(self, key: ProjectKey, events: Sequence[FeedbackEvent]) -> int:
         """Appends events, all or none; they are durable when this returns. Known ones change nothing.
 
-        Numbers are given one transaction after another: a reader that sees
-        number n sees all before it.
+        Ids are given one transaction after another: a reader that sees id n
+        sees all before it.
 
         Returns:
             The number of new events.
@@ -160,16 +160,16 @@ class Ledger:
         return int(total or 0)
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
-        """The current truth: the latest statement of each existing annotation, by number, usable or not.
+        """The current annotations: the latest statement of each existing one, by id, usable or not.
 
         As of the event `up_to`; None: now.
         """
         with self._database.reading() as session:
-            truth = view.current(self._lines(session, key, up_to))
+            current = projection.current(self._headers(session, key, up_to))
             spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
             offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
             stated = select(*_STATED).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
-            wanted = {line.event_id for line in truth.values()}
+            wanted = {header.event_id for header in current.values()}
             found = {row.annotation_id: row for row in session.execute(stated) if row.event_id in wanted}
         return [
             CurrentAnnotation(
@@ -179,32 +179,32 @@ class Ledger:
                 offered=offered.get(row.offered),
                 received_at=row.received_at,
             )
-            for row in (found[number] for number in truth)
+            for row in (found[number] for number in current)
         ]
 
-    def lines(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventLine]:
-        """All events of a project without their statements, by number."""
+    def headers(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventHeader]:
+        """All events of a project without their statements, by id."""
         with self._database.reading() as session:
-            return self._lines(session, key, up_to)
+            return self._headers(session, key, up_to)
 
     def last_event(self, key: ProjectKey) -> int:
-        """Number of a project's last event; 0: there is none."""
+        """Id of a project's last event; 0: there is none."""
         last = select(FeedbackEventRow.event_id).where(_of_project(FeedbackEventRow, key))
         with self._database.reading() as session:
             return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
 
-    def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> Changes:
+    def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> AnnotationChanges:
         """Changes of the usable annotations after an event, up to another one (None: now)."""
-        lines = self.lines(key, up_to=up_to)
-        before = view.current(line for line in lines if line.event_id <= event_id)
-        return view.changes(before, view.current(lines))
+        headers = self.headers(key, up_to=up_to)
+        before = projection.current(header for header in headers if header.event_id <= event_id)
+        return projection.changes(before, projection.current(headers))
 
     def fingerprint(self, key: ProjectKey, *, up_to: int | None = None) -> Fingerprint:
         """Identity of the usable annotations; see `annotations` for `up_to`."""
-        return view.fingerprint(view.current(self.lines(key, up_to=up_to)))
+        return projection.fingerprint(projection.current(self.headers(key, up_to=up_to)))
 
     def last_events(self) -> dict[ProjectKey, int]:
-        """Number of the last event of each project that has events."""
+        """Id of the last event of each project that has events."""
         project = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
         question = select(*project, func.max(FeedbackEventRow.event_id)).group_by(*project)
         with self._database.reading() as session:
@@ -215,7 +215,7 @@ class Ledger:
 
         A task and `model_version` have one row, the last that was served. A
         listing's prediction is kept only if none was served; otherwise it adds
-        Label Studio's number to the row.
+        Label Studio's id to the row.
 
         Raises:
             DatabaseUnavailable: nothing was written.
@@ -285,11 +285,11 @@ class Ledger:
             identity = [*_identity(TaskImageRow), TaskImageRow.reference]
             session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
 
-    def _lines(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventLine]:
-        query = select(*_LINE).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+    def _headers(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventHeader]:
+        query = select(*_HEADER).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
         if up_to is not None:
             query = query.where(FeedbackEventRow.event_id <= up_to)
-        return [EventLine(*row) for row in session.execute(query)]
+        return [EventHeader(*row) for row in session.execute(query)]
 
 
 def _identity(table: type[ShownRow | TaskImageRow]) -> list[Any]:

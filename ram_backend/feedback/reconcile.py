@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
-from ram_backend.feedback import view
-from ram_backend.feedback.events import FeedbackEvent, Kind, LabelSpace, label_space_of, statement_event
+from ram_backend.feedback import projection
+from ram_backend.feedback.events import EventKind, FeedbackEvent, LabelSpace, label_space_of, statement_event
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation, read_items
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reconciled:
-    """Numbers of a reconciliation, and the data of the listed tasks.
+    """Counts of a reconciliation, and the data of the listed tasks.
 
     Attributes:
         listed: annotations that Label Studio has.
@@ -57,7 +57,7 @@ def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) ->
     """The Label Studio of a project, with the login that it may be sent.
 
     Raises:
-        LabelStudioUnreachable: nobody has named its address.
+        LabelStudioUnreachable: its address is unknown.
         SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
             be used.
     """
@@ -92,14 +92,14 @@ def reconcile(
 
     Raises:
         LabelStudioUnreachable: nothing was written.
-        LabelStudioRefused: the project is not there, or another one has its
-            number; nothing was written.
+        LabelStudioRefused: the project doesn't exist, or another one has its
+            id; nothing was written.
     """
     began = began or datetime.now(UTC)
     offered = _same_project(key, api)
     mark = ledger.last_event(key)
     known = {annotation.stated.id: annotation for annotation in ledger.annotations(key, up_to=mark)}
-    lines = ledger.lines(key, up_to=mark)
+    headers = ledger.headers(key, up_to=mark)
     listing = _Listing(began, offered)
     for count, task in enumerate(api.annotated_tasks(), 1):
         listing.take(task)
@@ -108,7 +108,7 @@ def reconcile(
     unseen = sorted({known[number].stated.task for number in known.keys() - listing.stated.keys()})
     for task in api.tasks(unseen):
         listing.take(task)
-    recorded = {(line.annotation_id, line.task_id, line.updated_us, line.content) for line in lines}
+    recorded = {(header.annotation_id, header.task_id, header.updated_us, header.content) for header in headers}
     events = [
         event
         for event in listing.statements
@@ -120,10 +120,10 @@ def reconcile(
         for number, annotation in known.items()
         if number not in listing.stated and annotation.received_at <= began - settled
     ]
-    returned = [listing.stated[number] for number in view.missing(lines) & listing.stated.keys()]
+    returned = [listing.stated[number] for number in projection.missing(headers) & listing.stated.keys()]
     moment = (began - _EPOCH) // timedelta(microseconds=1)
     added = ledger.record(key, events)
-    seen: list[tuple[Kind, StatedAnnotation]] = [("annotation_missing", each) for each in gone]
+    seen: list[tuple[EventKind, StatedAnnotation]] = [("annotation_missing", each) for each in gone]
     seen += [("annotation_found", each) for each in returned]
     ledger.record(
         key,
@@ -187,7 +187,7 @@ def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
 
 
 def _lost_its_prediction(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:
-    """Whether a listed statement is the known one without its parent prediction."""
+    """Whether a listed annotation equals the known one but for its parent prediction."""
     if known is None or listed.parent_prediction is not None:
         return False
     before = known.stated

@@ -1,4 +1,4 @@
-"""Served predictions: what annotators were shown for a task, and the identity of its images. Pure."""
+"""Value objects and JSON codec of shown predictions, and of the identity of their images. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ServedPrediction:
         choices: the ticked ones, and others whose scores are known.
         version: the project's version that made it; None: the bundle's base, or
             not known.
-        prediction_id: Label Studio's number; None: not known.
+        prediction_id: Label Studio's id; None: not known.
         source: "served" by us, or found in a "listing" of Label Studio.
     """
 

@@ -205,13 +205,13 @@ def read_file(path: Path, max_bytes: int, name: str, *, most: int | None = None)
 
     Raises:
         ImageTooLarge: the file is larger than `max_bytes`.
-        ImageUnreadable: it is missing, no regular file, or can't be read.
+        ImageUnreadable: it is missing, not a regular file, or can't be read.
     """
     try:
         if path.is_dir():
             raise ImageUnreadable(f"{name}: is a folder, not an image. Name the files in it.")
         if path.exists() and not path.is_file():
-            raise ImageUnreadable(f"{name}: is no regular file. Copy the image to a file first.")
+            raise ImageUnreadable(f"{name}: is not a regular file. Copy the image to a file first.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             _check(size, max_bytes, f"{name}: {size:,} bytes are", "RAM_MAX_IMAGE_BYTES")

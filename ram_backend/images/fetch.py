@@ -157,7 +157,7 @@ class Fetcher:
 
 
 def body_of(answer: Answer) -> bytes:
-    """The image in an answer that is no redirect; raises as `Fetcher.get`."""
+    """The image in an answer that is not a redirect; raises as `Fetcher.get`."""
     if 200 <= answer.status < 300:
         return answer.body
     said = f"{answer.address}: answered HTTP {answer.status}"
@@ -175,7 +175,7 @@ def _joined(address: Address, location: str | None) -> str | None:
     try:
         return urljoin(f"{address.origin}{address.target}", location.strip())
     except ValueError:
-        raise ImageRefused(f"{address}: redirects to something that is no address. Check it.") from None
+        raise ImageRefused(f"{address}: redirects to something that is not an address. Check it.") from None
 
 
 def _too_large(name: str, limit: int) -> ImageTooLarge:

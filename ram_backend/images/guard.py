@@ -88,7 +88,7 @@ class Address:
             raise ImageRefused(f"{shown}: has a user or password in it. Use an address without, e.g. a signed one.")
         host = _plain_host(parts.host or "")
         if not host:
-            raise ImageRefused(f"{shown}: names no host that can be asked. Check the address.")
+            raise ImageRefused(f"{shown}: names no valid host. Check the address.")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query is not None else "")
         return cls(Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target)
 
@@ -191,7 +191,7 @@ def _allowed_host(entry: str) -> tuple[str, int | None]:
         host, parts = "", Url()
     if not host or "*" in host or parts.auth is not None or (parts.path or "/") != "/" or parts.query is not None:
         raise SettingsError(
-            f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is no host, host:port or network. Write e.g. minio:9000,10.1.0.0/16."
+            f"RAM_ALLOWED_IMAGE_HOSTS: {entry!r} is not a host, host:port or network. Write minio:9000,10.1.0.0/16."
         )
     return host, parts.port
 

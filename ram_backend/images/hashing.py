@@ -1,4 +1,4 @@
-"""Perceptual hashes: photos that look alike get hashes that differ in few bits."""
+"""pHash: 64-bit perceptual hash by DCT; near-duplicates differ in few bits."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class LabelStudio:
             base = Address.of(self.base_url)
         except ImageRefused:
             raise SettingsError(
-                f"{redacted(base_url)!r} is no address of a Label Studio. Set LABEL_STUDIO_URL to http(s)://HOST:PORT."
+                f"{redacted(base_url)!r} is not an address of a Label Studio. Set LABEL_STUDIO_URL to http(s)://HOST:PORT."
             ) from None
         self.origin = base.origin
         self._prefix = "" if base.target == "/" else base.target

@@ -40,7 +40,7 @@ STARTER = "starter"
 WAIT_S = 600.0
 """Longest wait for another process that writes a bundle of the same name, in seconds."""
 
-Kind = Literal["ram", "ram_plus", "tag2text", "starter"]
+BundleKind = Literal["ram", "ram_plus", "tag2text", "starter"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -65,7 +65,7 @@ class Bundle:
 
     path: Path
     name: str
-    kind: Kind
+    kind: BundleKind
     digest: str
     vocabulary: Vocabulary
     preprocessing: Preprocessing
@@ -159,8 +159,8 @@ def verify(bundle: Bundle) -> None:
             raise _damaged(bundle.path, f"the checksum of {name} differs")
 
 
-def digest_of(
-    kind: Kind, architecture: Mapping[str, Any], preprocessing: Preprocessing, sources: Mapping[str, str]
+def bundle_digest(
+    kind: BundleKind, architecture: Mapping[str, Any], preprocessing: Preprocessing, sources: Mapping[str, str]
 ) -> str:
     """Names a bundle's behaviour by what it was made from; `sources` is the sha256 of each file by its role."""
     identity = {"kind": kind, "architecture": architecture, "preprocessing": asdict(preprocessing), "sources": sources}

@@ -87,7 +87,7 @@ def pull(
     """Downloads a released model and makes a bundle of it.
 
     The weights are kept in `cache_dir` until the bundle is there, and are
-    removed then: a download that stopped goes on where it was, and one that was
+    removed then: a download that stopped resumes where it was, and one that was
     complete is not repeated.
 
     Args:
@@ -101,8 +101,8 @@ def pull(
         options: further ones of `import_checkpoint`.
 
     Raises:
-        DownloadError: a file can't be had; names its address, and how to import
-            one that was got otherwise.
+        DownloadError: a file is unavailable; names its address, and how to
+            import one that was got otherwise.
         CheckpointError, VocabularyError: see `import_checkpoint`.
     """
     from ram_backend.models.importing import import_checkpoint
@@ -159,7 +159,7 @@ def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Rele
 def _resumed(url: str, size: int | None, target: Path) -> Path:
     """Downloads a file, or the rest of it where an earlier process was stopped.
 
-    The hub's own `hf_hub_download` goes on only within one process: it throws
+    The hub's own `hf_hub_download` resumes only within one process: it throws
     away what a stopped one has left.
     """
     from huggingface_hub.file_download import http_get
@@ -193,6 +193,6 @@ def _list_file(address: str, target: Path, kind: Released) -> Path:
 def _unavailable(address: str, error: Exception, kind: Released) -> DownloadError:
     reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
     return DownloadError(
-        f"{address}: can't be downloaded ({reason}). Check the connection and pull again (it goes on where it stopped),"
+        f"{address}: can't be downloaded ({reason}). Check the connection and pull again (it resumes where it stopped),"
         f" or get the file otherwise and run: ram-backend bundles import FILE.pth --tags TAGS.txt --name {kind}"
     )

@@ -23,9 +23,9 @@ from ram_backend.models.bundle import (
     NETWORK,
     VOCABULARY,
     Bundle,
-    Kind,
+    BundleKind,
+    bundle_digest,
     check_new_name,
-    digest_of,
     file_sha256,
     new_bundle,
     open_bundle,
@@ -122,7 +122,7 @@ def import_checkpoint(
     architecture = asdict(checkpoint.architecture)
     manifest: dict[str, Any] = {
         "kind": checkpoint.kind,
-        "digest": digest_of(
+        "digest": bundle_digest(
             checkpoint.kind, architecture, preprocessing, {role: entry["sha256"] for role, entry in sources.items()}
         ),
         "architecture": architecture,
@@ -156,7 +156,7 @@ def _source(path: Path) -> dict[str, Any]:
 class _Checkpoint:
     """A checked official file: its float32 tensors by official name, and what is left out of it."""
 
-    kind: Kind
+    kind: BundleKind
     architecture: Architecture
     descriptions: int
     weights: Mapping[str, Tensor]

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from ram_backend.errors import CheckpointError
-from ram_backend.models.bundle import Kind
+from ram_backend.models.bundle import BundleKind
 from ram_backend.models.encoder import SwinConfig
 from ram_backend.models.head import HeadConfig
 from ram_backend.models.ram import Architecture, TaggingNetwork
@@ -59,12 +59,12 @@ def part_of(key: str) -> Part:
     return "captioner" if key.startswith(("tag_encoder.", "text_decoder.")) else "tagging"
 
 
-def label_key(kind: Kind) -> str:
+def label_key(kind: BundleKind) -> str:
     """Where the label embeddings are."""
     return "label_embed.weight" if kind == "tag2text" else "label_embed"
 
 
-def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> Kind | None:
+def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> BundleKind | None:
     """Which model a file holds, judged by its keys; None where it is none of them.
 
     The number of label embeddings tells RAM++ from RAM where the one key that
@@ -80,7 +80,7 @@ def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESC
     return "ram" if any(key.startswith(known) for key in shapes) else None
 
 
-def read_architecture(kind: Kind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
+def read_architecture(kind: BundleKind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
     """The numbers of a network, from the shapes of its tensors.
 
     Raises:
@@ -134,7 +134,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return 1 + max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=0)
 
 
-def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
+def expected_shapes(kind: BundleKind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
     """Every key that a file must hold for tagging, with its shape; `descriptions` is the number per tag in RAM++."""
     ours = _our_shapes(architecture)
     shapes = {key: ours[name] for key, name in our_names(kind, architecture).items()}
@@ -144,7 +144,7 @@ def expected_shapes(kind: Kind, architecture: Architecture, tags: int, descripti
 
 
 @lru_cache(maxsize=8)
-def our_names(kind: Kind, architecture: Architecture) -> dict[str, str]:
+def our_names(kind: BundleKind, architecture: Architecture) -> dict[str, str]:
     """Where each tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
     return {_official_name(kind, name): name for name in _our_shapes(architecture)}
 
@@ -166,7 +166,7 @@ _HEAD_PARTS = {
 }
 
 
-def _official_name(kind: Kind, name: str) -> str:
+def _official_name(kind: BundleKind, name: str) -> str:
     """Inverse of `our_names` for one key."""
     if name.startswith("encoder.swin."):
         # timm merges patches at the start of the next stage, the official code at the end of the one before

@@ -42,7 +42,7 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
     """The bundle's network with the head that a version brings; its tokens and `encoder_id` stay the same.
 
     Args:
-        base: the bundle's network as `load_network` gave it; goes on working,
+        base: the bundle's network as `load_network` gave it; stays usable,
             unchanged.
         files: contents of the version's files by name.
 

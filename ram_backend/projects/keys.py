@@ -61,7 +61,7 @@ def instance_of(hostname: str | None) -> str:
     """Normalised address of a Label Studio: scheme, host, port unless it is the usual one, and path; "" for none.
 
     Raises:
-        InputError: it is no http(s) address.
+        InputError: it is not an http(s) address.
     """
     text = (hostname or "").strip()
     if not text:
@@ -72,7 +72,7 @@ def instance_of(hostname: str | None) -> str:
             raise ImageRefused("no address")
         address = Address.of(re.sub(r"//[^/]*@", "//", url, count=1))
     except ImageRefused:
-        shown = f"{redacted(text)[:80]!r} is no address of a Label Studio"
+        shown = f"{redacted(text)[:80]!r} is not an address of a Label Studio"
         raise InputError(f"{shown}: expected http://HOST:PORT or https://HOST.") from None
     return f"{address.origin}{address.target.rstrip('/')}"
 
@@ -96,7 +96,7 @@ def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
     found = [key for key in same if instance in (None, key.instance)]
     if not found:
         known = _listed(known_keys) or "none yet: connect this backend in Label Studio first"
-        raise ProjectNotFound(f"There is no project {text.strip()} (there: {known}).")
+        raise ProjectNotFound(f"There is no project {text.strip()} (known: {known}).")
     if len(found) > 1:
         raise ProjectAmbiguous(f"{text.strip()} may be any of {len(found)} projects; name one: {_listed(found)}.")
     return found[0]

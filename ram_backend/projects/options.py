@@ -163,12 +163,12 @@ def _mapping(value: object, source: str) -> Mapping[Any, object]:
             value = json.loads(value) if value.strip() else None
         except (ValueError, RecursionError):
             expected = 'a JSON object such as {"threshold": 0.5}, or nothing'
-            raise ProjectOptionsError(f"{source}: {_shown(value)} is no JSON; allowed: {expected}.") from None
+            raise ProjectOptionsError(f"{source}: {_shown(value)} is not JSON; allowed: {expected}.") from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         expected = f"an object with some of the keys {', '.join(_ALIASES)}"
-        raise ProjectOptionsError(f"{source}: {_shown(value)} is no object; allowed: {expected}, or nothing.")
+        raise ProjectOptionsError(f"{source}: {_shown(value)} is not an object; allowed: {expected}, or nothing.")
     return value
 
 

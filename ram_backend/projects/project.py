@@ -1,4 +1,4 @@
-"""A project, its update by `/setup`, and its trusted connection: pure.
+"""Immutable value objects of a project, its `/setup` update and its trusted host. Pure.
 
 `LABEL_STUDIO_API_KEY` goes to `LABEL_STUDIO_URL` or to a host that was pinned
 by a command. A host that only a `/setup` request named gets the token that this

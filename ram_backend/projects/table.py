@@ -98,7 +98,7 @@ _KEY = (ProjectRow.instance, ProjectRow.project_id, ProjectRow.created)
 
 
 @dataclass(frozen=True)
-class Changes:
+class ProjectChanges:
     """The counter and the pinned Label Studio now, and the projects that were written since an earlier read.
 
     `keys` are all that there are; None: the same as then.
@@ -116,7 +116,7 @@ class ProjectTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def changes(self, since: int = -1) -> Changes:
+    def changes(self, since: int = -1) -> ProjectChanges:
         """The projects written after the counter was `since`; all where it is below `since` (a restored database).
 
         Raises:
@@ -125,13 +125,15 @@ class ProjectTable:
         with self._database.reading() as session:
             backend = session.get(BackendRow, 1)
             if backend is None:
-                raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
+                raise DatabaseUnavailable(
+                    f"The database {self._database.display_url} lacks its one row about the backend."
+                )
             if backend.change == since:
-                return Changes(since, backend.pin, ())
+                return ProjectChanges(since, backend.pin, ())
             since = since if since < backend.change else -1
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
             keys = frozenset(ProjectKey(*row) for row in session.execute(select(*_KEY)))
-            return Changes(backend.change, backend.pin, tuple(_project(row) for row in rows), keys)
+            return ProjectChanges(backend.change, backend.pin, tuple(_project(row) for row in rows), keys)
 
     def keys(self) -> list[ProjectKey]:
         """The keys of all projects.

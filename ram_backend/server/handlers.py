@@ -82,7 +82,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
 
 async def _accepted_token(services: Services, key: ProjectKey, token: str | None) -> str | None:
     """The token that a `/setup` request brings; None where Label Studio doesn't take it in place of the known one."""
-    connection = services.store.to_try(key, token)
+    connection = services.store.candidate_connection(key, token)
     if connection is None or connection.base_url is None:
         return token
     with suppress(SettingsError):

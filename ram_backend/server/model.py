@@ -22,7 +22,7 @@ from PIL import Image
 from ram_backend.errors import BundleDamaged, BundleNotFound, NotAvailable, RamError, TextEncoderUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.settings import Settings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder

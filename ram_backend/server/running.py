@@ -21,7 +21,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ram_backend.errors import NotAvailable, SettingsError
 from ram_backend.models.bundle import STARTER
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.server.model import network_threads
 from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import open_text_encoder

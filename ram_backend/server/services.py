@@ -18,9 +18,9 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import fetch_limits, open_label_studio
 from ram_backend.labelstudio.task_images import TaskImages
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Connection, Project
-from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model, ModelIdentity, has_spare_lane, shared
@@ -51,7 +51,7 @@ class Services:
         self.metrics = metrics
         self.jobs = jobs
         self.model = model or Model(settings)
-        self.store = ProjectStore(settings).start()
+        self.store = ProjectCache(settings).start()
         self._database = open_database(settings)
         self.ledger = Ledger(self._database)
         self.event_bytes: dict[ProjectKey, int] = {}  # of the ledger's events, by project; the events' thread's own

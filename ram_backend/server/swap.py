@@ -18,8 +18,8 @@ from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, Vers
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.tuned import has_tuned_head, tuned_network
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.store import ProjectStore
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
@@ -93,7 +93,7 @@ class VersionSwap:
 
     versions_dir: Path
     table: VersionTable
-    projects: ProjectStore
+    projects: ProjectCache
     model: Model
     batcher: Batcher
     snapshots: SnapshotCache

@@ -103,8 +103,8 @@ def write_version(
     Raises:
         VersionsUnavailable: the folder can't be written, or another process has
             been writing there for `WAIT_S`.
-        VersionDamaged: a file's name can't be used, or lineage or verdict hold
-            what JSON can't say.
+        VersionDamaged: a file's name can't be used, or lineage or verdict
+            aren't JSON-serialisable.
     """
     wrong = next((name for name in files if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA)), None)
     if wrong is not None:
@@ -113,7 +113,7 @@ def write_version(
 
     contents = {DELTA: save(delta.to_tensors()), **files}
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in sorted(contents.items())}
-    digest = digest_of(lineage.bundle_digest, delta.tags, listed)
+    digest = version_digest(lineage.bundle_digest, delta.tags, listed)
     manifest = {
         "format": FORMAT,
         "project": {"instance": key.instance, "id": key.id, "created": key.created},
@@ -204,7 +204,7 @@ def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
         raise VersionsUnavailable(f"{folder / name} can't be removed ({error}): remove it by hand.") from error
 
 
-def digest_of(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[str, Any]]) -> str:
+def version_digest(bundle_digest: str, tags: Any, files: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over the bundle's digest, the tags and the checksums of the files."""
     sums = {name: entry["sha256"] for name, entry in files.items()}
     return _json_sha256({"format": FORMAT, "bundle": bundle_digest, "tags": list(tags), "files": sums})
@@ -214,13 +214,13 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     """The text of a manifest, with a checksum over everything else in it.
 
     Raises:
-        VersionDamaged: it holds something that JSON doesn't have, such as NaN.
+        VersionDamaged: it isn't JSON-serialisable (NaN, for instance).
     """
     try:
         checksum = _json_sha256(manifest)
         return json.dumps({**manifest, _CHECKSUM: checksum}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        message = f"A version's lineage or verdict holds what JSON can't say ({error}): leave it out."
+        message = f"A version's lineage or verdict isn't JSON-serialisable ({error}): leave that out."
         raise VersionDamaged(message) from None
 
 
@@ -267,7 +267,7 @@ def _read_manifest(path: Path, key: ProjectKey | None) -> tuple[dict[str, Any], 
         name, outcome = manifest["name"], manifest["verdict"]["outcome"]
         lineage = Lineage.from_json(manifest["lineage"])
         folder, tags = folder_of(owner), manifest["tags"]
-        differs = manifest["digest"] != digest_of(lineage.bundle_digest, tags, manifest["files"])
+        differs = manifest["digest"] != version_digest(lineage.bundle_digest, tags, manifest["files"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"has a {MANIFEST} that lacks or garbles {error}") from None
     typed = isinstance(outcome, str) and isinstance(tags, list)
@@ -308,7 +308,7 @@ def _read(path: Path, name: str, *, size: int | None = None, limit: int | None =
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _damaged(path, f"has a {name} that is no plain file")
+            raise _damaged(path, f"has a {name} that is not a plain file")
         if size is not None and status.st_size != size:
             raise _damaged(path, f"has a {name} of {status.st_size} bytes instead of {size}")
         if limit is not None and status.st_size > limit:

@@ -1,4 +1,4 @@
-"""Versions in the database: lineage, table of versions, table of served versions."""
+"""ORM models of versions and served versions; lineage of a version."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CorrectionsUsed:
     """The corrections that a version was trained on.
 
     Attributes:
-        count: number of images with corrections.
+        count: number of corrected images.
         first_event: smallest id of the ledger's events behind them; 0: none.
         last_event: largest such id.
         seen: id of the ledger's last event of any kind at that time.

@@ -106,7 +106,9 @@ class VersionTable:
         with self._database.reading() as session:
             counter = session.scalar(select(BackendRow.change).where(BackendRow.id == 1))
             if counter is None:
-                raise DatabaseUnavailable(f"The database {self._database.shown} lacks its one row about the backend.")
+                raise DatabaseUnavailable(
+                    f"The database {self._database.display_url} lacks its one row about the backend."
+                )
             if counter == since:
                 return ServedChanges(since, ())
             after = since if counter > since else -1  # the counter went back: another database, such as a restored one
@@ -254,7 +256,7 @@ def _known_row(session: Session, key: ProjectKey, name: str) -> VersionRecord:
     row = _version_row(session, key, name)
     if row is None:
         names = [BASE, *(each.name for each in _version_rows(session, key))]
-        raise VersionNotFound(f"Project {key} has no version {name[:40]!r} (there: {', '.join(names[-20:])}).")
+        raise VersionNotFound(f"Project {key} has no version {name[:40]!r} (known: {', '.join(names[-20:])}).")
     return row
 
 

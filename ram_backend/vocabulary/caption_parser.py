@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.folding import fold, singular_forms, verb_forms
 from ram_backend.vocabulary.label_system import load_label_system
+from ram_backend.vocabulary.normalisation import fold, singular_forms, verb_forms
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 
 LONGEST = 4

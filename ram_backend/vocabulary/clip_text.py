@@ -137,7 +137,7 @@ def _file(path: Path) -> Path:
     """The weight file that a setting names, itself or by its folder."""
     found = next((path / name for name in _HUB_FILES if (path / name).is_file()), path)
     if not found.is_file():
-        raise TextEncoderUnavailable(f"CLIP's weights: {path} is no file, and no folder with one; {_REMEDY}.")
+        raise TextEncoderUnavailable(f"CLIP's weights: {path} is neither a file nor a folder with one; {_REMEDY}.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The universal label system: word lists in, one vocabulary of common tags out.
+"""Builder of the label system: merge of word lists, WordNet synonyms and hypernyms, into one vocabulary.
 
 `build_label_system` merges the named lists in `sources/` in a fixed order;
 `label_system.json` beside this module is its result. Nothing else is needed to
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.folding import fold, singular_forms, verb_forms
+from ram_backend.vocabulary.normalisation import fold, singular_forms, verb_forms
 from ram_backend.vocabulary.tags import Tag, Vocabulary
 from ram_backend.vocabulary.word_sources import (
     Entry,
@@ -250,7 +250,7 @@ def _broader(
     are rarely what a person would say.
 
     Raises:
-        VocabularyError: a rule names no tag, or the rules go round in a circle.
+        VocabularyError: a rule names no tag, or the rules form a cycle.
     """
     tags = {draft.name: draft for draft in drafts}
     allowed = set(broad)
@@ -280,7 +280,7 @@ def _broader(
         steps[draft.name] += [up for up in ups if up != draft.name and up not in steps[draft.name]]
     steps = {name: [up for up in ups if (name, up) not in cut] for name, ups in steps.items()}
     broader = {name: closure(name, steps.__getitem__) for name in tags}
-    circle = next((name for name, above in broader.items() if name in above), None)
-    if circle is not None:
-        raise VocabularyError(f"{circle!r} is broader than itself, among {list(broader[circle])}. Correct broader.txt.")
+    cycle = next((name for name, above in broader.items() if name in above), None)
+    if cycle is not None:
+        raise VocabularyError(f"{cycle!r} is broader than itself, among {list(broader[cycle])}. Correct broader.txt.")
     return broader

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.folding import base_forms, fold, joined
+from ram_backend.vocabulary.normalisation import base_forms, fold, joined
 
 CATEGORIES = (
     "object", "animal", "plant", "food", "person", "scene", "attribute", "color", "material", "action", "event",
@@ -85,7 +85,7 @@ class Vocabulary:
     Look-up (`find`) goes from strict to loose and stops at the first hit:
 
     1. the exact name;
-    2. the folded name (case, underscore, hyphen, slash, accents, blanks);
+    2. the folded name (case, underscore, hyphen, slash, accents, whitespace);
     3. a synonym, exact before folded;
     4. inflection: the asked text is reduced (names before synonyms), then the
        vocabulary's own names and synonyms are (so "sit" finds a tag "sitting");
@@ -192,7 +192,7 @@ class Vocabulary:
     def from_files(cls, tags: Path, thresholds: Path | None = None, *, default_threshold: float = 0.5) -> Vocabulary:
         """Reads RAM's plain lists: one name a line, and as many thresholds in [0, 1], one a line.
 
-        Names may repeat; blanks at their ends (the Chinese list has them) are
+        Names may repeat; whitespace at their ends (the Chinese list has it) is
         dropped.
 
         Raises:
@@ -282,5 +282,7 @@ def _read_thresholds(path: Path) -> list[float]:
         except ValueError:
             values.append(math.nan)
         if not 0 <= values[-1] <= 1:
-            raise VocabularyError(f"{path}, line {number}: {line!r} is no number between 0 and 1. Correct that line.")
+            raise VocabularyError(
+                f"{path}, line {number}: {line!r} is not a number between 0 and 1. Correct that line."
+            )
     return values

@@ -176,7 +176,7 @@ class WordNet:
 
 
 def _records(path: Path) -> Iterator[str]:
-    """Lines of a dictionary file without its licence, whose lines begin with a blank."""
+    """Lines of a dictionary file without its licence, whose lines begin with a space."""
     return (line for line in read_text(path).splitlines() if not line.startswith(" "))
 
 

@@ -26,7 +26,7 @@ from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitti
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.training.out_of_fold import write_folds
 from ram_backend.training.selection import fit_candidate
 from ram_backend.versions.directory import Version, write_version

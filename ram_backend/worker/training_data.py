@@ -17,9 +17,9 @@ from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import TaskLabels, Weights
+from ram_backend.feedback.projection import Fingerprint
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
-from ram_backend.feedback.view import Fingerprint
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi

@@ -36,7 +36,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert known.tolist() == [[1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]], "maybe, and all but absent tags, are unknown"
     assert [image.file for image in labels.of_split("test").images] == ["b.jpg", "sub/c.jpg"]
     assert labels.of_split("test").tags == labels.tags
-    with pytest.raises(InputError, match=r"'val' \(there: test, train\)"):
+    with pytest.raises(InputError, match=r"'val' \(known: test, train\)"):
         labels.of_split("val")
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.feedback.events import FeedbackEvent, statement_event
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ServedChoice, ServedPrediction
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
 from ram_backend.projects.keys import ProjectKey
 

@@ -13,8 +13,8 @@ from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, sh
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import LabelSpace
 from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ServedPrediction
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.settings import load_settings

@@ -17,8 +17,8 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import label_space_of
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ServedImage, image_key
-from ram_backend.feedback.view import CurrentAnnotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
@@ -44,7 +44,7 @@ def test_what_was_recorded_is_read_again(ledger: Ledger) -> None:
 
 
 def test_nothing_yet(ledger: Ledger) -> None:
-    assert ledger.annotations(KEY) == list(ledger.last_events()) == ledger.lines(KEY) == []
+    assert ledger.annotations(KEY) == list(ledger.last_events()) == ledger.headers(KEY) == []
     assert ledger.last_event(KEY) == ledger.changes_since(KEY, 0).total == ledger.fingerprint(KEY).count == 0
     assert ledger.shown(KEY) == {}
     assert ledger.record(KEY, []) == 0
@@ -57,7 +57,7 @@ def test_the_same_event_again_is_no_other_one(ledger: Ledger) -> None:
     assert ledger.record(KEY, history) == 0
     assert ledger.record(KEY, [*history, *history, event(5)]) == 1
     assert ledger.record(KEY, [replace(history[0], received_at=NOW + MINUTE)]) == 0
-    assert len(ledger.lines(KEY)) == 6
+    assert len(ledger.headers(KEY)) == 6
     assert ledger.changes_since(KEY, last).total == 1
 
 
@@ -141,7 +141,7 @@ def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(ledger: Ledge
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, range(4)))
     assert sum(seen) == 40
-    assert len(ledger.lines(KEY)) == 40
+    assert len(ledger.headers(KEY)) == 40
 
 
 def test_a_reader_that_has_seen_an_event_has_seen_all_before_it(ledger: Ledger, settings: Settings) -> None:
@@ -157,10 +157,10 @@ def test_a_reader_that_has_seen_an_event_has_seen_all_before_it(ledger: Ledger, 
     with ThreadPoolExecutor() as pool:
         writers = [pool.submit(write, 1 + 1000 * number) for number in range(3)]
         while not all(each.done() for each in writers):
-            numbers = [line.event_id for line in ledger.lines(KEY)]
+            numbers = [line.event_id for line in ledger.headers(KEY)]
             marks.append((max(numbers, default=0), len(numbers)))
         assert [each.exception() for each in writers] == [None] * 3
-    numbers = [line.event_id for line in ledger.lines(KEY)]
+    numbers = [line.event_id for line in ledger.headers(KEY)]
     for mark, count in marks:
         assert sum(number <= mark for number in numbers) == count
 

@@ -161,7 +161,7 @@ def test_a_listing_that_breaks_off_changes_nothing(
     studio.forget(99)
     for number in range(1, 5):
         studio.annotate(number, number, "cat")
-    before = ledger.lines(KEY)
+    before = ledger.headers(KEY)
     listing = studio.routes["/api/tasks"]
 
     def breaks(asked: Any) -> Reply:
@@ -170,13 +170,13 @@ def test_a_listing_that_breaks_off_changes_nothing(
     studio.routes["/api/tasks"] = breaks
     with pytest.raises(LabelStudioUnreachable, match="HTTP 500"):
         reconcile(ledger, KEY, api, began=LATER)
-    assert ledger.lines(KEY) == before
+    assert ledger.headers(KEY) == before
     assert ledger.shown(KEY) == {}
 
 
 def test_a_label_studio_that_refuses_or_is_away(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:
     tell(ledger, studio, studio.annotate(1, 1, "cat"))
-    before = ledger.lines(KEY)
+    before = ledger.headers(KEY)
     studio.legacy = "another"
     with pytest.raises(LabelStudioUnauthorized, match="LABEL_STUDIO_API_KEY"):
         reconcile(ledger, KEY, api, began=LATER)
@@ -184,7 +184,7 @@ def test_a_label_studio_that_refuses_or_is_away(ledger: Ledger, studio: FakeLabe
         pass
     with pytest.raises(LabelStudioUnreachable):
         reconcile(ledger, KEY, ProjectApi(LabelStudio(gone.url, LEGACY), 3), began=LATER)
-    assert ledger.lines(KEY) == before
+    assert ledger.headers(KEY) == before
 
 
 def test_another_project_of_that_number(ledger: Ledger, studio: FakeLabelStudio, api: ProjectApi) -> None:

@@ -25,7 +25,7 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.network import load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
-from ram_backend.models.bundle import Bundle, digest_of, new_bundle, open_bundle, verify
+from ram_backend.models.bundle import Bundle, bundle_digest, new_bundle, open_bundle, verify
 from ram_backend.models.preprocessing import Preprocessing
 
 TinyBundle = Callable[[str], Bundle]
@@ -149,13 +149,13 @@ def test_names_that_are_no_directory_names_are_refused(tmp_path: Path, name: str
 
 
 def test_a_digest_names_what_a_bundle_was_made_from() -> None:
-    first = digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64})
-    assert first == digest_of("ram", {"b": [2], "a": 1}, Preprocessing(64), {"tags": "1" * 64})
+    first = bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64})
+    assert first == bundle_digest("ram", {"b": [2], "a": 1}, Preprocessing(64), {"tags": "1" * 64})
     others = [
-        digest_of("ram_plus", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
-        digest_of("ram", {"a": 2, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
-        digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(65), {"tags": "1" * 64}),
-        digest_of("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "2" * 64}),
+        bundle_digest("ram_plus", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
+        bundle_digest("ram", {"a": 2, "b": [2]}, Preprocessing(64), {"tags": "1" * 64}),
+        bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(65), {"tags": "1" * 64}),
+        bundle_digest("ram", {"a": 1, "b": [2]}, Preprocessing(64), {"tags": "2" * 64}),
     ]
     assert len({first, *others}) == 5
 
@@ -163,7 +163,7 @@ def test_a_digest_names_what_a_bundle_was_made_from() -> None:
 def test_no_torch_is_needed_to_open_a_bundle(tiny_bundle: TinyBundle) -> None:
     code = (
         "import sys, pathlib; from ram_backend.models.bundle import open_bundle\n"
-        "from ram_backend.models.store import list_bundles\n"
+        "from ram_backend.models.registry import list_bundles\n"
         f"path = pathlib.Path({str(tiny_bundle('ram').path)!r})\n"
         "open_bundle(path); list_bundles(path.parent)\n"
         "sys.exit('torch' in sys.modules)"

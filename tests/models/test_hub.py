@@ -148,7 +148,7 @@ def test_a_cut_download_goes_on_where_it_stopped(
             hub.cuts = cuts
 
     if stalls:
-        with pytest.raises(DownloadError, match="goes on where it stopped"):
+        with pytest.raises(DownloadError, match="resumes where it stopped"):
             pull("ram", release=release, endpoint=hub.address, progress=cut_the_weights, **target)
         assert not target["bundles_dir"].exists()
         cuts = []

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project, Setup
-from ram_backend.projects.store import ProjectStore
 
 HOST, OTHER_HOST, REF = "http://localhost:8080", "http://other:8080", "1.1795452148"
 KEY = ProjectKey(HOST, 1, 1795452148)
@@ -18,13 +18,13 @@ TOKEN = "0123456789abcdef0123456789abcdef01234567"
 Until = Callable[[Callable[[], object]], None]
 
 
-def setup(store: ProjectStore, project: str = REF, **changes: Any) -> Project:
+def setup(store: ProjectCache, project: str = REF, **changes: Any) -> Project:
     given = {"hostname": HOST, "label_config": CONFIG, "access_token": TOKEN, "extra_params": None, **changes}
     key = store.key(project, given.pop("hostname"))
     return store.upsert(Setup.read(key, **given))
 
 
-def settle(store: ProjectStore) -> None:
+def settle(store: ProjectCache) -> None:
     """Waits until nothing is pending."""
     ends = time.monotonic() + 30
     while store.pending:

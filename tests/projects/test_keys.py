@@ -101,7 +101,7 @@ def test_an_ambiguous_one_names_the_candidates(text: str, candidates: list[Proje
 
 
 def test_none_is_found() -> None:
-    with pytest.raises(ProjectNotFound, match=r"no project 2 \(there: 1.100@http://localhost:8080, "):
+    with pytest.raises(ProjectNotFound, match=r"no project 2 \(known: 1.100@http://localhost:8080, "):
         select(ALL, "2")
     with pytest.raises(ProjectNotFound, match="connect this backend"):
         select([], "1")

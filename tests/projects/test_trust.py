@@ -9,17 +9,17 @@ import pytest
 from projects.setups import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, setup
 
 from ram_backend.database.migrate import open_migrated
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Connection, Pin, Project, connection_of
-from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
-OpenStore = Callable[..., ProjectStore]
+OpenStore = Callable[..., ProjectCache]
 
 
 def test_the_first_host_is_pinned_and_no_other_gets_a_token(
-    store: ProjectStore, table: ProjectTable, until: Until
+    store: ProjectCache, table: ProjectTable, until: Until
 ) -> None:
     assert store.pin is None
     mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
@@ -88,18 +88,18 @@ def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
     assert connection(Project(KEY, access_token=TOKEN)) == Connection(HOST, TOKEN, trusted=False), "to no other host"
 
 
-def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectStore) -> None:
-    def to_try(hostname: str, token: str | None) -> Connection | None:
-        return store.to_try(store.key(REF, hostname), token)
+def test_a_changed_token_is_to_be_tried_at_the_trusted_host_only(store: ProjectCache) -> None:
+    def candidate_connection(hostname: str, token: str | None) -> Connection | None:
+        return store.candidate_connection(store.key(REF, hostname), token)
 
-    assert to_try(HOST, "new") is None, "nothing to replace"
+    assert candidate_connection(HOST, "new") is None, "nothing to replace"
     setup(store)
     setup(store, hostname=OTHER_HOST)
     settle(store)
-    assert to_try(HOST, TOKEN) is None
-    assert to_try(HOST, None) is None
-    assert to_try(OTHER_HOST, "new") is None, "one that only /setup named"
-    assert to_try(HOST, "new") == Connection(HOST, "new", trusted=True)
+    assert candidate_connection(HOST, TOKEN) is None
+    assert candidate_connection(HOST, None) is None
+    assert candidate_connection(OTHER_HOST, "new") is None, "one that only /setup named"
+    assert candidate_connection(HOST, "new") == Connection(HOST, "new", trusted=True)
 
 
 def test_the_settings_are_stronger_than_what_setup_brings(open_store: OpenStore) -> None:

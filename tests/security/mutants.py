@@ -26,7 +26,7 @@ ENDLESS = 10
 
 HOSTILE, HOSTILE_TASKS = "security/test_hostile_setup.py", "security/test_hostile_tasks.py"
 FETCH = ("images/test_fetch.py", "images/test_fetch_origins.py")
-STORE = ("projects/test_store.py", "projects/test_trust.py")
+STORE = ("projects/test_cache.py", "projects/test_trust.py")
 GUARDED = {
     "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS),
     "images/connections.py": FETCH,
@@ -39,7 +39,7 @@ GUARDED = {
     "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE_TASKS),
     "projects/keys.py": ("projects/test_keys.py",),
     "projects/options.py": ("projects/test_options.py", HOSTILE),
-    "projects/store.py": (*STORE, HOSTILE),
+    "projects/cache.py": (*STORE, HOSTILE),
     "server/middleware.py": (
         "server/test_access.py",
         "server/test_reasons.py",
@@ -70,7 +70,7 @@ BROKEN = {
     "projects/project.py": {
         "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
     },
-    "projects/store.py": {"ProjectStore.to_try": "return None"},
+    "projects/cache.py": {"ProjectCache.candidate_connection": "return None"},
     "server/middleware.py": {
         "Access._has_login": "return True",
         "Access._is_logged_in": "return True",

@@ -16,7 +16,7 @@ from support.server import choices_config, connect, predict_body, serving, ticke
 from ram_backend.demo import photo_paths
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, load_network
-from ram_backend.models.store import find_bundle
+from ram_backend.models.registry import find_bundle
 from ram_backend.server.app import create_app
 from ram_backend.server.model import Model, ModelIdentity
 from ram_backend.settings import load_settings

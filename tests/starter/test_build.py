@@ -16,7 +16,7 @@ from ram_backend.errors import InputError
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import file_sha256, open_bundle
 from ram_backend.models.network import load_network
-from ram_backend.models.starter.bundle import install_starter
+from ram_backend.models.starter.install import install_starter
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.tags import Tag, Vocabulary

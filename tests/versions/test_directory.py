@@ -21,11 +21,11 @@ from support.versions import ACCEPT, BUNDLE, KEY, OTHER, REJECT, delta, lineage,
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.versions.directory import (
-    digest_of,
     folder_of,
     manifest_text,
     open_version,
     remove_version,
+    version_digest,
     version_path,
     write_version,
 )
@@ -85,7 +85,7 @@ def _forge(path: Path, **arrays: np.ndarray | None) -> None:
     (path / "delta.safetensors").write_bytes(data)
     manifest = json.loads((path / "manifest.json").read_text())
     files = {"delta.safetensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
-    digest = digest_of("d" * 64, manifest["tags"], files)
+    digest = version_digest("d" * 64, manifest["tags"], files)
     _manifest(path, files=files, digest=digest)
 
 

@@ -70,7 +70,7 @@ def test_what_may_not_be_served(table: VersionTable, stored: list[Version]) -> N
         table.publish(KEY, "v0004", expected=None)
     with pytest.raises(VersionRefused, match="not accepted"):
         table.roll_back(KEY, "v0004")
-    with pytest.raises(VersionNotFound, match=r"no version 'v0009' \(there: base, v0001, v0002, v0003, v0004\)"):
+    with pytest.raises(VersionNotFound, match=r"no version 'v0009' \(known: base, v0001, v0002, v0003, v0004\)"):
         table.publish(KEY, "v0009", expected=None)
     for name in ("", "base ", "v1", "v01", "../v0001", "v99999999999999999999"):
         with pytest.raises(VersionNotFound):

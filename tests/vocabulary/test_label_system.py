@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.folding import fold, joined, singular_forms
 from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES, build_label_system, load_label_system
+from ram_backend.vocabulary.normalisation import fold, joined, singular_forms
 from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary
 from ram_backend.vocabulary.word_sources import read_word_list, read_words
 

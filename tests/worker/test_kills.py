@@ -75,7 +75,7 @@ def test_thirty_kills(settings: Settings, database: Database) -> None:
 
     stated = [annotation.stated.id for annotation in ledger.annotations(KEY)]
     assert stated == sorted(acknowledged)
-    assert len(ledger.lines(KEY)) == len(acknowledged)
+    assert len(ledger.headers(KEY)) == len(acknowledged)
 
     jobs = queue.jobs(KEY, kind="train", limit=1000)
     published = {(job.result or {}).get("version"): job for job in jobs if job.state == "done"}

@@ -11,11 +11,11 @@ Prior: the encoder's own classifier gives probabilities of 1,000 classes on the
 whole photo and on 25 parts of it. A tag takes them with weights: 1 for classes
 that are kinds of it (known from WordNet and from names), and a little for
 classes whose description means something similar. Its logarithm, compared with
-that of ordinary photos, is the tag's evidence. Nothing here was fitted to
-labels.
+that of the reference photos (the background), is the tag's evidence. Nothing
+here was fitted to labels.
 
 Probe: a direction in the encoder's features, fitted by the build in closed
-form. A tag without one borrows from those with a similar text by kernel
+form. A tag without one gets a mean over those with a similar text by kernel
 regression; tags with few training photos count less.
 
 Shapes: B images, L tags, K = 1,000 classes, C concepts (tags with a probe), F
@@ -44,22 +44,22 @@ CLASSES = 1000
 """Outputs of the encoder's classifier."""
 POOLINGS = 3
 """Whole photo, mean over its parts, best part."""
-FLOOR = 1e-4
-"""Probability below which evidence isn't told apart."""
-SOFTNESS = 0.06
-"""Cosine distance over which similarity of meaning falls by e."""
+EPSILON = 1e-4
+"""Added to probabilities before the logarithm: clamps the evidence."""
+TEMPERATURE = 0.06
+"""Softmax temperature of the similarity of meaning, in cosine distance."""
 TEXT_SHARE = 0.2
 """Weight of all similar classes together, where a kind of the tag has 1."""
 SPREAD_FLOOR = 0.15
-"""Added to the spread of a tag's evidence: a tag that ordinary photos never show isn't certain at a trace."""
-KEPT = 32
+"""Added to the spread of a tag's evidence: bounds the evidence of a tag that reference photos never show."""
+TOP_CLASSES = 32
 """Classes kept per pooling of a reference photo."""
 
-REACH = 0.1
-"""Cosine distance over which the similarity of two texts falls by e."""
-DOUBT = 0.3
-"""Noise of a probe with very many photos, relative to its own variance; doubles at `FEW` photos."""
-FEW = 20
+KERNEL_BANDWIDTH = 0.1
+"""Length scale of the kernel, in cosine distance."""
+NOISE = 0.3
+"""Noise of a probe with very many photos, relative to its own variance; doubles at `PSEUDO_COUNT` photos."""
+PSEUDO_COUNT = 20
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Reference:
-    """Evidence of ordinary photos, of which each tag's is a deviation: the largest classes only.
+    """Evidence of the reference photos, the background of each tag's: the largest classes only.
 
     Attributes:
-        classes: (R, 3, KEPT) int32 class numbers.
-        values: (R, 3, KEPT) float16 probabilities.
+        classes: (R, 3, TOP_CLASSES) int32 class numbers.
+        values: (R, 3, TOP_CLASSES) float16 probabilities.
     """
 
     classes: NDArray[np.int32]
@@ -94,7 +94,7 @@ class Reference:
     @classmethod
     def of(cls, evidence: FloatArray) -> Reference:
         """Keeps the largest probabilities of (R, 3, K)."""
-        classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :KEPT]
+        classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :TOP_CLASSES]
         return cls(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
 
     def background(self) -> FloatArray:
@@ -106,7 +106,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PriorTags:
-    """What the prior needs of L tags: class weights (L, K), mean and spread (L,) of the evidence on ordinary photos."""
+    """The prior's arrays of L tags: class weights (L, K), mean and spread (L,) of the evidence on reference photos."""
 
     weights: FloatArray
     mean: FloatArray
@@ -117,12 +117,12 @@ class PriorTags:
         return PriorTags(self.weights[rows], self.mean[rows], self.spread[rows])
 
     def scores(self, evidence: FloatArray) -> FloatArray:
-        """Evidence (B, 3, K) to comparable numbers (B, L): 0 is an ordinary photo, above 3 it grows slowly."""
+        """Evidence (B, 3, K) to comparable numbers (B, L): 0 is the background, above 3 it grows slowly."""
         return self._comparable(_log_evidence(evidence, self.weights))
 
     def logit_at(self, probabilities: Sequence[float]) -> FloatArray:
         """What `scores` gives (L,) where a tag's classes together have these probabilities per pooling."""
-        logs = np.log(np.asarray(probabilities, dtype=np.float32) + np.float32(FLOOR)).mean()
+        logs = np.log(np.asarray(probabilities, dtype=np.float32) + np.float32(EPSILON)).mean()
         return self._comparable(np.broadcast_to(logs, self.mean.shape))
 
     def _comparable(self, logs: FloatArray) -> FloatArray:
@@ -143,7 +143,7 @@ def prior_tags(
     class_embeddings: FloatArray,
     reference: Reference,
 ) -> PriorTags:
-    """Class weights of tags, see there, with their background on ordinary photos."""
+    """Class weights of tags, see there, with their background on reference photos."""
     weights = class_weights(embeddings, classes, class_embeddings)
     return PriorTags(weights, *background_stats(weights, reference))
 
@@ -161,7 +161,7 @@ def class_weights(
     """
     weights = embeddings @ class_embeddings.T
     weights -= weights.max(axis=1, keepdims=True)
-    weights /= np.float32(SOFTNESS)
+    weights /= np.float32(TEMPERATURE)
     np.exp(weights, out=weights)
     weights *= np.float32(TEXT_SHARE) / weights.sum(axis=1, keepdims=True)
     for row, numbers in enumerate(classes):
@@ -170,15 +170,15 @@ def class_weights(
 
 
 def background_stats(weights: FloatArray, reference: Reference) -> tuple[FloatArray, FloatArray]:
-    """Mean and spread (L,) of tags' evidence on ordinary photos, from their class weights (L, K)."""
+    """Mean and spread (L,) of tags' evidence on reference photos, from their class weights (L, K)."""
     logs = _log_evidence(reference.background(), weights)
     return logs.mean(axis=0), logs.std(axis=0)
 
 
 def _log_evidence(evidence: FloatArray, weights: FloatArray) -> FloatArray:
-    """Mean over the poolings of log(probability + floor): (B, 3, K) and (L, K) to (B, L)."""
+    """Mean over the poolings of log(probability + EPSILON): (B, 3, K) and (L, K) to (B, L)."""
     mixed = evidence.reshape(-1, CLASSES) @ weights.T
-    mixed += np.float32(FLOOR)
+    mixed += np.float32(EPSILON)
     np.log(mixed, out=mixed)
     return mixed.reshape(len(evidence), POOLINGS, len(weights)).mean(axis=1, dtype=np.float32)
 
@@ -202,14 +202,14 @@ class Probes:
     @cached_property
     def _solver(self) -> NDArray[np.float64]:
         kernel = self._kernel(self.embeddings).astype(np.float64)
-        noise = DOUBT * (1 + FEW / self.counts.astype(np.float64))
+        noise = NOISE * (1 + PSEUDO_COUNT / self.counts.astype(np.float64))
         return np.asarray(np.linalg.inv(kernel + np.diag(noise)), dtype=np.float64)
 
     def _kernel(self, embeddings: FloatArray) -> FloatArray:
-        return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / REACH), dtype=np.float32)
+        return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / KERNEL_BANDWIDTH), dtype=np.float32)
 
     def of_tags(self, embeddings: FloatArray, places: Sequence[int | None]) -> tuple[FloatArray, FloatArray]:
-        """Weight (L, F) and bias (L,) of L tags: a tag's own, or borrowed from concepts with a similar text.
+        """Weight (L, F) and bias (L,) of L tags: a tag's own, or a kernel regression over concepts with a similar text.
 
         Args:
             embeddings: (L, E), length 1.

@@ -17,8 +17,8 @@ from ram_backend.errors import BundleDamaged, NotAvailable, SettingsError, Vocab
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import Bundle, file_sha256, open_bundle, verify
 from ram_backend.models.network import load_network
-from ram_backend.models.starter import bundle as starter_module
-from ram_backend.models.starter.bundle import PACKAGED, install_starter
+from ram_backend.models.starter import install as starter_module
+from ram_backend.models.starter.install import PACKAGED, install_starter
 from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.tagging.subset import resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger

@@ -1,4 +1,4 @@
-"""Jobs: what was sent to which queue is noted in that queue's server, and no time left is guessed."""
+"""Jobs: what was sent to which queue is noted in that queue's server; the ETA is dropped."""
 
 from __future__ import annotations
 

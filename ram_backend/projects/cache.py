@@ -19,17 +19,17 @@ from ram_backend.settings import Settings
 POLL_S = 0.4
 """Pause between two reads of the database."""
 
-CHARACTERS_EACH = 100_000
-"""Average room for label config, token and extra params of a project."""
+CHARACTERS_PER_PROJECT = 100_000
+"""Average quota of characters for label config, token and extra params of a project."""
 
-SHARE_OF_HOST = 4
-"""The quota of an untrusted host is this fraction (1/4) of all projects and of the room for their texts."""
+HOST_FRACTION = 4
+"""The quota of an untrusted host is this fraction (1/4) of all projects and of the characters of their texts."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class ProjectStore:
+class ProjectCache:
     """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
 
     Only `start` and `close` wait for the database. While it can't be reached,
@@ -38,7 +38,7 @@ class ProjectStore:
     Attributes:
         problem: why the last exchange with the database failed; None: it did
             not.
-        evicted: number of projects that had to go, having never been used.
+        evicted: number of projects that were evicted, having never been used.
 
     Args:
         settings: the database; Label Studio's address (where it is set, nothing
@@ -59,7 +59,7 @@ class ProjectStore:
         self._table = ProjectTable(self._database)
         self._url = (settings.label_studio_url or "").strip() or None
         self._lock = threading.Lock()  # around the fields below; never held while the database works
-        self._view: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
+        self._projects: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
         self._pending: dict[ProjectKey, Setup] = {}
         self._used: set[ProjectKey] = set()
         self._to_remove: set[ProjectKey] = set()
@@ -70,8 +70,8 @@ class ProjectStore:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projects", daemon=True)
 
-    def start(self) -> ProjectStore:
-        """Migrates and reads the database, or sets `problem`; then goes on in a thread."""
+    def start(self) -> ProjectCache:
+        """Migrates and reads the database, or sets `problem`; then continues in a thread."""
         self._exchange()
         self._thread.start()
         return self
@@ -104,22 +104,22 @@ class ProjectStore:
         """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
 
         Raises:
-            QuotaExceeded: there is no room; nothing was stored.
+            QuotaExceeded: the quota is used up; nothing was stored.
             ProjectOptionsError: the extra params can't be used. The last good
                 ones stay, all else was stored.
         """
         key = setup.key
         with self._lock:
-            before = self._view.get(key)
+            before = self._projects.get(key)
             after = setup.applied_to(before)
             if after != before:
-                self._make_room(before, after)
+                self._enforce_quota(before, after)
                 self._to_remove.discard(key)
                 self._pending[key] = Setup(
                     key, after.label_config, after.access_token, after.extra_params, after.extra_params_error
                 )
-            self._view.pop(key, None)
-            self._view[key] = after
+            self._projects.pop(key, None)
+            self._projects[key] = after
             both_on_loopback = is_loopback(self._settings.host) and is_loopback(key.instance)
             if both_on_loopback and self._url is None and self._pinned is None:
                 self._to_pin = self._to_pin or key.instance
@@ -132,7 +132,7 @@ class ProjectStore:
     def projects(self) -> list[Project]:
         """All projects, by key."""
         with self._lock:
-            return [self._view[key] for key in sorted(self._view)]
+            return [self._projects[key] for key in sorted(self._projects)]
 
     def key(self, project: str | int, hostname: str | None) -> ProjectKey:
         """The project that a `/setup` request names.
@@ -145,7 +145,7 @@ class ProjectStore:
             InputError: `project` or `hostname` is malformed.
         """
         key = ProjectKey.parse(project, hostname)
-        if self._url and key.created and key not in self._view and (known := self.find(key.id, key.created)):
+        if self._url and key.created and key not in self._projects and (known := self.find(key.id, key.created)):
             return known.key
         return key
 
@@ -155,7 +155,7 @@ class ProjectStore:
 
     def get(self, key: ProjectKey) -> Project | None:
         """The project as it is now."""
-        return self._view.get(key)
+        return self._projects.get(key)
 
     def find(self, project_id: int, created: int) -> Project | None:
         """The project of a request without a hostname (`/predict`, `/webhook`).
@@ -164,7 +164,9 @@ class ProjectStore:
         the one with the latest `/setup`.
         """
         with self._lock:
-            found = [each for each in self._view.values() if (each.key.id, each.key.created) == (project_id, created)]
+            found = [
+                each for each in self._projects.values() if (each.key.id, each.key.created) == (project_id, created)
+            ]
         trusted = [each for each in found if self._url is None and self.pin and each.hostname == self.pin.host]
         return next(reversed(trusted or found), None)
 
@@ -172,7 +174,7 @@ class ProjectStore:
         """How the project's Label Studio is reached: see `connection_of`."""
         return connection_of(project, pin=self.pin, url=self._url, api_key=self._settings.label_studio_api_key)
 
-    def to_try(self, key: ProjectKey, access_token: str | None) -> Connection | None:
+    def candidate_connection(self, key: ProjectKey, access_token: str | None) -> Connection | None:
         """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
 
         None: the token is not new, replaces none, or would go to a host that is
@@ -184,20 +186,22 @@ class ProjectStore:
         connection = self.connection(known)
         return replace(connection, token=token) if connection.trusted else None
 
-    def _make_room(self, before: Project | None, after: Project) -> None:
-        """Anybody who may call `/setup` makes rows, which must not fill memory and disk: evicts what was never used.
+    def _enforce_quota(self, before: Project | None, after: Project) -> None:
+        """Keeps the rows that `/setup` makes within the quota, by evicting projects that were never used.
 
         Raises:
-            QuotaExceeded: there are enough projects, or they are too large
-                together, of all hosts or of this one.
+            QuotaExceeded: no project can be evicted, of all hosts or of this
+                one.
         """
-        shares = [(after.hostname, SHARE_OF_HOST)] if not self.connection(after).trusted else []
+        shares = [(after.hostname, HOST_FRACTION)] if not self.connection(after).trusted else []
         for host, share in [*shares, (None, 1)]:
             most = max(1, self._settings.max_projects // share)
             while True:
-                held = [each for each in self._view.values() if each.key != after.key and host in (None, each.hostname)]
+                held = [
+                    each for each in self._projects.values() if each.key != after.key and host in (None, each.hostname)
+                ]
                 characters = sum(each.characters for each in held) + after.characters
-                if (before is not None or len(held) < most) and characters <= most * CHARACTERS_EACH:
+                if (before is not None or len(held) < most) and characters <= most * CHARACTERS_PER_PROJECT:
                     break
                 self._evict_one(held, "all hosts" if host is None else host, most)
 
@@ -212,15 +216,15 @@ class ProjectStore:
             raise QuotaExceeded(
                 "projects",
                 f"The projects of {whose or 'no host'} have all the room that there is for {most}, with"
-                f" {CHARACTERS_EACH:,} characters each: raise RAM_MAX_PROJECTS, or pin their Label Studio.",
+                f" {CHARACTERS_PER_PROJECT:,} characters each: raise RAM_MAX_PROJECTS, or pin their Label Studio.",
             )
         hosts = Counter(each.hostname for each in unused)
         evicted = max(unused, key=lambda each: hosts[each.hostname]).key
-        del self._view[evicted]
+        del self._projects[evicted]
         self._pending.pop(evicted, None)
         self._to_remove.add(evicted)
         self.evicted += 1
-        _log.warning("Project %s made room for another: it was set up, and never used.", evicted)
+        _log.warning("Project %s was evicted for another one: it was set up, and never used.", evicted)
 
     def _run(self) -> None:
         pause = POLL_S
@@ -244,13 +248,13 @@ class ProjectStore:
             self._read()
         except DatabaseUnavailable as error:
             problem = str(error)
-        except Exception as error:  # the thread goes on
-            problem = f"{type(error).__name__} while using the database {self._database.shown}: see the log."
+        except Exception as error:  # the thread continues
+            problem = f"{type(error).__name__} while using the database {self._database.display_url}: see the log."
             unexpected = error
         if problem and problem != self.problem:
             _log.warning("%s Meanwhile projects are answered from memory.", problem, exc_info=unexpected)
         elif problem != self.problem:
-            _log.info("The database %s answers.", self._database.shown)
+            _log.info("The database %s answers.", self._database.display_url)
         self.problem = problem
 
     def _write(self) -> None:
@@ -266,7 +270,7 @@ class ProjectStore:
             with self._lock:
                 if self._pending.get(key) is setup:
                     del self._pending[key]
-                    self._view[key] = stored
+                    self._projects[key] = stored
 
     def _read(self) -> None:
         changes = self._table.changes(self._change)
@@ -274,13 +278,13 @@ class ProjectStore:
         with self._lock:
             if changes.keys is not None:
                 self._used |= changes.keys - unused
-                for key in self._view.keys() - changes.keys - self._pending.keys():
-                    del self._view[key]  # evicted by another process
+                for key in self._projects.keys() - changes.keys - self._pending.keys():
+                    del self._projects[key]  # evicted by another process
             if changes.change < self._change:  # another database than before, a restored one for instance
-                self._view = {key: self._view[key] for key in self._pending}
+                self._projects = {key: self._projects[key] for key in self._pending}
             self._change, self._pinned = changes.change, changes.pin
             for project in changes.projects:
                 if project.key in self._to_remove:
                     continue
                 pending = self._pending.get(project.key)
-                self._view[project.key] = project if pending is None else pending.applied_to(project)
+                self._projects[project.key] = project if pending is None else pending.applied_to(project)

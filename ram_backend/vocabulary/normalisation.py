@@ -2,8 +2,8 @@
 
 Three reductions, from strict to loose:
 
-- `fold`: case, underscore, hyphen, slash, accents and runs of blanks don't
-matter.
+- `fold`: case, underscore, hyphen, slash, accents and runs of whitespace don't
+  matter.
 - `base_forms`: singular of a plural, base form of a verb ("geese" -> "goose",
 "running" -> "run").
 - `joined`: "hot dog", "hot-dog" and "hotdog" are one word.
@@ -81,8 +81,8 @@ def fold(text: str) -> str:
     """Key under which spellings of one word meet.
 
     Case, accents and apostrophes go; underscores, hyphens, slashes and runs of
-    blanks become one blank; blanks at
-    the ends go. "T-Shirt", "t_shirt" and " t  shirt " all give "t shirt", "Café" gives "cafe".
+    whitespace become one space; whitespace at the ends goes. "T-Shirt",
+    "t_shirt" and " t  shirt " all give "t shirt", "Café" gives "cafe".
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
@@ -90,7 +90,7 @@ def fold(text: str) -> str:
 
 
 def joined(key: str) -> str:
-    """A folded key without its blanks: "hot dog" -> "hotdog"."""
+    """A folded key without its spaces: "hot dog" -> "hotdog"."""
     return key.replace(" ", "")
 
 

@@ -1,4 +1,4 @@
-"""Current truth: a view over immutable events, independent of the order in which they came. Pure."""
+"""Projection (read model) of ledger events: the latest annotation per id, independent of their order. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ram_backend.feedback.events import LabelSpace
 from ram_backend.labelstudio.annotations import StatedAnnotation
 
 
-class EventLine(NamedTuple):
+class EventHeader(NamedTuple):
     """A `FeedbackEvent` without its statement."""
 
     event_id: int
@@ -42,7 +42,7 @@ class CurrentAnnotation:
 
 
 @dataclass(frozen=True)
-class Changes:
+class AnnotationChanges:
     """Number of usable annotations that were added, edited or withdrawn between two moments."""
 
     added: int = 0
@@ -57,13 +57,13 @@ class Changes:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Identity of the usable annotations: equal fingerprints, equal corrections.
+    """Identity of the usable annotations: equal fingerprints mean equal corrections.
 
     Attributes:
         count: number of annotations.
         first_event, last_event: the earliest and the latest of their events; 0:
             none.
-        hash: sha256 of their numbers and contents, independent of the order of
+        hash: sha256 of their ids and contents, independent of the order of
             events.
     """
 
@@ -73,48 +73,52 @@ class Fingerprint:
     hash: str
 
 
-def current(lines: Iterable[EventLine]) -> dict[int, EventLine]:
-    """The current truth: the latest statement of each annotation that still exists, by its number, ascending.
+def current(headers: Iterable[EventHeader]) -> dict[int, EventHeader]:
+    """The current annotations: the latest statement of each one that still exists, by its id, ascending.
 
     The latest has the greatest `updated_us`, then the greatest content hash. An
     annotation is gone if it or its task was deleted, whichever event came
     first, or if the last listing that should have had it lacked it.
     """
-    lines = list(lines)
-    latest: dict[int, EventLine] = {}
-    for line in lines:
-        if line.kind == "stated":
-            latest[line.annotation_id] = max(latest.get(line.annotation_id, line), line, key=_precedence)
-    gone = missing(lines) | {line.annotation_id for line in lines if line.kind == "annotation_deleted"}
-    tasks = {line.task_id for line in lines if line.kind == "task_deleted"}
-    return {number: line for number, line in sorted(latest.items()) if number not in gone and line.task_id not in tasks}
+    headers = list(headers)
+    latest: dict[int, EventHeader] = {}
+    for header in headers:
+        if header.kind == "stated":
+            latest[header.annotation_id] = max(latest.get(header.annotation_id, header), header, key=_precedence)
+    gone = missing(headers) | {header.annotation_id for header in headers if header.kind == "annotation_deleted"}
+    tasks = {header.task_id for header in headers if header.kind == "task_deleted"}
+    return {
+        number: header
+        for number, header in sorted(latest.items())
+        if number not in gone and header.task_id not in tasks
+    }
 
 
-def missing(lines: Iterable[EventLine]) -> set[int]:
+def missing(headers: Iterable[EventHeader]) -> set[int]:
     """Annotations that the last listing that should have had them lacked."""
     listed: dict[int, tuple[int, bool]] = {}  # when the listing began, and whether it had the annotation
-    for line in lines:
-        if line.kind in ("annotation_missing", "annotation_found"):
-            seen = (line.updated_us, line.kind == "annotation_found")
-            listed[line.annotation_id] = max(listed.get(line.annotation_id, seen), seen)
+    for header in headers:
+        if header.kind in ("annotation_missing", "annotation_found"):
+            seen = (header.updated_us, header.kind == "annotation_found")
+            listed[header.annotation_id] = max(listed.get(header.annotation_id, seen), seen)
     return {number for number, (_, found) in listed.items() if not found}
 
 
-def changes(before: Mapping[int, EventLine], after: Mapping[int, EventLine]) -> Changes:
-    """Differences between the usable parts of two current truths."""
+def changes(before: Mapping[int, EventHeader], after: Mapping[int, EventHeader]) -> AnnotationChanges:
+    """Differences between the usable ones of two sets of current annotations."""
     old, new = _contents(before), _contents(after)
     both = old.keys() & new.keys()
-    return Changes(
+    return AnnotationChanges(
         added=len(new.keys() - old.keys()),
         edited=sum(old[number] != new[number] for number in both),
         withdrawn=len(old.keys() - new.keys()),
     )
 
 
-def fingerprint(truth: Mapping[int, EventLine]) -> Fingerprint:
-    """Fingerprint of the usable part of a current truth."""
-    contents = _contents(truth)
-    events = [truth[number].event_id for number in contents]
+def fingerprint(annotations: Mapping[int, EventHeader]) -> Fingerprint:
+    """Fingerprint of the usable ones of the current annotations."""
+    contents = _contents(annotations)
+    events = [annotations[number].event_id for number in contents]
     text = "".join(f"{number} {contents[number]}\n" for number in sorted(contents))
     return Fingerprint(
         count=len(events),
@@ -124,11 +128,11 @@ def fingerprint(truth: Mapping[int, EventLine]) -> Fingerprint:
     )
 
 
-def _contents(truth: Mapping[int, EventLine]) -> dict[int, str]:
+def _contents(annotations: Mapping[int, EventHeader]) -> dict[int, str]:
     """Content hash of each usable annotation."""
-    return {number: line.content for number, line in truth.items() if line.usable}
+    return {number: header.content for number, header in annotations.items() if header.usable}
 
 
-def _precedence(line: EventLine) -> tuple[int, str, int]:
+def _precedence(header: EventHeader) -> tuple[int, str, int]:
     """Of two rows of a statement (before and after the project was known) the first counts."""
-    return (line.updated_us, line.content, -line.event_id)
+    return (header.updated_us, header.content, -header.event_id)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ram_backend.vocabulary.folding import base_forms, fold, joined, singular_forms, verb_forms
+from ram_backend.vocabulary.normalisation import base_forms, fold, joined, singular_forms, verb_forms
 
 
 @pytest.mark.parametrize(

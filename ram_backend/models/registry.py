@@ -50,7 +50,7 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
     """
     path = bundles_dir / name
     if name == STARTER and not path.exists():
-        from ram_backend.models.starter.bundle import install_starter
+        from ram_backend.models.starter.install import install_starter
 
         install_starter(bundles_dir, progress=progress)
     if (path / MANIFEST).exists() or (path.is_dir() and path.parent == bundles_dir):
@@ -60,7 +60,7 @@ def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] 
     names = ", ".join(entry.name for entry in list_bundles(bundles_dir))
     pull = f"`ram-backend bundles pull{f' {name}' if name in RELEASED else ''}`"
     raise BundleNotFound(
-        f"There is no bundle {name!r} in {bundles_dir} (there: {names}). Get one with {pull} or"
+        f"There is no bundle {name!r} in {bundles_dir} (known: {names}). Get one with {pull} or"
         " `ram-backend bundles import`, or name one of these."
     )
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.feedback.events import FeedbackEvent
-from ram_backend.feedback.view import Changes, EventLine, changes, current, fingerprint
-from ram_backend.feedback.view import missing as missing_now
+from ram_backend.feedback.projection import AnnotationChanges, EventHeader, changes, current, fingerprint
+from ram_backend.feedback.projection import missing as missing_now
 
 
-def lines(events: Sequence[FeedbackEvent]) -> list[EventLine]:
+def lines(events: Sequence[FeedbackEvent]) -> list[EventHeader]:
     return [
-        EventLine(place, e.kind, e.annotation_id, e.task_id, e.updated_us, e.content, e.usable)
+        EventHeader(place, e.kind, e.annotation_id, e.task_id, e.updated_us, e.content, e.usable)
         for place, e in enumerate(events, 1)
     ]
 
@@ -65,7 +65,7 @@ def test_changes_count_what_may_be_learned_from() -> None:
         event(7, "cat", at=1, was_cancelled=True),
     ]
     found = changes(current(lines(before)), current(lines(after)))
-    assert (found, found.total) == (Changes(added=2, edited=1, withdrawn=2), 5)
+    assert (found, found.total) == (AnnotationChanges(added=2, edited=1, withdrawn=2), 5)
 
 
 def test_fingerprints() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ram_backend.errors import BundleDamaged, BundleNotFound
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.store import find_bundle, list_bundles
+from ram_backend.models.registry import find_bundle, list_bundles
 
 TinyBundle = Callable[[str], Bundle]
 
@@ -60,9 +60,9 @@ def test_the_starter_installs_itself_once(bundles: Path, monkeypatch: pytest.Mon
         calls.append(bundles_dir)
         shutil.copytree(bundles / "ram", bundles_dir / "starter")
 
-    fake = types.ModuleType("ram_backend.models.starter.bundle")
+    fake = types.ModuleType("ram_backend.models.starter.install")
     fake.install_starter = install_starter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ram_backend.models.starter.bundle", fake)
+    monkeypatch.setitem(sys.modules, "ram_backend.models.starter.install", fake)
     for _ in range(2):
         assert find_bundle("starter", bundles).name == "starter"
     assert calls == [bundles]
