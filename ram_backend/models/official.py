@@ -156,7 +156,7 @@ def _our_shapes(architecture: Architecture) -> dict[str, Shape]:
         return {name: tuple(tensor.shape) for name, tensor in TaggingNetwork(architecture).state_dict().items()}
 
 
-_HEAD_PARTS = {
+HEAD_PARTS = {
     **{part: f"crossattention.self.{part}" for part in ("query", "key", "value")},
     "attention_output": "crossattention.output.dense",
     "attention_norm": "crossattention.output.LayerNorm",
@@ -175,7 +175,7 @@ def _official_name(kind: BundleKind, name: str) -> str:
         return f"{_SWIN}.{rest}"
     if name.startswith("head.layers."):
         _, _, layer, part, value = name.split(".")
-        return f"{_LAYER}.{layer}.{_HEAD_PARTS[part]}.{value}"
+        return f"{_LAYER}.{layer}.{HEAD_PARTS[part]}.{value}"
     if kind == "tag2text" and name.startswith("head.classifier."):
         return "fc.W" if name.endswith("weight") else "fc.b"
     renamed = {"encoder.projection": "image_proj", "head.projection": "wordvec_proj", "head.classifier": "fc"}

@@ -105,6 +105,20 @@ class MiniLMTextEncoder:
             partial.rename(self._directory)
 
 
+def bert_tokenizer() -> Any:
+    """The tokenizer of bert-base-uncased, which MiniLM shares; it neither pads nor truncates.
+
+    Raises:
+        TextEncoderUnavailable: the package is not installed.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(_package_folder() / _TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def _package_folder() -> Path:
     found = find_spec(PACKAGE)
     for place in (found.submodule_search_locations or ()) if found else ():

@@ -89,6 +89,64 @@ def state_dict(kind: str, tags: int = len(TAGS), each: int = EACH, salt: str = "
     return weights
 
 
+def captioner_shapes(
+    words: int, hidden: int = HIDDEN, token_width: int = EMBED * 4, inner: int = INNER
+) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a whole captioner in an official file: three layers over the tags, two that write."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def dense(name: str, rows: int, columns: int = hidden, *, norm: bool = False) -> None:
+        found.update({f"{name}.dense.weight": (rows, columns), f"{name}.dense.bias": (rows,)})
+        if norm:
+            found.update({f"{name}.LayerNorm.weight": (rows,), f"{name}.LayerNorm.bias": (rows,)})
+
+    for part, layers, width in (("tag_encoder", 3, token_width), ("text_decoder.bert", 2, hidden)):
+        for name, shape in {
+            "word_embeddings.weight": (words, hidden),
+            "position_embeddings.weight": (64, hidden),
+            "LayerNorm.weight": (hidden,),
+            "LayerNorm.bias": (hidden,),
+        }.items():
+            found[f"{part}.embeddings.{name}"] = shape
+        for layer in (f"{part}.encoder.layer.{number}" for number in range(layers)):
+            for kind, columns in (("attention", hidden), ("crossattention", width)):
+                for name in ("query", "key", "value"):
+                    key = f"{layer}.{kind}.self.{name}"
+                    found |= {
+                        f"{key}.weight": (hidden, hidden if name == "query" else columns),
+                        f"{key}.bias": (hidden,),
+                    }
+                dense(f"{layer}.{kind}.output", hidden, norm=True)
+            dense(f"{layer}.intermediate", inner)
+            dense(f"{layer}.output", hidden, inner, norm=True)
+    dense("text_decoder.cls.predictions.transform", hidden)
+    for end in ("weight", "bias"):
+        found[f"text_decoder.cls.predictions.transform.LayerNorm.{end}"] = (hidden,)
+    found["text_decoder.cls.predictions.bias"] = (words,)
+    return found
+
+
+def captioner_weights(shapes: dict[str, tuple[int, ...]], salt: str = "tiny:") -> dict[str, Tensor]:
+    """A captioner's tensors; its searches find different texts at different widths, and end some of them."""
+    weights: dict[str, Tensor] = {}
+    for key, shape in shapes.items():
+        mu, sigma = (1.0, 0.1) if key.endswith("LayerNorm.weight") else (0.0, 1.5 / shape[-1] ** 0.5)
+        if len(shape) == 1 and mu == 0:
+            sigma = 0.3
+        elif "position_embeddings" in key:
+            sigma *= 3
+        elif key.startswith("text_decoder") and key.endswith(("value.weight", "output.dense.weight")):
+            sigma *= 0.2
+        weights[key] = torch.from_numpy(reference.draw(key, shape, mu, sigma, salt))
+    return weights
+
+
+def captioning_state(kind: str) -> dict[str, Tensor]:
+    """An official state dict with a whole captioner that knows all of BERT's words."""
+    captioner = captioner_weights(captioner_shapes(30524, token_width=WIDTH if kind == "ram" else EMBED * 4))
+    return {key: value for key, value in state_dict(kind).items() if not reference.is_caption_key(key)} | captioner
+
+
 def write(folder: Path, kind: str, state: dict[str, Tensor] | None = None, **others: Any) -> tuple[Path, Path]:
     """Writes a weight file as the authors' trainer does, and its tag list; gives both paths."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Captions: image tokens and tags to a sentence."""
