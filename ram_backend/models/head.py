@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,13 +119,22 @@ class HeadLayer(nn.Module):
 
     def forward(self, hidden: Tensor, projected: Tensor, memory: KeysValues) -> Tensor:
         """Queries (B, L, H), and their projection by `query`, through the layer: (B, L, H)."""
-        batch, tags, width = hidden.shape
-        queries = self._split(projected).expand(batch, self.heads, tags, width // self.heads)
         dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(queries, *memory, dropout_p=dropout)
-        attended = attended.transpose(1, 2).reshape(batch, tags, width)
-        attended = self.attention_norm(hidden + self._drop(self.attention_output(attended)))
-        result: Tensor = self.output_norm(attended + self._drop(self.down(functional.gelu(self.up(attended)))))
+        queries = self._split(projected)
+        return self.after_attention(
+            hidden, functional.scaled_dot_product_attention(queries, *memory, dropout_p=dropout)
+        )
+
+    def attention(self, projected: Tensor, memory: KeysValues) -> Tensor:
+        """Attention weights (B, heads, L, T) of queries projected by `query` (B, L, H)."""
+        queries, keys = self._split(projected), memory[0]
+        return (queries @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the layer: queries (B, L, H) and attended values (B, heads, L, H / heads) to (B, L, H)."""
+        merged = attended.transpose(1, 2).reshape(hidden.shape)
+        summed = self.attention_norm(hidden + self._drop(self.attention_output(merged)))
+        result: Tensor = self.output_norm(summed + self._drop(self.down(functional.gelu(self.up(summed)))))
         return result
 
     def _split(self, states: Tensor) -> Tensor:
@@ -171,13 +181,34 @@ class TaggingHead(nn.Module):
 
     def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
         """Output (B, L, H) of the last layer."""
+        hidden, projected = self._before_last(memory, queries)
+        result: Tensor = self.layers[-1](hidden, projected, memory[-1])
+        return result
+
+    def relevance(self, tokens: Tensor, queries: TagQueries) -> Tensor:
+        """Gradient-weighted attention of the last layer: how much each token speaks for each tag, (B, L, T), >= 0.
+
+        The mean over the heads of attention x its positive gradient (Chefer,
+        Gur, Wolf 2021, arXiv 2103.15679). Queries never see each other, so that
+        one backward pass gives each tag its own gradient.
+        """
+        memory, layer = self.keys_values(tokens), self.layers[-1]
+        hidden, projected = self._before_last(memory, queries)
+        with torch.enable_grad():
+            weights = layer.attention(projected, memory[-1]).detach().requires_grad_()
+            logits = self.classify(layer.after_attention(hidden, weights @ memory[-1][1]), queries)
+            (gradient,) = torch.autograd.grad(logits.sum(), weights)
+        return (weights.detach() * gradient.relu()).mean(dim=1)
+
+    def _before_last(self, memory: list[KeysValues], queries: TagQueries) -> tuple[Tensor, Tensor]:
+        """Input of the last layer: hidden states and their projection, (B, L, H) each."""
         batch = memory[0][0].shape[0]  # len() would be fixed by an export
         hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
-        projected = queries.projected if queries.projected.dim() == 3 else queries.projected.unsqueeze(0)
-        for index, layer in enumerate(self.layers):
-            projected = projected if index == 0 else layer.query(hidden)
-            hidden = layer(hidden, projected, memory[index])
-        return hidden
+        projected = queries.projected.expand(hidden.shape)
+        for layer, following, seen in zip(self.layers, self.layers[1:], memory, strict=False):
+            hidden = layer(hidden, projected, seen)
+            projected = following.query(hidden)
+        return hidden, projected
 
     def classify(self, hidden: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L) from the last layer's output (B, L, H)."""

@@ -51,6 +51,13 @@ class Network(Protocol):
     def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
         """Logits (B, L) float32 before calibration; a tag's logit doesn't depend on the other tags chosen."""
 
+    def evidence(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+        """Evidence maps (B, S, S, L) float32: how much each cell of the image speaks for each tag.
+
+        Comparable within a map only, not between tags or images. Axis 1 goes
+        down, axis 2 to the right.
+        """
+
 
 def load_network(
     bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto", threads: int | None = None

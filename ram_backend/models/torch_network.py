@@ -152,6 +152,19 @@ class TorchNetwork:
             result[:, part] = head.classify(hidden.float(), some).cpu().numpy()
         return result
 
+    def evidence(self, tokens: NDArray[np.float32], queries: TorchQueries) -> NDArray[np.float32]:
+        """Evidence maps (B, S, S, L) of the selected tags, see `Network`; token 0 is the mean and has no place."""
+        side = int((self.token_shape[0] - 1) ** 0.5)
+        maps = np.empty((len(tokens), side, side, len(queries)), dtype=np.float32)
+        for row, one in enumerate(tokens):
+            with torch.no_grad(), self._autocast():
+                seen = self._tensor(one[None])
+                some = self._part(queries, slice(None), seen)
+                some = TagQueries(*(None if array is None else array.clone() for array in some))  # type: ignore[arg-type]
+                found = self._module.head.relevance(seen, some)[0, :, 1:]
+            maps[row] = found.float().cpu().numpy().T.reshape(side, side, -1)
+        return maps
+
     def _part(self, queries: TorchQueries, part: slice, tokens: Tensor) -> TagQueries:
         if queries.fixed is not None:
             return TagQueries(*(None if array is None else array[part] for array in queries.fixed))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from models import reference, tiny
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable, VocabularyError
 from ram_backend.models import torch_network
 from ram_backend.models.bundle import Bundle, open_bundle, verify
+from ram_backend.models.head import HeadConfig, TaggingHead
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import encoder_id_of, load_network
 
@@ -201,3 +202,43 @@ def test_the_number_of_threads_is_that_of_the_last_loaded(tiny_bundle: TinyBundl
     load_network(tiny_bundle("ram"), device="cpu", threads=before + 1)
     assert torch.get_num_threads() == before + 1
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_evidence_of_a_tag_is_its_own(tiny_bundle: TinyBundle, kind: str) -> None:
+    """Whatever other tags are asked for, and never negative; one cell for each image token but the mean."""
+    network = load_network(tiny_bundle(kind), device="cpu")
+    tokens = network.encode(PIXELS[:2])
+    maps = network.evidence(tokens, network.select([0, 2, 5]))
+    assert maps.shape == (2, 4, 4, 3)
+    assert (maps >= 0).all()
+    assert maps.std(axis=(1, 2)).min() > 0
+    np.testing.assert_allclose(network.evidence(tokens[1:], network.select([2]))[0, ..., 0], maps[1, ..., 1], atol=1e-6)
+
+
+def test_relevance_is_attention_times_its_gradient() -> None:
+    """Against numerical derivatives of the logit by the attention weights of a small head."""
+    torch.manual_seed(1)
+    head = TaggingHead(HeadConfig(token_width=8, hidden=12, heads=2, layers=2, intermediate=16, label_width=6)).double()
+    tokens, queries = torch.randn(1, 5, 8).double(), head.queries(torch.randn(3, 6).double())
+    relevance = head.relevance(tokens, queries)
+    assert relevance.shape == (1, 3, 5)
+    memory, last = head.keys_values(tokens), head.layers[-1]
+    with torch.no_grad():
+        first = head.layers[0](queries.hidden[None], queries.projected[None], memory[0])
+        weights = last.attention(last.query(first), memory[1])
+
+        def logit(changed: torch.Tensor, tag: int) -> float:
+            hidden = last.after_attention(first, changed @ memory[1][1])
+            return float(head.classify(hidden, queries)[0, tag])
+
+        step, expected = 1e-3, torch.zeros_like(weights)
+        for place in np.ndindex(*weights.shape):
+            up, down = weights.clone(), weights.clone()
+            up[place] += step
+            down[place] -= step
+            expected[place] = (logit(up, place[2]) - logit(down, place[2])) / (2 * step)
+    torch.testing.assert_close(relevance, (weights * expected.relu()).mean(dim=1), atol=1e-4, rtol=1e-2)
+    torch.testing.assert_close(
+        head(tokens, queries), head.classify(last.after_attention(first, weights @ memory[1][1]), queries)
+    )

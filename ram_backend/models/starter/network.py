@@ -25,6 +25,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
 from ram_backend.models.starter.components import (
+    GRID,
     TOKENS,
     WIDTH,
     Classifier,
@@ -33,6 +34,7 @@ from ram_backend.models.starter.components import (
     Reference,
     background_stats,
     class_weights,
+    deep_features,
 )
 from ram_backend.onnx_export import onnx_session
 from ram_backend.vocabulary.prompts import unit_rows
@@ -47,6 +49,9 @@ COMPONENTS = ("head", "probe", "prior")
 
 _PIXEL_BATCH = 16
 _PAIRS_AT_ONCE = 40_000
+CENTRE_PRIOR = 5.0
+"""Fall of a tag's evidence with the squared distance from the centre, in sizes of the image: people point cameras."""
+
 _NO_CLASSES: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
 
@@ -157,6 +162,16 @@ class StarterNetwork:
         prior = queries.prior.scores(self._classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
 
+    def evidence(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
+        """Evidence maps (B, 5, 5, L), see `Network`: probe and ImageNet classes of each cell, and a centre prior."""
+        cells = tokens[:, 1:]
+        shares = queries.prior.weights / queries.prior.weights.sum(axis=1, keepdims=True)
+        classes = (deep_features(cells) @ self._classifier.weight.T + self._classifier.bias) @ shares.T
+        place = (np.arange(GRID) + 0.5) / GRID - 0.5
+        centre = CENTRE_PRIOR * (place[:, None] ** 2 + place**2)
+        maps = _standardised(cells @ queries.probe_weight.T) + _standardised(classes)
+        return (maps.reshape(-1, GRID, GRID, len(queries)) - centre[:, :, None]).astype(np.float32)
+
     def _prior(self, embeddings: FloatArray, known: Sequence[int | None]) -> PriorTags:
         """Class weights of all tags; background statistics are looked up for known tags and measured for new ones."""
         classes = [_NO_CLASSES if row is None else self._classes[row] for row in known]
@@ -167,3 +182,9 @@ class StarterNetwork:
         if new:
             mean[new], spread[new] = background_stats(weights[new], self._reference)
         return PriorTags(weights, mean, spread)
+
+
+def _standardised(maps: FloatArray) -> FloatArray:
+    """Maps (B, T, L) with mean 0 and spread 1 over the cells."""
+    spread = maps.std(axis=1, keepdims=True) + np.float32(1e-3)
+    return np.asarray((maps - maps.mean(axis=1, keepdims=True)) / spread, dtype=np.float32)

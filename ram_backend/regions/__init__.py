@@ -1,0 +1,1 @@
+"""Regions: tags to points, boxes and masks in the image."""

@@ -1,0 +1,105 @@
+"""Weakly supervised localisation: boxes from evidence maps, by a threshold and connected components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.models.label_embeddings import Entry
+from ram_backend.models.network import Network
+
+FloatArray = NDArray[np.float32]
+
+RESOLUTION = 45
+"""Cells per side that a map is interpolated to."""
+LEVEL = 0.4
+"""Share of the way from a map's mean to its peak above which a cell belongs to a box."""
+MOST_BOXES = 3
+
+
+@dataclass(frozen=True)
+class Region:
+    """A tag's place in an image; all coordinates are shares of width and height, in [0, 1], from the top left.
+
+    Attributes:
+        tag: as it was asked for.
+        score: in [0, 1], of the tag in this region.
+        box: (x0, y0, x1, y1), x0 < x1, y0 < y1.
+        point: (x, y) inside the box, where the evidence is strongest.
+    """
+
+    tag: str
+    score: float
+    box: tuple[float, float, float, float]
+    point: tuple[float, float]
+
+    def as_json(self) -> dict[str, object]:
+        """`{"tag", "score", "box", "point"}`, rounded to 4 digits."""
+        box, point = ([round(value, 4) for value in values] for values in (self.box, self.point))
+        return {"tag": self.tag, "score": round(self.score, 4), "box": box, "point": point}
+
+
+def locate(
+    network: Network, entries: Sequence[Entry], tags: Sequence[str], scores: Sequence[float], tokens: FloatArray
+) -> list[Region]:
+    """Regions of L tags in one image from the tagging network itself; see `regions_of`.
+
+    Args:
+        network: which made the tokens.
+        entries: per tag its row in the vocabulary, or its text embeddings (k, d).
+        tags: their names.
+        scores: in [0, 1].
+        tokens: (T, D) of the image.
+    """
+    if not tags:
+        return []
+    return regions_of(tags, scores, network.evidence(tokens[None], network.select(entries))[0])
+
+
+def regions_of(tags: Sequence[str], scores: Sequence[float], maps: FloatArray) -> list[Region]:
+    """At most three regions per tag, best first per tag, in the order of the tags.
+
+    The first region of a tag has the tag's score; others have it times their
+    peak's share of the first one's, both above the map's mean.
+
+    Args:
+        tags: L tags of one image.
+        scores: of the tags, in [0, 1].
+        maps: (S, S, L) evidence of its cells (`Network.evidence`).
+    """
+    found: list[Region] = []
+    for tag, score, evidence in zip(tags, scores, np.moveaxis(maps, -1, 0), strict=True):
+        found += [Region(tag, float(score * share), box, point) for share, box, point in _boxes(evidence)]
+    return found
+
+
+def _boxes(
+    evidence: FloatArray,
+) -> list[tuple[float, tuple[float, float, float, float], tuple[float, float]]]:
+    """(share of the peak, box, point) of each connected part of a map (S, S) that stands out, best first."""
+    from scipy import ndimage
+
+    side = len(evidence)
+    places = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * side - 0.5
+    fine = ndimage.map_coordinates(evidence, np.meshgrid(places, places, indexing="ij"), order=3, mode="nearest")
+    height = fine - fine.mean()
+    peak = float(height.max())
+    if peak <= 0:  # a flat map says nothing of the place
+        return [(1.0, (0.0, 0.0, 1.0, 1.0), (0.5, 0.5))]
+    parts, count = ndimage.label(height >= LEVEL * peak)
+    numbers = np.arange(1, count + 1)
+    tops = ndimage.maximum(height, parts, numbers)
+    where = ndimage.maximum_position(height, parts, numbers)
+    spans = ndimage.find_objects(parts)
+    order = np.argsort(-np.asarray(tops), kind="stable")[:MOST_BOXES]
+    found = []
+    for place in order:
+        rows, columns = spans[place]
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        y, x = where[place]
+        point = ((x + 0.5) / RESOLUTION, (y + 0.5) / RESOLUTION)
+        found.append((float(tops[place]) / peak, tuple(float(edge) / RESOLUTION for edge in box), point))
+    return found  # type: ignore[return-value]

@@ -1,0 +1,69 @@
+"""Regions from evidence maps: where a bump is, how many, and what networks give for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ram_backend.demo import photo_paths
+from ram_backend.images.decode import decode
+from ram_backend.models.bundle import open_bundle
+from ram_backend.models.network import load_network
+from ram_backend.regions.evidence import Region, locate, regions_of
+
+
+def bumps(*places: tuple[float, float, float], side: int = 9) -> np.ndarray:
+    """A map (side, side) with a bump of a height at each (x, y, height)."""
+    row = (np.arange(side) + 0.5) / side
+    found = np.zeros((side, side), np.float32)
+    for x, y, height in places:
+        found += height * np.exp(-((row[None] - x) ** 2 + (row[:, None] - y) ** 2) / 0.01)
+    return found
+
+
+def test_region_is_where_the_evidence_is() -> None:
+    maps = np.stack([bumps((0.2, 0.7, 1.0)), bumps((0.8, 0.3, 5.0))], axis=-1)
+    cat, dog = regions_of(["cat", "dog"], [0.9, 0.6], maps)
+    assert (cat.tag, dog.tag) == ("cat", "dog")
+    assert (cat.score, dog.score) == (pytest.approx(0.9), pytest.approx(0.6))
+    assert cat.point == pytest.approx((0.2, 0.7), abs=0.05)
+    assert dog.point == pytest.approx((0.8, 0.3), abs=0.05)
+    x0, y0, x1, y1 = cat.box
+    assert 0 <= x0 < 0.2 < x1 < 0.4
+    assert 0.5 < y0 < 0.7 < y1 <= 1
+
+
+def test_regions_of_one_tag_are_three_at_most_best_first() -> None:
+    places = [(0.2, 0.2, 0.7), (0.8, 0.2, 1.0), (0.2, 0.8, 0.8), (0.8, 0.8, 0.9)]
+    found = regions_of(["cat"], [0.5], bumps(*places)[:, :, None])
+    assert [one.point for one in found] == [
+        pytest.approx(place, abs=0.06) for place in [(0.8, 0.2), (0.8, 0.8), (0.2, 0.8)]
+    ]
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert found[0].score == pytest.approx(0.5)
+
+
+def test_flat_map_gives_the_whole_image() -> None:
+    assert regions_of(["sky"], [0.5], np.ones((5, 5, 1), np.float32)) == [Region("sky", 0.5, (0, 0, 1, 1), (0.5, 0.5))]
+
+
+def test_region_as_json() -> None:
+    region = Region("cat", 1 / 3, (0.0, 0.25, 0.5, 1.0), (0.123456, 0.5))
+    assert region.as_json() == {"tag": "cat", "score": 0.3333, "box": [0.0, 0.25, 0.5, 1.0], "point": [0.1235, 0.5]}
+
+
+def test_starter_places_a_tag_of_a_demo_photo(starter_data: Path) -> None:
+    bundle = open_bundle(starter_data / "bundles" / "starter")
+    network = load_network(bundle, threads=1)
+    photo = decode(photo_paths()[0], exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
+    tokens = network.encode(bundle.preprocessing(photo)[None])
+    row = int(network.logits(tokens, network.select(range(len(bundle.vocabulary))))[0].argmax())
+    maps = network.evidence(tokens, network.select([row, 0]))
+    assert maps.shape == (1, 5, 5, 2)
+    np.testing.assert_allclose(network.evidence(tokens, network.select([row]))[..., 0], maps[..., 0], atol=1e-4)
+    found = locate(network, [row], ["it"], [0.9], tokens[0])
+    assert 1 <= len(found) <= 3
+    assert all(one.box[0] <= one.point[0] <= one.box[2] and one.box[1] <= one.point[1] <= one.box[3] for one in found)
+    assert locate(network, [], [], [], tokens[0]) == []
