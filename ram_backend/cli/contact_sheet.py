@@ -96,15 +96,17 @@ def saved_name(image: str) -> str:
 
 
 def draw(photo: Image.Image, record: Record) -> Image.Image:
-    """The photo (mode RGB) with its best tags in the top left corner, as many as there is room for."""
-    size = max(12, photo.height // 28)
+    """The photo (mode RGB) with its regions, and its best tags in the top left corner, as many as there is room for."""
+    size, shade = max(12, photo.height // 28), Image.new("RGBA", photo.size)
+    pen, font = ImageDraw.Draw(shade), ImageFont.load_default(size)
+    for region in record.get("regions", ()):
+        x0, y0, x1, y1 = (round(edge * photo.size[place % 2]) for place, edge in enumerate(region["box"]))
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline="yellow", width=max(2, size // 8))
+        pen.text((x0 + size // 2, y1 - size * 3 // 2), region["tag"], font=font, fill="yellow", stroke_width=1)
     lines = [f"{each['tag']} {each['score']:.2f}" for each in record["tags"]][: photo.height // (size * 5 // 4) - 1]
-    if not lines:
-        return photo.copy()
-    text, font = "\n".join(lines), ImageFont.load_default(size)
-    left, top, right, bottom = ImageDraw.Draw(photo).multiline_textbbox((size, size), text, font=font)
-    shade = Image.new("RGBA", photo.size)
-    pen = ImageDraw.Draw(shade)
-    pen.rectangle((left - size // 2, top - size // 2, right + size // 2, bottom + size // 2), fill=(0, 0, 0, 140))
-    pen.multiline_text((size, size), text, font=font, fill="white")
+    if lines:
+        text = "\n".join(lines)
+        left, top, right, bottom = pen.multiline_textbbox((size, size), text, font=font)
+        pen.rectangle((left - size // 2, top - size // 2, right + size // 2, bottom + size // 2), fill=(0, 0, 0, 140))
+        pen.multiline_text((size, size), text, font=font, fill="white")
     return Image.alpha_composite(photo.convert("RGBA"), shade).convert("RGB")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -53,6 +53,9 @@ def tag(
         float | None, typer.Option(min=0, max=1, help="Show tags that score at least this, whatever their thresholds.")
     ] = None,
     as_json: JsonLines = False,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Also place each shown tag: boxes in JSON, in --out and on --save.")
+    ] = False,
     file: Annotated[Path | None, typer.Option("--out", help=f"Also write a file: {', '.join(SUFFIXES)}.")] = None,
     save: Annotated[
         Path | None, typer.Option(help="Also write photos with their tags drawn on, and index.html, to this folder.")
@@ -78,7 +81,7 @@ def tag(
         raise InputError("--resume goes on with the files of --out or --save: name one of them.")
     found = _found(images, save)
     paths = [path for path in found if _is_there(path, settings)]
-    shown = _Shown(top, min_score, top is not None or names is not None or descriptions is not None, as_json)
+    shown = _Shown(top, min_score, top is not None or names is not None or descriptions is not None, as_json, regions)
     files: list[TagFile | ContactSheet] = []
     done, stopped = 0, False
     try:
@@ -110,6 +113,7 @@ class _Shown(NamedTuple):
     min_score: float | None
     every: bool
     as_json: bool
+    regions: bool
 
 
 def _tagged(
@@ -123,7 +127,9 @@ def _tagged(
             continue
         best = _best(tagger, image.scores, top=shown.top, min_score=shown.min_score, every=shown.every)
         tags = [{"tag": name, "score": round(score, 6)} for name, score, _ in best]
-        record = {"image": str(image.path), "model_version": tagger.model_version, "tags": tags}
+        record: dict[str, Any] = {"image": str(image.path), "model_version": tagger.model_version, "tags": tags}
+        if shown.regions:
+            record["regions"] = _regions(tagger, best, image)
         yield record, image
         below |= not all(on for _, _, on in best)
         if shown.as_json:
@@ -132,6 +138,15 @@ def _tagged(
             _print_tags(image.path, best, width)
     if below and not shown.as_json:
         notes.print("In brackets: below the tag's threshold.", style="dim")
+
+
+def _regions(tagger: Tagger, best: Best, image: TaggedImage) -> list[dict[str, object]]:
+    from ram_backend.regions.evidence import locate
+
+    assert image.tokens is not None
+    names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
+    entries = [tagger.subset.entries[tagger.tags.index(name)] for name in names]
+    return [region.as_json() for region in locate(tagger.network, entries, names, scores, image.tokens)]
 
 
 def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet], *, stopped: bool) -> None:
@@ -211,9 +226,9 @@ def tag_images(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Ite
             tokens = loader.encode(tagger.network, good)
             nothing = np.empty((0, *tagger.network.token_shape), np.float32)
             scored = tagger.score(np.stack(tokens) if tokens else nothing)
-            pairs = zip(scored.logits, scored.scores, strict=True)
+            rows = zip(scored.logits, scored.scores, tokens, strict=True)
             for path, image in batch:
-                yield image if isinstance(image, ImageError) else TaggedImage(path, *next(pairs))
+                yield image if isinstance(image, ImageError) else TaggedImage(path, *next(rows))
             bar.advance(task, len(batch))
 
 

@@ -22,15 +22,16 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
 COLUMNS = ("image", "model_version", "tag", "score")
 
 Record = Mapping[str, Any]
-"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first."""
+"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`."""
 
 
 class TaggedImage(NamedTuple):
-    """An image with its logits before calibration and its calibrated scores, (L,) float32 each."""
+    """An image with its logits before calibration, its calibrated scores, (L,) float32 each, and its tokens (T, D)."""
 
     path: Path
     logits: NDArray[np.float32]
     scores: NDArray[np.float32]
+    tokens: NDArray[np.float32] | None = None
 
 
 def check_tag_file(path: Path) -> None:

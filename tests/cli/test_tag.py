@@ -60,6 +60,22 @@ def test_asked_tags_are_all_shown_exactly_as_asked() -> None:
     assert by_name["Cats"] == by_name["cats"] > by_name["skateboard"]
 
 
+def test_regions_place_the_shown_tags(tmp_path: Path) -> None:
+    answer = tagged(CAT, "--tags", "cat,grass", "--regions", "--save", tmp_path / "drawn")
+    found = answer["regions"]
+    assert {each["tag"] for each in found} == {"cat", "grass"}
+    best = next(each for each in found if each["tag"] == "cat")
+    assert best["score"] == pytest.approx(answer["tags"][0]["score"], abs=1e-3)
+    for each in found:
+        (x0, y0, x1, y1), (x, y) = each["box"], each["point"]
+        assert 0 <= x0 <= x <= x1 <= 1
+        assert 0 <= y0 <= y <= y1 <= 1
+    with Image.open(next((tmp_path / "drawn").glob("*.jpg"))) as drawn:
+        at = (round(best["point"][0] * drawn.width), round(best["box"][1] * drawn.height) + 1)
+        red, green, blue = drawn.getpixel(at)
+    assert min(red, green) > 180 > blue + 40  # the box's upper edge is yellow
+
+
 def test_tags_file_and_arrays(tmp_path: Path) -> None:
     tags = tmp_path / "tags.txt"
     tags.write_text("dog\ncat\n\nmy product name\n", encoding="utf-8")
