@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ram_backend.models.starter.bundle import install_starter
 
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import open_bundle
 from ram_backend.models.network import load_network
+from ram_backend.models.starter.install import install_starter
 from ram_backend.regions.evidence import locate
 from ram_backend.settings import load_settings
 
