@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ram_backend.cli.output import AsJson, JsonLines, notes, print_facts, print_json, print_rows
+from ram_backend.cli.output import AsJson, JsonLines, notes, out, print_facts, print_json, print_rows
 from ram_backend.models.bundle import Bundle, verify
 from ram_backend.models.registry import find_bundle, list_bundles
 from ram_backend.settings import load_settings
@@ -17,7 +17,10 @@ from ram_backend.settings import load_settings
 app = typer.Typer(help="Base models: import, download, list, show.", no_args_is_help=True)
 
 
-Model = StrEnum("Model", {"ram_plus": "ram-plus", "ram": "ram", "tag2text": "tag2text"})
+Model = StrEnum(
+    "Model",
+    {"ram_plus": "ram-plus", "ram": "ram", "tag2text": "tag2text", "grounding_dino": "grounding-dino", "sam": "sam"},
+)
 
 AllowExtra = Annotated[
     bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
@@ -82,11 +85,21 @@ def pull(
     descriptions: Descriptions = None,
     image_size: ImageSize = None,
 ) -> None:
-    """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped goes on."""
+    """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped goes on.
+
+    grounding-dino and sam (0.4 to 1 GB) are not bundles: `tag --regions` uses
+    them.
+    """
     from ram_backend.models.hub import RELEASES
     from ram_backend.models.hub import pull as pull_release
 
     settings = load_settings()
+    if model.value in ("grounding-dino", "sam"):
+        from ram_backend.regions.weights import pull as pull_detector
+
+        place = {"repository": repository, "revision": revision, "endpoint": endpoint}
+        out.print(f"{model.value} is in {pull_detector(model.value, settings.data_dir, **place)}", markup=False)
+        return
     files = {"repository": repository, "filename": filename, "revision": revision}
     named = {**files, "tags": tags, "thresholds": thresholds}
     release = replace(RELEASES[model.value], **{key: value for key, value in named.items() if value is not None})

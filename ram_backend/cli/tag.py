@@ -19,6 +19,7 @@ from rich.text import Text
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
+from ram_backend.cli.region_finder import RegionFinder
 from ram_backend.cli.tag_files import SUFFIXES, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError, InputError
@@ -120,6 +121,7 @@ def _tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: _Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
     """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
+    find = RegionFinder(tagger, settings) if shown.regions else None
     width, below = max((len(path.name) for path in paths), default=0), False
     for image in tag_images(tagger, paths, settings):
         if isinstance(image, ImageError):
@@ -128,8 +130,8 @@ def _tagged(
         best = _best(tagger, image.scores, top=shown.top, min_score=shown.min_score, every=shown.every)
         tags = [{"tag": name, "score": round(score, 6)} for name, score, _ in best]
         record: dict[str, Any] = {"image": str(image.path), "model_version": tagger.model_version, "tags": tags}
-        if shown.regions:
-            record["regions"] = _regions(tagger, best, image)
+        if find is not None:
+            record["regions"] = find(image, best)
         yield record, image
         below |= not all(on for _, _, on in best)
         if shown.as_json:
@@ -138,15 +140,6 @@ def _tagged(
             _print_tags(image.path, best, width)
     if below and not shown.as_json:
         notes.print("In brackets: below the tag's threshold.", style="dim")
-
-
-def _regions(tagger: Tagger, best: Best, image: TaggedImage) -> list[dict[str, object]]:
-    from ram_backend.regions.evidence import locate
-
-    assert image.tokens is not None
-    names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
-    entries = [tagger.subset.entries[tagger.tags.index(name)] for name in names]
-    return [region.as_json() for region in locate(tagger.network, entries, names, scores, image.tokens)]
 
 
 def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet], *, stopped: bool) -> None:

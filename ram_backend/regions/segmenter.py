@@ -1,0 +1,74 @@
+"""Promptable segmentation with SAM and SAM 2 (Kirillov et al. 2023, Ravi et al. 2024): masks of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ram_backend.regions.weights import check_installed, damaged
+
+Box = tuple[float, float, float, float]
+
+
+class Segmenter(Protocol):
+    """Finds the pixels of what boxes hold."""
+
+    def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height."""
+
+
+class SegmentAnything:
+    """A `Segmenter` on transformers' SAM or SAM 2. Safe for one thread.
+
+    Args:
+        folder: a checkpoint as the hub has it; its config.json says which of
+            the two it is.
+        device: a torch device.
+
+    Raises:
+        BundleNotFound: the folder is not there.
+        BundleDamaged: it is not such a checkpoint.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        from transformers import AutoConfig, Sam2Model, Sam2Processor, SamModel, SamProcessor
+
+        check_installed("sam", folder)
+        try:
+            second = AutoConfig.from_pretrained(folder, local_files_only=True).model_type.startswith("sam2")
+            model, processor = (Sam2Model, Sam2Processor) if second else (SamModel, SamProcessor)
+            self._model: Any = model.from_pretrained(folder, local_files_only=True).to(device).eval()
+            self._processor: Any = processor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise damaged("sam", folder, error) from None
+        self._device = device
+
+    def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+        """See `Segmenter`; one mask a box, the network's single answer to it."""
+        import torch
+
+        if not boxes:
+            return np.empty((0, image.height, image.width), dtype=bool)
+        scale = (image.width, image.height) * 2
+        pixels = [[edge * side for edge, side in zip(box, scale, strict=True)] for box in boxes]
+        inputs = self._processor(images=image.convert("RGB"), input_boxes=[pixels], return_tensors="pt")
+        asked = {name: inputs[name].to(self._device) for name in ("pixel_values", "input_boxes")}
+        with torch.inference_mode():
+            answer = self._model(**asked, multimask_output=False)
+        sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
+        (found,) = self._processor.post_process_masks(answer.pred_masks.float().cpu(), *sizes)
+        result: NDArray[np.bool_] = found[:, 0].numpy().astype(bool)
+        return result
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """A mask (height, width) as COCO's uncompressed run lengths: column by column, the first run is of False."""
+    flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
+    edges = np.flatnonzero(flat[1:-1] != flat[:-2])
+    counts = np.diff([0, *edges, mask.size])
+    return {"size": [*map(int, mask.shape)], "counts": [*map(int, counts)]}

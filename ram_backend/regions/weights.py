@@ -1,0 +1,74 @@
+"""Weights of detector and segmenter: their folders, and their download from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from ram_backend.errors import BundleDamaged, BundleNotFound, DownloadError
+
+Kind = Literal["grounding-dino", "sam"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+REPOSITORIES: dict[Kind, str] = {
+    "grounding-dino": "IDEA-Research/grounding-dino-base",
+    "sam": "facebook/sam-vit-base",
+}
+"""On the hub, in transformers' format; SAM 2 is taken, too (facebook/sam2.1-hiera-base-plus)."""
+_FILES = ("*.json", "*.txt", "model.safetensors")
+
+
+def folder_of(kind: Kind, data_dir: Path) -> Path:
+    """Where the weights are in a data folder."""
+    return data_dir / "detectors" / kind
+
+
+def is_installed(kind: Kind, data_dir: Path) -> bool:
+    """Whether there are weights."""
+    return (folder_of(kind, data_dir) / "config.json").is_file()
+
+
+def check_installed(kind: Kind, folder: Path) -> None:
+    """Raises BundleNotFound, with the command that helps, where a folder has no weights."""
+    if not (folder / "config.json").is_file():
+        raise BundleNotFound(
+            f"{folder} has no {kind}: run  ram-backend bundles pull {kind}  or put a checkpoint of transformers there"
+            " (config.json, model.safetensors, preprocessor_config.json)."
+        )
+
+
+def damaged(kind: Kind, folder: Path, error: Exception) -> BundleDamaged:
+    """The error of a folder that can't be loaded."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return BundleDamaged(f"{folder} is not a checkpoint of {kind} ({first}): remove it and pull it again.")
+
+
+def pull(
+    kind: Kind, data_dir: Path, *, repository: str | None = None, revision: str | None = None, endpoint: str | None
+) -> Path:
+    """Downloads the weights (0.4 to 1 GB), or what a stopped download left; returns their folder.
+
+    Args:
+        kind: which.
+        data_dir: the folder of all data.
+        repository: another one than in `REPOSITORIES`.
+        revision: branch, tag or commit.
+        endpoint: address of the hub; None: HF_ENDPOINT, else huggingface.co.
+
+    Raises:
+        DownloadError: a file is unavailable.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, folder = repository or REPOSITORIES[kind], folder_of(kind, data_dir)
+    try:
+        snapshot_download(
+            repository, revision=revision, endpoint=endpoint, local_dir=folder, allow_patterns=list(_FILES)
+        )
+    except Exception as error:  # the hub's client, its HTTP library and the file system each have their own
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+        raise DownloadError(
+            f"{repository} can't be downloaded ({reason}). Check the connection and pull again, or put its files"
+            f" into {folder}."
+        ) from None
+    return folder
