@@ -31,7 +31,7 @@ from ram_backend.errors import (
 from ram_backend.images.guard import is_loopback, redacted
 from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.jobs.valkey import connect, running_url
+from ram_backend.jobs.valkey import connect, running_urls
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.diagnosis import Finding, State, diagnose
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -167,17 +167,16 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     """Redis, and the workers that look into its queues."""
     from rq import Worker
 
-    url = running_url(settings)
+    urls, version = running_urls(settings), "?"
     if settings.redis_url is None:
         yield Finding("Redis", State.ok, "not set (RAM_REDIS_URL): tagging does not need it")
-    if url is None:
-        yield Finding("workers", State.note, "none: no server and no worker runs on this data folder", START_WORKER)
-        return
+    workers: list[Worker] = []
     try:
-        with connect(url, TIMEOUT_S) as connection:
-            version = connection.info("server").get("redis_version", "?")
-            workers = Worker.all(connection=connection)
-            ours = [each for each in workers if set(each.queue_names()) & set(QUEUES.values())]
+        for url in urls:
+            with connect(url, TIMEOUT_S) as connection:
+                version = connection.info("server").get("redis_version", "?")
+                there = Worker.all(connection=connection)
+                workers += [each for each in there if set(each.queue_names()) & set(QUEUES.values())]
     except (RedisError, RamError, ValueError, OSError) as error:
         if settings.redis_url is not None:
             found = f"{redacted(settings.redis_url)}: {error}"
@@ -187,7 +186,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
         return
     if settings.redis_url is not None:
         yield Finding("Redis", State.ok, f"{redacted(settings.redis_url)} answers, version {version}")
-    alive = [each for each in ours if _age_s(each.last_heartbeat) < SILENT_S]
+    alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
         busy = sum(each.get_state() == "busy" for each in alive)
         yield Finding("workers", State.ok, f"{len(alive)}, of which {busy} at work")

@@ -10,7 +10,7 @@ import typer
 
 from ram_backend.cli.opening import BundleOption, DeviceOption
 from ram_backend.cli.output import notes
-from ram_backend.errors import BundleDamaged, BundleNotFound, DatabaseUnavailable, ValkeyUnavailable
+from ram_backend.errors import BundleDamaged, BundleNotFound, DatabaseUnavailable
 from ram_backend.logs import configure
 from ram_backend.settings import Settings, load_settings
 
@@ -57,10 +57,10 @@ def serve(
     tags = f"{len(identity.bundle.vocabulary):,} tags" if identity else "which can't be used yet"
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
-    with _jobs(settings) as (jobs, queued):
-        app = create_app(queued, jobs=jobs, model=Model(queued, identity=identity))
+    with _jobs(settings) as jobs:
+        app = create_app(settings, jobs=jobs, model=Model(settings, identity=identity))
         mount(app, check=check_project)
-        run(app, queued, listening)
+        run(app, settings, listening)
     typer.echo("Stopped.")
 
 
@@ -88,12 +88,11 @@ def worker(
 
 
 @contextmanager
-def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
-    """The service of jobs, and settings that name the queue, if there is one."""
+def _jobs(settings: Settings) -> Iterator[JobService]:
+    """The service of jobs, and a worker beside it where the settings ask for one."""
     from ram_backend.database.engine import open_database
     from ram_backend.database.migrate import upgrade
     from ram_backend.jobs.service import JobService
-    from ram_backend.jobs.valkey import Valkey
     from ram_backend.worker.supervisor import WorkerSupervisor
 
     with ExitStack() as stack:
@@ -101,14 +100,9 @@ def _jobs(settings: Settings) -> Iterator[tuple[JobService, Settings]]:
         stack.callback(database.close)
         with suppress(DatabaseUnavailable):  # the server says so itself, and tries again
             upgrade(database)
-        queued = settings
-        try:
-            queued = settings.model_copy(update={"redis_url": stack.enter_context(Valkey(settings)).url})
-        except ValkeyUnavailable as error:
-            notes.print(str(error), markup=False)
         if settings.worker:
             stack.enter_context(WorkerSupervisor(settings))
-        yield JobService(settings, database), queued
+        yield JobService(settings, database)
 
 
 def url_of(host: str, port: int) -> str:

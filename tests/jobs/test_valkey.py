@@ -1,4 +1,4 @@
-"""The data folder's own queue server: found, started, shared, stopped by the last one out, alive after a kill."""
+"""A worker's own queue server: found, started, stopped with its process, started again after a kill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from support.processes import processes, wait_until
 
 from ram_backend.errors import ValkeyUnavailable
 from ram_backend.jobs import valkey as valkey_module
-from ram_backend.jobs.valkey import Valkey, running_url
+from ram_backend.jobs.valkey import Valkey, running_urls
 from ram_backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.service
@@ -29,10 +28,10 @@ def own(tmp_path: Path) -> Iterator[Settings]:
     """Settings with a data folder of our own; no server is left behind."""
     settings = load_settings(data_dir=tmp_path / "data")
     yield settings
-    left = running_url(settings)
-    if left is not None:
-        Redis.from_url(left).shutdown(nosave=True)
-        pytest.fail("a server was left running")
+    left = running_urls(settings)
+    for url in left:
+        Redis.from_url(url).shutdown(nosave=True)
+    assert not left, "a server was left running"
 
 
 def pid_of(url: str) -> int:
@@ -40,8 +39,8 @@ def pid_of(url: str) -> int:
         return int(connection.info("server")["process_id"])
 
 
-def servers(settings: Settings) -> list[int]:
-    return processes("valkey-server", Valkey(settings).url.removeprefix("unix://"))
+def servers(valkey: Valkey) -> list[int]:
+    return processes("valkey-server", valkey.url.removeprefix("unix://"))
 
 
 def user(settings: Settings) -> subprocess.Popen[str]:
@@ -65,16 +64,16 @@ def address(process: subprocess.Popen[str]) -> str:
 
 
 def test_it_is_there_while_it_is_used(own: Settings) -> None:
-    """However long the name of the data folder."""
+    """However long the name of the data folder; each user has one."""
     deep = own.model_copy(update={"data_dir": own.data_dir / ("deep" * 20) / ("deeper" * 20)})
     for settings in (own, deep):
-        assert running_url(settings) is None
-        with Valkey(settings) as valkey:
+        assert running_urls(settings) == []
+        with Valkey(settings) as valkey, Valkey(settings) as other:
             assert Redis.from_url(valkey.url).ping()
-            assert running_url(settings) == valkey.url
+            assert set(running_urls(settings)) == {valkey.url, other.url}
             folder = Path(valkey.url.removeprefix("unix://")).parent
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert running_url(settings) is None
+        assert running_urls(settings) == []
         assert not folder.exists()
 
 
@@ -90,70 +89,35 @@ def test_an_external_one_is_neither_started_nor_stopped(own: Settings) -> None:
         assert not away.revive()
 
 
-def test_many_at_once_start_one_and_the_last_one_out_stops_it(own: Settings) -> None:
-    users = [user(own) for _ in range(6)]
-    assert len({address(process) for process in users}) == 1
-    for process in users:
-        assert len(servers(own)) == 1
-        process.communicate("go\n")
-    assert servers(own) == []
-
-
-def test_it_survives_the_kill_of_its_starter(own: Settings) -> None:
-    starter = user(own)
-    url = address(starter)
-    pid = pid_of(url)
-    starter.kill()
-    starter.communicate()
-    with Valkey(own) as valkey:
-        assert (valkey.url, pid_of(valkey.url)) == (url, pid)
-    wait_until(lambda: servers(own) == [])
-
-
-def test_killed_while_it_starts_it(own: Settings) -> None:
-    """Whatever the moment: the next one finds or starts exactly one."""
-    for pause_s in (0.0, 0.01, 0.05, 0.1):
-        process = user(own)
-        wait_until(lambda: servers(own))
+@pytest.mark.parametrize("pause_s", [None, 0.0, 0.01, 0.05])
+def test_it_ends_with_a_process_that_is_killed(own: Settings, pause_s: float | None) -> None:
+    """Whatever the moment: while it starts, too."""
+    process = user(own)
+    if pause_s is None:
+        folder = Path(address(process).removeprefix("unix://")).parent
+    else:
+        wait_until(lambda: processes("valkey-server", f"/tmp/{valkey_module._prefix(own)}"))
         time.sleep(pause_s)
-        process.kill()
-        process.communicate()
-        with Valkey(own) as valkey:
-            assert Redis.from_url(valkey.url).ping()
-            assert len(servers(own)) == 1
-        assert servers(own) == []
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not processes(f"/tmp/{valkey_module._prefix(own)}"))
+    if pause_s is None:
+        assert not folder.exists()
+
+
+def test_a_signal_for_its_process_is_not_for_it(own: Settings) -> None:
+    """Ctrl-C in a terminal goes to the whole group of processes."""
+    with Valkey(own) as valkey:
+        (pid,) = servers(valkey)[-1:]
+        assert os.getpgid(pid) != os.getpgid(0)
 
 
 def test_it_is_revived(own: Settings) -> None:
-    with Valkey(own) as valkey, Valkey(own) as other:
-        os.kill(pid_of(valkey.url), signal.SIGKILL)
-        assert other.revive()
-        assert valkey.revive()
-        assert len(servers(own)) == 1
-
-
-def test_stop_and_start_at_the_same_time(own: Settings) -> None:
-    def come_and_go(_: int) -> None:
-        for _ in range(8):
-            with Valkey(own) as valkey:
-                assert Redis.from_url(valkey.url).ping()
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(come_and_go, range(4)))
-    assert servers(own) == []
-
-
-def test_a_folder_that_others_may_write_to_is_not_used(own: Settings) -> None:
     with Valkey(own) as valkey:
-        place = Path(valkey.url.removeprefix("unix://")).parent
-    place.mkdir(mode=0o777)
-    try:
-        place.chmod(0o777)
-        assert running_url(own) is None
-        with pytest.raises(ValkeyUnavailable, match="not a folder of this user alone"):
-            Valkey(own).__enter__()
-    finally:
-        place.rmdir()
+        for _ in range(2):
+            os.kill(pid_of(valkey.url), signal.SIGKILL)
+            assert valkey.revive()
+        assert running_urls(own) == [valkey.url]
 
 
 def test_one_that_does_not_start_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

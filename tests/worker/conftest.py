@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from jobs.conftest import database, queue
 from support.jobs import KEY, make_due
+from support.processes import wait_until
 from support.tiny_model import ColourNetwork, tiny_bundle
 from worker.working import none_is_left
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
-from ram_backend.jobs.valkey import running_url
+from ram_backend.jobs.valkey import running_urls
 from ram_backend.settings import Settings
 from ram_backend.worker import scorer
 from ram_backend.worker import train as training
@@ -25,10 +26,10 @@ __all__ = ["database", "queue"]
 
 @pytest.fixture
 def nothing_left(settings: Settings) -> Iterator[None]:
-    """In the end, neither the queue nor any process of a job runs."""
+    """In the end, neither a queue nor any process of a job runs."""
     yield
     none_is_left()
-    assert running_url(settings) is None
+    wait_until(lambda: running_urls(settings) == [])
 
 
 @pytest.fixture

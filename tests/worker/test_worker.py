@@ -21,7 +21,7 @@ from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
-from ram_backend.jobs.valkey import Valkey
+from ram_backend.jobs.valkey import Valkey, running_urls
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
@@ -90,19 +90,19 @@ def test_five_presses_train_once(settings: Settings, jobs: Requests) -> None:
     assert len(jobs.queue.jobs()) == 2
 
 
-def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests, valkey: Valkey) -> None:
+def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests) -> None:
     with working(settings):
         jobs.until(jobs.request(), "done")
-        Redis.from_url(valkey.url).flushall()
+        Redis.from_url(*running_urls(settings)).flushall()
         for _ in range(2):
             jobs.until(jobs.request(), "done")
 
 
-def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests, valkey: Valkey) -> None:
+def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests) -> None:
     """While a worker waits, and while it works."""
 
     def kill_queue() -> None:
-        os.kill(int(Redis.from_url(valkey.url).info("server")["process_id"]), signal.SIGKILL)
+        os.kill(int(Redis.from_url(*running_urls(settings)).info("server")["process_id"]), signal.SIGKILL)
 
     with working(settings) as worker:
         jobs.until(jobs.request(), "done")
