@@ -17,8 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import InputError
-from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetScores, OffTargetShift, measure_shift
+from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift
 from ram_backend.gate.statistics import (
     AssociationTest,
     EditChange,
@@ -111,7 +110,7 @@ def judge_candidate(
     candidate: NDArray[np.floating],
     *,
     judged: NDArray[np.bool_] | None = None,
-    guard: OffTargetScores | None = None,
+    shift: OffTargetShift | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Verdict:
@@ -125,8 +124,8 @@ def judge_candidate(
         candidate: (N, L) cross-fitted log-odds, ticked above the training set's
             `thresholds`.
         judged: (N,) rows of which that is so; None: all.
-        guard: scores of tags outside the subset; None: the candidate can't
-            change them.
+        shift: of the scores of tags outside the subset; None: the candidate
+            can't change them.
         cross_validated: figures of the trainers that competed, kept among the
             verdict's; they decide nothing.
         seed: of the sign flips.
@@ -135,22 +134,16 @@ def judge_candidate(
         The verdict. Figures: `images` (groups), `edits_incumbent`,
         `edits_candidate` (per photo, weighted by their costs), `edits_change`,
         `change_low`, `change_high` (95 % interval, as shares), `p_value`,
-        `needed_p_value`, `map_change` (where the edits are fewer), with a guard
+        `needed_p_value`, `map_change` (where the edits are fewer), with a shift
         `guard_move`, `guard_relative_move`, `guard_agreement`, and with the
         outcome `needs_data` `more_corrections`.
-
-    Raises:
-        InputError: shapes that don't fit each other.
     """
-    if candidate.shape != training_set.labels.shape:
-        raise InputError(f"The gate has a candidate {candidate.shape} instead of {training_set.labels.shape}.")
     spoken = training_set.known.any(axis=1)
     rows = np.flatnonzero(spoken if judged is None else spoken & judged)
     some, groups, folds, candidate = training_set.take(rows), groups[rows], folds[rows], candidate[rows]
     figures: dict[str, float] = {"images": len(np.unique(groups)), "needed_p_value": LEVEL}
     for trainer, found in (cross_validated or {}).items():
         figures |= {f"cross_validated.{trainer}.{name}": value for name, value in found.items()}
-    shift = None if guard is None else measure_shift(guard)
     if shift is not None:
         figures |= {"guard_move": shift.move, "guard_relative_move": shift.relative_move}
         figures["guard_agreement"] = shift.agreement

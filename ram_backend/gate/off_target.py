@@ -28,22 +28,6 @@ FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class OffTargetScores:
-    """Scores of tags outside the subset, on the project's images and the bundled photos.
-
-    Attributes:
-        bundle: (N, L) the bundle's calibrated scores, in [0, 1].
-        candidate: (N, L) the candidate's; what is no probability fails the
-            check.
-        thresholds: (L,) the bundle's, in [0, 1).
-    """
-
-    bundle: FloatArray
-    candidate: FloatArray
-    thresholds: FloatArray
-
-
-@dataclass(frozen=True)
 class OffTargetShift:
     """How far a candidate left the bundle.
 
@@ -66,17 +50,24 @@ class OffTargetShift:
         return self.relative_move <= LARGEST_MOVE and not self.agreement < LEAST_AGREEMENT
 
 
-def measure_shift(guard: OffTargetScores) -> OffTargetShift:
-    """Compares a candidate with the bundle on tags that the project doesn't have."""
-    if not guard.bundle.size:
+def measure_shift(bundle: FloatArray, candidate: FloatArray, thresholds: FloatArray) -> OffTargetShift:
+    """Compares scores of tags outside the subset, on the project's images and the bundled photos.
+
+    Args:
+        bundle: (N, L) the bundle's calibrated scores, in [0, 1].
+        candidate: (N, L) the candidate's; what is no probability fails the
+            check.
+        thresholds: (L,) the bundle's, in [0, 1).
+    """
+    if not bundle.size:
         return OffTargetShift(0.0, 0.0, float("nan"))
-    if not ((guard.candidate >= 0) & (guard.candidate <= 1)).all():
+    if not ((candidate >= 0) & (candidate <= 1)).all():
         return OffTargetShift(float("inf"), float("inf"), float("nan"))
-    move = float(np.abs(guard.candidate.astype(np.float64) - guard.bundle).mean())
-    mean_score = max(float(guard.bundle.mean(dtype=np.float64)), np.finfo(np.float64).tiny)
-    decided = guard.bundle > guard.thresholds
+    move = float(np.abs(candidate.astype(np.float64) - bundle).mean())
+    mean_score = max(float(bundle.mean(dtype=np.float64)), np.finfo(np.float64).tiny)
+    decided = bundle > thresholds
     judged = decided.any(axis=0) & ~decided.all(axis=0)
     agreement = float("nan")
     if judged.any():
-        agreement = mean_average_precision(guard.candidate[:, judged], decided[:, judged], min_positives=1)
+        agreement = mean_average_precision(candidate[:, judged], decided[:, judged], min_positives=1)
     return OffTargetShift(move, move / mean_score, agreement)

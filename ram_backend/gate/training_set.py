@@ -50,8 +50,7 @@ class TrainingSet:
             `tagging.tag_embeddings`; None where the bundle has none.
 
     Raises:
-        InputError: shapes that don't fit each other, or numbers that can't be;
-            names the field.
+        InputError: numbers that are not finite; names the field.
     """
 
     tags: tuple[str, ...]
@@ -70,31 +69,10 @@ class TrainingSet:
     embeddings: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        images, tags = len(self.features), len(self.tags)
-        pairs = ("base", "incumbent", "labels", "weights")
-        wanted = {
-            **dict.fromkeys(pairs, (images, tags)),
-            "features": (images, *self.features.shape[1:2]),
-            "phash": (images,),
-            **dict.fromkeys(("base_thresholds", "incumbent_thresholds", "add_costs"), (tags,)),
-        }
-        for name, shape in wanted.items():
-            if getattr(self, name).shape != shape:
-                raise InputError(f"The training set has {name} {getattr(self, name).shape} instead of {shape}.")
-        if len(self.content) != images or (self.tokens is not None and len(self.tokens) != images):
-            raise InputError(f"The training set has {images} images, but other numbers of hashes or tokens.")
-        if len(set(self.tags)) != tags:
-            raise InputError("The training set names a tag twice: give each text one column.")
-        if self.embeddings is not None and (self.embeddings.ndim != 2 or len(self.embeddings) != tags):
-            raise InputError(f"The training set has embeddings {self.embeddings.shape} instead of one per tag.")
         for name in ("features", "base", "incumbent", "weights", "embeddings"):
             values = getattr(self, name)
             if values is not None and not np.isfinite(values).all():
                 raise InputError(f"The training set has {name} that are not finite: check the images' tokens.")
-        if not (self.add_costs > 0).all():
-            raise InputError("The training set has costs of adding a tag that are not above 0.")
-        if ((self.weights < 0) | (self.weights > 1)).any():
-            raise InputError("The training set has weights outside [0, 1].")
 
     def __len__(self) -> int:
         return len(self.features)

@@ -28,7 +28,6 @@ from torch.nn import functional
 
 from ram_backend.errors import NotAvailable
 from ram_backend.gate.folds import folds_of
-from ram_backend.gate.off_target import OffTargetScores
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle
@@ -37,7 +36,7 @@ from ram_backend.models.network import Network
 from ram_backend.models.torch_network import load_module, torch_device
 from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
 from ram_backend.tagging.subset import Subset
-from ram_backend.training.selection import FitResult, Progress, fit_candidate
+from ram_backend.training.selection import Candidate, Progress, fit_candidate
 
 FloatArray = NDArray[np.float32]
 
@@ -117,8 +116,8 @@ class HeadTrainer:
         return "tuning" if self.options.rank is None else "low-rank"
 
     def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> FitResult | None:
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
+    ) -> Candidate | None:
         """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
 
         Raises:
@@ -145,7 +144,7 @@ class HeadTrainer:
         log_odds[held], judged[held] = on_top.log_odds, True
         params: dict[str, Any] = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay}
         params |= {"on_top": on_top.trainer, **on_top.params}
-        return FitResult(on_top.delta, params, log_odds=log_odds, judged=judged, files=files)
+        return Candidate(on_top.delta, params, log_odds=log_odds, judged=judged, files=files)
 
 
 class _Tuning:
@@ -176,7 +175,7 @@ class _Tuning:
             add_factors(self.head, self.options.rank)
             self.head.to(self.device)
 
-    def run(self, rng: np.random.Generator, progress: Progress | None) -> tuple[int, dict[str, bytes], FloatArray]:
+    def run(self, rng: np.random.Generator, progress: Progress) -> tuple[int, dict[str, bytes], FloatArray]:
         """The best epoch, the head's files and its log-odds (H, L) on the images left out; 0 and no files: none."""
         options = self.options
         learning = [part for part in self.head.parameters() if part.requires_grad]
@@ -198,8 +197,7 @@ class _Tuning:
             tuned = self._held_out()
             if (quality := self._quality(tuned)) > highest:
                 highest, best = quality, (epoch, self.files(), tuned)
-            if progress is not None:
-                progress("fine-tuning the head", epoch, options.epochs)
+            progress("fine-tuning the head", epoch, options.epochs)
             if epoch - best[0] >= options.stop_after:
                 break
         return best
@@ -327,8 +325,8 @@ def asymmetric_loss(
 
 def off_target_scores(
     bundle: Bundle, network: Network, files: Mapping[str, bytes], subset: Subset, tokens: NDArray[np.float16], seed: int
-) -> OffTargetScores:
-    """Scores of tags that a project doesn't ask about, under the bundle's head and a tuned one.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The arguments of `measure_shift`: scores of tags outside a project under the bundle's head and a tuned one.
 
     Args:
         bundle: the base model.
@@ -349,7 +347,7 @@ def off_target_scores(
         queries = each.select(drawn)
         logits = [each.logits(tokens[at : at + IMAGES_AT_ONCE].astype(np.float32), queries) for at in parts]
         scores.append(calibration.scores(np.concatenate(logits)))
-    return OffTargetScores(bundle=scores[0], candidate=scores[1], thresholds=bundle.vocabulary.thresholds[drawn])
+    return scores[0], scores[1], bundle.vocabulary.thresholds[drawn]
 
 
 def _rows(entries: Sequence[Entry]) -> list[int]:

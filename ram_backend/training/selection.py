@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import InputError
 from ram_backend.gate.statistics import compare_edits
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.calibration import NEUTRAL
@@ -41,33 +40,46 @@ Numbers = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 """Told of a stage's name, the step it is at and the number of steps."""
 
+
+def silent(stage: str, step: int, steps: int) -> None:
+    """Reports to nobody."""
+
+
 RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
 """Ridge penalties that compete."""
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """What one trainer makes of the corrections.
+class Candidate:
+    """What a trainer makes of the corrections, and what training proposes to serve.
 
     Attributes:
-        delta: all tags of the training set, in its order.
-        params: what it settled, JSON.
+        delta: all tags of the training set, in its order; tags that nobody said
+            anything about are left as they are.
+        params: what the trainer settled, JSON.
         again: the trainer with what it settled, to be fitted without each fold;
-            None: `log_odds` are there already.
-        log_odds: (N, L) calibrated log-odds, each row by a fit without that
-            image; None: not there yet.
-        judged: (N,) bool, rows of which that is true; None: all of them.
+            None: `log_odds` and `judged` are there already.
+        log_odds: (N, L) calibrated log-odds of the training set, each row by a
+            fit that didn't see its fold.
+        judged: (N,) bool, rows of which that is true.
         files: what it needs besides the delta, by file name (a tuned head).
             Where there are any, the delta's z is not the bundle's log-odds but
             those of the network with these files.
+        trainer: its name.
+        folds: by fold, the delta that was fitted without it; empty with a tuned
+            head.
+        cross_validated: per trainer that competed the "edits" per photo.
     """
 
     delta: Delta
     params: dict[str, Any] = field(default_factory=dict)
     again: Trainer | None = None
-    log_odds: FloatArray | None = None
-    judged: NDArray[np.bool_] | None = None
-    files: dict[str, bytes] = field(default_factory=dict)
+    log_odds: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
+    judged: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_), repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    trainer: str = ""
+    folds: dict[int, Delta] = field(default_factory=dict, repr=False)
+    cross_validated: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -78,8 +90,8 @@ class Trainer(Protocol):
         """Stands in a version's lineage."""
 
     def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> FitResult | None:
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
+    ) -> Candidate | None:
         """Learns from all of the training set; None: nothing came out of it.
 
         Args:
@@ -92,50 +104,19 @@ class Trainer(Protocol):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What training proposes to serve.
-
-    Attributes:
-        trainer: name of the one that won.
-        params: its settings, JSON.
-        delta: all tags of the training set, in its order; tags that nobody said
-            anything about are left as they are.
-        log_odds: (N, L) of the training set, each row by a fit that didn't see
-            its fold.
-        judged: (N,) bool, rows of which that is true.
-        files: see `FitResult`; empty without a tuned head.
-        folds: by fold, the delta that was fitted without it; empty with a tuned
-            head.
-        cross_validated: per trainer that competed the "edits" per photo.
-    """
-
-    trainer: str
-    params: dict[str, Any]
-    delta: Delta
-    log_odds: FloatArray = field(repr=False)
-    judged: NDArray[np.bool_] = field(repr=False)
-    files: dict[str, bytes] = field(default_factory=dict, repr=False)
-    folds: dict[int, Delta] = field(default_factory=dict, repr=False)
-    cross_validated: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class RecalibrationTrainer:
     """Moves the tags whose scores are clearly too high or too low, see `calibration.fit_offsets`."""
 
     name: str = "recalibration"
 
-    def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> FitResult:
+    def fit(self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress) -> Candidate:
         """As `Trainer` says; nothing here is random."""
-        if progress is not None:
-            progress(self.name, 0, 1)
+        progress(self.name, 0, 1)
         counts = pair_weights(training_set.labels, training_set.weights)
         slope, offset = _curve(training_set, counts)
         moved = offset + fit_offsets(slope * training_set.base + offset, training_set.labels, counts)
         nothing = np.zeros((len(offset), training_set.features.shape[1]), dtype=np.float32)
-        return FitResult(_delta(training_set, slope, nothing, moved), again=self)
+        return Candidate(_delta(training_set, slope, nothing, moved), again=self)
 
 
 @dataclass(frozen=True)
@@ -154,9 +135,7 @@ class RidgeTrainer:
     sharing: bool | None = None
     name: str = "residual"
 
-    def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress | None
-    ) -> FitResult:
+    def fit(self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress) -> Candidate:
         """As `Trainer` says; nothing here is random."""
         counts = pair_weights(training_set.labels, training_set.weights)
         slope, offset = _curve(training_set, counts)
@@ -164,18 +143,13 @@ class RidgeTrainer:
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
         steps = len(self.strengths) + 2
-
-        def report(step: int) -> None:
-            if progress is not None:
-                progress(self.name, step, steps)
-
-        report(0)
+        progress(self.name, 0, steps)
         spectrum = KernelEigen.of(training_set.features)
         tried: list[_Trial] = []
         for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
             ridge = spectrum.ridge(targets, groups, strength)
             tried.append(_trial(training_set, counts, ridge, learned, {"strength": strength, "sharing": False}))
-            report(place + 1)
+            progress(self.name, place + 1, steps)
         best = max(tried, key=_likelihood)
         if self.sharing is not False and training_set.embeddings is not None and learned.sum() > 1:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
@@ -187,8 +161,8 @@ class RidgeTrainer:
         mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
         learned_ridge = best.ridge.scaled(mixture.residual_scale)
         bias = learned_ridge.bias + mixture.offset + offset
-        report(steps)
-        return FitResult(
+        progress(self.name, steps, steps)
+        return Candidate(
             delta=_delta(bundle, slope, learned_ridge.weight, bias),
             params=best.params,
             again=replace(self, strengths=(best.params["strength"],), sharing=best.params["sharing"]),
@@ -201,7 +175,7 @@ def fit_candidate(
     folds: NDArray[np.int64],
     trainers: Sequence[Trainer] = (RecalibrationTrainer(), RidgeTrainer()),
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Candidate:
     """Lets trainers compete.
 
@@ -209,7 +183,7 @@ def fit_candidate(
         training_set: N images, N at least 1.
         groups: (N,) near-duplicates have the same number.
         folds: (N,) from `gate.folds.folds_of`.
-        trainers: simplest first.
+        trainers: simplest first, of which that one always makes a proposal.
         seed: equal seeds give equal candidates.
         progress: see `Progress`.
 
@@ -217,24 +191,13 @@ def fit_candidate(
         The one with the fewest edits per photo, compared on the same images; a
         later trainer has to be better than an earlier, simpler one by more than
         the standard error of the difference.
-
-    Raises:
-        InputError: no images, or no trainer that proposed anything.
     """
-    if len(training_set) == 0 or not len(training_set) == len(groups) == len(folds):
-        raise InputError(
-            f"{len(training_set)} images and {len(groups)} groups are nothing to learn from: correct some."
-        )
     candidates = [
         _cross_fitted(training_set, groups, folds, trainer, found, seed)
         for trainer in trainers
         if (found := trainer.fit(training_set, groups, seed, progress)) is not None
     ]
-    if not candidates:
-        raise InputError(f"None of the trainers ({', '.join(each.name for each in trainers)}) made a proposal.")
     rows = np.logical_and.reduce([candidate.judged for candidate in candidates])
-    if not rows.any():
-        raise InputError("The trainers have no images in common that they could be compared on.")
     some = training_set.take(rows)
     edits = [some.edits(candidate.log_odds[rows], some.thresholds) for candidate in candidates]
     best = 0
@@ -251,23 +214,21 @@ def _cross_fitted(
     groups: NDArray[np.int64],
     folds: NDArray[np.int64],
     trainer: Trainer,
-    found: FitResult,
+    found: Candidate,
     seed: int,
 ) -> Candidate:
-    judged = np.ones(len(training_set), dtype=np.bool_) if found.judged is None else found.judged
-    log_odds, deltas = found.log_odds, {}
-    if log_odds is None:
-        log_odds = training_set.base.copy()
-        for fold in np.unique(folds).tolist():
-            inside, outside = folds != fold, folds == fold
-            if found.again is None or not inside.any():
-                continue
-            without = found.again.fit(training_set.take(inside), groups[inside], seed, None)
-            if without is not None:
-                deltas[fold] = without.delta
-                rest = training_set.take(outside)
-                log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
-    return Candidate(trainer.name, found.params, found.delta, log_odds, judged, found.files, deltas)
+    if found.again is None:
+        return replace(found, trainer=trainer.name)
+    log_odds, deltas = training_set.base.copy(), {}
+    for fold in np.unique(folds).tolist():
+        inside, outside = folds != fold, folds == fold
+        without = found.again.fit(training_set.take(inside), groups[inside], seed, silent) if inside.any() else None
+        if without is not None:
+            deltas[fold] = without.delta
+            rest = training_set.take(outside)
+            log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
+    everywhere = np.ones(len(training_set), dtype=np.bool_)
+    return replace(found, trainer=trainer.name, log_odds=log_odds, judged=everywhere, folds=deltas)
 
 
 @dataclass(frozen=True)

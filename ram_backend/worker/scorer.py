@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
 from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.off_target import OffTargetScores, measure_shift
+from ram_backend.gate.off_target import OffTargetShift, measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import cost_thresholds, sigmoid
@@ -89,8 +89,8 @@ class Scorer:
             rows[part] = tagger.score(tokens[part].astype(np.float32)).log_odds
         return rows
 
-    def off_target(self, files: Mapping[str, bytes], tokens: Tokens, seed: int) -> OffTargetScores:
-        """Scores of tags outside the project, drawn by seed, under the bundle's head and the tuned one of `files`.
+    def off_target(self, files: Mapping[str, bytes], tokens: Tokens, seed: int) -> OffTargetShift:
+        """How far the tuned head of `files` moves the scores of tags outside the project, drawn by seed.
 
         Images are those of the tokens (N, T, D), at most
         `MAX_OFF_TARGET_IMAGES`, and the package's photos.
@@ -99,7 +99,8 @@ class Scorer:
 
         rows = np.linspace(0, len(tokens) - 1, min(len(tokens), MAX_OFF_TARGET_IMAGES)).astype(np.int64)
         images = np.concatenate([tokens[rows], self.photo_tokens])
-        return off_target_scores(self.bundle, self.network, files, self.subset, images, seed)
+        scores = off_target_scores(self.bundle, self.network, files, self.subset, images, seed)
+        return measure_shift(*scores)
 
     @cached_property
     def photo_tokens(self) -> Tokens:
@@ -186,7 +187,7 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
             scorer.subset,
             TuningOptions(rank=LORA_RANK if settings.tuning == "low-rank" else None, device=settings.device),
             replay_tokens=scorer.photo_tokens,
-            harmless=lambda files: measure_shift(scorer.off_target(files, tokens, seed)).harmless,
+            harmless=lambda files: scorer.off_target(files, tokens, seed).harmless,
         )
     )
     return trainers

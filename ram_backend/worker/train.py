@@ -81,10 +81,10 @@ def train(context: JobContext) -> JobResult | None:
     fitted = fit_candidate(training_set, groups, folds, trainers, seed=seed, progress=heartbeat)
 
     heartbeat("gate")
-    guard = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
+    shift = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
     verdict = judge_candidate(
         training_set, groups, folds, fitted.log_odds,
-        judged=fitted.judged, guard=guard, cross_validated=fitted.cross_validated, seed=seed,
+        judged=fitted.judged, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
     )  # fmt: skip
 
     heartbeat("write")

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.errors import InputError
 from ram_backend.gate import judge as gate
 from ram_backend.gate.folds import folds_of, group_alike
 from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, refuse_before_fitting
-from ram_backend.gate.off_target import OffTargetScores
+from ram_backend.gate.off_target import measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.training.selection import fit_candidate
 
@@ -186,8 +185,8 @@ def test_harm_to_tags_outside_is_rejected_however_few_the_edits() -> None:
     scores, labels = scored()
     before = np.full((50, 30), 0.02)
     better = scores + 3 * labels
-    assert judged(scores, better, labels, guard=OffTargetScores(before, before, np.full(30, 0.5))).accepted
-    verdict = judged(scores, better, labels, guard=OffTargetScores(before, before + 0.02, np.full(30, 0.5)))
+    assert judged(scores, better, labels, shift=measure_shift(before, before, np.full(30, 0.5))).accepted
+    verdict = judged(scores, better, labels, shift=measure_shift(before, before + 0.02, np.full(30, 0.5)))
     assert verdict.outcome == "reject"
     assert "tags outside the project" in verdict.reason
     assert verdict.figures["guard_move"] == pytest.approx(0.02)
@@ -249,9 +248,3 @@ def test_verdict_survives_json() -> None:
     assert verdict.figures["cross_validated.ridge.edits"] == 1.31
     assert all(math.isfinite(value) for value in verdict.figures.values())
     assert Verdict(**json.loads(json.dumps(dataclasses.asdict(verdict)))) == verdict
-
-
-def test_shapes_have_to_fit() -> None:
-    scores, labels = scored()
-    with pytest.raises(InputError, match=r"candidate \(60, 7\) instead of \(60, 8\)"):
-        judged(scores, scores[:, :7], labels)

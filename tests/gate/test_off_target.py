@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetScores, measure_shift
+from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift, measure_shift
 
 THRESHOLDS = np.full(25, 0.5)
 
@@ -21,9 +21,9 @@ def scores(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-values))
 
 
-def guard(change: NDArray[np.float64] | float) -> OffTargetScores:
+def moved(change: NDArray[np.float64] | float) -> OffTargetShift:
     base = log_odds()
-    return OffTargetScores(scores(base), scores(base + change), THRESHOLDS)
+    return measure_shift(scores(base), scores(base + change), THRESHOLDS)
 
 
 def noise(size: float) -> NDArray[np.float64]:
@@ -31,21 +31,21 @@ def noise(size: float) -> NDArray[np.float64]:
 
 
 def test_unchanged_scores_are_harmless() -> None:
-    result = measure_shift(guard(0.0))
+    result = moved(0.0)
     assert (result.move, result.relative_move, result.agreement) == (0, 0, 1)
     assert result.harmless
 
 
 def test_little_noise_passes_and_much_does_not() -> None:
-    assert measure_shift(guard(noise(0.05))).harmless
-    much = measure_shift(guard(noise(1.0)))
+    assert moved(noise(0.05)).harmless
+    much = moved(noise(1.0))
     assert not much.harmless
     assert much.relative_move > LARGEST_MOVE
     assert much.agreement < LEAST_AGREEMENT
 
 
 def test_a_shift_of_all_scores_is_harm_though_no_order_changes() -> None:
-    result = measure_shift(guard(0.5))
+    result = moved(0.5)
     assert result.agreement == 1
     assert not result.harmless
 
@@ -56,7 +56,7 @@ def test_order_among_the_decided_is_harm_though_scores_move_little() -> None:
     base[0] = 0.06
     changed = base.copy()
     changed[0] = 0.019
-    result = measure_shift(OffTargetScores(base, changed, np.full(25, 0.05)))
+    result = measure_shift(base, changed, np.full(25, 0.05))
     assert result.relative_move < LARGEST_MOVE
     assert result.agreement == pytest.approx(0.01)
     assert not result.harmless
@@ -64,13 +64,13 @@ def test_order_among_the_decided_is_harm_though_scores_move_little() -> None:
 
 def test_without_a_decision_only_the_move_is_measured() -> None:
     base = scores(log_odds())
-    result = measure_shift(OffTargetScores(base, base, np.full(25, 0.9999)))
+    result = measure_shift(base, base, np.full(25, 0.9999))
     assert math.isnan(result.agreement)
     assert result.harmless
 
 
 def test_no_tags_outside() -> None:
-    assert measure_shift(OffTargetScores(np.zeros((5, 0)), np.zeros((5, 0)), np.zeros(0))).harmless
+    assert measure_shift(np.zeros((5, 0)), np.zeros((5, 0)), np.zeros(0)).harmless
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1.5, -0.1])
@@ -78,4 +78,4 @@ def test_scores_that_are_no_probabilities_are_harm(value: float) -> None:
     base = scores(log_odds())
     changed = base.copy()
     changed[3, 3] = value
-    assert not measure_shift(OffTargetScores(base, changed, THRESHOLDS)).harmless
+    assert not measure_shift(base, changed, THRESHOLDS).harmless

@@ -29,7 +29,7 @@ from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
 from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, off_target_scores
-from ram_backend.training.selection import Candidate, FitResult, RidgeTrainer, fit_candidate
+from ram_backend.training.selection import Candidate, RidgeTrainer, fit_candidate, silent
 
 IMAGES = 160
 
@@ -58,9 +58,9 @@ def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
     return HeadTrainer(bundle, tiny.subset(bundle), tiny.options(**changed))
 
 
-def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> FitResult | None:
+def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> Candidate | None:
     training_set = tiny.training_set(images=IMAGES) if training_set is None else training_set
-    return trainer.fit(training_set, np.arange(len(training_set)), seed, None)
+    return trainer.fit(training_set, np.arange(len(training_set)), seed, silent)
 
 
 def candidate_of(training_set: TrainingSet, tuning: HeadTrainer, seed: int = 0) -> Candidate:
@@ -189,7 +189,7 @@ def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypat
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
     training_set = tiny.training_set(images=IMAGES)
     assert fitted(trainer(bundle), replace(training_set, weights=np.zeros_like(training_set.weights))) is None
-    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, None) is None
+    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, silent) is None
     asked: list[set[str]] = []
 
     def harmless(files: dict[str, bytes]) -> bool:
@@ -283,8 +283,8 @@ def test_the_bundle_s_own_head_leaves_other_tags_alone_and_a_bent_one_does_not(
         }
         subset = resolve_subset(bundle, tiny.NAMES[:asked])
         scores = off_target_scores(bundle, network, head_file(HEAD_FILE, bent), subset, tokens, seed=1)
-        assert scores.bundle.shape == (80, len(tiny.NAMES) - asked)
-        moves.append(measure_shift(scores).relative_move)
+        assert scores[0].shape == (80, len(tiny.NAMES) - asked)
+        moves.append(measure_shift(*scores).relative_move)
     assert 0 == moves[0] < moves[1] < moves[2] or (asked == len(tiny.NAMES) and not any(moves))
 
 
@@ -296,7 +296,7 @@ def test_off_target_tags_are_drawn_by_the_seed_from_those_outside(
     assert tokens is not None
     files = head_file(HEAD_FILE, head)
     first, again, other = (
-        off_target_scores(bundle, network, files, tiny.subset(bundle), tokens, seed).bundle for seed in (1, 1, 2)
+        off_target_scores(bundle, network, files, tiny.subset(bundle), tokens, seed)[0] for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
