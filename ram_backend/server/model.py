@@ -7,9 +7,8 @@ import gc
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,30 +174,8 @@ def has_spare_lane(settings: Settings) -> bool:
     return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
 
 
-class Turns:
-    """A lock that waiting threads get in the order in which they came: Python's own goes to whoever is quick."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.waiting: deque[threading.Event] = deque()
-
-    def __enter__(self) -> None:
-        turn = threading.Event()
-        with self._lock:
-            self.waiting.append(turn)
-            if self.waiting[0] is turn:
-                return
-        turn.wait()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self.waiting.popleft()
-            if self.waiting:
-                self.waiting[0].set()
-
-
 class SharedTextEncoder:
-    """The bundle's `TextEncoder`, opened when it is first needed; it embeds in small pieces that take turns.
+    """The bundle's `TextEncoder`, opened when it is first needed; one thread embeds small pieces as they come.
 
     Everything here may wait, so building threads call it and no others.
     """
@@ -207,7 +184,7 @@ class SharedTextEncoder:
         self._model = model
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()
-        self._turn = Turns()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._encoder: TextEncoder | None = None
         self._closed = False
 
@@ -226,10 +203,9 @@ class SharedTextEncoder:
         encoder = self._opened()
         rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
         for start in range(0, len(texts), PIECE):
-            with self._turn:
-                if self._closed:
-                    raise NotAvailable(CLOSING)
-                rows[start : start + PIECE] = encoder.embed(texts[start : start + PIECE])
+            if self._closed:
+                raise NotAvailable(CLOSING)
+            rows[start : start + PIECE] = self._thread.submit(encoder.embed, texts[start : start + PIECE]).result()
         return rows
 
     def close(self) -> None:

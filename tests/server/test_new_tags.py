@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 from support.label_studio import FakeLabelStudio
 from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body, tags_of
-from support.tiny_model import RED, ColourWords, picture
+from support.tiny_model import RED, ColourWords, colour_model, picture
 
-from ram_backend.server import snapshots
-from ram_backend.server.model import Turns
+from ram_backend.server import model, snapshots
+from ram_backend.settings import Settings
 
 Start = Callable[..., httpx.Client]
 KNOWN, DYNAMIC = choices_config("red", "green"), choices_config("red", attributes='value="$options"')
@@ -59,19 +60,25 @@ def test_projects_that_embed_have_a_limit(
     wait_until(lambda: client.post("/setup", json=second).status_code == 200)
 
 
-def test_turns_are_in_order() -> None:
-    """A thread that comes back at once waits for those that came before."""
-    turns, taken = Turns(), []
+def test_pieces_are_embedded_in_the_order_in_which_they_come(
+    settings: Settings, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project that comes with its next piece waits for those that came before."""
+    submitted: list[str] = []
 
-    def take(name: str, times: int) -> None:
-        for _ in range(times):
-            with turns:
-                taken.append(name)
-                wait_until(lambda: len(turns.waiting) > 1 or len(taken) > 3)
+    class Threads(ThreadPoolExecutor):
+        def submit(self, work: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+            future = super().submit(work, *args, **named)
+            submitted.extend(*args)
+            return future
 
-    threads = [threading.Thread(target=take, args=(name, 3)) for name in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert taken[:4] in (list("abab"), list("baba"))
+    monkeypatch.setattr(model, "PIECE", 1)
+    monkeypatch.setattr(model, "ThreadPoolExecutor", Threads)
+    words.go_on.clear()
+    encoder = colour_model(settings).text_encoder
+    with ThreadPoolExecutor(2) as projects:
+        for name in ("many", "few"):
+            projects.submit(encoder.embed, [name] * 3)
+            wait_until(lambda name=name: name in submitted)
+        words.go_on.set()
+    assert words.asked[:2] == ["many", "few"]
