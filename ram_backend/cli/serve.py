@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated
+from contextlib import nullcontext, suppress
+from typing import Annotated
 
 import typer
 
 from ram_backend.cli.opening import BundleOption, DeviceOption
 from ram_backend.cli.output import notes
-from ram_backend.errors import BundleDamaged, BundleNotFound, DatabaseUnavailable
+from ram_backend.errors import BundleDamaged, BundleNotFound
 from ram_backend.logs import configure
 from ram_backend.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from ram_backend.jobs.service import JobService
 
 
 def serve(
@@ -40,6 +36,7 @@ def serve(
     from ram_backend.server.middleware import Access
     from ram_backend.server.model import Model, identify
     from ram_backend.server.running import bind, prepare, run
+    from ram_backend.worker.supervisor import WorkerSupervisor
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)
     Access(settings)  # mistakes there are errors before anything takes long
@@ -57,8 +54,8 @@ def serve(
     tags = f"{len(identity.bundle.vocabulary):,} tags" if identity else "which can't be used yet"
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
     typer.echo(_next_step(url, settings))
-    with _jobs(settings) as jobs:
-        app = create_app(settings, jobs=jobs, model=Model(settings, identity=identity))
+    with WorkerSupervisor(settings) if settings.worker else nullcontext():
+        app = create_app(settings, model=Model(settings, identity=identity))
         mount(app, check=check_project)
         run(app, settings, listening)
     typer.echo("Stopped.")
@@ -85,24 +82,6 @@ def worker(
     typer.echo(f"ram-backend worker waits for jobs (data folder {settings.data_dir}). Ctrl-C stops.")
     work(settings, with_parent=with_parent)
     typer.echo("Worker stopped.")
-
-
-@contextmanager
-def _jobs(settings: Settings) -> Iterator[JobService]:
-    """The service of jobs, and a worker beside it where the settings ask for one."""
-    from ram_backend.database.engine import open_database
-    from ram_backend.database.migrate import upgrade
-    from ram_backend.jobs.service import JobService
-    from ram_backend.worker.supervisor import WorkerSupervisor
-
-    with ExitStack() as stack:
-        database = open_database(settings)
-        stack.callback(database.close)
-        with suppress(DatabaseUnavailable):  # the server says so itself, and tries again
-            upgrade(database)
-        if settings.worker:
-            stack.enter_context(WorkerSupervisor(settings))
-        yield JobService(settings, database)
 
 
 def url_of(host: str, port: int) -> str:

@@ -49,8 +49,7 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
 
     Args:
         settings: of the server.
-        jobs: where training is asked for; started and closed by the caller.
-            None: no worker is connected, and Start Training says so.
+        jobs: where training is asked for; None: in the settings' database.
         model: None: the settings' one, opened and loaded in the background.
 
     Raises:
@@ -166,8 +165,6 @@ async def versions(request: Request, project: str | None = None) -> JSONResponse
 def jobs(request: Request, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
     server = _services(request)
-    if server.jobs is None:
-        return JSONResponse({"jobs": [], "message": handlers.NO_WORKER})
     if project is not None:
         parse_project(project)
     rows = server.jobs.queue.jobs(None if project is None else server.project(project).key)
@@ -178,8 +175,7 @@ def jobs(request: Request, project: str | None = None) -> JSONResponse:  # in a 
 def metrics(request: Request) -> Response:  # in a thread: it may wait for the database
     """Numbers for Prometheus."""
     server = _services(request)
-    if server.jobs is not None:
-        server.metrics.count_jobs(server.jobs)
+    server.metrics.count_jobs(server.jobs)
     return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
 
 

@@ -42,7 +42,6 @@ MAX_PROJECT_BYTES = 500_000_000
 """Of a project's events, some hundred thousand; comparing the ledger with Label Studio gets what is refused."""
 
 UNKNOWN = "No /setup has named that project, so nothing was done: connect it in Label Studio, Settings > Model."
-NO_WORKER = "No worker is connected, so nothing was started: run `ram-backend train PROJECT` instead."
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ async def _live_version(services: Services, key: ProjectKey) -> LoadedVersion | 
 async def _late(
     services: Services, key: ProjectKey, snapshot: Snapshot | None, tasks: Sequence[Task]
 ) -> PredictionsLate:
-    """What a late request answers; where there are jobs, one of them goes on with many tasks."""
+    """What a late request answers; a job goes on with many tasks."""
     late = (
         f"{len(tasks)} tasks were not done within {services.settings.predict_seconds:g} s. The images seen so far are"
         " remembered: retrieve again, or fewer tasks at a time."
@@ -147,7 +146,7 @@ async def _late(
     elif snapshot is None:
         late = "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
     numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
-    if services.jobs is None or len(numbers) < 2 or key.id <= 0:
+    if len(numbers) < 2 or key.id <= 0:
         return PredictionsLate(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
@@ -210,8 +209,6 @@ def _known(services: Services, reference: str) -> ProjectKey | None:
 
 
 def _start_training(services: Services, request: WebhookRequest) -> dict[str, Any]:
-    if services.jobs is None:
-        return {"message": NO_WORKER}
     if not request.project_reference:
         return {"message": "The request names no project, so nothing was started."}
     key = _known(services, request.project_reference)

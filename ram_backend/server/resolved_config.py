@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import as_line
@@ -28,35 +29,33 @@ _SHARED = "no calibration of their own, one curve serves many tags"
 _PLAIN = "not calibrated, their scores are the network's own"
 
 
-class PrecisionThresholds:
-    """Thresholds for "tick only where precision is at least p", and for which tags a bundle's calibration promises it.
+def unpromised(bundle: Bundle, texts: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Tags that a bundle's calibration promises no precision for.
 
     A calibrated score is the expected precision at that score, so at least p of
     all ticks above p are right, however the scores are spread, and no lower
     threshold promises that. It holds for tags with a calibration curve of their
     own, on photos such as those it was fitted on. Others are never ticked below
     the bundle's threshold, and are named.
+
+    Args:
+        bundle: whose calibration it is.
+        texts: distinct tags, in the vocabulary or not.
+
+    Returns:
+        By text, why nothing is promised for it, and the bundle's threshold in
+        [0, 1).
     """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        curves = list(zip(bundle.calibration.slope.tolist(), bundle.calibration.offset.tolist(), strict=True))
-        known = Counter(curves)
-        self._reasons = [_PLAIN if curve == (1.0, 0.0) else _SHARED if known[curve] > 1 else None for curve in curves]
-
-    def threshold(self, texts: Sequence[str], precision: float) -> float:
-        """`precision`, or a higher threshold of the bundle where nothing is promised."""
-        return max([precision, *(float(f"{limit:.6g}") for _, limit in self.unpromised(texts).values())])
-
-    def unpromised(self, texts: Sequence[str]) -> dict[str, tuple[str, float]]:
-        """By text, why no precision is promised for it, and the bundle's threshold."""
-        vocabulary, found = self.bundle.vocabulary, {}
-        for text, row in zip(texts, vocabulary.resolve(texts) if texts else (), strict=True):
-            if row is None:
-                found[text] = (_NEW, self.bundle.new_tag_threshold)
-            elif reason := self._reasons[row]:
-                found[text] = (reason, float(vocabulary.thresholds[row]))
-        return found
+    vocabulary, curves = bundle.vocabulary, bundle.calibration.slope + 1j * bundle.calibration.offset
+    _, curve_of, tags_of = np.unique(curves, return_inverse=True, return_counts=True)
+    found: dict[str, tuple[str, float]] = {}
+    for text, row in zip(texts, vocabulary.resolve(texts) if texts else (), strict=True):
+        if row is None:
+            found[text] = (_NEW, bundle.new_tag_threshold)
+        elif curves[row] == 1 or tags_of[curve_of[row]] > 1:
+            reason = _PLAIN if curves[row] == 1 else _SHARED
+            found[text] = (reason, float(vocabulary.thresholds[row]))
+    return found
 
 
 class VersionRef(NamedTuple):
@@ -95,6 +94,9 @@ class ResolvedConfig:
     """Everything that decides what a project's predictions are.
 
     Attributes:
+        bundle: the base model.
+        plan: of the label config.
+        options: by control, what its admins settled.
         controls: by name, what is scored of those with fixed choices; those
             with dynamic ones are missing.
         model_version: names the behaviour; made of identities, never of
@@ -104,21 +106,20 @@ class ResolvedConfig:
         version: what the project has learned; None: the bundle's base.
         new_tags: number of texts of fixed choices that the vocabulary doesn't
             know.
-        by_precision: None: nobody asks for a precision.
     """
 
+    bundle: Bundle
     plan: LabelPlan
     options: Mapping[str, ProjectOptions]
     controls: Mapping[str, ControlChoices]
     model_version: str
     owner: ProjectKey
     version: VersionRef | None = None
-    by_precision: PrecisionThresholds | None = None
     new_tags: int = 0
 
     def dynamic(self, control: TagControl, choices: Sequence[Choice]) -> ControlChoices:
         """What is scored of a dynamic control, given its choices for one task."""
-        return _control_choices(control, choices, self.options[control.name], self.by_precision)
+        return _control_choices(self.bundle, control, choices, self.options[control.name])
 
 
 def resolve_config(
@@ -133,18 +134,12 @@ def resolve_config(
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
     options = {control.name: project.options(_attributes(control)) for control in plan.tag_controls}
-    precise = any(each.precision is not None for each in options.values())
-    by_precision = PrecisionThresholds(model.bundle) if precise else None
-    controls = {
-        control.name: _control_choices(
-            control,
-            _free_choices(model, plan, control, options[control.name]) if control.free else control.choices,
-            options[control.name],
-            by_precision,
-        )
-        for control in plan.tag_controls
-        if control.dynamic is None
-    }
+    controls: dict[str, ControlChoices] = {}
+    for control in plan.tag_controls:
+        if control.dynamic is None:
+            settled = options[control.name]
+            choices = _free_choices(model, plan, control, settled) if control.free else control.choices
+            controls[control.name] = _control_choices(model.bundle, control, choices, settled)
     if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
         wanted = _listed(next(iter(options.values())).tags or ())
         offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
@@ -154,21 +149,14 @@ def resolve_config(
             " or with `ram-backend project set`."
         )
     name = _model_version(model, plan, options, controls, version)
-    new = new_tags(model.bundle, {text for control in controls.values() for text in control.texts})
+    texts = list({text for control in controls.values() for text in control.texts})
     owner = project.key if project.hostname else ProjectKey("", 0, 0)
-    return ResolvedConfig(plan, options, controls, name, owner, version, by_precision, new)
-
-
-def new_tags(bundle: Bundle, texts: Collection[str]) -> int:
-    """How many of the texts the bundle's vocabulary doesn't know."""
-    return bundle.vocabulary.resolve(list(texts)).count(None)
+    new = model.bundle.vocabulary.resolve(texts).count(None)
+    return ResolvedConfig(model.bundle, plan, options, controls, name, owner, version, new)
 
 
 def _control_choices(
-    control: TagControl,
-    choices: Sequence[Choice],
-    options: ProjectOptions,
-    by_precision: PrecisionThresholds | None,
+    bundle: Bundle, control: TagControl, choices: Sequence[Choice], options: ProjectOptions
 ) -> ControlChoices:
     """The choices that remain after the admin's tags, their texts and thresholds."""
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
@@ -177,7 +165,8 @@ def _control_choices(
     ]
     texts: dict[str, int] = {}
     columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
-    thresholds = [_threshold(choice, options, by_precision) for choice in chosen]
+    least = unpromised(bundle, list(texts)) if options.precision is not None else {}
+    thresholds = [_threshold(choice, options, least) for choice in chosen]
     cost = control.add_cost if options.add_cost is None else options.add_cost
     return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
 
@@ -207,7 +196,7 @@ def promises(config: ResolvedConfig) -> list[str]:
     found: list[str] = []
     for control in config.plan.tag_controls:
         options, scored = config.options[control.name], config.controls.get(control.name)
-        if options.precision is None or config.by_precision is None:
+        if options.precision is None:
             continue
         ticks = f"{control.name!r} ticks tags where at least {options.precision:.0%} of such ticks are right"
         if scored is None:
@@ -216,12 +205,12 @@ def promises(config: ResolvedConfig) -> list[str]:
                 " know, or has no calibration of their own for."
             )
             continue
-        reasons = {text: reason for text, (reason, _) in config.by_precision.unpromised(scored.texts).items()}
+        reasons = {text: reason for text, (reason, _) in unpromised(config.bundle, scored.texts).items()}
         for choice in scored.choices:
             if any(name in options.per_tag for name in _names(choice)):
                 reasons |= dict.fromkeys(choice.texts, "a threshold of their own")
         found.append(
-            f"{ticks}: promised, on photos like those that bundle {config.by_precision.bundle.name!r} was calibrated"
+            f"{ticks}: promised, on photos like those that bundle {config.bundle.name!r} was calibrated"
             f" with, for {len(scored.texts) - len(reasons)} of {len(scored.texts)} tags."
         )
         for reason in dict.fromkeys(reasons.values()):
@@ -253,13 +242,13 @@ def _names(choice: Choice) -> tuple[str, ...]:
     return tuple(dict.fromkeys([" / ".join(choice.path), choice.value, choice.label, *choice.texts, choice.path[-1]]))
 
 
-def _threshold(choice: Choice, options: ProjectOptions, by_precision: PrecisionThresholds | None) -> float | None:
+def _threshold(choice: Choice, options: ProjectOptions, least: Mapping[str, tuple[str, float]]) -> float | None:
     name = next((name for name in _names(choice) if name in options.per_tag), None)
     if name is not None:
         return options.per_tag[name]
-    if options.precision is not None and by_precision is not None:
-        return by_precision.threshold(choice.texts, options.precision)
-    return options.threshold
+    if options.precision is None:
+        return options.threshold
+    return max([options.precision, *(float(f"{least[text][1]:.6g}") for text in choice.texts if text in least)])
 
 
 def _model_version(
@@ -273,10 +262,10 @@ def _model_version(
 
     def settled(control: TagControl) -> object:
         by_admins, scored = options[control.name], controls.get(control.name)
-        costs = [] if control.add_cost == 1 else [control.add_cost]
+        cost = control.add_cost if scored is None else scored.add_cost
+        costs = [] if cost == 1 else [cost]
         if scored is None:
             return [by_admins.to_json(), *costs]
-        costs = [] if scored.add_cost == 1 else [scored.add_cost]
         thresholds = [None if value is None else f"{value:.6g}" for value in scored.thresholds]
         paths = None if by_admins.tags is None else [choice.path for choice in scored.choices]
         return [paths, thresholds, by_admins.top_k, *costs]

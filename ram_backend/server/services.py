@@ -49,10 +49,10 @@ class Services:
     ) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.jobs = jobs
         self.model = model or Model(settings)
         self.store = ProjectCache(settings).start()
         self._database = open_database(settings)
+        self.jobs = jobs or JobService(settings, self._database)
         self.ledger = Ledger(self._database)
         self.event_bytes: dict[ProjectKey, int] = {}  # of the ledger's events, by project; the events' thread's own
         self.shown_log = ShownLog(self.ledger, metrics)
@@ -71,7 +71,7 @@ class Services:
         )
         table = VersionTable(self._database)
         self.swap = VersionSwap(
-            settings.versions_dir, table, self.store, self.model, self.batcher, self.snapshots, metrics, jobs
+            settings.versions_dir, table, self.store, self.model, self.batcher, self.snapshots, metrics, self.jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")

@@ -23,7 +23,7 @@ from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
-from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, new_tags, promises, resolve_config
+from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.vocabulary.embeddings import TextEncoder
@@ -220,7 +220,7 @@ class SnapshotCache:
         if plain is None:
             bundle = self._model.known().bundle
             encoder = cast(TextEncoder, self._model.text_encoder) if bundle.text_encoder is not None else None
-            self._check_new_tags(new_tags(bundle, texts))
+            self._check_new_tags(bundle.vocabulary.resolve(texts).count(None))
             subset = resolve_subset(bundle, texts, encoder)
             plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
         return plain if version is None else plain.with_version(version.delta, version.ref.digest)

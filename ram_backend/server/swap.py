@@ -98,7 +98,7 @@ class VersionSwap:
     batcher: Batcher
     snapshots: SnapshotCache
     metrics: ServerMetrics
-    jobs: JobService | None
+    jobs: JobService
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
@@ -219,7 +219,7 @@ class VersionSwap:
             if ref is not None:
                 self.snapshots.forget(ref)
                 self._mark(ref, str(error))
-            elif self.jobs is not None and state.at_start and state.wanted.bundle_digest is not None:
+            elif state.at_start and state.wanted.bundle_digest is not None:
                 with suppress(RamError):  # until the next try
                     self.jobs.request(key, BUNDLE_CHANGED)
                     state.at_start = False  # one that comes later may be meant for another server
