@@ -101,8 +101,6 @@ class ResolvedConfig:
             with dynamic ones are missing.
         model_version: names the behaviour; made of identities, never of
             computed numbers.
-        owner: the project that it was resolved for first; those without a Label
-            Studio are one.
         version: what the project has learned; None: the bundle's base.
         new_tags: number of texts of fixed choices that the vocabulary doesn't
             know.
@@ -113,7 +111,6 @@ class ResolvedConfig:
     options: Mapping[str, ProjectOptions]
     controls: Mapping[str, ControlChoices]
     model_version: str
-    owner: ProjectKey
     version: VersionRef | None = None
     new_tags: int = 0
 
@@ -150,9 +147,8 @@ def resolve_config(
         )
     name = _model_version(model, plan, options, controls, version)
     texts = list({text for control in controls.values() for text in control.texts})
-    owner = project.key if project.hostname else ProjectKey("", 0, 0)
     new = model.bundle.vocabulary.resolve(texts).count(None)
-    return ResolvedConfig(model.bundle, plan, options, controls, name, owner, version, new)
+    return ResolvedConfig(model.bundle, plan, options, controls, name, version, new)
 
 
 def _control_choices(

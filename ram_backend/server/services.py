@@ -35,6 +35,9 @@ from ram_backend.versions.table import VersionTable
 CLIENTS = 64
 """Clients of Label Studio in memory; an evicted one closes after its last fetch."""
 
+EMBEDDED_AT_ONCE = 32
+"""Most snapshots whose new tags are embedded at a time; their texts take turns."""
+
 IDENTITY_WAIT_S = 2.0
 """How long `/setup` waits until the bundle is opened: Label Studio gives up after 3 s."""
 
@@ -59,6 +62,7 @@ class Services:
         self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="keep")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
+        self._embedders = ThreadPoolExecutor(EMBEDDED_AT_ONCE, thread_name_prefix="embed")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
         self.batcher = Batcher(
             settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
@@ -66,8 +70,9 @@ class Services:
         self.processes = WorkerProcesses(settings.cpu_threads() + 2)  # decoders, one large image, one large body
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
+        builders = (self._builders, self._embedders)
         self.snapshots = SnapshotCache(
-            self.model, self.cpu_pool, self._builders, settings.max_snapshots, settings.max_new_tags, metrics
+            self.model, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags
         )
         table = VersionTable(self._database)
         self.swap = VersionSwap(
@@ -90,7 +95,7 @@ class Services:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self.processes.close()
-        for pool in (self.fetchers, self._builders, self.cpu_pool):
+        for pool in (self.fetchers, self._builders, self._embedders, self.cpu_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
         self._images.cache_clear()

@@ -8,20 +8,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ram_backend.errors import InputError, NotAvailable, QuotaExceeded, VersionDamaged
+from ram_backend.errors import InputError, QuotaExceeded, VersionDamaged
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.delta import Delta
 from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
@@ -36,9 +35,6 @@ RETRY_S = 10.0
 """A failed computation is tried again after this many seconds."""
 
 RESOLVED_CONFIGS = 128
-
-EMBEDDING_PROJECTS = 32
-"""Most projects whose new tags are embedded at a time, in turns."""
 
 DYNAMIC_TAGGERS = 16
 """Per snapshot: taggers for choices that come with tasks."""
@@ -58,18 +54,18 @@ class FutureLRU(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, compute: Callable[[], V], workers: Callable[[], Executor] | None = None) -> Future[V]:
+    def get(self, key: K, compute: Callable[[], V], workers: Executor | None = None) -> Future[V]:
         """The value of a key, which `compute` makes where it is missing. Waits for nothing.
 
         Args:
             key: of the value.
             compute: makes it.
-            workers: names other threads than usual.
+            workers: other threads than usual.
         """
         with self._lock:
             future, since = self._entries.get(key, (None, 0.0))
             if future is None or (future.done() and future.exception() and time.monotonic() - since > RETRY_S):
-                future = (workers() if workers else self._workers).submit(compute)
+                future = (workers or self._workers).submit(compute)
                 self._entries[key] = future, time.monotonic()
             self._entries.move_to_end(key)
             if len(self._entries) > self._limit:
@@ -122,8 +118,8 @@ class SnapshotCache:
 
     Args:
         resolvers: threads that resolve label configs.
-        builders: threads that build snapshots whose tags are known; those of
-            new tags have a thread for each project.
+        builders: threads that build snapshots whose tags are known.
+        embedders: threads that build those with new tags.
         limit: most snapshots.
         max_new_tags: most of one label config, or of one task's choices.
     """
@@ -133,15 +129,14 @@ class SnapshotCache:
         model: Model,
         resolvers: Executor,
         builders: Executor,
+        embedders: Executor,
         limit: int,
         max_new_tags: int,
-        metrics: ServerMetrics,
     ) -> None:
         self._model = model
         self._builders = builders
         self._max_new_tags = max_new_tags
-        self._metrics = metrics
-        self._embedders: WeakValueDictionary[ProjectKey, _OwnThread] = WeakValueDictionary()
+        self._embedders = embedders
         self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, resolvers)
         self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(limit, builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
@@ -174,13 +169,13 @@ class SnapshotCache:
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
         """The snapshot of a resolved config under the version that it names. Waits for nothing."""
         build = partial(self._build, config, version)
-        workers = partial(self._embedder, config.owner) if config.new_tags else None
+        workers = self._embedders if config.new_tags else None
         return self._snapshots.get((config.model_version, config.version), build, workers)
 
     def tagger(self, snapshot: Snapshot, texts: tuple[str, ...]) -> Future[Tagger]:
         """The tagger for the dynamic choices of a task, under the snapshot's version. Waits for nothing."""
         build = partial(self._tagger, texts, snapshot.version)
-        return snapshot.dynamic.get(texts, build, partial(self._embedder, snapshot.config.owner))
+        return snapshot.dynamic.get(texts, build)
 
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
         """Builds the snapshot of a project's label config under a version, and waits for it.
@@ -210,7 +205,7 @@ class SnapshotCache:
         seconds = time.monotonic() - started
         tags = sum(map(len, by_texts))
         _log.info("snapshot %s ready: %d tags, %d of them new, %.1f s", config.model_version, tags, new, seconds)
-        return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self._builders))
+        return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self._embedders))
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:
         """A tagger; those of one network share what is precomputed, under all versions."""
@@ -232,27 +227,3 @@ class SnapshotCache:
                 f"{count:,} choices are not in the vocabulary, and would have to be embedded: at most"
                 f" {self._max_new_tags:,} may be. Offer fewer, or raise RAM_MAX_NEW_TAGS.",
             )
-
-    def _embedder(self, owner: ProjectKey) -> Executor:
-        """The thread that embeds a project's new tags: projects take turns, however much one asks for.
-
-        Raises:
-            NotAvailable: there are as many as may be.
-        """
-        found = self._embedders.get(owner)
-        if found is None:
-            if len(self._embedders) >= EMBEDDING_PROJECTS:
-                self._metrics.refused.labels("new_tags").inc()
-                raise NotAvailable("New tags of many projects are being embedded: try again in a moment.")
-            found = self._embedders[owner] = _OwnThread(1, thread_name_prefix="embed")
-        return found
-
-
-class _OwnThread(ThreadPoolExecutor):
-    """Stays as long as it has work, and no longer."""
-
-    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        def held(executor: Executor) -> T:
-            return work(*args, **kwargs)
-
-        return super().submit(held, self)

@@ -13,7 +13,7 @@ from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import RED, ColourWords, colour_model, picture
 
-from ram_backend.server import model, snapshots
+from ram_backend.server import model, services
 from ram_backend.settings import Settings
 
 Start = Callable[..., httpx.Client]
@@ -46,18 +46,18 @@ def test_new_tags_have_a_limit(start: Start, studio: FakeLabelStudio) -> None:
     assert 'ram_refused_total{what="new_tags"} 2.0' in client.get("/metrics").text
 
 
-def test_projects_that_embed_have_a_limit(
+def test_snapshots_that_embed_wait_for_each_other(
     start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "EMBEDDING_PROJECTS", 1)
+    monkeypatch.setattr(services, "EMBEDDED_AT_ONCE", 1)
     words.go_on.clear()
-    client = start()
-    first, second = (setup_body(new_words(3, word), studio, f"{word}.1") for word in ("1", "2"))
-    assert client.post("/setup", json=first).status_code == 200
-    refused = client.post("/setup", json=second)
-    assert (refused.status_code, "many projects" in refused.text) == (503, True)
+    client, red = start(), studio.upload("a.png", picture(RED))
+    for number in range(2, 7):
+        body = setup_body(choices_config("red", f"word {number}"), studio, f"{number}.1")
+        assert client.post("/setup", json=body).status_code == 200
     words.go_on.set()
-    wait_until(lambda: client.post("/setup", json=second).status_code == 200)
+    answer = client.post("/predict", json=predict_body(choices_config("red", "word 6"), [red], "6.1"))
+    assert tags_of(answer.json()["results"][0]) == ["red"]
 
 
 def test_pieces_are_embedded_in_the_order_in_which_they_come(
