@@ -28,7 +28,7 @@ HOSTILE, HOSTILE_TASKS = "security/test_hostile_setup.py", "security/test_hostil
 FETCH = ("images/test_fetch.py", "images/test_fetch_origins.py")
 STORE = ("projects/test_cache.py", "projects/test_trust.py")
 GUARDED = {
-    "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS),
+    "images/guard.py": ("images/test_guard.py", *FETCH, HOSTILE_TASKS, HOSTILE),
     "images/connections.py": FETCH,
     "images/fetch.py": (*FETCH, HOSTILE_TASKS),
     "images/decode.py": ("images/test_decode.py", "images/test_decode_refusals.py"),
@@ -36,22 +36,23 @@ GUARDED = {
     "labelstudio/label_config.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/config_xml.py": ("labelstudio/test_label_config.py", HOSTILE),
     "labelstudio/requests.py": (HOSTILE_TASKS, "security/test_endpoints.py"),
-    "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE_TASKS),
-    "projects/keys.py": ("projects/test_keys.py",),
+    "labelstudio/task_images.py": ("labelstudio/test_task_images.py", HOSTILE_TASKS, HOSTILE),
+    "projects/keys.py": ("projects/test_keys.py", HOSTILE),
     "projects/options.py": ("projects/test_options.py", HOSTILE),
     "projects/cache.py": (*STORE, HOSTILE),
+    "server/handlers.py": ("server/test_feedback.py", "server/test_late.py", HOSTILE),
     "server/middleware.py": (
         "server/test_access.py",
         "server/test_reasons.py",
         "security/test_bodies.py",
         "security/test_browsers.py",
+        "security/test_endpoints.py",
     ),
 }
 """Modules each of whose errors is a refusal, and their tests."""
 
 TESTS = GUARDED | {
     "projects/project.py": STORE,
-    "server/handlers.py": ("server/test_feedback.py",),
     "models/calibration.py": ("models/test_calibration.py", "tagging/test_tagger.py"),
     "models/ram.py": ("models/test_ram.py",),
     "gate/judge.py": ("gate/test_judge.py", "worker/test_real_gate.py"),
