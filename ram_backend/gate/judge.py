@@ -18,13 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift
-from ram_backend.gate.statistics import (
-    AssociationTest,
-    EditChange,
-    compare_edits,
-    permutation_test,
-    ranking_change,
-)
+from ram_backend.gate.statistics import AssociationTest, EditChange, compare_edits, permutation_test, ranking_change
 from ram_backend.gate.training_set import TrainingSet
 
 LEVEL = 0.01

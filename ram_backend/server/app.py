@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
@@ -22,14 +22,7 @@ from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Webho
 from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.middleware import (
-    SMALL_BODY_BYTES,
-    Access,
-    BodyReader,
-    Refused,
-    RequestMiddleware,
-    on_error,
-)
+from ram_backend.server.middleware import SMALL_BODY_BYTES, Access, BodyReader, Refused, RequestMiddleware, on_error
 from ram_backend.server.model import Model, shared
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -37,7 +30,6 @@ from ram_backend.settings import Settings
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-_GONE = 499
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}}
 
@@ -82,27 +74,31 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
     return app
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-@asynccontextmanager
-async def _received(request: Request, model: type[M]) -> AsyncIterator[M]:
-    """A request's body; parsing a large one would hold up all requests of this process."""
-    async with request.app.state.bodies.read(request) as body:
-        if len(body) <= SMALL_BODY_BYTES:
-            yield read_request(model, body)
-        else:
-            run = _services(request).processes.run
-            yield await asyncio.to_thread(run, read_request, model, bytes(body))
+Server = Annotated[Services, Depends(_services)]
+
+
+def _body(model: type[M]) -> Any:
+    """Dependency: a request's body; parsing a large one would hold up all requests of this process."""
+
+    async def received(request: Request, server: Server) -> AsyncIterator[M]:
+        async with request.app.state.bodies.read(request) as body:
+            if len(body) <= SMALL_BODY_BYTES:
+                yield read_request(model, body)
+            else:
+                yield await asyncio.to_thread(server.processes.run, read_request, model, bytes(body))
+
+    return Depends(received)
 
 
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
-async def health(request: Request) -> JSONResponse:
+async def health(server: Server) -> JSONResponse:
     """The server is up; says in passing how it is."""
-    server = _services(request)
     return JSONResponse(
         {
             "status": "UP",
@@ -115,41 +111,35 @@ async def health(request: Request) -> JSONResponse:
 
 
 @routes.get("/ready")
-async def ready(request: Request) -> JSONResponse:
+async def ready(server: Server) -> JSONResponse:
     """200 when the model is loaded, else 503 and why; and which projects aren't served their version."""
-    server = _services(request)
     state = server.model.state
     content = {"status": state, "error": server.model.problem, "quarantined": server.swap.failures}
     return JSONResponse(content, status_code=200 if state == "ready" else 503)
 
 
 @routes.post("/setup", openapi_extra=_BODY)
-async def setup(request: Request) -> JSONResponse:
+async def setup(server: Server, body: Annotated[SetupRequest, _body(SetupRequest)]) -> JSONResponse:
     """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
-    async with _received(request, SetupRequest) as body:
-        return JSONResponse({"model_version": await handlers.setup(_services(request), body)})
+    return JSONResponse({"model_version": await handlers.setup(server, body)})
 
 
 @routes.post("/predict", openapi_extra=_BODY)
-async def predict(request: Request) -> Response:
+async def predict(request: Request, server: Server, body: Annotated[PredictRequest, _body(PredictRequest)]) -> Response:
     """Predictions for tasks: one each, in order."""
-    async with _received(request, PredictRequest) as body:
-        work = asyncio.create_task(handlers.predict(_services(request), body))
-        answer = await _unless_gone(work, request.receive)
-    return Response(status_code=_GONE) if answer is None else JSONResponse(answer)
+    answer = await _unless_gone(asyncio.create_task(handlers.predict(server, body)), request.receive)
+    return Response(status_code=499) if answer is None else JSONResponse(answer)
 
 
 @routes.post("/webhook", openapi_extra=_BODY)
-async def webhook(request: Request) -> JSONResponse:
+async def webhook(server: Server, body: Annotated[WebhookRequest, _body(WebhookRequest)]) -> JSONResponse:
     """Label Studio tells that something happened; START_TRAINING comes here too."""
-    async with _received(request, WebhookRequest) as body:
-        return JSONResponse(await handlers.webhook(_services(request), body))
+    return JSONResponse(await handlers.webhook(server, body))
 
 
 @routes.get("/versions")
-async def versions(request: Request, project: str | None = None) -> JSONResponse:
+async def versions(server: Server, project: str | None = None) -> JSONResponse:
     """Model versions that are served now, of one project ("1.1795452148", or its number) or of all."""
-    server = _services(request)
     found: set[str] = set()
     for known in server.store.projects():
         key = known.key
@@ -162,9 +152,8 @@ async def versions(request: Request, project: str | None = None) -> JSONResponse
 
 
 @routes.get("/jobs")
-def jobs(request: Request, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
+def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a thread: it waits for the database
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
-    server = _services(request)
     if project is not None:
         parse_project(project)
     rows = server.jobs.queue.jobs(None if project is None else server.project(project).key)
@@ -172,9 +161,8 @@ def jobs(request: Request, project: str | None = None) -> JSONResponse:  # in a 
 
 
 @routes.get("/metrics")
-def metrics(request: Request) -> Response:  # in a thread: it may wait for the database
+def metrics(server: Server) -> Response:  # in a thread: it may wait for the database
     """Numbers for Prometheus."""
-    server = _services(request)
     server.metrics.count_jobs(server.jobs)
     return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import NotAvailable
 from ram_backend.models.network import Network
 from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.model import CLOSING
 
 LATE_S = 0.1
 """After this wait encoding comes before jobs that arrived later: no stream of jobs starves it."""
@@ -106,7 +107,7 @@ class Batcher:
     def _put(self, queue: MutableSequence[Any], each: _Item | _Work) -> None:
         with self._changed:
             if self._stopping:
-                raise NotAvailable("The server is going down: ask again in a moment.")
+                raise NotAvailable(CLOSING)
             queue.append(each)
             self._metrics.queued.set(len(self._items))
             self._changed.notify_all()

@@ -35,9 +35,6 @@ TOKEN_WAIT_S = 1.5
 HAND_OVER_S = 5.0
 """How long a late request waits for the database: `predict_seconds` and this stay below Label Studio's 100 s."""
 
-TRIES = 3
-"""Attempts to load a project's version within one request: it may be overtaken by another one meanwhile."""
-
 MAX_PROJECT_BYTES = 500_000_000
 """Of a project's events, some hundred thousand; comparing the ledger with Label Studio gets what is refused."""
 
@@ -122,13 +119,14 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
 
 async def _live_version(services: Services, key: ProjectKey) -> LoadedVersion | None:
     """The version that a project is served now; the first request after a start loads it."""
-    for _ in range(TRIES):
-        live = services.swap.live(key)
-        if not isinstance(live, Future):
-            return live
+    live = services.swap.live(key)
+    if isinstance(live, Future):
         await shared(services.model.network)
         await shared(live)
-    raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
+        live = services.swap.live(key)
+    if isinstance(live, Future):  # it failed, or was overtaken by another one meanwhile
+        raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
+    return live
 
 
 async def _late(

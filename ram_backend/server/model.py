@@ -165,15 +165,6 @@ def network_threads(settings: Settings) -> int:
     return settings.threads if settings.threads is not None else max(1, settings.cpu_threads() - 1)
 
 
-def has_spare_lane(settings: Settings) -> bool:
-    """Whether the network may use what answering requests leaves of that one core.
-
-    Only where it has one thread: those of a larger pool have the same priority,
-        whoever calls.
-    """
-    return settings.threads is None and settings.cpu_threads() > 1 and network_threads(settings) == 1
-
-
 class SharedTextEncoder:
     """The bundle's `TextEncoder`, opened when it is first needed; one thread embeds small pieces as they come.
 

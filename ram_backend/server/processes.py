@@ -12,11 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from ram_backend.errors import NotAvailable
+from ram_backend.server.model import CLOSING
 
 IDLE_S = 20.0
 """Idle timeout: the processes then end and give their memory back."""
-
-_CLOSING = "The server is going down: ask again in a moment."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +53,7 @@ class WorkerProcesses:
         except (CancelledError, RuntimeError):
             if not self._closed:
                 raise
-            raise NotAvailable(_CLOSING) from None
+            raise NotAvailable(CLOSING) from None
         finally:
             self._done()
 
@@ -67,7 +66,7 @@ class WorkerProcesses:
         with self._lock:
             self._running += 1
             if self._closed:
-                raise NotAvailable(_CLOSING)
+                raise NotAvailable(CLOSING)
             if self._idle is not None:
                 self._idle.cancel()
             if self._pool is None:

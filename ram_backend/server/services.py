@@ -23,7 +23,7 @@ from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Connection, Project
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, has_spare_lane, shared
+from ram_backend.server.model import Model, ModelIdentity, shared
 from ram_backend.server.processes import WorkerProcesses
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
@@ -64,9 +64,8 @@ class Services:
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._embedders = ThreadPoolExecutor(EMBEDDED_AT_ONCE, thread_name_prefix="embed")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
-        self.batcher = Batcher(
-            settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=has_spare_lane(settings)
-        )
+        spare_lane = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
+        self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=spare_lane)
         self.processes = WorkerProcesses(settings.cpu_threads() + 2)  # decoders, one large image, one large body
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)

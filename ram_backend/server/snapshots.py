@@ -110,13 +110,15 @@ _ConfigKey = tuple[ProjectKey, bytes, ProjectOptions, ProjectOptions, VersionRef
 """Project, digest of the label config (which may have megabytes), extra params, set options, version."""
 
 
+@dataclass(eq=False)
 class SnapshotCache:
     """Resolves label configs and builds snapshots, each at most once at a time.
 
     Projects whose predictions are the same in everything share a snapshot; no
     other ones do.
 
-    Args:
+    Attributes:
+        model: of the server.
         resolvers: threads that resolve label configs.
         builders: threads that build snapshots whose tags are known.
         embedders: threads that build those with new tags.
@@ -124,21 +126,16 @@ class SnapshotCache:
         max_new_tags: most of one label config, or of one task's choices.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        resolvers: Executor,
-        builders: Executor,
-        embedders: Executor,
-        limit: int,
-        max_new_tags: int,
-    ) -> None:
-        self._model = model
-        self._builders = builders
-        self._max_new_tags = max_new_tags
-        self._embedders = embedders
-        self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, resolvers)
-        self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(limit, builders)
+    model: Model
+    resolvers: Executor
+    builders: Executor
+    embedders: Executor
+    limit: int
+    max_new_tags: int
+
+    def __post_init__(self) -> None:
+        self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, self.resolvers)
+        self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(self.limit, self.builders)
         self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
 
     def __len__(self) -> int:
@@ -154,7 +151,7 @@ class SnapshotCache:
 
         def work() -> ResolvedConfig:
             try:
-                config = resolve_config(self._model.known(), parse_label_config(label_config), project, ref)
+                config = resolve_config(self.model.known(), parse_label_config(label_config), project, ref)
                 self._check_new_tags(config.new_tags)
             except InputError:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
@@ -169,7 +166,7 @@ class SnapshotCache:
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
         """The snapshot of a resolved config under the version that it names. Waits for nothing."""
         build = partial(self._build, config, version)
-        workers = self._embedders if config.new_tags else None
+        workers = self.embedders if config.new_tags else None
         return self._snapshots.get((config.model_version, config.version), build, workers)
 
     def tagger(self, snapshot: Snapshot, texts: tuple[str, ...]) -> Future[Tagger]:
@@ -205,25 +202,25 @@ class SnapshotCache:
         seconds = time.monotonic() - started
         tags = sum(map(len, by_texts))
         _log.info("snapshot %s ready: %d tags, %d of them new, %.1f s", config.model_version, tags, new, seconds)
-        return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self._embedders))
+        return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self.embedders))
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:
         """A tagger; those of one network share what is precomputed, under all versions."""
-        network = self._model.network.result() if version is None else version.network
+        network = self.model.network.result() if version is None else version.network
         key = (texts, id(network))  # a tagger keeps its network, so the number is not given to another one
         plain = self._plain.get(key)
         if plain is None:
-            bundle = self._model.known().bundle
-            encoder = cast(TextEncoder, self._model.text_encoder) if bundle.text_encoder is not None else None
+            bundle = self.model.known().bundle
+            encoder = cast(TextEncoder, self.model.text_encoder) if bundle.text_encoder is not None else None
             self._check_new_tags(bundle.vocabulary.resolve(texts).count(None))
             subset = resolve_subset(bundle, texts, encoder)
             plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
         return plain if version is None else plain.with_version(version.delta, version.ref.digest)
 
     def _check_new_tags(self, count: int) -> None:
-        if count > self._max_new_tags:
+        if count > self.max_new_tags:
             raise QuotaExceeded(
                 "new_tags",
                 f"{count:,} choices are not in the vocabulary, and would have to be embedded: at most"
-                f" {self._max_new_tags:,} may be. Offer fewer, or raise RAM_MAX_NEW_TAGS.",
+                f" {self.max_new_tags:,} may be. Offer fewer, or raise RAM_MAX_NEW_TAGS.",
             )

@@ -22,7 +22,7 @@ from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model
+from ram_backend.server.model import CLOSING, Model
 from ram_backend.server.resolved_config import VersionRef
 from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
 from ram_backend.tagging.tagger import Tagger
@@ -194,7 +194,7 @@ class VersionSwap:
                 try:
                     state.activating = self._activators.submit(self._activate, state)
                 except RuntimeError:
-                    raise NotAvailable("The server is going down: ask again in a moment.") from None
+                    raise NotAvailable(CLOSING) from None
             return state.activating
 
     def _activate(self, state: _State) -> None:

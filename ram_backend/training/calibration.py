@@ -71,11 +71,6 @@ class TagCalibrations:
     residual_scale: FloatArray
     offset: FloatArray
 
-    def log_odds(self, z: FloatArray | NDArray[np.float32], u: FloatArray) -> FloatArray:
-        """Calibrated log-odds (N, L)."""
-        found: FloatArray = z + self.residual_scale * u + self.offset
-        return found
-
 
 def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].

@@ -1,14 +1,19 @@
-"""Periodic threads; lease, heartbeat, progress and time limit of a job."""
+"""Periodic threads: heartbeat of a job with its progress and time limit, supervisor of a worker process."""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
+from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, JobLost
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
@@ -16,6 +21,13 @@ from ram_backend.settings import Settings
 
 NEWS_S = 0.5
 """Shortest time between two writes of the progress."""
+
+PAUSES_S = (1.0, 60.0)
+"""Shortest and longest pause before a worker is started again; the shortest after it has run for `STEADY_S`."""
+
+STEADY_S = 60.0
+GRACE_S = 3.0
+"""Time for a job to end when the server stops; the next worker begins it anew."""
 
 _log = logging.getLogger(__name__)
 
@@ -134,3 +146,44 @@ class Heartbeat(PeriodicThread):
         if self._on_end is not None:
             self._on_end(reason)
         return False
+
+
+class WorkerSupervisor(PeriodicThread):
+    """Runs a worker beside a server while this is open (`serve --with-worker`); starts it again where it ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("worker-supervisor", 0.2)
+        self._environment = {**os.environ, **settings.environment()}
+        self._pauses = backoff(*PAUSES_S)
+
+    def __enter__(self) -> Self:
+        self._start()  # in this thread, which lives as long as the process
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        """Asks the worker to end after its job, then at once, then kills it."""
+        super().__exit__()
+        for end in (self._process.terminate, self._process.terminate, self._process.kill):
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+                return
+
+    def tick(self) -> bool:
+        """Starts another worker where this one has ended."""
+        if self._process.poll() is None:
+            return True
+        if time.monotonic() - self._began > STEADY_S:
+            self._pauses = backoff(*PAUSES_S)
+        _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
+        if self._stop.wait(next(self._pauses)):
+            return False
+        self._start()
+        return True
+
+    def _start(self) -> None:
+        command, null = [sys.executable, "-m", "ram_backend", "worker", "--with-parent"], subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdin=null, stdout=null, start_new_session=True
+        )
+        self._began = time.monotonic()

@@ -100,32 +100,25 @@ class Pushed:
         return " ".join(found)
 
 
+@dataclass(eq=False)
 class Pusher:
     """One attempt of a pre-labelling.
 
-    Args:
+    Attributes:
         api: of the project.
         options: which tasks.
         size: most tasks of a portion.
         progress: called with stage, step and steps; raises where it is to end.
         limit: most tasks; None: all.
+        result: so far.
     """
 
-    def __init__(
-        self,
-        api: ProjectApi,
-        options: PrelabelOptions,
-        size: int,
-        *,
-        progress: Callable[[str, int, int], None],
-        limit: int | None = None,
-    ) -> None:
-        self._api = api
-        self._options = options
-        self._largest = size if options.per_second is None else max(1, min(size, int(options.per_second * PORTION_S)))
-        self._progress = progress
-        self._limit = limit
-        self.result = Pushed()
+    api: ProjectApi
+    options: PrelabelOptions
+    size: int
+    progress: Callable[[str, int, int], None]
+    limit: int | None = None
+    result: Pushed = field(default_factory=Pushed)
 
     def settle(self, portion: Portion) -> None:
         """Waits until Label Studio no longer waits for the last portion of an earlier attempt."""
@@ -134,7 +127,7 @@ class Pusher:
             waited = portion.ago_s + time.monotonic() - began
             if waited > WAITING_S:
                 return
-            self._progress("wait for the last attempt's portion", int(waited), int(WAITING_S))
+            self.progress("wait for the last attempt's portion", int(waited), int(WAITING_S))
             time.sleep(LOOK_S)
 
     def run(self) -> Iterator[Portion]:
@@ -149,21 +142,22 @@ class Pusher:
                 nothing: try again later.
             LabelStudioRefused: the project is not there, or has no backend.
         """
-        api, rate, version = self._api, self._options.per_second, _served(self._api)
+        api, rate, version = self.api, self.options.per_second, _served(self.api)
+        largest = self.size if rate is None else max(1, min(self.size, int(rate * PORTION_S)))
         result = self.result = Pushed(version, surplus=self.result.surplus)
-        self._progress("list tasks", 0, 0)
-        which = self._options.which
+        self.progress("list tasks", 0, 0)
+        which = self.options.which
         failed = {each.task: each for each in api.failed(version)} if "retry-failed" in which else {}
         unasked = api.without(version, unlabelled="all" not in which) if which else ()
-        lacking = dict.fromkeys(chain(failed, unasked, api.without(version, among=self._options.tasks)))
-        left = deque(islice(lacking, self._limit))
-        total, size, sent, alone, began = len(left), self._largest, 0, 0, time.monotonic()
+        lacking = dict.fromkeys(chain(failed, unasked, api.without(version, among=self.options.tasks)))
+        left = deque(islice(lacking, self.limit))
+        total, size, sent, alone, began = len(left), largest, 0, 0, time.monotonic()
         result.left = len(lacking) - total
         while left:
-            self._progress("predict", total - len(left), total)
+            self.progress("predict", total - len(left), total)
             while rate is not None and (pause_s := began + sent / rate - time.monotonic()) > 0:
                 time.sleep(min(pause_s, LOOK_S))
-                self._progress("predict", total - len(left), total)
+                self.progress("predict", total - len(left), total)
             portion = Portion(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
             yield portion
             for empty in [failed.pop(task) for task in portion.tasks if task in failed]:
@@ -176,7 +170,7 @@ class Pusher:
             result.done += len(found) - len(missing)
             result.empty += [each.task for each in found if each.failed]
             if not missing:
-                size, alone = min(self._largest, size + 1), 0
+                size, alone = min(largest, size + 1), 0
             elif _served(api) != version:
                 _log.info("project %s: another version is served by now: beginning anew", api.project_id)
                 yield from self.run()
@@ -194,13 +188,13 @@ class Pusher:
                         " see in the backend's log what it answers, and that it answers within 100 s, or set"
                         " RAM_REFRESH_PORTION to fewer tasks. What is done stays; ask again to go on."
                     )
-        self._progress("predict", total, total)
+        self.progress("predict", total, total)
 
     def _look(self, portion: Portion) -> list[TaskPredictions]:
         """The predictions of a portion's tasks; second ones are deleted."""
-        found = self._api.of_version(portion.tasks, portion.version)
+        found = self.api.of_version(portion.tasks, portion.version)
         for number in chain.from_iterable(each.surplus for each in found):
-            self._api.delete_prediction(number)
+            self.api.delete_prediction(number)
             self.result.surplus += 1
         return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
+from ram_backend.errors import VersionDamaged
 from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.off_target import OffTargetShift, measure_shift
 from ram_backend.gate.training_set import TrainingSet
@@ -22,7 +24,6 @@ from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.annotators import believed_pairs
-from ram_backend.training.out_of_fold import read_folds
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
 from ram_backend.worker.training_data import EncodedImages, Gathered
@@ -36,15 +37,19 @@ AT_ONCE = 64
 MIN_TUNING_IMAGES = 300
 """Images from which on "auto" fine-tunes a head where there is a GPU: with fewer, the ridge alone is better."""
 
+FOLDS_FILE = "folds.safetensors"
+"""Of a version: its deltas without each fold, so that its own training images can be read by a fit without them."""
+
 LORA_RANK = 8
 MAX_OFF_TARGET_IMAGES = 200
 """Most images of the project in the off-target check, evenly spread."""
 
 
+@dataclass(eq=False)
 class Scorer:
     """Scores tags of one bundle.
 
-    Args:
+    Attributes:
         bundle: the base model.
         network: loaded from it.
         tags: L distinct texts.
@@ -56,14 +61,21 @@ class Scorer:
             has no text encoder at hand.
     """
 
-    def __init__(
-        self, bundle: Bundle, network: Network, tags: Sequence[str], settings: Settings, progress: Progress
-    ) -> None:
-        self.bundle = bundle
-        self.network = network
-        self.settings = settings
-        self.progress = progress
-        self.subset = _subset(bundle, tags, settings)
+    bundle: Bundle
+    network: Network
+    tags: Sequence[str]
+    settings: Settings
+    progress: Progress
+
+    @cached_property
+    def subset(self) -> Subset:
+        """The tags, with the embeddings of those that the vocabulary lacks."""
+        encoder = self.bundle.text_encoder
+        if encoder is None or all(row is not None for row in self.bundle.vocabulary.resolve(self.tags)):
+            return resolve_subset(self.bundle, self.tags)
+        from ram_backend.vocabulary.embeddings import open_text_encoder
+
+        return resolve_subset(self.bundle, self.tags, open_text_encoder(encoder, self.settings))
 
     def log_odds(
         self, stage: str, tokens: Tokens, files: Mapping[str, bytes] | None = None, delta: Delta | None = None
@@ -204,10 +216,52 @@ def is_tuning_wanted(settings: Settings, images: int) -> bool:
     return torch.cuda.is_available()
 
 
-def _subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:
-    encoder = bundle.text_encoder
-    if encoder is None or all(row is not None for row in bundle.vocabulary.resolve(tags)):
-        return resolve_subset(bundle, tags)
-    from ram_backend.vocabulary.embeddings import open_text_encoder
+def write_folds(folds: Mapping[int, Delta], content: Sequence[str]) -> dict[str, bytes]:
+    """A file of a version; none where there are no folds.
 
-    return resolve_subset(bundle, tags, open_text_encoder(encoder, settings))
+    Args:
+        folds: by fold, the delta that was fitted without it.
+        content: sha256 of all images that the version was fitted on.
+    """
+    from safetensors.numpy import save
+
+    if not folds:
+        return {}
+    arrays = {f"{fold}.{name}": array for fold, delta in folds.items() for name, array in delta.to_tensors().items()}
+    return {FOLDS_FILE: save({**arrays, "content": _short(content)})}
+
+
+def read_folds(
+    files: Mapping[str, bytes], tags: Sequence[str], content: Sequence[str]
+) -> tuple[dict[int, Delta], NDArray[np.bool_]]:
+    """What `write_folds` wrote, and which of N images the version was fitted on.
+
+    Args:
+        files: of the version; without `FOLDS_FILE` (earlier releases, a tuned head)
+            there are no folds.
+        tags: of its delta.
+        content: N sha256 of images.
+
+    Raises:
+        VersionDamaged: the file can't be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if FOLDS_FILE not in files:
+        return {}, np.zeros(len(content), dtype=np.bool_)
+    try:
+        arrays = load(files[FOLDS_FILE])
+        seen = np.isin(_short(content), arrays.pop("content"))
+        folds = sorted({int(name.partition(".")[0]) for name in arrays})
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise VersionDamaged(f"{FOLDS_FILE} of a version can't be read ({error}): train again.") from None
+    tensors = {
+        fold: {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{fold}.")}
+        for fold in folds
+    }
+    return {fold: Delta.from_tensors(tags, each) for fold, each in tensors.items()}, seen
+
+
+def _short(content: Sequence[str]) -> NDArray[np.uint64]:
+    return np.array([int(each[:16], 16) for each in content], dtype=np.uint64)

@@ -27,13 +27,12 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
-from ram_backend.training.out_of_fold import write_folds
 from ram_backend.training.selection import fit_candidate
 from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.scorer import Scorer, build_training_set, is_tuning_wanted, trainers_for
+from ram_backend.worker.scorer import Scorer, build_training_set, is_tuning_wanted, trainers_for, write_folds
 from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
 
 SAME = "Nothing has changed since the last attempt. "

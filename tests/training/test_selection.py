@@ -14,8 +14,8 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta
-from ram_backend.training.out_of_fold import read_folds, write_folds
 from ram_backend.training.selection import Candidate, RecalibrationTrainer, RidgeTrainer, fit_candidate
+from ram_backend.worker.scorer import read_folds, write_folds
 
 WIDTH = 24
 EACH = np.arange  # every image is a group of its own
