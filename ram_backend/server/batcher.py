@@ -64,6 +64,12 @@ class Batcher:
 
     A spare lane is a second thread of low priority that encodes, too, while the
     first one is busy, for networks that gain by it (`Network.side_by_side`).
+
+    Args:
+        size: most images of a batch.
+        wait_s: how long a batch waits to be filled, in seconds.
+        metrics: of the server.
+        spare_lane: whether there is one.
     """
 
     def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:
@@ -83,13 +89,21 @@ class Batcher:
             lane.start()
 
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
-        """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded."""
+        """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded.
+
+        Raises:
+            NotAvailable: the batcher is closed.
+        """
         item = _Item(network, pixels, time.monotonic())
         self._put(self._items, item)
         return item.future
 
     def run(self, work: Callable[[], T]) -> Future[T]:
-        """The result of a short piece of work on a network, done before the next batch."""
+        """The result of a short piece of work on a network, done before the next batch.
+
+        Raises:
+            NotAvailable: the batcher is closed.
+        """
         future: Future[T] = Future()
         self._put(self._jobs, _Work("score", [future], lambda: [work()]))
         return future

@@ -72,7 +72,13 @@ class Refused(Exception):
 
 
 def problem(status: int, message: str, *, kind: str) -> JSONResponse:
-    """An answer, HTTP status >= 400: one line for people, and the name of an error class."""
+    """An answer that refuses, as JSON.
+
+    Args:
+        status: of HTTP, 400 or more.
+        message: one line for people; shortened to `LONGEST_MESSAGE`.
+        kind: name of an error class, for programs.
+    """
     message = _shortened(message, LONGEST_MESSAGE)
     headers = {"x-reason": as_reason(message)}
     if status == 503:
@@ -115,6 +121,10 @@ class Access:
     With a secret `/webhook` needs no basic auth, for Label Studio sends none.
     `hosts` are the server's names, in lower case and without ports; None: any
     will do.
+
+    Args:
+        settings: login, webhook secret, the address that the server listens at,
+            its names.
 
     Raises:
         SettingsError: a user without a password, or the other way round.
@@ -177,7 +187,12 @@ class Access:
 
 
 class BodyReader:
-    """Reads bodies within limits of size (of one, and of all that are held) and time."""
+    """Reads bodies within limits of size (of one, and of all that are held) and time.
+
+    Args:
+        max_bytes: most of one body; of all together `BODIES_AT_ONCE` times that.
+        seconds: until its last byte has come.
+    """
 
     def __init__(self, max_bytes: int, seconds: float) -> None:
         self._max_bytes = max_bytes

@@ -59,6 +59,17 @@ class Model:
 
     Everybody else asks for the futures, which are new ones where a missing
     bundle came.
+
+    Attributes:
+        identity: of the bundle, before its weights are read.
+        network: loaded; both end with an error as long as the bundle is missing
+            or damaged.
+        text_encoder: of the bundle.
+
+    Args:
+        settings: of the server.
+        identity: where the bundle is open already.
+        network: where it is loaded already.
     """
 
     def __init__(
@@ -190,7 +201,18 @@ class SharedTextEncoder:
         return self._opened().dim
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds tags: (len(texts), dim) float32. RamError: that can't be done, or no more."""
+        """Embeds tags.
+
+        Args:
+            texts: L tags, any number.
+
+        Returns:
+            (L, dim) float32.
+
+        Raises:
+            NotAvailable: the server is going down, or the bundle can't be used.
+            TextEncoderUnavailable: the bundle has none.
+        """
         encoder = self._opened()
         rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
         for start in range(0, len(texts), PIECE):

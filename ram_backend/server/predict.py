@@ -55,6 +55,15 @@ async def predict_tasks(
     All of them are the work of one snapshot. Cancelling stops the work that has
     not begun.
 
+    Args:
+        services: of the server.
+        project: whose tasks they are.
+        tasks: N of them, N at least 1.
+        snapshot: of the project's label config.
+
+    Returns:
+        N predictions in Label Studio's shape (protocol section 4).
+
     Raises:
         NotAvailable: they can't be made.
         LabelStudioUnreachable: Label Studio doesn't bring its images now;

@@ -124,8 +124,11 @@ def resolve_config(
 ) -> ResolvedConfig:
     """Merges what the label config, its admin, the bundle and the project's version say.
 
-    The label config need not be the stored one, and the version need not be
-    read yet; None: the base.
+    Args:
+        model: identity of the bundle.
+        plan: of a label config, which need not be the stored one.
+        project: options of its admin.
+        version: need not be read yet; None: the base.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
@@ -168,7 +171,15 @@ def _control_choices(
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
-    """Sentences about an admin's options: which ones the label config overrules, and which fit nothing."""
+    """Sentences about an admin's options: which ones the label config overrules, and which fit nothing.
+
+    Args:
+        plan: of the project's label config.
+        project: with its options.
+
+    Returns:
+        For people, one sentence each; none where there is nothing to say.
+    """
     found = [
         f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
         for control in plan.tag_controls

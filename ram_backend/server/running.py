@@ -68,6 +68,10 @@ def bind(host: str, port: int) -> socket.socket:
 def prepare(settings: Settings, say: Callable[[str], object]) -> None:
     """Installs the starter in a process of its own: that takes torch, and memory for a moment.
 
+    Args:
+        settings: another bundle than the starter is not installed.
+        say: called with a sentence for people before that begins.
+
     Raises:
         RamError: as the bundle and its text encoder do.
     """
@@ -83,6 +87,11 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT, then answers what has been asked (at most `drain_seconds`) and returns.
 
     A second signal ends it at once.
+
+    Args:
+        app: from `create_app`.
+        settings: of the server.
+        listening: from `bind`.
 
     Raises:
         NotAvailable: the app could not start.

@@ -45,7 +45,23 @@ _log = logging.getLogger(__name__)
 
 
 class Services:
-    """The parts of the server (arguments: see `create_app`), and what its handlers look up."""
+    """The parts of the server (arguments: see `create_app`), and what its handlers look up.
+
+    Attributes:
+        settings, metrics, jobs, model: as given, or made of the settings.
+        store: project rows in memory.
+        ledger: of corrections.
+        event_bytes: of the ledger's events, by project; for the events' thread.
+        shown_log: of served predictions.
+        fetchers: threads that fetch and decode images.
+        cpu_pool: threads for short work in between.
+        events: the one thread that writes events.
+        batcher: encodes and scores.
+        processes: for large bodies and images.
+        snapshots: of projects.
+        swap: what is served for each project.
+        fetching: by project in work, its share of the fetchers.
+    """
 
     def __init__(
         self, settings: Settings, metrics: ServerMetrics, *, jobs: JobService | None = None, model: Model | None = None
@@ -57,7 +73,7 @@ class Services:
         self._database = open_database(settings)
         self.jobs = jobs or JobService(settings, self._database)
         self.ledger = Ledger(self._database)
-        self.event_bytes: dict[ProjectKey, int] = {}  # of the ledger's events, by project; the events' thread's own
+        self.event_bytes: dict[ProjectKey, int] = {}
         self.shown_log = ShownLog(self.ledger, metrics)
         self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
         self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="keep")
@@ -135,7 +151,11 @@ class Services:
         )
 
     def task_images(self, project: Project) -> TaskImages:
-        """Where the images of a project's tasks come from."""
+        """Where the images of a project's tasks come from.
+
+        Raises:
+            SettingsError: LABEL_STUDIO_URL can't be used.
+        """
         return self._images(self.store.connection(project), project.hostname)
 
     def _open_images(self, connection: Connection, hostname: str) -> TaskImages:

@@ -38,7 +38,16 @@ def shown_of(
     images: Sequence[ServedImage],
     version: str | None,
 ) -> ServedPrediction:
-    """What one prediction shows now, with all scores that are known, by control."""
+    """What one prediction shows now.
+
+    Args:
+        plan: of the label config.
+        task_id: Label Studio's number.
+        prediction: in Label Studio's shape.
+        scored: by control, all choices whose scores are known.
+        images: that were tagged.
+        version: name of the project's version; None: the bundle's base.
+    """
     choices: list[ServedChoice] = []
     items = read_items(prediction["result"])
     for control in plan.tag_controls:
@@ -57,7 +66,12 @@ def shown_of(
 
 
 class ShownLog:
-    """Writes records to the ledger in batches; nobody waits for it, and nothing fails with it."""
+    """Writes records to the ledger in batches; nobody waits for it, and nothing fails with it.
+
+    Args:
+        ledger: gets at most `AT_ONCE` records of a project at a time.
+        metrics: count what was written, and lost.
+    """
 
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger = ledger

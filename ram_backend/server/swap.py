@@ -89,6 +89,11 @@ class VersionSwap:
     version; its files are loaded for the first request. From then on the old
     version answers until the new one is ready. Versions of another bundle are
     learned anew by a job.
+
+    Attributes:
+        versions_dir: of the version store.
+        table: the rows of what is served, looked at each `POLL_S`.
+        projects, model, batcher, snapshots, metrics, jobs: parts of the server.
     """
 
     versions_dir: Path
