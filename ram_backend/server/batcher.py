@@ -46,15 +46,6 @@ class _Item:
     future: Future[FloatArray] = field(default_factory=Future)
 
 
-@dataclass
-class _Work:
-    """What a lane computes: one result for each future."""
-
-    stage: str
-    futures: Sequence[Future[Any]]
-    compute: Callable[[], Sequence[Any]]
-
-
 class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
 
@@ -77,7 +68,7 @@ class Batcher:
         self._wait_s = wait_s
         self._metrics = metrics
         self._items: list[_Item] = []
-        self._jobs: deque[_Work] = deque()
+        self._jobs: deque[tuple[Future[Any], Callable[[], Sequence[Any]]]] = deque()
         self._owed = 0  # jobs that have waited for a batch already, and won't for another one
         self._busy = False  # with a batch: the first lane
         self._changed = threading.Condition()
@@ -105,20 +96,20 @@ class Batcher:
             NotAvailable: the batcher is closed.
         """
         future: Future[T] = Future()
-        self._put(self._jobs, _Work("score", [future], lambda: [work()]))
+        self._put(self._jobs, (future, lambda: [work()]))
         return future
 
     def close(self) -> None:
         """Ends the threads after what they do now; what waits is cancelled."""
         with self._changed:
             self._stopping = True
-            for future in [each.future for each in self._items] + [each.futures[0] for each in self._jobs]:
+            for future in [each.future for each in self._items] + [future for future, _ in self._jobs]:
                 future.cancel()
             self._changed.notify_all()
         for lane in self._lanes:
             lane.join(timeout=30)
 
-    def _put(self, queue: MutableSequence[Any], each: _Item | _Work) -> None:
+    def _put(self, queue: MutableSequence[Any], each: object) -> None:
         with self._changed:
             if self._stopping:
                 raise NotAvailable(CLOSING)
@@ -135,45 +126,41 @@ class Batcher:
 
     def _run(self, *, spare: bool = False) -> None:
         while (work := self._next(spare=spare)) is not None:
-            self._do(work)
-            if work.stage == "encode":
-                with self._changed:
-                    self._owed = len(self._jobs)
+            work()
             del work  # a lane that waits holds no images
 
-    def _do(self, work: _Work) -> None:
+    def _do(self, stage: str, futures: Sequence[Future[Any]], compute: Callable[[], Sequence[Any]]) -> None:
         try:
-            with self._metrics.stage_seconds.labels(work.stage).time():
-                results = work.compute()
+            with self._metrics.stage_seconds.labels(stage).time():
+                results = compute()
         except BaseException as error:
-            _log.exception("%s of %d failed", work.stage, len(work.futures))
-            for future in work.futures:
+            _log.exception("%s of %d failed", stage, len(futures))
+            for future in futures:
                 future.set_exception(error)
         else:
-            for future, result in zip(work.futures, results, strict=True):
+            for future, result in zip(futures, results, strict=True):
                 future.set_result(result)
 
-    def _next(self, *, spare: bool) -> _Work | None:
+    def _next(self, *, spare: bool) -> Callable[[], None] | None:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
-            if not spare:
-                self._busy = False
+            if self._busy and not spare:
+                self._busy, self._owed = False, len(self._jobs)
             while not self._stopping:
-                is_late = self._items and time.monotonic() - self._items[0].arrived > LATE_S
-                if self._jobs and not spare and (self._owed > 0 or not is_late):
+                waited = time.monotonic() - self._items[0].arrived if self._items else 0.0
+                if self._jobs and not spare and (self._owed > 0 or waited <= LATE_S):
                     self._owed -= 1
-                    job = self._jobs.popleft()
-                    if job.futures[0].set_running_or_notify_cancel():
-                        return job
+                    future, work = self._jobs.popleft()
+                    if future.set_running_or_notify_cancel():
+                        return partial(self._do, "score", [future], work)
                 elif self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):
-                    left = self._items[0].arrived + self._wait_s - time.monotonic()
-                    if len(self._items) < self._size and left > 0:
-                        self._changed.wait(left)
+                    if len(self._items) < self._size and waited < self._wait_s:
+                        self._changed.wait(self._wait_s - waited)
                     elif batch := self._take_batch():
                         if not spare:
                             self._busy = True
                             self._changed.notify_all()
-                        return _Work("encode", [item.future for item in batch], partial(_encode, batch))
+                        return partial(self._do, "encode", [item.future for item in batch], partial(_encode, batch))
                 else:
                     self._changed.wait()
             return None
