@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ram_backend.captions.bundle import BundleCaptions
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
@@ -53,6 +54,13 @@ def tag(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Show tags that score at least this, whatever their thresholds.")
     ] = None,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Also write a sentence about each image: of its tags, or of --tags.")
+    ] = False,
+    beams: Annotated[int, typer.Option(min=1, max=20, help="Width of the caption's beam search; 1 is greedy.")] = 3,
+    max_length: Annotated[
+        int, typer.Option(min=5, max=200, help="Most word pieces of a caption, its prompt's four included.")
+    ] = 30,
     as_json: JsonLines = False,
     regions: Annotated[
         bool, typer.Option("--regions", help="Also place each shown tag: boxes in JSON, in --out and on --save.")
@@ -82,7 +90,6 @@ def tag(
         raise InputError("--resume goes on with the files of --out or --save: name one of them.")
     found = _found(images, save)
     paths = [path for path in found if _is_there(path, settings)]
-    shown = _Shown(top, min_score, top is not None or names is not None or descriptions is not None, as_json, regions)
     files: list[TagFile | ContactSheet] = []
     done, stopped = 0, False
     try:
@@ -95,6 +102,12 @@ def tag(
             had = set.intersection(*(each.images for each in files)) if files else set()
             new = [path for path in paths if printable(str(path)) not in had]
             done = len(paths) - len(new)
+            captions = None
+            if caption:
+                captions = BundleCaptions(tagger.bundle, device=settings.device, beams=beams, longest=max_length)
+                if captions.source == "template":
+                    notes.print(f"{tagger.bundle.name} has no captioner: lists of tags take its place.", markup=False)
+            shown = _Shown(top, min_score, names is not None or descriptions is not None, as_json, regions, captions)
             for record, image in _tagged(tagger, new, settings, shown):
                 for each in files:
                     each.add(record, image)
@@ -112,9 +125,10 @@ class _Shown(NamedTuple):
 
     top: int | None
     min_score: float | None
-    every: bool
+    given: bool
     as_json: bool
     regions: bool
+    captions: BundleCaptions | None
 
 
 def _tagged(
@@ -123,21 +137,26 @@ def _tagged(
     """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
     find = RegionFinder(tagger, settings) if shown.regions else None
     width, below = max((len(path.name) for path in paths), default=0), False
-    for image in tag_images(tagger, paths, settings):
+    every = shown.given or shown.top is not None
+    for image in tag_images(tagger, paths, settings, shown.captions, given=shown.given):
         if isinstance(image, ImageError):
             notes.print(f"skipped: {image}", markup=False)
             continue
-        best = _best(tagger, image.scores, top=shown.top, min_score=shown.min_score, every=shown.every)
+        best = _best(tagger, image.scores, top=shown.top, min_score=shown.min_score, every=every)
         tags = [{"tag": name, "score": round(score, 6)} for name, score, _ in best]
         record: dict[str, Any] = {"image": str(image.path), "model_version": tagger.model_version, "tags": tags}
         if find is not None:
             record["regions"] = find(image, best)
+        if shown.captions is not None:
+            record |= {"caption": image.caption, "caption_source": shown.captions.source}
         yield record, image
         below |= not all(on for _, _, on in best)
         if shown.as_json:
             print_json(record)
         else:
             _print_tags(image.path, best, width)
+            if image.caption and shown.captions is not None and shown.captions.source == "model":
+                out.print(f"{'':{min(width, NAME_WIDTH)}}  {image.caption}", markup=False, style="italic")
     if below and not shown.as_json:
         notes.print("In brackets: below the tag's threshold.", style="dim")
 
@@ -200,8 +219,19 @@ def demo(
     )
 
 
-def tag_images(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Iterator[TaggedImage | ImageError]:
-    """Tags files in their order, or gives the error; many files get a progress bar."""
+def tag_images(
+    tagger: Tagger,
+    paths: Sequence[Path],
+    settings: Settings,
+    captions: BundleCaptions | None = None,
+    *,
+    given: bool = False,
+) -> Iterator[TaggedImage | ImageError]:
+    """Tags files in their order, or gives the error; many files get a progress bar.
+
+    Captions are of all the tagger's tags where these were given, else of those
+    above their thresholds.
+    """
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines themselves are there
     loader = ImageLoader(
@@ -216,10 +246,13 @@ def tag_images(tagger: Tagger, paths: Sequence[Path], settings: Settings) -> Ite
         task = bar.add_task("", total=len(paths))
         for batch in _loaded_batches(loader, paths, settings):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
-            tokens = loader.encode(tagger.network, good)
-            nothing = np.empty((0, *tagger.network.token_shape), np.float32)
-            scored = tagger.score(np.stack(tokens) if tokens else nothing)
-            rows = zip(scored.logits, scored.scores, tokens, strict=True)
+            encoded = loader.encode(tagger.network, good)
+            tokens = np.stack(encoded) if encoded else np.empty((0, *tagger.network.token_shape), np.float32)
+            scored = tagger.score(tokens)
+            on = (scored.scores > tagger.thresholds) | given
+            named = [[tagger.tags[place] for place in np.flatnonzero(row)] for row in on]
+            texts = [None] * len(good) if captions is None else captions.write(tokens, named)
+            rows = zip(scored.logits, scored.scores, encoded, texts, strict=True)
             for path, image in batch:
                 yield image if isinstance(image, ImageError) else TaggedImage(path, *next(rows))
             bar.advance(task, len(batch))

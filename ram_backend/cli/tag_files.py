@@ -22,7 +22,8 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
 COLUMNS = ("image", "model_version", "tag", "score")
 
 Record = Mapping[str, Any]
-"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`."""
+"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`, `caption` and
+`caption_source`, which is "model" or "template"."""
 
 
 class TaggedImage(NamedTuple):
@@ -32,6 +33,7 @@ class TaggedImage(NamedTuple):
     logits: NDArray[np.float32]
     scores: NDArray[np.float32]
     tokens: NDArray[np.float32] | None = None
+    caption: str | None = None
 
 
 def check_tag_file(path: Path) -> None:

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, BertModel
 
-from ram_backend.errors import BundleDamaged, InputError
+from ram_backend.errors import BundleDamaged
 from ram_backend.models.bundle import CAPTIONER, NETWORK, Bundle
 from ram_backend.models.official import HEAD_PARTS
+from ram_backend.models.torch_network import torch_device
 
 HEAD_WIDTH = 64
 """Width of an attention head in both parts, as in BERT; no shape reveals it."""
@@ -89,15 +90,13 @@ def load_captioner(bundle: Bundle, device: str = "cpu") -> Captioner:
     """The captioner of a bundle in fp32.
 
     Raises:
-        InputError: the bundle has none; says what to do.
-        BundleDamaged: its weights are not those of a captioner.
+        BundleDamaged: it has none, or its weights are not those of a captioner.
+        SettingsError: the device is not there.
     """
-    if (why := bundle.lacks_captioner) is not None:
-        raise InputError(f"Bundle {bundle.name!r} can't write captions: {why}.")
     path = bundle.path / CAPTIONER
     try:
         weights = load_file(path) | shared_weights(load_file(bundle.path / NETWORK))
-        return Captioner.with_weights(weights).to(device)
+        return Captioner.with_weights(weights).to(torch_device(device))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise BundleDamaged(f"{path} doesn't fit its bundle ({first}). Remove the bundle and make it again.") from None

@@ -10,6 +10,7 @@ import torch
 from models import reference, tiny
 from safetensors.torch import load_file, save_file
 
+from ram_backend.captions.bundle import BundleCaptions
 from ram_backend.captions.search import Search
 from ram_backend.captions.writer import CaptionWriter
 from ram_backend.errors import BundleDamaged, InputError
@@ -83,11 +84,25 @@ def test_layers_shared_with_the_tagging_head_are_read_from_the_network(bundle: B
         torch.testing.assert_close(ours, state[f"{theirs}.encoder.layer.{layer}.intermediate.dense.weight"])
 
 
-def test_a_bundle_without_a_captioner_says_why(tmp_path: Path) -> None:
-    file, tags = tiny.write(tmp_path, "ram_plus")
+def test_a_model_without_a_captioner_gets_a_template_and_a_bundle_without_weights_says_why(tmp_path: Path) -> None:
+    file, tags = tiny.write(tmp_path / "plus", "ram_plus")
     plus = import_checkpoint(file, tags, name="plus", bundles_dir=tmp_path / "b", **tiny.options("ram_plus"))
-    with pytest.raises(InputError, match=r"can't write captions: .* import RAM or Tag2Text"):
-        load_captioner(plus)
+    captions = BundleCaptions(plus)
+    assert captions.source == "template"
+    assert captions.write(np.zeros((2, 17, 24), np.float32), [["dog", "grass"], []]) == ["dog, grass", ""]
+    state = {key: value for key, value in tiny.state_dict("ram").items() if not reference.is_caption_key(key)}
+    file, tags = tiny.write(tmp_path / "ram", "ram", state)
+    lacking = import_checkpoint(file, tags, name="lacking", bundles_dir=tmp_path / "b", **tiny.options("ram"))
+    with pytest.raises(InputError, match="'lacking' can't write captions: the imported file had none"):
+        BundleCaptions(lacking)
+
+
+def test_a_bundle_s_captions_are_its_captioner_s(bundle: Bundle, writer: CaptionWriter) -> None:
+    captions = BundleCaptions(bundle, device="cpu", beams=2, longest=15)
+    seen, tags = tokens(bundle, 2), [["dog"], ["sky", "red car"]]
+    assert captions.source == "model"
+    assert captions.write(seen, tags) == writer.write(seen, tags, Search(2, 15))
+    assert captions.write(seen[:0], []) == []
 
 
 def test_a_captioner_that_lacks_a_tensor_is_damaged(bundle: Bundle) -> None:
