@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +14,15 @@ import typer
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
 from ram_backend.console.figures import count_tags
+from ram_backend.feedback.captions import caption_corrections
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import State, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
+from ram_backend.feedback.shown import ServedPrediction
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.project_api import ProjectApi
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
@@ -108,10 +111,18 @@ def export(
     ] = None,
     untouched: Annotated[bool, typer.Option("--untouched", help="With the tags that nobody touched.")] = False,
 ) -> None:
-    """Write what is known about each image, one JSON object a line: tags with label, weight and state."""
+    """Write what is known about each image, one JSON object a line: tags with label, weight and state, captions."""
     opened = open_project(project)
-    corrections = _corrections(opened, _annotations(opened))
+    annotations = _annotations(opened)
+    corrections = _corrections(opened, annotations)
     rows = [_exported(each, untouched) for each in merge_corrections(corrections)]
+    captions: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    plan, shown = _plan_and_shown(opened)
+    for each in caption_corrections(plan, annotations, shown):
+        captions[each.task_id, each.to_name].append({**asdict(each), "state": each.state})
+    for row in rows:
+        if said := captions.get((row["task"], row["image"])):
+            row["captions"] = said
     if output is None:
         print_json(*rows)
         return
@@ -142,9 +153,13 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
 
 
 def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
-    plan = parse_label_config(opened.project.label_config)
-    shown = Ledger(opened.database).shown(opened.key, annotated=True)
+    plan, shown = _plan_and_shown(opened)
     return corrections_of(plan, annotations, shown, Weights.of(opened.settings))
+
+
+def _plan_and_shown(opened: OpenProject) -> tuple[LabelPlan, Mapping[int, Sequence[ServedPrediction]]]:
+    shown = Ledger(opened.database).shown(opened.key, annotated=True)
+    return parse_label_config(opened.project.label_config), shown
 
 
 def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:

@@ -21,7 +21,10 @@ MAX_TASK_DATA_CHARS = 100_000
 """Longest JSON of a task's data; of longer data the longest values are left out."""
 
 MAX_LINE_CHARS = 100
-"""A longer line of a text is a comment, not a tag."""
+"""A longer line of a text is a comment or a caption, not a tag."""
+
+MAX_CAPTION_CHARS = 1000
+"""Longer lines are left out of a statement."""
 
 _REGIONS = ("labels", "rectanglelabels")
 _CONFIDENCE = re.compile(r".*\S\s+\d{1,3}%", re.DOTALL)
@@ -143,8 +146,8 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
 def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
     """The items of tag controls in a result, with the regions of one control merged.
 
-    Read-only regions, confidences as our predictions write them ("cat  93%"), texts of single regions, and long lines
-    are left out.
+    Read-only regions, confidences as our predictions write them ("cat  93%"), texts of single regions, and lines
+    of more than `MAX_CAPTION_CHARS` are left out.
     """
     found: dict[object, StatedItem] = {}
     for item in filter(None, map(_read_item, result)):
@@ -156,7 +159,11 @@ def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
 
 def as_line(text: str) -> str | None:
     """A tag from a line of a text, with normalised blanks; None where it is too long, or empty."""
-    return (" ".join(text.split()) or None) if len(text) <= MAX_LINE_CHARS else None
+    return _line(text, MAX_LINE_CHARS)
+
+
+def _line(text: str, limit: int) -> str | None:
+    return (" ".join(text.split()) or None) if len(text) <= limit else None
 
 
 def _read_item(item: object) -> StatedItem | None:
@@ -178,17 +185,23 @@ def _read_item(item: object) -> StatedItem | None:
 
 
 def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
-    """Lines that may be tags; none where all are confidences."""
+    """Lines that may be tags or captions; none where all are confidences."""
     lines = [path[0] for path in paths if len(path) == 1]
     if all(_CONFIDENCE.fullmatch(line) for line in lines):
         return []
-    return [(tag,) for line in lines if (tag := as_line(line)) is not None]
+    return [(text,) for line in lines if (text := _line(line, MAX_CAPTION_CHARS)) is not None]
 
 
 def ticked_paths(control: TagControl, items: Iterable[StatedItem]) -> dict[ChoiceId, None]:
     """Paths of a control in a result, in order, each once; also those that it no longer offers."""
     mine = (item for item in items if (item.from_name, item.kind) == (control.name, control.kind))
-    return {path: None for item in mine for path in item.values}
+    return {path: None for item in mine for path in item.values if not control.free or len(path[0]) <= MAX_LINE_CHARS}
+
+
+def caption_in(control: str, items: Iterable[StatedItem]) -> str:
+    """The text of a caption's control in a result, its lines in one; "": there is none."""
+    mine = (item for item in items if (item.from_name, item.kind) == (control, "textarea"))
+    return " ".join(path[0] for item in mine for path in item.values)
 
 
 def _path(entry: object) -> ChoiceId:

@@ -11,7 +11,15 @@ from typing import cast
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
-from ram_backend.labelstudio.plan import ConfidenceControl, Kind, LabelPlan, Nesting, TagControl, choices_of
+from ram_backend.labelstudio.plan import (
+    CaptionControl,
+    ConfidenceControl,
+    Kind,
+    LabelPlan,
+    Nesting,
+    TagControl,
+    choices_of,
+)
 
 MAX_CHOICES = 50_000
 MAX_NOTES = 30
@@ -35,7 +43,8 @@ def parse_label_config(xml: str) -> LabelPlan:
     Every `Choices` and `Taxonomy` is filled with tags. Where the config has
     none of either, it is its `Labels` and `RectangleLabels` (visible ones
     before invisible ones), else its only `TextArea`; `model_tags` decides
-    otherwise.
+    otherwise. Beside them, a `TextArea` with "caption" in its name is filled
+    with a sentence, unless `model_caption` decides otherwise.
 
     Raises:
         LabelConfigError: not readable, an attribute that can't be used, or
@@ -56,9 +65,9 @@ def parse_label_config(xml: str) -> LabelPlan:
         seen = [f"Image {name!r} (${path})"[:LONGEST_NOTE] for name, path in list(images.items())[:MAX_NOTES]]
         listed = "; ".join([*seen, *notes]) or "no Image, no Choices, no Taxonomy, no Labels, no TextArea"
         raise LabelConfigError(f"The label config has nothing to tag. Found: {listed}. {_NEEDED}.")
-    confidence = _confidence_controls(nodes, tags)
+    confidence, captions = _confidence_controls(nodes, tags), _captions(nodes, tags)
     used = {name: path for name, path in images.items() if name in {control.to_name for control in tags}}
-    return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used), tuple(notes))
+    return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used, captions), tuple(notes), captions)
 
 
 def _images(nodes: Sequence[Node], notes: list[str]) -> dict[str, str]:
@@ -86,7 +95,7 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
     chosen: list[Node] = []
     others: list[Node] = []
     for node in nodes:
-        if node.name not in _SPELLED:
+        if node.name not in _SPELLED or (node.name == "textarea" and node.is_true("model_caption")):
             continue
         wanted = node.get("model_tags").lower()
         if wanted not in {"", "true", "1", "yes", "false", "0", "no"}:
@@ -102,6 +111,7 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
     if regions := [node for node in others if node.name in _REGIONS]:
         return [node for node in regions if not _is_invisible(node)] or regions
     areas = [node for node in others if not _shows_confidences(node) and _to_name(node, images)]
+    areas = [node for node in areas if not _is_caption(node)] or areas
     if len(areas) > 1:
         named = ", ".join(repr(node.get("name")) for node in areas)
         notes.append(f'of the TextAreas {named} none says model_tags="true": all are left alone')
@@ -174,6 +184,22 @@ def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
             yield from _options(child, name)
         elif not child.attributes.get("value", "").startswith("$"):
             yield {**child.attributes, "children": list(_options(child, "choice"))}
+
+
+def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> tuple[CaptionControl, ...]:
+    """Editable `TextArea`s of the tagged images that ask for a caption, by attribute or name, and get no tags."""
+    images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
+    found = (node for node in nodes if node.name == "textarea" and _is_caption(node) and not _shows_confidences(node))
+    return tuple(
+        CaptionControl(node.get("name"), to_name)
+        for node in found
+        if (to_name := _to_name(node, images)) and node.get("name") not in {"", *names} and not node.conditional
+    )
+
+
+def _is_caption(area: Node) -> bool:
+    asked = area.get("model_caption") or ("true" if "caption" in area.get("name").lower() else "")
+    return asked.lower() in {"true", "1", "yes"} and not area.is_true("perregion") and not area.is_true("peritem")
 
 
 def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, tuple[ConfidenceControl, ...]]:
@@ -251,14 +277,17 @@ def _positive(node: Node, attribute: str) -> int | None:
 
 
 def _digest(
-    tags: list[TagControl], confidence: Mapping[str, tuple[ConfidenceControl, ...]], images: Mapping[str, str]
+    tags: list[TagControl],
+    confidence: Mapping[str, tuple[ConfidenceControl, ...]],
+    images: Mapping[str, str],
+    captions: Sequence[CaptionControl],
 ) -> str:
     def newer(control: TagControl) -> list[object]:
         """Attributes without which the digest, and so the model version, is that of older releases."""
         given = {name: getattr(control, name) for name in ("precision", "tool") if getattr(control, name) is not None}
         return [given] if given else []
 
-    content = {
+    content: dict[str, object] = {
         "tags": [
             [
                 *(control.name, control.to_name, control.kind, control.single, control.dynamic, control.threshold),
@@ -273,4 +302,6 @@ def _digest(
         ],
         "images": dict(images),
     }
+    if captions:
+        content["captions"] = [[each.name, each.to_name] for each in captions]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -129,6 +129,14 @@ class ConfidenceControl:
 
 
 @dataclass(frozen=True)
+class CaptionControl:
+    """A `TextArea` that is filled with a sentence about the image `to_name`."""
+
+    name: str
+    to_name: str
+
+
+@dataclass(frozen=True)
 class LabelPlan:
     """The parsed label config of a project.
 
@@ -140,6 +148,7 @@ class LabelPlan:
         digest: of everything that changes an answer; equal for configs that
             only look different.
         notes: ignored elements, one sentence each, for the log.
+        captions: controls of images that have a tag control.
     """
 
     tag_controls: tuple[TagControl, ...]
@@ -147,6 +156,7 @@ class LabelPlan:
     images: Mapping[str, str]
     digest: str
     notes: tuple[str, ...] = ()
+    captions: tuple[CaptionControl, ...] = ()
 
 
 def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choice, ...]:

@@ -33,6 +33,7 @@ def prediction(
     model_version: str,
     image_sizes: Mapping[str, Size] | None = None,
     top_k: Mapping[str, int | None] | None = None,
+    captions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """One task's prediction: `{"model_version", "score", "result"}`.
 
@@ -54,6 +55,8 @@ def prediction(
             confidences as rectangles are left out.
         top_k: control name -> limit; a number wins over the config's
             `model_top_k`.
+        captions: caption control -> text; one that is left out, or has no text,
+            gets no item.
     """
     limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in plan.tag_controls}
@@ -79,6 +82,10 @@ def prediction(
                 result.append(_text_item(where, best))
             elif to_name in sizes:
                 result += _rectangle_items(where, best, sizes[to_name], taken)
+    for caption in plan.captions:
+        if text := (captions or {}).get(caption.name):
+            names = {"id": caption.name, "from_name": caption.name, "to_name": caption.to_name}
+            result.append({**names, "type": "textarea", "value": {"text": [text]}})
     return {"model_version": model_version, "score": round(min(confidences, default=1.0), 6), "result": result}
 
 

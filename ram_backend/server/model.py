@@ -12,19 +12,22 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.errors import BundleDamaged, BundleNotFound, NotAvailable, RamError, TextEncoderUnavailable
+from ram_backend.errors import BundleDamaged, BundleNotFound, InputError, NotAvailable, RamError, TextEncoderUnavailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network, encoder_id_of, load_network
 from ram_backend.models.registry import find_bundle
 from ram_backend.settings import Settings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
+
+if TYPE_CHECKING:
+    from ram_backend.captions.bundle import BundleCaptions
 
 CLOSING = "The server is going down: ask again in a moment."
 
@@ -118,6 +121,17 @@ class Model:
         """Tokens (1, T, D) of a test image, as the token cache gives them. Waits for the network."""
         pixels = self.known().bundle.preprocessing(Image.linear_gradient("L").convert("RGB"))
         return rounded(self.network.result().encode(pixels[None]), TOKEN_DTYPE)
+
+    @cached_property
+    def captions(self) -> BundleCaptions | None:
+        """Captions of the bundle's images; None: the bundle lacks the weights. Waits for the bundle."""
+        from ram_backend.captions.bundle import BundleCaptions
+
+        try:
+            return BundleCaptions(self.known().bundle, device=self._settings.device)
+        except InputError as error:
+            _log.warning("Captions are left empty. %s", error)
+            return None
 
     def _load(self) -> None:
         started, settings = time.monotonic(), self._settings

@@ -118,16 +118,31 @@ class _Request:
         images = [{name: next(loaded) for name in names} for _ in tasks]
         scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
         for control in self.snapshot.config.plan.tag_controls:
-            tokens = {
-                place: image.tokens
-                for place, of_task in enumerate(images)
-                if isinstance(image := of_task[control.to_name], LoadedImage) and image.tokens is not None
-            }
-            if tokens:
+            if tokens := _tokens(images, control.to_name):
                 found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
                 for place, choices in zip(tokens, found, strict=True):
                     scored[place][control.name] = choices
-        return [self._prediction(*each) for each in zip(tasks, images, scored, strict=True)]
+        captions = await self._captions(images, scored)
+        return [self._prediction(*each) for each in zip(tasks, images, scored, captions, strict=True)]
+
+    async def _captions(
+        self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
+    ) -> list[dict[str, str]]:
+        """Per task its captions by control, from the tags that are above their thresholds."""
+        plan, found = self.snapshot.config.plan, [dict[str, str]() for _ in images]
+        for caption in plan.captions:
+            controls = [control.name for control in plan.tag_controls if control.to_name == caption.to_name]
+            captions, tokens = self.services.model.captions, _tokens(images, caption.to_name)
+            if captions is None or not tokens:
+                continue
+            choices = [[one for name in controls for one in scored[place].get(name, ())] for place in tokens]
+            best = [sorted(row, key=lambda one: -one.score) for row in choices]
+            tags = [[one.choice.label for one in row if one.score > one.threshold] for row in best]
+            write = partial(captions.write, np.stack([*tokens.values()]), tags)
+            texts = await asyncio.wrap_future(self.services.batcher.run(write))
+            for place, text in zip(tokens, texts, strict=True):
+                found[place][caption.name] = text
+        return found
 
     async def _image(self, task: Task, to_name: str) -> LoadedImage | Trouble:
         number = task.id if isinstance(task.id, int) else 0
@@ -193,7 +208,11 @@ class _Request:
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(
-        self, task: Task, images: Mapping[str, LoadedImage | Trouble], scored: Mapping[str, Sequence[ScoredChoice]]
+        self,
+        task: Task,
+        images: Mapping[str, LoadedImage | Trouble],
+        scored: Mapping[str, Sequence[ScoredChoice]],
+        captions: Mapping[str, str],
     ) -> dict[str, Any] | Trouble:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
         good = {name: image for name, image in images.items() if isinstance(image, LoadedImage)}
@@ -206,6 +225,7 @@ class _Request:
             model_version=config.model_version,
             image_sizes={name: image.size for name, image in good.items()},
             top_k={name: options.top_k for name, options in config.options.items()},
+            captions=captions,
         )
         key = self.project.key
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
@@ -216,6 +236,15 @@ class _Request:
             ]
             self.services.shown_log.put(key, shown_of(config.plan, task.id, made, scored, served, version))
         return made
+
+
+def _tokens(images: Sequence[Mapping[str, LoadedImage | Trouble]], to_name: str) -> dict[int, FloatArray]:
+    """Tokens of the tasks' images of one name, by the place of the task; those that can't be tagged are missing."""
+    return {
+        place: image.tokens
+        for place, of_task in enumerate(images)
+        if isinstance(image := of_task[to_name], LoadedImage) and image.tokens is not None
+    }
 
 
 def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:

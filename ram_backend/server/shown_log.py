@@ -13,7 +13,7 @@ from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ServedChoice, ServedImage, ServedPrediction
-from ram_backend.labelstudio.annotations import read_items, ticked_paths
+from ram_backend.labelstudio.annotations import caption_in, read_items, ticked_paths
 from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.predictions import ScoredChoice
 from ram_backend.projects.keys import ProjectKey
@@ -55,6 +55,9 @@ def shown_of(
         for one in scored.get(control.name, ()):
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
             choices.append(ServedChoice(control.name, path, one.score, path in ticked))
+    for caption in plan.captions:
+        if text := caption_in(caption.name, items):
+            choices.append(ServedChoice(caption.name, (text,), None, True))
     return ServedPrediction(
         task_id=task_id,
         model_version=prediction["model_version"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from support.label_studio import CREATED, FakeLabelStudio
 
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectNotFound
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.shown import ServedChoice
+from ram_backend.labelstudio.annotations import StatedItem
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 
@@ -143,3 +146,22 @@ def test_reconcile() -> None:
         studio.legacy = "another"
         with pytest.raises(LabelStudioUnauthorized):
             run("reconcile")
+
+
+def test_export_has_the_corrections_of_captions() -> None:
+    area = '<TextArea name="caption" toName="image"/></View>'
+    ledger = Ledger(commands.connect(KEY, CONFIG.replace("</View>", area)))
+    sentence = "a dog " + "on a long road " * 10 + "home"
+    served = shown(1, ["cat"], prediction_id=9)
+    ledger.record_shown(
+        KEY, [replace(served, choices=(*served.choices, ServedChoice("caption", ("a cat",), None, True)))]
+    )
+    text = StatedItem("caption", "image", "textarea", ((sentence,),))
+    tags = StatedItem("tags", "image", "choices", (("cat",),))
+    ledger.record(KEY, [event(1, items=(tags, text), parent_prediction=9), event(2, "dog")])
+    with_caption, without = json_lines("export")
+    (caption,) = with_caption["captions"]
+    assert (caption["shown"], caption["text"], caption["state"]) == ("a cat", sentence, "edited")
+    assert (caption["control"], caption["annotation_id"], caption["model_version"]) == ("caption", 1, "starter-1")
+    assert with_caption["tags"]["cat"]["state"] == "confirmed"
+    assert "captions" not in without

@@ -48,6 +48,7 @@ def _pair(photos: list[Path]) -> dict[str, Any]:
 
 ROUND_TRIPS: Mapping[str, RoundTrip] = {
     "all_options": RoundTrip(add=("others", "garden gnome"), extra_params={}),
+    "captions": RoundTrip(add=("tags", "indoor")),
     "choices": RoundTrip(add=("tags", "indoor")),
     "choices_of_the_task": RoundTrip(data=_with_options),
     "choices_with_confidence": RoundTrip(add=("tags", "indoor")),

@@ -15,10 +15,14 @@ from ram_backend.labelstudio.annotations import (
     MAX_STATEMENT_CHARS,
     StatedAnnotation,
     canonical_json,
+    caption_in,
     content_of,
     read_annotation,
+    read_items,
+    ticked_paths,
     trimmed_task_data,
 )
+from ram_backend.labelstudio.label_config import parse_label_config
 
 
 def read(given: dict[str, Any], **options: Any) -> StatedAnnotation:
@@ -150,7 +154,7 @@ def test_numbers_may_be_digits_or_objects() -> None:
         {**item(["cat"], kind="rectanglelabels"), "readonly": True},
         {**item(["cat"]), "type": "textarea", "value": {"text": ["cat  93%", "red chair  7%"]}},
         {**item(["cat"]), "type": "textarea", "value": {"text": ["cat"], "x": 1, "width": 5}},
-        {**item(["cat"]), "type": "textarea", "value": {"text": ["x" * 101, " "]}},
+        {**item(["cat"]), "type": "textarea", "value": {"text": ["x" * 1001, " "]}},
         {**item(["cat"]), "value": ["cat"]},
         {**item(["cat"]), "type": ["choices"]},
     ],
@@ -169,7 +173,7 @@ LINES = {"from_name": "words", "to_name": "image", "type": "textarea"}
         (item(["cat", "cat", 7, None, {"x": 1}, ["a", "b"], []]), [("cat",), ("7",), ("a", "b")]),
         (item([["animal", "cat"], ["dog"]], "taxonomy"), [("animal", "cat"), ("dog",)]),
         (item(["\ud800x"]), [("?x",)]),
-        ({**LINES, "value": {"text": [" red  chair ", "cat", "cat", "", "y" * 101]}}, [("red chair",), ("cat",)]),
+        ({**LINES, "value": {"text": [" red  chair ", "cat", "cat", "", "y" * 1001]}}, [("red chair",), ("cat",)]),
         ({**LINES, "value": {"text": "cat"}}, [("cat",)]),
         (item([f"tag {number}" for number in range(4585)]), [(f"tag {number}",) for number in range(4585)]),
     ],
@@ -233,3 +237,14 @@ def test_task_data_keeps_to_its_limit(data: dict[str, Any], limit: int) -> None:
 def test_canonical_json_is_what_every_database_keeps() -> None:
     text = canonical_json({"b": "\0", "a": "\ud800"})
     assert text == '{"a":"?","b":"\\u0000"}'
+
+
+def test_long_lines_are_captions_and_no_free_tags() -> None:
+    sentence = "a dog on a road " * 10
+    items = read_items([{**LINES, "value": {"text": ["cat", sentence]}}])
+    (area,) = parse_label_config(
+        '<View><Image name="image" value="$image"/><TextArea name="words" toName="image"/></View>'
+    ).tag_controls
+    assert list(ticked_paths(area, items)) == [("cat",)]
+    assert caption_in("words", items) == f"cat {sentence.strip()}"
+    assert caption_in("other", items) == ""

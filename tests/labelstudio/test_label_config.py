@@ -333,3 +333,34 @@ def test_the_digest_is_of_what_changes_answers() -> None:
         plan(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("area", "caption"),
+    [
+        ('<TextArea name="caption" toName="image"/>', True),
+        ('<TextArea name="imageCaption2" toName="image" editable="true"/>', True),
+        ('<TextArea name="about" toName="image" model_caption="true"/>', True),
+        ('<TextArea name="caption" toName="image" model_caption="false"/>', False),
+        ('<TextArea name="caption" toName="image" perRegion="true"/>', False),
+        ('<TextArea name="caption" toName="other"/>', False),
+        ('<TextArea name="caption" toName="image" readOnly="true"/>', False),
+        ('<TextArea name="about" toName="image"/>', False),
+    ],
+)
+def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
+    found, plain = plan(IMAGE, choices(), area), plan(IMAGE, choices())
+    assert [each.to_name for each in found.captions] == ["image"] * caption
+    assert [each.name for each in found.tag_controls] == ["tags"]
+    if caption:
+        assert found.digest != plain.digest
+
+
+def test_a_text_area_with_tags_has_no_caption() -> None:
+    caption = '<TextArea name="caption" toName="image"/>'
+    assert plan(IMAGE, caption).captions == ()
+    assert control(caption).name == "caption"
+    both = plan(IMAGE, caption, '<TextArea name="tags" toName="image"/>')
+    assert ([each.name for each in both.tag_controls], [each.name for each in both.captions]) == (["tags"], ["caption"])
+    with pytest.raises(LabelConfigError, match="nothing to tag"):
+        plan(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')

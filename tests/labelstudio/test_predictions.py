@@ -221,3 +221,11 @@ def test_answers_are_json_within_bounds_and_the_same_each_time(scores: list[floa
     assert predict(TAGS + AREA, of(*np.float32(scores)), np.float32(threshold)) == answer, "numpy's numbers, too"
     ticked = {value for item in answer["result"][:1] for value in item["value"]["choices"]}
     assert ticked == {name for name, score in of(*scores).items() if score > threshold}
+
+
+def test_a_caption_is_one_text() -> None:
+    area = '<TextArea name="caption" toName="image"/>'
+    item = {"id": "caption", "from_name": "caption", "to_name": "image", "type": "textarea"}
+    answer = predict(TAGS + area, of(0.9, 0.1, 0.1, 0.1), captions={"caption": "a cat on a mat", "other": "no"})
+    assert answer["result"][1:] == [item | {"value": {"text": ["a cat on a mat"]}}]
+    assert len(predict(TAGS + area, of(0.9, 0.1, 0.1, 0.1), captions={"caption": ""})["result"]) == 1
