@@ -22,8 +22,8 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
 COLUMNS = ("image", "model_version", "tag", "score")
 
 Record = Mapping[str, Any]
-"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`, `caption` and
-`caption_source`, which is "model" or "template"."""
+"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`,
+`caption` and `caption_source` ("model" or "template")."""
 
 
 class TaggedImage(NamedTuple):
