@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from ram_backend import __version__
-from ram_backend.cli import bundles, corrections, project, versions, vocabulary
+from ram_backend.cli import bundles, corrections, engine, project, versions, vocabulary
 from ram_backend.cli.connect import connect
 from ram_backend.cli.doctor import doctor
 from ram_backend.cli.jobs import jobs, prelabel, train
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, studio, doctor):
     app.command()(command)
-for room in (bundles, vocabulary, project, corrections, versions):
+for room in (bundles, vocabulary, project, corrections, versions, engine):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 
 

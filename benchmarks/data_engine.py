@@ -1,0 +1,224 @@
+"""Measures the data engine on labels with planted noise, and its time and memory on synthetic tokens.
+
+    python benchmarks/data_engine.py noise --data DIR [--cache DIR] [--seeds 5] [--ablation]
+    python benchmarks/data_engine.py scale [--images 100000]
+
+Noise: of each set's tags (at least 10 or 25 photos) 30 % are dropped, and wrong ones are added, 20 % as many as there
+are right ones, drawn by the tags' frequency. The model whose scores the engine takes is the starter's prior, which no
+label of these photos was used for. The probe is a ridge regression, trained on four fifths of the photos with the
+labels in question, and judged by the clean labels of the other fifth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ram_backend.engine.evidence import FOLDS, SIGNALS, Evidence, Lazy, Portion
+from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW
+from ram_backend.engine.noise_model import fit_noise_model
+from ram_backend.images.decode import decode
+from ram_backend.metrics import mean_average_precision
+from ram_backend.models.delta import features_of
+from ram_backend.models.registry import find_bundle
+from ram_backend.models.starter.network import StarterNetwork
+from ram_backend.settings import load_settings
+from ram_backend.tagging.tagger import rounded
+from ram_backend.training.ridge import RATE_FLOOR, KernelEigen
+from starter.data import label_matrix, read_set, set_tags
+
+SETS = {"coco_objects": 10, "flickr8k_tags": 25}
+DROPPED, WRONG, PORTION = 0.3, 0.2, 512
+
+Arrays = tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def encoded(data: Path, name: str, cache: Path | None) -> Arrays:
+    """Tokens, scores of the prior, clean labels and known, of the tags with enough photos."""
+    photos, tags = read_set(data, name), set_tags(data, name)
+    file = None if cache is None else cache / f"{name}-encoded.npz"
+    if file is not None and file.exists():
+        stored = np.load(file)
+        tokens, prior = stored["tokens"], stored["prior"]
+    else:
+        settings = load_settings()
+        bundle = find_bundle("starter", settings.bundles_dir)
+        network = StarterNetwork(bundle, device="cpu", precision="fp32", threads=1)
+        queries = network.select([row for row in bundle.vocabulary.resolve(tags) if row is not None])
+        parts = []
+        for at in range(0, len(photos), 16):
+            pixels = np.stack([bundle.preprocessing(_decode(photo.path)) for photo in photos[at : at + 16]])
+            some = rounded(network.encode(pixels), "float16")
+            parts.append((some.astype(np.float16), network.component_logits(some, queries)[2]))
+        tokens, prior = (np.concatenate(each) for each in zip(*parts, strict=True))
+        if file is not None:
+            np.savez(file, tokens=tokens, prior=prior)
+    labels, known = label_matrix(photos, tags)
+    kept = (labels & known).sum(axis=0) >= SETS[name]
+    return tokens, prior[:, kept], labels[:, kept], known[:, kept]
+
+
+def planted(labels: NDArray[np.bool_], known: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
+    """Labels with noise."""
+    right = np.argwhere(labels & known)
+    noisy = labels & known
+    noisy[tuple(right[random.random(len(right)) < DROPPED].T)] = False
+    rates = (labels & known).sum(axis=0) / len(right)
+    left = round(WRONG * len(right))
+    while left:
+        image, tag = random.integers(len(labels)), random.choice(labels.shape[1], p=rates)
+        if known[image, tag] and not labels[image, tag] and not noisy[image, tag]:
+            noisy[image, tag] = True
+            left -= 1
+    return noisy
+
+
+def probe(features: NDArray[np.float32], targets: NDArray[Any], known: NDArray[np.bool_], truth: Any) -> float:
+    """Cross-validated mAP of a ridge on `truth`, trained on `targets`: labels, or probabilities in [0, 1]."""
+    scores = np.zeros(truth.shape)
+    folds = np.arange(len(features)) % FOLDS
+    for fold in range(FOLDS):
+        inside, outside = folds != fold, folds == fold
+        said = known[inside]
+        rate = (targets[inside] * said).sum(axis=0) / np.maximum(said.sum(axis=0), 1)
+        wanted = said * (targets[inside] - rate) / (np.sqrt(rate * (1 - rate)) + RATE_FLOOR)
+        fitted = KernelEigen.of(features[inside]).ridge(wanted, np.arange(inside.sum()), 20.0)
+        scores[outside] = features[outside] @ fitted.weight.T + fitted.bias
+    return mean_average_precision(scores, truth, known)
+
+
+def judge(arrays: Arrays, noisy: NDArray[np.bool_], folds: NDArray[np.int64]) -> tuple[list[Portion], list[Any], Any]:
+    """Portions, signals and rates of one draw."""
+    tokens, prior, _, known = arrays
+    numbers = np.arange(len(tokens))
+    whole = Portion(numbers, folds, tokens, prior, noisy, known)
+    portions = [whole.take(slice(at, at + PORTION)) for at in range(0, len(tokens), PORTION)]
+    evidence = Evidence(portions)
+    return portions, [evidence.signals(portion) for portion in portions], evidence.rates
+
+
+def figures(present: NDArray[np.float64], noisy: Any, labels: Any, known: Any) -> tuple[dict[str, float], Any]:
+    """Of one draw, and the labels that come out."""
+    dropped = noisy & known & (present < DROP_BELOW)
+    added = ~noisy & known & (present >= ADD_ABOVE)
+    result = (noisy & ~dropped) | added
+
+    def f1(found: NDArray[np.bool_]) -> float:
+        return float(2 * (found & labels & known).sum() / ((found & known).sum() + (labels & known).sum()))
+
+    wrong, right = noisy & ~labels & known, noisy & labels & known
+    doubt = 1 - present[noisy & known]
+    gap = np.abs([doubt[b].mean() - wrong[noisy & known][b].mean() for b in _bins(doubt)])
+    return {
+        "F1 noisy": f1(noisy),
+        "F1 gained": f1(result) - f1(noisy),
+        "precision of drops": (dropped & ~labels).sum() / max(1, dropped.sum()),
+        "wrong ones caught": (dropped & wrong).sum() / wrong.sum(),
+        "right ones lost": (dropped & right).sum() / right.sum(),
+        "precision of additions": (added & labels).sum() / max(1, added.sum()),
+        "added": added.sum(),
+        "calibration error": float(np.average(gap, weights=[b.sum() for b in _bins(doubt)])),
+    }, result
+
+
+def _bins(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
+    edges = np.linspace(0, 1, 11)
+    found = [(values >= low) & (values < high) for low, high in zip(edges, [*edges[1:-1], 1.01], strict=False)]
+    return [each for each in found if each.any()]
+
+
+def noise_test(data: Path, cache: Path | None, seeds: int, ablation: bool) -> None:
+    every = {"": list(range(len(SIGNALS)))}
+    if ablation:
+        every |= {f" without {one}": [row for row in every[""] if SIGNALS[row] != one] for one in SIGNALS}
+        every |= {f" by {one} alone": [row] for row, one in enumerate(SIGNALS)}
+    for name in SETS:
+        arrays = encoded(data, name, cache)
+        tokens, _, labels, known = arrays
+        features, rows = features_of(tokens), defaultdict(list)
+        clean = probe(features, labels, known, labels)
+        for seed in range(seeds):
+            random = np.random.default_rng(seed)
+            noisy = planted(labels, known, random)
+            portions, signals, rates = judge(arrays, noisy, random.integers(FOLDS, size=len(labels)))
+            parts = ([each.labels for each in portions], [each.known for each in portions])
+            for title, used in every.items():
+                chosen = [each[used] for each in signals]
+                model = fit_noise_model(chosen, *parts, rates)
+                present = np.concatenate([model.present(*each) for each in zip(chosen, parts[0], strict=True)])
+                found, result = figures(present, noisy, labels, known)
+                if title:
+                    rows["F1 gained" + title].append(found["F1 gained"])
+                    continue
+                before, hard, soft = (probe(features, each, known, labels) for each in (noisy, result, present))
+                found |= {"mAP clean": clean, "mAP noisy": before}
+                found["mAP recovered by labels"] = (hard - before) / (clean - before)
+                found["mAP recovered by probabilities"] = (soft - before) / (clean - before)
+                for key, value in found.items():
+                    rows[key].append(float(value))
+            print(f"{name}, draw {seed + 1} of {seeds}", flush=True)
+        print(f"\n{name}: {len(labels)} photos, {labels.shape[1]} tags")
+        for key, values in rows.items():
+            print(f"  {key:38s} {_interval(values)}", flush=True)
+
+
+def _interval(values: Sequence[float]) -> str:
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.3f} +- {half:.3f}"
+
+
+def scale(images: int) -> None:
+    """Synthetic tokens of the starter's shape, made portion by portion from a seed."""
+
+    def made(at: int) -> Portion:
+        random = np.random.default_rng(at)
+        numbers = np.arange(at * PORTION, min((at + 1) * PORTION, images))
+        tokens = random.standard_normal((len(numbers), 26, 1454), dtype=np.float32).astype(np.float16)
+        scores = tokens[:, 0, :40].astype(np.float32)
+        return Portion(numbers, numbers % FOLDS, tokens, scores, scores > 1.5, np.ones(scores.shape, np.bool_))
+
+    began = time.monotonic()
+    portions = Lazy(made, (images + PORTION - 1) // PORTION)
+    evidence = Evidence(portions)
+    fitted = time.monotonic()
+    for portion in portions:
+        evidence.signals(portion)
+    done = time.monotonic()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{images} images, 40 tags: fitted in {fitted - began:.0f} s, scored in {done - fitted:.0f} s, {peak:.2f} GiB"
+    )
+
+
+def _decode(path: Path) -> Image.Image:
+    return decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["noise", "scale"])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--images", type=int, default=100_000)
+    options = parser.parse_args()
+    if options.what == "scale":
+        scale(options.images)
+    else:
+        noise_test(options.data, options.cache, options.seeds, options.ablation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`ram-backend engine`: find labels that are probably wrong and tags that are probably missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
+from ram_backend.cli.output import notes, read_text
+from ram_backend.disk_cache import DiskCache
+from ram_backend.engine.run import LabelledImages, run_engine
+from ram_backend.errors import ImageError, InputError
+from ram_backend.feedback.corrections import corrections_of, merge_corrections
+from ram_backend.feedback.labels import Weights, to_matrix
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.reconcile import label_studio_of
+from ram_backend.images.decode import read_file
+from ram_backend.labelstudio.client import fetch_limits
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.settings import Settings, load_settings
+from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
+
+app = typer.Typer(help="Clean labels and complete them: the data engine.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def run(
+    project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Corrections of this project.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON Lines instead: `file`, `tags`, and `maybe` for unsure tags."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that the files of --labels are in.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was killed goes on there.")] = Path("engine"),
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Find labels that are probably wrong and tags that are probably missing; nothing is changed.
+
+    --out gets report.html, findings.jsonl, labels.jsonl and summary.json.
+    """
+    settings = load_settings(bundle=bundle, device=device)
+    if labels is not None and images is not None and project is None:
+        _run(settings, _of_file(labels, images, settings), out)
+    elif project is not None and labels is None and images is None:
+        opened = open_project(project)
+        studio = label_studio_of(opened.settings, opened.project, pin=opened.pin)
+        with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
+            _run(settings, _of_project(opened, source), out)
+    else:
+        raise InputError("Give a project, or --labels with --images.")
+
+
+def _run(settings: Settings, images: LabelledImages, out: Path) -> None:
+    tagger = open_tagger(settings, list(images.tags))
+    tagger = Tagger(tagger.bundle, tagger.network, tagger.subset, token_dtype=TOKEN_DTYPE)
+    loader = ImageLoader(
+        tagger.bundle.preprocessing,
+        tagger.network.encoder_id,
+        DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+    )
+    limits = (settings.max_image_pixels, settings.max_image_bytes)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        task = bar.add_task("")
+
+        def progress(stage: str, step: int, steps: int) -> None:
+            bar.update(task, description=stage, completed=step, total=steps)
+
+        found = run_engine(out, images, tagger, loader, limits=limits, progress=progress).summary
+    for error in found["unreadable"][:5]:
+        notes.print(f"skipped: {error}", markup=False)
+    typer.echo(
+        f"{found['images']} images, {found['labels']} labels: {found['wrong']} probably wrong, {found['missing']}"
+        f" probably missing, {len(found['near_duplicates'])} groups of near-duplicates. See {out / 'report.html'}."
+    )
+
+
+def _of_file(labels: Path, images: Path, settings: Settings) -> LabelledImages:
+    entries: list[dict[str, Any]] = []
+    for number, line in enumerate(read_text(labels, "give JSON Lines with `file` and `tags`").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            unsure = set(entry.get("maybe", ()))
+            entries.append({"file": str(entry["file"]), "tags": set(entry["tags"]) - unsure, "maybe": unsure})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{labels}, line {number}: not `file` and `tags` ({error}). Repair the line.") from None
+    tags = tuple(sorted({tag for entry in entries for tag in entry["tags"]}))
+    if not tags:
+        raise InputError(f"{labels} names no tag: there is nothing to judge.")
+    on = np.array([[tag in entry["tags"] for tag in tags] for entry in entries])
+    maybe = np.array([[tag in entry["maybe"] for tag in tags] for entry in entries])
+
+    def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
+        for number in numbers:
+            path = images / entries[number]["file"]
+            try:
+                yield read_file(path, settings.max_image_bytes, str(path))
+            except ImageError as error:
+                yield error
+
+    return LabelledImages([entry["file"] for entry in entries], tags, on, ~maybe, load)
+
+
+def _of_project(opened: OpenProject, source: TaskImages) -> LabelledImages:
+    """All current corrections of a project."""
+    ledger = Ledger(opened.database)
+    plan = parse_label_config(opened.project.label_config)
+    shown = ledger.shown(opened.key, annotated=True)
+    weights = Weights.of(opened.settings)
+    merged = merge_corrections(corrections_of(plan, ledger.annotations(opened.key), shown, weights))
+    rows = [each for each in merged if each.reference]
+    tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
+    if not tags:
+        raise InputError(f"Project {opened.key} has no tag that somebody left on: annotate some tasks first.")
+    labels, believed = to_matrix(rows, tags)
+
+    def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
+        yield from source.fetch_all(ImageReference(rows[number].task_id, rows[number].reference) for number in numbers)
+
+    return LabelledImages([str(each.task_id) for each in rows], tags, labels, believed > 0, load)

@@ -1,0 +1,145 @@
+"""Probability that a label is right: logistic regression on evidence, seen through wrong and missing labels.
+
+A pair's tag is there with probability t = sigmoid(weights . signals + slope x
+logit(rate) + bias). People leave a share `missing` of the tags out, and tick
+absent ones at `wrong` times the tag's rate, so that a label is on with
+probability
+
+    p = t (1 - missing) + (1 - t) wrong x rate
+
+(class-conditional noise; Natarajan et al., Learning with Noisy Labels, 2013).
+All parameters maximise the likelihood of the labels as they are. The posterior
+of the tag given its label follows by Bayes' rule.
+
+Shapes: S signals, N images in portions of n, L tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.models.calibration import sigmoid
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+Signals = NDArray[np.floating]
+
+EXPECTED_MISSING, EXPECTED_WRONG = 0.2, 0.2
+"""Centres of the priors of both shares."""
+PRIOR_STRENGTH = 0.1
+"""Precision of these priors (of logits), per label that is on."""
+PAIRS = 2_000_000
+"""Pairs that the parameters are fitted on, about: images evenly spread."""
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Fitted parameters.
+
+    Attributes:
+        mean: (S, L) of the signals.
+        spread: (S, L) their standard deviation.
+        rates: (L,) share of images with the tag, in (0, 1).
+        weights: (S,) of standardised signals.
+        bias: of all tags.
+        slope: on the logit of a tag's rate.
+        missing: share of tags that are left out, in (0, 1).
+        wrong: ticks of absent tags, as a share of the tag's rate, in (0, 1).
+    """
+
+    mean: FloatArray
+    spread: FloatArray
+    rates: FloatArray
+    weights: FloatArray
+    bias: float
+    slope: float
+    missing: float
+    wrong: float
+
+    def present(self, signals: Signals, labels: BoolArray) -> FloatArray:
+        """Posterior (n, L) that the tag is there, given signals (S, n, L) and label (n, L)."""
+        there = self.unlabelled(signals)
+        on = self._on(there)
+        found: FloatArray = np.where(labels, (1 - self.missing) * there / on, self.missing * there / (1 - on))
+        return found
+
+    def unlabelled(self, signals: Signals) -> FloatArray:
+        """Probability (n, L) that the tag is there, its label not looked at."""
+        standard = self.standardised(signals)
+        logit = np.log(self.rates / (1 - self.rates))
+        return sigmoid(np.tensordot(self.weights, standard, axes=1) + self.slope * logit + self.bias)
+
+    def standardised(self, signals: Signals) -> FloatArray:
+        """Signals (S, n, L) with mean 0 and spread 1 for each tag."""
+        return (signals - self.mean[:, None]) / self.spread[:, None]
+
+    def _on(self, there: FloatArray) -> FloatArray:
+        wrong = np.minimum(self.wrong * self.rates, 0.5)
+        return np.clip(wrong + (1 - self.missing - wrong) * there, 1e-9, 1 - 1e-9)
+
+
+def fit_noise_model(
+    signals: Iterable[Signals], labels: Sequence[BoolArray], known: Sequence[BoolArray], rates: FloatArray
+) -> NoiseModel:
+    """Fits all parameters.
+
+    Args:
+        signals: of each portion (S, n, L); iterated over several times.
+        labels: of each portion (n, L).
+        known: of each portion (n, L); unknown pairs say nothing.
+        rates: (L,) in (0, 1).
+    """
+    from scipy.optimize import minimize
+
+    shape = (len(next(iter(signals))), len(rates))
+    count, total, squares = np.zeros(len(rates)), np.zeros(shape), np.zeros(shape)
+    for part, said in zip(signals, known, strict=True):
+        wide = np.where(said, part.astype(np.float64), 0)
+        count += said.sum(axis=0)
+        total += wide.sum(axis=1)
+        squares += (wide**2).sum(axis=1)
+    mean = total / np.maximum(count, 1)
+    spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0)) + 1e-6
+    step = max(1, sum(each.size for each in labels) // PAIRS)
+    logit = np.log(rates / (1 - rates))
+    rows, on = [], []
+    for part, label, said in zip(signals, labels, known, strict=True):
+        standard = (part[:, ::step] - mean[:, None]) / spread[:, None]
+        pairs = said[::step]
+        constants = (np.broadcast_to(each, pairs.shape) for each in (np.ones(len(rates)), logit, rates))
+        rows.append(np.stack([each[pairs] for each in (*standard, *constants)], axis=1))
+        on.append(label[::step][pairs])
+    inputs, rate = np.concatenate(rows)[:, :-1], np.concatenate(rows)[:, -1]
+    seen = np.concatenate(on).astype(np.float64)
+    centre = np.array([_logit(EXPECTED_MISSING), _logit(EXPECTED_WRONG)])
+    strength = PRIOR_STRENGTH * seen.sum()
+
+    def loss(values: FloatArray) -> tuple[float, FloatArray]:
+        weights, (missing, share) = values[:-2], sigmoid(values[-2:])
+        there = sigmoid(inputs @ weights)
+        wrong = np.minimum(share * rate, 0.5)
+        p = np.clip(wrong + (1 - missing - wrong) * there, 1e-9, 1 - 1e-9)
+        by_p = seen / p - (1 - seen) / (1 - p)
+        gradient = np.empty_like(values)
+        gradient[:-2] = -(inputs.T @ (by_p * (1 - missing - wrong) * there * (1 - there)))
+        gradient[-2] = (by_p * there).sum() * missing * (1 - missing)
+        gradient[-1] = -(by_p * rate * (1 - there)).sum() * share * (1 - share)
+        gradient[: shape[0]] += values[: shape[0]]
+        gradient[-2:] += strength * (values[-2:] - centre)
+        penalty = (values[: shape[0]] ** 2).sum() + strength * ((values[-2:] - centre) ** 2).sum()
+        likelihood = (seen * np.log(p) + (1 - seen) * np.log(1 - p)).sum()
+        return float(penalty / 2 - likelihood), gradient
+
+    start = np.concatenate([np.full(shape[0], 0.5), [0.0, 1.0], centre])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    missing, wrong = sigmoid(found[-2:])
+    weights, bias, slope = found[: shape[0]], float(found[-4]), float(found[-3])
+    return NoiseModel(mean, spread, rates, weights, bias, slope, float(missing), float(wrong))
+
+
+def _logit(share: float) -> float:
+    return float(np.log(share / (1 - share)))

@@ -1,0 +1,87 @@
+"""Planted wrong and missing labels are found, on synthetic images whose tags are directions of their tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ram_backend.engine.evidence import FOLDS, SIGNALS, Evidence, Portion
+from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW, findings_of
+from ram_backend.engine.noise_model import NoiseModel, fit_noise_model
+
+IMAGES, TAGS, WIDTH, REGIONS = 600, 6, 48, 4
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[list[Portion], np.ndarray]:
+    """Portions with noisy labels, and the clean labels."""
+    random = np.random.default_rng(7)
+    clean = random.random((IMAGES, TAGS)) < 0.15
+    directions = random.standard_normal((TAGS, WIDTH))
+    tokens = random.standard_normal((IMAGES, 1 + REGIONS, WIDTH))
+    place = random.integers(1, 1 + REGIONS, size=(IMAGES, TAGS))
+    for image, tag in np.argwhere(clean):
+        tokens[image, 0] += directions[tag]
+        tokens[image, place[image, tag]] += 2 * directions[tag]
+    noisy = clean & (random.random(clean.shape) > 0.25)
+    noisy |= ~clean & (random.random(clean.shape) < 0.03)
+    scores = (tokens[:, 0] @ directions.T).astype(np.float32) * 0.1
+    folds, numbers = random.integers(FOLDS, size=IMAGES), np.arange(IMAGES)
+    known = np.ones_like(noisy)
+    each = (numbers, folds, tokens.astype(np.float16), scores, noisy, known)
+    return [Portion(*(part[at : at + 250] for part in each)) for at in range(0, IMAGES, 250)], clean
+
+
+@pytest.fixture(scope="module")
+def judged(planted: tuple[list[Portion], np.ndarray]) -> tuple[NoiseModel, list[np.ndarray], np.ndarray, np.ndarray]:
+    portions, _ = planted
+    evidence = Evidence(portions)
+    signals = [evidence.signals(portion) for portion in portions]
+    parts = [portion.labels for portion in portions], [portion.known for portion in portions]
+    model = fit_noise_model(signals, *parts, evidence.rates)
+    present = np.concatenate([model.present(*each) for each in zip(signals, parts[0], strict=True)])
+    return model, signals, present, np.concatenate(parts[0])
+
+
+def test_most_wrong_labels_are_found_and_few_right_ones_suspected(planted, judged) -> None:
+    _, clean = planted
+    _, _, present, noisy = judged
+    suspected = noisy & (present < DROP_BELOW)
+    assert (suspected & ~clean).sum() / suspected.sum() >= 0.65
+    assert (suspected & ~clean).sum() / (noisy & ~clean).sum() >= 0.55
+    assert (suspected & clean).sum() / (noisy & clean).sum() <= 0.10
+
+
+def test_proposed_tags_are_there(planted, judged) -> None:
+    _, clean = planted
+    _, _, present, noisy = judged
+    proposed = ~noisy & (present >= ADD_ABOVE)
+    assert proposed.sum() >= 20
+    assert (proposed & clean).sum() / proposed.sum() >= 0.65
+
+
+def test_probabilities_are_calibrated_and_the_noise_is_measured(planted, judged) -> None:
+    _, clean = planted
+    model, _, present, noisy = judged
+    assert present[noisy].mean() == pytest.approx(clean[noisy].mean(), abs=0.06)
+    assert model.missing == pytest.approx(0.25, abs=0.08)
+
+
+def test_a_label_says_nothing_about_itself(planted) -> None:
+    portions, _ = planted
+    first = portions[0]
+    turned = first.labels.copy()
+    turned[3] = ~turned[3]
+    others = [Portion(first.numbers, first.folds, first.tokens, first.scores, turned, first.known), *portions[1:]]
+    before, after = (Evidence(each).signals(each[0])[:, 3] for each in (portions, others))
+    steady = [place for place, name in enumerate(SIGNALS) if name != "neighbours"]  # the tag's rate among all is in it
+    np.testing.assert_allclose(before[steady], after[steady], atol=1e-4)
+
+
+def test_unknown_pairs_are_no_findings_and_missing_tags_need_two_votes() -> None:
+    standard = np.full((len(SIGNALS), 1, 3), 2.0)
+    standard[1:, 0, 1] = 0.0
+    on, known = np.array([[False, False, False]]), np.array([[True, True, False]])
+    found = list(findings_of(np.array([7]), ["a", "b", "c"], np.full((1, 3), 0.9), standard, on, known))
+    assert [(each.number, each.tag, each.kind) for each in found] == [(7, "a", "missing")]
+    assert found[0].probability == pytest.approx(0.9)

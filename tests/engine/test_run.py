@@ -1,0 +1,133 @@
+"""A run: findings, report, resumption after a kill."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ram_backend.engine import run as engine
+from ram_backend.engine.run import LabelledImages, run_engine
+from ram_backend.errors import ImageUnreadable, InputError
+from ram_backend.images.decode import decode
+from ram_backend.tagging.image_loader import LoadedImage
+from ram_backend.tagging.tagger import TagScores
+
+TAGS = ("blue", "red")
+
+
+class _Network:
+    token_shape = (5, 24)
+
+
+class _Tagger:
+    network = _Network()
+    model_version = "colours-1"
+
+    def score(self, tokens: np.ndarray) -> TagScores:
+        scores = tokens[:, 0, [2, 0]].astype(np.float32) * 4
+        return TagScores(scores, scores, scores)
+
+
+class _Loader:
+    """Tokens are colours of the picture's cells; a file number is in its size, so that hashes differ."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.loaded, self._die_at = 0, die_at
+
+    def load(self, data: bytes, *, name: str) -> LoadedImage:
+        self.loaded += 1
+        if self.loaded == self._die_at:
+            raise KeyboardInterrupt
+        pixels, _ = decode(data, exif_orientation=True, alpha="white", max_pixels=10**6, max_bytes=10**6, name=name)
+        random = np.random.default_rng(int(name))
+        mean = np.asarray(pixels, np.float32).mean(axis=(0, 1)) / 255
+        tokens = np.tile(np.concatenate([mean - 0.5, np.zeros(21)]), (5, 1)) + 0.1 * random.standard_normal((5, 24))
+        return LoadedImage(
+            f"{int(name):064x}", int(random.integers(2**62)), pixels.size, tokens.astype(np.float32), None
+        )
+
+    def encode(self, network: Any, images: Sequence[LoadedImage]) -> list[np.ndarray]:
+        return [image.tokens for image in images if image.tokens is not None]
+
+
+def _images(broken: int | None = None) -> tuple[LabelledImages, np.ndarray]:
+    random = np.random.default_rng(3)
+    clean = random.random((160, 2)) < 0.35
+    labels = clean ^ (random.random(clean.shape) < 0.06)
+
+    def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
+        for number in numbers:
+            if number == broken:
+                yield ImageUnreadable("no picture")
+                continue
+            blue, red = clean[number]
+            out = io.BytesIO()
+            Image.new("RGB", (32, 24), (230 if red else 60, 60, 230 if blue else 60)).save(out, "JPEG")
+            yield out.getvalue()
+
+    return LabelledImages([str(n) for n in range(160)], TAGS, labels, np.ones_like(labels), load), clean
+
+
+def _run(folder: Path, images: LabelledImages, loader: _Loader | None = None) -> engine.EngineResult:
+    loader = loader or _Loader()
+    quiet = {"limits": (10**6, 10**6), "progress": lambda *_: None}
+    return run_engine(folder, images, _Tagger(), loader, **quiet)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PORTION", 32)
+
+
+def test_findings_are_the_planted_errors_and_the_report_shows_them(tmp_path: Path) -> None:
+    images, clean = _images(broken=5)
+    result = _run(tmp_path, images)
+    wrong = {(number, TAGS[tag]) for number, tag in np.argwhere(clean != images.labels) if number != 5}
+    found = {(each.number, each.tag) for each in result.findings}
+    assert len(found & wrong) >= 0.65 * len(found)
+    assert len(found & wrong) >= 0.55 * len(wrong)
+    assert result.summary["images"] == 159
+    assert "no picture" in result.summary["unreadable"][0]
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert f"<dd>{result.summary['wrong']}</dd>" in page
+    lines = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
+    assert [line["probability"] for line in lines] == sorted((line["probability"] for line in lines), reverse=True)
+    cleaned = [set(json.loads(line)["tags"]) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    right = sum(cleaned[n] == {TAGS[t] for t in np.flatnonzero(clean[n])} for n in range(160))
+    assert right > (clean == images.labels).all(axis=1).sum()
+
+
+def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
+    images, _ = _images()
+    whole = _run(tmp_path / "whole", images)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "killed", images, _Loader(die_at=100))
+    rest = _Loader()
+    resumed = _run(tmp_path / "killed", images, rest)
+    assert rest.loaded == 160 - 96  # three portions of 32 were finished
+    assert resumed.findings == whole.findings
+    for name in ("findings.jsonl", "labels.jsonl", "summary.json", "report.html"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    images, _ = _images()
+    _run(tmp_path, images)
+    other = LabelledImages(images.names, images.tags, ~images.labels, images.known, images.load)
+    with pytest.raises(InputError, match="another folder"):
+        _run(tmp_path, other)
+
+
+def test_too_few_labels_are_named(tmp_path: Path) -> None:
+    images, _ = _images()
+    none = LabelledImages(images.names, images.tags, np.zeros_like(images.labels), images.known, images.load)
+    with pytest.raises(InputError, match="Label more images"):
+        _run(tmp_path, none)
