@@ -65,7 +65,7 @@ def test_one_spelling_for_one_label_studio(hostname: str | None, expected: str) 
     ],
 )
 def test_what_is_no_address(hostname: str) -> None:
-    with pytest.raises(InputError, match="no address of a Label Studio") as caught:
+    with pytest.raises(InputError, match="not an address of a Label Studio") as caught:
         instance_of(hostname)
     assert "secret" not in str(caught.value)
 
