@@ -80,7 +80,7 @@ def test_an_origin_is_allowed_with_its_port_and_scheme_only() -> None:
             guard.check(Address.of(other).origin, "127.0.0.1")
 
 
-@pytest.mark.parametrize("url", ODD_URLS)
+@pytest.mark.parametrize("url", [*ODD_URLS, "http://example.com/" + "a" * 20_000])
 def test_urls_that_are_not_asked(url: str) -> None:
     with pytest.raises(ImageRefused) as caught:
         Address.of(url)
