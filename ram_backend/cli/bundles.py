@@ -90,21 +90,23 @@ def pull(
     grounding-dino and sam (0.4 to 1 GB) are not bundles: `tag --regions` uses
     them.
     """
-    from ram_backend.models.hub import RELEASES
+    from ram_backend.models.hub import RELEASES, Released
     from ram_backend.models.hub import pull as pull_release
+    from ram_backend.regions.weights import Kind
 
     settings = load_settings()
-    if model.value in ("grounding-dino", "sam"):
+    kind: Released | Kind = model.value
+    if kind == "grounding-dino" or kind == "sam":  # noqa: PLR1714, mypy narrows the type by `==` only
         from ram_backend.regions.weights import pull as pull_detector
 
-        place = {"repository": repository, "revision": revision, "endpoint": endpoint}
-        out.print(f"{model.value} is in {pull_detector(model.value, settings.data_dir, **place)}", markup=False)
+        folder = pull_detector(kind, settings.data_dir, repository=repository, revision=revision, endpoint=endpoint)
+        out.print(f"{kind} is in {folder}", markup=False)
         return
     files = {"repository": repository, "filename": filename, "revision": revision}
     named = {**files, "tags": tags, "thresholds": thresholds}
-    release = replace(RELEASES[model.value], **{key: value for key, value in named.items() if value is not None})
+    release = replace(RELEASES[kind], **{key: value for key, value in named.items() if value is not None})
     bundle = pull_release(
-        model.value,
+        kind,
         bundles_dir=settings.bundles_dir,
         cache_dir=settings.cache_dir,
         name=name,

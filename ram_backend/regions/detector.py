@@ -88,7 +88,8 @@ class GroundingDino:
         """
         tokenizer = self._tokenizer
         stop = tokenizer.convert_tokens_to_ids(".")
-        prompt, spans = [tokenizer.cls_token_id], []
+        prompt: list[int] = [tokenizer.cls_token_id]
+        spans: list[tuple[int, slice]] = []
         for number, tag in enumerate(tags):
             phrase = tag.lower().translate(str.maketrans(_SPLITTERS, " " * len(_SPLITTERS)))
             ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
