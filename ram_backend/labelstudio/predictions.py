@@ -67,7 +67,7 @@ def prediction(
     for control in plan.tag_controls:
         if not scored.get(control.name):
             continue
-        kept, confidence = _tick(control, scored[control.name], limits.get(control.name) or control.top_k)
+        kept, confidence = tick(control, scored[control.name], limits.get(control.name))
         confidences.append(confidence)
         shown.setdefault(control.to_name, []).extend(kept)
         if control.regions:
@@ -117,7 +117,7 @@ def _share(distance: float, room: float) -> float:
     return _unit(float(distance) / float(room)) if room > 0 else 0.0
 
 
-def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
+def tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
     """The choices that a control ticks, best first, and its confidence."""
     ranked = _best_first(scored)
     on = [one for one in ranked if one.score > one.threshold]
@@ -125,7 +125,7 @@ def _tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None
         kept = on[:1] or (ranked[:1] if control.required else [])
         cut = []
     else:
-        kept = on[: min(top_k or len(on), control.max_usages or len(on))]
+        kept = on[: min(top_k or control.top_k or len(on), control.max_usages or len(on))]
         cut = on[len(kept) :]
     left_out = {id(one) for one in [*kept, *cut]}
     return kept, control_confidence(kept, [one for one in ranked if id(one) not in left_out])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.feedback.shown import ServedImage
 from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_up
-from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
+from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction, tick
 from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
@@ -128,16 +128,21 @@ class _Request:
     async def _captions(
         self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
     ) -> list[dict[str, str]]:
-        """Per task its captions by control, from the tags that are above their thresholds."""
-        plan, found = self.snapshot.config.plan, [dict[str, str]() for _ in images]
-        for caption in plan.captions:
-            controls = [control.name for control in plan.tag_controls if control.to_name == caption.to_name]
+        """Per task its captions by control, from the tags that are ticked for the image."""
+        config, found = self.snapshot.config, [dict[str, str]() for _ in images]
+        for caption in config.plan.captions:
             captions, tokens = self.services.model.captions, _tokens(images, caption.to_name)
             if captions is None or not tokens:
                 continue
-            choices = [[one for name in controls for one in scored[place].get(name, ())] for place in tokens]
-            best = [sorted(row, key=lambda one: -one.score) for row in choices]
-            tags = [[one.choice.label for one in row if one.score > one.threshold] for row in best]
+            ticked = [
+                [
+                    tick(control, scored[place].get(control.name, ()), config.options[control.name].top_k)[0]
+                    for control in config.plan.tag_controls
+                    if control.to_name == caption.to_name
+                ]
+                for place in tokens
+            ]
+            tags = [[one.choice.label for one in chain.from_iterable(rows)] for rows in ticked]
             write = partial(captions.write, np.stack([*tokens.values()]), tags)
             texts = await asyncio.wrap_future(self.services.batcher.run(write))
             for place, text in zip(tokens, texts, strict=True):

@@ -19,6 +19,7 @@ class RoundTrip:
     Attributes:
         remove: control whose last tag the annotator takes away.
         add: control and tag that the annotator adds.
+        caption: that the annotator writes in place of the shown one.
         data: makes a task's data of photos; None: the photo is uploaded.
         photos: names of the photos, as many as the task has.
         extra_params: of the connection.
@@ -26,6 +27,7 @@ class RoundTrip:
 
     remove: str = "tags"
     add: tuple[str, str] | None = None
+    caption: str | None = None
     data: Callable[[list[Path]], dict[str, Any]] | None = None
     photos: tuple[str, ...] = ("chelsea_cat.jpg",)
     extra_params: Mapping[str, Any] = field(default_factory=lambda: THREE)
@@ -48,7 +50,7 @@ def _pair(photos: list[Path]) -> dict[str, Any]:
 
 ROUND_TRIPS: Mapping[str, RoundTrip] = {
     "all_options": RoundTrip(add=("others", "garden gnome"), extra_params={}),
-    "captions": RoundTrip(add=("tags", "indoor")),
+    "captions": RoundTrip(add=("tags", "indoor"), caption="a tabby cat that looks up"),
     "choices": RoundTrip(add=("tags", "indoor")),
     "choices_of_the_task": RoundTrip(data=_with_options),
     "choices_with_confidence": RoundTrip(add=("tags", "indoor")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -63,6 +64,9 @@ def test_what_is_shown_and_corrected_is_read_back(
     take_away(studio_page, controls[trip.remove], before[trip.remove][-1])
     if trip.add is not None:
         add(studio_page, controls[trip.add[0]], trip.add[1])
+    if trip.caption is not None:
+        (was_written,) = seen["lines"]
+        rewrite(studio_page, was_written, trip.caption)
     studio_page.page.wait_for_timeout(REST_MS)
     studio_page.screenshot(f"label-config-{name}-corrected")
     studio_page.submit()
@@ -81,6 +85,11 @@ def test_what_is_shown_and_corrected_is_read_back(
     assert {state: row[state] for state in expected} == expected
     assert row["model_version"] == prediction["model_version"]
     assert row["usable"]
+    if trip.caption is not None:
+        lines = installation.run("corrections", "export", "--project", str(project)).splitlines()
+        (exported,) = [json.loads(line) for line in lines if line.startswith("{")]
+        (caption,) = exported["captions"]
+        assert (caption["shown"], caption["text"], caption["state"]) == (was_written, trip.caption, "edited")
 
 
 def shown(plan: LabelPlan, result: list[dict[str, Any]], said: Said) -> Readable:
@@ -116,6 +125,16 @@ def take_away(studio: StudioPage, control: TagControl, choice: Choice) -> None:
         chip.locator(".ant-select-selection-item-remove").click()
     elif not control.single:
         studio.tick(choice.label)
+
+
+def rewrite(studio: StudioPage, line: str, text: str) -> None:
+    """As annotators do with a caption: they delete it, and write their own."""
+    shown = studio.page.locator("[data-testid=textarea-region]", has_text=line).first
+    shown.hover()
+    shown.locator("[data-testid=htx-textbox-delete-button]").click()
+    field = studio.page.locator("[data-testid=textarea-input]").first
+    field.fill(text)
+    field.press("Enter")
 
 
 def add(studio: StudioPage, control: TagControl, tag: str) -> None:
