@@ -111,7 +111,11 @@ def test_no_image_in_the_task(images: TaskImages, value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["a.jpg", "file:///etc/passwd", "ftp://h/a.jpg", "//h/a.jpg", "/\\h/a.jpg", "C:\\a.jpg", "\x00", "data/a.jpg"],
+    [
+        *("a.jpg", "file:///etc/passwd", "ftp://h/a.jpg", "//h/a.jpg", "/\\h/a.jpg", "C:\\a.jpg", "\x00", "data/a.jpg"),
+        *("/data/upload/../../api/token", "/data/%2e%2e/logout", "/api/users/1/reset-token"),
+        "/data/upload/1/" + "a" * 20_000,
+    ],
 )
 def test_what_can_t_be_fetched(images: TaskImages, studio: FakeLabelStudio, value: str) -> None:
     with pytest.raises(ImageError):
