@@ -26,6 +26,7 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.table import ProjectTable
 from ram_backend.server import handlers
 from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
@@ -130,6 +131,14 @@ def test_nothing_pretends_to_be_kept(
     monkeypatch.undo()
     assert client.post("/webhook", json=event()).status_code == 200
     assert len(ledger.annotations(key)) == 1
+
+
+def test_without_a_database_it_is_not_known_whose_event_it_is(
+    start: Callable[..., httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProjectTable, "changes", Mock(side_effect=DatabaseUnavailable("The database is away.")))
+    answer = start().post("/webhook", json=event())
+    assert (answer.status_code, answer.json()["error"]) == (503, "The database is away.")
 
 
 def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, studio: FakeLabelStudio) -> None:
