@@ -86,11 +86,11 @@ def test_what_is_accepted(value: object, expected: ProjectOptions) -> None:
         ({"top_k": NAN}, ["top_k=nan"]),
         ({"top_k": INFINITY}, ["top_k=inf"]),
         ({"top_k": 10**5000}, ["top_k=a very long int"]),
-        ("{threshold: 0.5}", ["'{threshold: 0.5}' is no JSON"]),
-        ("[" * 100_000, ["is no JSON"]),
-        ('"text"', ["'text' is no object"]),
-        ([1], ["[1] is no object"]),
-        (0.5, ["0.5 is no object"]),
+        ("{threshold: 0.5}", ["'{threshold: 0.5}' is not JSON"]),
+        ("[" * 100_000, ["is not JSON"]),
+        ('"text"', ["'text' is not an object"]),
+        ([1], ["[1] is not an object"]),
+        (0.5, ["0.5 is not an object"]),
     ],
 )
 def test_what_is_refused_names_key_value_and_what_is_allowed(value: object, said: list[str]) -> None:
