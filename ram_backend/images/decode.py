@@ -129,7 +129,8 @@ def decode(
             raise ImageTooLarge(f"{name}: not enough memory to decode it. Shrink the image or free memory.") from None
         except Exception as error:  # decoders fail on hostile data in too many ways to list them
             raise ImageUnreadable(
-                f"{name}: the {image.format} data is damaged or cut off ({_one_line(error)}). Fetch or export it again."
+                f"{name}: the {image.format} data is damaged or cut off, or takes too much memory ({_one_line(error)})."
+                " Shrink the image, or fetch or export it again."
             ) from error
     width, height = result.size
     if orientation in _UPRIGHT and exif_orientation:
@@ -239,7 +240,8 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise ImageUnreadable(f"{name}: is {_what_it_is(content)}.") from None
     except Exception as error:  # decoders fail on hostile data in too many ways to list them
         raise ImageUnreadable(
-            f"{name}: its header is damaged or cut off ({_one_line(error)}). Fetch or export it again."
+            f"{name}: its header is damaged or cut off, or the image takes too much memory ({_one_line(error)})."
+            " Shrink the image, or fetch or export it again."
         ) from error
 
 

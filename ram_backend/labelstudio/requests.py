@@ -18,7 +18,7 @@ from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
 MAX_TASKS = 100_000
 MAX_CONTAINERS = 1_000_000
-MAX_VALUES = 8_000_000
+MAX_VALUES = 4_000_000
 """Limits for tasks, for lists and objects, and for values: more would take many times the body's size in memory."""
 
 _LARGEST = 2**63 - 1

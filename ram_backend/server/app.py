@@ -90,7 +90,10 @@ def _body(model: type[M]) -> Any:
             if len(body) <= SMALL_BODY_BYTES:
                 yield read_request(model, body)
             else:
-                yield await asyncio.to_thread(server.processes.run, read_request, model, bytes(body))
+                with server.processes.in_use():
+                    parsed = await asyncio.to_thread(server.processes.run, read_request, model, body)
+                    body.clear()
+                    yield parsed
 
     return Depends(received)
 

@@ -35,7 +35,7 @@ from ram_backend.settings import Settings
 SECRET_HEADER = "x-ram-webhook-secret"
 SECRET_PARAMETER = "secret"
 
-BODIES_AT_ONCE = 8
+BODIES_AT_ONCE = 4
 """The bodies of all requests together may have this many times the size of the largest one."""
 
 SMALL_BODY_BYTES = 1_000_000
@@ -103,6 +103,7 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, errors.QuotaExceeded):
         request.app.state.services.metrics.refused.labels(error.what).inc()
     _log.warning("%s answered %d: %s", request.url.path, status, error)
+    error.with_traceback(None)  # its frames hold the request's body, in a cycle
     return problem(status, str(error), kind=type(error).__name__)
 
 
@@ -201,13 +202,13 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytearray]:
-        """The body of a request; its bytes count as held until the context ends.
+        """The body of a request, which may be cleared; its bytes count as held until the context ends.
 
         Raises:
             Refused: 413, 408 or 503: it is too large, too slow, or one of too
                 many large ones.
         """
-        body = bytearray()
+        body, size = bytearray(), 0
         announced = request.headers.get("content-length", "0")
         self._check(int(announced) if announced.isdecimal() else 0)
         try:
@@ -216,13 +217,14 @@ class BodyReader:
                     async for part in request.stream():
                         body += part
                         self._held += len(part)
-                        self._check(len(body))
+                        size += len(part)
+                        self._check(size)
             except TimeoutError:
                 seconds = f"{self._seconds:g} s: send it faster, or raise RAM_REQUEST_SECONDS."
                 raise Refused(408, "BodyTooSlow", f"The request's body did not come within {seconds}") from None
             yield body
         finally:
-            self._held -= len(body)
+            self._held -= size
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

@@ -166,7 +166,7 @@ class _Request:
             kind = type(trouble).__name__
             self.services.metrics.images.labels(kind).inc()
             _log.warning("task %s is not tagged (%s): %s", task.id, kind, trouble)
-            return trouble
+            return trouble.with_traceback(None)  # which would hold the task, in a cycle
         self.services.metrics.images.labels("tagged").inc()
         if image.pixels is not None:
             encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from ram_backend.errors import NotAvailable
 from ram_backend.server.model import CLOSING
+from ram_backend.tagging.image_loader import release_memory, unmap_freed_memory
 
 IDLE_S = 20.0
-"""Idle timeout: the processes then end and give their memory back."""
+"""Idle timeout: the processes then end, and this one gives freed memory back."""
+
+BYTES_PER_PIXEL, OTHER_BYTES = 8, 80_000_000
+"""Memory limit of a process beside what it starts with: for the largest image that is allowed (most decoders take 5 to
+8 bytes), and for all else."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +35,12 @@ class WorkerProcesses:
 
     Args:
         count: most of them.
+        max_pixels: of the largest image, for their memory limit.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, max_pixels: int) -> None:
         self._count = count
+        self._max_pixels = max_pixels
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._closed = False
@@ -44,16 +55,29 @@ class WorkerProcesses:
                 the server is going down.
         """
         try:
-            pool = self._started()
-            return pool.submit(work, *args, **kwargs).result()
+            with self.in_use():
+                pool = self._started()
+                return pool.submit(work, *args, **kwargs).result()
         except BrokenProcessPool:
             with self._lock:
                 self._pool = None if self._pool is pool else self._pool
             raise NotAvailable("A process that does heavy work was ended, for want of memory perhaps.") from None
+        except MemoryError:
+            raise NotAvailable("There was not enough memory for heavy work: send less at a time.") from None
         except (CancelledError, RuntimeError):
             if not self._closed:
                 raise
             raise NotAvailable(CLOSING) from None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The idle timeout begins when this ends."""
+        with self._lock:
+            self._running += 1
+            if self._idle is not None:
+                self._idle.cancel()
+        try:
+            yield
         finally:
             self._done()
 
@@ -64,14 +88,11 @@ class WorkerProcesses:
 
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
-            self._running += 1
             if self._closed:
                 raise NotAvailable(CLOSING)
-            if self._idle is not None:
-                self._idle.cancel()
             if self._pool is None:
-                spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
+                spawn, limit = multiprocessing.get_context("spawn"), BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
+                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=[limit])
             return self._pool
 
     def _done(self) -> None:
@@ -89,10 +110,17 @@ class WorkerProcesses:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+        if if_idle:
+            gc.collect()  # tracebacks of refusals hold large bodies
+            release_memory()
 
 
-def _begin() -> None:
-    """In a new process: leaves signals to its parent, ends with it, and lets requests go first."""
+def _begin(max_bytes: int) -> None:
+    """In a new process: limits its memory, leaves signals to its parent, ends with it, and lets requests go first."""
+    unmap_freed_memory()
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # of data and stacks
+    limit = pages * resource.getpagesize() + max_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     threading.Thread(target=_end_with_parent, daemon=True).start()

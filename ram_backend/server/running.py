@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import multiprocessing
 import re
 import signal
@@ -24,11 +25,15 @@ from ram_backend.models.bundle import STARTER
 from ram_backend.models.registry import find_bundle
 from ram_backend.server.model import network_threads
 from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import unmap_freed_memory
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
 """Python's default is 5 ms, for which a request would wait for each thread that computes."""
+
+COLLECTIONS = (20_000, 20, 20)
+"""Thresholds of Python's garbage collector: by default, reading a request of 100,000 tasks is mostly its work."""
 
 _HEAD = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*?)x-reason: ([^\r\n]+)\r\n", re.IGNORECASE)
 """Status, headers before the reason, reason: lines up to the empty one, so nothing of the body."""
@@ -97,6 +102,8 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
         NotAvailable: the app could not start.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*COLLECTIONS)
+    unmap_freed_memory()
     threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
     server = _Server(server_config(app, settings))
     server.run(sockets=[listening])

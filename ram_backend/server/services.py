@@ -82,7 +82,7 @@ class Services:
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
         spare_lane = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
         self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=spare_lane)
-        self.processes = WorkerProcesses(settings.cpu_threads() + 2)  # decoders, one large image, one large body
+        self.processes = WorkerProcesses(settings.cpu_threads() + 1, settings.max_image_pixels)
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
         builders = (self._builders, self._embedders)

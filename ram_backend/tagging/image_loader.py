@@ -33,8 +33,9 @@ T = TypeVar("T")
 LARGE_PIXELS = 24_000_000
 """Images from this size on take up to a gigabyte each while they are decoded, so they are decoded one at a time."""
 
-LOCKING, LOCKING_PIXELS = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000
-"""Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests."""
+LOCKING, LOCKING_PIXELS, LOCKING_WEIGHT = frozenset({"JPEG2000", "AVIF", "WEBP"}), 500_000, 4
+"""Formats whose decoders hold Python's global lock: from this size on long enough to hold up requests. They take more
+memory and time than others, so that each pixel counts as some."""
 
 _FORMAT = 2
 _HEADER = struct.Struct("<QIIII")  # perceptual hash, width, height, number of tokens, width of a token
@@ -117,8 +118,9 @@ class ImageLoader:
         if found is not None:
             return found
         pixels, kind = header_of(data)
-        large = LARGE_PIXELS <= pixels <= self._max_pixels
-        heavy = large or (kind in LOCKING and pixels >= LOCKING_PIXELS)
+        locking = kind in LOCKING
+        large = pixels <= self._max_pixels and pixels * (LOCKING_WEIGHT if locking else 1) >= LARGE_PIXELS
+        heavy = large or (locking and pixels >= LOCKING_PIXELS)
         run = self._elsewhere if heavy and self._elsewhere is not None else _called
         limits = {"max_pixels": self._max_pixels, "max_bytes": self._max_bytes}
         with self._large if large else self._decoders:
@@ -163,7 +165,7 @@ def prepared(
         raise ImageUnreadable(f"{name}: not enough memory to decode it. Shrink the image.") from None
     if size[0] * size[1] >= LARGE_PIXELS:
         del image
-        _release_memory()
+        release_memory()
     return size, phash, pixels
 
 
@@ -177,8 +179,17 @@ def _tokens(content: bytes) -> FloatArray:
     return numbers.astype(np.float32)
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Gives freed memory back to the system: glibc keeps it per thread, gigabytes after some large images."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim is not None:
-        trim(0)
+    _call_glibc("malloc_trim", 0)
+
+
+def unmap_freed_memory() -> None:
+    """From now on, blocks of a megabyte and more go back to the system as soon as they are freed."""
+    _call_glibc("mallopt", -3, 1_000_000)  # M_MMAP_THRESHOLD, which otherwise grows to 32 MB
+
+
+def _call_glibc(name: str, *numbers: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None)  # other C libraries have none
+    if function is not None:
+        function(*numbers)

@@ -16,6 +16,7 @@ from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body, tags_of
 
 from ram_backend.images.decode import decode
+from ram_backend.server import processes as worker_processes
 from ram_backend.tagging import image_loader
 
 CONFIG = choices_config("red", "green")
@@ -76,6 +77,19 @@ def test_processes_without_work_end(client: httpx.Client, monkeypatch: pytest.Mo
     assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200
     wait_until(lambda: not processes() - before)
     assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200, "others are started"
+
+
+def test_their_memory_is_limited(
+    client: httpx.Client, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "BYTES_PER_PIXEL", 0)
+    monkeypatch.setattr(worker_processes, "OTHER_BYTES", 45_000_000)
+    client.post("/setup", json=setup_body(CONFIG, studio))
+    images = [studio.upload(f"{side}.webp", red("WEBP", side)) for side in (800, 3000)]
+    found = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
+    assert [tags_of(each) for each in found] == [["red"], []]
+    assert client.post("/webhook", content=LARGE_BODY * 30, headers=JSON).status_code == 503
+    assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200
 
 
 def scans(mode: str, size: tuple[int, int]) -> bytes:
