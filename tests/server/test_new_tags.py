@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from support.processes import wait_until
 from support.server import choices_config, predict_body, setup_body, tags_of
 from support.tiny_model import RED, ColourWords, colour_model, picture
 
+from ram_backend.errors import TextEncoderUnavailable
 from ram_backend.server import model, services
 from ram_backend.settings import Settings
 
@@ -44,6 +46,15 @@ def test_new_tags_have_a_limit(start: Start, studio: FakeLabelStudio) -> None:
     for answer in (refused, client.post("/predict", json=body)):
         assert (answer.status_code, "RAM_MAX_NEW_TAGS" in answer.text) == (400, True)
     assert 'ram_refused_total{what="new_tags"} 2.0' in client.get("/metrics").text
+
+
+def test_setup_says_why_new_tags_are_not_embedded(
+    start: Start, studio: FakeLabelStudio, words: ColourWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "embed", Mock(side_effect=TextEncoderUnavailable("Its weights are not here.")))
+    client, body = start(), setup_body(new_words(3), studio)
+    wait_until(lambda: client.post("/setup", json=body).status_code == 503)
+    assert client.post("/setup", json=body).json()["error"] == "Its weights are not here."
 
 
 def test_snapshots_that_embed_wait_for_each_other(
