@@ -174,6 +174,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
         nesting=nesting,
         precision=precision,
         tool=tool,
+        boxes=kind in _REGIONS and node.is_true("model_boxes"),
     )
 
 
@@ -285,6 +286,8 @@ def _digest(
     def newer(control: TagControl) -> list[object]:
         """Attributes without which the digest, and so the model version, is that of older releases."""
         given = {name: getattr(control, name) for name in ("precision", "tool") if getattr(control, name) is not None}
+        if control.boxes:
+            given["boxes"] = True
         return [given] if given else []
 
     content: dict[str, object] = {

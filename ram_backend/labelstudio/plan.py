@@ -85,6 +85,8 @@ class TagControl:
             None: not given.
         tool: name of the `Rectangle` control for the regions of `Labels`; None
             for other kinds.
+        boxes: `model_boxes`, whether labels get the boxes of what they name
+            instead of the whole image.
     """
 
     name: str
@@ -101,6 +103,7 @@ class TagControl:
     nesting: Nesting = "flat"
     precision: float | None = None
     tool: str | None = None
+    boxes: bool = False
 
     @property
     def free(self) -> bool:

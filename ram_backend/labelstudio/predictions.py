@@ -1,8 +1,8 @@
 """Writer of Label Studio's prediction objects (protocol section 5), from scores.
 
 One item per tag control with all ticked values (of several items Label Studio
-keeps only the last), but one region per label; and confidences only where the
-config has a control for them.
+keeps only the last), but a region per label, or per box of it; and confidences
+only where the config has a control for them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from typing import Any
 
 from ram_backend.labelstudio.plan import VALUE_KEYS, Choice, ConfidenceControl, LabelPlan, TagControl
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 Item = dict[str, Any]
 Size = tuple[int, int]
+Boxes = Mapping[str, Sequence[tuple[float, tuple[float, float, float, float]]]]
+"""Value of a choice -> its boxes, best first: (score, (x0, y0, x1, y1)), shares of width and height."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ def prediction(
     image_sizes: Mapping[str, Size] | None = None,
     top_k: Mapping[str, int | None] | None = None,
     captions: Mapping[str, str] | None = None,
+    boxes: Mapping[str, Boxes] | None = None,
 ) -> dict[str, Any]:
     """One task's prediction: `{"model_version", "score", "result"}`.
 
@@ -57,6 +62,8 @@ def prediction(
             `model_top_k`.
         captions: caption control -> text; one that is left out, or has no text,
             gets no item.
+        boxes: control of regions -> boxes of its choices; a choice without one
+            has the whole image.
     """
     limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in plan.tag_controls}
@@ -71,7 +78,8 @@ def prediction(
         confidences.append(confidence)
         shown.setdefault(control.to_name, []).extend(kept)
         if control.regions:
-            result += _regions(control, kept, sizes.get(control.to_name), taken)
+            places = (boxes or {}).get(control.name, {})
+            result += _regions(control, kept, places, sizes.get(control.to_name), taken)
         elif kept:
             values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
             result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": round(confidence, 6)})
@@ -107,14 +115,16 @@ def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoi
         others: choices that are not ticked; those with threshold 1 (never on)
             don't count.
     """
-    ticked = [_share(one.score - one.threshold, 1.0 - one.threshold) for one in kept]
-    missed = sorted(_share(one.threshold - one.score, one.threshold) for one in others if one.threshold < 1.0)
+    on = [(float(one.score), float(one.threshold)) for one in kept]
+    off = [(float(one.score), float(one.threshold)) for one in others if one.threshold < 1.0]
+    ticked = [_share(score - threshold, 1.0 - threshold) for score, threshold in on]
+    missed = sorted(_share(threshold - score, threshold) for score, threshold in off)
     margins = ticked + missed[: max(1, len(ticked))]
     return sum(margins) / len(margins) if margins else 1.0
 
 
 def _share(distance: float, room: float) -> float:
-    return _unit(float(distance) / float(room)) if room > 0 else 0.0
+    return _unit(distance / room) if room > 0 else 0.0
 
 
 def tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
@@ -135,11 +145,14 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
     return sorted(scored, key=lambda one: -one.score)
 
 
-def _regions(control: TagControl, kept: Sequence[ScoredChoice], size: Size | None, taken: set[str]) -> list[Item]:
-    """A region over the whole image per choice."""
+def _regions(
+    control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None, taken: set[str]
+) -> list[Item]:
+    """A region per box of each choice; over the whole image where it has none."""
     items: list[Item] = []
-    for number, one in enumerate(kept, start=1):
-        region = _whole_image(control, one, number, one.choice.value, size, taken)
+    placed = [(one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, WHOLE)]]
+    for number, (one, (score, box)) in enumerate(placed, start=1):
+        region = _region(control, score, number, one.choice.value, size, taken, box)
         if control.tool is not None:
             place = {name: value for name, value in region["value"].items() if name != control.kind}
             items.append(region | {"from_name": control.tool, "type": "rectangle", "value": place})
@@ -147,18 +160,20 @@ def _regions(control: TagControl, kept: Sequence[ScoredChoice], size: Size | Non
     return items
 
 
-def _whole_image(
+def _region(
     control: TagControl | ConfidenceControl,
-    one: ScoredChoice,
+    score: float,
     number: int,
     label: str,
     size: Size | None,
     taken: set[str],
+    box: tuple[float, float, float, float] = WHOLE,
 ) -> Item:
-    """A region over the whole image, with a new id."""
-    place = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0}
+    """A rectangle in percent of the image, with a new id."""
+    x0, y0, x1, y1 = (round(100 * edge, 3) for edge in box)
+    place = {"x": x0, "y": y0, "width": round(x1 - x0, 3), "height": round(y1 - y0, 3), "rotation": 0}
     item = _item(control, {**place, control.kind: [label]})
-    item |= {"score": round(_unit(one.score), 6), "image_rotation": 0}
+    item |= {"score": round(_unit(score), 6), "image_rotation": 0}
     if size is not None:
         item |= {"original_width": int(size[0]), "original_height": int(size[1])}
     new_id = f"{control.name}-{number}"
@@ -193,7 +208,7 @@ def _rectangle_items(
         if label := labels.get(one.choice.value) or labels.get(one.choice.label):
             best.setdefault(label, one)
     return [
-        _whole_image(control, one, number, label, size, taken) | {"readonly": True}
+        _region(control, one.score, number, label, size, taken) | {"readonly": True}
         for number, (label, one) in enumerate(best.items(), start=1)
     ]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.feedback.shown import ServedImage
 from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_up
-from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction, tick
+from ram_backend.labelstudio.predictions import Boxes, ScoredChoice, empty_prediction, prediction, tick
 from ram_backend.labelstudio.requests import Task
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
@@ -122,8 +122,22 @@ class _Request:
                 found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
                 for place, choices in zip(tokens, found, strict=True):
                     scored[place][control.name] = choices
-        captions = await self._captions(images, scored)
-        return [self._prediction(*each) for each in zip(tasks, images, scored, captions, strict=True)]
+        captions, boxes = await self._captions(images, scored), await self._boxes(images, scored)
+        return [self._prediction(*each) for each in zip(tasks, images, scored, captions, boxes, strict=True)]
+
+    async def _boxes(
+        self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
+    ) -> list[dict[str, Boxes]]:
+        """Per task and control the boxes of the ticked labels, where a config asks for them."""
+        config, found = self.snapshot.config, [dict[str, Boxes]() for _ in images]
+        for control in config.plan.tag_controls:
+            tagger = self.snapshot.taggers.get(control.name) if control.boxes else None
+            for place, tokens in _tokens(images, control.to_name).items() if tagger else ():
+                choices = scored[place].get(control.name, ())
+                kept, _ = tick(control, choices, config.options[control.name].top_k)
+                work = partial(_located, tagger, kept, tokens)
+                found[place][control.name] = await asyncio.wrap_future(self.services.batcher.run(work))
+        return found
 
     async def _captions(
         self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
@@ -218,6 +232,7 @@ class _Request:
         images: Mapping[str, LoadedImage | Trouble],
         scored: Mapping[str, Sequence[ScoredChoice]],
         captions: Mapping[str, str],
+        boxes: Mapping[str, Boxes],
     ) -> dict[str, Any] | Trouble:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
         good = {name: image for name, image in images.items() if isinstance(image, LoadedImage)}
@@ -231,6 +246,7 @@ class _Request:
             image_sizes={name: image.size for name, image in good.items()},
             top_k={name: options.top_k for name, options in config.options.items()},
             captions=captions,
+            boxes=boxes,
         )
         key = self.project.key
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
@@ -241,6 +257,15 @@ class _Request:
             ]
             self.services.shown_log.put(key, shown_of(config.plan, task.id, made, scored, served, version))
         return made
+
+
+def _located(tagger: Tagger, kept: Sequence[ScoredChoice], tokens: FloatArray) -> Boxes:
+    from ram_backend.regions.evidence import locate
+
+    columns = [tagger.tags.index(one.choice.texts[0]) for one in kept]
+    names, entries = [one.choice.value for one in kept], [tagger.subset.entries[column] for column in columns]
+    regions = locate(tagger.network, entries, names, [one.score for one in kept], tokens)
+    return {name: [(each.score, each.box) for each in regions if each.tag == name] for name in names}
 
 
 def _tokens(images: Sequence[Mapping[str, LoadedImage | Trouble]], to_name: str) -> dict[int, FloatArray]:

@@ -364,3 +364,14 @@ def test_a_text_area_with_tags_has_no_caption() -> None:
     assert ([each.name for each in both.tag_controls], [each.name for each in both.captions]) == (["tags"], ["caption"])
     with pytest.raises(LabelConfigError, match="nothing to tag"):
         plan(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
+
+
+def test_boxes_are_asked_for_by_labels_only() -> None:
+    def control(xml: str) -> TagControl:
+        return parse_label_config(f'<View><Image name="image" value="$image"/>{xml}</View>').tag_controls[0]
+
+    labels = '<RectangleLabels name="tags" toName="image"{}><Label value="cat"/></RectangleLabels>'
+    assert control(labels.format(' model_boxes="true"')).boxes
+    assert not control(labels.format("")).boxes
+    choices = '<Choices name="tags" toName="image" model_boxes="true"><Choice value="cat"/></Choices>'
+    assert not control(choices).boxes

@@ -143,6 +143,17 @@ def test_rectangles_carry_a_score_per_tag_that_has_a_label() -> None:
     assert len(predict(xml, scores)["result"]) == 1
 
 
+def test_labels_have_a_region_per_box() -> None:
+    boxes = {"tags": {"cat": [(0.8, (0.25, 0.5, 0.75, 1.0)), (0.4, (0.0, 0.0, 0.1, 0.2))], "d": []}}
+    answer = predict(REGIONS, {"cat": 0.8, "d": 0.7}, boxes=boxes, **SIZE)
+    assert values(answer) == [["cat"], ["cat"], ["d"]]
+    first, second, third = answer["result"]
+    place = {"x": 25, "y": 50, "width": 50, "height": 50, "rotation": 0}
+    assert first == region("tags", 0.8, "cat") | {"value": place | {"rectanglelabels": ["cat"]}}
+    assert (second["id"], second["score"], second["value"]["width"]) == ("tags-2", 0.4, 10)
+    assert third["value"] == PLACE | {"rectanglelabels": ["d"]}  # no box: the whole image
+
+
 def test_ids_are_unique_also_where_a_control_is_named_like_one() -> None:
     xml = (
         f'<Choices name="conf-1" toName="image">{CAT}</Choices>'
