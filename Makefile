@@ -78,9 +78,9 @@ docs: install
 mutants: install
 	$(BIN)/python tests/security/mutants.py
 
-# Power of the gate, nothing to win, annotators and near-duplicates on labelled photos: DATA=FOLDER, some ten minutes.
+# Power of the gate, nothing to win, annotators and near-duplicates on labelled photos: DATA=FOLDER, a quarter of an hour.
 simulations: install
-	$(BIN)/python benchmarks/gate_simulation.py --data $(DATA)
+	PYTHONPATH=. $(BIN)/python benchmarks/gate_simulation.py --data $(DATA)
 
 # Random requests to every route for about an hour: nothing may answer above 499 (but 503), hang, or keep memory.
 fuzz: install

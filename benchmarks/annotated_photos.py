@@ -116,15 +116,18 @@ class TrainingRound:
     served: Served | None
 
 
-def learning_round(training_set: TrainingSet, served: Served | None, seed: int) -> TrainingRound:
+def learning_round(
+    training_set: TrainingSet, served: Served | None, seed: int, *, look_alikes: bool = True
+) -> TrainingRound:
     """One round of the product, see `ram_backend/worker/train.py`.
 
     Args:
         training_set: all corrections, with scores and thresholds of the bundle as the incumbent's.
         served: what is served now; None: the bundle.
         seed: of random numbers.
+        look_alikes: False: each photo is a group of its own.
     """
-    groups = group_alike(training_set.phash, training_set.content)
+    groups = group_alike(training_set.phash, training_set.content) if look_alikes else np.arange(len(training_set))
     folds = folds_of(groups, training_set.content)
     refusal = refuse_before_fitting(training_set, groups, seed)
     if refusal is not None:

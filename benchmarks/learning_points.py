@@ -14,10 +14,9 @@ import numpy as np
 from annotated_photos import AnnotatedPhotos, edits_of, in_processes, learning_round
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import folds_of, group_alike
 from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
-from ram_backend.training.selection import Candidate, fit_candidate
+from ram_backend.training.selection import Candidate
 
 ALL_FITTED, AS_SERVED = WAYS = ("all fitted", "as served")
 RESAMPLES = 200
@@ -90,16 +89,6 @@ class Point:
         return f"{sum(one.served for one in self.seeds)} of {len(self.seeds)}"
 
 
-def learned(photos: AnnotatedPhotos, rows: NDArray[np.int64], way: str, seed: int) -> Candidate | None:
-    """What is served after photos `rows` were corrected; None: the bundle."""
-    training_set = photos.without_tokens(rows)
-    if way == ALL_FITTED:
-        groups = group_alike(training_set.phash, training_set.content)
-        return fit_candidate(training_set, groups, folds_of(groups, training_set.content), seed=seed)
-    served = learning_round(training_set, None, seed).served
-    return None if served is None else served.candidate
-
-
 def measured(
     photos: AnnotatedPhotos, candidate: Candidate | None, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> Figures:
@@ -147,25 +136,29 @@ def resampled_quality(
     return total / np.maximum(tags, 1)
 
 
-def curve(
-    photos: AnnotatedPhotos, way: str, counts: Sequence[int], test: NDArray[np.int64],
-    columns: NDArray[np.int64], seeds: int, processes: int,
-) -> list[Point]:  # fmt: skip
-    """Learns from more and more photos of the train split, per seed in an order of its own."""
+def curves(
+    photos: AnnotatedPhotos, counts: Sequence[int], test: NDArray[np.int64], columns: NDArray[np.int64],
+    seeds: int, processes: int,
+) -> dict[str, list[Point]]:  # fmt: skip
+    """Learns from more and more photos of the train split, per seed in an order of its own; by way."""
     train = photos.rows("train")
     before = measured(photos, None, test, columns)
 
-    def one(case: tuple[int, int]) -> Learned:
+    def one(case: tuple[int, int]) -> tuple[Learned, Learned]:
         count, seed = case
         rows = train[np.random.default_rng(seed).permutation(len(train))[:count]]
         started = time.process_time()
-        candidate = learned(photos, rows, way, seed)
+        found = learning_round(photos.without_tokens(rows), None, seed)
         seconds = time.process_time() - started
-        figures = before if candidate is None else measured(photos, candidate, test, columns)
-        return Learned(figures, candidate is not None, seconds)
+        figures = measured(photos, found.candidate, test, columns)
+        served = found.served is not None
+        return Learned(figures, served, seconds), Learned(figures if served else before, served, seconds)
 
     found = in_processes(one, list(itertools.product(counts, range(seeds))), processes)
-    return [Point(count, before, found[at * seeds : (at + 1) * seeds]) for at, count in enumerate(counts)]
+    return {
+        way: [Point(count, before, each[at * seeds : (at + 1) * seeds]) for at, count in enumerate(counts)]
+        for way, each in zip(WAYS, zip(*found, strict=True), strict=True)
+    }
 
 
 def half_width(values: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
-from ram_backend.console.figures import count_tags
+from ram_backend.console.figures import count_edits, count_tags
 from ram_backend.feedback.captions import caption_corrections
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import State, TaskLabels, Weights
@@ -70,7 +70,8 @@ def stats(
 ) -> None:
     """Count what was confirmed, added and removed, per tag and in all.
 
-    "right" is how often a shown tag was left on, "found" how often a tag that
+    Edits are removed ticks and added tags, by day, beside what an empty form
+    would have taken. "right" is how often a shown tag was left on, "found" how often a tag that
     is there had been shown.
     """
     opened = open_project(project)
@@ -92,11 +93,28 @@ def stats(
         "changed_since_last_training": opened.jobs.pending(opened.key),
     }
     rows = [{**asdict(each), "right": each.right, "found": each.found} for each in count_tags(corrections)[:top]]
+    days = {each.stated.id: (each.stated.updated_at or each.received_at).date() for each in annotations}
+    by_day = {
+        str(day): asdict(found) | {"saved": found.saved}
+        for day in sorted(set(days.values()))
+        if (found := count_edits([each for each in corrections if days[each.annotation_ids[0]] == day])).photos
+    }
     if as_json:
-        print_json({**totals, "tags": rows}, indent=1)
+        print_json({**totals, "edits": by_day, "tags": rows}, indent=1)
         return
     for name, value in totals.items():
         typer.echo(f"{name.replace('_', ' ')}: {_share(value) if name == 'agreement' else value}")
+    if by_day:
+        per_photo = [
+            [
+                day,
+                str(row["photos"]),
+                *(f"{row[name] / row['photos']:.2f}" for name in ("edits", "tags")),
+                _share(row["saved"]),
+            ]
+            for day, row in by_day.items()
+        ]
+        print_rows(("day", "photos", "edits per photo", "in an empty form", "saved"), per_photo)
     if rows:
         columns = ("tag", *_STATES, "right", "found")
         shares = [row | {name: _share(row[name]) for name in columns[-2:]} for row in rows]

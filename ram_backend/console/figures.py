@@ -51,6 +51,26 @@ class TagCounts:
 
 
 @dataclass(frozen=True)
+class EditCounts:
+    """Edits of pre-annotated photos.
+
+    Attributes:
+        photos: annotations of an image whose tags had been ticked beforehand.
+        edits: ticks that people removed and tags that they added.
+        tags: right ones, each an edit in an empty form.
+    """
+
+    photos: int = 0
+    edits: int = 0
+    tags: int = 0
+
+    @property
+    def saved(self) -> float | None:
+        """Share of an empty form's edits; None: it had none."""
+        return 1 - self.edits / self.tags if self.tags else None
+
+
+@dataclass(frozen=True)
 class CorrectedPhoto:
     """A photo on which somebody added or removed a tag.
 
@@ -139,6 +159,14 @@ def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:
                 counts.setdefault(tag, Counter())[label.state] += 1
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0]))
     return [TagCounts(tag, count["confirmed"], count["added"], count["removed"]) for tag, count in ordered]
+
+
+def count_edits(corrections: Sequence[TaskLabels]) -> EditCounts:
+    """Of the photos that somebody was shown ticks for."""
+    shown = [each for each in corrections if each.model_versions]
+    states = Counter(label.state for each in shown for label in each.states.values())
+    edits = states["added"] + states["removed"]
+    return EditCounts(len(shown), edits, states["confirmed"] + states["added"])
 
 
 def _photos(corrections: Sequence[TaskLabels]) -> dict[str, list[CorrectedPhoto]]:

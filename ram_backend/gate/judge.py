@@ -33,6 +33,8 @@ WORTH_WAITING = 4.0
 """The verdict is `needs_data` where up to this many times as many images would make the gain certain."""
 NOTHING_LEFT = 0.03
 """Share of the edits below which a gain isn't worth waiting for."""
+MOST_LISTED = 8
+"""Tags of which the verdict counts wrong ticks that vanish and right ones that are new."""
 LARGEST_RANKING_LOSS = 0.005
 """mAP that a candidate may lose, beyond what the standard error explains (one-sided 95 %)."""
 
@@ -128,9 +130,11 @@ def judge_candidate(
         The verdict. Figures: `images` (groups), `edits_incumbent`,
         `edits_candidate` (per photo, weighted by their costs), `edits_change`,
         `change_low`, `change_high` (95 % interval, as shares), `p_value`,
-        `needed_p_value`, `map_change` (where the edits are fewer), with a shift
-        `guard_move`, `guard_relative_move`, `guard_agreement`, and with the
-        outcome `needs_data` `more_corrections`.
+        `needed_p_value`, `map_change` (where the edits are fewer), of the
+        `MOST_LISTED` tags that change most the numbers of wrong ticks that
+        vanish, `vanished.TAG`, and of right ones that are new, `found.TAG`,
+        with a shift `guard_move`, `guard_relative_move`, `guard_agreement`, and
+        with the outcome `needs_data` `more_corrections`.
     """
     spoken = training_set.known.any(axis=1)
     rows = np.flatnonzero(spoken if judged is None else spoken & judged)
@@ -148,6 +152,7 @@ def judge_candidate(
     low, high = change.interval
     figures |= {"edits_incumbent": change.before, "edits_candidate": change.after, "edits_change": change.change}
     figures |= {"change_low": low, "change_high": high, "p_value": change.p_value}
+    figures |= _ticks_that_change(some, candidate)
     if shift is not None and not shift.harmless:
         return Verdict("reject", _harm(shift), figures)
     if change.p_value > LEVEL:
@@ -167,6 +172,22 @@ def edits_sentence(change: EditChange) -> str:
         f"{change.before:.2f} -> {change.after:.2f} edits per photo ({100 * change.change:+.0f} %, 95 % interval"
         f" {low:+.0f} to {high:+.0f} %, judged on {_count(change.groups, 'photo')})"
     )
+
+
+def _ticks_that_change(some: TrainingSet, candidate: NDArray[np.floating]) -> dict[str, float]:
+    before = some.ticked(some.incumbent, some.incumbent_thresholds)
+    after = some.ticked(candidate, some.thresholds)
+    changes = {
+        "vanished": before & ~after & ~some.labels & some.known,
+        "found": ~before & after & some.labels & some.known,
+    }
+    counts = {name: change.sum(axis=0) for name, change in changes.items()}
+    return {
+        f"{name}.{some.tags[tag]}": float(count[tag])
+        for name, count in counts.items()
+        for tag in np.argsort(-count, kind="stable")[:MOST_LISTED]
+        if count[tag]
+    }
 
 
 def _not_certain(change: EditChange, figures: dict[str, float]) -> Verdict:

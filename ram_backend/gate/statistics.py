@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 FLIPS = 4999
 PERMUTATIONS = 999
-MOST_COMPARED, MOST_PERMUTED = 5000, 1000
+MOST_COMPARED, MOST_PERMUTED = 5000, 500
 """Groups that the sign-flip test and the permutation test look at, drawn by the seed: more hardly change the answer."""
 SUBSET_STREAM, FLIP_STREAM, PERMUTATION_STREAM = 1, 2, 3
 """Numbers that go with the seed, so that each use of it draws its own random numbers."""

@@ -43,6 +43,9 @@ class TrainingSet:
             ticked now.
         add_costs: (L,) float32 above 0, what it costs to add a missing tag; 1:
             as much as to remove a wrong one.
+        fixed_thresholds: (L,) float32 in [0, 1], set by an admin, above which a
+            tag is ticked whatever is learned; nan: none. None: of no tag.
+        most_ticked: per image, 1 or more; None: any number.
         calibrated: the bundle's scores are calibrated probabilities; False:
             only its thresholds mean something.
         embeddings: (L, E) float32 text embeddings of the tags, length 1, so
@@ -65,6 +68,8 @@ class TrainingSet:
     base_thresholds: FloatArray
     incumbent_thresholds: FloatArray
     add_costs: FloatArray
+    fixed_thresholds: FloatArray | None = None
+    most_ticked: int | None = None
     calibrated: bool = True
     embeddings: FloatArray | None = None
 
@@ -84,12 +89,22 @@ class TrainingSet:
 
     @property
     def thresholds(self) -> FloatArray:
-        """(L,): the decision of least expected cost on a calibrated probability, 1 / (1 + add_costs)."""
-        return cost_thresholds(np.full(len(self.tags), NEUTRAL, dtype=np.float32), self.add_costs)
+        """(L,): fixed, or else the decision of least expected cost on a calibrated probability, 1 / (1 + add_costs)."""
+        found = cost_thresholds(np.full(len(self.tags), NEUTRAL, dtype=np.float32), self.add_costs)
+        fixed = self.fixed_thresholds
+        return found if fixed is None else np.where(np.isnan(fixed), found, fixed)
+
+    def ticked(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.bool_]:
+        """(N, L): what these log-odds (N, L) tick above these thresholds (L,)."""
+        scores = sigmoid(log_odds)
+        ticked: NDArray[np.bool_] = scores > thresholds
+        if self.most_ticked is not None and self.most_ticked < len(self.tags):
+            ticked &= scores >= np.partition(scores, -self.most_ticked, axis=1)[:, [-self.most_ticked]]
+        return ticked
 
     def edits(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:
         """(N,): cost of the edits of each image where these log-odds (N, L) tick above these thresholds (L,)."""
-        return edits(sigmoid(log_odds), self.labels, thresholds, self.known, self.add_costs)
+        return edits(self.ticked(log_odds, thresholds), self.labels, 0.5, self.known, self.add_costs)
 
     def take(self, rows: Rows) -> TrainingSet:
         """The training set of some images, by index in that order or by mask."""

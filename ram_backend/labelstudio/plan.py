@@ -60,6 +60,11 @@ class Choice:
     texts: tuple[str, ...]
     label: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an admin may call it, most special first."""
+        return tuple(dict.fromkeys([" / ".join(self.path), self.value, self.label, *self.texts, self.path[-1]]))
+
 
 @dataclass(frozen=True)
 class TagControl:
@@ -109,6 +114,11 @@ class TagControl:
     def free(self) -> bool:
         """Whether it takes any tag, since it lists none."""
         return self.kind == "textarea"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the label config says about ticking; None: nothing."""
+        return {"threshold": self.threshold, "precision": self.precision, "top_k": self.top_k}
 
     @property
     def add_cost(self) -> float:

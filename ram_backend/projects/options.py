@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -89,6 +89,11 @@ class ProjectOptions(BaseModel):
 
     def __hash__(self) -> int:
         return hash((self.tags, self.threshold, self.top_k, self.precision, self.add_cost))
+
+    def threshold_of(self, names: Sequence[str]) -> float | None:
+        """Of a tag with these names, its own one first; a precision is the threshold that promises it."""
+        everywhere = self.threshold if self.precision is None else self.precision
+        return next((self.per_tag[name] for name in names if name in self.per_tag), everywhere)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are given; `parse_options` reads them back."""

@@ -159,9 +159,7 @@ def _control_choices(
 ) -> ControlChoices:
     """The choices that remain after the admin's tags, their texts and thresholds."""
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
-    chosen = [
-        choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in _names(choice))
-    ]
+    chosen = [choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in choice.names)]
     texts: dict[str, int] = {}
     columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
     least = unpromised(bundle, list(texts)) if options.precision is not None else {}
@@ -188,7 +186,7 @@ def remarks(plan: LabelPlan, project: Project) -> list[str]:
     if any(control.free or control.dynamic is not None for control in plan.tag_controls):
         return found  # their choices are any text, or come with each task
     options = project.options()
-    names = {name for control in plan.tag_controls for choice in control.choices for name in _names(choice)}
+    names = {name for control in plan.tag_controls for choice in control.choices for name in choice.names}
     folded = {name.casefold() for name in names}
     unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
     unknown += [name for name in options.per_tag if name not in names]
@@ -214,7 +212,7 @@ def promises(config: ResolvedConfig) -> list[str]:
             continue
         reasons = {text: reason for text, (reason, _) in unpromised(config.bundle, scored.texts).items()}
         for choice in scored.choices:
-            if any(name in options.per_tag for name in _names(choice)):
+            if any(name in options.per_tag for name in choice.names):
                 reasons |= dict.fromkeys(choice.texts, "a threshold of their own")
         found.append(
             f"{ticks}: promised, on photos like those that bundle {config.bundle.name!r} was calibrated"
@@ -230,7 +228,7 @@ def promises(config: ResolvedConfig) -> list[str]:
 
 def _attributes(control: TagControl) -> ProjectOptions:
     """What the label config says about a control."""
-    return ProjectOptions(threshold=control.threshold, precision=control.precision, top_k=control.top_k)
+    return ProjectOptions(**control.attributes)
 
 
 def _free_choices(
@@ -238,23 +236,16 @@ def _free_choices(
 ) -> tuple[Choice, ...]:
     """The admin's tags, or else all of the vocabulary, less what other controls of the same image offer."""
     others = [each for each in plan.tag_controls if each.to_name == control.to_name and not each.free]
-    taken = {name.casefold() for each in others for choice in each.choices for name in _names(choice)}
+    taken = {name.casefold() for each in others for choice in each.choices for name in choice.names}
     names = model.bundle.vocabulary.names if options.tags is None else options.tags
     lines = dict.fromkeys(as_line(name) for name in names)
     return tuple(free_choice(line) for line in lines if line is not None and line.casefold() not in taken)
 
 
-def _names(choice: Choice) -> tuple[str, ...]:
-    """What an admin may call a choice, most special first."""
-    return tuple(dict.fromkeys([" / ".join(choice.path), choice.value, choice.label, *choice.texts, choice.path[-1]]))
-
-
 def _threshold(choice: Choice, options: ProjectOptions, least: Mapping[str, tuple[str, float]]) -> float | None:
-    name = next((name for name in _names(choice) if name in options.per_tag), None)
-    if name is not None:
-        return options.per_tag[name]
-    if options.precision is None:
-        return options.threshold
+    found = options.threshold_of(choice.names)
+    if options.precision is None or any(name in options.per_tag for name in choice.names):
+        return found
     return max([options.precision, *(float(f"{least[text][1]:.6g}") for text in choice.texts if text in least)])
 
 

@@ -123,8 +123,9 @@ class RecalibrationTrainer:
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, both scales, and whether tags of similar meaning share what
-    they learn, are settled on scores of images that were left out.
+    Ridge strength, scales, and whether tags of similar meaning share what they
+    learn, are settled on scores of images that were left out; where their
+    common scale is not above 0, there is no proposal.
 
     Attributes:
         strengths: ridge penalties to choose from.
@@ -135,7 +136,9 @@ class RidgeTrainer:
     sharing: bool | None = None
     name: str = "residual"
 
-    def fit(self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress) -> Candidate:
+    def fit(
+        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
+    ) -> Candidate | None:
         """As `Trainer` says; nothing here is random."""
         counts = pair_weights(training_set.labels, training_set.weights)
         slope, offset = _curve(training_set, counts)
@@ -158,6 +161,8 @@ class RidgeTrainer:
             ridge = spectrum.ridge(mixed, groups, best.params["strength"])
             lending = _trial(training_set, counts, ridge, learned, {**best.params, "sharing": True})
             best = lending if self.sharing else max((best, lending), key=_likelihood)
+        if self.sharing is None and (best.common is None or best.common.coefficients[0] <= 0):
+            return None
         mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
         learned_ridge = best.ridge.scaled(mixture.residual_scale)
         bias = learned_ridge.bias + mixture.offset + offset

@@ -152,6 +152,7 @@ def build_training_set(
         pairs = zip(subset.names, thresholds, strict=True)
         thresholds = np.array([learned.get(name, threshold) for name, threshold in pairs], dtype=np.float32)
     costs = np.array([gathered.add_costs.get(name, 1.0) for name in subset.names], dtype=np.float32)
+    fixed = np.array([gathered.fixed_thresholds.get(name, np.nan) for name in subset.names], dtype=np.float32)
     labels, weights = to_matrix(images.labels, subset.names)
     if subset.calibration.fitted:
         ticked = np.array(
@@ -172,8 +173,10 @@ def build_training_set(
         content=images.content,
         phash=images.phash,
         base_thresholds=subset.thresholds,
-        incumbent_thresholds=cost_thresholds(thresholds, costs),
+        incumbent_thresholds=np.where(np.isnan(fixed), cost_thresholds(thresholds, costs), fixed),
         add_costs=costs,
+        fixed_thresholds=fixed,
+        most_ticked=gathered.most_ticked,
         calibrated=subset.calibration.fitted,
         embeddings=tag_embeddings(scorer.bundle, subset),
     )

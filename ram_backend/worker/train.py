@@ -187,12 +187,22 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
         is_tuning_wanted(scorer.settings, len(training_set)),
         training_set.tags,
         training_set.content,
+        training_set.most_ticked,
         scorer.bundle.digest,
         None if incumbent is None else incumbent.digest,
         __version__,
     ]
     basis = hashlib.sha256(json.dumps(identity).encode())
-    for name in ("base", "incumbent", "labels", "weights", "phash", "base_thresholds", "add_costs"):
+    for name in (
+        "base",
+        "incumbent",
+        "labels",
+        "weights",
+        "phash",
+        "base_thresholds",
+        "incumbent_thresholds",
+        "add_costs",
+    ):
         basis.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
     return basis.hexdigest()
 

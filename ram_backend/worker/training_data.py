@@ -26,6 +26,7 @@ from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network
+from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
@@ -44,6 +45,8 @@ class Gathered:
     Labels are one per image with a statement, as far as its place is known.
     Notes are for people, one sentence each. Annotators are users by annotation;
     `add_costs` is what it costs to add a tag, in removed ticks.
+    `fixed_thresholds` are an admin's. At most `most_ticked` tags are ticked per
+    image, by all controls together; None: any number.
     """
 
     labels: Sequence[TaskLabels]
@@ -52,6 +55,8 @@ class Gathered:
     fingerprint: Fingerprint
     annotators: Mapping[int, int | None]
     add_costs: Mapping[str, float]
+    fixed_thresholds: Mapping[str, float]
+    most_ticked: int | None
     notes: tuple[str, ...]
 
 
@@ -99,13 +104,19 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")
-    set_cost, costs = project.options().add_cost, dict[str, float]()
+    costs, fixed, limits = dict[str, float](), dict[str, float | None](), list[int | None]()
     for control in plan.tag_controls:
-        cost = control.add_cost if set_cost is None else set_cost
-        costs |= dict.fromkeys((text for choice in control.choices for text in choice.texts), cost)
+        options = project.options(ProjectOptions(**control.attributes))
+        cost = control.add_cost if options.add_cost is None else options.add_cost
+        for choice in control.choices:
+            costs |= dict.fromkeys(choice.texts, cost)
+            fixed |= dict.fromkeys(choice.texts, options.threshold_of(choice.names))
+        most = [1 if control.single else None, options.top_k, control.max_usages]
+        limits.append(min((each for each in most if each is not None), default=None))
     texts = list(costs)
     for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
         texts += candidates.tags
+    fixed = {text: options.threshold_of([text]) for text in texts} | fixed
     return Gathered(
         labels=with_place,
         tags=tuple(dict.fromkeys(text for text in texts if text.strip())),
@@ -113,6 +124,8 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         fingerprint=ledger.fingerprint(key, up_to=last_event),
         annotators={each.stated.id: each.stated.completed_by for each in annotations},
         add_costs=dict.fromkeys(texts, cost) | costs,
+        fixed_thresholds={text: value for text, value in fixed.items() if value is not None},
+        most_ticked=None if None in limits else sum(each for each in limits if each is not None),
         notes=tuple(notes),
     )
 

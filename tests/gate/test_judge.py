@@ -162,6 +162,16 @@ def test_a_hint_of_a_gain_needs_data() -> None:
     assert "not certain yet" in hint.reason
 
 
+def test_the_verdict_counts_wrong_ticks_that_vanish_and_right_ones_that_are_new() -> None:
+    scores, labels = scored(images=200)
+    candidate = scores.copy()
+    candidate[:, 2], candidate[:, 5] = -9, 9  # never ticked, always ticked
+    figures = judged(scores, candidate, labels).figures
+    assert figures["vanished.tag 2"] == ((scores[:, 2] > 0) & ~labels[:, 2]).sum()
+    assert figures["found.tag 5"] == ((scores[:, 5] <= 0) & labels[:, 5]).sum()
+    assert {name for name in figures if name.startswith(("vanished.", "found."))} == {"vanished.tag 2", "found.tag 5"}
+
+
 def test_an_added_tag_counts_by_its_cost() -> None:
     scores, labels = scored(images=200)
     training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
@@ -169,6 +179,24 @@ def test_an_added_tag_counts_by_its_cost() -> None:
         costly = dataclasses.replace(training_set, add_costs=np.full(8, cost, dtype=np.float32))
         verdict = judge_candidate(costly, np.arange(200), np.arange(200) % 5, scores)
         assert verdict.accepted == accepted
+
+
+def test_fixed_thresholds_and_a_limit_of_ticks_are_judged_as_they_tick() -> None:
+    scores, labels = scored(images=200)
+    better = scores + 2 * labels
+    training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
+    never = np.full(8, 0.99999, dtype=np.float32)
+    fixed = dataclasses.replace(training_set, fixed_thresholds=never, incumbent_thresholds=never)
+    verdict = judge_candidate(fixed, np.arange(200), np.arange(200) % 5, better)
+    assert verdict.figures["edits_candidate"] == verdict.figures["edits_incumbent"] == labels.sum(axis=1).mean()
+    own = dataclasses.replace(training_set, fixed_thresholds=np.full(8, np.nan, dtype=np.float32))
+    assert own.thresholds.tolist() == training_set.thresholds.tolist()
+    one = dataclasses.replace(training_set, most_ticked=1)
+    ticked = np.zeros_like(labels)
+    ticked[np.arange(200), better.argmax(axis=1)] = better.max(axis=1) > 0
+    expected = (ticked != labels).sum(axis=1).mean()
+    verdict = judge_candidate(one, np.arange(200), np.arange(200) % 5, better)
+    assert verdict.figures["edits_candidate"] == pytest.approx(expected)
 
 
 def test_fewer_edits_at_the_cost_of_the_ranking_are_rejected() -> None:

@@ -18,6 +18,7 @@ from ram_backend.feedback.events import FeedbackEvent
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import image_key
 from ram_backend.gate.judge import Verdict
+from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.project import Setup
@@ -119,6 +120,27 @@ def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings, queue: JobQ
     assert [(record.name, record.outcome) for record in corrected.versions.list(KEY)] == [("v0001", "reject")]
     corrected.correct(13)
     assert corrected.train().message.startswith("v0002")
+
+
+def test_what_an_admin_ticks_is_what_is_judged(corrected: Trainings) -> None:
+    params = {"threshold": 0.9, "per_tag": {"red": 0.2}, "top_k": 1}
+    setup = Setup.read(KEY, label_config=CONFIG, access_token="t", extra_params=params)
+    ProjectTable(corrected.database).apply(setup)
+    corrected.gate(REJECT)
+    judged: list[TrainingSet] = []
+
+    def judge(training_set: TrainingSet, *_: object, **__: object) -> Verdict:
+        judged.append(training_set)
+        return REJECT
+
+    corrected.patch.setattr(training_job, "judge_candidate", judge)
+    corrected.train()
+    (found,) = judged
+    assert dict(zip(found.tags, found.thresholds, strict=True)) == pytest.approx(
+        {"red": 0.2, "green": 0.9, "blue": 0.9}
+    )
+    assert found.incumbent_thresholds == pytest.approx(found.thresholds)
+    assert found.most_ticked == 1
 
 
 def weights_change(project: Trainings) -> None:
