@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
-    decoder = decoder_of(chosen.bundle)
+    decoder: Any = decoder_of(chosen.bundle)
     states, prompt = torch.randn(1, TAG_WORDS, decoder.config.hidden_size), torch.tensor([[30522, 1037, 3861, 1997]])
     words: list[float] = []
 
@@ -71,7 +72,8 @@ def main() -> None:
 
     ratios, growth = [], []
     with torch.inference_mode():
-        ours(), theirs()
+        ours()
+        theirs()
         for _ in range(chosen.runs):
             words.clear()
             seconds = []

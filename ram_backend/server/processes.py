@@ -92,7 +92,7 @@ class WorkerProcesses:
                 raise NotAvailable(CLOSING)
             if self._pool is None:
                 spawn, limit = multiprocessing.get_context("spawn"), BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
-                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=[limit])
+                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=(limit,))
             return self._pool
 
     def _done(self) -> None:
