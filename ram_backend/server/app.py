@@ -65,6 +65,7 @@ def create_app(settings: Settings, *, jobs: JobService | None = None, model: Mod
         description="Image tags with a confidence each, for Label Studio.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # the address of a redirect would have the request's Host
     )
     app.include_router(routes)
     app.state.bodies = BodyReader(settings.max_body_bytes, settings.request_seconds)

@@ -103,7 +103,13 @@ def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -
 
 @pytest.mark.parametrize(
     ("token", "remedy"),
-    [(None, "LABEL_STUDIO_API_KEY"), ("", "LABEL_STUDIO_API_KEY"), ("b2" * 20, "legacy.*off by default")],
+    [
+        (None, "LABEL_STUDIO_API_KEY"),
+        ("", "LABEL_STUDIO_API_KEY"),
+        ("b2" * 20, "legacy.*off by default"),
+        (f"a.{'W1tb' * 20_000}.c", "personal access token no more"),  # a JWT with 60,000 opening brackets
+    ],
+    ids=["none", "empty", "legacy", "nested JWT"],
 )
 def test_a_login_that_is_missing_or_refused(studio: FakeLabelStudio, token: str | None, remedy: str) -> None:
     with pytest.raises(LabelStudioUnauthorized, match=remedy) as caught:

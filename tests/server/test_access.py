@@ -63,6 +63,13 @@ def test_a_secret_without_a_login_guards_webhooks_alone(start: Start) -> None:
     assert client.get("/versions").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/webhook/", "/predict/", "/health/"])
+def test_a_slash_more_redirects_nowhere(start: Start, path: str) -> None:
+    client = start(host="0.0.0.0")
+    answer = client.request("GET" if path == "/health/" else "POST", path, headers={"Host": "evil"}, json={})
+    assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
 @pytest.mark.parametrize("announced", [True, False])
 def test_bodies_have_a_limit(start: Start, announced: bool) -> None:
     client = start(max_body_bytes=1000)
