@@ -19,6 +19,7 @@ from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
 from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import parse_options
+from ram_backend.projects.project import Pin
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary.label_system import load_label_system
@@ -27,7 +28,7 @@ XML_FILE = "give an XML file with --label-config, such as those in label_configs
 
 
 def connect(
-    project: Annotated[int, typer.Option("--project", min=1, help="Number of the project in Label Studio.")],
+    project: Annotated[int, typer.Argument(min=1, metavar="PROJECT", help="Number of the project in Label Studio.")],
     url: Annotated[
         str | None, typer.Option("--url", help="Backend, as Label Studio sees it (default: this host's).")
     ] = None,
@@ -45,7 +46,7 @@ def connect(
 ) -> None:
     """Connect a project with a running `ram-backend serve`: label config, backend, webhook with its secret, live order.
 
-    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, and keeps them in the
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, once, and keeps them in the
     database, so that the server and its workers may fetch from there;
     RAM_WEBHOOK_SECRET, or BASIC_AUTH_USER and BASIC_AUTH_PASS, as the server
     has them. Asking again changes nothing that is right already.
@@ -61,21 +62,25 @@ def connect(
         by_uncertainty=uncertain_first,
         replace_others=replace,
     )
-    label_studio = _label_studio(settings)
-    host, table = instance_of(label_studio.base_url), ProjectTable(open_migrated(settings))
-    _trust(table, host, (settings.label_studio_api_key or "").strip())
+    table = ProjectTable(open_migrated(settings))
+    label_studio, token = _label_studio(settings, table.changes().pin)
+    host = instance_of(label_studio.base_url)
+    _trust(table, host, token)
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
     _warn_of_other_addresses(table, host, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
-    out.print(f"Predictions for all tasks at once: ram-backend prelabel --project {project}", markup=False)
+    out.print(f"Predictions for all tasks at once: ram-backend prelabel {project}", markup=False)
 
 
 def _report(what: str, found: str, changed: bool) -> None:
     out.print(f"{'changed' if changed else 'ok     '}  {what}: {found}", markup=False)
 
 
-def _label_studio(settings: Settings) -> LabelStudio:
+def _label_studio(settings: Settings, pin: Pin | None) -> tuple[LabelStudio, str]:
+    """The Label Studio of the settings, or the pinned one with its token."""
     url, token = ((value or "").strip() for value in (settings.label_studio_url, settings.label_studio_api_key))
+    if pin is not None and pin.token and url in ("", pin.host):
+        url, token = pin.host, token or pin.token
     named = {"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": token}
     if missing := [name for name, value in named.items() if not value]:
         raise SettingsError(
@@ -85,7 +90,7 @@ def _label_studio(settings: Settings) -> LabelStudio:
     found = open_label_studio(settings, url, token)
     found.version()
     found.whoami()
-    return found
+    return found, token
 
 
 def _trust(table: ProjectTable, host: str, token: str) -> None:

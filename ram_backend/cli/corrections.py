@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ram_backend.cli.opening import OpenProject, ProjectOption, open_project
+from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
 from ram_backend.console.figures import count_edits, count_tags
 from ram_backend.feedback.captions import caption_corrections
@@ -32,7 +32,7 @@ _STATES: tuple[State, ...] = ("confirmed", "added", "removed")
 
 @app.command("list")
 def list_(
-    project: ProjectOption,
+    project: ProjectArgument,
     task: Annotated[int | None, typer.Option(help="Only those of this task.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, the latest.")] = 50,
     as_json: JsonLines = False,
@@ -64,7 +64,7 @@ def list_(
 
 @app.command()
 def stats(
-    project: ProjectOption,
+    project: ProjectArgument,
     top: Annotated[int | None, typer.Option(min=1, help="Only the tags with the most statements.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -123,7 +123,7 @@ def stats(
 
 @app.command()
 def export(
-    project: ProjectOption,
+    project: ProjectArgument,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
     ] = None,
@@ -150,7 +150,7 @@ def export(
 
 
 @app.command("reconcile")
-def reconcile_(project: ProjectOption, as_json: AsJson = False) -> None:
+def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     opened = open_project(project)
     api = ProjectApi(label_studio_of(opened.settings, opened.project, pin=opened.pin), opened.key.id)

@@ -6,7 +6,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from ram_backend import __version__
 from ram_backend.cli.opening import existing_database
-from ram_backend.cli.output import out
+from ram_backend.cli.output import JsonLines, out, print_json
 from ram_backend.database.engine import Database
 from ram_backend.errors import (
     DatabaseUnavailable,
@@ -69,7 +70,7 @@ TOKEN = "make a personal access token (Account & Settings in Label Studio), and 
 START_WORKER = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
 
 
-def doctor() -> None:
+def doctor(as_json: JsonLines = False) -> None:
     """Say what is there (bundles, device, disk, database, workers, Label Studio) and what to do about what is missing.
 
     Each step between Label Studio and this backend is looked at from both
@@ -78,14 +79,21 @@ def doctor() -> None:
     Exit status 1 where something is set up but does not work.
     """
     findings = list(examine(load_settings()))
+    if as_json:
+        print_json(*(asdict(each) for each in findings))
+    else:
+        _print(findings)
+    if any(each.state is State.bad for each in findings):
+        raise typer.Exit(1)
+
+
+def _print(findings: Sequence[Finding]) -> None:
     table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
     colours = {State.ok: "green", State.note: "yellow", State.bad: "red"}
     for each in findings:
         found = f"{each.found}\n-> {each.remedy}" if each.remedy else each.found
         table.add_row(Text(each.state, style=colours[each.state]), Text(each.what), Text(found))
     out.print(table, soft_wrap=False)
-    if any(each.state is State.bad for each in findings):
-        raise typer.Exit(1)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -283,7 +291,7 @@ def check_projects(settings: Settings) -> Iterator[Finding]:
         return  # a finding about the database says so
     changes = None if database is None else ProjectTable(database).changes()
     if changes is None or not changes.projects:
-        remedy = "ram-backend connect --project NUMBER --url BACKEND, or Settings > Model in Label Studio"
+        remedy = "ram-backend connect PROJECT --url BACKEND, or Settings > Model in Label Studio"
         yield Finding("projects", State.note, "none has been connected yet", remedy)
         return
     latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.status import Status
 
-from ram_backend.cli.opening import OpenProject, ProjectArgument, ProjectOption, open_project
-from ram_backend.cli.output import JsonLines, notes, print_json
+from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
+from ram_backend.cli.output import JsonLines, notes, print_json, progress
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable
 from ram_backend.settings import load_settings
@@ -23,17 +22,12 @@ if TYPE_CHECKING:
     from ram_backend.jobs.queue import JobQueue
 
 LOOK_S = 0.5
-NEWS_S = 5.0
-"""Seconds between two lines of progress where no terminal shows it."""
-
 UNTAKEN_S = 15.0
 """A job that is waiting longer than this probably has no worker."""
 
 
 def jobs(
-    project: Annotated[
-        str | None, typer.Option(help="Only of this project: its number, or as `project list` writes it.")
-    ] = None,
+    project: Annotated[str | None, typer.Argument(metavar="PROJECT", help="Only of this project.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
     as_json: JsonLines = False,
 ) -> None:
@@ -42,17 +36,17 @@ def jobs(
 
     opened = None if project is None else open_project(project)
     database = opened.database if opened else open_migrated(load_settings())
-    rows = [job.to_json() for job in JobQueue(database).jobs(opened.key if opened else None, limit=limit)]
+    found = JobQueue(database).jobs(opened.key if opened else None, limit=limit)
     if as_json:
-        print_json(*rows)
+        print_json(*(job.to_json() for job in found))
         return
-    if not rows:
+    if not found:
         typer.echo("No jobs yet: press Start Training in Label Studio, or use `ram-backend train PROJECT`.")
-    for row in rows:
-        requested = f"{row['requested_at'][:19].replace('T', ' ')}, {row['reason']}"
-        typer.echo(f"{row['job'][:8]}  {row['kind']} of project {row['project']}: {progress_of(row)}  ({requested})")
-        if row["message"]:
-            typer.echo(f"    {row['message']}")
+    for job in found:
+        requested = f"{job.requested_at:%Y-%m-%d %H:%M:%S}, {job.reason}"
+        typer.echo(f"{job.short}  {job.kind} of project {job.key}: {progress_of(job)}  ({requested})")
+        if job.message:
+            typer.echo(f"    {job.message}")
 
 
 def train(
@@ -64,7 +58,7 @@ def train(
     opened = open_project(project)
     request = opened.jobs.train(opened.key, reason)
     known = "is queued" if request.is_new else f"was {request.job.state} already"
-    typer.echo(f"Training of project {opened.key} {known} as job {request.job.id}.")
+    typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
     if not wait:
         return
     warn_at = time.monotonic() + UNTAKEN_S
@@ -72,7 +66,7 @@ def train(
 
         def show(job: Job) -> None:
             nonlocal warn_at
-            status.update(progress_of(job.to_json()))
+            status.update(progress_of(job))
             if job.attempt == 0 and time.monotonic() > warn_at:
                 warn_at = math.inf
                 notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
@@ -83,7 +77,7 @@ def train(
 
 
 def prelabel(
-    project: ProjectOption,
+    project: ProjectArgument,
     everything: Annotated[bool, typer.Option("--all", help="All tasks, those with annotations, too.")] = False,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tasks without any annotation (default).")] = False,
     retry_failed: Annotated[
@@ -117,7 +111,7 @@ def prelabel(
         return
     known = "is queued" if request.is_new else f"was {job.state} already, and does this as well,"
     typer.echo(
-        f"Pre-labelling of project {opened.key} {known} as job {job.id}. `ram-backend jobs` shows how far it is."
+        f"Pre-labelling of project {opened.key} {known} as job {job.short}. `ram-backend jobs` shows how far it is."
     )
 
 
@@ -129,19 +123,21 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     queue = opened.jobs.queue
     run = partial(work, gives_way=False)
 
+    def update(stage: str, step: int, steps: int) -> None:
+        show(f"{stage} {step:,}/{steps:,}" if steps else stage)
+
     def step(job: Job) -> None:
         if job.state == "requested":
-            carry_out(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=progress.update)
+            carry_out(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=update)
             job = queue.get(job_id) or job
         else:
             queue.expire()
         if job.is_open:
-            text = progress_of(job.to_json())
-            progress.show(f"{text}: {job.message}" if job.message else text)
+            text = progress_of(job)
+            show(f"{text}: {job.message}" if job.message else text)
             time.sleep(LOOK_S)
 
-    with notes.status("Looking for tasks") as status:
-        progress = _Progress(status)
+    with progress("Looking for tasks") as show:
         job = _follow(queue, job_id, step)
     typer.echo(job.message)
     result = job.result or {}
@@ -149,24 +145,6 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     if tasks and took:
         by = "" if job.worker == worker_name(os.getpid()) else ", by a worker"
         typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{by}.")
-
-
-class _Progress:
-    """Progress of a job: in a terminal one line, elsewhere a line every few seconds."""
-
-    def __init__(self, status: Status) -> None:
-        self._status = status
-        self._printed = ("", 0.0)
-
-    def update(self, stage: str, step: int, steps: int) -> None:
-        self.show(f"{stage} {step:,}/{steps:,}" if steps else stage)
-
-    def show(self, text: str) -> None:
-        if notes.is_terminal:
-            self._status.update(text)
-        elif text != self._printed[0] and time.monotonic() - self._printed[1] > NEWS_S:
-            self._printed = text, time.monotonic()
-            notes.print(text, markup=False)
 
 
 def _follow(queue: JobQueue, job_id: str, step: Callable[[Job], None]) -> Job:
@@ -178,20 +156,19 @@ def _follow(queue: JobQueue, job_id: str, step: Callable[[Job], None]) -> Job:
     while True:
         job = queue.get(job_id)
         if job is None:
-            raise NotAvailable(f"Job {job_id} is gone from the database: ask again.")
+            raise NotAvailable(f"Job {job_id[:8]} is gone from the database: ask again.")
         if job.state == "failed":
-            raise NotAvailable(f"Job {job_id} failed: {job.message}")
+            raise NotAvailable(f"Job {job.short} failed: {job.message}")
         if not job.is_open:
             return job
         step(job)
 
 
-def progress_of(job: Mapping[str, Any]) -> str:
+def progress_of(job: Job) -> str:
     """State, verdict, or stage and step, in a few words."""
-    if job["state"] == "requested":
-        return "waiting for a worker" if job["attempt"] == 0 else f"waiting after attempt {job['attempt']}"
-    if job["state"] != "running":
-        verdict = job["verdict"]
-        return f"{job['state']}: {verdict.replace('_', ' ')}" if verdict else str(job["state"])
-    stage = str(job["stage"] or "beginning")
-    return f"{stage} {job['step']}/{job['steps']}" if job["steps"] else stage
+    if job.state == "requested":
+        return f"waiting after attempt {job.attempt}" if job.attempt else "waiting for a worker"
+    if job.state != "running":
+        return f"{job.state}: {job.verdict.replace('_', ' ')}" if job.verdict else job.state
+    stage = job.stage or "beginning"
+    return f"{stage} {job.step}/{job.steps}" if job.steps else stage

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 import typer
+from typer.core import TyperArgument, TyperOption
 
 from ram_backend import __version__
 from ram_backend.cli import bundles, corrections, engine, project, versions, vocabulary
@@ -18,11 +20,16 @@ from ram_backend.cli.studio import studio
 from ram_backend.cli.tag import demo, tag
 from ram_backend.errors import RamError
 
+_TYPES = {
+    "str": "TEXT", "list[str]": "TEXT", "path": "PATH", "list[path]": "PATH", "int": "NUMBER", "float": "NUMBER",
+    "bool": "",
+}  # fmt: skip
+
 app = typer.Typer(
     name="ram-backend",
     help="Tags photos with the Recognize Anything Model: thousands of tags, and any further one from its text.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, studio, doctor):
@@ -46,9 +53,22 @@ def _root(
     pass
 
 
+def _name_types() -> None:
+    """In the help, types of values are in words: NUMBER for `<int range>`, nothing for a flag."""
+    for kind in (TyperOption, TyperArgument):
+        if original := getattr(kind, "display_type", None):  # older releases have words of their own
+
+            def named(self: object, context: object, original: Callable[..., str] = original) -> str:
+                label = str(original(self, context))
+                return _TYPES.get(label.strip("<>").removesuffix(" range"), label)
+
+            setattr(kind, "display_type", named)  # noqa: B010
+
+
 def main() -> None:
     """Runs the command; a RamError becomes one line on standard error and exit status 1."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime from 1.29 on sends usage data by default
+    _name_types()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them
     try:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _PROJECT = "Number of the project in Label Studio, or as `project list` writes it."
 ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT)]
-ProjectOption = Annotated[str, typer.Option("--project", "-p", help=_PROJECT, show_default=False)]
 BundleOption = Annotated[str | None, typer.Option(help="Name of the bundle (default: RAM_BUNDLE, else starter).")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto (default: RAM_DEVICE, else auto).")]
 
@@ -85,7 +84,7 @@ def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
         names = tags.split(",")
     else:
         return None
-    names = [name.strip() for name in names if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
         raise VocabularyError(f"No tags in {'--tags' if tags is not None else tags_file}: name at least one.")
     return names

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -20,6 +22,9 @@ out = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
+NEWS_S = 5.0
+"""Seconds between two lines of progress where no terminal shows it."""
+
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -48,6 +53,23 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     out.print(table)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that shows how far it is: in a terminal in one line, elsewhere in one every few seconds."""
+    printed, at = "", -math.inf
+
+    def show(news: str) -> None:
+        nonlocal printed, at
+        if notes.is_terminal:
+            status.update(Text(news))
+        elif news != printed and time.monotonic() - at > NEWS_S:
+            printed, at = news, time.monotonic()
+            notes.print(news, markup=False)
+
+    with notes.status(Text(text)) as status:
+        yield show
 
 
 def read_text(path: Path, expected: str) -> str:

@@ -9,16 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from ram_backend.cli.opening import ProjectArgument, listed_tags, open_project
+from ram_backend.cli.opening import OpenProject, ProjectArgument, listed_tags, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
 from ram_backend.labelstudio.client import connect_command
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Pin, Project, connection_of
 from ram_backend.projects.table import ProjectTable
+from ram_backend.server.resolved_config import attributes, promises, remarks, resolve_config, unknown_choices
 from ram_backend.settings import Settings, load_settings
+from ram_backend.versions.table import VersionTable
 
 _PER_TAG = re.compile(r"(.*\S.*)=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", re.IGNORECASE | re.DOTALL)
 
@@ -39,6 +43,7 @@ def set_(
     add_cost: Annotated[
         float | None, typer.Option(help="What adding a missing tag costs, in removed ticks: 0.01 to 100.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also tags that the label config doesn't have.")] = False,
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.
 
@@ -56,8 +61,10 @@ def set_(
     if all(value is None for value in given.values()):
         options = "--tags, --tags-file, --threshold, --per-tag, --top-k, --precision or --add-cost"
         raise InputError(f"Nothing to set: give {options}.")
-    new = parse_options(given, source="ram-backend project set")
-    _set_options(project, lambda old: merge(new, old))
+    new, opened = parse_options(given, source="project set"), open_project(project)
+    if not force and (plan := _plan(opened.project)) and (unknown := unknown_choices(plan, new)):
+        raise InputError(f"No choice of the label config is called {unknown}; --force sets it nevertheless.")
+    _set_options(opened, lambda old: merge(new, old))
 
 
 @app.command()
@@ -88,22 +95,30 @@ def unset(
             raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {known}).")
         per_tag = {name: value for name, value in old.per_tag.items() if name not in names}
         rest = {key: value for key, value in old.to_json().items() if not flags.get(key)}
-        return parse_options({**rest, "per_tag": per_tag}, source="ram-backend project unset")
+        return parse_options({**rest, "per_tag": per_tag}, source="project unset")
 
-    _set_options(project, without)
+    _set_options(open_project(project), without)
 
 
 @app.command()
 def show(project: ProjectArgument, as_json: AsJson = False) -> None:
-    """Show what is known of a project, what was set, and what holds."""
+    """Show what is known of a project, what is in force and from where, what is served, and what comes next."""
     opened = open_project(project)
     facts = _facts(opened.project, opened.pin, opened.settings)
+    served = VersionTable(opened.database).served(opened.key)
+    facts |= {
+        "in_force": _in_force(opened.project, opened.settings.bundle),
+        "served": f"{served.name}, pinned" if served.pinned else served.name,
+        "corrections": f"{opened.jobs.pending(opened.key)} changed, {opened.jobs.next_training(opened.key)}",
+    }
     notes = {"precision": _promises(opened.project, opened.settings), "remarks": _remarks(opened.project)}
     facts |= {name: lines for name, lines in notes.items() if lines}
     if as_json:
         print_json(facts, indent=1)
-    else:
-        print_facts({name.replace("_", " "): _text(value) for name, value in facts.items()})
+        return
+    facts["in_force"] = [f"{each['option']} {_short(each['value'])}  ({each['from']})" for each in facts["in_force"]]
+    del facts["holds"]
+    print_facts({name.replace("_", " "): _text(value) for name, value in facts.items()})
 
 
 @app.command("list")
@@ -150,16 +165,16 @@ def pin_host(
         typer.echo(f"No project is from there so far: they are from {known}. The address has to be the one they name.")
 
 
-def _set_options(project: str, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:
+def _set_options(opened: OpenProject, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:
     """Changes what `set` has set, and prints what holds then."""
-    opened = open_project(project)
     changed = ProjectTable(opened.database).set_options(opened.key, edit)
     typer.echo(f"Project {changed.key}: set {_text(changed.set_options.to_json())}.")
     if changed.extra_params:
         typer.echo(f"Stronger, from the extra params of its connection: {_text(changed.extra_params.to_json())}.")
     for remark in _remarks(changed):
         typer.echo(remark)
-    typer.echo("It holds from the next time on that Label Studio asks for predictions.")
+    number = opened.key.id
+    typer.echo(f"It holds for new predictions: `ram-backend prelabel {number}` or Retrieve Predictions makes some.")
 
 
 def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
@@ -192,11 +207,38 @@ def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, A
     }
 
 
+def _plan(project: Project) -> LabelPlan | None:
+    """The label config; None: there is none yet, or it can't be read."""
+    try:
+        return parse_label_config(project.label_config) if project.label_config else None
+    except RamError:
+        return None
+
+
+def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
+    """Each option in force: its value, and the layer that it comes from; strongest layers first."""
+    plan = _plan(project)
+    controls = plan.tag_controls if plan else ()
+    layers = {"extra params": project.extra_params, "project set": project.set_options}
+    found: list[dict[str, Any]] = []
+    for name, own in [(each.name, attributes(each)) for each in controls] or [("", ProjectOptions())]:
+        for option, value in project.options(own).to_json().items():
+            sources = [source for source, layer in layers.items() if option in layer.to_json()]
+            if option in own.to_json() and "extra params" not in sources:
+                sources = [f"label config, control {name}"]
+            source = " and ".join(sources) if option == "per_tag" else sources[0]
+            found.append({"option": option, "value": value, "from": source})
+    options = {each["option"] for each in found}
+    if "tags" not in options:
+        choices = "any text" if any(each.free for each in controls) else sum(len(each.choices) for each in controls)
+        found.append({"option": "tags", "value": choices, "from": "label config"})
+    if not options & {"threshold", "precision"}:
+        found.append({"option": "threshold", "value": "per tag", "from": f"what is served, else the bundle {bundle}"})
+    return [each for place, each in enumerate(found) if each not in found[:place]]
+
+
 def _remarks(project: Project) -> list[str]:
     """Effects of the label config on the set options; or why it can't be read."""
-    from ram_backend.labelstudio.label_config import parse_label_config
-    from ram_backend.server.resolved_config import remarks
-
     if not project.label_config:
         return []
     try:
@@ -207,10 +249,8 @@ def _remarks(project: Project) -> list[str]:
 
 def _promises(project: Project, settings: Settings) -> list[str]:
     """The tags for which a requested precision can be promised."""
-    from ram_backend.labelstudio.label_config import parse_label_config
     from ram_backend.models.registry import find_bundle
     from ram_backend.server.model import ModelIdentity
-    from ram_backend.server.resolved_config import promises, resolve_config
 
     requested = project.options().precision is not None or "model_min_precision" in project.label_config.lower()
     if not project.label_config or not requested:

@@ -83,13 +83,24 @@ class Service:
             last = " / ".join(line.strip() for line in self.printed().splitlines()[-_LOG_LINES:] if line.strip())
             raise NotAvailable(f"{self.name} ended by itself: {last or 'no word'}. What it printed: {self.log}")
 
-    def wait_for(self, look: Callable[[], Found | None], seconds: float = START_SECONDS) -> Found:
-        """Polls `look` until it finds something; else stops the process and raises NotAvailable."""
-        end = time.monotonic() + seconds
+    def wait_for(
+        self,
+        look: Callable[[], Found | None],
+        seconds: float = START_SECONDS,
+        show: Callable[[str], None] = lambda _: None,
+    ) -> Found:
+        """Polls `look` until it finds something; else stops the process and raises NotAvailable.
+
+        Meanwhile `show` is called with the time so far and the last line that
+        the process has printed.
+        """
+        start = time.monotonic()
         try:
             while (found := look()) is None:
                 self.check()
-                if time.monotonic() > end:
+                last = (self.printed().rstrip().rpartition("\n")[2]).strip()[:90]
+                show(f"{self.name} starts: {time.monotonic() - start:.0f} s  {last}")
+                if time.monotonic() > start + seconds:
                     raise NotAvailable(f"{self.name} is not ready after {seconds:.0f} s. What it printed: {self.log}")
                 time.sleep(_POLL_S)
         except BaseException:
@@ -151,7 +162,9 @@ def open_account(folder: Path) -> Account:
     return account
 
 
-def start_label_studio(executable: Path, folder: Path, account: Account, first_port: int) -> Server:
+def start_label_studio(
+    executable: Path, folder: Path, account: Account, first_port: int, show: Callable[[str], None] = lambda _: None
+) -> Server:
     """Starts Label Studio with that data folder, unless it runs already; returns when it answers.
 
     It listens at `first_port` or the next free one; the folder also says where
@@ -174,7 +187,7 @@ def start_label_studio(executable: Path, folder: Path, account: Account, first_p
     }
     options = ("--no-browser", "--data-dir", folder, "--internal-host", "127.0.0.1", "--port", str(port))
     service = Service("Label Studio", [executable, "start", *options], folder / "label-studio.log", environment)
-    service.wait_for(lambda: _is_ours(url, account) or None)
+    service.wait_for(lambda: _is_ours(url, account) or None, show=show)
     address.write_text(url, encoding="utf-8")
     return Server(url, service)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ram_backend.cli.connect import XML_FILE
-from ram_backend.cli.output import notes, read_text
+from ram_backend.cli.output import notes, progress, read_text
 from ram_backend.cli.servers import (
     Account,
     Server,
@@ -21,84 +22,117 @@ from ram_backend.cli.servers import (
     start_backend,
     start_label_studio,
 )
-from ram_backend.demo import photo_paths
-from ram_backend.errors import NotAvailable
+from ram_backend.database.migrate import open_migrated
+from ram_backend.demo import familiar_first
+from ram_backend.errors import InputError, NotAvailable
+from ram_backend.images.decode import find_images
 from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
+from ram_backend.projects.keys import instance_of
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
 TITLE = "RAM demo"
 WATCH_S = 1.0
 UPLOAD = 10
-"""Photos of one upload."""
+"""Photos of one upload, and of one request for predictions."""
 
 
 def studio(
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of photos for the project, when it is made (default: the 18 that ship).")
+    ] = None,
     label_studio: Annotated[
         Path, typer.Option(help="Label Studio's command, in a virtual environment of its own (`make studio` makes it).")
     ] = Path(".venv-studio/bin/label-studio"),
-    label_config: Annotated[Path, typer.Option(help="Label config of the demo project, when it is made.")] = Path(
+    label_config: Annotated[Path, typer.Option(help="Label config of the project, when it is made.")] = Path(
         "label_configs/choices_with_confidence.xml"
     ),
-    studio_port: Annotated[
+    label_studio_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Label Studio's port, or the next free one.")
     ] = 8080,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The backend's port (default: RAM_PORT, else 9090).")
     ] = None,
 ) -> None:
-    """Start a real Label Studio with a demo project, connect the backend, and fetch predictions for its photos.
+    """Start a real Label Studio, the backend and a worker, and connect a project of photos with predictions.
 
     Label Studio's data live in the data folder: starting again goes on where
-    you stopped. Ctrl-C stops all that this command has started, and nothing
-    else.
+    you stopped. Commands in another terminal, with the same RAM_DATA_DIR, know
+    this Label Studio. Ctrl-C stops all that this command has started, and
+    nothing else.
     """
     settings = load_settings(port=port)
     executable = shutil.which(label_studio) or shutil.which("label-studio")
     if executable is None:
         raise NotAvailable(f"{label_studio} is not there. `make studio` installs Label Studio and starts this command.")
     config = read_text(label_config, XML_FILE)
+    files = familiar_first() if photos is None else find_images([photos])
+    title = TITLE if photos is None else f"{TITLE}: {photos.resolve().name}"[:50]
+    if not files:
+        raise InputError(f"No photos in {photos}: name a folder that holds some.")
     folder = settings.data_dir / "label-studio"
     with ended_by_signals(), ExitStack() as started:
-        with notes.status("Starting Label Studio (its first start takes about a minute)") as status:
+        with progress("Starting Label Studio (its first start takes some minutes)") as show:
             account = open_account(folder)
-            labelling = start_label_studio(Path(executable).absolute(), folder, account, studio_port)
+            labelling = start_label_studio(Path(executable).absolute(), folder, account, label_studio_port, show)
             started.callback(labelling.stop)
-            status.update("Starting the backend")
+            show("Starting the backend and a worker")
+            ProjectTable(open_migrated(settings)).pin_host(instance_of(labelling.url), token=account.token)
             backend = running_backend(settings.port) or start_backend(
-                folder / "backend.log", settings.port, labelling.url, account.token
+                folder / "backend.log", settings.port, labelling.url, account.token, {"RAM_WORKER": "true"}
             )
             started.callback(backend.stop)
-            status.update("Connecting the demo project and tagging its photos")
             client = open_label_studio(settings, labelling.url, account.token)
-            project, predicted, photos = _fill(client, backend.url, config, settings)
-        _print_addresses(labelling, backend, account, project, f"{predicted} of {photos} photos have predictions")
+            api = _project(client, title, config, files, show)
+            predicted, tasks = _predict(api, backend.url, settings, show)
+        _print_addresses(labelling, backend, account, api.project_id, f"{predicted} of {tasks} photos have predictions")
+        typer.echo(_learning(tasks, settings))
         if not predicted:
             log = "what it printed" if backend.service is None else str(backend.service.log)
             notes.print(f"No prediction came: the backend could not read the photos; see {log}.", markup=False)
         _watch(labelling, backend)
 
 
-def _fill(label_studio: LabelStudio, backend: str, label_config: str, settings: Settings) -> tuple[int, int, int]:
-    """Makes and connects the demo project: its number, predicted tasks, tasks."""
+def _project(
+    label_studio: LabelStudio, title: str, label_config: str, photos: Sequence[Path], show: Callable[[str], None]
+) -> ProjectApi:
+    """The project of that title, made with the photos where there is none."""
     projects = label_studio.send_json("GET", "/api/projects/?page_size=1000")["results"]
-    project = next((int(each["id"]) for each in reversed(projects) if each["title"] == TITLE), None)
+    project = next((int(each["id"]) for each in reversed(projects) if each["title"] == title), None)
     if project is None:
-        body = {"title": TITLE, "label_config": label_config}
+        body = {"title": title, "label_config": label_config}
         project = int(label_studio.send_json("POST", "/api/projects/", body)["id"])
     api = ProjectApi(label_studio, project)
-    tasks = list(api.all_tasks())
-    if not tasks:
-        photos = photo_paths()
+    if next(iter(api.all_tasks()), None) is None:
         for start in range(0, len(photos), UPLOAD):
+            show(f"Importing photos: {start} of {len(photos)}")
             label_studio.upload(f"/api/projects/{project}/import", photos[start : start + UPLOAD])
-        tasks = list(api.all_tasks())
+    return api
+
+
+def _predict(api: ProjectApi, backend: str, settings: Settings, show: Callable[[str], None]) -> tuple[int, int]:
+    """Connects the project and has its photos tagged: predicted tasks, tasks."""
     login, secret = settings.basic_auth(), settings.webhook_headers()
     options = ConnectOptions(backend, login=login, secret=secret, replace_others=True)
     Provisioner(api, options, lambda *_: None).run()
-    api.retrieve([task.id for task in tasks])
-    return project, sum(bool(task.predictions) for task in api.all_tasks()), len(tasks)
+    tasks = [task.id for task in api.all_tasks()]
+    for start in range(0, len(tasks), UPLOAD):
+        show(f"Tagging photos: {start} of {len(tasks)}")
+        api.retrieve(tasks[start : start + UPLOAD])
+    return sum(bool(task.predictions) for task in api.all_tasks()), len(tasks)
+
+
+def _learning(photos: int, settings: Settings) -> str:
+    """What is missing for a first version."""
+    first = settings.train_after
+    if photos < first:
+        return (
+            f"Learning: a first version is tried at {first} corrected photos, and the project has {photos}; your own"
+            " folder, of 60 photos or more, is taken by `ram-backend studio --photos DIR`."
+        )
+    return f"Learning: a first version is tried at {first} corrected photos, or when you press Start Training."
 
 
 def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
@@ -107,12 +141,11 @@ def _print_addresses(labelling: Server, backend: Server, account: Account, proje
     typer.echo(f"  e-mail      {account.email}")
     typer.echo(f"  password    {account.password}")
     typer.echo(f"Backend       {backend.url}{'' if backend.service else ran}")
-    typer.echo(f"Demo project  {labelling.url}/projects/{project}/data  ({photos})")
-    ours = sum(server.service is not None for server in (labelling, backend))
-    stops = ("Ctrl-C ends this command alone", "Ctrl-C stops what was started", "Ctrl-C stops both")[ours]
+    typer.echo(f"Project {project:<5} {labelling.url}/projects/{project}/data  ({photos})")
     typer.echo(
-        "Next: log in there and open the demo project. A click on a photo shows its tags and a confidence each;"
-        f' "Label All Tasks" goes through them one by one. Settings > Model shows the backend. {stops}.'
+        "Next: log in there and open the project. A click on a photo shows its tags and a confidence each;"
+        ' "Label All Tasks" goes through them one by one, and Ctrl+Enter submits. What is learned:'
+        f" {backend.url}/. Ctrl-C stops what was started here."
     )
 
 

@@ -10,13 +10,14 @@ import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, print_facts, print_json, print_rows
-from ram_backend.errors import VersionDamaged, VersionRefused
+from ram_backend.errors import RamError, VersionDamaged, VersionRefused
+from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.versions.diff import NUMBERS, TagChange, compare
 from ram_backend.versions.directory import Version, open_version, version_path
 from ram_backend.versions.records import BASE, Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
-app = typer.Typer(help="Versions of a project: list, show, diff, rollback, pin, unpin.", no_args_is_help=True)
+app = typer.Typer(help="Versions of a project: list, show, diff, activate, rollback, pin, unpin.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help='Such as v0003, or "base" for the bundle without any version.')]
 
@@ -114,17 +115,19 @@ def rollback(
 ) -> None:
     """Serve an earlier version, or the bundle's base, from now on; nothing replaces it until `unpin`."""
     opened, table = _open(project)
-    key, before = opened.key, table.served(opened.key)
-    name = version
-    if name is None:
-        if before.version is None:
-            raise VersionRefused(f"Project {key} is served the bundle's base, and there is nothing before it.")
-        lineage = table.get(key, before.version).lineage
-        name = (lineage.parent if lineage is not None else None) or BASE
-    served, job = opened.jobs.roll_back(key, name)
-    typer.echo(f"Project {key} is served {served.name} instead of {before.name}, and pinned to it.")
-    if job is not None:
-        typer.echo(f"A worker brings Label Studio's predictions up to date (job {job.id}).")
+    if version is None:
+        served = table.served(opened.key)
+        if served.version is None:
+            raise VersionRefused(f"Project {opened.key} is served the bundle's base, and there is nothing before it.")
+        lineage = table.get(opened.key, served.version).lineage
+        version = (lineage.parent if lineage is not None else None) or BASE
+    _serve(opened, table, version)
+
+
+@app.command()
+def activate(project: ProjectArgument, version: Name) -> None:
+    """Serve this version from now on, also a later one than is served; nothing replaces it until `unpin`."""
+    _serve(*_open(project), version)
 
 
 @app.command()
@@ -139,6 +142,19 @@ def unpin(project: ProjectArgument) -> None:
     """Let new versions be served again; what is served stays until one is accepted."""
     opened, table = _open(project)
     typer.echo(f"Project {opened.key} is not pinned any more; it is served {table.unpin(opened.key).name}.")
+
+
+def _serve(opened: OpenProject, table: VersionTable, name: str) -> None:
+    before = table.served(opened.key)
+    served, job = opened.jobs.roll_back(opened.key, name)
+    typer.echo(f"Project {opened.key} is served {served.name} instead of {before.name}, and pinned to it.")
+    try:
+        parse_label_config(opened.project.label_config)
+    except RamError as error:
+        typer.echo(f"No prediction follows: {error}")
+        return
+    if job is not None:
+        typer.echo(f"A worker brings Label Studio's predictions up to date (job {job.short}).")
 
 
 def _open(project: str) -> tuple[OpenProject, VersionTable]:

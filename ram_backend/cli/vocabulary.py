@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from rich.table import Table
 
 from ram_backend.cli.opening import BundleOption
-from ram_backend.cli.output import check_folder_of, written_whole
+from ram_backend.cli.output import JsonLines, check_folder_of, print_json, written_whole
 from ram_backend.cli.output import out as console
 from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
@@ -33,21 +34,22 @@ app = typer.Typer(help="Look into a bundle's tags, and build the label system of
 def find(
     texts: Annotated[list[str], typer.Argument(help='Words, e.g. "dogs" or "T-Shirt".')],
     bundle: BundleOption = None,
+    as_json: JsonLines = False,
 ) -> None:
     """Say as which tag of a bundle each text is scored; exit status 1 where one is new to it."""
     settings = load_settings(bundle=bundle)
     vocabulary = find_bundle(settings.bundle, settings.bundles_dir).vocabulary
-    table = Table("text", "tag", "category", "synonyms", "broader", "threshold", "sources")
-    rows = vocabulary.resolve(texts)
-    for text, row in zip(texts, rows, strict=True):
-        if row is None:
-            table.add_row(text, "(new: scored from its text)", "", "", "", "", "")
-            continue
-        tag = vocabulary[row]
-        lists = (", ".join(tag.synonyms), ", ".join(tag.hypernyms), f"{tag.threshold:.2f}", ", ".join(tag.sources))
-        table.add_row(text, tag.name, tag.category, *lists)
-    console.print(table, soft_wrap=False)
-    if None in rows:
+    tags = [None if row is None else vocabulary[row] for row in vocabulary.resolve(texts)]
+    if as_json:
+        print_json(*({"text": text, "tag": tag and asdict(tag)} for text, tag in zip(texts, tags, strict=True)))
+    else:
+        table = Table("text", "tag", "category", "synonyms", "broader", "threshold", "sources")
+        for text, tag in zip(texts, tags, strict=True):
+            lists = () if tag is None else (", ".join(tag.synonyms), ", ".join(tag.hypernyms), f"{tag.threshold:.2f}")
+            facts = ("(new: scored from its text)",) if tag is None else (tag.name, tag.category)
+            table.add_row(text, *facts, *lists, "" if tag is None else ", ".join(tag.sources))
+        console.print(table, soft_wrap=False)
+    if None in tags:
         raise typer.Exit(1)
 
 

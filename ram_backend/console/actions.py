@@ -26,7 +26,7 @@ def train(services: Services, jobs: JobService, project: Project, given: Mapping
 def prelabel(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
     """Requests predictions for all tasks without annotations."""
     job = jobs.push(project.key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
-    return f"Predictions are queued as job {job.id[:8]}; a worker pushes them into Label Studio."
+    return f"Predictions are queued as job {job.short}; a worker pushes them into Label Studio."
 
 
 def pin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ MOST_SCANS = 100
 STRIP_PIXELS = 1_000_000
 """Pixels converted at once."""
 
+_JPEG, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT: dict[int, Image.Transpose] = {
@@ -114,7 +115,8 @@ def decode(
     _check(len(content), max_bytes, f"{name}: {len(content):,} bytes are", "RAM_MAX_IMAGE_BYTES")
     if not content:
         raise ImageUnreadable(f"{name}: the file is empty (0 bytes). Fetch or export it again.")
-    with _open(content, name) as image:
+    cut = content.startswith(_JPEG) and content.rfind(_END_OF_IMAGE) < content.rfind(_START_OF_SCAN)
+    with _open(content + _END_OF_IMAGE if cut else content, name) as image:
         (width, height), pixels = image.size, image.width * image.height
         _check(pixels, max_pixels, f"{name}: {width} x {height} are {pixels:,} pixels,", "RAM_MAX_IMAGE_PIXELS")
         if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MOST_SCANS:
@@ -123,6 +125,8 @@ def decode(
             if draft_size is not None:
                 image.draft(None, (2 * draft_size, 2 * draft_size))
             image.load()
+            if cut and _lacks_rows(image):
+                raise EOFError("a good part of its rows is missing")
             orientation = _orientation(image)
             result = _to_rgb(image, alpha)
         except MemoryError:
@@ -263,6 +267,12 @@ def _not_a_photo(content: bytes) -> str | None:
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "HEIC, which Pillow can't read: convert it to JPEG or PNG"
     return None
+
+
+def _lacks_rows(image: Image.Image) -> bool:
+    """Whether the lower tenth of a JPEG is of one colour, as libjpeg fills what is missing."""
+    values = np.asarray(image.crop((0, image.height - max(1, image.height // 10), *image.size)))
+    return bool((values == values[-1, -1]).all())
 
 
 def _orientation(image: Image.Image) -> int:

@@ -193,7 +193,7 @@ def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnr
     if isinstance(error, NameResolutionError):
         reason = "the name can't be looked up now. Check the network, or try again later"
     elif isinstance(error, SSLError):
-        reason = "no secure connection (TLS). Check its certificate"
+        reason = "no secure connection (TLS). Check its certificate; name one of your own in SSL_CERT_FILE"
     elif isinstance(error, NewConnectionError):
         reason = "takes no connection. Check that it runs, or try again later"
     elif deadline.expired or isinstance(error, TimeoutError):

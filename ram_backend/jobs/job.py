@@ -90,6 +90,11 @@ class Job(OfProject, Base):
     request: Mapped[str | None] = mapped_column(Text)
 
     @property
+    def short(self) -> str:
+        """The beginning of its id, which people read."""
+        return self.id[:8]
+
+    @property
     def is_open(self) -> bool:
         """Whether it waits or runs."""
         return self.state in OPEN

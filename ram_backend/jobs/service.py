@@ -64,11 +64,16 @@ class JobService:
         except (ProjectNotFound, ProjectPinned) as error:
             return {"message": str(error)}
         if is_new:
-            message = f"Training is queued as job {job.id}; `ram-backend jobs` and /jobs show how far it is."
+            message = f"Training is queued as job {job.short}."
         elif job.state == "requested":
-            message = f"Training was queued already, as job {job.id}."
+            message = f"Training was queued already, as job {job.short}."
         else:
-            message = f"Training is running, as job {job.id}; corrections that came since it began get another one."
+            message = f"Training is running, as job {job.short}; corrections that came since it began get another one."
+        message += (
+            f" {self.pending(job.key)} corrections have changed; by itself the project is"
+            f" {self.next_training(job.key)}. `ram-backend jobs` and the server's page show how far it is; it needs a"
+            " worker."
+        )
         return {"job": job.id, "message": message}
 
     def push(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
@@ -115,7 +120,7 @@ class JobService:
         except ProjectNotFound as error:
             return {"message": str(error)}
         message = (
-            f"{len(tasks):,} tasks were not done in time: job {job.id} goes on with them, and their predictions"
+            f"{len(tasks):,} tasks were not done in time: job {job.short} goes on with them, and their predictions"
             f" appear as they are done. `ram-backend jobs` and /jobs show how far it is; it needs a worker."
         )
         return {"job": job.id, "message": message}

@@ -318,8 +318,7 @@ def connect_command(project: int | None = None) -> str:
     """The command that makes a project's Label Studio trusted and gives it a token."""
     number = "NUMBER" if project is None else project
     return (
-        f"run `ram-backend connect --project {number}` with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY (a personal"
-        " access token)"
+        f"run `ram-backend connect {number}` with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY (a personal access token)"
     )
 
 

@@ -37,7 +37,7 @@ def diagnose(
     secret: Mapping[str, str],
 ) -> Iterator[Finding]:
     """Checks a project's settings, backends (the one that predicts first), and webhooks with their secret headers."""
-    reconnect = f"ram-backend connect --project {project}"
+    reconnect = f"ram-backend connect {project}"
     if backends:
         first = backends[0]
         reconnect_first = f"{reconnect} --url {first.url}"

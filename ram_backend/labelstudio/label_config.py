@@ -12,6 +12,7 @@ from typing import cast
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
 from ram_backend.labelstudio.plan import (
+    LATIN,
     CaptionControl,
     ConfidenceControl,
     Kind,
@@ -64,14 +65,25 @@ def parse_label_config(xml: str) -> LabelPlan:
     if not tags:
         seen = [f"Image {name!r} (${path})"[:LONGEST_NOTE] for name, path in list(images.items())[:MAX_NOTES]]
         listed = "; ".join([*seen, *notes]) or "no Image, no Choices, no Taxonomy, no Labels, no TextArea"
-        raise LabelConfigError(f"The label config has nothing to tag. Found: {listed}. {_NEEDED}.")
+        raise LabelConfigError(f"The label config has nothing to tag. Found: {listed}. {_needed(nodes, images)}.")
     confidence, captions = _confidence_controls(nodes, tags), _captions(nodes, tags)
     used = {name: path for name, path in images.items() if name in {control.to_name for control in tags}}
     return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used, captions), tuple(notes), captions)
 
 
+def _needed(nodes: Sequence[Node], images: Mapping[str, str]) -> str:
+    """What would help: to fill a control that is there, or another one."""
+    others = [node for node in nodes if node.name in _SPELLED and node.name not in _LISTS and _to_name(node, images)]
+    for node in others:
+        if not (node.get("model_tags") or node.is_true("perregion") or _shows_confidences(node)):
+            return f'Needed: model_tags="true" on {_shown(node)}, which then gets the tags, or another control'
+    return _NEEDED
+
+
 def _images(nodes: Sequence[Node], notes: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
+    if any(node.name == "repeater" for node in nodes):
+        notes.append("what is in the Repeater is left alone: pages of a task are not tagged one by one")
     for node in nodes:
         name, path = node.get("name"), _variable(node)
         if node.name == "image" and name and path:
@@ -144,6 +156,12 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     if problem or to_name is None:
         notes.append(f"{_shown(node)} is left alone: {problem}")
         return None
+    several = [each for each in _to_names(node) if each in images]
+    if len(several) > 1:
+        notes.append(f"{_shown(node)} is for {', '.join(several)}: the tags are those of {to_name} alone")
+    if foreign := [text for each in choices for text in each.texts if text.isalpha() and not LATIN.search(text)]:
+        some = ", ".join(foreign[:5])
+        notes.append(f"{_shown(node)}: {some}: the vocabulary is English: give an alias or predicted_values in it")
     if kind == "choices" and nesting != "flat":
         notes.append(
             f"{_shown(node)} has allowNested: Label Studio's strict mode takes no answer for it; prefer a Taxonomy"

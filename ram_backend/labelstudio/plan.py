@@ -39,6 +39,9 @@ MAX_OPTION_DEPTH, MAX_OPTIONS = 100, 50_000
 MAX_TEXTS = 1000
 """Most `predicted_values` of a choice."""
 
+LATIN = re.compile("[a-zA-Z\u00c0-\u024f]")
+"""Vocabularies are English: an alias is scored in place of a value without such a letter."""
+
 _STEP = re.compile(r"[^.\[\]]+")
 
 
@@ -231,7 +234,8 @@ def _nested(options: object, above: tuple[str, ...], nesting: Nesting) -> Iterat
         named = predicted.split(",", MAX_TEXTS)[:MAX_TEXTS]
         texts = tuple(dict.fromkeys(text.strip() for text in named if text.strip()))
         if nesting != "leaves" or not children or not isinstance(children, list):
-            yield Choice(result, path, texts or (label,), label)
+            scored = alias.strip() if LATIN.search(alias) and not LATIN.search(value) else label
+            yield Choice(result, path, texts or (scored,), label)
         if nesting != "flat":
             yield from _nested(children, path, nesting)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -133,7 +134,7 @@ def resolve_config(
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
-    options = {control.name: project.options(_attributes(control)) for control in plan.tag_controls}
+    options = {control.name: project.options(attributes(control)) for control in plan.tag_controls}
     controls: dict[str, ControlChoices] = {}
     for control in plan.tag_controls:
         if control.dynamic is None:
@@ -169,7 +170,7 @@ def _control_choices(
 
 
 def remarks(plan: LabelPlan, project: Project) -> list[str]:
-    """Sentences about an admin's options: which ones the label config overrules, and which fit nothing.
+    """Sentences about a label config and an admin's options: what is not filled, overruled, or fits nothing.
 
     Args:
         plan: of the project's label config.
@@ -178,22 +179,29 @@ def remarks(plan: LabelPlan, project: Project) -> list[str]:
     Returns:
         For people, one sentence each; none where there is nothing to say.
     """
-    found = [
+    found = [*plan.notes]
+    found += [
         f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
         for control in plan.tag_controls
-        if (stronger := _attributes(control).to_json())
+        if (stronger := attributes(control).to_json())
     ]
+    if unknown := unknown_choices(plan, project.options()):
+        found.append(f"No choice of the label config is called {unknown}: see how they are written there.")
+    return found
+
+
+def unknown_choices(plan: LabelPlan, options: ProjectOptions) -> str:
+    """The tags of the options that no choice is called, each with the closest one, for people; "" where all are."""
     if any(control.free or control.dynamic is not None for control in plan.tag_controls):
-        return found  # their choices are any text, or come with each task
-    options = project.options()
+        return ""  # their choices are any text, or come with each task
     names = {name for control in plan.tag_controls for choice in control.choices for name in choice.names}
     folded = {name.casefold() for name in names}
     unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
     unknown += [name for name in options.per_tag if name not in names]
-    if unknown:
-        some = _listed(list(dict.fromkeys(unknown)))
-        found.append(f"No choice of the label config is called {some}: see how they are written there.")
-    return found
+    close = {name: get_close_matches(name.casefold(), folded, n=1) for name in dict.fromkeys(unknown[:_LISTED])}
+    listed = [f"{name!r}" + (f" (did you mean {near[0]}?)" if near else "") for name, near in close.items()]
+    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+    return ", ".join(listed) + more
 
 
 def promises(config: ResolvedConfig) -> list[str]:
@@ -226,7 +234,7 @@ def promises(config: ResolvedConfig) -> list[str]:
     return found
 
 
-def _attributes(control: TagControl) -> ProjectOptions:
+def attributes(control: TagControl) -> ProjectOptions:
     """What the label config says about a control."""
     return ProjectOptions(**control.attributes)
 

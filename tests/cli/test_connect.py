@@ -10,12 +10,14 @@ from labelstudio.test_provisioning import CONFIG, OTHER
 from support import commands
 from support.label_studio import LEGACY, FakeLabelStudio
 
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectOptionsError, RamError, SettingsError
+from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
 
 def run(*arguments: object) -> str:
-    return commands.run("connect", "--project", 3, *arguments)
+    return commands.run("connect", 3, *arguments)
 
 
 @pytest.fixture
@@ -60,6 +62,10 @@ def test_address_and_token_are_needed(studio: FakeLabelStudio, monkeypatch: pyte
     monkeypatch.delenv("LABEL_STUDIO_API_KEY")
     with pytest.raises(SettingsError, match="Set LABEL_STUDIO_API_KEY"):
         run()
+    ProjectTable(open_migrated(load_settings())).pin_host(studio.url, token=LEGACY)
+    assert "connected" in run()
+    monkeypatch.delenv("LABEL_STUDIO_URL")
+    assert "ok       trust" in run(), "a terminal beside that of `studio` has neither"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ KEY = ProjectKey("http://localhost:8080", 3, CREATED)
 
 
 def run(command: str, *arguments: object) -> str:
-    return commands.run("corrections", command, "--project", 3, *arguments)
+    return commands.run("corrections", command, 3, *arguments)
 
 
 def json_lines(command: str, *arguments: object) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def test_export(said: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("command", ["list", "stats", "export", "reconcile"])
 def test_a_project_that_is_not_there(ledger: Ledger, command: str) -> None:
     with pytest.raises(ProjectNotFound, match="no project 8"):
-        commands.run("corrections", command, "--project", 8)
+        commands.run("corrections", command, 8)
 
 
 def test_reconcile() -> None:

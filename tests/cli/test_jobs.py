@@ -16,7 +16,7 @@ from support.processes import processes, wait_until
 
 from ram_backend.cli.jobs import progress_of
 from ram_backend.errors import NotAvailable
-from ram_backend.jobs.job import JobResult
+from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.queue import JobQueue
 from ram_backend.projects.keys import ProjectKey
 
@@ -44,8 +44,8 @@ def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
 def test_train_asks_once(queue: JobQueue) -> None:
     first, second = run("train", 7), run("train", 7, "--reason", "again")
     (job,) = queue.jobs()
-    assert f"is queued as job {job.id}" in first
-    assert f"was requested already as job {job.id}" in second
+    assert f"is queued as job {job.short}" in first
+    assert f"was requested already as job {job.short}" in second
     assert (job.key, job.reason) == (KEY, "asked for on the command line")
 
 
@@ -66,9 +66,9 @@ def test_jobs_are_listed(queue: JobQueue) -> None:
     assert claim is not None
     queue.heartbeat(claim, "fit", 3, 12)
     assert {row["kind"] for row in json_lines("jobs", "--json")} == {"train", "refresh"}
-    (row,) = json_lines("jobs", "--project", 7, "--json")
+    (row,) = json_lines("jobs", 7, "--json")
     assert (row["state"], row["stage"], row["step"], row["steps"]) == ("running", "fit", 3, 12)
-    assert progress_of(row) == "fit 3/12"
+    assert "fit 3/12" in run("jobs", 7)
     assert row["verdict"] is None
     queue.finish(claim, JobResult("v0001 is kept.", {"verdict": {"outcome": "needs_data"}}))
     assert [part for part in ("done: needs data", "v0001 is kept.") if part not in run("jobs")] == []
@@ -82,12 +82,11 @@ def test_jobs_are_listed(queue: JobQueue) -> None:
         ({"state": "running"}, "beginning"),
         ({"state": "running", "stage": "fit"}, "fit"),
         ({"state": "failed"}, "failed"),
-        ({"state": "done", "verdict": "accept"}, "done: accept"),
+        ({"state": "done", "result": {"verdict": {"outcome": "accept"}}}, "done: accept"),
     ],
 )
 def test_progress_in_words(changes: dict[str, object], said: str) -> None:
-    job = {"state": "", "attempt": 0, "stage": None, "step": 0, "steps": 0, "verdict": None, **changes}
-    assert progress_of(job) == said
+    assert progress_of(Job(**changes)) == said
 
 
 @pytest.mark.service

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from support import commands
@@ -18,7 +17,7 @@ from ram_backend.worker import prelabel as prelabelling
 
 
 def run(*arguments: object, project: int = 7, status: int = 0) -> str:
-    return commands.run("prelabel", "--project", project, *arguments, status=status)
+    return commands.run("prelabel", project, *arguments, status=status)
 
 
 @pytest.fixture
@@ -52,21 +51,22 @@ def test_by_a_worker(studio: FakeLabelStudio, queue: JobQueue) -> None:
     said = run("--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
     assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
-    assert job.id in said
+    assert f"as job {job.short}." in said
     assert "does this as well" in run("--background", "--retry-failed")
     assert PrelabelOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
-def test_a_worker_that_has_it_is_followed(studio: FakeLabelStudio, queue: JobQueue) -> None:
+def test_a_worker_that_has_it_is_followed(
+    studio: FakeLabelStudio, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("--background")
     claim = queue.claim(queue.jobs()[0].id, "here/1")
     assert claim is not None
 
-    def end() -> None:
-        time.sleep(0.5)
+    def end(_seconds: float) -> None:
         queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
 
-    threading.Thread(target=end).start()
+    monkeypatch.setattr("ram_backend.cli.jobs.time", SimpleNamespace(sleep=end))  # where it waits for the worker
     assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run()
 
 

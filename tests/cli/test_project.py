@@ -15,7 +15,7 @@ from ram_backend.projects.project import Pin
 from ram_backend.projects.table import ProjectTable
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
-NOT_TRUSTED = "not trusted: run `ram-backend connect --project 1`"
+NOT_TRUSTED = "not trusted: run `ram-backend connect 1`"
 SEVEN = ProjectKey(HOST, 7, 70)
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple" {}>'
@@ -44,7 +44,7 @@ def table() -> ProjectTable:
 def test_set_then_show(table: ProjectTable) -> None:
     tags = ("--tags", "cat, hot dog", "--per-tag", "cat=0.4", "--per-tag", "a=b=.3")
     said = run("set", 7, *tags, "--threshold", 0.5, "--top-k", 5)
-    assert [part for part in ("7.70@http://localhost:8080", "next time") if part not in said] == []
+    assert [part for part in ("7.70@http://localhost:8080", "ram-backend prelabel 7") if part not in said] == []
     expected = {"tags": ["cat", "hot dog"], "threshold": 0.5, "per_tag": {"cat": 0.4, "a=b": 0.3}, "top_k": 5}
     facts = shown(7)
     assert facts["set"] == facts["holds"] == expected
@@ -74,6 +74,25 @@ def test_extra_params_are_stronger_and_their_problem_is_shown(table: ProjectTabl
     assert facts["extra_params"] == {"threshold": 0.2}
     for text in (facts["extra_params_problem"], run("show", 7), run("list")):
         assert "threshold=9" in text
+
+
+def test_each_option_in_force_comes_from_a_layer(table: ProjectTable) -> None:
+    connect(SEVEN, CONFIG.format('model_score_threshold="0.3"'), extra_params={"top_k": 4, "per_tag": {"cat": 0.2}})
+    layers = {each["option"]: (each["value"], each["from"]) for each in shown(7)["in_force"]}
+    assert layers["tags"] == (3, "label config")
+    run("set", 7, "--tags", "cat,dog", "--threshold", 0.9, "--top-k", 9, "--per-tag", "dog=0.5")
+    facts = shown(7)
+    assert {each["option"]: (each["value"], each["from"]) for each in facts["in_force"]} == {
+        "tags": (["cat", "dog"], "project set"),
+        "threshold": (0.3, "label config, control tags"),
+        "top_k": (4, "extra params"),
+        "per_tag": ({"dog": 0.5, "cat": 0.2}, "extra params and project set"),
+    }
+    assert (facts["served"], facts["corrections"]) == ("base", "0 changed, trained at 30")
+    assert "threshold 0.3  (label config, control tags)" in run("show", 7)
+    run("unset", 7, "--all")
+    connect(SEVEN, CONFIG.format(""), extra_params={})
+    assert "threshold per tag  (what is served, else the bundle starter)" in run("show", 7)
 
 
 def test_list() -> None:
@@ -168,9 +187,13 @@ def test_a_precision_and_for_which_tags_it_is_promised(table: ProjectTable, star
 
 def test_what_the_label_config_makes_of_it_is_said(table: ProjectTable) -> None:
     connect(SEVEN, CONFIG.format('model_score_threshold="0.3"'))
-    said = run("set", 7, "--tags", "Cat,ct", "--per-tag", "nosuch=0.5", "--threshold", 0.9)
+    given = ("set", 7, "--tags", "Cat,ct", "--per-tag", "nosuch=0.5", "--threshold", 0.9)
+    with pytest.raises(InputError, match=r"'ct' \(did you mean cat\?\), 'nosuch'; --force"):
+        run(*given)
+    assert shown(7)["set"] == {}
+    said = run(*given, "--force")
     assert "from the label config, for 'tags': {\"threshold\": 0.3}" in said
-    assert "No choice of the label config is called 'ct', 'nosuch'" in said
+    assert "No choice of the label config is called 'ct' (did you mean cat?), 'nosuch'" in said
     assert len(shown(7)["remarks"]) == 2
     connect(SEVEN, "<View")
     assert "label config" in shown(7)["remarks"][0]

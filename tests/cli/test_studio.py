@@ -6,11 +6,14 @@ With a real Label Studio: tests/e2e/test_commands.py.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.commands import run
 from support.http_server import Reply
 from support.label_studio import LEGACY, FakeLabelStudio
@@ -25,6 +28,7 @@ from ram_backend.cli.servers import (
     running_backend,
     start_label_studio,
 )
+from ram_backend.demo import familiar_first, photo_paths
 from ram_backend.errors import InputError, NotAvailable
 from ram_backend.labelstudio.client import LabelStudio
 
@@ -71,6 +75,21 @@ def test_a_service_that_does_not_come_up_says_why(
     assert not service.alive
     with pytest.raises(NotAvailable, match="can't be started"):
         Service("It", [tmp_path / "nothing"], tmp_path / "it.log", os.environ)
+
+
+def test_progress_has_the_time_and_the_last_line(tmp_path: Path) -> None:
+    service, shown = Service("It", SLEEPS, tmp_path / "it.log", os.environ), list[str]()
+    service.wait_for(lambda: any(line.endswith("up") for line in shown) or None, 60, show=shown.append)
+    service.stop()
+    assert re.fullmatch(r"It starts: \d+ s  up", shown[-1])
+
+
+def test_the_photos_begin_with_colourful_ones() -> None:
+    photos = familiar_first()
+    assert sorted(photos) == photo_paths()
+    for photo in photos[:8]:
+        with Image.open(photo) as image:
+            assert np.ptp(np.asarray(image.convert("RGB"), np.int16), axis=2).mean() > 15, photo.name
 
 
 def test_a_taken_port_is_passed_over() -> None:
@@ -130,5 +149,7 @@ def test_the_command_says_how_to_get_label_studio(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotAvailable, match="make studio"):
         run("studio", "--label-studio", tmp_path / "none")
+    with pytest.raises(InputError, match=f"No photos in {tmp_path}"):
+        run("studio", "--label-studio", sys.executable, "--photos", tmp_path)
     with pytest.raises(InputError, match=r"none\.xml"):
         run("studio", "--label-studio", sys.executable, "--label-config", tmp_path / "none.xml")

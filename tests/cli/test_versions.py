@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import commands
+from support.jobs import CONFIG
 from support.versions import ACCEPT, REJECT, delta, lineage, write
 
 from ram_backend.database.migrate import open_migrated
@@ -34,7 +35,7 @@ def requested() -> list[tuple[ProjectKey, str]]:
 @pytest.fixture
 def table() -> VersionTable:
     """Project 7 with two accepted versions, the second one served, and a rejected one."""
-    table, folder = VersionTable(commands.connect(KEY)), load_settings().versions_dir
+    table, folder = VersionTable(commands.connect(KEY, CONFIG)), load_settings().versions_dir
     for bias, parent, verdict in ((0.0, None, ACCEPT), (1.0, "v0001", ACCEPT), (2.0, "v0002", REJECT)):
         table.record(write(folder, bias, key=KEY, parent=parent, verdict=verdict))
     table.publish(KEY, "v0001", expected=None)
@@ -113,8 +114,13 @@ def test_rollback(table: VersionTable) -> None:
     assert table.served(KEY).name == "base", "the parent of the first version"
     with pytest.raises(VersionRefused, match="nothing before it"):
         run("rollback")
-    run("rollback", "v0002")
+    assert "is served v0002 instead of base" in run("activate", "v0002")
     assert table.served(KEY).version == "v0002"
+
+
+def test_a_label_config_that_cannot_be_used_is_said(table: VersionTable) -> None:
+    commands.connect(KEY, "<View")
+    assert "No prediction follows: " in run("activate", "v0001")
 
 
 def test_rollback_to_what_may_not_be_served(table: VersionTable) -> None:

@@ -24,7 +24,7 @@ from ram_backend.versions.directory import write_version
 
 
 def test_no_project_yet(console: Console) -> None:
-    assert "ram-backend connect --project 1" in console.text("/")
+    assert "ram-backend connect 1" in console.text("/")
 
 
 def test_the_list_of_projects(corrected: Console) -> None:

@@ -161,7 +161,7 @@ def test_from_the_folder_alone_to_a_restart_with_other_ports(services: Services)
     services.wait_until_healthy()
 
     backend = "http://backend.internal:9090"
-    connected = services.command("connect", "--project", "3", "--url", backend)
+    connected = services.command("connect", "3", "--url", backend)
     assert connected.returncode == 0, connected.stdout + connected.stderr
     (hook,) = studio.hooks
     assert hook["headers"] == {"X-RAM-Webhook-Secret": services.variables["RAM_WEBHOOK_SECRET"]}

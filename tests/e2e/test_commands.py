@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -76,12 +77,23 @@ def test_make_studio_fills_a_project_and_ctrl_c_stops_what_it_started(
     environment = {"RAM_DATA_DIR": str(folder), "RAM_PORT": "19290"}
     for _ in range(2):
         with Shown(command, environment, folder / "printed.log") as running:
-            running.wait_for(r"^Next: log in")
+            running.wait_for(r"^Learning: a first version is tried at 30 corrected photos, and the project has 18")
             assert f"{label_studio.url}  (ran already, and goes on running)" in running.text
             assert account.password in running.text
             assert f"({len(photo_paths())} of {len(photo_paths())} photos have predictions)" in running.text
             backend = running.wait_for(r"^Backend +(http://\S+)$")[1]
             assert is_up(backend)
+            said = subprocess.run(
+                [sys.executable, "-m", "ram_backend", "doctor", "--json"],
+                env={**os.environ, "RAM_DATA_DIR": str(folder)},
+                capture_output=True,
+                text=True,
+                check=False,
+            ).stdout
+            findings = {each["what"]: each for each in map(json.loads, said.splitlines())}
+            assert findings["workers"]["state"] == "ok"
+            bad = [each for name, each in findings.items() if name.startswith("project") and each["state"] == "bad"]
+            assert bad == []
             running.end(signal.SIGINT)
             assert "Traceback" not in running.text
         assert not is_up(backend)

@@ -160,6 +160,6 @@ def add(studio: StudioPage, control: TagControl, tag: str) -> None:
 
 def correction(installation: Installation, project: int) -> dict[str, Any]:
     """What `ram-backend corrections list` says about the only annotation of a project."""
-    wait_until(lambda: installation.rows("corrections", "list", "--project", str(project)))
-    (row,) = installation.rows("corrections", "list", "--project", str(project))
+    wait_until(lambda: installation.rows("corrections", "list", str(project)))
+    (row,) = installation.rows("corrections", "list", str(project))
     return row

@@ -65,7 +65,7 @@ class Backend(NamedTuple):
 
     def jobs(self, project: int) -> list[dict[str, Any]]:
         """Training jobs of a project."""
-        return [job for job in self.installation.rows("jobs", "--project", str(project)) if job["kind"] == "train"]
+        return [job for job in self.installation.rows("jobs", str(project)) if job["kind"] == "train"]
 
     def trained(self, project: int, known: int) -> dict[str, Any]:
         """The training job that comes after that many known ones, when it is done."""
@@ -235,5 +235,5 @@ def test_random_corrections_are_refused_and_the_reason_can_be_read(
     job = backend.trained(project.id, 0)
     assert job["verdict"] == "reject"
     assert "unrelated to the images" in job["message"]
-    assert "unrelated to the images" in backend.installation.run("jobs", "--project", str(project.id))
+    assert "unrelated to the images" in backend.installation.run("jobs", str(project.id))
     assert project.version == first

@@ -51,7 +51,7 @@ def predicted(api: StudioApi, project: int) -> int:
 
 
 def test_connected_by_one_command(api: StudioApi, commands: Installation, project: int) -> None:
-    said = commands.run("connect", "--project", str(project), "--url", commands.server.url, "--uncertain-first")
+    said = commands.run("connect", str(project), "--url", commands.server.url, "--uncertain-first")
     assert "connected" in said
     (backend,) = api.call("GET", "/api/ml", params={"project": project})
     (webhook,) = api.call("GET", "/api/webhooks/", params={"project": project})
@@ -60,7 +60,7 @@ def test_connected_by_one_command(api: StudioApi, commands: Installation, projec
     assert state["model_version"] == backend["title"] == backend["model_version"]
     assert state["sampling"] == "Uncertainty sampling"
     assert webhook["headers"] == {"X-RAM-Webhook-Secret": SECRET}
-    again = commands.run("connect", "--project", str(project), "--url", commands.server.url, "--uncertain-first")
+    again = commands.run("connect", str(project), "--url", commands.server.url, "--uncertain-first")
     assert "changed" not in again
     report = commands.run("doctor")
     assert "registered, with its secret" in report
@@ -70,16 +70,16 @@ def test_connected_by_one_command(api: StudioApi, commands: Installation, projec
 def test_killed_twice_each_task_has_one_prediction(api: StudioApi, commands: Installation, project: int) -> None:
     version = api.backends(project)[0].model_version
     for goal in (TASKS // 8, TASKS * 2 // 5):
-        process = commands.begin("prelabel", "--project", str(project))
+        process = commands.begin("prelabel", str(project))
         wait_until(lambda least=goal: predicted(api, project) >= least, 600)
         assert process.poll() is None, process.communicate()[0]
         process.kill()
         process.communicate()
         assert predicted(api, project) < TASKS
-    said = commands.run("prelabel", "--project", str(project))
+    said = commands.run("prelabel", str(project))
     assert f"predictions of {version}" in said.replace("prediction of", "predictions of")
     assert versions(api, project) == {(version,): TASKS}
-    assert "Nothing to do" in commands.run("prelabel", "--project", str(project), "--all")
+    assert "Nothing to do" in commands.run("prelabel", str(project), "--all")
 
 
 def test_the_most_uncertain_task_comes_first(api: StudioApi, commands: Installation, project: int) -> None:
@@ -92,12 +92,12 @@ def test_the_most_uncertain_task_comes_first(api: StudioApi, commands: Installat
 def test_images_that_could_not_be_had_are_tried_again(api: StudioApi, commands: Installation, project: int) -> None:
     """A task whose image is none has an empty prediction; asked again it is replaced, and stays one."""
     api.call("POST", f"/api/projects/{project}/import", json=[{"image": "data:image/png;base64,AAAA"}])
-    said = commands.run("prelabel", "--project", str(project))
+    said = commands.run("prelabel", str(project))
     assert "empty, for their images could not be had" in said
     task = max(api.tasks(project), key=lambda each: int(each["id"]))
     (first,) = task["predictions"]
     assert (first["result"], first["score"]) == ([], 1.0)
-    commands.run("prelabel", "--project", str(project), "--retry-failed")
+    commands.run("prelabel", str(project), "--retry-failed")
     (second,) = api.call("GET", f"/api/tasks/{task['id']}")["predictions"]
     assert second["id"] != first["id"]
     assert set(versions(api, project).values()) == {TASKS + 1}

@@ -11,7 +11,7 @@ from ram_backend.labelstudio.diagnosis import Finding, diagnose
 from ram_backend.labelstudio.records import ConnectedBackend, ProjectSettings, Webhook
 
 URL = "http://backend:9090"
-RECONNECT = f"ram-backend connect --project 3 --url {URL}"
+RECONNECT = f"ram-backend connect 3 --url {URL}"
 SECRET = {"X-RAM-Webhook-Secret": "hush"}
 BACKEND = {"id": 4, "url": URL, "title": "starter-1", "model_version": "starter-1"}
 EVENTS = {"is_active": True, "send_payload": True, "send_for_all_actions": True}
@@ -42,7 +42,7 @@ def backend(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "what", "state", "reason", "remedy"),
     [
-        ({"backends": []}, "backend", "bad", "none on record", "ram-backend connect --project 3"),
+        ({"backends": []}, "backend", "bad", "none on record", "ram-backend connect 3"),
         ({"backends": []}, "leftover webhooks", "note", URL, "--replace"),
         (backend(state="DI"), "backend", "bad", "can't reach", "see that it runs"),
         (backend(state="DI", url="http://localhost:9090"), "backend", "bad", "", "host.docker.internal"),

@@ -141,11 +141,30 @@ UNUSABLE = [
         (LABELS + '<Rectangle name="where" toName="other"/>', ("no <Rectangle>",)),
         (AREA.format("a", "") + AREA.format("b", ""), ("'a', 'b'",)),
         ('<PolygonLabels name="b" toName="image"/>', ("Image 'image' ($image)", "<Choices", "<Taxonomy")),
+        (choices(attributes='perRegion="true"') + BOXES.format(""), ('model_tags="true" on RectangleLabels',)),
     ],
 )
 def test_what_cannot_be_used_is_named(inside: str, words: tuple[str, ...]) -> None:
     message = refusal(IMAGE, inside)
     assert [word for word in words if word not in message] == []
+
+
+def test_a_value_in_another_script_is_scored_by_its_english_alias() -> None:
+    found = plan(IMAGE, choices(inside='<Choice value="狗" alias="dog"/><Choice value="猫"/><Choice value="chien"/>'))
+    assert [each.texts for each in found.tag_controls[0].choices] == [("dog",), ("猫",), ("chien",)]
+    (note,) = found.notes
+    assert "猫" in note
+    assert "English" in note
+
+
+def test_what_is_not_filled_is_said() -> None:
+    more = (
+        '<Image name="other" value="$other"/><Choices name="both" toName="image,other"><Choice value="cat"/></Choices>'
+    )
+    (note,) = plan(IMAGE, more).notes
+    assert "is for image, other: the tags are those of image alone" in note
+    pages = '<Repeater on="$pages"><Image name="p{{idx}}" value="$pages[{{idx}}].url"/></Repeater>'
+    assert any("Repeater" in note for note in plan(IMAGE, choices(), pages).notes)
 
 
 def test_an_image_that_is_no_variable_is_named() -> None:
