@@ -86,7 +86,7 @@ def test_what_is_shown_and_corrected_is_read_back(
     assert row["model_version"] == prediction["model_version"]
     assert row["usable"]
     if trip.caption is not None:
-        lines = installation.run("corrections", "export", "--project", str(project)).splitlines()
+        lines = installation.run("corrections", "export", str(project)).splitlines()
         (exported,) = [json.loads(line) for line in lines if line.startswith("{")]
         (caption,) = exported["captions"]
         assert (caption["shown"], caption["text"], caption["state"]) == (was_written, trip.caption, "edited")
