@@ -36,6 +36,9 @@ MAY_DIFFER = {
 ROUNDING = 1e-4
 """Calibrated scores are rounded to six digits after tokens were rounded to float16."""
 
+FEW_DRAWS = 5e-4
+"""A p-value is a share of 5,000 draws: a last bit of a score decides ties among them."""
+
 
 def assert_as_recorded(name: str, found: Any, tolerance: float = ROUNDING) -> None:
     after = json.loads(json.dumps(found))
@@ -103,7 +106,7 @@ def test_small_networks_give_the_same_logits(kind: str) -> None:
 def test_the_gate_gives_the_same_verdicts() -> None:
     found = [adapter.gate_round(*each) for each in cases.ROUNDS]
     assert {each["outcome"] for each in found} == {"accept", "reject"}
-    assert_as_recorded("verdicts", found)
+    assert_as_recorded("verdicts", found, FEW_DRAWS)
 
 
 def test_the_comparison_finds_what_differs() -> None:
