@@ -102,8 +102,8 @@ def test_the_sqlite_file_is_private_logged_ahead_and_checks_references(tmp_path:
     ("url", "said"),
     [
         ("mysql://root:secret@host/name", "'mysql' can't be used"),
-        ("no url, secret", "no database URL"),
-        ("postgresql://user:secret@host:port/name", "no database URL"),
+        ("no url, secret", "not a database URL"),
+        ("postgresql://user:secret@host:port/name", "not a database URL"),
         ("postgresql+asyncpg://user:secret@host/name", "can't be used"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
