@@ -132,7 +132,9 @@ class _Request:
         config, found = self.snapshot.config, [dict[str, Boxes]() for _ in images]
         for control in config.plan.tag_controls:
             tagger = self.snapshot.taggers.get(control.name) if control.boxes else None
-            for place, tokens in _tokens(images, control.to_name).items() if tagger else ():
+            if tagger is None:
+                continue
+            for place, tokens in _tokens(images, control.to_name).items():
                 choices = scored[place].get(control.name, ())
                 kept, _ = tick(control, choices, config.options[control.name].top_k)
                 work = partial(_located, tagger, kept, tokens)
