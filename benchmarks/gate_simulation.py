@@ -367,7 +367,7 @@ def pools(data: Path, name: str, settings: Settings, threads: int) -> tuple[Trai
         found = tuple(frozen(asked.without_tokens(photos.rows(split)), slope, offset) for split in ("val", "test"))
         cached.parent.mkdir(parents=True, exist_ok=True)
         cached.write_bytes(pickle.dumps(found))
-    return pickle.loads(cached.read_bytes())  # type: ignore[no-any-return]
+    return pickle.loads(cached.read_bytes())
 
 
 def main() -> None:
