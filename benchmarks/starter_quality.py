@@ -1,4 +1,4 @@
-"""Measures the starter on labelled photos: every number that its model card and the README name.
+"""Measures the starter on labelled photos as `ram-backend eval` does: the table of its model card and docs/quality.md.
 
     python benchmarks/starter_quality.py --data DIR [--split test] [--unseen] [--write-card]
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from ram_backend.images.decode import decode
-from ram_backend.metrics import calibration_error, edits, f1, mean_average_precision, precision_at_k
+from ram_backend.evaluation.evaluate import Candidate, evaluate
+from ram_backend.evaluation.labels import LabelSet
+from ram_backend.evaluation.leaks import bundle_training_images
+from ram_backend.evaluation.readers import read_labels
 from ram_backend.models.bundle import open_bundle
 from ram_backend.models.network import load_network
 from ram_backend.models.starter.install import PACKAGED, install_starter
@@ -26,55 +26,39 @@ from ram_backend.settings import load_settings
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import Tagger
 from starter.card import MEASURED
-from starter.data import label_matrix, read_set, set_tags
 
 SETS = ("coco_objects", "flickr8k_tags")
 FOLDS, FOLD_SEED = 5, 2024
+COLUMNS = {
+    "edits per photo": "edits_per_image",
+    "of an empty form": "edits_of_an_empty_form",
+    "mAP": "mAP",
+    "micro F1": "micro_f1",
+    "macro F1": "macro_f1",
+    "precision": "micro_precision",
+    "precision@5": "precision_at_5",
+    "calibration error": "ece",
+}
 
 
-def measure(bundle_dir: Path, data: Path, name: str, split: str, threads: int) -> dict[str, float]:
-    """All numbers of one set."""
-    logits, scores, thresholds, labels, known = scored(bundle_dir, data, name, split, set_tags(data, name), threads)
-    on = (scores > thresholds) & known
-    return {
-        "edits per photo": float(edits(scores, labels, thresholds, known).mean()),
-        "of an empty form": float((labels & known).sum(axis=1).mean()),
-        "mAP": mean_average_precision(logits, labels, known),
-        "micro F1": f1(scores, labels, thresholds, known),
-        "macro F1": f1(scores, labels, thresholds, known, average="macro"),
-        "precision": float((on & labels).sum() / max(1, on.sum())),
-        "precision@5": precision_at_k(scores, labels, known, 5),
-        "calibration error": calibration_error(scores, labels, known),
-    }
+def labelled(data: Path, name: str, split: str) -> LabelSet:
+    return read_labels(data / name / "labels.jsonl").of_split(split)
 
 
-def scored(
-    bundle_dir: Path, data: Path, name: str, split: str, tags: Sequence[str], threads: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Logits, scores, thresholds, labels and known of a set's photos, through the product's own path."""
+def evaluated(bundle_dir: Path, data: Path, labels: LabelSet, tags: list[str], threads: int) -> dict[str, Any]:
+    """What `ram-backend eval` says of a bundle and these tags."""
     bundle = open_bundle(bundle_dir)
     tagger = Tagger(bundle, load_network(bundle, threads=threads), resolve_subset(bundle, tags))
-    photos = read_set(data, name, split)
-    found = [tagger.tag([_decode(photo.path) for photo in photos[at : at + 16]]) for at in range(0, len(photos), 16)]
-    labels, known = label_matrix(photos, tags)
-    return (
-        np.concatenate([part.logits for part in found]),
-        np.concatenate([part.scores for part in found]),
-        tagger.thresholds,
-        labels,
-        known,
-    )
-
-
-def _decode(path: Path) -> Image.Image:
-    return decode(path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)[0]
+    candidate = Candidate(bundle.name, tagger, bundle_training_images(bundle))
+    return evaluate(labels, data / labels.name / "images", tags, [candidate], load_settings(threads=threads))
 
 
 def measure_unseen(data: Path, split: str, cache: Path, threads: int) -> dict[str, float]:
     """MAP of tags that a build didn't see: mean over five folds, by set."""
     from starter.build import build_starter
 
-    tags = sorted({tag for name in SETS for tag in set_tags(data, name)})
+    sets = [labelled(data, name, split) for name in SETS]
+    tags = sorted({tag for labels in sets for tag in labels.tags})
     fold_of = dict(zip(tags, np.random.default_rng(FOLD_SEED).permutation(len(tags)) % FOLDS, strict=True))
     results: dict[str, list[float]] = {name: [] for name in SETS}
     for fold in range(FOLDS):
@@ -84,10 +68,9 @@ def measure_unseen(data: Path, split: str, cache: Path, threads: int) -> dict[st
                 data, Path(scratch) / "source", leave_out_tags=held, calibrated=False, cache=cache, threads=threads
             )
             bundle = install_starter(Path(scratch), source=source, name="unseen")
-            for name in SETS:
-                chosen = [tag for tag in set_tags(data, name) if tag in held]
-                logits, _, _, labels, known = scored(bundle, data, name, split, chosen, threads)
-                results[name].append(mean_average_precision(logits, labels, known))
+            for labels in sets:
+                chosen = [tag for tag in labels.tags if tag in held]
+                results[labels.name].append(evaluated(bundle, data, labels, chosen, threads)["mAP"] or np.nan)
         print(f"fold {fold + 1}: " + ", ".join(f"{name} {results[name][-1]:.3f}" for name in SETS), flush=True)
     return {name: float(np.nanmean(values)) for name, values in results.items()}
 
@@ -105,9 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = install_starter(Path(scratch), source=chosen.source, name="measured")
         for name in SETS:
-            numbers = measure(bundle, chosen.data, name, chosen.split, chosen.threads)
-            lines = lines or [f"| set | {' | '.join(numbers)} |", "| --- |" + " --- |" * len(numbers)]
-            lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in numbers.values()) + " |")
+            labels = labelled(chosen.data, name, chosen.split)
+            found = evaluated(bundle, chosen.data, labels, list(labels.tags), chosen.threads)
+            lines = lines or [f"| set | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
+            lines.append(f"| {name} | " + " | ".join(f"{found[key]:.3f}" for key in COLUMNS.values()) + " |")
     print("\n".join(lines), flush=True)
     if chosen.unseen:
         unseen = measure_unseen(

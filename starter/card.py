@@ -30,7 +30,8 @@ new installation tags at once; RAM, RAM++ and Tag2Text are stronger.
 
 {photos}
 
-Train splits only. The photos themselves are in no file of this project; `training_images.txt` lists the sha256 of each.
+Train splits only. The photos themselves are in no file of this project; `training_images.txt` lists sha256 and
+perceptual hash of each.
 Their terms: COCO annotations CC BY 4.0, photos under their authors' Flickr licences (many non-commercial); Flickr8k and
 ImageNet for non-commercial research and education. The encoder's own weights come from ImageNet, too. Whoever must keep
 clear of such data builds the starter again from other sets:

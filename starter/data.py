@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.images.decode import decode
+from ram_backend.images.hashing import perceptual_hash
 from ram_backend.vocabulary.caption_parser import CaptionParser
 from ram_backend.vocabulary.tags import Vocabulary
 
@@ -58,6 +60,11 @@ class LabelledPhoto:
     def sha256(self) -> str:
         """Of the file's bytes."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def perceptual_hash(self) -> int:
+        """Of the decoded photo, as the product computes it."""
+        image, _ = decode(self.path, exif_orientation=True, alpha="white", max_pixels=10**8, max_bytes=10**8)
+        return perceptual_hash(image)
 
 
 def read_set(data: Path, name: str, split: str | None = None) -> list[LabelledPhoto]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.models.bundle import file_sha256
+from ram_backend.models.bundle import TRAINING_IMAGES, file_sha256
 from ram_backend.models.calibration import NEUTRAL
 from ram_backend.models.starter.install import DESCRIPTION, HEAD_WEIGHTS
 from ram_backend.vocabulary.tags import Vocabulary
@@ -65,8 +65,10 @@ def write_source(
     slope, offset = (curves.slope, curves.offset) if curves else (ones, zeros)
     save_file({"slope": slope, "offset": offset}, out / "calibration.safetensors")
     Vocabulary(replace(tag, threshold=NEUTRAL) for tag in inputs.vocabulary).save(out / "vocabulary.json")
-    sums = sorted({photo.sha256() for photo in inputs.photos})
-    (out / "training_images.txt").write_text("\n".join(sums) + "\n", encoding="utf-8")
+    hashes = {photo.sha256(): photo.perceptual_hash() for photo in inputs.photos}
+    sums = sorted(hashes)
+    lines = [f"{each} {hashes[each]:016x}\n" for each in sums]
+    (out / TRAINING_IMAGES).write_text("".join(lines), encoding="utf-8")
     description = {
         "format": 1,
         "architecture": {

@@ -14,6 +14,7 @@ from ram_backend import __version__
 from ram_backend.cli import bundles, corrections, engine, project, versions, vocabulary
 from ram_backend.cli.connect import connect
 from ram_backend.cli.doctor import doctor
+from ram_backend.cli.eval import eval_
 from ram_backend.cli.jobs import jobs, prelabel, train
 from ram_backend.cli.serve import serve, worker
 from ram_backend.cli.studio import studio
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, studio, doctor):
     app.command()(command)
+app.command("eval")(eval_)
 for room in (bundles, vocabulary, project, corrections, versions, engine):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 

@@ -13,13 +13,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ram_backend.errors import InputError
-from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming, read_lines
+from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming
+from ram_backend.vocabulary.tags import read_text
 
 
 def read_coco(path: Path) -> LabelSet:
     """COCO's instances file: every category of the file is a tag, and images without objects count."""
     with naming(str(path), "COCO's instances (images, annotations, categories)"):
-        content: Any = json.loads("\n".join(read_lines(path)))
+        content: Any = json.loads(read_text(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         files = {each["id"]: str(each["file_name"]) for each in content["images"]}
         found: dict[Any, set[str]] = {image: set() for image in files}
@@ -84,4 +85,4 @@ def read_voc(folder: Path) -> LabelSet:
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    return csv.reader(read_lines(path))
+    return csv.reader(read_text(path).splitlines())

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ram_backend.errors import InputError
-
-FORMATS = (
-    "JSON lines (.jsonl), RAM's *_annots.txt, COCO instances (.json), OpenImages image labels (.csv), or a folder of"
-    " VOC annotations (.xml)"
-)
+from ram_backend.vocabulary.tags import first_error
 
 
 @dataclass(frozen=True)
@@ -91,19 +87,12 @@ class LabelSet:
         return labels, known
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file in UTF-8; InputError where it can't be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"{path} can't be read ({reason}). Give {FORMATS}.") from None
-
-
 @contextmanager
 def naming(place: str, what: str) -> Iterator[None]:
     """Turns what malformed content raises inside into an InputError that names the place and `what` is expected."""
     try:
         yield
+    except ValidationError as error:
+        raise InputError(f"{place}: not {what} ({first_error(error)}). Repair or remove it.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"{place}: not {what} ({type(error).__name__}: {error}). Repair or remove it.") from None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import BaseModel, Field
+
 from ram_backend.errors import InputError
 from ram_backend.evaluation.detection_formats import read_coco, read_open_images, read_voc
-from ram_backend.evaluation.labels import FORMATS, LabelledImage, LabelSet, naming, read_lines
+from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming
+from ram_backend.vocabulary.tags import read_text
+
+FORMATS = (
+    "JSON lines (.jsonl), RAM's *_annots.txt, COCO instances (.json), OpenImages image labels (.csv), or a folder of"
+    " VOC annotations (.xml)"
+)
 
 
 def read_labels(path: Path) -> LabelSet:
@@ -33,23 +40,25 @@ def read_labels(path: Path) -> LabelSet:
     return labels
 
 
+class _Line(BaseModel):
+    """Of our JSON lines: `maybe` is unknown; with `absent` all else is unknown, too."""
+
+    file: str = Field(min_length=1)
+    tags: list[str]
+    maybe: list[str] = []
+    absent: list[str] | None = None
+    split: str | None = None
+
+
 def _read_json_lines(path: Path) -> LabelSet:
-    """One object a line: `file`, `tags`, and optionally `split`, `maybe` (unknown) and `absent` (all else unknown)."""
     images = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        with naming(f"{path}, line {number}", 'an object with "file" and "tags"'):
-            entry = json.loads(line)
-            images.append(
-                LabelledImage(
-                    file=_text(entry["file"]),
-                    positives=_texts(entry["tags"]),
-                    unknown=_texts(entry.get("maybe", [])),
-                    negatives=_texts(entry["absent"]) if "absent" in entry else None,
-                    split=entry.get("split"),
-                )
-            )
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            with naming(f"{path}, line {number}", 'an object with "file" and "tags"'):
+                entry = _Line.model_validate_json(line)
+            absent = None if entry.absent is None else frozenset(entry.absent)
+            marks = (frozenset(entry.tags), frozenset(entry.maybe), absent)
+            images.append(LabelledImage(entry.file, *marks, entry.split))
     found = {tag for image in images for tag in (*image.positives, *(image.negatives or ()))}
     return LabelSet(path.parent.name or path.name, tuple(images), tuple(sorted(found)))
 
@@ -62,17 +71,17 @@ def _read_ram(path: Path) -> LabelSet:
     with `NAME_tagidlist.txt` and `tag2text_ori_tag_list.txt`.
     """
     if path.name.endswith("_idannots.txt"):
-        names = read_lines(path.with_name("tag2text_ori_tag_list.txt"))
-        listed = read_lines(path.with_name(path.name.replace("_idannots", "_tagidlist")))
+        names = read_text(path.with_name("tag2text_ori_tag_list.txt")).splitlines()
+        listed = read_text(path.with_name(path.name.replace("_idannots", "_tagidlist"))).splitlines()
         with naming(str(path.with_name(path.name.replace("_idannots", "_tagidlist"))), "a list of ids of Tag2Text's"):
             tags = [names[_place(each)] for each in listed]
     elif path.name.endswith("_annots.txt"):
-        tags = names = read_lines(path.with_name(path.name.replace("_annots", "_taglist")))
+        tags = names = read_text(path.with_name(path.name.replace("_annots", "_taglist"))).splitlines()
     else:
         raise InputError(f"{path}: RAM's annotation files are called NAME_annots.txt or NAME_idannots.txt.")
     by_id = path.name.endswith("_idannots.txt")
     known, images = set(tags), []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         file, _, rest = line.partition(",")
         with naming(f"{path}, line {number}", "an image and its tags"):
             if Path(file).suffix:
@@ -94,15 +103,3 @@ def _place(text: str) -> int:
     if place < 0:
         raise ValueError(f"{place} is below 0")
     return place
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _texts(values: object) -> frozenset[str]:
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r} is no list")
-    return frozenset(map(_text, values))

@@ -6,6 +6,7 @@
     vocabulary.json                the tags, with their thresholds
     calibration.safetensors        optional, see `calibration.py`
     captioner.safetensors          the captioner's weights by their official names; tagging never reads it
+    training_images.txt            optional: sha256 and perceptual hash of each image that it learned from, a line each
 
 What is in a bundle never changes: another model is another bundle.
 """
@@ -35,6 +36,7 @@ MANIFEST = "bundle.json"
 NETWORK = "network.safetensors"
 CAPTIONER = "captioner.safetensors"
 VOCABULARY = "vocabulary.json"
+TRAINING_IMAGES = "training_images.txt"
 STARTER = "starter"
 """Name of the bundle that installs itself."""
 WAIT_S = 600.0

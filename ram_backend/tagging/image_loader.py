@@ -47,7 +47,8 @@ class LoadedImage:
 
     Attributes:
         sha256: of the file's bytes, in hex.
-        phash: 64-bit perceptual hash; 0 where the loader has no cache.
+        phash: 64-bit perceptual hash; 0 where the loader has no cache and
+            doesn't hash.
         size: (width, height) in pixels, upright.
         tokens: (T, D) float32 where they were cached; None where the image has
             to be encoded.
@@ -68,11 +69,12 @@ class ImageLoader:
         preprocessing: the bundle's.
         encoder_id: the network's.
         cache: of image tokens, rounded to `TOKEN_DTYPE`; None: tokens are
-            neither kept nor rounded, and images are not hashed perceptually.
+            neither kept nor rounded.
         max_pixels: limit for width x height (RAM_MAX_IMAGE_PIXELS).
         max_bytes: limit for the file's size (RAM_MAX_IMAGE_BYTES).
         decoders: images decoded at the same time, at most; a large one counts
             apart.
+        hashed: images are hashed perceptually where there is no cache, too.
         elsewhere: calls a function in another process, for images that would
             hold up this one; None: none is there.
     """
@@ -86,6 +88,7 @@ class ImageLoader:
         max_pixels: int,
         max_bytes: int,
         decoders: int = 1,
+        hashed: bool = False,
         elsewhere: Callable[..., tuple[tuple[int, int], int, FloatArray]] | None = None,
     ) -> None:
         self._preprocessing = preprocessing
@@ -95,6 +98,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._decoders = threading.Semaphore(max(1, decoders))
         self._large = threading.Lock()
+        self._hashed = hashed or cache is not None
         self._elsewhere = elsewhere
 
     def cached(self, sha256: str) -> LoadedImage | None:
@@ -124,9 +128,7 @@ class ImageLoader:
         run = self._elsewhere if heavy and self._elsewhere is not None else _called
         limits = {"max_pixels": self._max_pixels, "max_bytes": self._max_bytes}
         with self._large if large else self._decoders:
-            size, phash, array = run(
-                prepared, data, self._preprocessing, hashed=self._cache is not None, name=name, **limits
-            )
+            size, phash, array = run(prepared, data, self._preprocessing, hashed=self._hashed, name=name, **limits)
         return LoadedImage(sha256, phash, size, None, array)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:

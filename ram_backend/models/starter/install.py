@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import BundleDamaged, CheckpointError
-from ram_backend.models.bundle import STARTER, bundle_digest, file_sha256, new_bundle
+from ram_backend.models.bundle import STARTER, TRAINING_IMAGES, bundle_digest, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter.components import Reference, background_stats, class_weights
 
@@ -90,7 +90,7 @@ def _describe(source: Path) -> dict[str, Any]:
     Raises:
         BundleDamaged: it, or a file that it needs, is missing or malformed.
     """
-    missing = [file for file in (DESCRIPTION, HEAD_WEIGHTS, *COPIED) if not (source / file).is_file()]
+    missing = [file for file in (DESCRIPTION, HEAD_WEIGHTS, TRAINING_IMAGES, *COPIED) if not (source / file).is_file()]
     if missing:
         raise BundleDamaged(
             f"{source} has no {', '.join(missing)}: it is not a starter that was built."
@@ -130,7 +130,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
         head = export.load_head(HeadConfig(**architecture["head"]), load_file(source / HEAD_WEIGHTS))
         export.export_head(head, directory / HEAD_QUERIES, directory / HEAD)
         save_file(_background(source), directory / BACKGROUND)
-        for file in COPIED:
+        for file in (*COPIED, TRAINING_IMAGES):
             shutil.copyfile(source / file, directory / file)
 
 

@@ -104,8 +104,8 @@ class StarterNetwork:
             self._labels = LabelEmbeddings.open(directory)
             classifier, prior = load_file(directory / CLASSIFIER), load_file(directory / PRIOR)
             background, probes = load_file(directory / BACKGROUND), load_file(directory / PROBES)
-            self._classifier = Classifier(classifier["weight"], classifier["bias"])
-            self._class_embeddings = prior["class_embeddings"].astype(np.float32)
+            self.classifier = Classifier(classifier["weight"], classifier["bias"])
+            self.class_embeddings = prior["class_embeddings"].astype(np.float32)
             self._prior_mean, self._prior_spread = background["mean"], background["spread"]
             self._reference = Reference(prior["reference_classes"], prior["reference_values"])
             self._classes = np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1])
@@ -159,14 +159,14 @@ class StarterNetwork:
         tokens = np.ascontiguousarray(tokens, dtype=np.float32)
         head = self._head.run(None, {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected})[0]
         probe = features_of(tokens) @ queries.probe_weight.T + queries.probe_bias
-        prior = queries.prior.scores(self._classifier.class_probabilities(tokens))
+        prior = queries.prior.scores(self.classifier.class_probabilities(tokens))
         return np.stack([head, probe, prior])
 
     def evidence(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
         """Evidence maps (B, 5, 5, L), see `Network`: probe and ImageNet classes of each cell, and a centre prior."""
         cells = tokens[:, 1:]
         shares = queries.prior.weights / queries.prior.weights.sum(axis=1, keepdims=True)
-        classes = (deep_features(cells) @ self._classifier.weight.T + self._classifier.bias) @ shares.T
+        classes = (deep_features(cells) @ self.classifier.weight.T + self.classifier.bias) @ shares.T
         place = (np.arange(GRID) + 0.5) / GRID - 0.5
         centre = CENTRE_PRIOR * (place[:, None] ** 2 + place**2)
         maps = _standardised(cells @ queries.probe_weight.T) + _standardised(classes)
@@ -175,7 +175,7 @@ class StarterNetwork:
     def _prior(self, embeddings: FloatArray, known: Sequence[int | None]) -> PriorTags:
         """Class weights of all tags; background statistics are looked up for known tags and measured for new ones."""
         classes = [_NO_CLASSES if row is None else self._classes[row] for row in known]
-        weights = class_weights(embeddings, classes, self._class_embeddings)
+        weights = class_weights(embeddings, classes, self.class_embeddings)
         rows = [0 if row is None else row for row in known]
         mean, spread = self._prior_mean[rows], self._prior_spread[rows]
         new = [place for place, row in enumerate(known) if row is None]

@@ -1,0 +1,105 @@
+"""Scores of image files by all taggers of one encoder in one pass: read, hash, decode, encode, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ram_backend.errors import ImageError
+from ram_backend.images.decode import read_file
+from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.tagger import Tagger
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """N images that could be read, scored by K taggers.
+
+    Attributes:
+        rows: (N,) their places in the list of files.
+        sha256: of each file's bytes, in hex.
+        phash: (N,) uint64 perceptual hashes.
+        scores: per tagger (N, L) float32.
+        tokens: (N, T, D) float16 where they were asked for; else empty.
+        errors: why each other file could not be read.
+    """
+
+    rows: NDArray[np.int64]
+    sha256: tuple[str, ...]
+    phash: NDArray[np.uint64]
+    scores: tuple[FloatArray, ...]
+    tokens: NDArray[np.float16]
+    errors: tuple[ImageError, ...]
+
+
+def score_images(
+    taggers: Sequence[Tagger],
+    paths: Sequence[Path],
+    settings: Settings,
+    *,
+    keep_tokens: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+) -> ScoredImages:
+    """Scores files; tokens are neither cached nor rounded, so that scores are those of `ram-backend tag`.
+
+    Args:
+        taggers: at least one, all with the same encoder.
+        paths: image files.
+        settings: batch size, threads, limits.
+        keep_tokens: give the tokens back.
+        progress: called with the number of images of each batch.
+    """
+    bundle, network = taggers[0].bundle, taggers[0].network
+    threads = settings.cpu_threads()
+    loader = ImageLoader(
+        bundle.preprocessing,
+        network.encoder_id,
+        None,
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+        decoders=threads,
+        hashed=True,
+    )
+
+    def load(row: int) -> LoadedImage | ImageError:
+        name = str(paths[row])
+        try:
+            return loader.load(read_file(paths[row], settings.max_image_bytes, name), name=name)
+        except ImageError as error:
+            return error
+
+    rows, sha256, phash, errors = list[int](), list[str](), list[int](), list[ImageError]()
+    scores = [[np.empty((0, len(each.tags)), np.float32)] for each in taggers]
+    tokens = [np.empty((0, *network.token_shape), np.float16)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for start in range(0, len(paths), settings.batch_size):
+            batch = range(start, min(start + settings.batch_size, len(paths)))
+            loaded = dict(zip(batch, pool.map(load, batch), strict=True))
+            errors += [each for each in loaded.values() if isinstance(each, ImageError)]
+            images = {row: each for row, each in loaded.items() if not isinstance(each, ImageError)}
+            progress(len(batch))
+            if not images:
+                continue
+            encoded = np.stack(loader.encode(network, list(images.values())))
+            for tagger, parts in zip(taggers, scores, strict=True):
+                parts.append(tagger.score(encoded).scores)
+            tokens += [encoded.astype(np.float16)] if keep_tokens else []
+            rows += images
+            sha256 += [each.sha256 for each in images.values()]
+            phash += [each.phash for each in images.values()]
+    return ScoredImages(
+        rows=np.array(rows, dtype=np.int64),
+        sha256=tuple(sha256),
+        phash=np.array(phash, dtype=np.uint64),
+        scores=tuple(map(np.concatenate, scores)),
+        tokens=np.concatenate(tokens),
+        errors=tuple(errors),
+    )

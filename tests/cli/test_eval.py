@@ -1,0 +1,234 @@
+"""`ram-backend eval` on the package's photos, with labels that the tests make up, and on real sets where they are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, precision_score
+from support.commands import connect
+from support.versions import ACCEPT, lineage
+from typer.testing import CliRunner
+
+from ram_backend.cli.main import app
+from ram_backend.demo import photo_paths
+from ram_backend.errors import InputError, VersionNotFound
+from ram_backend.feedback.ledger import Ledger
+from ram_backend.images.hashing import perceptual_hash
+from ram_backend.models.bundle import MANIFEST, TRAINING_IMAGES, open_bundle
+from ram_backend.models.delta import Delta
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.settings import load_settings
+from ram_backend.versions.directory import write_version
+from ram_backend.versions.table import VersionTable
+from ram_backend.worker.scorer import write_folds
+
+KEY = ProjectKey("http://localhost:8080", 7, 70)
+TAGS = ["animal", "cat", "my product name", "person", "red"]
+KEYS = {"images", "tags", "mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"}
+
+
+@pytest.fixture
+def data(starter_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of the test's own, with the starter in it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "bundles").mkdir()
+    shutil.copytree(starter_data / "bundles" / "starter", folder / "bundles" / "starter", copy_function=os.link)
+    monkeypatch.setenv("RAM_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """The package's photos, each under its name, with labels drawn by lot: half of them are of split test."""
+    random, folder = np.random.default_rng(1), tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number, photo in enumerate(photo_paths()):
+        shutil.copy(photo, folder / "images" / photo.name)
+        drawn = random.random(len(TAGS))
+        tags = [tag for tag, value in zip(TAGS, drawn, strict=True) if value < 0.4]
+        maybe = [tag for tag, value in zip(TAGS, drawn, strict=True) if value > 0.9]
+        lines.append({"file": photo.name, "split": ("train", "test")[number % 2], "tags": tags, "maybe": maybe})
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "labels.jsonl"
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def evaluated(labels: Path, *options: object, images: Path | None = None) -> dict[str, Any]:
+    folder = images or labels.parent / "images"
+    return json.loads(run("eval", "--labels", labels, "--images", folder, "--json", *options))
+
+
+def plain_numbers(labels: Path, tags: list[str], out: Path, split: str | None = None) -> dict[str, float]:
+    """The figures by scikit-learn, from the scores that `ram-backend tag` writes."""
+    entries = [json.loads(line) for line in labels.read_text().splitlines()]
+    entries = [entry for entry in entries if split in (None, entry["split"])]
+    (out / "tags.txt").write_text("\n".join(tags))
+    files = [labels.parent / "images" / entry["file"] for entry in entries]
+    run("tag", *files, "--tags-file", out / "tags.txt", "--format", "json", "--out", out / "scores.npz")
+    with np.load(out / "scores.npz") as arrays:
+        scores, thresholds = arrays["scores"], arrays["thresholds"]
+    right = np.array([[tag in entry["tags"] for tag in tags] for entry in entries])
+    known = np.array([[tag not in entry.get("maybe", []) for tag in tags] for entry in entries])
+    per_tag = {
+        tag: average_precision_score(right[known[:, tag], tag], scores[known[:, tag], tag])
+        for tag in range(len(tags))
+        if (right & known)[:, tag].sum() >= 3
+    }
+    on = scores > thresholds
+    positive = [tag for tag in range(len(tags)) if (right & known)[:, tag].any()]
+    best = [np.argsort(-np.where(mask, row, -1))[:5] for row, mask in zip(scores, known, strict=True)]
+    return {
+        "mAP": float(np.mean(list(per_tag.values()))),
+        "micro_mAP": float(average_precision_score(right[known], scores[known])),
+        "micro_f1": float(f1_score(right[known], on[known])),
+        "micro_precision": float(precision_score(right[known], on[known])),
+        "macro_f1": float(
+            np.mean([f1_score(right[known[:, tag], tag], on[known[:, tag], tag], zero_division=0) for tag in positive])
+        ),
+        "precision_at_5": float(np.mean([right[row][some[known[row][some]]].mean() for row, some in enumerate(best)])),
+    }
+
+
+def test_figures_are_those_of_scikit_learn(data: Path, labels: Path, tmp_path: Path) -> None:
+    found = evaluated(labels)
+    assert found.keys() >= KEYS
+    assert (found["images"], found["tags"]) == (len(photo_paths()), len(TAGS))
+    expected = plain_numbers(labels, TAGS, tmp_path)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    (model,) = found["models"]
+    assert (model["name"], model["seen"]["tags"], model["unseen"]["tags"]) == ("starter", 4, 1)
+    low, high = model["intervals"]["mAP"]
+    assert low <= found["mAP"] <= high
+    assert [each["tag"] for each in model["per_tag"]] == TAGS
+    (tmp_path / "two.txt").write_text("cat\nskateboard\n")
+    some = evaluated(labels, "--split", "test", "--tags", tmp_path / "two.txt", "--ram-definition", "--baselines")
+    assert (some["images"], some["tags"]) == (len(photo_paths()) // 2, 2)
+    cat, skateboard = some["models"][0]["per_tag"]
+    assert (cat["positives"] > 0, skateboard["AP"]) == (True, None)
+    assert some["mAP"] <= 0.5, "of a tag without positives the AP is 0"
+    ranked = {each["name"]: each for each in some["models"] if each["baseline"]}
+    assert set(ranked) == {"untrained prior", "ConSE", "linear probe"}
+    assert all("mAP" in each and "micro_f1" not in each for each in ranked.values())
+
+
+def leaky(data: Path, *images: tuple[str, int]) -> None:
+    """A bundle "leaky" like the starter, which has learned from these images."""
+    folder = data / "bundles" / "leaky"
+    shutil.copytree(data / "bundles" / "starter", folder, copy_function=os.link)
+    text = "".join(f"{sha256} {phash:016x}\n" for sha256, phash in images)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][TRAINING_IMAGES] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
+    for name, content in ((TRAINING_IMAGES, text), (MANIFEST, json.dumps(manifest))):
+        (folder / name).unlink()
+        (folder / name).write_text(content)
+
+
+def test_a_planted_leak_is_reported_and_excluded(data: Path, labels: Path) -> None:
+    first, second = photo_paths()[:2]
+    smaller = io.BytesIO()
+    Image.open(second).convert("RGB").resize((300, 200)).save(smaller, "JPEG", quality=60)
+    near = (hashlib.sha256(smaller.getvalue()).hexdigest(), perceptual_hash(Image.open(smaller)))
+    leaky(data, (hashlib.sha256(first.read_bytes()).hexdigest(), 0), near)
+    clean, found = evaluated(labels), evaluated(labels, "--bundle", "starter", "--bundle", "leaky")
+    assert clean["leaks"] == []
+    assert [(each["file"], each["kind"], each["models"]) for each in found["leaks"]] == [
+        (first.name, "same file", ["leaky"]),
+        (second.name, "near-duplicate", ["leaky"]),
+    ]
+    assert found["images"] == clean["images"] - 2
+    assert [each["mAP"] for each in found["models"]] == [found["mAP"]] * 2, "both are judged without them"
+    assert {each["p_value"] for each in found["comparisons"]} == {1.0}
+    kept = evaluated(labels, "--bundle", "leaky", "--keep-leaks")
+    assert kept["images"] == clean["images"]
+    assert kept["mAP"] == pytest.approx(clean["mAP"])
+    assert len(kept["leaks"]) == 2
+    leaky_only = labels.with_name("leaky.jsonl")
+    leaky_only.write_text(json.dumps({"file": first.name, "tags": ["cat"]}))
+    with pytest.raises(InputError, match="learned from all of its images"):
+        evaluated(leaky_only, "--bundle", "leaky")
+
+
+def test_versions_beside_their_base_and_what_they_learned_from(data: Path, labels: Path) -> None:
+    database = connect(KEY)
+    bundle = open_bundle(data / "bundles" / "starter")
+    ones = np.ones(1, dtype=np.float32)
+    learned = Delta(("cat",), ones, np.zeros((1, 1454), np.float32), 9 * ones, 0.4 * ones)
+    sha256 = hashlib.sha256(photo_paths()[0].read_bytes()).hexdigest()
+    Ledger(database).record_images(KEY, {(1, "d"): (sha256, 5)})
+    made = lineage().model_copy(update={"bundle_digest": bundle.digest})
+    files = write_folds({0: learned}, [sha256])
+    version = write_version(load_settings().versions_dir, KEY, learned, files, made, ACCEPT)
+    table = VersionTable(database)
+    table.record(version)
+    table.publish(KEY, version.name, expected=None)
+    found = evaluated(labels, "--project", 7, "--version", "base", "--version", "v0001")
+    assert [each["name"] for each in found["models"]] == ["7 base", "7 v0001"]
+    assert [(each["file"], each["models"]) for each in found["leaks"]] == [(photo_paths()[0].name, ["7 v0001"])]
+    base, tuned = found["models"]
+    assert tuned["micro_recall"] > base["micro_recall"], "it says cat of nearly everything"
+    assert {each["figure"] for each in found["comparisons"]} == {"mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"}
+    assert evaluated(labels, "--project", 7)["models"][0]["name"] == "7 v0001", "by default what is served"
+    with pytest.raises(VersionNotFound):
+        evaluated(labels, "--project", 7, "--version", "v0009")
+
+
+def test_table_report_and_what_could_not_be_read(data: Path, labels: Path, tmp_path: Path) -> None:
+    folder, report = labels.parent / "images", tmp_path / "report.html"
+    (folder / photo_paths()[0].name).unlink()
+    other = labels.with_name("other.jsonl")
+    other.write_text(labels.read_text())
+    sets = ("--labels", labels, "--images", folder, "--labels", other, "--images", folder)
+    said = run("eval", *sets, "--bundle", "starter", "--out", report)
+    assert re.findall(r"^starter +0\.\d+\+", said, flags=re.M), "a tag was embedded from its text"
+    assert len(re.findall(r"^starter", said, flags=re.M)) == 3, "a table for each set, and one for all"
+    page = report.read_text()
+    assert "my product name" in page
+    assert page.count("<svg") == 2
+    assert "1 files that can't be read" in page
+    assert "http://" not in page
+    lines = [json.loads(line) for line in run("eval", *sets, "--json").splitlines()]
+    assert [(each["images"], len(each["missing"])) for each in lines] == [(len(photo_paths()) - 1, 1)] * 2
+    run("eval", *sets[:4], "--out", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == lines[0]
+
+
+def test_wrong_options_say_what_to_do(data: Path, labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 times --labels, and 1 times --images"):
+        run("eval", "--labels", labels, "--labels", labels, "--images", labels.parent)
+    with pytest.raises(InputError, match="--version needs --project"):
+        evaluated(labels, "--version", "v0001")
+    with pytest.raises(InputError, match=r"no image could be read; the first: .*no such file"):
+        evaluated(labels, images=tmp_path)
+    with pytest.raises(InputError, match="no image is of split 'val'"):
+        evaluated(labels, "--split", "val")
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coco_objects", "flickr8k_tags"])
+def test_real_sets_give_the_figures_of_scikit_learn(data: Path, shared: Path, tmp_path: Path, name: str) -> None:
+    labels = shared / "data" / name / "labels.jsonl"
+    found = evaluated(labels, "--split", "test")
+    tags = [each["tag"] for each in found["models"][0]["per_tag"]]
+    expected = plain_numbers(labels, tags, tmp_path, "test")
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
+    assert not math.isnan(found["ece"])
+    assert found["leaks"] == []
