@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
 from ram_backend.cli.output import notes, read_text
 from ram_backend.disk_cache import DiskCache
+from ram_backend.engine.findings import Finding
+from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import LabelledImages, run_engine
 from ram_backend.errors import ImageError, InputError
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
@@ -22,8 +25,9 @@ from ram_backend.feedback.labels import Weights, to_matrix
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
-from ram_backend.labelstudio.client import fetch_limits
+from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader
@@ -39,17 +43,18 @@ def _group() -> None:
 
 @app.command()
 def run(
-    project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Corrections of this project.")] = None,
+    project: Annotated[str | None, typer.Argument(metavar="PROJECT", help="Corrections of this project.")] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="JSON Lines instead: `file`, `tags`, and `maybe` for unsure tags."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that the files of --labels are in.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was killed goes on there.")] = Path("engine"),
+    push: Annotated[bool, typer.Option("--push", help="Put the findings into the project's review queue.")] = False,
     bundle: BundleOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Find labels that are probably wrong and tags that are probably missing; nothing is changed.
+    """Find labels that are probably wrong and tags that are probably missing; no label is changed.
 
     --out gets report.html, findings.jsonl, labels.jsonl and summary.json.
     """
@@ -60,12 +65,27 @@ def run(
         opened = open_project(project)
         studio = label_studio_of(opened.settings, opened.project, pin=opened.pin)
         with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
-            _run(settings, _of_project(opened, source), out)
+            given = _of_project(opened, source)
+            findings = _run(settings, given, out)
+        if push:
+            _push(opened, studio, given, findings)
     else:
         raise InputError("Give a project, or --labels with --images.")
 
 
-def _run(settings: Settings, images: LabelledImages, out: Path) -> None:
+def _push(opened: OpenProject, studio: LabelStudio, images: LabelledImages, findings: Sequence[Finding]) -> None:
+    tasks = [int(name) for name in images.names]
+    of_task = [replace(each, number=tasks[each.number]) for each in findings]
+    tags_of = {
+        task: {images.tags[column] for column in np.flatnonzero(on)}
+        for task, on in zip(tasks, images.labels & images.known, strict=True)
+    }
+    plan = parse_label_config(opened.project.label_config)
+    asked = push_review(ProjectApi(studio, opened.key.id), plan, of_task, tags_of, lambda *_: None)
+    typer.echo(f"{asked} tasks are in the review queue: sort by {ORDER} in Label Studio's Data Manager.")
+
+
+def _run(settings: Settings, images: LabelledImages, out: Path) -> list[Finding]:
     tagger = open_tagger(settings, list(images.tags))
     tagger = Tagger(tagger.bundle, tagger.network, tagger.subset, token_dtype=TOKEN_DTYPE)
     loader = ImageLoader(
@@ -83,13 +103,15 @@ def _run(settings: Settings, images: LabelledImages, out: Path) -> None:
         def progress(stage: str, step: int, steps: int) -> None:
             bar.update(task, description=stage, completed=step, total=steps)
 
-        found = run_engine(out, images, tagger, loader, limits=limits, progress=progress).summary
+        result = run_engine(out, images, tagger, loader, limits=limits, progress=progress)
+    found = result.summary
     for error in found["unreadable"][:5]:
         notes.print(f"skipped: {error}", markup=False)
     typer.echo(
         f"{found['images']} images, {found['labels']} labels: {found['wrong']} probably wrong, {found['missing']}"
         f" probably missing, {len(found['near_duplicates'])} groups of near-duplicates. See {out / 'report.html'}."
     )
+    return result.findings
 
 
 def _of_file(labels: Path, images: Path, settings: Settings) -> LabelledImages:

@@ -108,6 +108,14 @@ class ProjectApi:
         body = {"selectedItems": {"all": False, "included": list(tasks)}}
         self._send("POST", f"/api/dm/actions?{query}", body, seconds=RETRIEVING_SECONDS)
 
+    def add_prediction(self, task: int, prediction: Mapping[str, Any]) -> None:
+        """Stores a prediction of a task, made by `predictions.prediction`."""
+        self._send("POST", "/api/predictions/", {"task": task, **prediction})
+
+    def change_data(self, task: int, data: Mapping[str, Any]) -> None:
+        """Replaces a task's data."""
+        self._send("PATCH", f"/api/tasks/{task}/", {"data": dict(data)})
+
     def delete_prediction(self, number: int) -> None:
         """Deletes one prediction."""
         self._send("DELETE", f"/api/predictions/{number}/")
