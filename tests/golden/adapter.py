@@ -59,7 +59,9 @@ def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     if verdict is None:
         candidate = fit_candidate(training_set, groups, folds, seed=seed)
         verdict = judge_candidate(training_set, groups, folds, candidate.log_odds, seed=seed)
-    return {"outcome": verdict.outcome, "figures": dict(sorted(verdict.figures.items()))}
+    by_tag = ("found.", "vanished.")  # said of tags since
+    figures = {name: value for name, value in sorted(verdict.figures.items()) if not name.startswith(by_tag)}
+    return {"outcome": verdict.outcome, "figures": figures}
 
 
 def read_history(data_dir: Path) -> dict[str, Any]:
