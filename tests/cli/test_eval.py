@@ -82,7 +82,7 @@ def plain_numbers(labels: Path, tags: list[str], out: Path, split: str | None = 
     entries = [entry for entry in entries if split in (None, entry["split"])]
     (out / "tags.txt").write_text("\n".join(tags))
     files = [labels.parent / "images" / entry["file"] for entry in entries]
-    run("tag", *files, "--tags-file", out / "tags.txt", "--format", "json", "--out", out / "scores.npz")
+    run("tag", *files, "--tags-file", out / "tags.txt", "--json", "--out", out / "scores.npz")
     with np.load(out / "scores.npz") as arrays:
         scores, thresholds = arrays["scores"], arrays["thresholds"]
     right = np.array([[tag in entry["tags"] for tag in tags] for entry in entries])
