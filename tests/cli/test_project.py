@@ -134,7 +134,7 @@ def test_an_ambiguous_project_names_the_candidates_and_changes_none(table: Proje
         (["show", "demo"], InputError, "give its number"),
         (["unset", "7"], InputError, "Nothing to unset"),
         (["unset", "7", "--per-tag", "cat"], InputError, r"'cat' \(set: none\)"),
-        (["pin-host", "ftp://x"], InputError, "no address"),
+        (["pin-host", "ftp://x"], InputError, "not an address"),
         (["pin-host", " "], InputError, "empty"),
     ],
 )
