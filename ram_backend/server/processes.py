@@ -9,13 +9,14 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from ram_backend.errors import NotAvailable
+from ram_backend.errors import ImageError, NotAvailable
 from ram_backend.server.model import CLOSING
 from ram_backend.tagging.image_loader import release_memory, unmap_freed_memory
 
@@ -56,14 +57,16 @@ class WorkerProcesses:
         """
         try:
             with self.in_use():
-                pool = self._started()
-                return pool.submit(work, *args, **kwargs).result()
+                return self._submitted(partial(work, *args, **kwargs)).result()
         except BrokenProcessPool:
-            with self._lock:
-                self._pool = None if self._pool is pool else self._pool
+            self._retire()
             raise NotAvailable("A process that does heavy work was ended, for want of memory perhaps.") from None
         except MemoryError:
+            self._retire()
             raise NotAvailable("There was not enough memory for heavy work: send less at a time.") from None
+        except ImageError:  # some decoders keep their memory where they fail
+            self._retire()
+            raise
         except (CancelledError, RuntimeError):
             if not self._closed:
                 raise
@@ -86,14 +89,21 @@ class WorkerProcesses:
         self._closed = True
         self._end()
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _submitted(self, work: Callable[[], T]) -> Future[T]:
         with self._lock:
             if self._closed:
                 raise NotAvailable(CLOSING)
             if self._pool is None:
                 spawn, limit = multiprocessing.get_context("spawn"), BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
-                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=(limit,))
-            return self._pool
+                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=[limit])
+            return self._pool.submit(work)
+
+    def _retire(self) -> None:
+        """The processes end after what they have begun; others take their place."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def _done(self) -> None:
         with self._lock:

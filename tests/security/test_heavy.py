@@ -88,6 +88,8 @@ def test_their_memory_is_limited(
     images = [studio.upload(f"{side}.webp", red("WEBP", side)) for side in (800, 3000)]
     found = client.post("/predict", json=predict_body(CONFIG, images)).json()["results"]
     assert [tags_of(each) for each in found] == [["red"], []]
+    again = [studio.upload("801.webp", red("WEBP", 801))]
+    assert tags_of(client.post("/predict", json=predict_body(CONFIG, again)).json()["results"][0]) == ["red"]
     assert client.post("/webhook", content=LARGE_BODY * 30, headers=JSON).status_code == 503
     assert client.post("/webhook", content=LARGE_BODY, headers=JSON).status_code == 200
 
