@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.decode import decode
@@ -127,14 +127,21 @@ def learning_round(
         seed: of random numbers.
         look_alikes: False: each photo is a group of its own.
     """
-    groups = group_alike(training_set.phash, training_set.content) if look_alikes else np.arange(len(training_set))
+    groups = (
+        group_near_duplicates(training_set.phash, training_set.content) if look_alikes else np.arange(len(training_set))
+    )
     folds = folds_of(groups, training_set.content)
     refusal = refuse_before_fitting(training_set, groups, seed)
     if refusal is not None:
         return TrainingRound(refusal, None, None)
     candidate = fit_candidate(training_set, groups, folds, seed=seed)
     verdict = judge_candidate(
-        against(training_set, served, folds), groups, folds, candidate.log_odds, judged=candidate.judged, seed=seed
+        against(training_set, served, folds),
+        groups,
+        folds,
+        candidate.log_odds,
+        evaluated=candidate.evaluated,
+        seed=seed,
     )
     content = frozenset(training_set.content)
     return TrainingRound(verdict, candidate, Served(candidate, content) if verdict.accepted else None)

@@ -41,7 +41,7 @@ from ram_backend.models.bundle import STARTER
 from ram_backend.models.calibration import NEUTRAL, sigmoid
 from ram_backend.models.registry import find_bundle
 from ram_backend.settings import Settings, load_settings
-from ram_backend.training.annotators import believed_pairs
+from ram_backend.training.annotators import reliable_pairs
 
 FROZEN = Path(__file__).with_name("starter_0147a08.json")
 """Slope, offset and threshold that release 0147a08 gave the tags of the sets."""
@@ -110,7 +110,7 @@ def project(
         ticked[done:size] = ticks(new, served)
         labels[done:size] = annotated_by(new, ticked[done:size], annotators[done:size], kinds, random)
         some = pool.take(np.arange(size))
-        believed = believed_pairs(
+        believed = reliable_pairs(
             sigmoid(some.base), labels[:size], some.known, ticked[:size], annotators[:size].tolist()
         )
         some = replace(some, labels=labels[:size], weights=some.weights * believed)

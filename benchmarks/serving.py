@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from photo_studio import play_label_studio
 
-from ram_backend.server.running import prepare
+from ram_backend.server.uvicorn_runner import prepare
 from ram_backend.settings import Settings, load_settings
 
 SERVE = (sys.executable, "-m", "ram_backend", "serve", "--port", "0")

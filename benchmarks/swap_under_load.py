@@ -160,8 +160,8 @@ def make_versions(
 
     def says(tagger: Tagger) -> list[tuple[frozenset[str], float]]:
         found = scored_choices(control, tagger.score(tokens).scores, tagger.thresholds)
-        name = resolved.plan.tag_controls[0].name
-        made = [prediction(resolved.plan, {name: choices}, model_version="") for choices in found]
+        name = resolved.schema.tag_controls[0].name
+        made = [prediction(resolved.schema, {name: choices}, model_version="") for choices in found]
         return [
             (frozenset(path[-1] for item in each["result"] for path in item["value"]["taxonomy"]), each["score"])
             for each in made
@@ -176,7 +176,7 @@ def make_versions(
             bundle_digest=bundle.digest,
             encoder_id=network.encoder_id,
             corrections=CorrectionsUsed(0, 0, 0, 0, ""),
-            recipe="random",
+            trainer="random",
             params={},
             seed=number,
             metrics_before={},

@@ -34,7 +34,7 @@ import httpx
 from photo_studio import PhotoStudio
 from support.label_studio import LEGACY
 
-from ram_backend.server.running import prepare
+from ram_backend.server.uvicorn_runner import prepare
 from ram_backend.settings import load_settings
 
 PROGRAM = (sys.executable, "-m", "ram_backend")

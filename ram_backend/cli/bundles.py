@@ -85,7 +85,7 @@ def pull(
     descriptions: Descriptions = None,
     image_size: ImageSize = None,
 ) -> None:
-    """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped goes on.
+    """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped resumes.
 
     grounding-dino and sam (0.4 to 1 GB) are not bundles: `tag --regions` uses
     them.

@@ -19,7 +19,7 @@ from ram_backend.labelstudio.provisioning import ConnectOptions, Provisioner
 from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import parse_options
-from ram_backend.projects.project import Pin
+from ram_backend.projects.project import TrustedHost
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.vocabulary.label_system import load_label_system
@@ -63,7 +63,7 @@ def connect(
         replace_others=replace,
     )
     table = ProjectTable(open_migrated(settings))
-    label_studio, token = _label_studio(settings, table.changes().pin)
+    label_studio, token = _label_studio(settings, table.changes().trusted_host)
     host = instance_of(label_studio.base_url)
     _trust(table, host, token)
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
@@ -76,11 +76,11 @@ def _report(what: str, found: str, changed: bool) -> None:
     out.print(f"{'changed' if changed else 'ok     '}  {what}: {found}", markup=False)
 
 
-def _label_studio(settings: Settings, pin: Pin | None) -> tuple[LabelStudio, str]:
+def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple[LabelStudio, str]:
     """The Label Studio of the settings, or the pinned one with its token."""
     url, token = ((value or "").strip() for value in (settings.label_studio_url, settings.label_studio_api_key))
-    if pin is not None and pin.token and url in ("", pin.host):
-        url, token = pin.host, token or pin.token
+    if trusted_host is not None and trusted_host.token and url in ("", trusted_host.host):
+        url, token = trusted_host.host, token or trusted_host.token
     named = {"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": token}
     if missing := [name for name, value in named.items() if not value]:
         raise SettingsError(
@@ -95,10 +95,10 @@ def _label_studio(settings: Settings, pin: Pin | None) -> tuple[LabelStudio, str
 
 def _trust(table: ProjectTable, host: str, token: str) -> None:
     """Pins the Label Studio with our token, for servers that share this database."""
-    before = table.changes().pin
-    pin = table.pin_host(host, token=token)
+    before = table.changes().trusted_host
+    trusted_host = table.pin_host(host, token=token)
     instead = f" instead of {before.host}" if before is not None and before.host != host else ""
-    _report("trust", f"{host} may be sent this token{instead}", pin != before)
+    _report("trust", f"{host} may be sent this token{instead}", trusted_host != before)
 
 
 def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> None:
@@ -116,7 +116,9 @@ def _backend_url(url: str | None, settings: Settings) -> str:
     try:
         return url_of(settings.host, settings.port or 9090) if url is None else instance_of(url)
     except InputError:
-        raise InputError(f"--url {url!r:.80} is no address: give http://HOST:PORT of `ram-backend serve`.") from None
+        raise InputError(
+            f"--url {url!r:.80} is not an address: give http://HOST:PORT of `ram-backend serve`."
+        ) from None
 
 
 def _all_tags(settings: Settings) -> str:

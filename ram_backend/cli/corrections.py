@@ -13,21 +13,23 @@ import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
-from ram_backend.console.figures import count_edits, count_tags
+from ram_backend.console.statistics import count_edits
 from ram_backend.feedback.captions import caption_corrections
+from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
-from ram_backend.feedback.labels import State, TaskLabels, Weights
+from ram_backend.feedback.labels import LabelState, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.reconcile import label_studio_of, reconcile
-from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.shown import ShownPrediction
+from ram_backend.feedback.statistics import count_tags
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.schema import LabelSchema
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
 
-_STATES: tuple[State, ...] = ("confirmed", "added", "removed")
+_STATES: tuple[LabelState, ...] = ("confirmed", "added", "removed")
 
 
 @app.command("list")
@@ -39,12 +41,12 @@ def list_(
 ) -> None:
     """List annotations, latest first, with what each says about the tags that were shown."""
     opened = open_project(project)
-    annotations = [each for each in _annotations(opened) if task in (None, each.stated.task)]
-    chosen = sorted(annotations, key=lambda each: (each.stated.updated_us, each.stated.id), reverse=True)[:limit]
+    annotations = [each for each in _annotations(opened) if task in (None, each.parsed.task)]
+    chosen = sorted(annotations, key=lambda each: (each.parsed.updated_us, each.parsed.id), reverse=True)[:limit]
     corrections: dict[int, list[TaskLabels]] = defaultdict(list)
     for correction in _corrections(opened, chosen):
         corrections[correction.annotation_ids[0]].append(correction)
-    facts = [_facts(each, corrections[each.stated.id]) for each in chosen]
+    facts = [_facts(each, corrections[each.parsed.id]) for each in chosen]
     if as_json:
         print_json(*facts)
         return
@@ -82,9 +84,9 @@ def stats(
     totals: dict[str, Any] = {
         "project": str(opened.key),
         "annotations": len(annotations),
-        "usable": sum(each.stated.usable for each in annotations),
-        "skipped": sum(each.stated.was_cancelled for each in annotations),
-        "nobody_looked": sum(each.stated.unseen for each in annotations),
+        "usable": sum(each.parsed.usable for each in annotations),
+        "skipped": sum(each.parsed.was_cancelled for each in annotations),
+        "nobody_looked": sum(each.parsed.auto_created for each in annotations),
         "tasks": len({each.task_id for each in labels}),
         "ground_truth_tasks": len({each.task_id for each in labels if each.ground_truth}),
         "tasks_of_several_annotators": len({each.task_id for each in labels if len(each.annotation_ids) > 1}),
@@ -92,8 +94,8 @@ def stats(
         **{state: states[state] for state in _STATES},
         "changed_since_last_training": opened.jobs.pending(opened.key),
     }
-    rows = [{**asdict(each), "right": each.right, "found": each.found} for each in count_tags(corrections)[:top]]
-    days = {each.stated.id: (each.stated.updated_at or each.received_at).date() for each in annotations}
+    rows = [{**asdict(each), "right": each.precision, "found": each.recall} for each in count_tags(corrections)[:top]]
+    days = {each.parsed.id: (each.parsed.updated_at or each.received_at).date() for each in annotations}
     by_day = {
         str(day): asdict(found) | {"saved": found.saved}
         for day in sorted(set(days.values()))
@@ -135,8 +137,8 @@ def export(
     corrections = _corrections(opened, annotations)
     rows = [_exported(each, untouched) for each in merge_corrections(corrections)]
     captions: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    plan, shown = _plan_and_shown(opened)
-    for each in caption_corrections(plan, annotations, shown):
+    schema, shown = _plan_and_shown(opened)
+    for each in caption_corrections(schema, annotations, shown):
         captions[each.task_id, each.to_name].append({**asdict(each), "state": each.state})
     for row in rows:
         if said := captions.get((row["task"], row["image"])):
@@ -153,7 +155,7 @@ def export(
 def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     opened = open_project(project)
-    api = ProjectApi(label_studio_of(opened.settings, opened.project, pin=opened.pin), opened.key.id)
+    api = ProjectApi(label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host), opened.key.id)
     found = reconcile(Ledger(opened.database), opened.key, api)
     if as_json:
         counts = ("listed", "added", "gone", "returned", "shown", "left_out")
@@ -163,7 +165,7 @@ def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
     typer.echo(f"{found.added} statements were new, {found.gone} annotations are gone, {found.returned} are back.")
     typer.echo(f"{found.shown} predictions that annotators started from were new.")
     if found.left_out:
-        typer.echo(f"{found.left_out} annotations can't be used: they have no number, or are too large.")
+        typer.echo(f"{found.left_out} annotations can't be used: they have no id, or are too large.")
 
 
 def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
@@ -171,28 +173,28 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
 
 
 def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
-    plan, shown = _plan_and_shown(opened)
-    return corrections_of(plan, annotations, shown, Weights.of(opened.settings))
+    schema, shown = _plan_and_shown(opened)
+    return corrections_of(schema, annotations, shown, Weights.of(opened.settings))
 
 
-def _plan_and_shown(opened: OpenProject) -> tuple[LabelPlan, Mapping[int, Sequence[ServedPrediction]]]:
+def _plan_and_shown(opened: OpenProject) -> tuple[LabelSchema, Mapping[int, Sequence[ShownPrediction]]]:
     shown = Ledger(opened.database).shown(opened.key, annotated=True)
     return parse_label_config(opened.project.label_config), shown
 
 
 def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:
-    stated = annotation.stated
+    parsed = annotation.parsed
     notes = {
-        "skipped": stated.was_cancelled,
-        "made from a prediction, nobody looked": stated.unseen,
-        "ground truth": stated.ground_truth,
+        "skipped": parsed.was_cancelled,
+        "made from a prediction, nobody looked": parsed.auto_created,
+        "ground truth": parsed.ground_truth,
     }
     return {
-        "task": stated.task,
-        "annotation": stated.id,
-        "annotator": stated.completed_by,
-        "when": None if stated.updated_at is None else stated.updated_at.isoformat(timespec="seconds"),
-        "usable": stated.usable,
+        "task": parsed.task,
+        "annotation": parsed.id,
+        "annotator": parsed.completed_by,
+        "when": None if parsed.updated_at is None else parsed.updated_at.isoformat(timespec="seconds"),
+        "usable": parsed.usable,
         **{state: sorted({tag for each in corrections for tag in each.tags(state)}) for state in _STATES},
         "model_version": next((version for each in corrections for version in each.model_versions), None),
         "version": next((version for each in corrections for version in each.versions), None),

@@ -20,10 +20,10 @@ from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import LabelledImages, run_engine
 from ram_backend.errors import ImageError, InputError
+from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import Weights, to_matrix
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -63,7 +63,7 @@ def run(
         _run(settings, _of_file(labels, images, settings), out)
     elif project is not None and labels is None and images is None:
         opened = open_project(project)
-        studio = label_studio_of(opened.settings, opened.project, pin=opened.pin)
+        studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
         with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
             given = _of_project(opened, source)
             findings = _run(settings, given, out)
@@ -80,8 +80,8 @@ def _push(opened: OpenProject, studio: LabelStudio, images: LabelledImages, find
         task: {images.tags[column] for column in np.flatnonzero(on)}
         for task, on in zip(tasks, images.labels & images.known, strict=True)
     }
-    plan = parse_label_config(opened.project.label_config)
-    asked = push_review(ProjectApi(studio, opened.key.id), plan, of_task, tags_of, lambda *_: None)
+    schema = parse_label_config(opened.project.label_config)
+    asked = push_review(ProjectApi(studio, opened.key.id), schema, of_task, tags_of, lambda *_: None)
     typer.echo(f"{asked} tasks are in the review queue: sort by {ORDER} in Label Studio's Data Manager.")
 
 
@@ -143,10 +143,10 @@ def _of_file(labels: Path, images: Path, settings: Settings) -> LabelledImages:
 def _of_project(opened: OpenProject, source: TaskImages) -> LabelledImages:
     """All current corrections of a project."""
     ledger = Ledger(opened.database)
-    plan = parse_label_config(opened.project.label_config)
+    schema = parse_label_config(opened.project.label_config)
     shown = ledger.shown(opened.key, annotated=True)
     weights = Weights.of(opened.settings)
-    merged = merge_corrections(corrections_of(plan, ledger.annotations(opened.key), shown, weights))
+    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown, weights))
     rows = [each for each in merged if each.reference]
     tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
     if not tags:

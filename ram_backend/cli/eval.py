@@ -148,7 +148,7 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
 
 def _training_images(version: Version, images: Sequence[tuple[str, int]]) -> TrainingImages:
     """Those of its project's images that a version was fitted on; all where it doesn't say, as with a tuned head."""
-    from ram_backend.worker.scorer import read_folds
+    from ram_backend.worker.training_set import read_folds
 
     folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
     return TrainingImages(frozenset(each for each, used in zip(images, seen, strict=True) if used or not folds))

@@ -19,7 +19,7 @@ from ram_backend.settings import load_settings
 
 if TYPE_CHECKING:
     from ram_backend.jobs.job import Job, Which
-    from ram_backend.jobs.queue import JobQueue
+    from ram_backend.jobs.table import JobTable
 
 LOOK_S = 0.5
 UNTAKEN_S = 15.0
@@ -32,11 +32,11 @@ def jobs(
     as_json: JsonLines = False,
 ) -> None:
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
-    from ram_backend.jobs.queue import JobQueue
+    from ram_backend.jobs.table import JobTable
 
     opened = None if project is None else open_project(project)
     database = opened.database if opened else open_migrated(load_settings())
-    found = JobQueue(database).jobs(opened.key if opened else None, limit=limit)
+    found = JobTable(database).jobs(opened.key if opened else None, limit=limit)
     if as_json:
         print_json(*(job.to_json() for job in found))
         return
@@ -56,7 +56,7 @@ def train(
 ) -> None:
     """Learn from a project's corrections now, whatever their number. A worker does it."""
     opened = open_project(project)
-    request = opened.jobs.train(opened.key, reason)
+    request = opened.jobs.request_training(opened.key, reason)
     known = "is queued" if request.is_new else f"was {request.job.state} already"
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
     if not wait:
@@ -72,7 +72,7 @@ def train(
                 notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
             time.sleep(LOOK_S)
 
-        job = _follow(opened.jobs.queue, request.job.id, show)
+        job = _follow(opened.jobs.table, request.job.id, show)
     typer.echo(job.message)
 
 
@@ -82,7 +82,7 @@ def prelabel(
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tasks without any annotation (default).")] = False,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Tasks whose image could not be had, and unlabelled ones without any."),
+        typer.Option("--retry-failed", help="Tasks whose image was unavailable, and unlabelled ones without any."),
     ] = False,
     background: Annotated[bool, typer.Option("--background", help="Let a worker do it, and return at once.")] = False,
     per_second: Annotated[
@@ -92,7 +92,7 @@ def prelabel(
     """Push predictions of what is served now into Label Studio, for every task that has none.
 
     Label Studio asks the running server, a portion of tasks at a time. Stop it
-    whenever you like and ask again: it goes on with what is missing, and each
+    whenever you like and ask again: it continues with what is missing, and each
     task ends with exactly one prediction of the version.
     """
     from ram_backend.jobs.job import PrelabelOptions
@@ -102,9 +102,9 @@ def prelabel(
     given: dict[Which, bool] = {"all": everything, "unlabelled": unlabelled, "retry-failed": retry_failed}
     which: tuple[Which, ...] = tuple(name for name, wanted in given.items() if wanted) or ("unlabelled",)
     opened = open_project(project)
-    opened.jobs.queue.expire()
+    opened.jobs.table.expire()
     options = PrelabelOptions(which, per_second=per_second)
-    request = opened.jobs.push(opened.key, options, "asked for on the command line")
+    request = opened.jobs.request_prelabelling(opened.key, options, "asked for on the command line")
     job = request.job
     if not background:
         _prelabel_here(opened, job.id)
@@ -118,27 +118,27 @@ def prelabel(
 def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     """Does a job in this process, or follows the worker that has it."""
     from ram_backend.worker.prelabel import prelabel as work
-    from ram_backend.worker.run_job import carry_out, worker_name
+    from ram_backend.worker.run_job import claim_and_run, worker_name
 
-    queue = opened.jobs.queue
-    run = partial(work, gives_way=False)
+    table = opened.jobs.table
+    run = partial(work, yields=False)
 
     def update(stage: str, step: int, steps: int) -> None:
         show(f"{stage} {step:,}/{steps:,}" if steps else stage)
 
     def step(job: Job) -> None:
         if job.state == "requested":
-            carry_out(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=update)
-            job = queue.get(job_id) or job
+            claim_and_run(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=update)
+            job = table.get(job_id) or job
         else:
-            queue.expire()
+            table.expire()
         if job.is_open:
             text = progress_of(job)
             show(f"{text}: {job.message}" if job.message else text)
             time.sleep(LOOK_S)
 
     with progress("Looking for tasks") as show:
-        job = _follow(queue, job_id, step)
+        job = _follow(table, job_id, step)
     typer.echo(job.message)
     result = job.result or {}
     took, tasks = sum(result.get("seconds", {}).values()), result.get("tasks", 0)
@@ -147,14 +147,14 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
         typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{by}.")
 
 
-def _follow(queue: JobQueue, job_id: str, step: Callable[[Job], None]) -> Job:
+def _follow(table: JobTable, job_id: str, step: Callable[[Job], None]) -> Job:
     """Calls `step` with a job until it has ended; `step` waits.
 
     Raises:
         NotAvailable: it has failed, or is gone.
     """
     while True:
-        job = queue.get(job_id)
+        job = table.get(job_id)
         if job is None:
             raise NotAvailable(f"Job {job_id[:8]} is gone from the database: ask again.")
         if job.state == "failed":

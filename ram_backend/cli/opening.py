@@ -18,7 +18,7 @@ from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
 from ram_backend.projects.keys import ProjectKey, select
-from ram_backend.projects.project import Pin, Project
+from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
@@ -41,7 +41,7 @@ class OpenProject:
     settings: Settings
     database: Database
     project: Project
-    pin: Pin | None
+    trusted_host: TrustedHost | None
 
     @property
     def key(self) -> ProjectKey:
@@ -71,7 +71,7 @@ def open_project(text: str) -> OpenProject:
     database = open_migrated(settings)
     changes = ProjectTable(database).changes()
     projects = {each.key: each for each in changes.projects}
-    return OpenProject(settings, database, projects[select(projects, text)], changes.pin)
+    return OpenProject(settings, database, projects[select(projects, text)], changes.trusted_host)
 
 
 def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:

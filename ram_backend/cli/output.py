@@ -22,7 +22,7 @@ out = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
-NEWS_S = 5.0
+PROGRESS_INTERVAL_S = 5.0
 """Seconds between two lines of progress where no terminal shows it."""
 
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -64,7 +64,7 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         nonlocal printed, at
         if notes.is_terminal:
             status.update(Text(news))
-        elif news != printed and time.monotonic() - at > NEWS_S:
+        elif news != printed and time.monotonic() - at > PROGRESS_INTERVAL_S:
             printed, at = news, time.monotonic()
             notes.print(news, markup=False)
 

@@ -15,10 +15,10 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
 from ram_backend.labelstudio.client import connect_command
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.labelstudio.schema import LabelSchema
 from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
-from ram_backend.projects.project import Pin, Project, connection_of
+from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server.resolved_config import attributes, promises, remarks, resolve_config, unknown_choices
 from ram_backend.settings import Settings, load_settings
@@ -62,7 +62,7 @@ def set_(
         options = "--tags, --tags-file, --threshold, --per-tag, --top-k, --precision or --add-cost"
         raise InputError(f"Nothing to set: give {options}.")
     new, opened = parse_options(given, source="project set"), open_project(project)
-    if not force and (plan := _plan(opened.project)) and (unknown := unknown_choices(plan, new)):
+    if not force and (schema := _plan(opened.project)) and (unknown := unknown_choices(schema, new)):
         raise InputError(f"No choice of the label config is called {unknown}; --force sets it nevertheless.")
     _set_options(opened, lambda old: merge(new, old))
 
@@ -104,7 +104,7 @@ def unset(
 def show(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Show what is known of a project, what is in force and from where, what is served, and what comes next."""
     opened = open_project(project)
-    facts = _facts(opened.project, opened.pin, opened.settings)
+    facts = _facts(opened.project, opened.trusted_host, opened.settings)
     served = VersionTable(opened.database).served(opened.key)
     facts |= {
         "in_force": _in_force(opened.project, opened.settings.bundle),
@@ -127,7 +127,7 @@ def list_(as_json: JsonLines = False) -> None:
     settings = load_settings()
     changes = ProjectTable(open_migrated(settings)).changes()
     projects = sorted(changes.projects, key=lambda each: each.key)
-    rows = [_facts(each, changes.pin, settings) for each in projects]
+    rows = [_facts(each, changes.trusted_host, settings) for each in projects]
     if as_json:
         print_json(*rows)
         return
@@ -156,19 +156,23 @@ def pin_host(
     table = ProjectTable(open_migrated(settings))
     before = table.changes()
     table.pin_host(host)
-    instead = f" instead of {before.pin.host}" if before.pin is not None and before.pin.host != host else ""
+    instead = (
+        f" instead of {before.trusted_host.host}"
+        if before.trusted_host is not None and before.trusted_host.host != host
+        else ""
+    )
     typer.echo(f"{host} is trusted{instead}.")
     if settings.label_studio_url:
         typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")
     elif before.projects and all(each.hostname != host for each in before.projects):
         known = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
-        typer.echo(f"No project is from there so far: they are from {known}. The address has to be the one they name.")
+        typer.echo(f"No project uses that address yet: they use {known}. The address has to be the one that they name.")
 
 
 def _set_options(opened: OpenProject, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:
     """Changes what `set` has set, and prints what holds then."""
-    changed = ProjectTable(opened.database).set_options(opened.key, edit)
-    typer.echo(f"Project {changed.key}: set {_text(changed.set_options.to_json())}.")
+    changed = ProjectTable(opened.database).edit_options(opened.key, edit)
+    typer.echo(f"Project {changed.key}: set {_text(changed.admin_options.to_json())}.")
     if changed.extra_params:
         typer.echo(f"Stronger, from the extra params of its connection: {_text(changed.extra_params.to_json())}.")
     for remark in _remarks(changed):
@@ -187,9 +191,9 @@ def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
     return result or None
 
 
-def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, Any]:
+def _facts(project: Project, trusted_host: TrustedHost | None, settings: Settings) -> dict[str, Any]:
     url, api_key = settings.label_studio_url, settings.label_studio_api_key
-    connection = connection_of(project, pin=pin, url=url, api_key=api_key)
+    connection = connection_of(project, trusted_host=trusted_host, url=url, api_key=api_key)
     host = "trusted" if connection.trusted else f"not trusted: {connect_command(project.key.id)}"
     config = project.label_config
     return {
@@ -200,14 +204,14 @@ def _facts(project: Project, pin: Pin | None, settings: Settings) -> dict[str, A
         "label_config": f"{len(config):,} characters, sha256 {project.label_config_digest[:12]}" if config else "none",
         "extra_params": project.extra_params.to_json(),
         "extra_params_problem": project.extra_params_error,
-        "set": project.set_options.to_json(),
+        "set": project.admin_options.to_json(),
         "holds": project.options().to_json(),
         "revision": project.revision,
         "updated_at": project.updated_at.isoformat(timespec="seconds") if project.updated_at else None,
     }
 
 
-def _plan(project: Project) -> LabelPlan | None:
+def _plan(project: Project) -> LabelSchema | None:
     """The label config; None: there is none yet, or it can't be read."""
     try:
         return parse_label_config(project.label_config) if project.label_config else None
@@ -217,9 +221,9 @@ def _plan(project: Project) -> LabelPlan | None:
 
 def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
     """Each option in force: its value, and the layer that it comes from; strongest layers first."""
-    plan = _plan(project)
-    controls = plan.tag_controls if plan else ()
-    layers = {"extra params": project.extra_params, "project set": project.set_options}
+    schema = _plan(project)
+    controls = schema.tag_controls if schema else ()
+    layers = {"extra params": project.extra_params, "project set": project.admin_options}
     found: list[dict[str, Any]] = []
     for name, own in [(each.name, attributes(each)) for each in controls] or [("", ProjectOptions())]:
         for option, value in project.options(own).to_json().items():
@@ -230,7 +234,9 @@ def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
             found.append({"option": option, "value": value, "from": source})
     options = {each["option"] for each in found}
     if "tags" not in options:
-        choices = "any text" if any(each.free for each in controls) else sum(len(each.choices) for each in controls)
+        choices = (
+            "any text" if any(each.free_text for each in controls) else sum(len(each.choices) for each in controls)
+        )
         found.append({"option": "tags", "value": choices, "from": "label config"})
     if not options & {"threshold", "precision"}:
         found.append({"option": "threshold", "value": "per tag", "from": f"what is served, else the bundle {bundle}"})
@@ -256,9 +262,9 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     if not project.label_config or not requested:
         return []
     try:
-        plan = parse_label_config(project.label_config)
+        schema = parse_label_config(project.label_config)
         identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
-        return promises(resolve_config(identity, plan, project))
+        return promises(resolve_config(identity, schema, project))
     except RamError as error:
         return [f"not known: {error}"]
 

@@ -35,7 +35,7 @@ def serve(
     from ram_backend.server.app import create_app
     from ram_backend.server.middleware import Access
     from ram_backend.server.model import Model, identify
-    from ram_backend.server.running import bind, prepare, run
+    from ram_backend.server.uvicorn_runner import bind, prepare, run
     from ram_backend.worker.heartbeat import WorkerSupervisor
 
     settings = load_settings(host=host, port=port, bundle=bundle, worker=with_worker)

@@ -134,7 +134,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers; `service` None: it ran already, and goes on running when we stop."""
+    """A server that answers; `service` None: it ran already, and keeps running when we stop."""
 
     url: str
     service: Service | None
@@ -218,7 +218,7 @@ def running_backend(port: int) -> Server | None:
 
 def free_port(first: int) -> int:
     """The first free port from `first` on; raises SettingsError if none near is free."""
-    from ram_backend.server.running import bind
+    from ram_backend.server.uvicorn_runner import bind
 
     with bind("127.0.0.1", first) as listening:
         return int(listening.getsockname()[1])

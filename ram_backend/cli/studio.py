@@ -58,7 +58,7 @@ def studio(
 ) -> None:
     """Start a real Label Studio, the backend and a worker, and connect a project of photos with predictions.
 
-    Label Studio's data live in the data folder: starting again goes on where
+    Label Studio's data live in the data folder: starting again continues where
     you stopped. Commands in another terminal, with the same RAM_DATA_DIR, know
     this Label Studio. Ctrl-C stops all that this command has started, and
     nothing else.
@@ -136,7 +136,7 @@ def _learning(photos: int, settings: Settings) -> str:
 
 
 def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
-    ran = "  (ran already, and goes on running)"
+    ran = "  (ran already, and keeps running)"
     typer.echo(f"Label Studio  {labelling.url}{'' if labelling.service else ran}")
     typer.echo(f"  e-mail      {account.email}")
     typer.echo(f"  password    {account.password}")

@@ -39,14 +39,14 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
     mark = "served, pinned" if served.pinned else "served"
     rows = [[BASE, "", "", "", "", "", mark if served.name == BASE else ""]]
     for each in records:
-        recipe, edits, count = "?", "", "?"
+        trainer, edits, count = "?", "", "?"
         if each.lineage is not None:
             before, after = (m.get("edits") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
-            recipe, count = each.lineage.recipe, str(each.lineage.corrections.count)
+            trainer, count = each.lineage.trainer, str(each.lineage.corrections.count)
             edits = "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
         made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
         now = mark if served.name == each.name else ""
-        rows.append([each.name, each.state, made, recipe, edits, count, now])
+        rows.append([each.name, each.state, made, trainer, edits, count, now])
     print_rows(("version", "state", "made", "recipe", "edits", "corrections", ""), rows)
     for each in records:
         typer.echo(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}")
@@ -132,7 +132,7 @@ def activate(project: ProjectArgument, version: Name) -> None:
 
 @app.command()
 def pin(project: ProjectArgument) -> None:
-    """Keep what is served now: nothing is learned or served anew until `unpin`."""
+    """Keep what is served now: no training, no new version until `unpin`."""
     opened, table = _open(project)
     typer.echo(f"Project {opened.key} is pinned to {table.pin(opened.key).name}.")
 
@@ -197,7 +197,7 @@ def _training_of(version: Version | None) -> str:
     lineage, used = version.lineage, version.lineage.corrections
     figures = ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics_after.items()) or "no figures"
     return (
-        f"recipe {lineage.recipe}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
+        f"recipe {lineage.trainer}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
         f" {used.withdrawn} withdrawn), {figures}"
     )
 

@@ -36,7 +36,7 @@ def find(
     bundle: BundleOption = None,
     as_json: JsonLines = False,
 ) -> None:
-    """Say as which tag of a bundle each text is scored; exit status 1 where one is new to it."""
+    """Show as which tag of a bundle each text is scored; exit status 1 where one is new to it."""
     settings = load_settings(bundle=bundle)
     vocabulary = find_bundle(settings.bundle, settings.bundles_dir).vocabulary
     tags = [None if row is None else vocabulary[row] for row in vocabulary.resolve(texts)]

@@ -20,18 +20,18 @@ _BY_PAGE = "asked for on the admin's page"
 
 def train(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
     """Requests a training."""
-    return str(jobs.request(project.key, _BY_PAGE)["message"])
+    return str(jobs.request_training_message(project.key, _BY_PAGE)["message"])
 
 
 def prelabel(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
     """Requests predictions for all tasks without annotations."""
-    job = jobs.push(project.key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
-    return f"Predictions are queued as job {job.short}; a worker pushes them into Label Studio."
+    job = jobs.request_prelabelling(project.key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
+    return f"Predictions are queued as job {job.short}; a worker has Label Studio retrieve them."
 
 
 def pin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
     """Keeps what is served."""
-    return f"Pinned to {jobs.versions.pin(project.key).name}: nothing is learned or served anew until it is unpinned."
+    return f"Pinned to {jobs.versions.pin(project.key).name}: no training, no new version until it is unpinned."
 
 
 def unpin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def set_options(services: Services, jobs: JobService, project: Project, given: M
         others = {name: value for name, value in old.to_json().items() if name not in FIELDS}
         return parse_options({**others, **new}, source="Settings")
 
-    jobs.projects.set_options(project.key, edited)
+    jobs.projects.edit_options(project.key, edited)
     return "Saved. It holds from the next predictions on: pre-label to renew those that are stored."
 
 
@@ -76,4 +76,4 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"Settings: {name}={text[:40]!r} is no number.") from None
+        raise InputError(f"Settings: {name}={text[:40]!r} is not a number.") from None

@@ -48,7 +48,7 @@ def overview(services: Services, jobs: JobService) -> list[Row]:
         DatabaseUnavailable: see the message.
     """
     served = {each.key: each for each in jobs.versions.changes().served}
-    latest = _latest(jobs.queue.jobs(limit=JOBS))
+    latest = _latest(jobs.table.jobs(limit=JOBS))
     events = jobs.ledger.last_events()
     rows = []
     for key in sorted(project.key for project in services.store.projects()):

@@ -18,15 +18,15 @@ from starlette.staticfiles import StaticFiles
 from ram_backend import __version__
 from ram_backend.console import actions
 from ram_backend.console.charts import bars_per_day, before_and_after
-from ram_backend.console.figures import CorrectedPhoto, Figures, FiguresCache
 from ram_backend.console.overview import overview
+from ram_backend.console.statistics import CorrectedPhoto, Statistics, StatisticsCache
 from ram_backend.console.thresholds import thresholds_in_force
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.diagnosis import Finding
 from ram_backend.labelstudio.task_images import ImageReference
-from ram_backend.projects.project import Pin, Project
+from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.middleware import Refused, is_loopback_host
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -56,7 +56,7 @@ _ACTIONS: Mapping[str, Callable[[Services, JobService, Project, Mapping[str, Any
     "options": actions.set_options,
 }
 
-Check = Callable[[Settings, Project, Pin | None], Iterable[Finding]]
+Check = Callable[[Settings, Project, TrustedHost | None], Iterable[Finding]]
 
 
 def mount(app: FastAPI, *, check: Check) -> None:
@@ -78,7 +78,7 @@ class _Page:
         self._templates = Environment(
             loader=PackageLoader("ram_backend.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._figures: FiguresCache | None = None
+        self._statistics: StatisticsCache | None = None
         self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
         self.router = APIRouter(dependencies=[Depends(_admitted)], include_in_schema=False)
         views: dict[str, Callable[..., Any]] = {
@@ -107,21 +107,21 @@ class _Page:
         )
 
     def _facts(self, services: Services, jobs: JobService, project: Project) -> dict[str, Any]:
-        key, figures = project.key, self._figures_of(services, project)
+        key, statistics = project.key, self._statistics_of(services, project)
         versions = jobs.versions.list(key)
         return {
             "project": project,
             "served": jobs.versions.served(key),
-            "figures": figures,
-            "tags": figures.tags[:TAGS],
-            "tags_left": len(figures.tags) - TAGS if len(figures.tags) > TAGS else 0,
+            "statistics": statistics,
+            "tags": statistics.tags[:TAGS],
+            "tags_left": len(statistics.tags) - TAGS if len(statistics.tags) > TAGS else 0,
             "pending": jobs.pending(key),
             "next_training": jobs.next_training(key),
-            "days": bars_per_day(figures.per_day, datetime.now(UTC).date()),
+            "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
             "versions": versions[::-1],
             "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
-            "jobs": jobs.queue.jobs(key, limit=JOBS),
-            "options": project.set_options,
+            "jobs": jobs.table.jobs(key, limit=JOBS),
+            "options": project.admin_options,
             "extra": ", ".join(project.extra_params.to_json()),
         }
 
@@ -130,7 +130,7 @@ class _Page:
         project = _known(services, reference)
 
         def look() -> list[Finding]:
-            return list(self._check(services.settings, project, jobs.projects.changes().pin))
+            return list(self._check(services.settings, project, jobs.projects.changes().trusted_host))
 
         findings = await asyncio.to_thread(look)
         return self._render(services, "connection.html", findings=findings)
@@ -138,16 +138,16 @@ class _Page:
     async def _tag(self, request: Request, reference: str, name: str) -> HTMLResponse:
         services, _ = _parts(request)
         project = _known(services, reference)
-        figures = await asyncio.to_thread(self._figures_of, services, project)
-        photos = (figures.photos or {}).get(name, ())
+        statistics = await asyncio.to_thread(self._statistics_of, services, project)
+        photos = (statistics.photos or {}).get(name, ())
         return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
 
     async def _photo(self, request: Request, reference: str, task: int, image: str) -> Response:
         """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
         services, _ = _parts(request)
         project = _known(services, reference)
-        figures = await asyncio.to_thread(self._figures_of, services, project)
-        photo = figures.photo(task, image)
+        statistics = await asyncio.to_thread(self._statistics_of, services, project)
+        photo = statistics.photo(task, image)
         if photo is None:
             raise ProjectNotFound(f"Project {project.key} has no corrected photo of task {task}.")
         async with self._thumbnails:
@@ -165,10 +165,10 @@ class _Page:
         project = _known(services, reference)
         return {"message": await asyncio.to_thread(_ACTIONS[action], services, jobs, project, given)}
 
-    def _figures_of(self, services: Services, project: Project) -> Figures:
-        if self._figures is None:
-            self._figures = FiguresCache(services.ledger, services.settings)
-        return self._figures.of(project)
+    def _statistics_of(self, services: Services, project: Project) -> Statistics:
+        if self._statistics is None:
+            self._statistics = StatisticsCache(services.ledger, services.settings)
+        return self._statistics.of(project)
 
     def _render(self, services: Services, template: str, **values: object) -> HTMLResponse:
         html = self._templates.get_template(template).render(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ram_backend.errors import RamError
 from ram_backend.projects.project import Project
-from ram_backend.server.model import shared
+from ram_backend.server.model import await_shared
 from ram_backend.server.services import Services
 
 WAIT_S = 2.0
@@ -27,12 +27,12 @@ async def thresholds_in_force(services: Services, project: Project) -> tuple[dic
     try:
         async with asyncio.timeout(WAIT_S):
             await services.identity()
-            live = services.swap.live(project.key)
-            if isinstance(live, Future):
+            actual = services.swap.actual(project.key)
+            if isinstance(actual, Future):
                 return {}, "The project's version is still being loaded."
-            ref = None if live is None else live.ref
-            config = await shared(services.snapshots.resolve(project, project.label_config, ref))
-            snapshot = await shared(services.snapshots.get(config, live))
+            ref = None if actual is None else actual.ref
+            config = await await_shared(services.snapshots.resolve(project, project.label_config, ref))
+            snapshot = await await_shared(services.snapshots.get(config, actual))
     except TimeoutError:
         return {}, "The project's tags are still being prepared: their thresholds follow."
     except RamError as error:

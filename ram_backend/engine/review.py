@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from ram_backend.engine.findings import Finding
-from ram_backend.labelstudio.plan import LabelPlan, choices_for
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.schema import LabelSchema, choices_for
 
 REVIEW = "engine-review"
 ORDER, ASKED = "ram_review_order", "ram_review"
@@ -24,7 +24,7 @@ ORDER, ASKED = "ram_review_order", "ram_review"
 
 def push_review(
     api: ProjectApi,
-    plan: LabelPlan,
+    schema: LabelSchema,
     findings: Sequence[Finding],
     tags_of: Mapping[int, set[str]],
     progress: Callable[[str, int, int], None],
@@ -33,7 +33,7 @@ def push_review(
 
     Args:
         api: of the project.
-        plan: of its label config.
+        schema: of its label config.
         findings: `number` is the task's; the surest first.
         tags_of: of each task the tags that are on.
         progress: called with stage, step and steps.
@@ -65,9 +65,9 @@ def push_review(
                 ScoredChoice(choice, 1.0 if proposed & set(choice.texts) else 0.0, 0.5)
                 for choice in choices_for(control, data)
             ]
-            for control in plan.tag_controls
+            for control in schema.tag_controls
         }
-        review = prediction(plan, scored, model_version=REVIEW)
+        review = prediction(schema, scored, model_version=REVIEW)
         api.add_prediction(number, {**review, "score": round(1 - new[0].probability, 6)})
         listed = "; ".join([*asked, *(f"{each.kind}: {each.tag}" for each in new)])
         api.change_data(number, {**data, ORDER: order, ASKED: listed})

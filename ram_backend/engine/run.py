@@ -29,7 +29,7 @@ from ram_backend.engine.evidence import SIGNALS, Evidence, Lazy, Portion
 from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
-from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.images.decode import thumbnail
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.tagger import Tagger
@@ -113,7 +113,9 @@ def run_engine(
     rows = np.concatenate([np.empty(0, np.int64), *parts])
     if not len(rows):
         raise InputError(f"None of {len(images.names)} images can be read; the first: {errors[0]}")
-    groups = group_alike(phash, content) if len(rows) <= ALIKE_UP_TO else np.unique(phash, return_inverse=True)[1]
+    groups = (
+        group_near_duplicates(phash, content) if len(rows) <= ALIKE_UP_TO else np.unique(phash, return_inverse=True)[1]
+    )
     folds = np.zeros(len(images.names), dtype=np.int64)
     folds[rows] = folds_of(groups, content)
     labels, known = ([each[part][:, columns] for part in parts] for each in (images.labels, images.known))

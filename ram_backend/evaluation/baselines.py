@@ -11,7 +11,7 @@ from ram_backend.evaluation.figures import MIN_POSITIVES, ModelScores
 from ram_backend.evaluation.labels import LabelSet
 from ram_backend.evaluation.leaks import TrainingImages
 from ram_backend.evaluation.scoring import ScoredImages, score_images
-from ram_backend.gate.folds import group_alike
+from ram_backend.gate.folds import group_near_duplicates
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.delta import features_of
 from ram_backend.settings import Settings
@@ -75,10 +75,12 @@ def _linear_probe(
     labels, known = (each[fitted.rows[kept]] for each in training.matrices(tagger.tags))
     if not (labels & known).any():
         return name, None, "needs images of split train with these tags"
-    groups = group_alike(fitted.phash[kept], [fitted.sha256[row] for row in kept])
+    groups = group_near_duplicates(fitted.phash[kept], [fitted.sha256[row] for row in kept])
     eigen = KernelEigen.of(features_of(fitted.tokens[kept]))
     targets = standardised_targets(labels, known.astype(np.float32))
     ridges = [eigen.ridge(targets, groups, strength) for strength in STRENGTHS]
-    quality = [mean_average_precision(each.left_out, labels, known, min_positives=MIN_POSITIVES) for each in ridges]
+    quality = [
+        mean_average_precision(each.out_of_group_scores, labels, known, min_positives=MIN_POSITIVES) for each in ridges
+    ]
     best = ridges[int(np.argmax(np.nan_to_num(quality)))]
     return name, features_of(scored.tokens) @ best.weight.T + best.bias, ""

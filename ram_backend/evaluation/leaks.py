@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import ALIKE
+from ram_backend.gate.folds import NEAR_DUPLICATE_BITS
 from ram_backend.models.bundle import TRAINING_IMAGES, Bundle
 from ram_backend.models.starter.install import PACKAGED, starter_digest
 
-NEAR_BITS = ALIKE[0]
+NEAR_BITS = NEAR_DUPLICATE_BITS[0]
 """Bits in which perceptual hashes of near-duplicates may differ."""
 SAME, NEAR = "same file", "near-duplicate"
 _AT_ONCE = 1000

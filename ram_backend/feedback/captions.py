@@ -8,9 +8,9 @@ from typing import Literal
 
 from ram_backend.feedback.corrections import shown_to
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import caption_in
-from ram_backend.labelstudio.plan import LabelPlan
+from ram_backend.labelstudio.schema import LabelSchema
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class CaptionCorrection:
 
 
 def caption_corrections(
-    plan: LabelPlan, annotations: Iterable[CurrentAnnotation], shown: Mapping[int, Sequence[ServedPrediction]]
+    schema: LabelSchema, annotations: Iterable[CurrentAnnotation], shown: Mapping[int, Sequence[ShownPrediction]]
 ) -> list[CaptionCorrection]:
     """The caption corrections of usable annotations; one per caption control with a text, shown or written."""
     found: list[CaptionCorrection] = []
-    for stated in (each.stated for each in annotations if each.stated.usable):
-        origin = shown_to(stated, shown.get(stated.task, ()))
-        for control in plan.captions:
+    for parsed in (each.parsed for each in annotations if each.parsed.usable):
+        origin = shown_to(parsed, shown.get(parsed.task, ()))
+        for control in schema.captions:
             served = [each.path[0] for each in (origin.choices if origin else ()) if each.control == control.name]
-            before, text = " ".join(served), caption_in(control.name, stated.items)
+            before, text = " ".join(served), caption_in(control.name, parsed.items)
             if before or text:
                 version = origin.model_version if origin else None
                 found.append(
-                    CaptionCorrection(stated.task, stated.id, control.to_name, control.name, before, text, version)
+                    CaptionCorrection(parsed.task, parsed.id, control.to_name, control.name, before, text, version)
                 )
     return found

@@ -17,7 +17,7 @@ from ram_backend.feedback.events import LabelSpace
 from ram_backend.feedback.labels import (
     UNKNOWN,
     CandidateTags,
-    State,
+    LabelState,
     TagLabel,
     TaskLabels,
     Weights,
@@ -25,19 +25,19 @@ from ram_backend.feedback.labels import (
     weighted_vote,
 )
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedPrediction
-from ram_backend.labelstudio.annotations import ChoiceId, StatedAnnotation, ticked_paths
-from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice, image_reference
+from ram_backend.feedback.shown import ShownPrediction
+from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, ticked_paths
+from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference
 
 MAX_CLOCK_SKEW = timedelta(seconds=60)
 """Largest difference between Label Studio's clock and ours."""
 
 _Choices = Mapping[ChoiceId, Choice]
-_Shown = Mapping[int, Sequence[ServedPrediction]]
+_Shown = Mapping[int, Sequence[ShownPrediction]]
 
 
 def corrections_of(
-    plan: LabelPlan,
+    schema: LabelSchema,
     annotations: Iterable[CurrentAnnotation],
     shown: _Shown,
     weights: Weights,
@@ -53,13 +53,13 @@ def corrections_of(
     Unusable annotations are ignored; `shown` are served predictions by task,
     `task_data` newer data of tasks than the events have.
     """
-    usable = [annotation for annotation in annotations if annotation.stated.usable]
+    usable = [annotation for annotation in annotations if annotation.parsed.usable]
     data = {
-        each.stated.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
+        each.parsed.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
     }
     data |= {task: newer for task, newer in (task_data or {}).items() if newer}
-    reader = _Reader(plan, weights, usable, shown)
-    return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.stated.task, {}))]
+    reader = _Reader(schema, weights, usable, shown)
+    return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.parsed.task, {}))]
 
 
 def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
@@ -74,19 +74,19 @@ def merge_corrections(corrections: Iterable[TaskLabels]) -> list[TaskLabels]:
     return [_merged(by_image[image]) for image in sorted(by_image)]
 
 
-def shown_to(stated: StatedAnnotation, shown: Sequence[ServedPrediction]) -> ServedPrediction | None:
+def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> ShownPrediction | None:
     """The prediction that an annotation started from: by its id, else the last one served before it was made.
 
     None: it started from none, or the prediction is not known.
     """
-    if stated.parent_prediction is None:
+    if parsed.parent_prediction is None:
         return None
     for each in shown:
-        if each.prediction_id == stated.parent_prediction:
+        if each.prediction_id == parsed.parent_prediction:
             return each
     others = [each for each in shown if each.prediction_id is None]
-    if stated.created_at is not None:
-        latest = stated.created_at + MAX_CLOCK_SKEW
+    if parsed.created_at is not None:
+        latest = parsed.created_at + MAX_CLOCK_SKEW
         others = [each for each in others if each.shown_at <= latest]
     return max(others, key=lambda each: each.shown_at, default=None)
 
@@ -99,16 +99,19 @@ class _Reader:
     """
 
     def __init__(
-        self, plan: LabelPlan, weights: Weights, annotations: Sequence[CurrentAnnotation], shown: _Shown
+        self, schema: LabelSchema, weights: Weights, annotations: Sequence[CurrentAnnotation], shown: _Shown
     ) -> None:
         self._weights = weights
         self._shown = shown
         self._controls = {
-            to_name: [control for control in plan.tag_controls if control.to_name == to_name] for to_name in plan.images
+            to_name: [control for control in schema.tag_controls if control.to_name == to_name]
+            for to_name in schema.images
         }
-        self._fixed: dict[str, _Choices] = {control.name: _by_path(control.choices) for control in plan.tag_controls}
+        self._fixed: dict[str, _Choices] = {control.name: _by_path(control.choices) for control in schema.tag_controls}
         self._spelled = {
-            control.name: _spellings(control, annotations, shown) for control in plan.tag_controls if control.free
+            control.name: _spellings(control, annotations, shown)
+            for control in schema.tag_controls
+            if control.free_text
         }
         for name, spelled in self._spelled.items():
             self._fixed[name] = _by_path(free_choice(text) for text in dict.fromkeys(spelled.values()))
@@ -116,8 +119,8 @@ class _Reader:
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
     def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[TaskLabels]:
-        stated = annotation.stated
-        started_from = shown_to(stated, self._shown.get(stated.task, ()))
+        parsed = annotation.parsed
+        started_from = shown_to(parsed, self._shown.get(parsed.task, ()))
         for to_name, controls in self._controls.items():
             choices = [self._choices(control, data) for control in controls]
             states: dict[str, TagLabel] = {}
@@ -126,13 +129,13 @@ class _Reader:
                     for tag in choice.texts:
                         states[tag] = merge_choices(states.get(tag), label)
             yield TaskLabels(
-                task_id=stated.task,
+                task_id=parsed.task,
                 to_name=to_name,
                 reference=image_reference(controls[0], data),
                 candidates=self._candidates_of(to_name, controls, choices),
                 states=states,
-                ground_truth=stated.ground_truth,
-                annotation_ids=(stated.id,),
+                ground_truth=parsed.ground_truth,
+                annotation_ids=(parsed.id,),
                 model_versions=(started_from.model_version,) if started_from else (),
                 versions=(started_from.version,) if started_from and started_from.version else (),
             )
@@ -162,19 +165,19 @@ class _Reader:
         control: TagControl,
         choices: _Choices,
         annotation: CurrentAnnotation,
-        started_from: ServedPrediction | None,
+        started_from: ShownPrediction | None,
     ) -> Iterator[tuple[Choice, TagLabel]]:
         """Labels of all choices but the untouched ones.
 
         A ticked choice of several texts means that one of them applies, not
         which: they share the weight.
         """
-        on = {self._path(control, path) for path in ticked_paths(control, annotation.stated.items)} & choices.keys()
+        on = {self._path(control, path) for path in ticked_paths(control, annotation.parsed.items)} & choices.keys()
         served = [each for each in (started_from.choices if started_from else ()) if each.control == control.name]
         shown_on = {self._path(control, each.path) for each in served if each.ticked} & choices.keys()
         scores = {self._path(control, each.path): each.score for each in served}
         for path in on:
-            state: State = "confirmed" if path in shown_on else "added"
+            state: LabelState = "confirmed" if path in shown_on else "added"
             yield choices[path], TagLabel(True, 1 / len(choices[path].texts), state, scores.get(path))
         for path in shown_on - on:
             yield choices[path], TagLabel(False, 1.0, "removed", scores.get(path))
@@ -206,12 +209,12 @@ def _by_path(choices: Iterable[Choice]) -> _Choices:
 def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:
     """Free tags: case folded -> as the model, else the first annotator writes them; sorted."""
     found: dict[str, str] = {}
-    tasks = sorted({annotation.stated.task for annotation in annotations})
+    tasks = sorted({annotation.parsed.task for annotation in annotations})
     for each in (each for task in tasks for row in shown.get(task, ()) for each in row.choices):
         if each.control == control.name:
             found.setdefault(each.path[0].casefold(), each.path[0])
     for annotation in annotations:
-        for path in ticked_paths(control, annotation.stated.items):
+        for path in ticked_paths(control, annotation.parsed.items):
             found.setdefault(path[0].casefold(), path[0])
     return dict(sorted(found.items()))
 

@@ -13,16 +13,16 @@ from typing import Literal
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.annotations import (
     ChoiceId,
-    StatedAnnotation,
+    ParsedAnnotation,
     canonical_json,
-    content_of,
-    number_of,
+    content_hash,
+    parse_id,
     read_annotation,
     trimmed_task_data,
 )
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import LabelPlan
-from ram_backend.labelstudio.requests import EventProject, WebhookRequest
+from ram_backend.labelstudio.request_models import EventProject, WebhookRequest
+from ram_backend.labelstudio.schema import LabelSchema
 
 EventKind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_missing", "annotation_found"]
 """`stated`: an annotation as it was then. `annotation_deleted`, `task_deleted`: Label Studio's tombstones, final, as no
@@ -52,9 +52,9 @@ class LabelSpace:
     choices: dict[str, frozenset[ChoiceId]] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, plan: LabelPlan) -> LabelSpace:
+    def of(cls, schema: LabelSchema) -> LabelSpace:
         """The label space of a plan."""
-        space = cls("", {each.name: frozenset(choice.path for choice in each.choices) for each in plan.tag_controls})
+        space = cls("", {each.name: frozenset(choice.path for choice in each.choices) for each in schema.tag_controls})
         return cls(hashlib.sha256(space.to_json().encode()).hexdigest(), space.choices)
 
     def to_json(self) -> str:
@@ -123,7 +123,7 @@ def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEv
     counted in the log.
     """
     entries = request.task_objects if request.action in DELETING_TASKS else request.annotation_objects
-    numbers = [number for each in entries if (number := number_of(each)) is not None]
+    numbers = [number for each in entries if (number := parse_id(each)) is not None]
     if request.action in STATING:
         events = _statements(request, received_at)
     elif request.action in DELETING:
@@ -139,7 +139,7 @@ def events_of(request: WebhookRequest, received_at: datetime) -> list[FeedbackEv
 
 
 def statement_event(
-    stated: StatedAnnotation,
+    parsed: ParsedAnnotation,
     received_at: datetime,
     *,
     task_data: object = None,
@@ -147,16 +147,16 @@ def statement_event(
     source: Source = "webhook",
 ) -> FeedbackEvent:
     """The event of one statement; `task_data` as received."""
-    statement = stated.canonical()
+    statement = parsed.canonical()
     return FeedbackEvent(
         kind="stated",
-        annotation_id=stated.id,
-        task_id=stated.task,
+        annotation_id=parsed.id,
+        task_id=parsed.task,
         received_at=received_at,
-        updated_us=stated.updated_us,
+        updated_us=parsed.updated_us,
         statement=statement,
-        content=content_of(statement),
-        usable=stated.usable,
+        content=content_hash(statement),
+        usable=parsed.usable,
         source=source,
         task_data=trimmed_task_data(task_data),
         offered=offered,
@@ -164,13 +164,13 @@ def statement_event(
 
 
 def _statements(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
-    tasks = {number_of(task): task.get("data") for task in request.task_objects}
+    tasks = {parse_id(task): task.get("data") for task in request.task_objects}
     only_task = next(iter(tasks)) if len(tasks) == 1 else None
     project = request.project
     offered = label_space_of(project.label_config) if isinstance(project, EventProject) else None
-    stated = [read_annotation(annotation, task=only_task) for annotation in request.annotation_objects]
+    parsed = [read_annotation(annotation, task=only_task) for annotation in request.annotation_objects]
     return [
         statement_event(each, received_at, task_data=tasks.get(each.task), offered=offered)
-        for each in stated
+        for each in parsed
         if each is not None
     ]

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.labelstudio.plan import TagControl
+from ram_backend.labelstudio.schema import TagControl
 from ram_backend.settings import Settings
 
-State = Literal["confirmed", "added", "removed", "untouched", "unknown"]
+LabelState = Literal["confirmed", "added", "removed", "untouched", "unknown"]
 """`confirmed`: shown as on, left on. `added`: ticked by a person. `removed`: shown as on, unticked by a person.
 `untouched`: off, and left off. `unknown`: annotators disagree evenly, or none of them could have chosen it."""
 
-PRECEDENCE: Mapping[State, int] = {"confirmed": 4, "added": 3, "removed": 2, "unknown": 1, "untouched": 0}
+PRECEDENCE: Mapping[LabelState, int] = {"confirmed": 4, "added": 3, "removed": 2, "unknown": 1, "untouched": 0}
 """Explicit statements come before silence."""
 
 
@@ -33,7 +33,7 @@ class TagLabel:
 
     label: bool
     weight: float
-    state: State
+    state: LabelState
     score: float | None = None
 
 
@@ -127,7 +127,7 @@ class TaskLabels:
         """The label of a tag; `UNKNOWN` if it could not be chosen."""
         return self.states.get(tag) or self.candidates.label(tag)
 
-    def tags(self, state: State) -> tuple[str, ...]:
+    def tags(self, state: LabelState) -> tuple[str, ...]:
         """The tags in a state other than untouched, in order of their names."""
         return tuple(sorted(tag for tag, label in self.states.items() if label.state == state))
 

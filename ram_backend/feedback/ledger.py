@@ -20,8 +20,8 @@ from ram_backend.database.engine import Database
 from ram_backend.feedback import projection
 from ram_backend.feedback.events import FeedbackEvent, LabelSpace
 from ram_backend.feedback.projection import AnnotationChanges, CurrentAnnotation, EventHeader, Fingerprint
-from ram_backend.feedback.shown import ImageHashes, ServedPrediction, image_key, read_choices, read_images
-from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.feedback.shown import ImageHashes, ShownPrediction, image_key, read_choices, read_images
+from ram_backend.labelstudio.annotations import ParsedAnnotation
 from ram_backend.projects import table as projects_table
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import OfProject, key_columns
@@ -103,7 +103,7 @@ class TaskImageRow(OfProject, Base):
 
 
 _HEADER = [getattr(FeedbackEventRow, name) for name in EventHeader._fields]
-_STATED = [
+_CONTENTS = [
     getattr(FeedbackEventRow, name)
     for name in ("event_id", "annotation_id", "updated_us", "statement", "task_data", "offered", "received_at")
 ]
@@ -168,13 +168,13 @@ class Ledger:
             current = projection.current(self._headers(session, key, up_to))
             spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
             offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
-            stated = select(*_STATED).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            query = select(*_CONTENTS).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
             wanted = {header.event_id for header in current.values()}
-            found = {row.annotation_id: row for row in session.execute(stated) if row.event_id in wanted}
+            found = {row.annotation_id: row for row in session.execute(query) if row.event_id in wanted}
         return [
             CurrentAnnotation(
                 event_id=row.event_id,
-                stated=StatedAnnotation.from_canonical(row.statement, updated_us=row.updated_us),
+                parsed=ParsedAnnotation.from_canonical(row.statement, updated_us=row.updated_us),
                 task_data=json.loads(row.task_data) if row.task_data else {},
                 offered=offered.get(row.offered),
                 received_at=row.received_at,
@@ -210,7 +210,7 @@ class Ledger:
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
-    def record_shown(self, key: ProjectKey, shown: Sequence[ServedPrediction]) -> None:
+    def record_shown(self, key: ProjectKey, shown: Sequence[ShownPrediction]) -> None:
         """Upserts served predictions and the identities of their images.
 
         A task and `model_version` have one row, the last that was served. A
@@ -237,16 +237,16 @@ class Ledger:
             }
             self._put_images(session, key, images)
 
-    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ServedPrediction]]:
+    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ShownPrediction]]:
         """Served predictions by task, oldest first; `annotated`: only of tasks with annotations."""
         query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
-            stated = (_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
-            query = query.where(ShownRow.task_id.in_(select(FeedbackEventRow.task_id).where(*stated)))
-        found: dict[int, list[ServedPrediction]] = {}
+            annotated_tasks = (_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
+            query = query.where(ShownRow.task_id.in_(select(FeedbackEventRow.task_id).where(*annotated_tasks)))
+        found: dict[int, list[ShownPrediction]] = {}
         with self._database.reading() as session:
             for row in session.scalars(query):
-                prediction = ServedPrediction(
+                prediction = ShownPrediction(
                     task_id=row.task_id,
                     model_version=row.model_version,
                     shown_at=row.shown_at,
@@ -296,7 +296,7 @@ def _identity(table: type[ShownRow | TaskImageRow]) -> list[Any]:
     return [table.instance, table.project_id, table.created, table.task_id]
 
 
-def _shown_row(key: ProjectKey, shown: ServedPrediction) -> dict[str, Any]:
+def _shown_row(key: ProjectKey, shown: ShownPrediction) -> dict[str, Any]:
     return {
         **key_columns(key),
         **vars(shown),

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ram_backend.feedback.events import LabelSpace
-from ram_backend.labelstudio.annotations import StatedAnnotation
+from ram_backend.labelstudio.annotations import ParsedAnnotation
 
 
 class EventHeader(NamedTuple):
@@ -35,7 +35,7 @@ class CurrentAnnotation:
     """
 
     event_id: int
-    stated: StatedAnnotation
+    parsed: ParsedAnnotation
     task_data: Mapping[str, Any] = field(repr=False)
     offered: LabelSpace | None = field(repr=False)
     received_at: datetime

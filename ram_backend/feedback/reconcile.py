@@ -8,19 +8,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
+from ram_backend.errors import LabelStudioRefused
 from ram_backend.feedback import projection
 from ram_backend.feedback.events import EventKind, FeedbackEvent, LabelSpace, label_space_of, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedChoice, ServedPrediction
-from ram_backend.labelstudio.annotations import StatedAnnotation, number_of, read_annotation, read_items
-from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
+from ram_backend.feedback.shown import ShownChoice, ShownPrediction
+from ram_backend.labelstudio.annotations import ParsedAnnotation, parse_id, read_annotation, read_items
+from ram_backend.labelstudio.api_models import ListedTask
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.records import ListedTask
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Pin, Project, connection_of
-from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)
 """An annotation that arrived later than this before the listing is not taken for gone if the listing lacks it: Label
@@ -53,24 +50,6 @@ class Reconciled:
     task_data: Mapping[int, Mapping[str, Any]] = field(repr=False)
 
 
-def label_studio_of(settings: Settings, project: Project, *, pin: Pin | None) -> LabelStudio:
-    """The Label Studio of a project, with the login that it may be sent.
-
-    Raises:
-        LabelStudioUnreachable: its address is unknown.
-        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
-            be used.
-    """
-    connection = connection_of(project, pin=pin, url=settings.label_studio_url, api_key=settings.label_studio_api_key)
-    if connection.base_url is None:
-        raise LabelStudioUnreachable(
-            f"Nobody has named the Label Studio of project {project.key}: {connect_command(project.key.id)}."
-        )
-    return open_label_studio(
-        settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=project.hostname
-    )
-
-
 def reconcile(
     ledger: Ledger,
     key: ProjectKey,
@@ -98,14 +77,14 @@ def reconcile(
     began = began or datetime.now(UTC)
     offered = _same_project(key, api)
     mark = ledger.last_event(key)
-    known = {annotation.stated.id: annotation for annotation in ledger.annotations(key, up_to=mark)}
+    known = {annotation.parsed.id: annotation for annotation in ledger.annotations(key, up_to=mark)}
     headers = ledger.headers(key, up_to=mark)
     listing = _Listing(began, offered)
     for count, task in enumerate(api.annotated_tasks(), 1):
         listing.take(task)
         if progress is not None and count % 100 == 0:
             progress(count)
-    unseen = sorted({known[number].stated.task for number in known.keys() - listing.stated.keys()})
+    unseen = sorted({known[number].parsed.task for number in known.keys() - listing.parsed.keys()})
     for task in api.tasks(unseen):
         listing.take(task)
     recorded = {(header.annotation_id, header.task_id, header.updated_us, header.content) for header in headers}
@@ -113,17 +92,17 @@ def reconcile(
         event
         for event in listing.statements
         if (event.annotation_id, event.task_id, event.updated_us, event.content) not in recorded
-        and not _lost_its_prediction(listing.stated[event.annotation_id], known.get(event.annotation_id))
+        and not _lost_its_prediction(listing.parsed[event.annotation_id], known.get(event.annotation_id))
     ]
     gone = [
-        annotation.stated
+        annotation.parsed
         for number, annotation in known.items()
-        if number not in listing.stated and annotation.received_at <= began - settled
+        if number not in listing.parsed and annotation.received_at <= began - settled
     ]
-    returned = [listing.stated[number] for number in projection.missing(headers) & listing.stated.keys()]
+    returned = [listing.parsed[number] for number in projection.missing(headers) & listing.parsed.keys()]
     moment = (began - _EPOCH) // timedelta(microseconds=1)
     added = ledger.record(key, events)
-    seen: list[tuple[EventKind, StatedAnnotation]] = [("annotation_missing", each) for each in gone]
+    seen: list[tuple[EventKind, ParsedAnnotation]] = [("annotation_missing", each) for each in gone]
     seen += [("annotation_found", each) for each in returned]
     ledger.record(
         key,
@@ -133,7 +112,7 @@ def reconcile(
     shown = [each for each in listing.shown.values() if each.prediction_id not in numbers]
     ledger.record_shown(key, shown)
     result = Reconciled(
-        listed=len(listing.stated),
+        listed=len(listing.parsed),
         added=added,
         gone=len(gone),
         returned=len(returned),
@@ -151,9 +130,9 @@ class _Listing:
     def __init__(self, began: datetime, offered: LabelSpace | None) -> None:
         self._began = began
         self._offered = offered
-        self.stated: dict[int, StatedAnnotation] = {}
+        self.parsed: dict[int, ParsedAnnotation] = {}
         self.statements: list[FeedbackEvent] = []
-        self.shown: dict[int, ServedPrediction] = {}
+        self.shown: dict[int, ShownPrediction] = {}
         self.task_data: dict[int, Mapping[str, Any]] = {}
         self.left_out = 0
 
@@ -161,18 +140,18 @@ class _Listing:
         if task.id in self.task_data:
             return
         self.task_data[task.id] = task.data
-        predictions = {number_of(prediction): prediction for prediction in task.predictions}
+        predictions = {parse_id(prediction): prediction for prediction in task.predictions}
         for annotation in task.annotations:
-            stated = read_annotation(annotation, task=task.id)
-            if stated is None:
+            parsed = read_annotation(annotation, task=task.id)
+            if parsed is None:
                 self.left_out += 1
                 continue
-            self.stated[stated.id] = stated
-            event = statement_event(stated, self._began, task_data=task.data, offered=self._offered, source="listing")
+            self.parsed[parsed.id] = parsed
+            event = statement_event(parsed, self._began, task_data=task.data, offered=self._offered, source="listing")
             self.statements.append(event)
-            started_from = predictions.get(stated.parent_prediction) if stated.parent_prediction else None
-            if started_from is not None and stated.parent_prediction is not None:
-                self.shown[stated.parent_prediction] = _shown(task.id, stated, started_from)
+            started_from = predictions.get(parsed.parent_prediction) if parsed.parent_prediction else None
+            if started_from is not None and parsed.parent_prediction is not None:
+                self.shown[parsed.parent_prediction] = _shown(task.id, parsed, started_from)
 
 
 def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
@@ -186,22 +165,22 @@ def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:
     return label_space_of(settings.label_config)
 
 
-def _lost_its_prediction(listed: StatedAnnotation, known: CurrentAnnotation | None) -> bool:
+def _lost_its_prediction(listed: ParsedAnnotation, known: CurrentAnnotation | None) -> bool:
     """Whether a listed annotation equals the known one but for its parent prediction."""
     if known is None or listed.parent_prediction is not None:
         return False
-    before = known.stated
-    return replace(listed, parent_prediction=before.parent_prediction, unseen=before.unseen) == before
+    before = known.parsed
+    return replace(listed, parent_prediction=before.parent_prediction, auto_created=before.auto_created) == before
 
 
-def _shown(task: int, stated: StatedAnnotation, prediction: Mapping[str, Any]) -> ServedPrediction:
-    number, version, result = stated.parent_prediction, prediction.get("model_version"), prediction.get("result")
+def _shown(task: int, parsed: ParsedAnnotation, prediction: Mapping[str, Any]) -> ShownPrediction:
+    number, version, result = parsed.parent_prediction, prediction.get("model_version"), prediction.get("result")
     items = read_items(result if isinstance(result, list) else ())
-    return ServedPrediction(
+    return ShownPrediction(
         task_id=task,
         model_version=version if isinstance(version, str) and version else f"prediction {number}",
-        shown_at=stated.created_at or _EPOCH,
-        choices=tuple(ServedChoice(item.from_name, path, None, True) for item in items for path in item.values),
+        shown_at=parsed.created_at or _EPOCH,
+        choices=tuple(ShownChoice(item.from_name, path, None, True) for item in items for path in item.values),
         prediction_id=number,
         source="listing",
     )

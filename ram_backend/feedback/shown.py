@@ -13,7 +13,7 @@ from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
 
 
 @dataclass(frozen=True)
-class ServedChoice:
+class ShownChoice:
     """One choice of a served prediction.
 
     Attributes:
@@ -29,7 +29,7 @@ class ServedChoice:
 
 
 @dataclass(frozen=True)
-class ServedImage:
+class ShownImage:
     """One image when it was tagged.
 
     Attributes:
@@ -46,7 +46,7 @@ class ServedImage:
 
 
 @dataclass(frozen=True)
-class ServedPrediction:
+class ShownPrediction:
     """One prediction for one task, as an annotator saw it.
 
     Attributes:
@@ -61,8 +61,8 @@ class ServedPrediction:
     task_id: int
     model_version: str
     shown_at: datetime
-    choices: tuple[ServedChoice, ...] = ()
-    images: tuple[ServedImage, ...] = ()
+    choices: tuple[ShownChoice, ...] = ()
+    images: tuple[ShownImage, ...] = ()
     version: str | None = None
     prediction_id: int | None = None
     source: Literal["served", "listing"] = "served"
@@ -91,17 +91,17 @@ def image_key(task_id: int, reference: str | None) -> tuple[int, str]:
     return task_id, sha256((reference or "").encode("utf-8", "replace")).hexdigest()
 
 
-def read_choices(text: str) -> tuple[ServedChoice, ...]:
+def read_choices(text: str) -> tuple[ShownChoice, ...]:
     """Reads what `choices_json` wrote."""
     return tuple(
-        ServedChoice(control, tuple(path), score, bool(ticked))
+        ShownChoice(control, tuple(path), score, bool(ticked))
         for control, rows in json.loads(text).items()
         for path, score, ticked in rows
     )
 
 
-def read_images(text: str) -> tuple[ServedImage, ...]:
+def read_images(text: str) -> tuple[ShownImage, ...]:
     """Reads what `images_json` wrote."""
     return tuple(
-        ServedImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
+        ShownImage(name, reference, digest, int(phash, 16)) for name, reference, digest, phash in json.loads(text)
     )

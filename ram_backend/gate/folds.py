@@ -1,9 +1,9 @@
-"""Cross-fitting folds of corrected images: by content hash, look-alikes in one fold.
+"""Cross-fitting folds of corrected images: by content hash, near-duplicates in one fold.
 
 The fold of an image follows from its content alone, so it is the same in every
 round, on every machine and in whatever order corrections arrive. So a version
 can be read on its own training images by the fit that left their fold out. A
-later look-alike may move a group to another fold: the incumbent then looks
+later near-duplicate may move a group to another fold: the incumbent then looks
 better than it is on that group, and a successor needs more, never less.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDS = 5
-ALIKE = (8, 4, 0)
+NEAR_DUPLICATE_BITS = (8, 4, 0)
 """Bits in which perceptual hashes of near-duplicates may differ. Inside a group of more than `LARGEST_GROUP` of all
 images (photos of one fixed camera, scanned forms) the next limit is taken; in the end only equal bytes count."""
 LARGEST_GROUP, SMALL_GROUP = 0.25, 4
@@ -30,7 +30,7 @@ def folds_of(groups: Rows, content: Sequence[str]) -> Rows:
     """The fold of each image, in [0, `FOLDS`).
 
     Args:
-        groups: (N,) from `group_alike`.
+        groups: (N,) from `group_near_duplicates`.
         content: N content hashes; a group's fold follows from the first of its
             members in alphabetical order.
     """
@@ -41,11 +41,11 @@ def folds_of(groups: Rows, content: Sequence[str]) -> Rows:
     return np.array([fold[group] for group in groups.tolist()], dtype=np.int64)
 
 
-def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
-    """Groups of images that look alike, directly or through others of the group.
+def group_near_duplicates(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
+    """Groups of near-duplicates, directly or through others of the group.
 
-    A group that is too large is taken apart by the next limit of `ALIKE`; the
-    others keep theirs.
+    A group that is too large is taken apart by the next limit of
+    `NEAR_DUPLICATE_BITS`; the others keep theirs.
 
     Args:
         phash: (N,) perceptual hashes.
@@ -59,7 +59,7 @@ def group_alike(phash: NDArray[np.uint64], content: Sequence[str]) -> Rows:
     hashes, images = np.asarray(phash, dtype=np.uint64)[first], np.bincount(of_row)
     groups = np.zeros(len(first), dtype=np.int64)
     large = np.arange(len(first))
-    for step, bits in enumerate((*ALIKE, None)):
+    for step, bits in enumerate((*NEAR_DUPLICATE_BITS, None)):
         if not len(large):
             break
         groups[large] = step * len(groups) + (large if bits is None else _linked(hashes[large], bits))

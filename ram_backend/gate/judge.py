@@ -1,9 +1,9 @@
-"""Decision on a candidate version: edits per photo against the incumbent, association test, ranking, off-target check.
+"""Acceptance gate: sign-flip test of edits, association test, non-inferiority of mAP, off-target check.
 
 One candidate is compared with what is served now on all corrected images, each
-read by a fit that didn't see it or its look-alikes. It passes only with
-evidence that annotators will have fewer edits, and nothing may be harmed
-beside: neither the ranking of the project's tags nor tags outside it.
+scored by a fit that saw neither it nor its near-duplicates. It passes only with
+evidence that annotators will have fewer edits, with no regression elsewhere:
+neither of the ranking of the project's tags nor of tags outside it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTarget
 from ram_backend.gate.statistics import AssociationTest, EditChange, compare_edits, permutation_test, ranking_change
 from ram_backend.gate.training_set import TrainingSet
 
-LEVEL = 0.01
+SIGNIFICANCE_LEVEL = 0.01
 """p-value of the sign-flip test up to which a candidate is accepted. A project is judged again and again on largely the
 same images: in fourteen rounds without anything to win, some 3 % of the projects are then served a chance winner."""
 UNRELATED_FROM = 0.002
 """Labels are unrelated where more than this share of permutations is ranked as well as they are. Strict, since a
 candidate that ticks less has fewer edits on random labels."""
 FEWEST_IMAGES, FEWEST_POSITIVES = 20, 10
-"""Groups of look-alikes, and right pairs of tags that also have wrong ones: with fewer, nothing is judged."""
-WORTH_WAITING = 4.0
+"""Groups of near-duplicates, and right pairs of tags that also have wrong ones: with fewer, nothing is judged."""
+MAX_SAMPLE_RATIO = 4.0
 """The verdict is `needs_data` where up to this many times as many images would make the gain certain."""
-NOTHING_LEFT = 0.03
+MIN_EFFECT = 0.03
 """Share of the edits below which a gain isn't worth waiting for."""
 MOST_LISTED = 8
 """Tags of which the verdict counts wrong ticks that vanish and right ones that are new."""
@@ -72,7 +72,7 @@ def refuse_before_fitting(training_set: TrainingSet, groups: NDArray[np.int64], 
 
     Args:
         training_set: all corrections.
-        groups: (N,) look-alikes have the same number.
+        groups: (N,) near-duplicates have the same number.
         seed: of the permutations.
 
     Returns:
@@ -105,7 +105,7 @@ def judge_candidate(
     folds: NDArray[np.int64],
     candidate: NDArray[np.floating],
     *,
-    judged: NDArray[np.bool_] | None = None,
+    evaluated: NDArray[np.bool_] | None = None,
     shift: OffTargetShift | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
@@ -115,11 +115,11 @@ def judge_candidate(
     Args:
         training_set: all corrections; its `incumbent` is read out of fold where
             the served version was fitted on an image.
-        groups: (N,) look-alikes have the same number.
+        groups: (N,) near-duplicates have the same number.
         folds: (N,) from `folds_of`.
         candidate: (N, L) cross-fitted log-odds, ticked above the training set's
             `thresholds`.
-        judged: (N,) rows of which that is so; None: all.
+        evaluated: (N,) rows of which that is so; None: all.
         shift: of the scores of tags outside the subset; None: the candidate
             can't change them.
         cross_validated: figures of the trainers that competed, kept among the
@@ -137,9 +137,9 @@ def judge_candidate(
         with the outcome `needs_data` `more_corrections`.
     """
     spoken = training_set.known.any(axis=1)
-    rows = np.flatnonzero(spoken if judged is None else spoken & judged)
+    rows = np.flatnonzero(spoken if evaluated is None else spoken & evaluated)
     some, groups, folds, candidate = training_set.take(rows), groups[rows], folds[rows], candidate[rows]
-    figures: dict[str, float] = {"images": len(np.unique(groups)), "needed_p_value": LEVEL}
+    figures: dict[str, float] = {"images": len(np.unique(groups)), "needed_p_value": SIGNIFICANCE_LEVEL}
     for trainer, found in (cross_validated or {}).items():
         figures |= {f"cross_validated.{trainer}.{name}": value for name, value in found.items()}
     if shift is not None:
@@ -155,7 +155,7 @@ def judge_candidate(
     figures |= _ticks_that_change(some, candidate)
     if shift is not None and not shift.harmless:
         return Verdict("reject", _harm(shift), figures)
-    if change.p_value > LEVEL:
+    if change.p_value > SIGNIFICANCE_LEVEL:
         return _not_certain(change, figures)
     lost, error = ranking_change(some.incumbent, candidate, some.labels, some.known, folds)
     figures["map_change"] = lost
@@ -192,12 +192,14 @@ def _ticks_that_change(some: TrainingSet, candidate: NDArray[np.floating]) -> di
 
 def _not_certain(change: EditChange, figures: dict[str, float]) -> Verdict:
     expected = max(0.0, -change.interval[0])
-    if expected <= NOTHING_LEFT and change.interval[0] <= 0:
+    if expected <= MIN_EFFECT and change.interval[0] <= 0:
         reason = f"Nothing left to win: at most {100 * expected:.0f} % fewer edits expected; {edits_sentence(change)}."
         return Verdict("reject", reason, figures)
     saved = change.before - change.after
-    times = (NormalDist().inv_cdf(1 - LEVEL) * change.spread / saved) ** 2 if saved > 0 else math.inf
-    if times <= WORTH_WAITING:
+    times = (
+        (NormalDist().inv_cdf(1 - SIGNIFICANCE_LEVEL) * change.standard_error / saved) ** 2 if saved > 0 else math.inf
+    )
+    if times <= MAX_SAMPLE_RATIO:
         more = max(1, math.ceil((times - 1) * change.groups))
         sentence = (
             f"Probably fewer edits, but not certain yet: {edits_sentence(change)}; about"

@@ -1,4 +1,4 @@
-"""Off-target check: tags outside the project keep their scores.
+"""Off-target regression check: relative score shift and mAP agreement with the bundle.
 
 A tag outside the project's subset may be asked for tomorrow. A candidate that
 changes only the project's tags leaves the others bit for bit alone; one that
@@ -55,7 +55,7 @@ def measure_shift(bundle: FloatArray, candidate: FloatArray, thresholds: FloatAr
 
     Args:
         bundle: (N, L) the bundle's calibrated scores, in [0, 1].
-        candidate: (N, L) the candidate's; what is no probability fails the
+        candidate: (N, L) the candidate's; what is not a probability fails the
             check.
         thresholds: (L,) the bundle's, in [0, 1).
     """
@@ -66,8 +66,8 @@ def measure_shift(bundle: FloatArray, candidate: FloatArray, thresholds: FloatAr
     move = float(np.abs(candidate.astype(np.float64) - bundle).mean())
     mean_score = max(float(bundle.mean(dtype=np.float64)), np.finfo(np.float64).tiny)
     decided = bundle > thresholds
-    judged = decided.any(axis=0) & ~decided.all(axis=0)
+    evaluated = decided.any(axis=0) & ~decided.all(axis=0)
     agreement = float("nan")
-    if judged.any():
-        agreement = mean_average_precision(candidate[:, judged], decided[:, judged], min_positives=1)
+    if evaluated.any():
+        agreement = mean_average_precision(candidate[:, evaluated], decided[:, evaluated], min_positives=1)
     return OffTargetShift(move, move / mean_score, agreement)

@@ -1,7 +1,7 @@
 """Paired sign-flip test of edits per photo and permutation test of association. Pure; same seed, same answer.
 
-Shapes: N images, L tags, G groups of look-alikes. Everything is resampled by
-group: look-alikes are no independent evidence.
+Shapes: N images, L tags, G groups of near-duplicates. Everything is resampled
+by group: near-duplicates aren't independent evidence.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SUBSET_STREAM, FLIP_STREAM, PERMUTATION_STREAM = 1, 2, 3
 
 @dataclass(frozen=True)
 class EditChange:
-    """Edits per photo before and after, weighted by their costs; each group of look-alikes counts once.
+    """Edits per photo before and after, weighted by their costs; each group of near-duplicates counts once.
 
     Attributes:
         before: mean over the groups, at least 0.
         after: the same of the candidate.
-        spread: standard error of the difference.
+        standard_error: standard error of the difference.
         p_value: share of sign flips of the groups' differences that save as
             much; in (0, 1].
         groups: G.
@@ -38,7 +38,7 @@ class EditChange:
 
     before: float
     after: float
-    spread: float
+    standard_error: float
     p_value: float
     groups: int
 
@@ -50,7 +50,7 @@ class EditChange:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of `change`."""
-        half = 1.96 * self.spread / self.before if self.before else 0.0
+        half = 1.96 * self.standard_error / self.before if self.before else 0.0
         return self.change - half, self.change + half
 
 
@@ -91,9 +91,9 @@ def compare_edits(before: FloatArray, after: FloatArray, groups: NDArray[np.int6
     sizes, counts = np.unique(np.abs(saved).round(9), return_counts=True)
     positive = np.random.default_rng([FLIP_STREAM, seed]).binomial(counts, 0.5, (FLIPS, len(counts)))
     as_good = int(((2 * positive - counts) @ sizes >= saved.sum() - 1e-6).sum())
-    spread = float(saved.std(ddof=1) / len(saved) ** 0.5) if len(saved) > 1 else float("inf")
+    standard_error = float(saved.std(ddof=1) / len(saved) ** 0.5) if len(saved) > 1 else float("inf")
     first, second = means.mean(axis=0).tolist()
-    return EditChange(first, second, spread, (1 + as_good) / (1 + FLIPS), len(saved))
+    return EditChange(first, second, standard_error, (1 + as_good) / (1 + FLIPS), len(saved))
 
 
 def ranking_change(
@@ -141,8 +141,8 @@ def permutation_test(
 ) -> AssociationTest:
     """Are images ranked high by the tags they have? Rows of labels, with their weights, are permuted between groups.
 
-    The statistic is the mean place of right images in their tag's ranking, over
-    the right pairs of all tags by weight (an area under the ROC curve, pooled):
+    The statistic is the mean rank of right images among their tag's, over the
+    right pairs of all tags by weight (an area under the ROC curve, pooled):
     many tags that are each a little better than chance show together.
 
     Args:
@@ -161,9 +161,9 @@ def permutation_test(
     if not right.any():
         return AssociationTest(float("nan"), float("nan"), 1.0)
     random = np.random.default_rng([PERMUTATION_STREAM, seed])
-    places = by_group(_places(scores[rows]) - 0.5, groups[rows])
+    ranks = by_group(_normalised_ranks(scores[rows]) - 0.5, groups[rows])
     right = by_group(right, groups[rows])
-    matches = right @ places.T / right.sum()  # [labels of group i, places of group j]
+    matches = right @ ranks.T / right.sum()  # [labels of group i, places of group j]
     here = np.arange(len(matches))
     observed = float(matches[here, here].sum())
     permuted = np.array([matches[random.permutation(len(matches)), here].sum() for _ in range(PERMUTATIONS)])
@@ -183,8 +183,8 @@ def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.
     return np.flatnonzero(np.isin(groups, numbers))
 
 
-def _places(scores: NDArray[np.floating]) -> FloatArray:
-    """(N, L): share of the other images that an image is ranked above, under each tag; ties count half."""
+def _normalised_ranks(scores: NDArray[np.floating]) -> FloatArray:
+    """(N, L): normalised ranks, the share of the other images that are ranked below, per tag; ties count half."""
     from scipy.stats import rankdata
 
     ranks: FloatArray = rankdata(scores, axis=0)

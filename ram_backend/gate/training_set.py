@@ -1,7 +1,7 @@
 """Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
 
 Shapes: N images, L tags, F feature width, T tokens of width D, E width of text
-    embeddings.
+embeddings.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class TrainingSet:
     Attributes:
         tags: L distinct texts, as the tagger is asked for them.
         features: (N, F) float32, `features_of` the tokens.
-        tokens: (N, T, D) float16, may be a memory map; None where no recipe
-            needs it.
+        tokens: (N, T, D) float16, may be a memory map; None if no trainer needs
+            it.
         base: (N, L) float32, the bundle's calibrated log-odds.
         incumbent: (N, L) float32, calibrated log-odds of what is served now;
             `base` itself where that is the bundle.

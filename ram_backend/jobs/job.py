@@ -1,4 +1,4 @@
-"""The row of a job, its states, options and result."""
+"""ORM model of jobs: states, fencing token, options, result."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.base import Base, UtcDateTime
 from ram_backend.projects.table import OfProject
 
-Kind = Literal["train", "refresh", "prelabel"]
-State = Literal["requested", "running", "done", "failed"]
+JobKind = Literal["train", "refresh", "prelabel"]
+JobState = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
-QUEUES: dict[Kind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prelabel": "ram-prelabel"}
+QUEUES: dict[JobKind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prelabel": "ram-prelabel"}
 """Names of the RQ queues; a worker looks into the first one first."""
 
-OPEN: tuple[State, ...] = ("requested", "running")
+OPEN: tuple[JobState, ...] = ("requested", "running")
 
 _IS_OPEN = text("state IN ('requested', 'running')")
 
 
 class Job(OfProject, Base):
-    """Work for a project: requested, running or ended. Moments are the database's.
+    """Work for a project: requested, running or ended. Timestamps use the database clock.
 
     Attributes:
-        kind: "train": learn from the corrections; "refresh": push fresh
-            predictions after a swap; "prelabel": push predictions of what is
-            served for many tasks.
+        kind: "train": learn from the corrections; "refresh": have Label Studio
+            retrieve fresh predictions after a swap; "prelabel": have it
+            retrieve predictions of what is served for many tasks.
         state: "done" whatever the verdict.
         reason: of the request, in a few words.
         rerun_reason: of a request that came while it was running: its end
@@ -49,8 +49,7 @@ class Job(OfProject, Base):
             None: none.
         options: `PrelabelOptions` as JSON; None: the kind has none.
         checkpoint: of an attempt, for the next one.
-        request: id of the first HTTP request that asked for it, as in the
-            server's log.
+        request_id: of the first HTTP request for it, as in the server's log.
     """
 
     __tablename__ = "jobs"
@@ -67,8 +66,8 @@ class Job(OfProject, Base):
     )
 
     id: Mapped[str] = mapped_column("job_id", Text, primary_key=True)
-    kind: Mapped[Kind] = mapped_column(Text)
-    state: Mapped[State] = mapped_column(Text, default="requested")
+    kind: Mapped[JobKind] = mapped_column(Text)
+    state: Mapped[JobState] = mapped_column(Text, default="requested")
     reason: Mapped[str] = mapped_column(Text)
     rerun_reason: Mapped[str | None] = mapped_column("again", Text)
     requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -87,7 +86,7 @@ class Job(OfProject, Base):
     last_event: Mapped[int | None] = mapped_column(BigInteger)
     options: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     checkpoint: Mapped[dict[str, Any] | None] = mapped_column("kept", JSON)
-    request: Mapped[str | None] = mapped_column(Text)
+    request_id: Mapped[str | None] = mapped_column("request", Text)
 
     @property
     def short(self) -> str:
@@ -108,10 +107,11 @@ class Job(OfProject, Base):
     def to_json(self) -> dict[str, Any]:
         """As `GET /jobs` and `ram-backend jobs --json` show it."""
         moments = {name: getattr(self, name) for name in ("requested_at", "started_at", "finished_at")}
-        plain = ("kind", "state", "reason", "request", "attempt", "stage", "step", "steps", "message", "result")
+        plain = ("kind", "state", "reason", "attempt", "stage", "step", "steps", "message", "result")
         return {
             "job": self.id,
             "project": str(self.key),
+            "request": self.request_id,
             **{name: getattr(self, name) for name in plain},
             **{name: at and at.isoformat(timespec="milliseconds") for name, at in moments.items()},
             "verdict": self.verdict,
@@ -127,7 +127,7 @@ class JobResult:
         result: JSON.
         last_event: last event of the ledger that the job has seen; None where
             the ledger doesn't matter.
-        refresh: reason to push fresh predictions now; None: there is none.
+        refresh: reason to renew the predictions now; None: there is none.
     """
 
     message: str
@@ -142,7 +142,7 @@ class PrelabelOptions:
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose
-            prediction is empty because their image could not be had, and
+            prediction is empty because their image was unavailable, and
             unlabelled ones without any).
         tasks: numbers of further tasks; made distinct, and sorted.
         per_second: highest rate of tasks; None: no limit.

@@ -1,4 +1,4 @@
-"""Requests for jobs: a person asks, or enough corrections have changed since the last attempt."""
+"""Service layer of jobs: deduplicated requests, threshold trigger with debounce, rollback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound, ProjectPinned
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, PrelabelOptions
-from ram_backend.jobs.queue import JobQueue, Requested
+from ram_backend.jobs.table import JobTable, Requested
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
@@ -33,7 +33,7 @@ class JobService:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.queue = JobQueue(database, attempts=settings.job_attempts, lease_s=settings.lease_seconds)
+        self.table = JobTable(database, attempts=settings.job_attempts, lease_s=settings.lease_seconds)
         self.ledger = Ledger(database)
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
@@ -41,7 +41,7 @@ class JobService:
         self._train_after = settings.train_after
         self._debounce_s = settings.train_debounce_seconds
 
-    def train(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
+    def request_training(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
         """Requests a training; five requests make one job.
 
         Raises:
@@ -55,12 +55,12 @@ class JobService:
                 f"Project {key} is pinned to {served.name}, so nothing is learned:"
                 f" `ram-backend versions unpin {key.id}` ends that."
             )
-        return self.queue.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
+        return self.table.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
 
-    def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
-        """`train`, answered for people: "message", and "job", its id, where there is one."""
+    def request_training_message(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
+        """`request_training`, answered for people: "message", and "job", its id, where there is one."""
         try:
-            job, is_new = self.train(key, reason, debounced=debounced)
+            job, is_new = self.request_training(key, reason, debounced=debounced)
         except (ProjectNotFound, ProjectPinned) as error:
             return {"message": str(error)}
         if is_new:
@@ -76,18 +76,18 @@ class JobService:
         )
         return {"job": job.id, "message": message}
 
-    def push(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
-        """Requests predictions of many tasks, unless all are in the portion that a running job is waiting for.
+    def request_prelabelling(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
+        """Requests predictions of many tasks, unless all are in the batch that a running job is waiting for.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
         """
         key = _known(key, self.projects.keys())
-        for job in self.queue.jobs(key, kind="prelabel", limit=1):
+        for job in self.table.jobs(key, kind="prelabel", limit=1):
             portion = (job.checkpoint or {}).get("portion", ())
             if job.state == "running" and not options.which and set(options.tasks) <= set(portion):
                 return Requested(job, False)
-        return self.queue.request(key, "prelabel", reason, options)
+        return self.table.request(key, "prelabel", reason, options)
 
     def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
         """Serves another version, or `BASE`, from now on, pinned; a worker renews the predictions.
@@ -111,16 +111,16 @@ class JobService:
         served = self.versions.roll_back(key, None if name == BASE else name)
         if served.version == before.version:
             return served, None
-        return served, self.queue.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
+        return served, self.table.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
 
-    def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
-        """`push` of tasks that were not done within a request; answered as by `request`."""
+    def hand_over_tasks(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
+        """`request_prelabelling` of tasks that a request didn't finish; answered as by `request_training_message`."""
         try:
-            job = self.push(key, PrelabelOptions(tasks=tuple(tasks)), reason).job
+            job = self.request_prelabelling(key, PrelabelOptions(tasks=tuple(tasks)), reason).job
         except ProjectNotFound as error:
             return {"message": str(error)}
         message = (
-            f"{len(tasks):,} tasks were not done in time: job {job.short} goes on with them, and their predictions"
+            f"{len(tasks):,} tasks were not done in time: job {job.short} continues them, and their predictions"
             f" appear as they are done. `ram-backend jobs` and /jobs show how far it is; it needs a worker."
         )
         return {"job": job.id, "message": message}
@@ -128,19 +128,19 @@ class JobService:
     def pending(self, key: ProjectKey | None = None) -> int:
         """Number of corrections of a project, or of all, that have changed since the last training."""
         keys = self.ledger.last_events() if key is None else [key]
-        return sum(self.ledger.changes_since(each, self.queue.last_attempt(each)).total for each in keys)
+        return sum(self.ledger.changes_since(each, self.table.last_attempt(each)).total for each in keys)
 
     def next_training(self, key: ProjectKey) -> str:
         """When a project is trained by itself, in a few words."""
-        return f"trained at {self.step(key)}" if self._train_after else "trained when asked"
+        return f"trained at {self.training_threshold(key)}" if self._train_after else "trained when asked"
 
-    def step(self, key: ProjectKey) -> int:
+    def training_threshold(self, key: ProjectKey) -> int:
         """Changed corrections at which a project is trained: first `train_after`, then half as many as there were."""
-        last = self.queue.last_attempt(key)
+        last = self.table.last_attempt(key)
         seen = self.ledger.fingerprint(key, up_to=last).count if last else 0
         return max(1, self._train_after - seen, -(-seen // 2))
 
-    def check(self, *keys: ProjectKey) -> list[Job]:
+    def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
         """Requests a training of each of these projects that has enough pending corrections, and no open training."""
         if not keys or not self._train_after:
             return []
@@ -149,10 +149,10 @@ class JobService:
         for each in keys:
             with suppress(ProjectNotFound, ProjectPinned):
                 key = _known(each, known)
-                if any(job.is_open for job in self.queue.jobs(key, kind="train", limit=1)):
+                if any(job.is_open for job in self.table.jobs(key, kind="train", limit=1)):
                     continue  # its end checks the project again
-                if (pending := self.pending(key)) >= self.step(key):
-                    found.append(self.train(key, f"{pending} corrections have changed").job)
+                if (pending := self.pending(key)) >= self.training_threshold(key):
+                    found.append(self.request_training(key, f"{pending} corrections have changed").job)
         return found
 
 
@@ -164,5 +164,5 @@ def _known(key: ProjectKey, keys: Collection[ProjectKey]) -> ProjectKey:
     if key.instance == "" and len(same) == 1:
         return same[0]
     raise ProjectNotFound(
-        f"Project {key} is not known yet: open its Settings > Model in Label Studio once, so that it says /setup."
+        f"Project {key} is not known yet: open its Settings > Model in Label Studio once, so that it calls /setup."
     )

@@ -1,4 +1,4 @@
-"""Parser of annotations and results, from the JSON of a webhook or of the API, to statements in canonical JSON."""
+"""Parser of annotations and results, from the JSON of a webhook or of the API, with a canonical JSON form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ram_backend.labelstudio.plan import VALUE_KEYS, Kind, TagControl, text_of
+from ram_backend.labelstudio.schema import VALUE_KEYS, ControlKind, TagControl, text_of
 
 MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
@@ -37,7 +37,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
-class StatedItem:
+class ParsedItem:
     """The result of one tag control.
 
     Attributes:
@@ -47,12 +47,12 @@ class StatedItem:
 
     from_name: str
     to_name: str
-    kind: Kind
+    kind: ControlKind
     values: tuple[ChoiceId, ...]
 
 
 @dataclass(frozen=True)
-class StatedAnnotation:
+class ParsedAnnotation:
     """An annotation's statement about the tags of a task.
 
     Attributes:
@@ -60,12 +60,12 @@ class StatedAnnotation:
             since 1970, UTC; 0: not given. It orders the statements of an
             annotation and is not part of `canonical`.
         created_us: its creation, likewise.
-        completed_by: number of the user; None: not given.
+        completed_by: id of the user; None: not given.
         was_cancelled: the task was skipped, and the items are the model's own.
         ground_truth: the project's owner vouches for it.
-        parent_prediction: number of the prediction that it started from; None:
+        parent_prediction: id of the prediction that it started from; None:
             none, or not given.
-        unseen: "create annotations from predictions" made it:
+        auto_created: "create annotations from predictions" made it:
             `parent_prediction` is set, `lead_time` and `updated_by` are null
             (protocol section 7: `ANNOTATIONS_CREATED`). An edit sets
             `updated_by`.
@@ -81,13 +81,13 @@ class StatedAnnotation:
     was_cancelled: bool
     ground_truth: bool
     parent_prediction: int | None
-    unseen: bool
-    items: tuple[StatedItem, ...]
+    auto_created: bool
+    items: tuple[ParsedItem, ...]
 
     @property
     def usable(self) -> bool:
         """Whether it may be learned from."""
-        return not self.was_cancelled and not self.unseen
+        return not self.was_cancelled and not self.auto_created
 
     @property
     def updated_at(self) -> datetime | None:
@@ -103,53 +103,56 @@ class StatedAnnotation:
         """Canonical JSON: equal statements have equal texts."""
         fields = asdict(self)
         del fields["updated_us"]
+        fields["unseen"] = fields.pop("auto_created")  # its name in the ledger
         return canonical_json(fields)
 
     @classmethod
-    def from_canonical(cls, text: str, *, updated_us: int) -> StatedAnnotation:
+    def from_canonical(cls, text: str, *, updated_us: int) -> ParsedAnnotation:
         """The statement that `canonical` wrote."""
-        return _STATED.validate_python({**json.loads(text), "updated_us": updated_us})
+        fields = json.loads(text)
+        fields["auto_created"] = fields.pop("unseen")
+        return _PARSED.validate_python({**fields, "updated_us": updated_us})
 
 
-_STATED = TypeAdapter(StatedAnnotation)
+_PARSED = TypeAdapter(ParsedAnnotation)
 
 
-def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> StatedAnnotation | None:
+def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -> ParsedAnnotation | None:
     """The statement of an annotation of a webhook or of the API; raises nothing.
 
     Fields of wrong types count as missing. None: the annotation has no number,
     or no task (its own field, or else `task`), or its canonical JSON is longer
     than `MAX_STATEMENT_CHARS`.
     """
-    number, of_task = number_of(annotation.get("id")), number_of(annotation.get("task")) or task
+    number, of_task = parse_id(annotation.get("id")), parse_id(annotation.get("task")) or task
     result = annotation.get("result")
     if number is None or of_task is None or not isinstance(result, list | None):
         return None
-    parent = number_of(annotation.get("parent_prediction"))
+    parent = parse_id(annotation.get("parent_prediction"))
     cancelled = annotation.get("was_cancelled") is True
     untouched = annotation.get("lead_time") is None and annotation.get("updated_by") is None
-    stated = StatedAnnotation(
+    parsed = ParsedAnnotation(
         id=number,
         task=of_task,
         updated_us=unix_microseconds(annotation.get("updated_at")),
         created_us=unix_microseconds(annotation.get("created_at")),
-        completed_by=number_of(annotation.get("completed_by")),
+        completed_by=parse_id(annotation.get("completed_by")),
         was_cancelled=cancelled,
         ground_truth=annotation.get("ground_truth") is True,
         parent_prediction=parent,
-        unseen=parent is not None and untouched and not cancelled,
+        auto_created=parent is not None and untouched and not cancelled,
         items=read_items(result or ()),
     )
-    return stated if len(stated.canonical()) <= MAX_STATEMENT_CHARS else None
+    return parsed if len(parsed.canonical()) <= MAX_STATEMENT_CHARS else None
 
 
-def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
+def read_items(result: Iterable[object]) -> tuple[ParsedItem, ...]:
     """The items of tag controls in a result, with the regions of one control merged.
 
     Read-only regions, confidences as our predictions write them ("cat  93%"), texts of single regions, and lines
     of more than `MAX_CAPTION_CHARS` are left out.
     """
-    found: dict[object, StatedItem] = {}
+    found: dict[object, ParsedItem] = {}
     for item in filter(None, map(_read_item, result)):
         key: object = (item.from_name, item.to_name, item.kind) if item.kind in _REGIONS else len(found)
         earlier = found[key].values if key in found else ()
@@ -157,8 +160,8 @@ def read_items(result: Iterable[object]) -> tuple[StatedItem, ...]:
     return tuple(found.values())
 
 
-def as_line(text: str) -> str | None:
-    """A tag from a line of a text, with normalised blanks; None where it is too long, or empty."""
+def normalise_line(text: str) -> str | None:
+    """A tag from a line of a text, with normalised whitespace; None if it is too long, or empty."""
     return _line(text, MAX_LINE_CHARS)
 
 
@@ -166,10 +169,10 @@ def _line(text: str, limit: int) -> str | None:
     return (" ".join(text.split()) or None) if len(text) <= limit else None
 
 
-def _read_item(item: object) -> StatedItem | None:
+def _read_item(item: object) -> ParsedItem | None:
     if not isinstance(item, Mapping) or not isinstance(item.get("type"), str) or item["type"] not in VALUE_KEYS:
         return None
-    kind: Kind = item["type"]
+    kind: ControlKind = item["type"]
     from_name, to_name, value = item.get("from_name"), item.get("to_name"), item.get("value")
     if not isinstance(value, Mapping) or not isinstance(from_name, str) or not isinstance(to_name, str):
         return None
@@ -181,7 +184,7 @@ def _read_item(item: object) -> StatedItem | None:
         paths = [] if len(value) > 1 else _lines(paths)
     if (kind == "textarea" and not paths) or (kind in _REGIONS and item.get("readonly") is True):
         return None
-    return StatedItem(_storable(from_name), _storable(to_name), kind, tuple(path for path in paths if path))
+    return ParsedItem(_storable(from_name), _storable(to_name), kind, tuple(path for path in paths if path))
 
 
 def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
@@ -192,13 +195,15 @@ def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
     return [(text,) for line in lines if (text := _line(line, MAX_CAPTION_CHARS)) is not None]
 
 
-def ticked_paths(control: TagControl, items: Iterable[StatedItem]) -> dict[ChoiceId, None]:
+def ticked_paths(control: TagControl, items: Iterable[ParsedItem]) -> dict[ChoiceId, None]:
     """Paths of a control in a result, in order, each once; also those that it no longer offers."""
     mine = (item for item in items if (item.from_name, item.kind) == (control.name, control.kind))
-    return {path: None for item in mine for path in item.values if not control.free or len(path[0]) <= MAX_LINE_CHARS}
+    return {
+        path: None for item in mine for path in item.values if not control.free_text or len(path[0]) <= MAX_LINE_CHARS
+    }
 
 
-def caption_in(control: str, items: Iterable[StatedItem]) -> str:
+def caption_in(control: str, items: Iterable[ParsedItem]) -> str:
     """The text of a caption's control in a result, its lines in one; "": there is none."""
     mine = (item for item in items if (item.from_name, item.kind) == (control, "textarea"))
     return " ".join(path[0] for item in mine for path in item.values)
@@ -214,7 +219,7 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def number_of(value: object) -> int | None:
+def parse_id(value: object) -> int | None:
     """An id of Label Studio: a positive integer, also as digits or as `id` of an object; None for all else."""
     if isinstance(value, Mapping):
         value = value.get("id")
@@ -224,12 +229,12 @@ def number_of(value: object) -> int | None:
 
 
 def canonical_json(value: object) -> str:
-    """JSON without blanks and NUL, keys in order: equal for equal values, and storable in every database."""
+    """JSON without whitespace and NUL, keys in order: equal for equal values, and storable in every database."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()
 
 
-def content_of(canonical: str) -> str:
+def content_hash(canonical: str) -> str:
     """sha256 of a statement, in hex."""
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -113,7 +113,7 @@ class LabelStudio:
         """Whether an address from `own_url` is one of the API, which no task may have requested.
 
         Raises:
-            ImageRefused: it is no address.
+            ImageRefused: it is not an address.
         """
         return Address.of(url).target.startswith(f"{self._prefix}/api/")
 
@@ -159,7 +159,7 @@ class LabelStudio:
 
         Raises:
             LabelStudioUnreachable: it doesn't answer, answers 5xx, or something
-                that is no JSON.
+                that is not JSON.
             LabelStudioUnauthorized: it takes no token that we have, or its user
                 may not do that.
             LabelStudioRefused: it answers any other 4xx.
@@ -221,7 +221,7 @@ class LabelStudio:
             return self.get(f"/tasks/{task}/resolve/?fileuri={encoded}")
         except (ImageUnreadable, ImageTooLarge, ImageRefused) as error:
             raise type(error)(
-                f"{redacted(uri)}: Label Studio can't bring it ({error}) Check that a storage of the project covers it."
+                f"{redacted(uri)}: Label Studio can't fetch it ({error}). Check the project's storages."
             ) from None
 
     def close(self) -> None:
@@ -282,7 +282,7 @@ class LabelStudio:
         if not self._login:
             reason = "wants a login"
         elif self._login.is_personal:
-            reason = "takes our personal access token no more: make a new one"
+            reason = "no longer accepts our personal access token: make a new one"
         else:
             reason = "refuses our legacy token (off by default)"
         return LabelStudioUnauthorized(f"Label Studio at {self.origin} {reason}. To give it one, {connect_command()}.")

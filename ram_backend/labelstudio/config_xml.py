@@ -64,7 +64,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def get(self, name: str) -> str:
-        """An attribute without blanks around it; "" where there is none."""
+        """An attribute without whitespace around it; "" if there is none."""
         return self.attributes.get(name, "").strip()
 
     def is_true(self, name: str) -> bool:
@@ -95,7 +95,7 @@ def read_markup(text: str) -> Node:
         parser.feed(text.strip())
         parser.close()
     except ElementTree.ParseError as error:
-        raise LabelConfigError(f"The label config is no well-formed XML: {error}. {_PASTE}.") from None
+        raise LabelConfigError(f"The label config is not well-formed XML: {error}. {_PASTE}.") from None
     except (ValueError, LookupError):
         raise LabelConfigError(f"The label config holds characters that XML does not allow. {_PASTE}.") from None
     assert builder.root is not None  # without an element it is not well-formed

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ram_backend.images.guard import is_loopback
+from ram_backend.labelstudio.api_models import ConnectedBackend, ProjectSettings, Webhook
 from ram_backend.labelstudio.provisioning import UNREACHED
-from ram_backend.labelstudio.records import ConnectedBackend, ProjectSettings, Webhook
 
 
-class State(StrEnum):
-    """Result of a check; `note`: it works, but."""
+class CheckState(StrEnum):
+    """Result of a check; `note`: it works, with a caveat."""
 
     ok = "ok"
     note = "note"
@@ -24,7 +24,7 @@ class Finding:
     """One line of a report: the checked thing, the state, one line about it, and a remedy ("" where it is well)."""
 
     what: str
-    state: State
+    state: CheckState
     found: str
     remedy: str = ""
 
@@ -45,16 +45,16 @@ def diagnose(
         if len(backends) > 1:
             others = ", ".join(each.url for each in backends[1:])
             found = f"{others}: only the first one, {first.url}, predicts"
-            yield Finding("other backends", State.note, found, f"{reconnect_first} --replace")
+            yield Finding("other backends", CheckState.note, found, f"{reconnect_first} --replace")
         yield _webhook([each for each in webhooks if each.backend == first.url.rstrip("/")], secret, reconnect_first)
     else:
-        yield Finding("backend", State.bad, "Label Studio has none on record", f"{reconnect} --url BACKEND")
+        yield Finding("backend", CheckState.bad, "Label Studio has none on record", f"{reconnect} --url BACKEND")
     known = {each.url.rstrip("/") for each in backends}
     leftover = {each.backend for each in webhooks if each.backend is not None and each.backend not in known}
     if leftover:
         found = f"events still go to {', '.join(sorted(leftover))}, deleted as a backend: each costs a submit up to 1 s"
         where = backends[0].url if backends else "BACKEND"
-        yield Finding("leftover webhooks", State.note, found, f"{reconnect} --url {where} --replace")
+        yield Finding("leftover webhooks", CheckState.note, found, f"{reconnect} --url {where} --replace")
     if backends:
         yield _predictions(backends[0], settings, reconnect_first)
 
@@ -63,17 +63,19 @@ def _backend(backend: ConnectedBackend, reconnect: str) -> Finding:
     reason = f": {backend.error}" if backend.error else ""
     if backend.state == "ER":
         remedy = f"look at the backend's log, and see that its login is the one on record; then {reconnect}"
-        return Finding("backend", State.bad, f"Label Studio gets an error from {backend.url}{reason}", remedy)
+        return Finding("backend", CheckState.bad, f"Label Studio gets an error from {backend.url}{reason}", remedy)
     if backend.state == "DI":
         remedy = (
             UNREACHED if is_loopback(backend.url) else "see that it runs, and that Label Studio may reach that address"
         )
-        return Finding("backend", State.bad, f"Label Studio can't reach {backend.url}{reason}", f"start it; {remedy}")
+        return Finding(
+            "backend", CheckState.bad, f"Label Studio can't reach {backend.url}{reason}", f"start it; {remedy}"
+        )
     found = f"Label Studio reaches {backend.url}, which serves {backend.model_version or 'nothing'}"
     return (
-        Finding("backend", State.ok, found)
+        Finding("backend", CheckState.ok, found)
         if backend.model_version
-        else Finding("backend", State.bad, found, reconnect)
+        else Finding("backend", CheckState.bad, found, reconnect)
     )
 
 
@@ -84,13 +86,13 @@ def _webhook(webhooks: Sequence[Webhook], secret: Mapping[str, str], remedy: str
             "none is registered: annotations don't arrive, and the connection is only half of one (Label Studio was"
             " started with ML_BLOCK_LOCAL_IP=false and without SSRF_PROTECTION_ENABLED=false)"
         )
-        return Finding("webhook", State.bad, found, f"start Label Studio with both, then {remedy}")
+        return Finding("webhook", CheckState.bad, found, f"start Label Studio with both, then {remedy}")
     if webhooks[0].sends(secret):
-        return Finding("webhook", State.ok, f"registered{', with its secret' if secret else ''}")
+        return Finding("webhook", CheckState.ok, f"registered{', with its secret' if secret else ''}")
     found = "it is switched off, or lacks events or what they bring"
     if webhooks[0].sends({}):
         found = f"it lacks our header {next(iter(secret))}: the backend refuses its events"
-    return Finding("webhook", State.bad, found, remedy)
+    return Finding("webhook", CheckState.bad, found, remedy)
 
 
 def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: str) -> Finding:
@@ -104,5 +106,5 @@ def _predictions(backend: ConnectedBackend, settings: ProjectSettings, remedy: s
     elif version != backend.model_version:
         found = "live; but the order by uncertainty is random"
     else:
-        return Finding("predictions", State.ok, "live, and the order by uncertainty works")
-    return Finding("predictions", State.note, found, remedy)
+        return Finding("predictions", CheckState.ok, "live, and the order by uncertainty works")
+    return Finding("predictions", CheckState.note, found, remedy)

@@ -11,12 +11,12 @@ from typing import cast
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
-from ram_backend.labelstudio.plan import (
+from ram_backend.labelstudio.schema import (
     LATIN,
     CaptionControl,
     ConfidenceControl,
-    Kind,
-    LabelPlan,
+    ControlKind,
+    LabelSchema,
     Nesting,
     TagControl,
     choices_of,
@@ -38,8 +38,8 @@ _REGIONS = ("labels", "rectanglelabels")
 _VARIABLE = re.compile(r"\$\{?([^\s${}]+)\}?")
 
 
-def parse_label_config(xml: str) -> LabelPlan:
-    """The plan of a label config.
+def parse_label_config(xml: str) -> LabelSchema:
+    """The schema of a label config.
 
     Every `Choices` and `Taxonomy` is filled with tags. Where the config has
     none of either, it is its `Labels` and `RectangleLabels` (visible ones
@@ -68,7 +68,7 @@ def parse_label_config(xml: str) -> LabelPlan:
         raise LabelConfigError(f"The label config has nothing to tag. Found: {listed}. {_needed(nodes, images)}.")
     confidence, captions = _confidence_controls(nodes, tags), _captions(nodes, tags)
     used = {name: path for name, path in images.items() if name in {control.to_name for control in tags}}
-    return LabelPlan(tuple(tags), confidence, used, _digest(tags, confidence, used, captions), tuple(notes), captions)
+    return LabelSchema(tuple(tags), confidence, used, _digest(tags, confidence, used, captions), tuple(notes), captions)
 
 
 def _needed(nodes: Sequence[Node], images: Mapping[str, str]) -> str:
@@ -91,7 +91,7 @@ def _images(nodes: Sequence[Node], notes: list[str]) -> dict[str, str]:
         elif node.name == "image":
             shown = f"Image {name!r}" if name else "an Image without a name"
             is_list, value = node.get("valuelist"), node.get("value")
-            why = "shows a list (valueList)" if is_list else f"value={value!r} is no $variable"
+            why = "shows a list (valueList)" if is_list else f"value={value!r} is not a $variable"
             notes.append(f"{shown} is left alone: {why}")
     return found
 
@@ -132,26 +132,30 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
 
 
 def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
-    kind, name, to_name = cast("Kind", node.name), node.get("name"), _to_name(node, images)
+    kind, name, to_name = cast("ControlKind", node.name), node.get("name"), _to_name(node, images)
     is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in _REGIONS else "choice"
     nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
     if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
         nesting = "leaves"
     choices = () if free else choices_of(list(_options(node, entry)), nesting)
     dynamic = None if free else _variable(node)
-    tool = None
+    rectangle_control = None
     if kind == "labels":  # the control that says where its regions are
         tools = (each for each in nodes if each.name == "rectangle" and to_name in _to_names(each))
-        tool = next((each.get("name") for each in tools if each.get("name")), None)
+        rectangle_control = next((each.get("name") for each in tools if each.get("name")), None)
     problem = (
         ("it has no name" if not name else None)
-        or (f"toName={node.get('toname')!r} is no Image that can be tagged" if to_name is None else None)
+        or (f"toName={node.get('toname')!r} is not an Image that can be tagged" if to_name is None else None)
         or next((f"it is {flag}" for flag in ("perRegion", "perItem") if node.is_true(flag.lower())), None)
         or ("it is shown only under a condition (visibleWhen)" if node.conditional else None)
         or ("it labels text (labeling)" if node.is_true("labeling") else None)
         or ("its entries come from apiUrl" if node.get("apiurl") else None)
         or (None if choices or dynamic or free else f'it has no <{entry.title()} value="..."/>')
-        or ("there is no <Rectangle> for its regions on that image" if kind == "labels" and not tool else None)
+        or (
+            "there is no <Rectangle> for its regions on that image"
+            if kind == "labels" and not rectangle_control
+            else None
+        )
     )
     if problem or to_name is None:
         notes.append(f"{_shown(node)} is left alone: {problem}")
@@ -191,7 +195,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
         max_usages=_positive(node, limit),
         nesting=nesting,
         precision=precision,
-        tool=tool,
+        rectangle_control=rectangle_control,
         boxes=kind in _REGIONS and node.is_true("model_boxes"),
     )
 
@@ -303,7 +307,8 @@ def _digest(
 ) -> str:
     def newer(control: TagControl) -> list[object]:
         """Attributes without which the digest, and so the model version, is that of older releases."""
-        given = {name: getattr(control, name) for name in ("precision", "tool") if getattr(control, name) is not None}
+        options = {"precision": control.precision, "tool": control.rectangle_control}
+        given = {name: value for name, value in options.items() if value is not None}
         if control.boxes:
             given["boxes"] = True
         return [given] if given else []

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ram_backend.labelstudio.plan import VALUE_KEYS, Choice, ConfidenceControl, LabelPlan, TagControl
+from ram_backend.labelstudio.schema import VALUE_KEYS, Choice, ConfidenceControl, LabelSchema, TagControl
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -31,7 +31,7 @@ class ScoredChoice:
 
 
 def prediction(
-    plan: LabelPlan,
+    schema: LabelSchema,
     scored: Mapping[str, Sequence[ScoredChoice]],
     *,
     model_version: str,
@@ -52,7 +52,7 @@ def prediction(
     scores first. Where nothing was scored it is 1.0.
 
     Args:
-        plan: of the project's label config.
+        schema: of the project's label config.
         scored: control name -> its choices; a control that is left out (its
             image is broken) gets no item.
         model_version: that of `/setup`.
@@ -66,12 +66,12 @@ def prediction(
             has the whole image.
     """
     limits, sizes = top_k or {}, image_sizes or {}
-    taken = {control.name for control in plan.tag_controls}
-    taken.update(control.name for row in plan.confidence_controls.values() for control in row)
+    taken = {control.name for control in schema.tag_controls}
+    taken.update(control.name for row in schema.confidence_controls.values() for control in row)
     result: list[Item] = []
     confidences: list[float] = []
     shown: dict[str, list[ScoredChoice]] = {}
-    for control in plan.tag_controls:
+    for control in schema.tag_controls:
         if not scored.get(control.name):
             continue
         kept, confidence = tick(control, scored[control.name], limits.get(control.name))
@@ -83,14 +83,14 @@ def prediction(
         elif kept:
             values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
             result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": round(confidence, 6)})
-    for to_name, row in plan.confidence_controls.items():
+    for to_name, row in schema.confidence_controls.items():
         best = _best_first(shown.get(to_name, []))
         for where in row if best else ():
             if where.kind == "textarea":
                 result.append(_text_item(where, best))
             elif to_name in sizes:
                 result += _rectangle_items(where, best, sizes[to_name], taken)
-    for caption in plan.captions:
+    for caption in schema.captions:
         if text := (captions or {}).get(caption.name):
             names = {"id": caption.name, "from_name": caption.name, "to_name": caption.to_name}
             result.append({**names, "type": "textarea", "value": {"text": [text]}})
@@ -153,9 +153,9 @@ def _regions(
     placed = [(one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, WHOLE)]]
     for number, (one, (score, box)) in enumerate(placed, start=1):
         region = _region(control, score, number, one.choice.value, size, taken, box)
-        if control.tool is not None:
+        if control.rectangle_control is not None:
             place = {name: value for name, value in region["value"].items() if name != control.kind}
-            items.append(region | {"from_name": control.tool, "type": "rectangle", "value": place})
+            items.append(region | {"from_name": control.rectangle_control, "type": "rectangle", "value": place})
         items.append(region)
     return items
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ram_backend.errors import LabelStudioUnreachable
-from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.labelstudio.records import (
+from ram_backend.labelstudio.api_models import (
     ConnectedBackend,
     ListedTask,
     ProjectSettings,
@@ -18,6 +17,7 @@ from ram_backend.labelstudio.records import (
     Webhook,
     valid_rows,
 )
+from ram_backend.labelstudio.client import LabelStudio
 
 PAGE = 100
 """Tasks of one page."""

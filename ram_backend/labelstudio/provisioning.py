@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ram_backend.errors import InputError, LabelConfigError, LabelStudioRefused, NotAvailable
+from ram_backend.labelstudio.api_models import ConnectedBackend
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi, basic_auth
-from ram_backend.labelstudio.records import ConnectedBackend
 
 TITLE = "RAM"
 PRIVATE = (
@@ -103,7 +103,7 @@ class Provisioner:
         changed = wanted.strip() != current.strip()
         if changed:
             self._api.change_project(label_config=wanted)
-        self._report("label config", "set" if changed else "as it is to be", changed)
+        self._report("label config", "set" if changed else "already correct", changed)
 
     def _backend(self) -> ConnectedBackend:
         backends = self._api.backends()
@@ -126,7 +126,7 @@ class Provisioner:
             except (LabelStudioRefused, NotAvailable):
                 for half in self._ours():
                     self._api.delete_backend(half.id)
-                    self._report("backend", "the half of it that Label Studio had left behind is deleted", True)
+                    self._report("backend", "a partial record left by Label Studio is deleted", True)
                 raise
             self._report("backend", f"{self._url} connected", True)
         elif self._is_right(ours[0]):
@@ -180,7 +180,7 @@ class Provisioner:
             self._report("webhook", f"{each.url.partition('?')[0]} deleted: no backend of the project", True)
         if leftover and not self._options.replace_others:
             urls = ", ".join(each.url.partition("?")[0] for each in leftover)
-            found = f"others go to {urls}, which is no backend of the project: --replace deletes them"
+            found = f"others go to {urls}, which is not a backend of the project: --replace deletes them"
             self._report("webhook", found, False)
 
     def _predictions(self, backend: ConnectedBackend) -> ConnectedBackend:

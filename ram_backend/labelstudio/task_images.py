@@ -81,7 +81,7 @@ class TaskImages:
         if value.partition(":")[0].lower() in ("http", "https", "data"):
             return self._fetcher.get(value)
         raise ImageRefused(
-            f"{redacted(value)}: is no address that can be fetched (http, https, data, s3, gs, azure-blob, or a path in"
+            f"{redacted(value)}: isn't an address that can be fetched (http, https, data, s3, gs, azure-blob or in"
             " Label Studio). Import the image in another way."
         )
 

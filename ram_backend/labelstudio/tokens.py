@@ -28,7 +28,9 @@ class Login:
     def __init__(self, token: str | None, refresh: Callable[[str], str]) -> None:
         token = (token or "").strip()
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise SettingsError("Label Studio's token has blanks or odd characters in it: copy it again, all of it.")
+            raise SettingsError(
+                "Label Studio's token has whitespace or odd characters in it: copy it again, all of it."
+            )
         self._token = token
         self._refresh = refresh
         self._lock = threading.Lock()  # around the field below

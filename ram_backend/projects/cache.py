@@ -12,7 +12,7 @@ from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectOptionsError, QuotaExceeded
 from ram_backend.images.guard import is_loopback
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import NO_OPTIONS, Connection, Pin, Project, Setup, connection_of
+from ram_backend.projects.project import NO_OPTIONS, Connection, Project, Setup, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 
@@ -63,8 +63,8 @@ class ProjectCache:
         self._pending: dict[ProjectKey, Setup] = {}
         self._used: set[ProjectKey] = set()
         self._to_remove: set[ProjectKey] = set()
-        self._pinned: Pin | None = None
-        self._to_pin: str | None = None
+        self._trusted_host: TrustedHost | None = None
+        self._host_to_trust: str | None = None
         self._change = -1
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -87,18 +87,18 @@ class ProjectCache:
     @property
     def pending(self) -> int:
         """Number of writes that wait for the database."""
-        return len(self._pending) + (self._to_pin is not None)
+        return len(self._pending) + (self._host_to_trust is not None)
 
     @property
-    def pin(self) -> Pin | None:
+    def trusted_host(self) -> TrustedHost | None:
         """The Label Studio that is trusted where the settings name none; None: none, or not known yet.
 
         The first host counts at once where the database had no pin at the last
         read; a pin that another process wrote meanwhile replaces it with the
         next exchange.
         """
-        first = self._to_pin if self._change >= 0 else None
-        return self._pinned or (None if first is None else Pin(first, by_command=False))
+        first = self._host_to_trust if self._change >= 0 else None
+        return self._trusted_host or (None if first is None else TrustedHost(first, by_command=False))
 
     def upsert(self, setup: Setup) -> Project:
         """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
@@ -121,8 +121,8 @@ class ProjectCache:
             self._projects.pop(key, None)
             self._projects[key] = after
             both_on_loopback = is_loopback(self._settings.host) and is_loopback(key.instance)
-            if both_on_loopback and self._url is None and self._pinned is None:
-                self._to_pin = self._to_pin or key.instance
+            if both_on_loopback and self._url is None and self._trusted_host is None:
+                self._host_to_trust = self._host_to_trust or key.instance
         if self.pending:
             self._wake.set()
         if setup.error is not None:
@@ -167,12 +167,18 @@ class ProjectCache:
             found = [
                 each for each in self._projects.values() if (each.key.id, each.key.created) == (project_id, created)
             ]
-        trusted = [each for each in found if self._url is None and self.pin and each.hostname == self.pin.host]
+        trusted = [
+            each
+            for each in found
+            if self._url is None and self.trusted_host and each.hostname == self.trusted_host.host
+        ]
         return next(reversed(trusted or found), None)
 
     def connection(self, project: Project) -> Connection:
         """How the project's Label Studio is reached: see `connection_of`."""
-        return connection_of(project, pin=self.pin, url=self._url, api_key=self._settings.label_studio_api_key)
+        return connection_of(
+            project, trusted_host=self.trusted_host, url=self._url, api_key=self._settings.label_studio_api_key
+        )
 
     def candidate_connection(self, key: ProjectKey, access_token: str | None) -> Connection | None:
         """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
@@ -211,7 +217,7 @@ class ProjectCache:
         Raises:
             QuotaExceeded: there is none.
         """
-        unused = [each for each in held if each.key not in self._used and each.set_options == NO_OPTIONS]
+        unused = [each for each in held if each.key not in self._used and each.admin_options == NO_OPTIONS]
         if not unused:
             raise QuotaExceeded(
                 "projects",
@@ -258,9 +264,9 @@ class ProjectCache:
         self.problem = problem
 
     def _write(self) -> None:
-        if self._to_pin is not None:
-            self._pinned = self._table.pin_host(self._to_pin, by_command=False)
-            self._to_pin = None
+        if self._host_to_trust is not None:
+            self._trusted_host = self._table.pin_host(self._host_to_trust, by_command=False)
+            self._host_to_trust = None
         for key in list(self._to_remove):
             if not self._table.remove(key):
                 self._change = -1  # it is used elsewhere: all are read again
@@ -282,7 +288,7 @@ class ProjectCache:
                     del self._projects[key]  # evicted by another process
             if changes.change < self._change:  # another database than before, a restored one for instance
                 self._projects = {key: self._projects[key] for key in self._pending}
-            self._change, self._pinned = changes.change, changes.pin
+            self._change, self._trusted_host = changes.change, changes.trusted_host
             for project in changes.projects:
                 if project.key in self._to_remove:
                     continue

@@ -30,7 +30,7 @@ class Project:
         extra_params: the last valid extra params of the connection.
         extra_params_error: why those of the last `/setup` can't be used; None:
             they can.
-        set_options: of `ram-backend project set`.
+        admin_options: of `ram-backend project set`.
         revision: number of changes to label config, extra params or set
             options.
         updated_at: when the row was last written; None: not yet.
@@ -41,7 +41,7 @@ class Project:
     access_token: str | None = field(default=None, repr=False)
     extra_params: ProjectOptions = NO_OPTIONS
     extra_params_error: str | None = None
-    set_options: ProjectOptions = NO_OPTIONS
+    admin_options: ProjectOptions = NO_OPTIONS
     revision: int = 1
     updated_at: datetime | None = field(default=None, compare=False)
 
@@ -66,13 +66,13 @@ class Project:
 
         Where the result has none, the bundle's defaults hold.
         """
-        return merge(self.extra_params, attributes, self.set_options)
+        return merge(self.extra_params, attributes, self.admin_options)
 
     def changed(self, **fields: Any) -> Project:
         """The project with other values of some fields, and its revision then."""
         after = replace(self, **fields)
-        scores = (after.label_config, after.extra_params, after.set_options)
-        matters = not self.revision or scores != (self.label_config, self.extra_params, self.set_options)
+        scores = (after.label_config, after.extra_params, after.admin_options)
+        matters = not self.revision or scores != (self.label_config, self.extra_params, self.admin_options)
         return replace(after, revision=self.revision + matters)
 
 
@@ -112,7 +112,7 @@ def _storable(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Pin:
+class TrustedHost:
     """The Label Studio that is trusted where the settings name none.
 
     `by_command`: `connect` (which may bring a token) or `project pin-host`
@@ -136,13 +136,15 @@ class Connection:
     trusted: bool
 
 
-def connection_of(project: Project, *, pin: Pin | None, url: str | None, api_key: str | None) -> Connection:
+def connection_of(
+    project: Project, *, trusted_host: TrustedHost | None, url: str | None, api_key: str | None
+) -> Connection:
     """The settings' address and token where there are any, else those of the project's `/setup`."""
     key, named = (api_key or "").strip(), (url or "").strip().rstrip("/")
     if named:
         return Connection(named, key or project.access_token, trusted=True)
-    if pin is None or project.hostname != pin.host:
+    if trusted_host is None or project.hostname != trusted_host.host:
         return Connection(project.hostname or None, project.access_token, trusted=False)
-    if pin.by_command:
-        return Connection(pin.host, key or pin.token or project.access_token, trusted=True)
-    return Connection(pin.host, project.access_token, trusted=True)
+    if trusted_host.by_command:
+        return Connection(trusted_host.host, key or trusted_host.token or project.access_token, trusted=True)
+    return Connection(trusted_host.host, project.access_token, trusted=True)

@@ -29,7 +29,7 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
-from ram_backend.projects.project import Pin, Project, Setup
+from ram_backend.projects.project import Project, Setup, TrustedHost
 
 
 class OfProject:
@@ -67,7 +67,7 @@ class ProjectRow(OfProject, Base):
     access_token: Mapped[str | None] = mapped_column(Text)
     extra_params: Mapped[dict[str, Any]] = mapped_column(JSON)
     extra_params_error: Mapped[str | None] = mapped_column(Text)
-    set_options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    admin_options: Mapped[dict[str, Any]] = mapped_column("set_options", JSON)
     revision: Mapped[int] = mapped_column(BigInteger)
     change: Mapped[int] = mapped_column(BigInteger)
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -87,10 +87,10 @@ class BackendRow(Base):
     pinned_token: Mapped[str | None] = mapped_column(Text)
 
     @property
-    def pin(self) -> Pin | None:
+    def trusted_host(self) -> TrustedHost | None:
         """The pinned Label Studio."""
         host = self.pinned_host
-        return None if host is None else Pin(host, self.pinned_by_command, self.pinned_token)
+        return None if host is None else TrustedHost(host, self.pinned_by_command, self.pinned_token)
 
 
 _NAMES = ("instance", "project_id", "created")
@@ -105,7 +105,7 @@ class ProjectChanges:
     """
 
     change: int
-    pin: Pin | None
+    trusted_host: TrustedHost | None
     projects: tuple[Project, ...]
     keys: frozenset[ProjectKey] | None = None
 
@@ -129,11 +129,11 @@ class ProjectTable:
                     f"The database {self._database.display_url} lacks its one row about the backend."
                 )
             if backend.change == since:
-                return ProjectChanges(since, backend.pin, ())
+                return ProjectChanges(since, backend.trusted_host, ())
             since = since if since < backend.change else -1
             rows = session.scalars(select(ProjectRow).where(ProjectRow.change > since).order_by(ProjectRow.change))
             keys = frozenset(ProjectKey(*row) for row in session.execute(select(*_KEY)))
-            return ProjectChanges(backend.change, backend.pin, tuple(_project(row) for row in rows), keys)
+            return ProjectChanges(backend.change, backend.trusted_host, tuple(_project(row) for row in rows), keys)
 
     def keys(self) -> list[ProjectKey]:
         """The keys of all projects.
@@ -148,14 +148,14 @@ class ProjectTable:
         """The projects that nothing but `/setup` has left a trace of."""
         with self._database.reading() as session:
             rows = session.scalars(select(ProjectRow).where(*_without_traces()))
-            return frozenset(row.key for row in rows if not row.set_options)
+            return frozenset(row.key for row in rows if not row.admin_options)
 
     def remove(self, key: ProjectKey) -> bool:
         """Removes a project, unless something but `/setup` has left a trace of it; returns whether it is gone."""
         with self._database.writing() as session:
             backend, same = _locked_counter(session), of_project(ProjectRow, key)
             row = session.scalars(select(ProjectRow).where(same, *_without_traces())).one_or_none()
-            if row is None or row.set_options:
+            if row is None or row.admin_options:
                 return not session.scalar(select(exists().where(same)))
             session.delete(row)
             backend.change += 1
@@ -169,7 +169,7 @@ class ProjectTable:
         """
         return self._change(setup.key, setup.applied_to)
 
-    def set_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
+    def edit_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
         """Replaces the options of `project set` by `edit` of them.
 
         Raises:
@@ -180,11 +180,11 @@ class ProjectTable:
         def edited(project: Project | None) -> Project:
             if project is None:
                 raise ProjectNotFound(f"There is no project {key} any more; see `ram-backend project list`.")
-            return project.changed(set_options=edit(project.set_options))
+            return project.changed(admin_options=edit(project.admin_options))
 
         return self._change(key, edited)
 
-    def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> Pin:
+    def pin_host(self, host: str, *, token: str | None = None, by_command: bool = True) -> TrustedHost:
         """Pins the address of a Label Studio; returns the pin now.
 
         Without `token`, an earlier one for the same host stays. A pin that is
@@ -195,15 +195,19 @@ class ProjectTable:
         """
         with self._database.writing() as session:
             backend = _locked_counter(session)
-            before = backend.pin
+            before = backend.trusted_host
             if before is not None and not by_command:
                 return before
             earlier = before.token if before is not None and before.by_command and before.host == host else None
-            pin = Pin(host, by_command, token or earlier)
-            if pin != before:
-                backend.pinned_host, backend.pinned_by_command, backend.pinned_token = pin.host, by_command, pin.token
+            trusted_host = TrustedHost(host, by_command, token or earlier)
+            if trusted_host != before:
+                backend.pinned_host, backend.pinned_by_command, backend.pinned_token = (
+                    trusted_host.host,
+                    by_command,
+                    trusted_host.token,
+                )
                 backend.change += 1
-            return pin
+            return trusted_host
 
     def _change(self, key: ProjectKey, change: Callable[[Project | None], Project]) -> Project:
         """Replaces a project by `change` of it; writes nothing where that is the same."""
@@ -223,7 +227,7 @@ class ProjectTable:
             row.access_token = after.access_token
             row.extra_params = after.extra_params.to_json()
             row.extra_params_error = after.extra_params_error
-            row.set_options = after.set_options.to_json()
+            row.admin_options = after.admin_options.to_json()
             row.revision = after.revision
             row.change = backend.change
             row.updated_at = now
@@ -251,7 +255,7 @@ def _project(row: ProjectRow) -> Project:
         access_token=row.access_token,
         extra_params=parse_options(row.extra_params, source="Stored extra params"),
         extra_params_error=row.extra_params_error,
-        set_options=parse_options(row.set_options, source="Stored options"),
+        admin_options=parse_options(row.admin_options, source="Stored options"),
         revision=row.revision,
         updated_at=row.updated_at,
     )

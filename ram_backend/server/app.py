@@ -1,4 +1,4 @@
-"""The HTTP app: routes, and what they are wrapped in."""
+"""FastAPI app factory: routes, lifespan, exception handlers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from starlette.types import Receive
 from ram_backend import __version__
 from ram_backend.errors import InputError, NotAvailable, RamError
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
 from ram_backend.projects.keys import parse_project
 from ram_backend.server import handlers
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.middleware import SMALL_BODY_BYTES, Access, BodyReader, Refused, RequestMiddleware, on_error
-from ram_backend.server.model import Model, shared
+from ram_backend.server.model import Model, await_shared
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
@@ -102,7 +102,7 @@ def _body(model: type[M]) -> Any:
 @routes.head("/health", include_in_schema=False)
 @routes.get("/health")
 async def health(server: Server) -> JSONResponse:
-    """The server is up; says in passing how it is."""
+    """Reports liveness and state."""
     return JSONResponse(
         {
             "status": "UP",
@@ -124,7 +124,7 @@ async def ready(server: Server) -> JSONResponse:
 
 @routes.post("/setup", openapi_extra=_BODY)
 async def setup(server: Server, body: Annotated[SetupRequest, _body(SetupRequest)]) -> JSONResponse:
-    """Label Studio connects a project, or looks whether the backend is there: answers its model version."""
+    """Label Studio connects a project, or checks that it is reachable: answers its model version."""
     return JSONResponse({"model_version": await handlers.setup(server, body)})
 
 
@@ -137,7 +137,7 @@ async def predict(request: Request, server: Server, body: Annotated[PredictReque
 
 @routes.post("/webhook", openapi_extra=_BODY)
 async def webhook(server: Server, body: Annotated[WebhookRequest, _body(WebhookRequest)]) -> JSONResponse:
-    """Label Studio tells that something happened; START_TRAINING comes here too."""
+    """Receives an event; START_TRAINING comes here too."""
     return JSONResponse(await handlers.webhook(server, body))
 
 
@@ -150,7 +150,7 @@ async def versions(server: Server, project: str | None = None) -> JSONResponse:
         if known.label_config and project in (None, str(key.id), f"{key.id}.{key.created}"):
             with suppress(InputError, NotAvailable):  # its own request says so
                 await server.identity()
-                config = await shared(server.snapshots.resolve(known, known.label_config, server.swap.ref(key)))
+                config = await await_shared(server.snapshots.resolve(known, known.label_config, server.swap.ref(key)))
                 found.add(config.model_version)
     return JSONResponse({"versions": sorted(found)})
 
@@ -160,13 +160,13 @@ def jobs(server: Server, project: str | None = None) -> JSONResponse:  # in a th
     """Training and what follows it: what is asked for, running and done, of one project or of all."""
     if project is not None:
         parse_project(project)
-    rows = server.jobs.queue.jobs(None if project is None else server.project(project).key)
+    rows = server.jobs.table.jobs(None if project is None else server.project(project).key)
     return JSONResponse({"jobs": [job.to_json() for job in rows]})
 
 
 @routes.get("/metrics")
 def metrics(server: Server) -> Response:  # in a thread: it may wait for the database
-    """Numbers for Prometheus."""
+    """Prometheus metrics."""
     server.metrics.count_jobs(server.jobs)
     return Response(generate_latest(server.metrics.registry), media_type=_METRICS_TYPE)
 

@@ -1,4 +1,4 @@
-"""Batching by size and deadline: images of concurrent requests are encoded together; short jobs go first."""
+"""Batching by size and deadline: images of concurrent requests are encoded together; short scorings go first."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import NotAvailable
 from ram_backend.models.network import Network
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import CLOSING
+from ram_backend.server.prometheus import ServerMetrics
 
-LATE_S = 0.1
-"""After this wait encoding comes before jobs that arrived later: no stream of jobs starves it."""
+AGING_S = 0.1
+"""After this wait encoding comes before scorings that arrived later (aging): no stream of scorings starves it."""
 
 SPARE_NICENESS = 5
-"""Of the spare lane's thread: a third of the CPU share of threads that answer, fetch and decode."""
+"""Of the spare worker thread: a third of the CPU share of threads that answer, fetch and decode."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -50,34 +50,34 @@ class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
 
     A batch goes when it is full, or when its first image has waited `wait_s`.
-    Jobs (scoring by a head) go before the next batch, for they finish requests;
-    after `LATE_S`, only those that were queued during the batch before.
+    Scorings by a head go before the next batch, because they finish requests;
+    after `AGING_S`, only those that were queued during the batch before.
 
-    A spare lane is a second thread of low priority that encodes, too, while the
-    first one is busy, for networks that gain by it (`Network.side_by_side`).
+    A spare worker thread of low priority encodes, too, while the first one is
+    busy, for networks that gain by it (`Network.side_by_side`).
 
     Args:
         size: most images of a batch.
         wait_s: how long a batch waits to be filled, in seconds.
         metrics: of the server.
-        spare_lane: whether there is one.
+        spare_thread: whether there is one.
     """
 
-    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_lane: bool = False) -> None:
+    def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_thread: bool = False) -> None:
         self._size = size
         self._wait_s = wait_s
         self._metrics = metrics
         self._items: list[_Item] = []
-        self._jobs: deque[tuple[Future[Any], Callable[[], Sequence[Any]]]] = deque()
-        self._owed = 0  # jobs that have waited for a batch already, and won't for another one
-        self._busy = False  # with a batch: the first lane
+        self._scorings: deque[tuple[Future[Any], Callable[[], Sequence[Any]]]] = deque()
+        self._aged_scorings = 0  # scorings that have waited for a batch already, and won't for another one
+        self._busy = False  # with a batch: the first thread
         self._changed = threading.Condition()
         self._stopping = False
-        self._lanes = [threading.Thread(target=self._run, name="network", daemon=True)]
-        if spare_lane:
-            self._lanes.append(threading.Thread(target=self._run_spare, name="network-spare", daemon=True))
-        for lane in self._lanes:
-            lane.start()
+        self._threads = [threading.Thread(target=self._run, name="network", daemon=True)]
+        if spare_thread:
+            self._threads.append(threading.Thread(target=self._run_spare, name="network-spare", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
         """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded.
@@ -89,25 +89,25 @@ class Batcher:
         self._put(self._items, item)
         return item.future
 
-    def run(self, work: Callable[[], T]) -> Future[T]:
+    def submit_scoring(self, work: Callable[[], T]) -> Future[T]:
         """The result of a short piece of work on a network, done before the next batch.
 
         Raises:
             NotAvailable: the batcher is closed.
         """
         future: Future[T] = Future()
-        self._put(self._jobs, (future, lambda: [work()]))
+        self._put(self._scorings, (future, lambda: [work()]))
         return future
 
     def close(self) -> None:
         """Ends the threads after what they do now; what waits is cancelled."""
         with self._changed:
             self._stopping = True
-            for future in [each.future for each in self._items] + [future for future, _ in self._jobs]:
+            for future in [each.future for each in self._items] + [future for future, _ in self._scorings]:
                 future.cancel()
             self._changed.notify_all()
-        for lane in self._lanes:
-            lane.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
     def _put(self, queue: MutableSequence[Any], each: object) -> None:
         with self._changed:
@@ -127,7 +127,7 @@ class Batcher:
     def _run(self, *, spare: bool = False) -> None:
         while (work := self._next(spare=spare)) is not None:
             work()
-            del work  # a lane that waits holds no images
+            del work  # a thread that waits holds no images
 
     def _do(self, stage: str, futures: Sequence[Future[Any]], compute: Callable[[], Sequence[Any]]) -> None:
         try:
@@ -145,12 +145,12 @@ class Batcher:
         """Waits for the next thing to do; None: there is nothing more to come."""
         with self._changed:
             if self._busy and not spare:
-                self._busy, self._owed = False, len(self._jobs)
+                self._busy, self._aged_scorings = False, len(self._scorings)
             while not self._stopping:
                 waited = time.monotonic() - self._items[0].arrived if self._items else 0.0
-                if self._jobs and not spare and (self._owed > 0 or waited <= LATE_S):
-                    self._owed -= 1
-                    future, work = self._jobs.popleft()
+                if self._scorings and not spare and (self._aged_scorings > 0 or waited <= AGING_S):
+                    self._aged_scorings -= 1
+                    future, work = self._scorings.popleft()
                     if future.set_running_or_notify_cancel():
                         return partial(self._do, "score", [future], work)
                 elif self._items and (not spare or (self._busy and self._items[0].network.side_by_side)):

@@ -21,10 +21,10 @@ from ram_backend.errors import (
 )
 from ram_backend.feedback.events import events_of
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, Task, WebhookRequest
+from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, Task, WebhookRequest
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
-from ram_backend.server.model import shared
+from ram_backend.server.model import await_shared
 from ram_backend.server.predict import predict_tasks
 from ram_backend.server.services import Services
 from ram_backend.server.snapshots import LoadedVersion, Snapshot
@@ -66,11 +66,11 @@ async def setup(services: Services, request: SetupRequest) -> str:
             *(project.key, connection.base_url, connect_command(project.key.id)),
         )
     await services.identity()
-    live = swap.live(project.key)  # begins to load it
-    version = swap.ref(project.key) if isinstance(live, Future) else live
-    config = await shared(services.snapshots.resolve(project, request.label_config, version))
-    if not isinstance(live, Future):
-        snapshot = services.snapshots.get(config, live)  # begins to build it
+    actual = swap.actual(project.key)  # begins to load it
+    version = swap.ref(project.key) if isinstance(actual, Future) else actual
+    config = await await_shared(services.snapshots.resolve(project, request.label_config, version))
+    if not isinstance(actual, Future):
+        snapshot = services.snapshots.get(config, actual)  # begins to build it
         if snapshot.done() and isinstance(error := snapshot.exception(), RamError):
             raise error
     return config.model_version
@@ -106,10 +106,10 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
         try:
             async with asyncio.timeout(services.settings.predict_seconds):
                 await services.identity()
-                version = await _live_version(services, project.key)
+                version = await _loaded_version(services, project.key)
                 label_config = request.label_config or project.label_config
-                config = await shared(services.snapshots.resolve(project, label_config, version))
-                snapshot = await shared(services.snapshots.get(config, version))
+                config = await await_shared(services.snapshots.resolve(project, label_config, version))
+                snapshot = await await_shared(services.snapshots.get(config, version))
                 results = await predict_tasks(services, project, tasks, snapshot)
         except TimeoutError:
             raise await _late(services, project.key, snapshot, tasks) from None
@@ -117,16 +117,16 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
     return {"results": results, "model_version": config.model_version}
 
 
-async def _live_version(services: Services, key: ProjectKey) -> LoadedVersion | None:
+async def _loaded_version(services: Services, key: ProjectKey) -> LoadedVersion | None:
     """The version that a project is served now; the first request after a start loads it."""
-    live = services.swap.live(key)
-    if isinstance(live, Future):
-        await shared(services.model.network)
-        await shared(live)
-        live = services.swap.live(key)
-    if isinstance(live, Future):  # it failed, or was overtaken by another one meanwhile
+    actual = services.swap.actual(key)
+    if isinstance(actual, Future):
+        await await_shared(services.model.network)
+        await await_shared(actual)
+        actual = services.swap.actual(key)
+    if isinstance(actual, Future):  # it failed, or was overtaken by another one meanwhile
         raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
-    return live
+    return actual
 
 
 async def _late(
@@ -139,7 +139,7 @@ async def _late(
     )
     if not services.model.network.done():
         late = "The model is still being loaded: try again in a moment; /ready says when it is there."
-    elif isinstance(services.swap.live(key), Future):
+    elif isinstance(services.swap.actual(key), Future):
         late = "The project's version is still being loaded: try again in a moment."
     elif snapshot is None:
         late = "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
@@ -148,7 +148,7 @@ async def _late(
         return PredictionsLate(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
-        asking = asyncio.to_thread(services.jobs.prelabel, key, numbers, reason)
+        asking = asyncio.to_thread(services.jobs.hand_over_tasks, key, numbers, reason)
         answer = await asyncio.wait_for(asking, HAND_OVER_S)
     except (TimeoutError, RamError) as error:
         _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
@@ -216,6 +216,6 @@ def _start_training(services: Services, request: WebhookRequest) -> dict[str, An
     every = getattr(request.project, "min_annotations_to_start_training", None)
     submitted = isinstance(every, int) and every > 0
     reason = "an annotation was submitted" if submitted else "Start Training was pressed"
-    answer = services.jobs.request(key, reason, debounced=submitted)
+    answer = services.jobs.request_training_message(key, reason, debounced=submitted)
     _log.info("project %s: Start Training: %s", key, answer.get("message"))
     return answer

@@ -12,11 +12,11 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, read_request
+from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, read_request
 from ram_backend.projects.keys import instance_of
 from ram_backend.server import handlers
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import Model
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings, load_settings
 

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ram_backend import errors
 from ram_backend.images.guard import is_loopback
 from ram_backend.logs import request_id
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.settings import Settings
 
 SECRET_HEADER = "x-ram-webhook-secret"
@@ -288,7 +288,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
-    """Whether a browser opens the admin's page in a tab: whoever wrote the link sees nothing of it."""
+    """Whether a browser opens the admin's page in a tab: the linking page can't read it."""
     modes = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return scope["method"] == "GET" and modes == ("navigate", "document") and bool(_PAGES.fullmatch(scope["path"]))
 

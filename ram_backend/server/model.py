@@ -1,4 +1,4 @@
-"""The one model of a server: futures of its bundle and its network, and its text encoder."""
+"""Background loading of the model behind futures; text encoder on a thread of its own."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 CLOSING = "The server is going down: ask again in a moment."
 
 LOOK_AGAIN_S = 5.0
-"""How often a server whose bundle is missing looks whether it is there by now."""
+"""How often a server checks for its missing bundle."""
 
-PIECE = 64
-"""Texts embedded at once: a project with a few new tags needn't wait for one with thousands."""
+CHUNK = 64
+"""Texts embedded per task of the thread: a project with a few new tags needn't wait for one with thousands."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-async def shared(future: Future[T]) -> T:
-    """The result of a future that others wait for too: it goes on when this waiting is cancelled."""
+async def await_shared(future: Future[T]) -> T:
+    """The result of a future that others wait for too: it continues when this waiting is cancelled."""
     if future.done() and not future.cancelled():
         return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
     return await asyncio.shield(asyncio.wrap_future(future))
@@ -86,7 +86,7 @@ class Model:
         if identity is not None:
             self.identity.set_result(identity)
         if network is not None:
-            self._take(network)
+            self._set_network(network)
 
     def start(self) -> None:
         """Begins to load what is not there yet."""
@@ -94,10 +94,10 @@ class Model:
             threading.Thread(target=self._load, name="load-model", daemon=True).start()
 
     def close(self) -> None:
-        """Ends all waiting for what is not loaded yet."""
+        """Fails the futures that aren't done yet."""
         self._closed.set()
         self.text_encoder.close()
-        self._give_up(NotAvailable(CLOSING))
+        self._fail(NotAvailable(CLOSING))
 
     @property
     def problem(self) -> str | None:
@@ -139,14 +139,16 @@ class Model:
             if not self.identity.done():
                 self._identify()
             bundle, threads = self.known().bundle, network_threads(settings)
-            self._take(load_network(bundle, device=settings.device, precision=settings.precision, threads=threads))
+            self._set_network(
+                load_network(bundle, device=settings.device, precision=settings.precision, threads=threads)
+            )
             _log.info("model ready: bundle %s, loaded in %.1f s", bundle.name, time.monotonic() - started)
         except InvalidStateError:
             return  # closed meanwhile
         except Exception as error:
             expected = isinstance(error, RamError)
             _log.error("The model can't be loaded: %s", error, exc_info=not expected)
-            self._give_up(error if expected else NotAvailable("Loading the model failed; the log tells why."))
+            self._fail(error if expected else NotAvailable("Loading the model failed; the log tells why."))
 
     def _identify(self) -> None:
         """Opens the bundle; as long as it is missing or damaged, the futures say so."""
@@ -157,19 +159,19 @@ class Model:
             except (BundleNotFound, BundleDamaged) as error:
                 if not self.identity.done():
                     _log.error("/predict answers 503 until the bundle is there. %s", error)
-                    self._give_up(error)
+                    self._fail(error)
             if self._closed.wait(LOOK_AGAIN_S):
                 raise InvalidStateError
         if self.identity.done():
             self.identity, self.network = Future(), Future()
         self.identity.set_result(identity)
 
-    def _give_up(self, why: Exception) -> None:
+    def _fail(self, why: Exception) -> None:
         for future in (self.identity, self.network):
             with suppress(InvalidStateError):  # that one is there already
                 future.set_exception(why)
 
-    def _take(self, network: Network) -> None:
+    def _set_network(self, network: Network) -> None:
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not look at it again, so they don't hold up requests
         self.network.set_result(network)
@@ -229,14 +231,14 @@ class SharedTextEncoder:
         """
         encoder = self._opened()
         rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
-        for start in range(0, len(texts), PIECE):
+        for start in range(0, len(texts), CHUNK):
             if self._closed:
                 raise NotAvailable(CLOSING)
-            rows[start : start + PIECE] = self._thread.submit(encoder.embed, texts[start : start + PIECE]).result()
+            rows[start : start + CHUNK] = self._thread.submit(encoder.embed, texts[start : start + CHUNK]).result()
         return rows
 
     def close(self) -> None:
-        """Ends what is being embedded, after its piece."""
+        """Ends what is being embedded, after its chunk."""
         self._closed = True
 
     def _opened(self) -> TextEncoder:

@@ -13,7 +13,7 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-not-found]
 
-from ram_backend.labelstudio.requests import SetupRequest, read_request
+from ram_backend.labelstudio.request_models import SetupRequest, read_request
 from ram_backend.projects.options import parse_options
 from ram_backend.server.in_process import in_process
 
@@ -28,7 +28,7 @@ class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     """Tags images with the bundle of the settings (`RAM_BUNDLE`, ...), as `ram-backend serve` does, for one project.
 
     On 1.0.9 predictions have no `model_version`: Label Studio puts the one
-        there that `/setup` has answered.
+    there that `/setup` has answered.
 
     Args:
         given: on 2.x number of the project and label config; on 1.0.9 what

@@ -1,4 +1,4 @@
-"""`/predict`: from tasks to predictions, one each, in order."""
+"""Prediction pipeline of `/predict`: bounded concurrency over task groups; fetch, encode, score."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
-from ram_backend.feedback.shown import ServedImage
-from ram_backend.labelstudio.plan import Choice, TagControl, choices_for, look_up
+from ram_backend.feedback.shown import ShownImage
 from ram_backend.labelstudio.predictions import Boxes, ScoredChoice, empty_prediction, prediction, tick
-from ram_backend.labelstudio.requests import Task
+from ram_backend.labelstudio.request_models import Task
+from ram_backend.labelstudio.schema import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
 from ram_backend.models.network import Network
 from ram_backend.projects.project import Project
-from ram_backend.server.model import shared
+from ram_backend.server.model import await_shared
 from ram_backend.server.resolved_config import ControlChoices
 from ram_backend.server.services import Services
 from ram_backend.server.shown_log import shown_of
@@ -35,7 +35,7 @@ from ram_backend.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
-Trouble = ImageError | ImageUnreachable
+ImageFailure = ImageError | ImageUnreachable
 
 GROUP, GROUPS_AT_ONCE = 8, 3
 """Tasks in a group, and groups that one request has in work: few enough that a request of one task needn't wait long
@@ -70,7 +70,7 @@ async def predict_tasks(
             nothing is answered for any task.
         ImageUnreachable: none of the images could be had, and later some may.
     """
-    network = await shared(services.model.network)
+    network = await await_shared(services.model.network)
     done = await _Request(services, project, snapshot, network).groups(tasks)
     unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
     if len(unreachable) == len(done):
@@ -99,11 +99,11 @@ class _Request:
             self.project.key, share(FETCHING_SHARE_OF_PROJECT)
         )
 
-    async def groups(self, tasks: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
+    async def groups(self, tasks: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
         """Per task its prediction, or why its images can't be tagged; some groups of tasks at a time."""
         at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
 
-        async def limited(group: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
+        async def limited(group: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
             async with at_once:
                 return await self._group(group)
 
@@ -111,13 +111,13 @@ class _Request:
         groups = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
-    async def _group(self, tasks: Sequence[Task]) -> list[dict[str, Any] | Trouble]:
+    async def _group(self, tasks: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
-        names = list(self.snapshot.config.plan.images)
+        names = list(self.snapshot.config.schema.images)
         loaded = iter(await all_of(self._image(task, name) for task in tasks for name in names))
         images = [{name: next(loaded) for name in names} for _ in tasks]
         scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
-        for control in self.snapshot.config.plan.tag_controls:
+        for control in self.snapshot.config.schema.tag_controls:
             if tokens := _tokens(images, control.to_name):
                 found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
                 for place, choices in zip(tokens, found, strict=True):
@@ -126,11 +126,13 @@ class _Request:
         return [self._prediction(*each) for each in zip(tasks, images, scored, captions, boxes, strict=True)]
 
     async def _boxes(
-        self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
+        self,
+        images: Sequence[Mapping[str, LoadedImage | ImageFailure]],
+        scored: Sequence[Mapping[str, list[ScoredChoice]]],
     ) -> list[dict[str, Boxes]]:
         """Per task and control the boxes of the ticked labels, where a config asks for them."""
         config, found = self.snapshot.config, [dict[str, Boxes]() for _ in images]
-        for control in config.plan.tag_controls:
+        for control in config.schema.tag_controls:
             tagger = self.snapshot.taggers.get(control.name) if control.boxes else None
             if tagger is None:
                 continue
@@ -138,36 +140,38 @@ class _Request:
                 choices = scored[place].get(control.name, ())
                 kept, _ = tick(control, choices, config.options[control.name].top_k)
                 work = partial(_located, tagger, kept, tokens)
-                found[place][control.name] = await asyncio.wrap_future(self.services.batcher.run(work))
+                found[place][control.name] = await asyncio.wrap_future(self.services.batcher.submit_scoring(work))
         return found
 
     async def _captions(
-        self, images: Sequence[Mapping[str, LoadedImage | Trouble]], scored: Sequence[Mapping[str, list[ScoredChoice]]]
+        self,
+        images: Sequence[Mapping[str, LoadedImage | ImageFailure]],
+        scored: Sequence[Mapping[str, list[ScoredChoice]]],
     ) -> list[dict[str, str]]:
         """Per task its captions by control, from the tags that are ticked for the image."""
         config, found = self.snapshot.config, [dict[str, str]() for _ in images]
-        for caption in config.plan.captions:
+        for caption in config.schema.captions:
             captions, tokens = self.services.model.captions, _tokens(images, caption.to_name)
             if captions is None or not tokens:
                 continue
             ticked = [
                 [
                     tick(control, scored[place].get(control.name, ()), config.options[control.name].top_k)[0]
-                    for control in config.plan.tag_controls
+                    for control in config.schema.tag_controls
                     if control.to_name == caption.to_name
                 ]
                 for place in tokens
             ]
             tags = [[one.choice.label for one in chain.from_iterable(rows)] for rows in ticked]
             write = partial(captions.write, np.stack([*tokens.values()]), tags)
-            texts = await asyncio.wrap_future(self.services.batcher.run(write))
+            texts = await asyncio.wrap_future(self.services.batcher.submit_scoring(write))
             for place, text in zip(tokens, texts, strict=True):
                 found[place][caption.name] = text
         return found
 
-    async def _image(self, task: Task, to_name: str) -> LoadedImage | Trouble:
+    async def _image(self, task: Task, to_name: str) -> LoadedImage | ImageFailure:
         number = task.id if isinstance(task.id, int) else 0
-        reference = ImageReference(number, look_up(task.data, self.snapshot.config.plan.images[to_name]))
+        reference = ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
         try:
             async with self._fetching:
                 load = partial(self._load, reference)
@@ -175,14 +179,14 @@ class _Request:
         except LabelStudioUnreachable:
             raise
         except Exception as error:
-            trouble = error
-            if not isinstance(trouble, Trouble):
+            failure = error
+            if not isinstance(failure, ImageFailure):
                 _log.exception("task %s: preparing its image failed unexpectedly", task.id)
-                trouble = ImageUnreadable("The image could not be prepared; the log tells why.")
-            kind = type(trouble).__name__
+                failure = ImageUnreadable("The image could not be prepared; the log tells why.")
+            kind = type(failure).__name__
             self.services.metrics.images.labels(kind).inc()
-            _log.warning("task %s is not tagged (%s): %s", task.id, kind, trouble)
-            return trouble.with_traceback(None)  # which would hold the task, in a cycle
+            _log.warning("task %s is not tagged (%s): %s", task.id, kind, failure)
+            return failure.with_traceback(None)  # which would hold the task, in a cycle
         self.services.metrics.images.labels("tagged").inc()
         if image.pixels is not None:
             encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))
@@ -214,7 +218,7 @@ class _Request:
         for task, one in zip(tasks, tokens, strict=True):
             choices, tagger = config.dynamic(control, choices_for(control, task.data)), None
             if choices.texts:
-                tagger = await shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
+                tagger = await await_shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
             found += await self._choices(choices, tagger, one[None])
         return found
 
@@ -224,25 +228,25 @@ class _Request:
         """Scored choices per image, from tokens (N, T, D)."""
         if tagger is None:
             return [[] for _ in tokens]
-        found = await asyncio.wrap_future(self.services.batcher.run(partial(tagger.score, tokens)))
+        found = await asyncio.wrap_future(self.services.batcher.submit_scoring(partial(tagger.score, tokens)))
         choose = partial(scored_choices, choices, found.scores, tagger.thresholds)
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(
         self,
         task: Task,
-        images: Mapping[str, LoadedImage | Trouble],
+        images: Mapping[str, LoadedImage | ImageFailure],
         scored: Mapping[str, Sequence[ScoredChoice]],
         captions: Mapping[str, str],
         boxes: Mapping[str, Boxes],
-    ) -> dict[str, Any] | Trouble:
+    ) -> dict[str, Any] | ImageFailure:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
         good = {name: image for name, image in images.items() if isinstance(image, LoadedImage)}
         if not good:
-            return next(image for image in images.values() if isinstance(image, Trouble))
+            return next(image for image in images.values() if isinstance(image, ImageFailure))
         config = self.snapshot.config
         made = prediction(
-            config.plan,
+            config.schema,
             scored,
             model_version=config.model_version,
             image_sizes={name: image.size for name, image in good.items()},
@@ -254,10 +258,10 @@ class _Request:
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
             version = None if config.version is None else config.version.name
             served = [
-                ServedImage(name, str(look_up(task.data, config.plan.images[name])), image.sha256, image.phash)
+                ShownImage(name, str(look_up(task.data, config.schema.images[name])), image.sha256, image.phash)
                 for name, image in good.items()
             ]
-            self.services.shown_log.put(key, shown_of(config.plan, task.id, made, scored, served, version))
+            self.services.shown_log.put(key, shown_of(config.schema, task.id, made, scored, served, version))
         return made
 
 
@@ -270,7 +274,7 @@ def _located(tagger: Tagger, kept: Sequence[ScoredChoice], tokens: FloatArray) -
     return {name: [(each.score, each.box) for each in regions if each.tag == name] for name in names}
 
 
-def _tokens(images: Sequence[Mapping[str, LoadedImage | Trouble]], to_name: str) -> dict[int, FloatArray]:
+def _tokens(images: Sequence[Mapping[str, LoadedImage | ImageFailure]], to_name: str) -> dict[int, FloatArray]:
     """Tokens of the tasks' images of one name, by the place of the task; those that can't be tagged are missing."""
     return {
         place: image.tokens

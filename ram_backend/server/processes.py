@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class WorkerProcesses:
+class ProcessPool:
     """Processes that start when they are first needed, and end with this one.
 
     Args:
@@ -52,15 +52,15 @@ class WorkerProcesses:
         """The result of a module's function in one of the processes, once it is done.
 
         Raises:
-            NotAvailable: a process has ended, for want of memory perhaps, or
-                the server is going down.
+            NotAvailable: a process has ended, probably out of memory, or the
+                server is going down.
         """
         try:
             with self.in_use():
                 return self._submitted(partial(work, *args, **kwargs)).result()
         except BrokenProcessPool:
             self._retire()
-            raise NotAvailable("A process that does heavy work was ended, for want of memory perhaps.") from None
+            raise NotAvailable("A process that does heavy work was ended, probably out of memory.") from None
         except MemoryError:
             self._retire()
             raise NotAvailable("There was not enough memory for heavy work: send less at a time.") from None
@@ -95,7 +95,7 @@ class WorkerProcesses:
                 raise NotAvailable(CLOSING)
             if self._pool is None:
                 spawn, limit = multiprocessing.get_context("spawn"), BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
-                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=[limit])
+                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=(limit,))
             return self._pool.submit(work)
 
     def _retire(self) -> None:
@@ -126,7 +126,7 @@ class WorkerProcesses:
 
 
 def _begin(max_bytes: int) -> None:
-    """In a new process: limits its memory, leaves signals to its parent, ends with it, and lets requests go first."""
+    """In a new process: limits its memory, leaves signals to its parent, ends with it, and lowers its priority."""
     unmap_freed_memory()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # of data and stacks
     limit = pages * resource.getpagesize() + max_bytes

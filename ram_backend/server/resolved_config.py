@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ram_backend.errors import LabelConfigError
-from ram_backend.labelstudio.annotations import as_line
-from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, free_choice
+from ram_backend.labelstudio.annotations import normalise_line
+from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, free_choice
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
@@ -96,7 +96,7 @@ class ResolvedConfig:
 
     Attributes:
         bundle: the base model.
-        plan: of the label config.
+        schema: of the label config.
         options: by control, what its admins settled.
         controls: by name, what is scored of those with fixed choices; those
             with dynamic ones are missing.
@@ -108,7 +108,7 @@ class ResolvedConfig:
     """
 
     bundle: Bundle
-    plan: LabelPlan
+    schema: LabelSchema
     options: Mapping[str, ProjectOptions]
     controls: Mapping[str, ControlChoices]
     model_version: str
@@ -121,38 +121,38 @@ class ResolvedConfig:
 
 
 def resolve_config(
-    model: ModelIdentity, plan: LabelPlan, project: Project, version: VersionRef | None = None
+    model: ModelIdentity, schema: LabelSchema, project: Project, version: VersionRef | None = None
 ) -> ResolvedConfig:
     """Merges what the label config, its admin, the bundle and the project's version say.
 
     Args:
         model: identity of the bundle.
-        plan: of a label config, which need not be the stored one.
+        schema: of a label config, which need not be the stored one.
         project: options of its admin.
         version: need not be read yet; None: the base.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
-    options = {control.name: project.options(attributes(control)) for control in plan.tag_controls}
+    options = {control.name: project.options(attributes(control)) for control in schema.tag_controls}
     controls: dict[str, ControlChoices] = {}
-    for control in plan.tag_controls:
+    for control in schema.tag_controls:
         if control.dynamic is None:
             settled = options[control.name]
-            choices = _free_choices(model, plan, control, settled) if control.free else control.choices
+            choices = _free_choices(model, schema, control, settled) if control.free_text else control.choices
             controls[control.name] = _control_choices(model.bundle, control, choices, settled)
-    if controls and len(controls) == len(plan.tag_controls) and not any(each.choices for each in controls.values()):
+    if controls and len(controls) == len(schema.tag_controls) and not any(each.choices for each in controls.values()):
         wanted = _listed(next(iter(options.values())).tags or ())
-        offered = [choice.value for control in plan.tag_controls for choice in control.choices[:_LISTED]]
+        offered = [choice.value for control in schema.tag_controls for choice in control.choices[:_LISTED]]
         raise LabelConfigError(
             f"None of the tags that an admin asked for ({wanted}) is a choice of the label config (such as"
             f" {', '.join(map(repr, offered))}): add them to the label config, or change the tags in the extra params"
             " or with `ram-backend project set`."
         )
-    name = _model_version(model, plan, options, controls, version)
+    name = _model_version(model, schema, options, controls, version)
     texts = list({text for control in controls.values() for text in control.texts})
     new = model.bundle.vocabulary.resolve(texts).count(None)
-    return ResolvedConfig(model.bundle, plan, options, controls, name, version, new)
+    return ResolvedConfig(model.bundle, schema, options, controls, name, version, new)
 
 
 def _control_choices(
@@ -169,32 +169,32 @@ def _control_choices(
     return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
 
 
-def remarks(plan: LabelPlan, project: Project) -> list[str]:
+def remarks(schema: LabelSchema, project: Project) -> list[str]:
     """Sentences about a label config and an admin's options: what is not filled, overruled, or fits nothing.
 
     Args:
-        plan: of the project's label config.
+        schema: of the project's label config.
         project: with its options.
 
     Returns:
         For people, one sentence each; none where there is nothing to say.
     """
-    found = [*plan.notes]
+    found = [*schema.notes]
     found += [
         f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
-        for control in plan.tag_controls
+        for control in schema.tag_controls
         if (stronger := attributes(control).to_json())
     ]
-    if unknown := unknown_choices(plan, project.options()):
+    if unknown := unknown_choices(schema, project.options()):
         found.append(f"No choice of the label config is called {unknown}: see how they are written there.")
     return found
 
 
-def unknown_choices(plan: LabelPlan, options: ProjectOptions) -> str:
+def unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
     """The tags of the options that no choice is called, each with the closest one, for people; "" where all are."""
-    if any(control.free or control.dynamic is not None for control in plan.tag_controls):
+    if any(control.free_text or control.dynamic is not None for control in schema.tag_controls):
         return ""  # their choices are any text, or come with each task
-    names = {name for control in plan.tag_controls for choice in control.choices for name in choice.names}
+    names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}
     folded = {name.casefold() for name in names}
     unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
     unknown += [name for name in options.per_tag if name not in names]
@@ -207,7 +207,7 @@ def unknown_choices(plan: LabelPlan, options: ProjectOptions) -> str:
 def promises(config: ResolvedConfig) -> list[str]:
     """Sentences about a precision that is asked for: of which tags it is promised, and of which not."""
     found: list[str] = []
-    for control in config.plan.tag_controls:
+    for control in config.schema.tag_controls:
         options, scored = config.options[control.name], config.controls.get(control.name)
         if options.precision is None:
             continue
@@ -240,13 +240,13 @@ def attributes(control: TagControl) -> ProjectOptions:
 
 
 def _free_choices(
-    model: ModelIdentity, plan: LabelPlan, control: TagControl, options: ProjectOptions
+    model: ModelIdentity, schema: LabelSchema, control: TagControl, options: ProjectOptions
 ) -> tuple[Choice, ...]:
     """The admin's tags, or else all of the vocabulary, less what other controls of the same image offer."""
-    others = [each for each in plan.tag_controls if each.to_name == control.to_name and not each.free]
+    others = [each for each in schema.tag_controls if each.to_name == control.to_name and not each.free_text]
     taken = {name.casefold() for each in others for choice in each.choices for name in choice.names}
     names = model.bundle.vocabulary.names if options.tags is None else options.tags
-    lines = dict.fromkeys(as_line(name) for name in names)
+    lines = dict.fromkeys(normalise_line(name) for name in names)
     return tuple(free_choice(line) for line in lines if line is not None and line.casefold() not in taken)
 
 
@@ -259,7 +259,7 @@ def _threshold(choice: Choice, options: ProjectOptions, least: Mapping[str, tupl
 
 def _model_version(
     model: ModelIdentity,
-    plan: LabelPlan,
+    schema: LabelSchema,
     options: Mapping[str, ProjectOptions],
     controls: Mapping[str, ControlChoices],
     version: VersionRef | None,
@@ -283,8 +283,8 @@ def _model_version(
         "engine": model.encoder_id,
         "token_dtype": TOKEN_DTYPE,
         "text": [bundle.text_encoder, bundle.manifest.get("text_encoder_id")],
-        "plan": plan.digest,
-        "settled": [settled(control) for control in plan.tag_controls],
+        "plan": schema.digest,
+        "settled": [settled(control) for control in schema.tag_controls],
     }
     if version is not None:
         identity["version"] = version.digest

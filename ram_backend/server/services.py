@@ -22,12 +22,12 @@ from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Connection, Project
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.metrics import ServerMetrics
-from ram_backend.server.model import Model, ModelIdentity, shared
-from ram_backend.server.processes import WorkerProcesses
+from ram_backend.server.model import Model, ModelIdentity, await_shared
+from ram_backend.server.processes import ProcessPool
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
-from ram_backend.server.swap import VersionSwap
+from ram_backend.server.swap import VersionLoader
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.versions.table import VersionTable
@@ -76,13 +76,13 @@ class Services:
         self.event_bytes: dict[ProjectKey, int] = {}
         self.shown_log = ShownLog(self.ledger, metrics)
         self.fetchers = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
-        self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="keep")
+        self.cpu_pool = ThreadPoolExecutor(2, thread_name_prefix="cpu")
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._embedders = ThreadPoolExecutor(EMBEDDED_AT_ONCE, thread_name_prefix="embed")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
-        spare_lane = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
-        self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_lane=spare_lane)
-        self.processes = WorkerProcesses(settings.cpu_threads() + 1, settings.max_image_pixels)
+        spare_thread = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
+        self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_thread=spare_thread)
+        self.processes = ProcessPool(settings.cpu_threads() + 1, settings.max_image_pixels)
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
         builders = (self._builders, self._embedders)
@@ -90,7 +90,7 @@ class Services:
             self.model, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags
         )
         table = VersionTable(self._database)
-        self.swap = VersionSwap(
+        self.swap = VersionLoader(
             settings.versions_dir, table, self.store, self.model, self.batcher, self.snapshots, metrics, self.jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
@@ -121,7 +121,7 @@ class Services:
         """The bundle, once it is opened. NotAvailable: it can't be used, or that takes longer."""
         if not self.model.identity.done():
             with suppress(TimeoutError):
-                await asyncio.wait_for(shared(self.model.identity), wait_s)
+                await asyncio.wait_for(await_shared(self.model.identity), wait_s)
         return self.model.known()
 
     def project(self, reference: str) -> Project:
@@ -147,7 +147,7 @@ class Services:
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
             decoders=settings.cpu_threads(),
-            elsewhere=self.processes.run,
+            run_in_process=self.processes.run,
         )
 
     def task_images(self, project: Project) -> TaskImages:
@@ -176,10 +176,10 @@ class Services:
             self.model.identity.result()
             known = sorted(self.store.projects(), key=lambda each: each.updated_at or datetime.min.replace(tzinfo=UTC))
             for project in known[-self.settings.max_snapshots // 2 :]:
-                live = self.swap.live(project.key)
-                if isinstance(live, Future):
-                    live.result()
+                actual = self.swap.actual(project.key)
+                if isinstance(actual, Future):
+                    actual.result()
                 else:
-                    self.snapshots.prepare(project, live)
+                    self.snapshots.prepare(project, actual)
         except (RamError, RuntimeError, CancelledError) as error:  # also: the server is going down
             _log.info("Snapshots are not built beforehand: %s", error)

@@ -12,12 +12,12 @@ from typing import Any
 from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedChoice, ServedImage, ServedPrediction
+from ram_backend.feedback.shown import ShownChoice, ShownImage, ShownPrediction
 from ram_backend.labelstudio.annotations import caption_in, read_items, ticked_paths
-from ram_backend.labelstudio.plan import LabelPlan
 from ram_backend.labelstudio.predictions import ScoredChoice
+from ram_backend.labelstudio.schema import LabelSchema
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.prometheus import ServerMetrics
 
 WAIT_S = 0.25
 """Pause between two looks at the queue: records of that time are written together."""
@@ -31,34 +31,34 @@ _log = logging.getLogger(__name__)
 
 
 def shown_of(
-    plan: LabelPlan,
+    schema: LabelSchema,
     task_id: int,
     prediction: Mapping[str, Any],
     scored: Mapping[str, Sequence[ScoredChoice]],
-    images: Sequence[ServedImage],
+    images: Sequence[ShownImage],
     version: str | None,
-) -> ServedPrediction:
+) -> ShownPrediction:
     """What one prediction shows now.
 
     Args:
-        plan: of the label config.
+        schema: of the label config.
         task_id: Label Studio's number.
         prediction: in Label Studio's shape.
         scored: by control, all choices whose scores are known.
         images: that were tagged.
         version: name of the project's version; None: the bundle's base.
     """
-    choices: list[ServedChoice] = []
+    choices: list[ShownChoice] = []
     items = read_items(prediction["result"])
-    for control in plan.tag_controls:
+    for control in schema.tag_controls:
         ticked = ticked_paths(control, items)
         for one in scored.get(control.name, ()):
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
-            choices.append(ServedChoice(control.name, path, one.score, path in ticked))
-    for caption in plan.captions:
+            choices.append(ShownChoice(control.name, path, one.score, path in ticked))
+    for caption in schema.captions:
         if text := caption_in(caption.name, items):
-            choices.append(ServedChoice(caption.name, (text,), None, True))
-    return ServedPrediction(
+            choices.append(ShownChoice(caption.name, (text,), None, True))
+    return ShownPrediction(
         task_id=task_id,
         model_version=prediction["model_version"],
         shown_at=datetime.now(UTC),
@@ -69,7 +69,7 @@ def shown_of(
 
 
 class ShownLog:
-    """Writes records to the ledger in batches; nobody waits for it, and nothing fails with it.
+    """Writes records to the ledger in batches; asynchronous, best effort.
 
     Args:
         ledger: gets at most `AT_ONCE` records of a project at a time.
@@ -79,7 +79,7 @@ class ShownLog:
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger = ledger
         self._metrics = metrics
-        self._queue: Queue[tuple[ProjectKey, ServedPrediction]] = Queue(LIMIT)
+        self._queue: Queue[tuple[ProjectKey, ShownPrediction]] = Queue(LIMIT)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shown", daemon=True)
 
@@ -93,7 +93,7 @@ class ShownLog:
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def put(self, key: ProjectKey, shown: ServedPrediction) -> None:
+    def put(self, key: ProjectKey, shown: ShownPrediction) -> None:
         """Takes in a record of a project. Waits for nothing."""
         try:
             self._queue.put_nowait((key, shown))
@@ -107,7 +107,7 @@ class ShownLog:
 
     def _write_all(self) -> None:
         while not self._queue.empty():
-            by_project: dict[ProjectKey, list[ServedPrediction]] = {}
+            by_project: dict[ProjectKey, list[ShownPrediction]] = {}
             for _ in range(min(AT_ONCE, self._queue.qsize())):
                 key, shown = self._queue.get_nowait()
                 by_project.setdefault(key, []).append(shown)
@@ -115,7 +115,7 @@ class ShownLog:
                 written = self._write(key, batch)
                 self._metrics.shown.labels("written" if written else "lost").inc(len(batch))
 
-    def _write(self, key: ProjectKey, batch: Sequence[ServedPrediction]) -> bool:
+    def _write(self, key: ProjectKey, batch: Sequence[ShownPrediction]) -> bool:
         """Writes records when the database answers; False where it refuses, or the server stops."""
         for tries, pause_s in enumerate(backoff(2 * WAIT_S, _LONGEST_PAUSE_S)):
             try:

@@ -141,7 +141,7 @@ class SnapshotCache:
     def __post_init__(self) -> None:
         self._configs: FutureLRU[_ConfigKey, ResolvedConfig] = FutureLRU(RESOLVED_CONFIGS, self.resolvers)
         self._snapshots: FutureLRU[tuple[str, VersionRef | None], Snapshot] = FutureLRU(self.limit, self.builders)
-        self._plain: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
+        self._base_taggers: WeakValueDictionary[tuple[tuple[str, ...], int], Tagger] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._snapshots)
@@ -162,7 +162,7 @@ class SnapshotCache:
         """
         ref = version.ref if isinstance(version, LoadedVersion) else version
         digest = hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).digest()
-        key = (project.key, digest, project.extra_params, project.set_options, ref)
+        key = (project.key, digest, project.extra_params, project.admin_options, ref)
 
         def work() -> ResolvedConfig:
             try:
@@ -172,7 +172,7 @@ class SnapshotCache:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
                 raise
             _log.info("project %s is served as %s", project.key, config.model_version)
-            for note in (*config.plan.notes, *promises(config)):
+            for note in (*config.schema.notes, *promises(config)):
                 _log.info("project %s: %s", project.key, note)
             return config
 
@@ -208,8 +208,8 @@ class SnapshotCache:
             _log.info("project %s: a snapshot is not built beforehand: %s", project.key, error)
             return None
 
-    def forget(self, version: VersionRef) -> None:
-        """Drops the snapshots of a version; requests that work with them end on them."""
+    def evict(self, version: VersionRef) -> None:
+        """Evicts the snapshots of a version; running requests keep them."""
         self._snapshots.drop(lambda key: key[1] == version)
 
     def _build(self, config: ResolvedConfig, version: LoadedVersion | None) -> Snapshot:
@@ -227,13 +227,13 @@ class SnapshotCache:
         """A tagger; those of one network share what is precomputed, under all versions."""
         network = self.model.network.result() if version is None else version.network
         key = (texts, id(network))  # a tagger keeps its network, so the number is not given to another one
-        plain = self._plain.get(key)
+        plain = self._base_taggers.get(key)
         if plain is None:
             bundle = self.model.known().bundle
             encoder = cast(TextEncoder, self.model.text_encoder) if bundle.text_encoder is not None else None
             self._check_new_tags(bundle.vocabulary.resolve(texts).count(None))
             subset = resolve_subset(bundle, texts, encoder)
-            plain = self._plain[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
+            plain = self._base_taggers[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
         return plain if version is None else plain.with_version(version.delta, version.ref.digest)
 
     def _check_new_tags(self, count: int) -> None:

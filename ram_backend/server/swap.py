@@ -1,4 +1,4 @@
-"""Reconcile loop of versions: what the database wants served is loaded, checked, swapped in."""
+"""Control loop of versions: polls the desired version, loads, verifies, canary-tests and hot-swaps it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ram_backend.models.tuned import has_tuned_head, tuned_network
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.metrics import ServerMetrics
 from ram_backend.server.model import CLOSING, Model
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.resolved_config import VersionRef
 from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
 from ram_backend.tagging.tagger import Tagger
@@ -37,7 +37,7 @@ RETRY_S = (1.0, 60.0)
 """First and longest pause after an activation that failed."""
 
 LARGEST = 1e6
-"""No honest number of a delta is larger; with larger ones some image's score is not a number."""
+"""No valid value of a delta is larger; with larger ones some image's score is NaN."""
 
 BUNDLE_CHANGED = "the bundle has changed"
 _log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _State:
-    """What the database wants for a project, and what answers; one state for each such wish.
+    """Desired and actual version of a project; a new state for each desired version.
 
     Attributes:
         unloaded: only the version's name is known, since the start; the first
             request loads it.
-        live: the version that answers; None: the bundle's base.
+        actual: the version that answers; None: the bundle's base.
         at_start: found when the server started; of another bundle, it is
             learned anew.
         reason: why the version can't be served, in one line; None: it can, or
@@ -58,9 +58,9 @@ class _State:
         noticed, next_try: on the monotonic clock.
     """
 
-    wanted: Served
+    desired: Served
     unloaded: bool = False
-    live: LoadedVersion | None = None
+    actual: LoadedVersion | None = None
     at_start: bool = False
     activating: Future[None] | None = None
     reason: str | None = None
@@ -71,19 +71,19 @@ class _State:
     @property
     def serving(self) -> str:
         """Name of the version that answers, or "base"."""
-        return BASE if self.live is None else self.live.ref.name
+        return BASE if self.actual is None else self.actual.ref.name
 
     def is_due(self, bundle: Bundle) -> bool:
         """Whether the loop has to activate it now; an unloaded one is left to its first request."""
         if self.unloaded:
-            return self.wanted.bundle_digest != bundle.digest
-        live = (None, None) if self.live is None else (self.live.ref.name, self.live.ref.digest)
-        return live != (self.wanted.version, self.wanted.digest) and self.next_try <= time.monotonic()
+            return self.desired.bundle_digest != bundle.digest
+        actual = (None, None) if self.actual is None else (self.actual.ref.name, self.actual.ref.digest)
+        return actual != (self.desired.version, self.desired.digest) and self.next_try <= time.monotonic()
 
 
 @dataclass(eq=False)
-class VersionSwap:
-    """Per project the version that is live, kept in step with the database, which need not be reachable.
+class VersionLoader:
+    """Per project the actual version, kept equal to the desired one in the database, which need not be reachable.
 
     At the start a project's `model_version` already names the database's
     version; its files are loaded for the first request. From then on the old
@@ -118,7 +118,7 @@ class VersionSwap:
         """Looks at the database, unless `look` is False, and again and again from now on."""
         self.metrics.quarantined.set_function(lambda: len(self.failures))
         self.metrics.versions_served.set_function(
-            lambda: sum(each.unloaded or each.live is not None for each in list(self._states.values()))
+            lambda: sum(each.unloaded or each.actual is not None for each in list(self._states.values()))
         )
         if look:
             self._step()
@@ -136,21 +136,21 @@ class VersionSwap:
         state = self._states.get(key)
         if state is not None and state.unloaded:
             with suppress(VersionDamaged):
-                return _ref(state.wanted, self.model.known().bundle)
-        return None if state is None or state.live is None else state.live.ref
+                return _ref(state.desired, self.model.known().bundle)
+        return None if state is None or state.actual is None else state.actual.ref
 
-    def live(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
+    def actual(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
         """What a project is served now; None: the base; a future: ask again when it is done."""
         state = self._states.get(key)
         if state is None:
             return None
-        return self._activate_soon(state) if state.unloaded else state.live
+        return self._activate_soon(state) if state.unloaded else state.actual
 
     @property
     def failures(self) -> list[dict[str, str]]:
         """The projects whose version can't be served, by key, what is served instead, and why."""
         return [
-            {"project": str(key), "version": state.wanted.name, "serving": state.serving, "reason": state.reason}
+            {"project": str(key), "version": state.desired.name, "serving": state.serving, "reason": state.reason}
             for key, state in sorted(self._states.items())
             if state.reason is not None
         ]
@@ -160,15 +160,15 @@ class VersionSwap:
             self._step()
 
     def _step(self) -> None:
-        """Reads what the database wants, compares it with what is live, and begins what differs."""
+        """Reads the desired versions, compares them with the actual ones, and activates those that differ."""
         try:
             self._read()
             if self.model.state != "failed" and self.model.identity.done():
                 for state in list(self._states.values()):
                     if state.is_due(self.model.known().bundle):
                         self._activate_soon(state)
-        except Exception:  # the thread goes on whatever happens
-            _log.exception("Taking in what is served failed unexpectedly")
+        except Exception:  # the thread continues whatever happens
+            _log.exception("Syncing served versions failed unexpectedly")
 
     def _read(self) -> None:
         try:
@@ -179,19 +179,19 @@ class VersionSwap:
             self._is_away = True
             return
         self._is_away = False
-        wanted = {each.key: each for each in changes.served}
+        desired = {each.key: each for each in changes.served}
         first = self._change < 0
         with self._lock:
             if changes.change < self._change:  # another database than before: what it doesn't know is not served
-                wanted = {key: Served(key) for key in self._states} | wanted
+                desired = {key: Served(key) for key in self._states} | desired
             self._change = changes.change
-            for key, served in wanted.items():
+            for key, served in desired.items():
                 state = self._states.get(key)
                 if state is None:
                     unloaded = first and served.version is not None and served.quarantined is None
                     self._states[key] = _State(served, unloaded, at_start=first)
-                elif (state.wanted.version, state.wanted.digest) != (served.version, served.digest):
-                    self._states[key] = _State(served, state.unloaded, state.live)
+                elif (state.desired.version, state.desired.digest) != (served.version, served.digest):
+                    self._states[key] = _State(served, state.unloaded, state.actual)
 
     def _activate_soon(self, state: _State) -> Future[None]:
         with self._lock:
@@ -203,12 +203,12 @@ class VersionSwap:
             return state.activating
 
     def _activate(self, state: _State) -> None:
-        """Brings a project to what the database wants: read, check, build its snapshots, then assign."""
-        key, ref = state.wanted.key, None
+        """Activates the desired version of a project: read, check, build its snapshots, then assign."""
+        key, ref = state.desired.key, None
         try:
             if self._states[key] is not state:
                 return  # overtaken
-            ref = _ref(state.wanted, self.model.identity.result().bundle)
+            ref = _ref(state.desired, self.model.identity.result().bundle)
             version = None if ref is None else _load_version(ref, self.versions_dir, self.model)
             project = self.projects.get(key)
             snapshot = None if project is None else self.snapshots.prepare(project, version)
@@ -218,15 +218,15 @@ class VersionSwap:
         except VersionDamaged as error:
             self.metrics.swaps.labels("quarantined").inc()
             if state.reason != str(error):
-                name = state.wanted.name
+                name = state.desired.name
                 _log.error("project %s is served %s instead of %s: %s", key, state.serving, name, error)
             state.unloaded, state.reason = False, str(error)
             if ref is not None:
-                self.snapshots.forget(ref)
-                self._mark(ref, str(error))
-            elif state.at_start and state.wanted.bundle_digest is not None:
+                self.snapshots.evict(ref)
+                self._record_quarantine(ref, str(error))
+            elif state.at_start and state.desired.bundle_digest is not None:
                 with suppress(RamError):  # until the next try
-                    self.jobs.request(key, BUNDLE_CHANGED)
+                    self.jobs.request_training_message(key, BUNDLE_CHANGED)
                     state.at_start = False  # one that comes later may be meant for another server
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
@@ -234,24 +234,24 @@ class VersionSwap:
             state.next_try, state.activating = time.monotonic() + next(state.pauses), None
 
     def _assign(self, state: _State, version: LoadedVersion | None) -> None:
-        """The swap: whoever asks from now on gets the new version, and nothing but that."""
-        key, old, before, unloaded = state.wanted.key, state.live, state.serving, state.unloaded
+        """The swap: later requests get the new version."""
+        key, old, before, unloaded = state.desired.key, state.actual, state.serving, state.unloaded
         with self._lock:
             if self._stop.is_set() or self._states[key] is not state:
                 return  # overtaken while it was prepared
-            state.live, state.unloaded = version, False
-        if version is not None and (state.reason is not None or state.wanted.quarantined is not None):
+            state.actual, state.unloaded = version, False
+        if version is not None and (state.reason is not None or state.desired.quarantined is not None):
             state.reason = None
-            self._mark(version.ref, None)
+            self._record_quarantine(version.ref, None)
         if not unloaded:
             seconds = time.monotonic() - state.noticed
             self.metrics.swaps.labels("swapped").inc()
             self.metrics.swap_seconds.observe(seconds)
             _log.info("project %s: swapped from %s to %s in %.2f s", key, before, state.serving, seconds)
         if old is not None:
-            self.snapshots.forget(old.ref)
+            self.snapshots.evict(old.ref)
 
-    def _mark(self, ref: VersionRef, reason: str | None) -> None:
+    def _record_quarantine(self, ref: VersionRef, reason: str | None) -> None:
         """Records in the database why a version can't be served; None: it can."""
         with suppress(DatabaseUnavailable):
             self.table.quarantine(ref.key, ref.name, reason)
@@ -290,9 +290,9 @@ def _load_version(ref: VersionRef, versions_dir: Path, model: Model) -> LoadedVe
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:
     """Canary check: the model's test image is scored with taggers of a version, where the network works."""
     for tagger in taggers:
-        scores = batcher.run(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]
+        scores = batcher.submit_scoring(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]
         if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN
-            raise _impossible("an image's score is no number between 0 and 1")
+            raise _impossible("an image's score is not a number between 0 and 1")
 
 
 def _impossible(what: str) -> VersionDamaged:

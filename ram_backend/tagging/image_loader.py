@@ -75,8 +75,8 @@ class ImageLoader:
         decoders: images decoded at the same time, at most; a large one counts
             apart.
         hashed: images are hashed perceptually where there is no cache, too.
-        elsewhere: calls a function in another process, for images that would
-            hold up this one; None: none is there.
+        run_in_process: calls a function in another process, for images that
+            would hold up this one; None: none is there.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ImageLoader:
         max_bytes: int,
         decoders: int = 1,
         hashed: bool = False,
-        elsewhere: Callable[..., tuple[tuple[int, int], int, FloatArray]] | None = None,
+        run_in_process: Callable[..., tuple[tuple[int, int], int, FloatArray]] | None = None,
     ) -> None:
         self._preprocessing = preprocessing
         self._encoder_id = encoder_id
@@ -99,7 +99,7 @@ class ImageLoader:
         self._decoders = threading.Semaphore(max(1, decoders))
         self._large = threading.Lock()
         self._hashed = hashed or cache is not None
-        self._elsewhere = elsewhere
+        self._elsewhere = run_in_process
 
     def cached(self, sha256: str) -> LoadedImage | None:
         """The image whose bytes have this sha256; None: its tokens are not cached."""

@@ -110,7 +110,7 @@ def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None
     """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
 
     None where the bundle learned its tags without a text encoder: its label
-        embeddings are no texts.
+    embeddings are no texts.
     """
     if bundle.text_encoder is None:
         return None

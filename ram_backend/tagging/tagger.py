@@ -1,4 +1,4 @@
-"""Tagger: images and a subset in, calibrated scores out. No I/O."""
+"""Scoring of a tag subset: head logits, Platt calibration, linear delta. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence of annotators: a Poisson test of their edits against what the calibrated scores expect.
+"""Annotator filter: one-sided Poisson test of edits against calibrated expectations.
 
 An untouched tag is a "no" at full weight, unless its annotator adds far fewer
 tags than the scores expect: then tags that were off say nothing. Annotators who
@@ -20,7 +20,7 @@ CERTAIN = 0.01
 BoolArray = NDArray[np.bool_]
 
 
-def believed_pairs(
+def reliable_pairs(
     scores: NDArray[np.floating], labels: BoolArray, known: BoolArray, ticked: BoolArray, annotators: Sequence[Hashable]
 ) -> BoolArray:
     """The known pairs that are evidence.
@@ -35,7 +35,7 @@ def believed_pairs(
     Returns:
         (N, L).
     """
-    believed = known.copy()
+    reliable = known.copy()
     numbers = {each: number for number, each in enumerate(dict.fromkeys(annotators))}
     of_row = np.array([numbers[each] for each in annotators], dtype=np.int64)
     off, on = known & ~ticked, known & ticked
@@ -47,8 +47,8 @@ def believed_pairs(
             _far_fewer(int(e[rows].sum()), float(x[rows].sum())) for e, x in zip(edits, expected, strict=True)
         )
         if added:
-            believed[rows] &= on[rows] & (not removed)
-    return believed
+            reliable[rows] &= on[rows] & (not removed)
+    return reliable
 
 
 def _far_fewer(edits: int, expected: float) -> bool:

@@ -4,11 +4,11 @@
 
 is a logistic regression per tag whose coefficients are drawn towards common
 ones (a mixed-effects model fitted by penalised likelihood; Gelman and Hill
-2007, chapter 14): a tag that was seen often goes its own way, a rare one
-follows the others, and with few images in all the common ones stay near the
-bundle's own curve: offset 0. Here z is the bundle's calibrated log-odds and u
-what a recipe says about images that it was not fitted on, so that
-`residual_scale` is honest.
+2007, chapter 14): a frequent tag has coefficients of its own, a rare one is
+shrunk to the common ones, and with few images in all the common ones stay near
+the bundle's own curve: offset 0. Here z is the bundle's calibrated log-odds and
+u a trainer's score of images that it was not fitted on, so that
+`residual_scale` is unbiased.
 
 Shapes: N images, L tags.
 """
@@ -27,9 +27,9 @@ BoolArray = NDArray[np.bool_]
 
 START = (0.5, 0.0)
 """Common residual_scale and offset where nothing is known; u has a mean square of 1."""
-COMMON_HOLD = (1.0, 0.3)
-"""How strongly the common coefficients are held there: inverse variances of Gaussian priors."""
-OWN_HOLD = (30.0, 0.3)
+COMMON_PRECISION = (1.0, 0.3)
+"""Precisions (inverse variances) of the Gaussian priors of the common coefficients."""
+OWN_PRECISION = (30.0, 0.3)
 """The same for the difference of a tag's own coefficients from the common ones."""
 PAIRS_AT_ONCE = 100_000
 """Pairs that the common coefficients are learned from, about; a tag's own are learned from all of its pairs."""
@@ -41,7 +41,7 @@ SLOPES = (0.25, 4.0)
 """Bounds of the common slope of a bundle that was never calibrated."""
 
 _STEPS = 60
-_PRECISION = 1e-7
+_TOLERANCE = 1e-7
 _FIXED = 1e12
 
 
@@ -93,7 +93,7 @@ def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
 
 
 def fit_pooled_prior(
-    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray
 ) -> PooledPrior | None:
     """Fits the common coefficients, the tags' own ones beside them.
 
@@ -102,21 +102,23 @@ def fit_pooled_prior(
         u: (N, L) with a mean square of about 1; all 0 where there is nothing
             but the bundle.
         labels: (N, L).
-        counts: (N, L) see `pair_weights`.
+        pair_weight: (N, L) see `pair_weights`.
 
     Returns:
         None where the known labels are all equal: nothing can be learned.
     """
-    known = counts > 0
+    known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
         return None
-    tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
-    common, _, likelihood = _fit(z, u, labels, counts, tags, np.array(START), np.array(COMMON_HOLD), np.array(OWN_HOLD))
+    tags = _stratified_tags(labels, known, np.flatnonzero(known.any(axis=0)))
+    common, _, likelihood = _fit(
+        z, u, labels, pair_weight, tags, np.array(START), np.array(COMMON_PRECISION), np.array(OWN_PRECISION)
+    )
     return PooledPrior(common, likelihood)
 
 
 def fit_tag_calibrations(
-    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, counts: FloatArray, common: PooledPrior | None
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray, common: PooledPrior | None
 ) -> TagCalibrations:
     """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
 
@@ -124,21 +126,21 @@ def fit_tag_calibrations(
         Coefficients of all tags; (0, 0), the bundle's, for a tag without any
         known pair, and for all tags where there are no common ones.
     """
-    tags = np.flatnonzero((counts > 0).any(axis=0))
+    tags = np.flatnonzero((pair_weight > 0).any(axis=0))
     residual_scale, offset = np.zeros(z.shape[1]), np.zeros(z.shape[1])
     if common is None:
         return TagCalibrations(residual_scale, offset)
     centre = common.coefficients
-    portion = max(1, PAIRS_AT_ONCE // len(z))
-    for start in range(0, len(tags), portion):
-        some = tags[start : start + portion]
-        _, shift, _ = _fit(z, u, labels, counts, some, centre, np.full(2, _FIXED), np.array(OWN_HOLD))
+    chunk = max(1, PAIRS_AT_ONCE // len(z))
+    for start in range(0, len(tags), chunk):
+        some = tags[start : start + chunk]
+        _, shift, _ = _fit(z, u, labels, pair_weight, some, centre, np.full(2, _FIXED), np.array(OWN_PRECISION))
         residual_scale[some] = np.maximum(centre[0] + shift[:, 0], 0)
         offset[some] = centre[1] + shift[:, 1]
     return TagCalibrations(residual_scale, offset)
 
 
-def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> FloatArray:
+def fit_offsets(z: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray) -> FloatArray:
     """Offsets of the tags with clear evidence; all others keep the bundle's calibration.
 
     MAP estimate per tag of sigmoid(z + offset) under a Gaussian prior of mean 0
@@ -148,7 +150,7 @@ def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -
     Args:
         z: (N, L) calibrated log-odds.
         labels: (N, L).
-        counts: (N, L) see `pair_weights`.
+        pair_weight: (N, L) see `pair_weights`.
 
     Returns:
         (L,).
@@ -156,39 +158,41 @@ def fit_offsets(z: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -
     offset, precision = np.zeros(z.shape[1]), np.full(z.shape[1], OFFSET_SD**-2)
     for _ in range(_STEPS):
         score = sigmoid(z + offset)
-        precision = (counts * score * (1 - score)).sum(axis=0) + OFFSET_SD**-2
-        step = ((counts * (score - labels)).sum(axis=0) + offset * OFFSET_SD**-2) / precision
+        precision = (pair_weight * score * (1 - score)).sum(axis=0) + OFFSET_SD**-2
+        step = ((pair_weight * (score - labels)).sum(axis=0) + offset * OFFSET_SD**-2) / precision
         offset -= np.clip(step, -1, 1)
-        if np.abs(step).max(initial=0) < _PRECISION**0.5:
+        if np.abs(step).max(initial=0) < _TOLERANCE**0.5:
             break
     offset[np.abs(offset) * np.sqrt(precision) < CLEAR_EVIDENCE] = 0
     return offset
 
 
-def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, counts: FloatArray) -> tuple[float, float]:
+def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray) -> tuple[float, float]:
     """Slope and offset that turn the margins of a bundle without calibration into log-odds, for all tags alike.
 
     Args:
         margin: (N, L) log-odds minus those of the bundle's thresholds.
         labels: (N, L).
-        counts: (N, L).
+        pair_weight: (N, L).
 
     Returns:
         Slope, within `SLOPES`, and offset; (1, 0) where the known labels are
         all equal.
     """
-    known = counts > 0
+    known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
         return 1.0, 0.0
-    hold = np.array([10.0, COMMON_HOLD[1]])
-    tags = _spread(labels, known, np.flatnonzero(known.any(axis=0)))
+    precision = np.array([10.0, COMMON_PRECISION[1]])
+    tags = _stratified_tags(labels, known, np.flatnonzero(known.any(axis=0)))
     nothing = np.zeros(margin.shape, dtype=np.float32)
-    (slope, offset), _, _ = _fit(nothing, margin, labels, counts, tags, np.array([1.0, 0.0]), hold, np.full(2, _FIXED))
+    (slope, offset), _, _ = _fit(
+        nothing, margin, labels, pair_weight, tags, np.array([1.0, 0.0]), precision, np.full(2, _FIXED)
+    )
     return float(np.clip(slope, *SLOPES)), float(offset)
 
 
-def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tags from which the common coefficients are learned: evenly spread from the rarest to the most frequent."""
+def _stratified_tags(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tags from which the common coefficients are learned: stratified from the rarest to the most frequent."""
     most = max(1, PAIRS_AT_ONCE // len(labels))
     if len(tags) <= most:
         return tags
@@ -198,15 +202,15 @@ def _spread(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDA
 
 
 def _fit(
-    z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, counts: FloatArray,
-    tags: NDArray[np.int64], centre: FloatArray, hold: FloatArray, own_hold: FloatArray,
+    z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray,
+    tags: NDArray[np.int64], centre: FloatArray, precision: FloatArray, own_precision: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
     """Newton steps on common coefficients (2,) and the tags' shifts (L, 2) at once; these are eliminated tag by tag.
 
     The Hessian is an arrow: tags meet only through the common coefficients,
-        whose system is its Schur complement.
+    whose system is its Schur complement.
     """
-    known, x, weight = (each[:, tags].astype(np.float64) for each in (z, u, counts))
+    known, x, weight = (each[:, tags].astype(np.float64) for each in (z, u, pair_weight))
     sign = np.where(labels[:, tags], 1.0, -1.0)
     common, shift = centre.copy(), np.zeros((len(tags), 2))
 
@@ -214,20 +218,25 @@ def _fit(
         scale, offset = (common + shift).T
         right = sigmoid(sign * (known + scale * x + offset))
         loss = -float((weight * np.log(np.maximum(right, 1e-300))).sum())
-        return right, loss + 0.5 * float((hold * (common - centre) ** 2).sum() + (own_hold * shift**2).sum())
+        return right, loss + 0.5 * float((precision * (common - centre) ** 2).sum() + (own_precision * shift**2).sum())
 
     right, current = at(common, shift)
     for _ in range(_STEPS):
-        pull, bend = weight * sign * (right - 1), weight * right * (1 - right)
-        slope = np.stack([(pull * x).sum(axis=0), pull.sum(axis=0)], axis=1)
-        mixed = (bend * x).sum(axis=0)
-        curve = np.stack([(bend * x * x).sum(axis=0), mixed, mixed, bend.sum(axis=0)], axis=1).reshape(-1, 2, 2)
-        eliminated = np.linalg.solve(
-            curve + np.diag(own_hold), np.concatenate([curve, (slope + own_hold * shift)[:, :, None]], axis=2)
+        residual, curvature = weight * sign * (right - 1), weight * right * (1 - right)
+        gradient = np.stack([(residual * x).sum(axis=0), residual.sum(axis=0)], axis=1)
+        mixed = (curvature * x).sum(axis=0)
+        hessian = np.stack([(curvature * x * x).sum(axis=0), mixed, mixed, curvature.sum(axis=0)], axis=1).reshape(
+            -1, 2, 2
         )
-        system = curve.sum(axis=0) + np.diag(hold) - np.einsum("lpq,lqr->pr", curve, eliminated[:, :, :2])
-        side = slope.sum(axis=0) + hold * (common - centre) - np.einsum("lpq,lq->p", curve, eliminated[:, :, 2])
-        step = np.linalg.solve(system, side)
+        eliminated = np.linalg.solve(
+            hessian + np.diag(own_precision),
+            np.concatenate([hessian, (gradient + own_precision * shift)[:, :, None]], axis=2),
+        )
+        schur = hessian.sum(axis=0) + np.diag(precision) - np.einsum("lpq,lqr->pr", hessian, eliminated[:, :, :2])
+        rhs = (
+            gradient.sum(axis=0) + precision * (common - centre) - np.einsum("lpq,lq->p", hessian, eliminated[:, :, 2])
+        )
+        step = np.linalg.solve(schur, rhs)
         shift_step = eliminated[:, :, 2] - np.einsum("lpq,q->lp", eliminated[:, :, :2], step)
         length = 1.0
         tried, cost = at(common - step, shift - shift_step)
@@ -237,7 +246,7 @@ def _fit(
         if cost > current:
             break
         common, shift, right = common - length * step, shift - length * shift_step, tried
-        settled = current - cost <= _PRECISION * max(1.0, abs(current))
+        settled = current - cost <= _TOLERANCE * max(1.0, abs(current))
         current = cost
         if settled:
             break

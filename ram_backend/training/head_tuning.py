@@ -41,7 +41,7 @@ from ram_backend.training.selection import Candidate, Progress, fit_candidate
 FloatArray = NDArray[np.float32]
 
 MIN_GROUPS = 30
-"""Groups of look-alikes below which a head isn't tuned: too few are left out to stop by."""
+"""Groups of near-duplicates below which a head isn't tuned: too few are held out for early stopping."""
 HUBER_DELTA = 1.0
 """Log-odds beyond which replay is linear instead of squared."""
 TAGS_AT_ONCE = 192
@@ -100,7 +100,7 @@ class HeadTrainer:
         replay_tokens: (M, T, D) tokens of other photos on which the bundle's
             scores are replayed, too.
         harmless: whether a head, given as files of a version, leaves other tags
-            alone; one that doesn't is no result, so that a simpler trainer can
+            alone; one that doesn't is discarded, so that a simpler trainer can
             win. None: no check.
     """
 
@@ -140,11 +140,11 @@ class HeadTrainer:
             return None
         left_out = replace(training_set.take(held), base=tuned)
         on_top = fit_candidate(left_out, groups[held], folds_of(groups[held], left_out.content), seed=seed)
-        log_odds, judged = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
-        log_odds[held], judged[held] = on_top.log_odds, True
+        log_odds, evaluated = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
+        log_odds[held], evaluated[held] = on_top.log_odds, True
         params: dict[str, Any] = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay}
         params |= {"on_top": on_top.trainer, **on_top.params}
-        return Candidate(on_top.delta, params, log_odds=log_odds, judged=judged, files=files)
+        return Candidate(on_top.delta, params, log_odds=log_odds, evaluated=evaluated, files=files)
 
 
 class _Tuning:

@@ -7,9 +7,9 @@ they are many) the ridge smoother is H = U diag(e / (e + s)) U', residuals are
 (I - H) T and weights A' (I - H) T / s (Hastie, Tibshirani, Friedman: The
 Elements of Statistical Learning, 3.4.1 and 5.8.2).
 
-What a tag's ridge would say about images that it didn't see follows without
-refitting: leaving out a group of images G, their residuals are (I - H_GG)^-1
-times the fitted ones (ESL 7.10, 5.26, for groups instead of single images).
+Leave-group-out scores follow without refitting: leaving out a group of images
+G, their residuals are (I - H_GG)^-1 times the fitted ones (ESL 7.10, 5.26, for
+groups instead of single images).
 
 Shapes: N images, L tags, F feature width, R rank, E width of text embeddings.
 """
@@ -26,11 +26,11 @@ FloatArray = NDArray[np.float64]
 SPREAD_FLOOR = 1e-3
 """Added to the spread of each feature, so that a constant one stays finite."""
 RATE_FLOOR = 0.02
-"""Added to the standard deviation of a tag's labels: a tag seen once in thousands isn't blown up without bound."""
+"""Added to the standard deviation of a tag's labels: bounds the targets of a tag seen once in thousands."""
 RANK_FLOOR = 1e-10
 """Eigenvalues below this share of the largest one are taken as 0."""
 KERNEL_BANDWIDTH = 0.3
-"""Cosine distance of centred text embeddings over which the likeness of two tags falls by e."""
+"""Cosine distance of centred text embeddings over which the similarity of two tags falls by e (length scale)."""
 NOISE, PSEUDO_COUNT = 0.3, 10
 """Noise of a tag's weights relative to their own variance: `NOISE` with very many positives, twice that at
 `PSEUDO_COUNT`."""
@@ -42,7 +42,7 @@ class KernelEigen:
 
     Attributes:
         mean: (F,) of the features.
-        spread: (F,) their standard deviation plus `SPREAD_FLOOR`.
+        scale: (F,) their standard deviation plus `SPREAD_FLOOR`.
         scaled: (N, F) centred features, divided by spread and by the root of F:
             the kernel is scaled @ scaled.T.
         vectors: (N, R) eigenvectors of the kernel, U.
@@ -50,7 +50,7 @@ class KernelEigen:
     """
 
     mean: FloatArray
-    spread: FloatArray
+    scale: FloatArray
     scaled: FloatArray
     vectors: FloatArray
     values: FloatArray
@@ -59,8 +59,8 @@ class KernelEigen:
     def of(cls, features: NDArray[np.float32]) -> KernelEigen:
         """Of features (N, F), N at least 1."""
         wide = features.astype(np.float64)
-        mean, spread = wide.mean(axis=0), wide.std(axis=0) + SPREAD_FLOOR
-        scaled = (wide - mean) / (spread * np.sqrt(features.shape[1]))
+        mean, scale = wide.mean(axis=0), wide.std(axis=0) + SPREAD_FLOOR
+        scaled = (wide - mean) / (scale * np.sqrt(features.shape[1]))
         if len(scaled) <= scaled.shape[1]:
             values, vectors = np.linalg.eigh(scaled @ scaled.T)
         else:
@@ -70,7 +70,7 @@ class KernelEigen:
         values, vectors = values[positive], vectors[:, positive]
         if len(scaled) > scaled.shape[1]:
             vectors = vectors / np.sqrt(values)
-        return cls(mean, spread, scaled, np.ascontiguousarray(vectors), values)
+        return cls(mean, scale, scaled, np.ascontiguousarray(vectors), values)
 
     def ridge(self, targets: FloatArray, groups: NDArray[np.int64], strength: float) -> Ridge:
         """Regresses all tags at once.
@@ -82,30 +82,30 @@ class KernelEigen:
         """
         count, width = self.scaled.shape
         penalty = strength * count / width
-        shrink = self.values / (self.values + penalty)
-        residuals = targets - self.vectors @ (shrink[:, None] * (self.vectors.T @ targets))
+        shrinkage = self.values / (self.values + penalty)
+        residuals = targets - self.vectors @ (shrinkage[:, None] * (self.vectors.T @ targets))
         directions = (self.scaled.T @ (residuals / penalty)).T
-        weight = directions / (self.spread * np.sqrt(width))
-        return Ridge(weight, -(weight @ self.mean), self._left_out(targets, residuals, shrink, groups))
+        weight = directions / (self.scale * np.sqrt(width))
+        return Ridge(weight, -(weight @ self.mean), self._out_of_group_scores(targets, residuals, shrinkage, groups))
 
-    def _left_out(
-        self, targets: FloatArray, residuals: FloatArray, shrink: FloatArray, groups: NDArray[np.int64]
+    def _out_of_group_scores(
+        self, targets: FloatArray, residuals: FloatArray, shrinkage: FloatArray, groups: NDArray[np.int64]
     ) -> FloatArray:
-        """(N, L) what models that didn't see an image's group say about it, relative to the mean of their targets."""
+        """(N, L) scores of each image by models fitted without its group, relative to the mean of their targets."""
         count = len(targets)
         _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         if len(sizes) < 2:
             return np.zeros_like(targets)
-        leverage = np.einsum("nr,r,nr->n", self.vectors, shrink, self.vectors) + 1 / count
-        unseen = residuals / np.maximum(1 - leverage, 1e-6)[:, None]
+        leverage = np.einsum("nr,r,nr->n", self.vectors, shrinkage, self.vectors) + 1 / count
+        loo_residuals = residuals / np.maximum(1 - leverage, 1e-6)[:, None]
         outside = -targets / (count - 1)
         for group in np.flatnonzero(sizes > 1):
             rows = np.flatnonzero(group_of == group)
             vectors = self.vectors[rows]
-            rest = np.eye(len(rows)) - (vectors * shrink) @ vectors.T - 1 / count
-            unseen[rows] = np.linalg.solve(rest, residuals[rows])
+            rest = np.eye(len(rows)) - (vectors * shrinkage) @ vectors.T - 1 / count
+            loo_residuals[rows] = np.linalg.solve(rest, residuals[rows])
             outside[rows] = -targets[rows].sum(axis=0) / (count - len(rows))
-        return targets - unseen - outside
+        return targets - loo_residuals - outside
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,18 @@ class Ridge:
     Attributes:
         weight: (L, F) on plain features.
         bias: (L,); the mean score of the fitted images is 0.
-        left_out: (N, L) scores of the fitted images by models that didn't see
-            their group.
+        out_of_group_scores: (N, L) scores of the fitted images by models that
+            didn't see their group.
     """
 
     weight: FloatArray
     bias: FloatArray
-    left_out: FloatArray
+    out_of_group_scores: FloatArray
 
     def scaled(self, factor: FloatArray) -> Ridge:
         """Scores times a factor, one number or one per tag (L,)."""
         per_tag = np.broadcast_to(factor, self.bias.shape)
-        return Ridge(self.weight * per_tag[:, None], self.bias * per_tag, self.left_out * per_tag)
+        return Ridge(self.weight * per_tag[:, None], self.bias * per_tag, self.out_of_group_scores * per_tag)
 
 
 def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> FloatArray:
@@ -172,45 +172,45 @@ def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArr
     return targets - slope * explaining
 
 
-def shared_targets(targets: FloatArray, beyond: FloatArray, sharing: FloatArray) -> FloatArray:
-    """Each tag's own targets and what the others lend it, by `sharing_matrix`.
+def smoothed_targets(targets: FloatArray, residual_targets: FloatArray, smoothing: FloatArray) -> FloatArray:
+    """Targets smoothed over tags by `smoothing_matrix`.
 
-    Lent is only what is `residualise`: what the bundle makes of tags of like
-    meaning is in its score of the borrower, too, and would count twice. A ridge
-    is linear in its targets, so mixing these mixes weights.
+    Other tags contribute only their residual (`residualise`): the bundle's part
+    of it is in the tag's own score, too, and would count twice. A ridge is
+    linear in its targets, so mixing these mixes weights.
 
     Args:
         targets: (N, L).
-        beyond: (N, L).
-        sharing: (L, L).
+        residual_targets: (N, L).
+        smoothing: (L, L).
 
     Returns:
         (N, L), columns sum to 0.
     """
-    diagonal = np.diagonal(sharing)
-    return targets * diagonal + beyond @ (sharing - np.diag(diagonal))
+    diagonal = np.diagonal(smoothing)
+    return targets * diagonal + residual_targets @ (smoothing - np.diag(diagonal))
 
 
-def sharing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:
-    """How tags of similar meaning lend each other their weights: kernel regression over texts.
+def smoothing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:
+    """Kernel smoothing of tags' weights over their texts (Gaussian process regression).
 
     A tag's weights are noisy measurements of a function of its text, the
-    noisier the fewer images showed the tag, so rare tags borrow and frequent
-    ones hardly change (Gaussian process regression; Rasmussen and Williams
-    2006, 2.2).
+    noisier the fewer images showed the tag, so rare tags are smoothed and
+    frequent ones hardly change (Rasmussen and Williams 2006, 2.2).
 
     Args:
         embeddings: (L, E) of the tags' texts, length 1.
-        positives: (L,) images that show the tag; a tag with none only borrows.
+        positives: (L,) images that show the tag; a tag with none is smoothed
+            from the others alone.
 
     Returns:
-        (L, L): column j holds the shares that tag j takes of every tag.
+        (L, L): column j holds the weights of all tags in tag j.
     """
     centred = embeddings.astype(np.float64) - embeddings.mean(axis=0)
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
     kernel = np.exp((centred @ centred.T - 1) / KERNEL_BANDWIDTH)
-    lenders = np.flatnonzero(positives > 0)
-    noise = np.diag(NOISE * (1 + PSEUDO_COUNT / positives[lenders]))
-    sharing = np.zeros_like(kernel)
-    sharing[lenders] = np.linalg.solve(kernel[np.ix_(lenders, lenders)] + noise, kernel[lenders])
-    return sharing
+    known_tags = np.flatnonzero(positives > 0)
+    noise = np.diag(NOISE * (1 + PSEUDO_COUNT / positives[known_tags]))
+    smoothing = np.zeros_like(kernel)
+    smoothing[known_tags] = np.linalg.solve(kernel[np.ix_(known_tags, known_tags)] + noise, kernel[known_tags])
+    return smoothing

@@ -30,15 +30,15 @@ from ram_backend.training.ridge import (
     KernelEigen,
     Ridge,
     residualise,
-    shared_targets,
-    sharing_matrix,
+    smoothed_targets,
+    smoothing_matrix,
     standardised_targets,
 )
 
 FloatArray = NDArray[np.float32]
 Numbers = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
-"""Told of a stage's name, the step it is at and the number of steps."""
+"""Called with a stage's name, its step and the number of steps."""
 
 
 def silent(stage: str, step: int, steps: int) -> None:
@@ -57,11 +57,11 @@ class Candidate:
         delta: all tags of the training set, in its order; tags that nobody said
             anything about are left as they are.
         params: what the trainer settled, JSON.
-        again: the trainer with what it settled, to be fitted without each fold;
-            None: `log_odds` and `judged` are there already.
+        refit_trainer: the trainer with what it settled, to be fitted without
+            each fold; None: `log_odds` and `evaluated` are there already.
         log_odds: (N, L) calibrated log-odds of the training set, each row by a
             fit that didn't see its fold.
-        judged: (N,) bool, rows of which that is true.
+        evaluated: (N,) bool, rows of which that is true.
         files: what it needs besides the delta, by file name (a tuned head).
             Where there are any, the delta's z is not the bundle's log-odds but
             those of the network with these files.
@@ -73,9 +73,9 @@ class Candidate:
 
     delta: Delta
     params: dict[str, Any] = field(default_factory=dict)
-    again: Trainer | None = None
+    refit_trainer: Trainer | None = None
     log_odds: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
-    judged: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_), repr=False)
+    evaluated: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_), repr=False)
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     trainer: str = ""
     folds: dict[int, Delta] = field(default_factory=dict, repr=False)
@@ -112,36 +112,36 @@ class RecalibrationTrainer:
     def fit(self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress) -> Candidate:
         """As `Trainer` says; nothing here is random."""
         progress(self.name, 0, 1)
-        counts = pair_weights(training_set.labels, training_set.weights)
-        slope, offset = _curve(training_set, counts)
-        moved = offset + fit_offsets(slope * training_set.base + offset, training_set.labels, counts)
+        pair_weight = pair_weights(training_set.labels, training_set.weights)
+        slope, offset = _base_calibration(training_set, pair_weight)
+        moved = offset + fit_offsets(slope * training_set.base + offset, training_set.labels, pair_weight)
         nothing = np.zeros((len(offset), training_set.features.shape[1]), dtype=np.float32)
-        return Candidate(_delta(training_set, slope, nothing, moved), again=self)
+        return Candidate(_delta(training_set, slope, nothing, moved), refit_trainer=self)
 
 
 @dataclass(frozen=True)
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, scales, and whether tags of similar meaning share what they
-    learn, are settled on scores of images that were left out; where their
-    common scale is not above 0, there is no proposal.
+    Ridge strength, scales, and whether weights are smoothed over tags of
+    similar meaning, are chosen on leave-group-out scores; where their common
+    scale is not above 0, there is no proposal.
 
     Attributes:
         strengths: ridge penalties to choose from.
-        sharing: whether tags share; None: chosen.
+        smoothing: whether weights are smoothed over tags; None: chosen.
     """
 
     strengths: tuple[float, ...] = RIDGE_ALPHAS
-    sharing: bool | None = None
+    smoothing: bool | None = None
     name: str = "residual"
 
     def fit(
         self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
     ) -> Candidate | None:
         """As `Trainer` says; nothing here is random."""
-        counts = pair_weights(training_set.labels, training_set.weights)
-        slope, offset = _curve(training_set, counts)
+        pair_weight = pair_weights(training_set.labels, training_set.weights)
+        slope, offset = _base_calibration(training_set, pair_weight)
         bundle, training_set = training_set, replace(training_set, base=slope * training_set.base + offset)
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
@@ -151,26 +151,28 @@ class RidgeTrainer:
         tried: list[_Trial] = []
         for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
             ridge = spectrum.ridge(targets, groups, strength)
-            tried.append(_trial(training_set, counts, ridge, learned, {"strength": strength, "sharing": False}))
+            tried.append(_trial(training_set, pair_weight, ridge, learned, {"strength": strength, "sharing": False}))
             progress(self.name, place + 1, steps)
         best = max(tried, key=_likelihood)
-        if self.sharing is not False and training_set.embeddings is not None and learned.sum() > 1:
+        if self.smoothing is not False and training_set.embeddings is not None and learned.sum() > 1:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
-            beyond = residualise(targets, training_set.base, training_set.weights)
-            mixed = shared_targets(targets, beyond, sharing_matrix(training_set.embeddings, positives))
+            residual_targets = residualise(targets, training_set.base, training_set.weights)
+            mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
             ridge = spectrum.ridge(mixed, groups, best.params["strength"])
-            lending = _trial(training_set, counts, ridge, learned, {**best.params, "sharing": True})
-            best = lending if self.sharing else max((best, lending), key=_likelihood)
-        if self.sharing is None and (best.common is None or best.common.coefficients[0] <= 0):
+            smoothed = _trial(training_set, pair_weight, ridge, learned, {**best.params, "sharing": True})
+            best = smoothed if self.smoothing else max((best, smoothed), key=_likelihood)
+        if self.smoothing is None and (best.common is None or best.common.coefficients[0] <= 0):
             return None
-        mixture = fit_tag_calibrations(training_set.base, best.ridge.left_out, training_set.labels, counts, best.common)
+        mixture = fit_tag_calibrations(
+            training_set.base, best.ridge.out_of_group_scores, training_set.labels, pair_weight, best.common
+        )
         learned_ridge = best.ridge.scaled(mixture.residual_scale)
         bias = learned_ridge.bias + mixture.offset + offset
         progress(self.name, steps, steps)
         return Candidate(
             delta=_delta(bundle, slope, learned_ridge.weight, bias),
             params=best.params,
-            again=replace(self, strengths=(best.params["strength"],), sharing=best.params["sharing"]),
+            refit_trainer=replace(self, strengths=(best.params["strength"],), smoothing=best.params["sharing"]),
         )
 
 
@@ -202,13 +204,13 @@ def fit_candidate(
         for trainer in trainers
         if (found := trainer.fit(training_set, groups, seed, progress)) is not None
     ]
-    rows = np.logical_and.reduce([candidate.judged for candidate in candidates])
+    rows = np.logical_and.reduce([candidate.evaluated for candidate in candidates])
     some = training_set.take(rows)
     edits = [some.edits(candidate.log_odds[rows], some.thresholds) for candidate in candidates]
     best = 0
     for place in range(1, len(candidates)):
         change = compare_edits(edits[best], edits[place], groups[rows], seed)
-        if change.before - change.after > change.spread:
+        if change.before - change.after > change.standard_error:
             best = place
     figures = {each.trainer: {"edits": float(found.mean())} for each, found in zip(candidates, edits, strict=True)}
     return replace(candidates[best], cross_validated=figures)
@@ -222,18 +224,20 @@ def _cross_fitted(
     found: Candidate,
     seed: int,
 ) -> Candidate:
-    if found.again is None:
+    if found.refit_trainer is None:
         return replace(found, trainer=trainer.name)
     log_odds, deltas = training_set.base.copy(), {}
     for fold in np.unique(folds).tolist():
         inside, outside = folds != fold, folds == fold
-        without = found.again.fit(training_set.take(inside), groups[inside], seed, silent) if inside.any() else None
+        without = (
+            found.refit_trainer.fit(training_set.take(inside), groups[inside], seed, silent) if inside.any() else None
+        )
         if without is not None:
             deltas[fold] = without.delta
             rest = training_set.take(outside)
             log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
     everywhere = np.ones(len(training_set), dtype=np.bool_)
-    return replace(found, trainer=trainer.name, log_odds=log_odds, judged=everywhere, folds=deltas)
+    return replace(found, trainer=trainer.name, log_odds=log_odds, evaluated=everywhere, folds=deltas)
 
 
 @dataclass(frozen=True)
@@ -245,30 +249,32 @@ class _Trial:
 
 def _trial(
     training_set: TrainingSet,
-    counts: NDArray[np.float64],
+    pair_weight: NDArray[np.float64],
     ridge: Ridge,
     learned: NDArray[np.bool_],
     params: dict[str, Any],
 ) -> _Trial:
     """Weighs a ridge, brought to a mean square of 1, against the bundle."""
-    size = float(np.sqrt(np.mean(ridge.left_out[:, learned] ** 2))) if learned.any() else 0.0
+    size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
     ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
-    return _Trial(ridge, fit_pooled_prior(training_set.base, ridge.left_out, training_set.labels, counts), params)
+    return _Trial(
+        ridge, fit_pooled_prior(training_set.base, ridge.out_of_group_scores, training_set.labels, pair_weight), params
+    )
 
 
 def _likelihood(trial: _Trial) -> float:
     return 0.0 if trial.common is None else trial.common.likelihood
 
 
-def _curve(training_set: TrainingSet, counts: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
     """Slopes and offsets (L,) that calibrate the bundle's log-odds; (1, 0) where they are, or nobody spoke."""
     slope, offset = np.ones(len(training_set.tags), np.float32), np.zeros(len(training_set.tags), np.float32)
     if training_set.calibrated:
         return slope, offset
     at = np.clip(training_set.base_thresholds, 0.01, 0.99)
     limit = np.log(at / (1 - at))
-    common, shift = fit_common_curve(training_set.base - limit, training_set.labels, counts)
-    known = (counts > 0).any(axis=0)
+    common, shift = fit_common_curve(training_set.base - limit, training_set.labels, pair_weight)
+    known = (pair_weight > 0).any(axis=0)
     slope[known], offset[known] = common, (shift - common * limit)[known]
     return slope, offset
 

@@ -67,7 +67,7 @@ class Lineage(BaseModel):
             bundle's base.
         bundle_digest: 64 hex digits.
         encoder_id: of the network that made the image tokens.
-        recipe, params: name and settings of the trainer.
+        trainer, params: its name and settings.
         metrics_before: metrics of the parent on the gate's images, by name.
         metrics_after: metrics of this version on the same images.
         gate_share: share of the corrected images that were held out for the
@@ -82,7 +82,7 @@ class Lineage(BaseModel):
     bundle_digest: str = Field(validation_alias=AliasPath("bundle", "digest"))
     encoder_id: str
     corrections: CorrectionsUsed
-    recipe: str
+    trainer: str = Field(validation_alias="recipe")
     params: dict[str, Any]
     seed: int
     metrics_before: dict[str, float] = Field(validation_alias=AliasPath("metrics", "before"))
@@ -94,6 +94,7 @@ class Lineage(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         fields = self.model_dump()
+        fields["recipe"] = fields.pop("trainer")
         bundle = {"name": fields.pop("bundle"), "digest": fields.pop("bundle_digest")}
         metrics = {"before": fields.pop("metrics_before"), "after": fields.pop("metrics_after")}
         created_at = self.created_at.astimezone(UTC).isoformat()

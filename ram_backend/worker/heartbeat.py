@@ -16,10 +16,10 @@ from typing import Any, Self
 from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, JobLost
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 
-NEWS_S = 0.5
+PROGRESS_INTERVAL_S = 0.5
 """Shortest time between two writes of the progress."""
 
 PAUSES_S = (1.0, 60.0)
@@ -63,7 +63,7 @@ class Heartbeat(PeriodicThread):
     Args:
         settings: time limit, and length of a lease, in which five heartbeats
             are written.
-        queue: of the jobs.
+        table: of the jobs.
         job: as it was claimed.
         on_end: called, in the thread, with the reason when the lease is lost or
             the time is up; ends the process, since a job may catch every
@@ -74,15 +74,15 @@ class Heartbeat(PeriodicThread):
     def __init__(
         self,
         settings: Settings,
-        queue: JobQueue,
+        table: JobTable,
         job: Job,
         *,
         on_end: Callable[[str], None] | None = None,
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self._beat_s = settings.lease_seconds / 5
-        super().__init__("heartbeat", min(NEWS_S, self._beat_s))
-        self._queue = queue
+        super().__init__("heartbeat", min(PROGRESS_INTERVAL_S, self._beat_s))
+        self._table = table
         self._job = job
         self._limit_s = None if on_end is None else settings.job_timeout_seconds
         self._on_end = on_end
@@ -126,15 +126,15 @@ class Heartbeat(PeriodicThread):
             if self._limit_s is not None and now - self._job_began > self._limit_s:
                 reason = f"It took longer than {self._limit_s} s"
                 remedy = "give workers more with RAM_JOB_TIMEOUT_SECONDS, and ask again."
-                self._queue.fail(self._job, f"{reason}: {remedy}", retry=False)
+                self._table.fail(self._job, f"{reason}: {remedy}", retry=False)
                 return self._end(reason)
             if stage != self._written or now - self._written_at >= self._beat_s:
-                if not self._queue.heartbeat(self._job, *stage):
+                if not self._table.heartbeat(self._job, *stage):
                     return False  # this process has ended the job itself
                 self._written, self._written_at = stage, now
         except JobLost as error:
             return not self._stop.is_set() and self._end(str(error))
-        except DatabaseUnavailable as error:  # tried again at once, as the lease goes on running out
+        except DatabaseUnavailable as error:  # tried again at once, as the lease runs out
             if self._written_at:
                 _log.warning("job %s has no heartbeat: %s", self._job.id, error)
             self._written_at = 0.0

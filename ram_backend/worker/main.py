@@ -1,4 +1,4 @@
-"""The RQ worker: maintains leases and queues in a thread, waits for jobs, and starts a process for each.
+"""The RQ worker: a process per job; a maintenance thread expires leases, dispatches jobs, triggers automatic training.
 
 It is RQ's `SpawnWorker`, but starts the process without the queue's address,
 password included, on its command line, and outlives a queue that goes away for
@@ -72,22 +72,22 @@ class Maintenance(PeriodicThread):
         self._parent = os.getppid() if with_parent else None
         self._events: dict[ProjectKey, int] = {}  # the last one of each project that was counted
         self._count_at = self._count_all_at = 0.0
-        self._spare_until = 0.0  # while the database was away nobody could renew a lease
+        self._no_expiry_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
 
     def tick(self) -> bool:
         """One round, whatever fails; False: the parent has ended."""
         problem = ""
         try:
-            if time.monotonic() >= self._spare_until:
+            if time.monotonic() >= self._no_expiry_until:
                 self.expire()
-            self._count()
-            if (due := self._service.queue.due()) and self._valkey.revive():
+            self._request_due_trainings()
+            if (due := self._service.table.due()) and self._valkey.revive():
                 self._dispatch(due)
         except Exception as error:
             problem, is_ours = repr(error), isinstance(error, RamError)
             if isinstance(error, DatabaseUnavailable):
-                self._spare_until = time.monotonic() + self._settings.lease_seconds
+                self._no_expiry_until = time.monotonic() + self._settings.lease_seconds
             if problem != self._problem:
                 _log.warning("%s", error if is_ours else "A round of maintenance failed.", exc_info=not is_ours)
         self._problem = problem
@@ -98,8 +98,8 @@ class Maintenance(PeriodicThread):
         return False
 
     def expire(self, killed: tuple[str, str] | None = None) -> None:
-        """See `JobQueue.expire`."""
-        for job in self._service.queue.expire(killed):
+        """See `JobTable.expire`."""
+        for job in self._service.table.expire(killed):
             _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
 
     def on_killed(self, job: QueuedJob, pid: int | None, *_: object) -> None:
@@ -109,8 +109,8 @@ class Maintenance(PeriodicThread):
         except DatabaseUnavailable as error:
             _log.warning("%s", error)
 
-    def _count(self) -> None:
-        """Requests trainings where enough corrections have changed, debounced."""
+    def _request_due_trainings(self) -> None:
+        """Requests a training of each project of which enough corrections have changed, debounced."""
         now = time.monotonic()
         if now < self._count_at:
             return
@@ -118,7 +118,7 @@ class Maintenance(PeriodicThread):
         events = self._service.ledger.last_events()
         if now >= self._count_all_at:
             self._count_all_at, self._events = now + COUNT_ALL_S, {}
-        self._service.check(*(key for key, last in events.items() if self._events.get(key) != last))
+        self._service.request_due_trainings(*(key for key, last in events.items() if self._events.get(key) != last))
         self._events = events
 
     def _dispatch(self, jobs: Iterable[Job]) -> None:

@@ -1,11 +1,11 @@
-"""Pre-labelling: Label Studio gets one prediction per task from the backend, a portion of tasks at a time (AIMD).
+"""Pre-labelling: Label Studio gets one prediction per task from the backend, a batch of tasks at a time (AIMD).
 
 Label Studio asks the backend only for tasks that have none of the version which
 `/setup` names (protocol section 2), so an attempt after a kill begins with what
-is missing. A second prediction could come from a portion that is asked for
-again while Label Studio still waits for the backend, or from somebody who opens
-the task meanwhile. So each portion is written to the job's row before it is
-asked for, and the next attempt waits for it; second predictions are deleted.
+is missing. A duplicate could come from a batch that is requested again while
+Label Studio still waits for the backend, or from somebody who opens the task
+meanwhile. So each batch is written to the job's row before it is requested, and
+the next attempt waits for it; duplicates are deleted.
 
 A refresh after a swap is a pre-labelling of unlabelled tasks with a limit,
 which waits for the swap first.
@@ -24,8 +24,8 @@ from itertools import chain, islice
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
 from ram_backend.jobs.job import JobResult, PrelabelOptions
+from ram_backend.labelstudio.api_models import ConnectedBackend, TaskPredictions
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.records import ConnectedBackend, TaskPredictions
 from ram_backend.worker.run_job import JobContext
 
 SLICE_S = 60.0
@@ -36,12 +36,12 @@ SWAP_S = 60.0
 """Seconds that a server has to serve the new version."""
 
 WAITING_S = 130.0
-"""Seconds after which Label Studio has given up on a portion, or stored it: it waits 1 + 3 + 100 s."""
+"""Seconds after which Label Studio has given up on a batch, or stored it: it waits 1 + 3 + 100 s."""
 
-PORTION_S = 15.0
-"""Where tasks per second are limited, a portion holds what is allowed in that time."""
+BATCH_S = 15.0
+"""If tasks per second are limited, a batch holds what is allowed in that time."""
 
-FRUITLESS = 12
+MAX_EMPTY_SINGLES = 12
 """A job ends after this number of tasks without a prediction, each asked for alone, where no task has got one."""
 
 LOOK_S = 0.5
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Portion:
+class Batch:
     """Tasks that Label Studio is asked for at once; `ago_s` is the number of seconds since then."""
 
     version: str
@@ -61,17 +61,17 @@ class Portion:
 
 
 @dataclass
-class Pushed:
+class PrelabelResult:
     """Result of a pre-labelling.
 
     Attributes:
         version: model version of the predictions.
         done: number of tasks that have got one.
-        empty: tasks whose prediction is empty because their image could not be
-            had.
-        missing: tasks that have none: their images can't be had now.
+        empty: tasks whose prediction is empty because their image was
+            unavailable.
+        missing: tasks that have none: their images are unavailable now.
         left: number of tasks beyond the limit.
-        surplus: number of second predictions that were deleted.
+        duplicates: number of duplicate predictions that were deleted.
     """
 
     version: str = ""
@@ -79,7 +79,7 @@ class Pushed:
     empty: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     left: int = 0
-    surplus: int = 0
+    duplicates: int = 0
 
     @property
     def message(self) -> str:
@@ -88,26 +88,26 @@ class Pushed:
             return f"Nothing to do: all of these tasks have a prediction of {self.version}."
         found = [f"{self.done:,} tasks have got their prediction of {self.version}."]
         if self.empty:
-            images = f"for their images could not be had ({_named(self.empty)})"
+            images = f"because their images were unavailable ({_named(self.empty)})"
             found.append(f"{len(self.empty):,} of them are empty, {images}.")
         if self.missing:
-            images = f"for their images can't be had now ({_named(self.missing)})"
+            images = f"because their images are unavailable now ({_named(self.missing)})"
             found.append(f"{len(self.missing):,} tasks have none, {images}.")
         if self.empty or self.missing:
             found.append("Asking with --retry-failed tries those again.")
         if self.left:
-            found.append(f"{self.left:,} more are unlabelled than RAM_REFRESH_TASKS: they get theirs when opened.")
+            found.append(f"{self.left:,} more unlabelled tasks exceed RAM_REFRESH_TASKS: they get theirs when opened.")
         return " ".join(found)
 
 
 @dataclass(eq=False)
-class Pusher:
-    """One attempt of a pre-labelling.
+class Prelabeller:
+    """One attempt of a pre-labelling: has Label Studio retrieve predictions batch by batch.
 
     Attributes:
         api: of the project.
         options: which tasks.
-        size: most tasks of a portion.
+        size: most tasks of a batch.
         progress: called with stage, step and steps; raises where it is to end.
         limit: most tasks; None: all.
         result: so far.
@@ -118,24 +118,24 @@ class Pusher:
     size: int
     progress: Callable[[str, int, int], None]
     limit: int | None = None
-    result: Pushed = field(default_factory=Pushed)
+    result: PrelabelResult = field(default_factory=PrelabelResult)
 
-    def settle(self, portion: Portion) -> None:
-        """Waits until Label Studio no longer waits for the last portion of an earlier attempt."""
+    def wait_for_inflight(self, batch: Batch) -> None:
+        """Waits until Label Studio no longer waits for the last batch of an earlier attempt."""
         began = time.monotonic()
-        while any(each.kept is None for each in self._look(portion)):
-            waited = portion.ago_s + time.monotonic() - began
+        while any(each.current is None for each in self._look(batch)):
+            waited = batch.ago_s + time.monotonic() - began
             if waited > WAITING_S:
                 return
-            self.progress("wait for the last attempt's portion", int(waited), int(WAITING_S))
+            self.progress("wait for the last attempt's batch", int(waited), int(WAITING_S))
             time.sleep(LOOK_S)
 
-    def run(self) -> Iterator[Portion]:
-        """Pushes portion by portion.
+    def run(self) -> Iterator[Batch]:
+        """Has Label Studio retrieve batch by batch.
 
         Yields:
-            Each portion before it is asked for: the caller records it, for a
-                later attempt to `settle`, or stops here.
+            Each batch before it is requested: the caller records it, for a
+            later attempt to `wait_for_inflight`, or stops here.
 
         Raises:
             NotAvailable: Label Studio or the backend don't answer, or store
@@ -143,8 +143,8 @@ class Pusher:
             LabelStudioRefused: the project is not there, or has no backend.
         """
         api, rate, version = self.api, self.options.per_second, _served(self.api)
-        largest = self.size if rate is None else max(1, min(self.size, int(rate * PORTION_S)))
-        result = self.result = Pushed(version, surplus=self.result.surplus)
+        largest = self.size if rate is None else max(1, min(self.size, int(rate * BATCH_S)))
+        result = self.result = PrelabelResult(version, duplicates=self.result.duplicates)
         self.progress("list tasks", 0, 0)
         which = self.options.which
         failed = {each.task: each for each in api.failed(version)} if "retry-failed" in which else {}
@@ -158,60 +158,60 @@ class Pusher:
             while rate is not None and (pause_s := began + sent / rate - time.monotonic()) > 0:
                 time.sleep(min(pause_s, LOOK_S))
                 self.progress("predict", total - len(left), total)
-            portion = Portion(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
-            yield portion
-            for empty in [failed.pop(task) for task in portion.tasks if task in failed]:
-                for number in filter(None, (empty.kept, *empty.surplus)):  # so that Label Studio asks again
+            batch = Batch(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
+            yield batch
+            for empty in [failed.pop(task) for task in batch.tasks if task in failed]:
+                for number in filter(None, (empty.current, *empty.duplicates)):  # so that Label Studio asks again
                     api.delete_prediction(number)
-            api.retrieve(portion.tasks)
-            sent += len(portion.tasks)
-            found = self._look(portion)
-            missing = [each.task for each in found if each.kept is None]
+            api.retrieve(batch.tasks)
+            sent += len(batch.tasks)
+            found = self._look(batch)
+            missing = [each.task for each in found if each.current is None]
             result.done += len(found) - len(missing)
             result.empty += [each.task for each in found if each.failed]
             if not missing:
                 size, alone = min(largest, size + 1), 0
             elif _served(api) != version:
-                _log.info("project %s: another version is served by now: beginning anew", api.project_id)
+                _log.info("project %s: another version is now served: restarting", api.project_id)
                 yield from self.run()
                 return
-            elif len(portion.tasks) > 1:
+            elif len(batch.tasks) > 1:
                 size = max(1, len(missing) // 2)
                 left.extendleft(reversed(missing))
             else:
                 result.missing += missing
                 alone += 1
-                left.rotate(-(len(left) // 2))  # images that can't be had stand together: go on elsewhere
-                if alone >= FRUITLESS and not result.done and not api.has_any(version):
+                left.rotate(-(len(left) // 2))  # unavailable images come in runs: continue elsewhere
+                if alone >= MAX_EMPTY_SINGLES and not result.done and not api.has_any(version):
                     raise NotAvailable(
                         f"Label Studio stores no predictions of {version} for the tasks that it was asked to retrieve:"
                         " see in the backend's log what it answers, and that it answers within 100 s, or set"
-                        " RAM_REFRESH_PORTION to fewer tasks. What is done stays; ask again to go on."
+                        " RAM_REFRESH_PORTION to fewer tasks. What is done stays; ask again to continue."
                     )
         self.progress("predict", total, total)
 
-    def _look(self, portion: Portion) -> list[TaskPredictions]:
-        """The predictions of a portion's tasks; second ones are deleted."""
-        found = self.api.of_version(portion.tasks, portion.version)
-        for number in chain.from_iterable(each.surplus for each in found):
+    def _look(self, batch: Batch) -> list[TaskPredictions]:
+        """The predictions of a batch's tasks; duplicates are deleted."""
+        found = self.api.of_version(batch.tasks, batch.version)
+        for number in chain.from_iterable(each.duplicates for each in found):
             self.api.delete_prediction(number)
-            self.result.surplus += 1
+            self.result.duplicates += 1
         return found
 
 
-def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None:
+def prelabel(context: JobContext, *, yields: bool = True) -> JobResult | None:
     """Does a pre-labelling or a refresh; without rights in Label Studio, a refresh leaves the project as it is.
 
     Returns:
-        The result; None: another job goes first (`gives_way`), and a further
-        attempt goes on with this one.
+        The result; None: another job goes first (`yields`), and a further
+        attempt continues this one.
 
     Raises:
         JobLost: it is another worker's by now.
-        NotAvailable, LabelStudioRefused: see `Pusher.run`.
+        NotAvailable, LabelStudioRefused: see `Prelabeller.run`.
     """
     try:
-        return _push(context, gives_way)
+        return _prelabel(context, yields)
     except (LabelStudioUnauthorized, LabelStudioRefused) as error:
         if context.job.kind != "refresh":
             raise
@@ -219,8 +219,8 @@ def prelabel(context: JobContext, *, gives_way: bool = True) -> JobResult | None
         return JobResult(message, {"order": "random"})
 
 
-def _push(context: JobContext, gives_way: bool) -> JobResult | None:
-    settings, queue, began = context.settings, context.service.queue, time.monotonic()
+def _prelabel(context: JobContext, yields: bool) -> JobResult | None:
+    settings, table, began = context.settings, context.service.table, time.monotonic()
     is_refresh = context.job.kind == "refresh"
     _, label_studio = context.open_project()
     if label_studio is None:
@@ -232,30 +232,30 @@ def _push(context: JobContext, gives_way: bool) -> JobResult | None:
     if is_refresh:
         options, limit = PrelabelOptions(("unlabelled",)), settings.refresh_tasks
         _wait_for_swap(context, api)
-    pusher = Pusher(api, options, settings.refresh_portion, progress=context.heartbeat, limit=limit)
-    if (before := _last_portion(context)) is not None:
-        pusher.settle(before)
+    prelabeller = Prelabeller(api, options, settings.refresh_portion, progress=context.heartbeat, limit=limit)
+    if (before := _last_batch(context)) is not None:
+        prelabeller.wait_for_inflight(before)
     done = 0
-    for portion in pusher.run():
-        if gives_way and time.monotonic() - began > SLICE_S and queue.due(OVERDUE_S):
-            queue.release(context.job, "Another job goes first; this one goes on then.")
+    for batch in prelabeller.run():
+        if yields and time.monotonic() - began > SLICE_S and table.due(OVERDUE_S):
+            table.release(context.job, "Another job goes first; this one continues then.")
             return None
-        checkpoint = {"version": portion.version, "portion": list(portion.tasks)}
-        queue.checkpoint(context.job, checkpoint, progressed=pusher.result.done != done)
-        done = pusher.result.done
+        checkpoint = {"version": batch.version, "portion": list(batch.tasks)}
+        table.checkpoint(context.job, checkpoint, progressed=prelabeller.result.done != done)
+        done = prelabeller.result.done
     context.heartbeat("tell Label Studio")
-    pushed = pusher.result
-    shown, order = _show(api, pushed.version, settings.basic_auth())
+    prelabelled = prelabeller.result
+    shown, order = _show(api, prelabelled.version, settings.basic_auth())
     result = {
-        "model_version": pushed.version,
-        "tasks": pushed.done,
-        "empty": len(pushed.empty),
-        "missing": len(pushed.missing),
-        "left": pushed.left,
-        "surplus_deleted": pushed.surplus,
+        "model_version": prelabelled.version,
+        "tasks": prelabelled.done,
+        "empty": len(prelabelled.empty),
+        "missing": len(prelabelled.missing),
+        "left": prelabelled.left,
+        "surplus_deleted": prelabelled.duplicates,
         "order": order,
     }
-    return JobResult(f"{pushed.message} {shown}", result)
+    return JobResult(f"{prelabelled.message} {shown}", result)
 
 
 def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
@@ -278,20 +278,20 @@ def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
     )
 
 
-def _last_portion(context: JobContext) -> Portion | None:
-    """The last portion that Label Studio was asked for, by whichever job of the project."""
-    queue, key = context.service.queue, context.key
-    jobs = queue.jobs(key, kind="prelabel", limit=LATEST) + queue.jobs(key, kind="refresh", limit=LATEST)
+def _last_batch(context: JobContext) -> Batch | None:
+    """The last batch that Label Studio was asked for, by whichever job of the project."""
+    table, key = context.service.table, context.key
+    jobs = table.jobs(key, kind="prelabel", limit=LATEST) + table.jobs(key, kind="refresh", limit=LATEST)
     checkpoints = [job.checkpoint for job in jobs if job.checkpoint]
     if not checkpoints or context.job.started_at is None:
         return None
     last = max(checkpoints, key=lambda each: str(each["at"]))
     ago = context.job.started_at - datetime.fromisoformat(last["at"])
-    return Portion(last["version"], tuple(last["portion"]), max(0.0, ago.total_seconds()))
+    return Batch(last["version"], tuple(last["portion"]), max(0.0, ago.total_seconds()))
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
-    """Has the project show these predictions; returns a sentence for people, and the order of tasks."""
+    """Makes the project show these predictions; returns a sentence for people, and the order of tasks."""
     backend = _backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"
@@ -303,7 +303,7 @@ def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple
         order = "Label Studio shows these, the most uncertain first where the project orders its tasks so."
         return order, "by uncertainty"
     remedy = "choose the backend in its Settings > Annotation to see these."
-    return f"The project goes on showing those of {shown!r}, as somebody has set: {remedy}", "as set"
+    return f"The project still shows those of {shown!r}, as somebody has set: {remedy}", "as set"
 
 
 def _backend(api: ProjectApi) -> ConnectedBackend | None:

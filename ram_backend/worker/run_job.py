@@ -21,8 +21,8 @@ from ram_backend.errors import (
     RamError,
     SettingsError,
 )
-from ram_backend.feedback.reconcile import label_studio_of
-from ram_backend.jobs.job import Job, JobResult, Kind
+from ram_backend.feedback.connection import label_studio_of
+from ram_backend.jobs.job import Job, JobKind, JobResult
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.logs import with_request_id
@@ -31,8 +31,8 @@ from ram_backend.projects.project import Project
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.heartbeat import Heartbeat
 
-LOST = 70
-"""Exit status of a process whose job has ended under it."""
+EXIT_LEASE_LOST = 70
+"""Exit status of a process whose lease was lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,20 +65,20 @@ class JobContext:
         if project is None:
             raise ProjectNotFound(f"There is no project {self.key} any more; see `ram-backend project list`.")
         try:
-            return project, label_studio_of(self.settings, project, pin=changes.pin)
+            return project, label_studio_of(self.settings, project, trusted_host=changes.trusted_host)
         except LabelStudioUnreachable:
             return project, None
 
     def finish(self, result: JobResult, session: Session | None = None) -> None:
-        """Ends the job with the seconds of its stages, see `JobQueue.finish`."""
+        """Ends the job with the seconds of its stages, see `JobTable.finish`."""
         seconds = {**result.result, "seconds": self.heartbeat.seconds}
-        self.service.queue.finish(self.job, replace(result, result=seconds), session)
+        self.service.table.finish(self.job, replace(result, result=seconds), session)
 
 
 JobFunction = Callable[[JobContext], JobResult | None]
 """Does a job; returns its result, or None where its row has that already."""
 
-FUNCTIONS: dict[Kind, JobFunction | str] = {
+FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "train": "ram_backend.worker.train:train",
     "refresh": "ram_backend.worker.prelabel:prelabel",
     "prelabel": "ram_backend.worker.prelabel:prelabel",
@@ -96,16 +96,16 @@ def run_job(job_id: str) -> str:
     settings = load_settings()
     database = open_database(settings)  # the worker has seen to its migrations
     try:
-        return carry_out(settings, database, job_id, on_end=lambda reason: os._exit(LOST))
+        return claim_and_run(settings, database, job_id, on_end=lambda reason: os._exit(EXIT_LEASE_LOST))
     finally:
         database.close()
 
 
-def carry_out(
+def claim_and_run(
     settings: Settings,
     database: Database,
     job_id: str,
-    functions: Mapping[Kind, JobFunction | str] = FUNCTIONS,
+    functions: Mapping[JobKind, JobFunction | str] = FUNCTIONS,
     *,
     on_end: Callable[[str], None] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -121,48 +121,48 @@ def carry_out(
             runs out.
     """
     service = JobService(settings, database)
-    job = service.queue.claim(job_id, worker_name(os.getpid()))
+    job = service.table.claim(job_id, worker_name(os.getpid()))
     if job is None:
         message = f"job {job_id} is done, taken, or not due"
         _log.info("%s", message)
         return message
-    with with_request_id(job.request):
-        heartbeat = Heartbeat(settings, service.queue, job, on_end=on_end, on_progress=on_progress)
+    with with_request_id(job.request_id):
+        heartbeat = Heartbeat(settings, service.table, job, on_end=on_end, on_progress=on_progress)
         context = JobContext(settings, database, service, job, heartbeat)
         try:
-            message = f"job {job.id}: {_do(context, functions[job.kind])}"
+            message = f"job {job.id}: {_run(context, functions[job.kind])}"
         except JobLost as error:
             _log.info("%s", error)
             return str(error)
         _log.info("%s", message, extra={"fields": {"job": job.id, "kind": job.kind, "project": str(job.key)}})
     if job.kind == "train":
-        service.check(job.key)
+        service.request_due_trainings(job.key)
     return message
 
 
-def _do(context: JobContext, function: JobFunction | str) -> str:
+def _run(context: JobContext, function: JobFunction | str) -> str:
     """Does a claimed job; returns the message of its end."""
-    job, queue = context.job, context.service.queue
+    job, table = context.job, context.service.table
     _log.info("%s of project %s begins: %s (job %s)", job.kind, job.key, job.reason, job.id)
     retry = False
     try:
-        run: JobFunction = resolve_name(function) if isinstance(function, str) else function
+        work: JobFunction = resolve_name(function) if isinstance(function, str) else function
         with context.heartbeat:
-            result = run(context)
+            result = work(context)
         if result is not None:
             context.finish(result)
-        ended = queue.get(job.id)
+        ended = table.get(job.id)
         return "gone" if ended is None else ended.message
     except JobLost:
         raise
     except (InputError, SettingsError, NotAvailable) as error:
         message, retry = str(error), isinstance(error, NotAvailable)
     except KeyboardInterrupt:
-        queue.fail(job, "Stopped by hand. What is done stays; asking again goes on.", retry=False)
+        table.fail(job, "Stopped by hand. What is done stays; asking again continues.", retry=False)
         raise
     except Exception as error:
         _log.exception("job %s failed", job.id)
         message = str(error) if isinstance(error, RamError) else f"{type(error).__name__}: {error}"[:500]
         message = f"It failed unexpectedly ({message}); the worker's log tells where."
-    again = queue.fail(job, message, retry=retry)
+    again = table.fail(job, message, retry=retry)
     return f"{'waits for another attempt' if again else 'has failed'}: {message}"

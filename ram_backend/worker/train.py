@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
-from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
@@ -32,8 +32,8 @@ from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.scorer import Scorer, build_training_set, is_tuning_wanted, trainers_for, write_folds
-from ram_backend.worker.training_data import Gathered, encode_images, gather_corrections
+from ram_backend.worker.training_data import ProjectCorrections, encode_images, gather_corrections
+from ram_backend.worker.training_set import Scorer, build_training_set, is_tuning_wanted, trainers_for, write_folds
 
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
@@ -51,29 +51,31 @@ def train(context: JobContext) -> JobResult | None:
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
-    gathered = gather_corrections(context, project, label_studio)
-    service.queue.note_seen(context.job, gathered.last_event)
-    if not gathered.labels:
-        return _result(gathered, Verdict("needs_data", "There are no corrections yet: label some tasks, then train."))
+    corrections = gather_corrections(context, project, label_studio)
+    service.table.note_seen(context.job, corrections.last_event)
+    if not corrections.labels:
+        return _result(
+            corrections, Verdict("needs_data", "There are no corrections yet: label some tasks, then train.")
+        )
 
     heartbeat("load the model")
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
-    images = encode_images(context, gathered.labels, bundle, network, label_studio)
-    gathered = replace(gathered, notes=gathered.notes + images.notes)
-    scorer = Scorer(bundle, network, gathered.tags, settings, heartbeat)
+    images = encode_images(context, corrections.labels, bundle, network, label_studio)
+    corrections = replace(corrections, notes=corrections.notes + images.notes)
+    scorer = Scorer(bundle, network, corrections.tags, settings, heartbeat)
 
     served, parent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
-    groups = group_alike(images.phash, images.content)
+    groups = group_near_duplicates(images.phash, images.content)
     folds = folds_of(groups, images.content)
-    training_set = build_training_set(images, scorer, parent, folds, gathered)
-    basis = _basis(gathered, training_set, scorer, parent)
-    if (earlier := _same_before(context, basis)) is not None:
-        return _result(gathered, earlier, basis)
+    training_set = build_training_set(images, scorer, parent, folds, corrections)
+    inputs_digest = _inputs_digest(corrections, training_set, scorer, parent)
+    if (earlier := _same_before(context, inputs_digest)) is not None:
+        return _result(corrections, earlier, inputs_digest)
 
-    seed = int(gathered.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
+    seed = int(corrections.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
     if (refusal := refuse_before_fitting(training_set, groups, seed)) is not None:
-        return _result(gathered, refusal, basis)
+        return _result(corrections, refusal, inputs_digest)
 
     heartbeat("fit")
     trainers = trainers_for(scorer, training_set, seed)
@@ -83,13 +85,13 @@ def train(context: JobContext) -> JobResult | None:
     shift = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
     verdict = judge_candidate(
         training_set, groups, folds, fitted.log_odds,
-        judged=fitted.judged, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
+        evaluated=fitted.evaluated, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
     )  # fmt: skip
 
     heartbeat("write")
     figures = verdict.figures
     since = parent.lineage.corrections.seen if parent else 0
-    changes = service.ledger.changes_since(key, since, up_to=gathered.last_event)
+    changes = service.ledger.changes_since(key, since, up_to=corrections.last_event)
     lineage = Lineage(
         parent=parent.name if parent else None,
         bundle=bundle.name,
@@ -97,14 +99,14 @@ def train(context: JobContext) -> JobResult | None:
         encoder_id=network.encoder_id,
         corrections=CorrectionsUsed(
             count=len(training_set),
-            first_event=gathered.fingerprint.first_event,
-            last_event=gathered.fingerprint.last_event,
-            seen=gathered.last_event,
-            hash=gathered.fingerprint.hash,
+            first_event=corrections.fingerprint.first_event,
+            last_event=corrections.fingerprint.last_event,
+            seen=corrections.last_event,
+            hash=corrections.fingerprint.hash,
             withdrawn=(changes.edited + changes.withdrawn) if parent else 0,
             added=changes.added,
         ),
-        recipe=fitted.trainer,
+        trainer=fitted.trainer,
         params=fitted.params,
         seed=seed,
         metrics_before={"edits": figures["edits_incumbent"]} if "edits_incumbent" in figures else {},
@@ -123,7 +125,7 @@ def train(context: JobContext) -> JobResult | None:
         first_number=service.versions.next_number(key),
     )
     heartbeat("publish")
-    _publish(context, stored, served.version, _result(gathered, verdict, basis, stored.name))
+    _publish(context, stored, served.version, _result(corrections, verdict, inputs_digest, stored.name))
     _prune(context)
     return None
 
@@ -168,21 +170,25 @@ def _prune(context: JobContext) -> None:
         _log.warning("Old versions were not removed: %s", error)
 
 
-def _result(gathered: Gathered, verdict: Verdict, basis: str = "", version: str | None = None) -> JobResult:
+def _result(
+    corrections: ProjectCorrections, verdict: Verdict, inputs_digest: str = "", version: str | None = None
+) -> JobResult:
     result = {
         "verdict": asdict(verdict),
         "version": version,
-        "corrections": len(gathered.labels),
-        "basis": basis,
-        "notes": list(gathered.notes),
+        "corrections": len(corrections.labels),
+        "basis": inputs_digest,
+        "notes": list(corrections.notes),
     }
-    return JobResult(" ".join([verdict.reason, *gathered.notes]), result, gathered.last_event)
+    return JobResult(" ".join([verdict.reason, *corrections.notes]), result, corrections.last_event)
 
 
-def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None) -> str:
+def _inputs_digest(
+    corrections: ProjectCorrections, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None
+) -> str:
     """Digest of everything that determines the verdict."""
     identity = [
-        gathered.fingerprint.hash,
+        corrections.fingerprint.hash,
         scorer.settings.tuning,
         is_tuning_wanted(scorer.settings, len(training_set)),
         training_set.tags,
@@ -192,7 +198,7 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
         None if incumbent is None else incumbent.digest,
         __version__,
     ]
-    basis = hashlib.sha256(json.dumps(identity).encode())
+    inputs_digest = hashlib.sha256(json.dumps(identity).encode())
     for name in (
         "base",
         "incumbent",
@@ -203,19 +209,19 @@ def _basis(gathered: Gathered, training_set: TrainingSet, scorer: Scorer, incumb
         "incumbent_thresholds",
         "add_costs",
     ):
-        basis.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
-    return basis.hexdigest()
+        inputs_digest.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
+    return inputs_digest.hexdigest()
 
 
-def _same_before(context: JobContext, basis: str) -> Verdict | None:
-    """The verdict of an earlier job on the same basis.
+def _same_before(context: JobContext, inputs_digest: str) -> Verdict | None:
+    """The verdict of an earlier job on the same inputs.
 
     An accepted one is not reused: its version is no longer served (damaged,
-        rolled back), or never was (pinned).
+    rolled back), or never was (pinned).
     """
-    for job in context.service.queue.jobs(context.key, kind="train", limit=10):
+    for job in context.service.table.jobs(context.key, kind="train", limit=10):
         result = job.result or {}
-        if job.state == "done" and result.get("basis") == basis:
+        if job.state == "done" and result.get("basis") == inputs_digest:
             verdict = Verdict(**result["verdict"])
             reason = f"{SAME}{verdict.reason.removeprefix(SAME)}"
             return None if verdict.accepted else replace(verdict, reason=reason)

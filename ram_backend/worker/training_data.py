@@ -1,4 +1,4 @@
-"""Training data of a project: its corrections, reconciled with Label Studio, and the tokens of their images."""
+"""Collection of training data: reconcile, merge labels, encode images."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
-"""A training waits where more than this share of the images can't be had now."""
+"""A training waits if more than this share of the images is unavailable now."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """The corrections of a project at one moment, and the L distinct texts that annotators could choose.
+class ProjectCorrections:
+    """The corrections of a project at one time, and the L distinct texts that annotators could choose.
 
     Labels are one per image with a statement, as far as its place is known.
     Notes are for people, one sentence each. Annotators are users by annotation;
@@ -77,14 +77,14 @@ class EncodedImages:
     notes: tuple[str, ...]
 
 
-def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> Gathered:
+def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> ProjectCorrections:
     """Reconciles the ledger with Label Studio, if that answers, and reads all current corrections.
 
     Raises:
         LabelConfigError: the project's label config can't be used.
     """
     key, ledger, heartbeat = context.key, context.service.ledger, context.heartbeat
-    plan = parse_label_config(project.label_config)
+    schema = parse_label_config(project.label_config)
     notes: list[str] = []
     newer: Mapping[int, Mapping[str, Any]] = {}
     heartbeat("reconcile")
@@ -94,18 +94,18 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         api = ProjectApi(label_studio, key.id)
         newer = reconcile(ledger, key, api, progress=lambda tasks: heartbeat("reconcile", tasks)).task_data
     except (LabelStudioUnreachable, InputError) as error:
-        _log.warning("project %s: not compared with Label Studio: %s", key, error)
-        notes.append(f"Label Studio was not asked ({error}): corrections are those that its events brought.")
+        _log.warning("project %s: not reconciled with Label Studio: %s", key, error)
+        notes.append(f"Label Studio was not reachable ({error}): only webhook events are used.")
     heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
     weights = Weights.of(context.settings)
-    labels = merge_corrections(corrections_of(plan, annotations, shown, weights, task_data=newer))
+    labels = merge_corrections(corrections_of(schema, annotations, shown, weights, task_data=newer))
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
-        notes.append(f"{len(labels) - len(with_place)} tasks don't say where their image is.")
+        notes.append(f"{len(labels) - len(with_place)} tasks have no image reference.")
     costs, fixed, limits = dict[str, float](), dict[str, float | None](), list[int | None]()
-    for control in plan.tag_controls:
+    for control in schema.tag_controls:
         options = project.options(ProjectOptions(**control.attributes))
         cost = control.add_cost if options.add_cost is None else options.add_cost
         for choice in control.choices:
@@ -117,12 +117,12 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
         texts += candidates.tags
     fixed = {text: options.threshold_of([text]) for text in texts} | fixed
-    return Gathered(
+    return ProjectCorrections(
         labels=with_place,
         tags=tuple(dict.fromkeys(text for text in texts if text.strip())),
         last_event=last_event,
         fingerprint=ledger.fingerprint(key, up_to=last_event),
-        annotators={each.stated.id: each.stated.completed_by for each in annotations},
+        annotators={each.parsed.id: each.parsed.completed_by for each in annotations},
         add_costs=dict.fromkeys(texts, cost) | costs,
         fixed_thresholds={text: value for text, value in fixed.items() if value is not None},
         most_ticked=None if None in limits else sum(each for each in limits if each is not None),
@@ -140,7 +140,7 @@ def encode_images(
     """Tokens of corrected images, cached, else fetched and encoded; the ledger records their hashes.
 
     Raises:
-        LabelStudioUnreachable: too many images can't be had now.
+        LabelStudioUnreachable: too many images are unavailable now.
     """
     settings, ledger, key = context.settings, context.service.ledger, context.key
     loader = ImageLoader(
@@ -184,7 +184,7 @@ def encode_images(
     unreachable = [error for error in errors if not isinstance(error, ImageError)]
     if len(unreachable) > MOST_MISSING * len(labels):
         count = f"{len(unreachable)} of {len(labels)} corrected images"
-        raise LabelStudioUnreachable(f"{count} can't be had now; the first of them: {unreachable[0]}")
+        raise LabelStudioUnreachable(f"{count} are unavailable now; the first of them: {unreachable[0]}")
     fetched = [row for row in new if row in hashes]
     ledger.record_images(key, {image_key(labels[row].task_id, labels[row].reference): hashes[row] for row in fetched})
     rows = sorted(hashes)

@@ -14,8 +14,8 @@ from support.label_studio import CREATED, FakeLabelStudio
 
 from ram_backend.errors import InputError, LabelStudioUnauthorized, ProjectNotFound
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedChoice
-from ram_backend.labelstudio.annotations import StatedItem
+from ram_backend.feedback.shown import ShownChoice
+from ram_backend.labelstudio.annotations import ParsedItem
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 
@@ -46,7 +46,7 @@ def said(ledger: Ledger) -> Ledger:
             event(2, "cat", at=1, completed_by=2),
             event(3, "cat", "dog", task=2, at=2, completed_by=3),
             event(4, "cat", at=3, was_cancelled=True),
-            event(5, "cat", at=4, unseen=True, parent_prediction=10),
+            event(5, "cat", at=4, auto_created=True, parent_prediction=10),
             event(6, at=5, ground_truth=True, completed_by=None),
             event(7, "cat"),
             deleted(7),
@@ -168,10 +168,10 @@ def test_export_has_the_corrections_of_captions() -> None:
     sentence = "a dog " + "on a long road " * 10 + "home"
     served = shown(1, ["cat"], prediction_id=9)
     ledger.record_shown(
-        KEY, [replace(served, choices=(*served.choices, ServedChoice("caption", ("a cat",), None, True)))]
+        KEY, [replace(served, choices=(*served.choices, ShownChoice("caption", ("a cat",), None, True)))]
     )
-    text = StatedItem("caption", "image", "textarea", ((sentence,),))
-    tags = StatedItem("tags", "image", "choices", (("cat",),))
+    text = ParsedItem("caption", "image", "textarea", ((sentence,),))
+    tags = ParsedItem("tags", "image", "choices", (("cat",),))
     ledger.record(KEY, [event(1, items=(tags, text), parent_prediction=9), event(2, "dog")])
     with_caption, without = json_lines("export")
     (caption,) = with_caption["captions"]

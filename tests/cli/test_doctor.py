@@ -15,8 +15,8 @@ from ram_backend.cli.doctor import check_projects, examine
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
-from ram_backend.labelstudio.diagnosis import Finding, State
+from ram_backend.jobs.table import JobTable
+from ram_backend.labelstudio.diagnosis import CheckState, Finding
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
@@ -45,7 +45,7 @@ def database(connected: FakeLabelStudio) -> Database:
 
 @pytest.fixture
 def job(connected: FakeLabelStudio, database: Database) -> Job:
-    return JobQueue(database).request(connected.key, "train", "pressed").job
+    return JobTable(database).request(connected.key, "train", "pressed").job
 
 
 def projects() -> dict[str, Finding]:
@@ -58,9 +58,9 @@ def report() -> dict[str, Finding]:
 
 def test_a_fresh_installation_is_well_and_says_how_to_get_ram() -> None:
     found = report()
-    assert {found[what].state for what in ("RAM_BUNDLE", "device", "database", "Redis")} == {State.ok}
+    assert {found[what].state for what in ("RAM_BUNDLE", "device", "database", "Redis")} == {CheckState.ok}
     (none,) = check_projects(load_settings())
-    assert (none.state, "ram-backend connect" in none.remedy) == (State.note, True)
+    assert (none.state, "ram-backend connect" in none.remedy) == (CheckState.note, True)
     assert not load_settings().data_dir.exists(), "looking makes nothing"
     assert "bundles pull" in run("doctor")
 
@@ -81,7 +81,7 @@ def test_a_setting_that_leads_nowhere(
 ) -> None:
     monkeypatch.setenv(setting, value)
     finding = report()[what]
-    assert finding.state is State.bad
+    assert finding.state is CheckState.bad
     assert said in f"{finding.found} {finding.remedy}"
     assert "hidden" not in str(finding)
     run("doctor", status=1)
@@ -89,39 +89,43 @@ def test_a_setting_that_leads_nowhere(
 
 @pytest.mark.usefixtures("with_starter")
 def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert report()["RAM_BUNDLE"].state is State.ok
+    assert report()["RAM_BUNDLE"].state is CheckState.ok
     monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
     finding = report()["RAM_BUNDLE"]
-    assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == (State.note, True, True)
+    assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == (
+        CheckState.note,
+        True,
+        True,
+    )
 
 
 def test_label_studio_without_a_token(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", f"{studio.url}/")
     found = report()
-    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == (State.ok, True)
-    assert found["Label Studio token"].state is State.note
+    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == (CheckState.ok, True)
+    assert found["Label Studio token"].state is CheckState.note
 
 
 def test_all_is_well(connected: FakeLabelStudio) -> None:
     found = projects()
-    assert {each.state for each in found.values()} == {State.ok}
+    assert {each.state for each in found.values()} == {CheckState.ok}
     assert {"backend", "webhook", "predictions"} <= set(found)
     token = report()["Label Studio token"]
-    assert (token.state, "a legacy token, of admin@example.com" in token.found) == (State.ok, True)
+    assert (token.state, "a legacy token, of admin@example.com" in token.found) == (CheckState.ok, True)
 
 
 def test_a_token_that_is_refused(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label Studio hands over a legacy token in `/setup` also where it takes none (protocol section 2)."""
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "b" * 40)
     token = report()["Label Studio token"]
-    assert token.state is State.bad
+    assert token.state is CheckState.bad
     assert "personal access token" in token.remedy
     assert "b" * 40 not in f"{token}"
-    assert projects()["connection"].state is State.note
+    assert projects()["connection"].state is CheckState.note
     connected.legacy = "another"
     monkeypatch.delenv("LABEL_STUDIO_API_KEY")
     token = projects()["token"]
-    assert token.state is not State.ok
+    assert token.state is not CheckState.ok
     assert "LABEL_STUDIO_API_KEY" in token.remedy
 
 
@@ -138,11 +142,17 @@ def test_secret_and_backend(connected: FakeLabelStudio, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("pinned", "state", "remedy"),
     [
-        ("http://localhost:1", State.bad, "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`"),
-        ("http://elsewhere:8080", State.note, "pin-host"),
+        (
+            "http://localhost:1",
+            CheckState.bad,
+            "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`",
+        ),
+        ("http://elsewhere:8080", CheckState.note, "pin-host"),
     ],
 )
-def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(pinned: str, state: State, remedy: str) -> None:
+def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(
+    pinned: str, state: CheckState, remedy: str
+) -> None:
     """From another container Label Studio's own idea of its address leads nowhere."""
     ProjectTable(connect(ProjectKey("http://localhost:1", 7, 70), CONFIG)).pin_host(pinned)
     finding = projects()["Label Studio"]
@@ -150,27 +160,27 @@ def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(pinned: st
 
 
 def test_no_worker_and_jobs_that_wait(job: Job, database: Database) -> None:
-    assert report()["workers"].state is State.note
+    assert report()["workers"].state is CheckState.note
     with database.writing() as session:
         early = job.requested_at.replace(year=2020)
         session.execute(update(Job).values(not_before=early, requested_at=early))
     finding = report()["jobs"]
-    assert (finding.state, "ram-backend worker" in finding.remedy) == (State.bad, True)
+    assert (finding.state, "ram-backend worker" in finding.remedy) == (CheckState.bad, True)
 
 
 def test_a_job_whose_worker_is_silent_or_that_failed(job: Job, database: Database) -> None:
-    queue = JobQueue(database)
+    queue = JobTable(database)
     claim = queue.claim(job.id, "here/1")
     assert claim is not None
     make_old(database, job.id, 600)
-    assert "no sign of life" in report()["jobs"].found
+    assert "no heartbeat" in report()["jobs"].found
     queue.fail(claim, "The folder can't be written.", retry=False)
     finding = report()["jobs"]
-    assert (finding.state, finding.remedy) == (State.note, "The folder can't be written.")
+    assert (finding.state, finding.remedy) == (CheckState.note, "The folder can't be written.")
 
 
 def test_a_database_of_a_newer_version(database: Database) -> None:
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert report()["database"].state is State.bad
-    assert {each.state for each in check_projects(load_settings())} <= {State.note}
+    assert report()["database"].state is CheckState.bad
+    assert {each.state for each in check_projects(load_settings())} <= {CheckState.note}

@@ -31,7 +31,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import load_settings
 from ram_backend.versions.directory import write_version
 from ram_backend.versions.table import VersionTable
-from ram_backend.worker.scorer import write_folds
+from ram_backend.worker.training_set import write_folds
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 TAGS = ["animal", "cat", "my product name", "person", "red"]

@@ -17,7 +17,7 @@ from support.processes import processes, wait_until
 from ram_backend.cli.jobs import progress_of
 from ram_backend.errors import NotAvailable
 from ram_backend.jobs.job import Job, JobResult
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
@@ -25,12 +25,12 @@ OTHER = ProjectKey("http://localhost:8080", 8, 80)
 
 
 @pytest.fixture
-def queue() -> JobQueue:
+def queue() -> JobTable:
     connect(OTHER)
-    return JobQueue(connect(KEY))
+    return JobTable(connect(KEY))
 
 
-def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
+def work(queue: JobTable, outcome: JobResult | None, message: str = "") -> None:
     """Does the next job, as soon as there is one."""
     wait_until(queue.due)
     claim = queue.claim(queue.due()[0].id, "here/1")
@@ -41,7 +41,7 @@ def work(queue: JobQueue, outcome: JobResult | None, message: str = "") -> None:
         queue.finish(claim, outcome)
 
 
-def test_train_asks_once(queue: JobQueue) -> None:
+def test_train_asks_once(queue: JobTable) -> None:
     first, second = run("train", 7), run("train", 7, "--reason", "again")
     (job,) = queue.jobs()
     assert f"is queued as job {job.short}" in first
@@ -49,7 +49,7 @@ def test_train_asks_once(queue: JobQueue) -> None:
     assert (job.key, job.reason) == (KEY, "asked for on the command line")
 
 
-def test_train_waits_and_says_what_came_of_it(queue: JobQueue) -> None:
+def test_train_waits_and_says_what_came_of_it(queue: JobTable) -> None:
     with ThreadPoolExecutor() as pool:
         pool.submit(work, queue, JobResult("v0001 is served. It ranks better."))
         assert "v0001 is served. It ranks better." in run("train", 7, "--wait")
@@ -58,7 +58,7 @@ def test_train_waits_and_says_what_came_of_it(queue: JobQueue) -> None:
             run("train", 7, "--wait")
 
 
-def test_jobs_are_listed(queue: JobQueue) -> None:
+def test_jobs_are_listed(queue: JobTable) -> None:
     assert "No jobs yet" in run("jobs")
     job = queue.request(KEY, "train", "Start Training was pressed").job
     queue.request(OTHER, "refresh", "v0003 is served")
@@ -90,7 +90,7 @@ def test_progress_in_words(changes: dict[str, object], said: str) -> None:
 
 
 @pytest.mark.service
-def test_worker_starts_and_stops(queue: JobQueue) -> None:
+def test_worker_starts_and_stops(queue: JobTable) -> None:
     command = [sys.executable, "-m", "ram_backend", "worker"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

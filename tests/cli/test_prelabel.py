@@ -12,7 +12,7 @@ from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
 from ram_backend.jobs.job import JobResult, PrelabelOptions
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.worker import prelabel as prelabelling
 
 
@@ -30,11 +30,11 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
 
 
 @pytest.fixture
-def queue(studio: FakeLabelStudio) -> JobQueue:
-    return JobQueue(commands.connect(studio.key, CONFIG))
+def queue(studio: FakeLabelStudio) -> JobTable:
+    return JobTable(commands.connect(studio.key, CONFIG))
 
 
-def test_here(studio: FakeLabelStudio, queue: JobQueue) -> None:
+def test_here(studio: FakeLabelStudio, queue: JobTable) -> None:
     for number in range(1, 6):
         studio.annotate(number, number, "red")
     said = run()
@@ -47,7 +47,7 @@ def test_here(studio: FakeLabelStudio, queue: JobQueue) -> None:
     assert [job.state for job in queue.jobs()] == ["done", "done"]
 
 
-def test_by_a_worker(studio: FakeLabelStudio, queue: JobQueue) -> None:
+def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable) -> None:
     said = run("--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
     assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
@@ -57,7 +57,7 @@ def test_by_a_worker(studio: FakeLabelStudio, queue: JobQueue) -> None:
 
 
 def test_a_worker_that_has_it_is_followed(
-    studio: FakeLabelStudio, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("--background")
     claim = queue.claim(queue.jobs()[0].id, "here/1")
@@ -70,7 +70,7 @@ def test_a_worker_that_has_it_is_followed(
     assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run()
 
 
-def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAM_REFRESH_PORTION", "5")
     retrieve = prelabelling.ProjectApi.retrieve
     asked: list[object] = []
@@ -91,7 +91,7 @@ def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobQueue, monkeypatch:
     assert studio.counts() == {1: 30}
 
 
-def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue: JobQueue) -> None:
+def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue: JobTable) -> None:
     run("--background")
     assert queue.claim(queue.jobs()[0].id, "dead/1") is not None
     assert "30 tasks have got" in run()
@@ -104,7 +104,7 @@ def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue:
 @pytest.mark.parametrize(
     ("project", "arguments", "error"), [(7, ["--all", "--unlabelled"], InputError), (99, [], ProjectNotFound)]
 )
-def test_what_can_not_be_asked(queue: JobQueue, project: int, arguments: list[str], error: type[Exception]) -> None:
+def test_what_can_not_be_asked(queue: JobTable, project: int, arguments: list[str], error: type[Exception]) -> None:
     with pytest.raises(error):
         run(*arguments, project=project)
     assert queue.jobs() == []

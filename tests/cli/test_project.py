@@ -11,7 +11,7 @@ from support.commands import connect, json_lines
 
 from ram_backend.errors import InputError, ProjectAmbiguous, ProjectNotFound, ProjectOptionsError
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Pin
+from ram_backend.projects.project import TrustedHost
 from ram_backend.projects.table import ProjectTable
 
 HOST, OTHER_HOST = "http://localhost:8080", "http://other:8080"
@@ -62,7 +62,7 @@ def test_set_adds_and_unset_takes_back(table: ProjectTable) -> None:
     assert shown(7)["set"] == {"per_tag": {"dog": 0.3}}
     run("unset", 7, "--all")
     assert shown(7)["set"] == {}
-    assert {project.key.id for project in table.changes().projects if project.set_options} == set()
+    assert {project.key.id for project in table.changes().projects if project.admin_options} == set()
 
 
 def test_extra_params_are_stronger_and_their_problem_is_shown(table: ProjectTable) -> None:
@@ -113,7 +113,7 @@ def test_an_ambiguous_project_names_the_candidates_and_changes_none(table: Proje
     assert table.changes().change == before
     run("set", "1.11", "--threshold", 0.5)
     run("set", f"1.10@{OTHER_HOST}", "--threshold", 0.6)
-    options = {str(project.key): project.set_options.threshold for project in table.changes().projects}
+    options = {str(project.key): project.admin_options.threshold for project in table.changes().projects}
     assert options == {str(SEVEN): None, f"1.10@{HOST}": None, f"1.11@{HOST}": 0.5, f"1.10@{OTHER_HOST}": 0.6}
 
 
@@ -150,10 +150,10 @@ def test_wrong_input_says_what_to_do_and_changes_nothing(
 def test_pin_host(table: ProjectTable, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(f"1.10@{OTHER_HOST}")["host"].startswith(NOT_TRUSTED)
     assert f"{OTHER_HOST} is trusted instead of {HOST}" in run("pin-host", "http://Other:8080/")
-    assert table.changes().pin == Pin(OTHER_HOST, by_command=True)
+    assert table.changes().trusted_host == TrustedHost(OTHER_HOST, by_command=True)
     assert shown(f"1.10@{OTHER_HOST}")["host"] == "trusted"
     assert shown(7)["host"].startswith("not trusted")
-    assert "No project is from there so far" in run("pin-host", "http://elsewhere")
+    assert "No project uses that address yet" in run("pin-host", "http://elsewhere")
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://label-studio:8080")
     assert "LABEL_STUDIO_URL is set and stronger" in run("pin-host", HOST)
     assert (shown(7)["address"], shown(7)["host"]) == ("http://label-studio:8080", "trusted")

@@ -13,7 +13,7 @@ from support.versions import ACCEPT, REJECT, delta, lineage, write
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import ProjectNotFound, VersionDamaged, VersionNotFound, VersionRefused
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import load_settings
 from ram_backend.versions.directory import write_version
@@ -28,7 +28,7 @@ def run(command: str, *arguments: object) -> str:
 
 def requested() -> list[tuple[ProjectKey, str]]:
     """The jobs that were asked for: what each refreshes, and why."""
-    queue = JobQueue(open_migrated(load_settings()))
+    queue = JobTable(open_migrated(load_settings()))
     return [(job.key, job.reason) for job in queue.jobs(kind="refresh")]
 
 

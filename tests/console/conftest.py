@@ -18,7 +18,7 @@ from support.tiny_model import BLUE, NEW, RED, ColourWords, colour_model, pictur
 from ram_backend.console.page import mount
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.diagnosis import Finding, State
+from ram_backend.labelstudio.diagnosis import CheckState, Finding
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server import model
 from ram_backend.server.app import create_app
@@ -64,7 +64,7 @@ class Console:
 
 def annotation(task: int, tags: list[str], image: str) -> dict[str, Any]:
     result = [{"id": "x", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": tags}}]
-    stated = {
+    parsed = {
         "id": task,
         "task": task,
         "lead_time": 3.0,
@@ -77,7 +77,7 @@ def annotation(task: int, tags: list[str], image: str) -> dict[str, Any]:
         "action": "ANNOTATION_CREATED",
         "project": {"id": 1, "created_at": STAMP, "label_config": CONFIG},
         "task": {"id": task, "data": {"image": image}},
-        "annotation": {**stated, "was_cancelled": False, "ground_truth": False, "parent_prediction": 1},
+        "annotation": {**parsed, "was_cancelled": False, "ground_truth": False, "parent_prediction": 1},
     }
 
 
@@ -95,7 +95,7 @@ def console(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.Mon
     database = open_migrated(settings)
     jobs = JobService(settings, database)
     app = create_app(settings, jobs=jobs, model=colour_model(settings))
-    mount(app, check=lambda *_: [Finding("webhook", State.bad, HOSTILE, "connect it")])
+    mount(app, check=lambda *_: [Finding("webhook", CheckState.bad, HOSTILE, "connect it")])
     with serving(app) as client:
         yield Console(client, jobs, studio, settings)
     database.close()

@@ -43,6 +43,6 @@ def test_buttons_and_form(corrected: Console) -> None:
         page.fill("input[name=threshold]", "0.3")
         page.click("text=Save")
         page.wait_for_selector("#message:has-text('Saved')")
-    assert [job.kind for job in corrected.jobs.queue.jobs(corrected.key)] == ["train"]
+    assert [job.kind for job in corrected.jobs.table.jobs(corrected.key)] == ["train"]
     (project,) = corrected.jobs.projects.changes().projects
-    assert project.set_options.threshold == 0.3
+    assert project.admin_options.threshold == 0.3

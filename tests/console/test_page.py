@@ -72,7 +72,7 @@ def test_a_thumbnail_is_fetched_only_where_predict_fetches(corrected: Console) -
 def test_buttons_ask_for_jobs_and_pin(corrected: Console) -> None:
     assert "queued" in corrected.post("train").json()["message"]
     assert "queued" in corrected.post("prelabel").json()["message"]
-    assert {job.kind for job in corrected.jobs.queue.jobs(corrected.key)} == {"train", "prelabel"}
+    assert {job.kind for job in corrected.jobs.table.jobs(corrected.key)} == {"train", "prelabel"}
     assert "Pinned to base" in corrected.post("pin").json()["message"]
     assert "pinned" in corrected.text()
     assert "base is served" in corrected.post("unpin").json()["message"]
@@ -92,10 +92,10 @@ def test_another_version_is_served(corrected: Console) -> None:
 
 
 def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
-    corrected.jobs.projects.set_options(corrected.key, lambda old: ProjectOptions(add_cost=3))
+    corrected.jobs.projects.edit_options(corrected.key, lambda old: ProjectOptions(add_cost=3))
     corrected.post("options", tags="red, blue", threshold="0.4", per_tag="red=0.9", top_k="3", precision="")
     (project,) = corrected.jobs.projects.changes().projects
-    assert project.set_options.to_json() == {
+    assert project.admin_options.to_json() == {
         "tags": ["red", "blue"],
         "threshold": 0.4,
         "per_tag": {"red": 0.9},
@@ -105,15 +105,15 @@ def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
     wait_until(lambda: "0.90" in corrected.text())
     corrected.post("options", tags="", threshold="", per_tag="", top_k="", precision="")
     (project,) = corrected.jobs.projects.changes().projects
-    assert project.set_options.to_json() == {"add_cost": 3}
+    assert project.admin_options.to_json() == {"add_cost": 3}
 
 
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        ("threshold", "two", "no number"),
+        ("threshold", "two", "is not a number"),
         ("threshold", "2", "0 to 1"),
-        ("per_tag", "red", "no number"),
+        ("per_tag", "red", "is not a number"),
         ("top_k", "1.5", "whole"),
     ],
 )

@@ -12,8 +12,8 @@ from contract.recorded import body
 from contract.strict_mode import problems
 
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import choices_for, free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, empty_prediction, prediction
+from ram_backend.labelstudio.schema import choices_for, free_choice
 
 READY = Path(__file__).resolve().parents[2] / "label_configs"
 IMAGE = '<Image name="image" value="$image"/>'
@@ -60,16 +60,16 @@ STUDIO_PYTHON = Path(os.environ.get("RAM_STUDIO_VENV", Path(__file__).parents[2]
 
 
 def answer(config: str, level: float | None) -> dict[str, object]:
-    plan = parse_label_config(config)
+    schema = parse_label_config(config)
     scored = {
         control.name: [
             ScoredChoice(choice, level if level is not None else (0.6 + number % 7 / 20 if number % 2 else 0.3), 0.5)
-            for number, choice in enumerate(map(free_choice, FREE) if control.free else choices_for(control, TASK))
+            for number, choice in enumerate(map(free_choice, FREE) if control.free_text else choices_for(control, TASK))
         ]
-        for control in plan.tag_controls
+        for control in schema.tag_controls
     }
-    sizes = dict.fromkeys(plan.images, (640, 480))
-    return prediction(plan, scored, model_version="ram-0007", image_sizes=sizes)
+    sizes = dict.fromkeys(schema.images, (640, 480))
+    return prediction(schema, scored, model_version="ram-0007", image_sizes=sizes)
 
 
 @pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)

@@ -8,8 +8,8 @@ import pytest
 from contract.recorded import NAMES, body, wire
 
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import image_reference
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.labelstudio.schema import image_reference
 from ram_backend.projects.keys import parse_project
 
 WEBHOOKS = [name for name in NAMES if name.startswith("webhook-")]
@@ -42,9 +42,9 @@ def test_setup_brings_extra_params_as_object_string_or_null(kind, params):
 def test_predict_brings_tasks_in_order_with_the_config(name):
     request = read_request(PredictRequest, wire(name))
     assert [task.id for task in request.tasks] == [task["id"] for task in body(name)["tasks"]]
-    plan = parse_label_config(request.label_config or "")
+    schema = parse_label_config(request.label_config or "")
     for task in request.tasks:
-        reference = image_reference(plan.tag_controls[0], task.data)
+        reference = image_reference(schema.tag_controls[0], task.data)
         assert reference == task.data["image"]
 
 

@@ -27,7 +27,7 @@ def row(**fields: object) -> ProjectRow:
     texts = {"instance": "http://a", "label_config": "", "access_token": "secret-token"}
     numbers = dict.fromkeys(("project_id", "created", "revision", "change"), 1)
     moments = {"first_seen_at": moment, "updated_at": moment}
-    return ProjectRow(**{**texts, **numbers, **moments, "extra_params": {}, "set_options": {}, **fields})
+    return ProjectRow(**{**texts, **numbers, **moments, "extra_params": {}, "admin_options": {}, **fields})
 
 
 @pytest.fixture

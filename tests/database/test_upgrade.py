@@ -13,7 +13,7 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import PrelabelOptions
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.table import VersionTable
@@ -55,14 +55,14 @@ def test_nothing_is_lost(settings: Settings) -> None:
 
 def test_what_was_begun_goes_on(settings: Settings) -> None:
     database = open_migrated(settings)
-    queue = JobQueue(database)
+    table = JobTable(database)
     (key, other) = (each.key for each in ProjectTable(database).changes().projects)
     assert VersionTable(database).served(key).version == "v0001"
-    assert Ledger(database).changes_since(key, queue.last_attempt(key)).total == 0
-    assert [job.state for job in queue.jobs(other)] == ["failed"]
-    assert [job.kind for job in queue.due()] == ["refresh"]
-    (expired,) = queue.expire()
-    claim = queue.claim(expired.id, "here/1")
+    assert Ledger(database).changes_since(key, table.last_attempt(key)).total == 0
+    assert [job.state for job in table.jobs(other)] == ["failed"]
+    assert [job.kind for job in table.due()] == ["refresh"]
+    (expired,) = table.expire()
+    claim = table.claim(expired.id, "here/1")
     assert claim is not None
     assert PrelabelOptions.of(claim.options) == PrelabelOptions(("unlabelled",), (3, 4, 9))
     assert (claim.checkpoint or {})["portion"] == [3, 4]

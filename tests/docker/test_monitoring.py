@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
-from ram_backend.server.metrics import ROUTES, ServerMetrics
+from ram_backend.server.prometheus import ROUTES, ServerMetrics
 
 DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"
 NAME = re.compile(r"\bram_[a-z_]+")

@@ -78,7 +78,7 @@ def test_make_studio_fills_a_project_and_ctrl_c_stops_what_it_started(
     for _ in range(2):
         with Shown(command, environment, folder / "printed.log") as running:
             running.wait_for(r"^Learning: a first version is tried at 30 corrected photos, and the project has 18")
-            assert f"{label_studio.url}  (ran already, and goes on running)" in running.text
+            assert f"{label_studio.url}  (ran already, and keeps running)" in running.text
             assert account.password in running.text
             assert f"({len(photo_paths())} of {len(photo_paths())} photos have predictions)" in running.text
             backend = running.wait_for(r"^Backend +(http://\S+)$")[1]

@@ -17,25 +17,25 @@ from support.studio_api import StudioApi
 from ram_backend.demo import photo_paths
 from ram_backend.labelstudio.annotations import read_items, ticked_paths
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, free_choice
+from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice
 
 Said = Mapping[str, list[Choice]]
 """What a result says: control -> the choices that it names."""
 
 
-def said_by(plan: LabelPlan, result: Iterable[object], data: Mapping[str, Any]) -> Said:
+def said_by(schema: LabelSchema, result: Iterable[object], data: Mapping[str, Any]) -> Said:
     items = read_items(result)
     found = {}
-    for control in plan.tag_controls:
+    for control in schema.tag_controls:
         known = {choice.path: choice for choice in choices_for(control, data)}
         paths = ticked_paths(control, items)
-        found[control.name] = [free_choice(path[0]) if control.free else known[path] for path in paths]
+        found[control.name] = [free_choice(path[0]) if control.free_text else known[path] for path in paths]
     return found
 
 
-def texts(plan: LabelPlan, said: Said) -> set[tuple[str, str]]:
+def texts(schema: LabelSchema, said: Said) -> set[tuple[str, str]]:
     """Images and their tags."""
-    controls = plan.tag_controls
+    controls = schema.tag_controls
     return {(each.to_name, text) for each in controls for choice in said[each.name] for text in choice.texts}
 
 
@@ -44,8 +44,8 @@ def test_what_is_shown_and_corrected_is_read_back(
     name: str, new_project: Callable[..., int], api: StudioApi, installation: Installation, studio_page: StudioPage
 ) -> None:
     trip, config = ROUND_TRIPS[name], label_config(name)
-    plan = parse_label_config(config)
-    controls = {control.name: control for control in plan.tag_controls}
+    schema = parse_label_config(config)
+    controls = {control.name: control for control in schema.tag_controls}
     photos = [path for name in trip.photos for path in photo_paths() if path.name == name]
     tasks = photos if trip.data is None else [trip.data(photos)]
     url = installation.server.url
@@ -57,9 +57,9 @@ def test_what_is_shown_and_corrected_is_read_back(
     studio_page.screenshot(f"label-config-{name}")
     (stored,) = api.tasks(project)
     (prediction,) = stored["predictions"]
-    before = said_by(plan, prediction["result"], stored["data"])
+    before = said_by(schema, prediction["result"], stored["data"])
     assert before[trip.remove]
-    assert seen == shown(plan, prediction["result"], before)
+    assert seen == shown(schema, prediction["result"], before)
 
     take_away(studio_page, controls[trip.remove], before[trip.remove][-1])
     if trip.add is not None:
@@ -72,12 +72,12 @@ def test_what_is_shown_and_corrected_is_read_back(
     studio_page.submit()
     (stored,) = api.tasks(project)
     (annotation,) = stored["annotations"]
-    after = said_by(plan, annotation["result"], stored["data"])
+    after = said_by(schema, annotation["result"], stored["data"])
     assert before[trip.remove][-1] not in after[trip.remove]
     if trip.add is not None:
         assert trip.add[1] in [choice.label for choice in after[trip.add[0]]]
 
-    was, now = texts(plan, before), texts(plan, after)
+    was, now = texts(schema, before), texts(schema, after)
     pairs = {"confirmed": was & now, "added": now - was, "removed": was - now}
     expected = {state: sorted({tag for _, tag in found}) for state, found in pairs.items()}
     assert expected["removed"]
@@ -92,9 +92,9 @@ def test_what_is_shown_and_corrected_is_read_back(
         assert (caption["shown"], caption["text"], caption["state"]) == (was_written, trip.caption, "edited")
 
 
-def shown(plan: LabelPlan, result: list[dict[str, Any]], said: Said) -> Readable:
+def shown(schema: LabelSchema, result: list[dict[str, Any]], said: Said) -> Readable:
     """What of a prediction a person has to be able to read."""
-    kinds = {control.name: control.kind for control in plan.tag_controls}
+    kinds = {control.name: control.kind for control in schema.tag_controls}
 
     def labels(kind: str) -> list[str]:
         return sorted(choice.label for name in kinds if kinds[name] == kind for choice in said[name])
@@ -116,7 +116,7 @@ def take_away(studio: StudioPage, control: TagControl, choice: Choice) -> None:
     if control.regions:
         page.locator(".lsf-outliner-item__title", has_text=whole).first.click()
         page.keyboard.press("Backspace")
-    elif control.free:
+    elif control.free_text:
         line = page.locator("[data-testid=textarea-region]", has_text=whole).first
         line.hover()
         line.locator("[data-testid=htx-textbox-delete-button]").click()
@@ -150,7 +150,7 @@ def add(studio: StudioPage, control: TagControl, tag: str) -> None:
         page.mouse.move(box["x"] + 160, box["y"] + 140, steps=5)
         page.mouse.up()
         page.keyboard.up("Control")
-    elif control.free:
+    elif control.free_text:
         field = page.locator(f"[data-testid=textarea-input][name={control.name}], [data-testid=textarea-input]").first
         field.fill(tag)
         field.press("Enter")

@@ -93,7 +93,7 @@ def test_images_that_could_not_be_had_are_tried_again(api: StudioApi, commands: 
     """A task whose image is none has an empty prediction; asked again it is replaced, and stays one."""
     api.call("POST", f"/api/projects/{project}/import", json=[{"image": "data:image/png;base64,AAAA"}])
     said = commands.run("prelabel", str(project))
-    assert "empty, for their images could not be had" in said
+    assert "empty, because their images were unavailable" in said
     task = max(api.tasks(project), key=lambda each: int(each["id"]))
     (first,) = task["predictions"]
     assert (first["result"], first["score"]) == ([], 1.0)

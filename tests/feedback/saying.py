@@ -8,8 +8,8 @@ from typing import Any
 
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedChoice, ServedPrediction
-from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
+from ram_backend.feedback.shown import ShownChoice, ShownPrediction
+from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.projects.keys import ProjectKey
 
 KEY = ProjectKey("http://localhost:8080", 3, 1795452259)
@@ -26,25 +26,25 @@ def microseconds(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def said(number: int, *tags: str, task: int | None = None, at: int = 0, **changes: Any) -> StatedAnnotation:
+def said(number: int, *tags: str, task: int | None = None, at: int = 0, **changes: Any) -> ParsedAnnotation:
     """Annotation `number` of a task of the same number, stated `at` minutes after `NOW`."""
-    item = StatedItem("tags", "image", "choices", tuple((tag,) for tag in tags))
+    item = ParsedItem("tags", "image", "choices", tuple((tag,) for tag in tags))
     fields: dict[str, Any] = {
         "completed_by": 1,
         "was_cancelled": False,
         "ground_truth": False,
         "parent_prediction": None,
-        "unseen": False,
+        "auto_created": False,
         "items": (item,) if tags else (),
         "created_us": microseconds(NOW),
         **changes,
     }
-    return StatedAnnotation(id=number, task=task or number, updated_us=microseconds(NOW + at * MINUTE), **fields)
+    return ParsedAnnotation(id=number, task=task or number, updated_us=microseconds(NOW + at * MINUTE), **fields)
 
 
 def event(number: int, *tags: str, received: datetime = NOW, **changes: Any) -> FeedbackEvent:
-    stated = said(number, *tags, **changes)
-    return statement_event(stated, received, task_data={"image": f"/data/{stated.task}.jpg"})
+    parsed = said(number, *tags, **changes)
+    return statement_event(parsed, received, task_data={"image": f"/data/{parsed.task}.jpg"})
 
 
 def deleted(number: int) -> FeedbackEvent:
@@ -63,19 +63,19 @@ def found(number: int, minute: int) -> FeedbackEvent:
     return FeedbackEvent("annotation_found", number, number, NOW, updated_us=microseconds(NOW + minute * MINUTE))
 
 
-def current(stated: StatedAnnotation, **changes: Any) -> CurrentAnnotation:
+def current(parsed: ParsedAnnotation, **changes: Any) -> CurrentAnnotation:
     fields: dict[str, Any] = {
-        "event_id": stated.id,
-        "task_data": {"image": f"/data/{stated.task}.jpg"},
+        "event_id": parsed.id,
+        "task_data": {"image": f"/data/{parsed.task}.jpg"},
         "offered": None,
         "received_at": NOW,
         **changes,
     }
-    return CurrentAnnotation(stated=stated, **fields)
+    return CurrentAnnotation(parsed=parsed, **fields)
 
 
-def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **changes: Any) -> ServedPrediction:
-    choices = [ServedChoice("tags", (tag,), 0.9, True) for tag in ticked]
-    choices += [ServedChoice("tags", (tag,), 0.2, False) for tag in off]
+def shown(task: int, ticked: Sequence[str] = (), off: Sequence[str] = (), **changes: Any) -> ShownPrediction:
+    choices = [ShownChoice("tags", (tag,), 0.9, True) for tag in ticked]
+    choices += [ShownChoice("tags", (tag,), 0.2, False) for tag in off]
     fields: dict[str, Any] = {"model_version": "starter-1", "shown_at": NOW - MINUTE, **changes}
-    return ServedPrediction(task_id=task, choices=tuple(choices), **fields)
+    return ShownPrediction(task_id=task, choices=tuple(choices), **fields)

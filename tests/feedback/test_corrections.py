@@ -12,28 +12,30 @@ from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, sh
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import LabelSpace
-from ram_backend.feedback.labels import State, TagLabel, TaskLabels, Weights, to_matrix
+from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, Weights, to_matrix
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedPrediction
-from ram_backend.labelstudio.annotations import StatedAnnotation, StatedItem
+from ram_backend.feedback.shown import ShownPrediction
+from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.settings import load_settings
 
 WEIGHTS = Weights(untouched_listed=0.5, untouched_hidden=0.05, listed_tags=40)
-PLAN = parse_label_config(CONFIG)
+SCHEMA = parse_label_config(CONFIG)
 TREE = parse_label_config(
     '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="animal">'
     '<Choice value="cat"/><Choice value="dog"/></Choice><Choice value="plant"/></Taxonomy></View>'
 )
 
 
-def only(annotation: StatedAnnotation | CurrentAnnotation, *showings: ServedPrediction, plan: Any = PLAN) -> TaskLabels:
-    given = current(annotation) if isinstance(annotation, StatedAnnotation) else annotation
-    (correction,) = corrections_of(plan, [given], {given.stated.task: showings}, WEIGHTS)
+def only(
+    annotation: ParsedAnnotation | CurrentAnnotation, *showings: ShownPrediction, schema: Any = SCHEMA
+) -> TaskLabels:
+    given = current(annotation) if isinstance(annotation, ParsedAnnotation) else annotation
+    (correction,) = corrections_of(schema, [given], {given.parsed.task: showings}, WEIGHTS)
     return correction
 
 
-def states(said: TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[State, float]]:
+def states(said: TaskLabels, tags: Sequence[str] = ("cat", "dog", "tree")) -> list[tuple[LabelState, float]]:
     return [(said.label(tag).state, round(said.label(tag).weight, 6)) for tag in tags]
 
 
@@ -41,12 +43,12 @@ def merged(*given: Any, **options: Any) -> list[TaskLabels]:
     return merge_corrections(corrections_of(*given, **options))
 
 
-def together(*annotations: StatedAnnotation, plan: Any = PLAN, **options: Any) -> list[TaskLabels]:
-    return merged(plan, [current(each) for each in annotations], {}, WEIGHTS, **options)
+def together(*annotations: ParsedAnnotation, schema: Any = SCHEMA, **options: Any) -> list[TaskLabels]:
+    return merged(schema, [current(each) for each in annotations], {}, WEIGHTS, **options)
 
 
-def paths(*values: tuple[str, ...], kind: str = "taxonomy", name: str = "tags") -> tuple[StatedItem, ...]:
-    return (StatedItem(name, "image", kind, values),)
+def paths(*values: tuple[str, ...], kind: str = "taxonomy", name: str = "tags") -> tuple[ParsedItem, ...]:
+    return (ParsedItem(name, "image", kind, values),)
 
 
 # One annotation
@@ -66,7 +68,7 @@ OFF = ("untouched", 0.5)
 
 
 @pytest.mark.parametrize(
-    ("stated", "served", "expected"),
+    ("parsed", "served", "expected"),
     [
         (said(1, "cat"), [shown(1, ["cat", "dog"])], [("added", 1), OFF, OFF]),  # started from none
         (said(1, "cat", parent_prediction=9), [], [("added", 1), OFF, OFF]),  # from one that nobody knows
@@ -74,13 +76,13 @@ OFF = ("untouched", 0.5)
         (said(1, parent_prediction=9), [shown(1, ["cat"])], [("removed", 1), OFF, OFF]),
     ],
 )
-def test_what_is_ticked_or_not(stated: StatedAnnotation, served: Any, expected: list[tuple[State, float]]) -> None:
-    correction = only(stated, *served)
+def test_what_is_ticked_or_not(parsed: ParsedAnnotation, served: Any, expected: list[tuple[LabelState, float]]) -> None:
+    correction = only(parsed, *served)
     assert states(correction) == expected
     assert correction.model_versions == (("starter-1",) if expected[0][0] == "removed" else ())
 
 
-@pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"unseen": True, "parent_prediction": 9}])
+@pytest.mark.parametrize("unusable", [{"was_cancelled": True}, {"auto_created": True, "parent_prediction": 9}])
 def test_a_skipped_or_unseen_one_says_nothing(unusable: dict[str, Any]) -> None:
     assert together(said(1, "cat", **unusable)) == []
 
@@ -95,7 +97,7 @@ def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
     earlier = LabelSpace.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
     annotation = current(said(1, "cat"), offered=earlier)
     assert states(only(annotation)) == [("added", 1), ("untouched", 0.5), ("unknown", 0)]
-    (labels,) = merged(PLAN, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
+    (labels,) = merged(SCHEMA, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
     assert states(labels)[2] == ("untouched", 0.5)  # the other annotator could have ticked it
 
 
@@ -107,13 +109,13 @@ def test_the_prediction_is_found_by_its_number_else_it_is_the_last_that_was_serv
     assert shown_to(said(1, parent_prediction=9), rows) is rows[1]
     first, second, later = (shown(1, shown_at=NOW + minutes * MINUTE) for minutes in (-9, -5, 5))
     other = shown(1, prediction_id=3, shown_at=NOW)
-    stated = said(1, parent_prediction=9, created_us=microseconds(NOW))
-    assert shown_to(stated, [second, first, later, other]) is second
-    assert shown_to(stated, [later, other]) is None
-    assert shown_to(replace(stated, created_us=0), [first, later]) is later
-    assert shown_to(replace(stated, parent_prediction=None), [first]) is None
+    parsed = said(1, parent_prediction=9, created_us=microseconds(NOW))
+    assert shown_to(parsed, [second, first, later, other]) is second
+    assert shown_to(parsed, [later, other]) is None
+    assert shown_to(replace(parsed, created_us=0), [first, later]) is later
+    assert shown_to(replace(parsed, parent_prediction=None), [first]) is None
     early = shown(1, shown_at=NOW + MINUTE / 2)
-    assert shown_to(stated, [early]) is early, "clocks need not agree"
+    assert shown_to(parsed, [early]) is early, "clocks need not agree"
 
 
 # Lists and trees
@@ -122,59 +124,59 @@ def test_the_prediction_is_found_by_its_number_else_it_is_the_last_that_was_serv
 def test_what_was_not_on_screen_is_believed_less() -> None:
     more = "".join(f'<Choice value="t{number}"/>' for number in range(38))
     long = parse_label_config(CONFIG.replace("</Choices>", f"{more}</Choices>"))
-    assert states(only(said(1, "cat"), plan=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
+    assert states(only(said(1, "cat"), schema=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
     assert replace(WEIGHTS, listed_tags=41).untouched(long.tag_controls[0], 41) == 0.5
 
 
 def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:
-    stated = said(1, items=paths(("animal", "cat")))
+    parsed = said(1, items=paths(("animal", "cat")))
     names = ("animal", "cat", "dog", "plant")
     expected = [("unknown", 0), ("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
-    assert states(only(stated, plan=TREE), names) == expected
+    assert states(only(parsed, schema=TREE), names) == expected
     both = said(1, items=paths(("animal", "cat"), ("animal",)))
-    assert states(only(both, plan=TREE), names)[0] == ("added", 1)
+    assert states(only(both, schema=TREE), names)[0] == ("added", 1)
     served = shown(1, prediction_id=9)
     served = replace(served, choices=tuple(replace(shown(1, ["x"]).choices[0], path=path) for path in [("animal",)]))
-    stated = said(1, items=paths(("animal", "cat")), parent_prediction=9)
-    assert only(stated, served, plan=TREE).label("animal").state == "removed", "it was shown and unticked"
+    parsed = said(1, items=paths(("animal", "cat")), parent_prediction=9)
+    assert only(parsed, served, schema=TREE).label("animal").state == "removed", "it was shown and unticked"
 
 
 def test_two_choices_of_one_text_are_one_tag() -> None:
-    plan = parse_label_config(
+    schema = parse_label_config(
         '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="pet">'
         '<Choice value="cat"/></Choice><Choice value="wild"><Choice value="cat"/></Choice></Taxonomy></View>'
     )
-    stated = said(1, items=paths(("pet", "cat")))
-    assert only(stated, plan=plan).label("cat") == TagLabel(True, 1, "added")
+    parsed = said(1, items=paths(("pet", "cat")))
+    assert only(parsed, schema=schema).label("cat") == TagLabel(True, 1, "added")
 
 
 def test_of_several_texts_nobody_knows_which() -> None:
-    plan = parse_label_config(
+    schema = parse_label_config(
         '<View><Image name="image" value="$image"/><Choices name="tags" toName="image" choice="multiple">'
         '<Choice value="vehicle" predicted_values="car, bus, truck,tram"/><Choice value="car"/></Choices></View>'
     )
-    assert states(only(said(1, "vehicle"), plan=plan), ["bus", "vehicle"]) == [("added", 0.25), ("unknown", 0)]
-    assert states(only(said(1, "vehicle", "car"), plan=plan), ["car", "bus"]) == [("added", 1), ("added", 0.25)]
-    assert states(only(said(1), plan=plan), ["car", "bus"]) == [("untouched", 0.5), ("untouched", 0.5)]
+    assert states(only(said(1, "vehicle"), schema=schema), ["bus", "vehicle"]) == [("added", 0.25), ("unknown", 0)]
+    assert states(only(said(1, "vehicle", "car"), schema=schema), ["car", "bus"]) == [("added", 1), ("added", 0.25)]
+    assert states(only(said(1), schema=schema), ["car", "bus"]) == [("untouched", 0.5), ("untouched", 0.5)]
 
 
 def test_dynamic_choices_come_with_the_task() -> None:
-    plan = parse_label_config(
+    schema = parse_label_config(
         '<View><Image name="image" value="$image"/>'
         '<Choices name="tags" toName="image" choice="multiple" value="$options"/></View>'
     )
     data = {"image": "/a.jpg", "options": ["bus", {"value": "A tram", "alias": "tram"}]}
-    correction = only(current(said(1, "tram"), task_data=data), plan=plan)
+    correction = only(current(said(1, "tram"), task_data=data), schema=schema)
     assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 0.5), ("added", 1), ("unknown", 0)]
     other = current(said(2, "cat"), task_data={"image": "/b.jpg", "options": ["cat"]})
-    labels = merged(plan, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
+    labels = merged(schema, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
     on, weights = to_matrix(labels, ["bus", "A tram", "cat"])
     assert on.tolist() == [[False, True, False], [False, False, True]]
     assert weights.tolist() == [[0.5, 1, 0], [0, 0, 1]]
 
 
 def test_each_image_of_a_task_has_its_own_labels() -> None:
-    plan = parse_label_config(
+    schema = parse_label_config(
         '<View><Image name="left" value="$a"/><Image name="right" value="$b"/>'
         '<Choices name="one" toName="left" choice="multiple"><Choice value="cat"/></Choices>'
         '<Choices name="two" toName="right" choice="multiple"><Choice value="cat"/></Choices></View>'
@@ -182,7 +184,7 @@ def test_each_image_of_a_task_has_its_own_labels() -> None:
     annotation = current(
         said(1, items=paths(("cat",), kind="choices", name="two")), task_data={"a": "/a.jpg", "b": "/b.jpg"}
     )
-    left, right = merged(plan, [annotation], {}, WEIGHTS)
+    left, right = merged(schema, [annotation], {}, WEIGHTS)
     assert (left.to_name, left.reference, left.label("cat").label) == ("left", "/a.jpg", False)
     assert (right.to_name, right.reference, right.label("cat").label) == ("right", "/b.jpg", True)
 
@@ -207,7 +209,7 @@ def test_a_tie_is_unknown() -> None:
         ([replace(one, id=3)], (True, ("confirmed", third))),
         ([replace(other, id=4)], (False, ("removed", third))),
     ):
-        (labels,) = merged(PLAN, [current(each) for each in (one, other, *more)], served, WEIGHTS)
+        (labels,) = merged(SCHEMA, [current(each) for each in (one, other, *more)], served, WEIGHTS)
         assert (labels.label("cat").label, states(labels)[0]) == expected
 
 
@@ -254,31 +256,33 @@ WORDS = parse_label_config(
 )
 
 
-def stating(number: int, *tags: str, kind: Any = "rectanglelabels", **more: Any) -> StatedAnnotation:
+def stating(number: int, *tags: str, kind: Any = "rectanglelabels", **more: Any) -> ParsedAnnotation:
     return replace(said(number, **more), items=paths(*((tag,) for tag in tags), kind=kind) if tags else ())
 
 
 def test_regions_are_deleted_and_drawn() -> None:
     correction = only(
-        stating(1, "cat", "tree", parent_prediction=9), shown(1, ["cat", "dog"], ["tree"], prediction_id=9), plan=BOXES
+        stating(1, "cat", "tree", parent_prediction=9),
+        shown(1, ["cat", "dog"], ["tree"], prediction_id=9),
+        schema=BOXES,
     )
     assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
-    assert states(only(stating(1), plan=BOXES)) == [("untouched", 0.5)] * 3
-    assert states(only(stating(1, "cat", kind="choices"), plan=BOXES))[0] == ("untouched", 0.5)
+    assert states(only(stating(1), schema=BOXES)) == [("untouched", 0.5)] * 3
+    assert states(only(stating(1, "cat", kind="choices"), schema=BOXES))[0] == ("untouched", 0.5)
 
 
 def test_lines_are_tags_in_anybodys_words() -> None:
     served = shown(1, ["cat", "dog"], ["tree"], prediction_id=9)
-    correction = only(stating(1, "Cat", "red chair", kind="textarea", parent_prediction=9), served, plan=WORDS)
+    correction = only(stating(1, "Cat", "red chair", kind="textarea", parent_prediction=9), served, schema=WORDS)
     assert [correction.tags(state) for state in ("confirmed", "removed", "added")] == [
         ("cat",),
         ("dog",),
         ("red chair",),
     ]
     assert states(correction, ["tree", "sofa"]) == [("untouched", 0.05), ("unknown", 0)]
-    one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), plan=WORDS)
+    one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), schema=WORDS)
     assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 0.05)]
     assert states(other, ["Sofa", "lamp"]) == [("untouched", 0.05), ("added", 1)]
     assert one.candidates is other.candidates
-    correction = only(stating(1), plan=WORDS)
+    correction = only(stating(1), schema=WORDS)
     assert (correction.states, correction.candidates.tags) == ({}, ())

@@ -12,7 +12,7 @@ from feedback.saying import CONFIG, NOW
 
 from ram_backend.feedback.events import FeedbackEvent, LabelSpace, events_of, label_space_of
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.requests import WebhookRequest
+from ram_backend.labelstudio.request_models import WebhookRequest
 
 
 def events(name: str) -> list[FeedbackEvent]:

@@ -18,14 +18,14 @@ from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.events import label_space_of
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.projection import CurrentAnnotation
-from ram_backend.feedback.shown import ServedImage, image_key
+from ram_backend.feedback.shown import ShownImage, image_key
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 
 
 def tags(ledger: Ledger, key: ProjectKey = KEY) -> dict[int, set[str]]:
     return {
-        each.stated.id: {path[0] for item in each.stated.items for path in item.values}
+        each.parsed.id: {path[0] for item in each.parsed.items for path in item.values}
         for each in ledger.annotations(key)
     }
 
@@ -36,9 +36,9 @@ def test_what_was_recorded_is_read_again(ledger: Ledger) -> None:
     made = replace(made, offered=label_space_of(CONFIG))
     assert ledger.record(KEY, [made]) == 1
     (annotation,) = ledger.annotations(KEY)
-    stated = said(1, "cat", "dog", completed_by=7, ground_truth=True)
+    parsed = said(1, "cat", "dog", completed_by=7, ground_truth=True)
     data, offered = {"image": "/data/1.jpg"}, label_space_of(CONFIG)
-    assert annotation == CurrentAnnotation(ledger.last_event(KEY), stated, data, offered, made.received_at)
+    assert annotation == CurrentAnnotation(ledger.last_event(KEY), parsed, data, offered, made.received_at)
     assert annotation.offered is not None
     assert annotation.offered.has("tags", ("tree",))
 
@@ -74,7 +74,7 @@ def test_pending_is_what_changed_since_an_event(ledger: Ledger) -> None:
     ledger.record(KEY, [event(1, "cat"), event(2, "cat"), event(3, "cat", was_cancelled=True)])
     used = ledger.last_event(KEY)
     assert (ledger.changes_since(KEY, 0).total, ledger.changes_since(KEY, used).total) == (2, 0)
-    ledger.record(KEY, [event(1, "cat", at=1), event(4, unseen=True), event(5, was_cancelled=True)])
+    ledger.record(KEY, [event(1, "cat", at=1), event(4, auto_created=True), event(5, was_cancelled=True)])
     assert ledger.changes_since(KEY, used).total == 0
     ledger.record(KEY, [event(1, "dog", at=2), event(1, "tree", at=3), deleted(2), event(6, "cat")])
     found = ledger.changes_since(KEY, used)
@@ -87,7 +87,7 @@ def test_the_truth_of_an_earlier_moment_can_still_be_read(ledger: Ledger) -> Non
     before = ledger.fingerprint(KEY)
     ledger.record(KEY, [event(1, "dog", at=1), deleted(2)])
     assert ledger.fingerprint(KEY, up_to=then) == before != ledger.fingerprint(KEY)
-    assert [each.stated.id for each in ledger.annotations(KEY, up_to=then)] == [1, 2]
+    assert [each.parsed.id for each in ledger.annotations(KEY, up_to=then)] == [1, 2]
     assert ledger.fingerprint(KEY).count == 1
 
 
@@ -183,7 +183,7 @@ def test_what_no_database_keeps_does_no_harm(ledger: Ledger) -> None:
 
 
 def test_what_was_shown_is_read_again(ledger: Ledger) -> None:
-    images = (ServedImage("image", "/data/1.jpg", "ab" * 32, 2**64 - 1),)
+    images = (ShownImage("image", "/data/1.jpg", "ab" * 32, 2**64 - 1),)
     first = shown(1, ["cat"], ["dog"], images=images, version="v0003")
     second = shown(1, ["dog"], model_version="starter-2", shown_at=NOW)
     ledger.record_shown(KEY, [second, first, shown(2), shown(3)])

@@ -20,16 +20,17 @@ from support.label_studio import CREATED_AT, LEGACY, FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
+from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import label_studio_of, reconcile
+from ram_backend.feedback.reconcile import reconcile
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.requests import WebhookRequest
-from ram_backend.projects.project import Pin, Project
+from ram_backend.labelstudio.request_models import WebhookRequest
+from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.settings import load_settings
 
 LATER = NOW + 30 * MINUTE
@@ -49,9 +50,9 @@ def tell(ledger: Ledger, studio: FakeLabelStudio, annotation: dict[str, Any]) ->
 
 def usable(ledger: Ledger) -> dict[int, set[str]]:
     return {
-        each.stated.id: {path[0] for item in each.stated.items for path in item.values}
+        each.parsed.id: {path[0] for item in each.parsed.items for path in item.values}
         for each in ledger.annotations(KEY)
-        if each.stated.usable
+        if each.parsed.usable
     }
 
 
@@ -84,7 +85,7 @@ def test_deleted_predictions_take_nothing_back(ledger: Ledger, studio: FakeLabel
         tell(ledger, studio, studio.annotate(number, number, "cat", parent_prediction=10 + number))
         studio.annotate(number, number, "cat", parent_prediction=None)
     assert reconcile(ledger, KEY, api, began=LATER).added == 0
-    assert [each.stated.parent_prediction for each in ledger.annotations(KEY)] == list(range(11, 31))
+    assert [each.parsed.parent_prediction for each in ledger.annotations(KEY)] == list(range(11, 31))
     studio.annotate(1, 1, "dog", minute=5, parent_prediction=None)
     assert reconcile(ledger, KEY, api, began=LATER).added == 1
 
@@ -228,12 +229,12 @@ def test_progress_and_a_prediction_without_a_version(ledger: Ledger, studio: Fak
 
 def test_the_label_studio_of_a_project_row(studio: FakeLabelStudio) -> None:
     project = Project(replace(KEY, instance=studio.url), access_token=LEGACY)
-    trusted, other = (Pin(url, by_command=True) for url in (studio.url, "http://other"))
-    assert label_studio_of(load_settings(), project, pin=trusted).whoami()
+    trusted, other = (TrustedHost(url, by_command=True) for url in (studio.url, "http://other"))
+    assert label_studio_of(load_settings(), project, trusted_host=trusted).whoami()
     with pytest.raises(LabelStudioUnreachable, match="LABEL_STUDIO_URL"):
-        label_studio_of(load_settings(), project, pin=other).whoami()
+        label_studio_of(load_settings(), project, trusted_host=other).whoami()
     with pytest.raises(LabelStudioUnreachable, match=r"Nobody has named.*LABEL_STUDIO_URL"):
-        label_studio_of(load_settings(), Project(NOBODYS), pin=None)
+        label_studio_of(load_settings(), Project(NOBODYS), trusted_host=None)
 
 
 # Any history

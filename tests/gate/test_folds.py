@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.folds import FOLDS, folds_of, group_alike
+from ram_backend.gate.folds import FOLDS, folds_of, group_near_duplicates
 
 PHASH = np.random.default_rng(3).integers(0, 2**64, 4000, dtype=np.uint64)
 CONTENT = tuple(f"{number:064x}" for number in range(4000))
@@ -13,7 +13,7 @@ CONTENT = tuple(f"{number:064x}" for number in range(4000))
 
 def folds(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     content = [CONTENT[row] for row in rows]
-    return folds_of(group_alike(PHASH[rows], content), content)
+    return folds_of(group_near_duplicates(PHASH[rows], content), content)
 
 
 def test_the_fold_of_an_image_depends_on_nothing_but_the_image() -> None:
@@ -26,7 +26,7 @@ def test_the_fold_of_an_image_depends_on_nothing_but_the_image() -> None:
 
 def test_look_alikes_share_a_fold() -> None:
     phash = np.concatenate([PHASH[:100], PHASH[:100] ^ np.uint64(0b1001000100001)])
-    groups = group_alike(phash, CONTENT[:200])
+    groups = group_near_duplicates(phash, CONTENT[:200])
     assert (groups[:100] == groups[100:]).all()
     assert len(np.unique(groups)) == 100
     found = folds_of(groups, CONTENT[:200])
@@ -37,10 +37,10 @@ def test_groups_follow_bits_and_contents() -> None:
     base = int(PHASH[0])
     near, chain, far = base ^ 0xFF, base ^ 0xFFFF, base ^ 0x1FF << 20  # 8, 16 and 9 bits from the first
     phash = np.array([base, near, chain, far, *PHASH[1:17]], dtype=np.uint64)
-    groups = group_alike(phash, CONTENT[:20])
+    groups = group_near_duplicates(phash, CONTENT[:20])
     assert groups[0] == groups[1] == groups[2] != groups[3]  # the third through the second
     assert len(set(groups)) == 18
-    same_bytes = group_alike(phash, (*CONTENT[:3], CONTENT[10], *CONTENT[4:20]))
+    same_bytes = group_near_duplicates(phash, (*CONTENT[:3], CONTENT[10], *CONTENT[4:20]))
     assert same_bytes[3] == same_bytes[10]
     assert list(dict.fromkeys(same_bytes)) == list(range(17))  # numbered in order of appearance
 
@@ -51,7 +51,7 @@ def test_near_pairs_are_found_wherever_their_bits_differ() -> None:
     for place in range(150):
         flipped = random.permutation(64)[: random.integers(1, 9)]
         hashes[150 + place] = hashes[place] ^ np.uint64(sum(1 << int(bit) for bit in flipped))
-    groups = group_alike(hashes, CONTENT[:300])
+    groups = group_near_duplicates(hashes, CONTENT[:300])
     assert (groups[:150] == groups[150:]).all()
     assert len(set(groups)) == 150
 
@@ -60,7 +60,7 @@ def test_photos_of_one_fixed_camera_are_told_apart_more_finely() -> None:
     """Sixteen scenes eight bits apart, five near-duplicates of each: one group would leave nothing to judge by."""
     scenes = [int(PHASH[0]) ^ (0b1111 << 4 * scene) for scene in range(16)]
     copies = [scene ^ (1 << 4 * number + bit) for number, scene in enumerate(scenes) for bit in range(4)]
-    groups = group_alike(np.array([*scenes, *copies], dtype=np.uint64), CONTENT[:80])
+    groups = group_near_duplicates(np.array([*scenes, *copies], dtype=np.uint64), CONTENT[:80])
     assert len(set(groups)) == 16
     assert (groups[16:] == np.repeat(groups[:16], 4)).all()
 
@@ -77,7 +77,7 @@ def camera(frames: int, start: int) -> NDArray[np.uint64]:
 def test_one_fixed_camera_takes_no_other_group_apart() -> None:
     pairs = np.repeat(PHASH[:70], 2)
     pairs[1::2] ^= np.uint64(0b111111)
-    groups = group_alike(np.concatenate([pairs, camera(50, 70)]), CONTENT[:190])
+    groups = group_near_duplicates(np.concatenate([pairs, camera(50, 70)]), CONTENT[:190])
     assert (groups[:140:2] == groups[1:140:2]).all()
     assert len(set(groups[:140])) == 70
     assert np.bincount(groups[140:]).max() <= 0.25 * 190  # taken apart, where they made one group
@@ -85,9 +85,9 @@ def test_one_fixed_camera_takes_no_other_group_apart() -> None:
 
 
 def test_pictures_that_all_hash_alike_are_told_apart_by_their_bytes() -> None:
-    flat = group_alike(np.zeros(256, dtype=np.uint64), CONTENT[:256])
+    flat = group_near_duplicates(np.zeros(256, dtype=np.uint64), CONTENT[:256])
     assert len(set(flat)) == 256
 
 
 def test_equal_bytes_are_one_group_whatever_their_number() -> None:
-    assert set(group_alike(np.zeros(50, dtype=np.uint64), ("same",) * 50)) == {0}
+    assert set(group_near_duplicates(np.zeros(50, dtype=np.uint64), ("same",) * 50)) == {0}

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend.gate import judge as gate
-from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.off_target import measure_shift
 from ram_backend.gate.training_set import TrainingSet
@@ -56,13 +56,13 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
 
 def learned(training_set: TrainingSet, seed: int = 0, groups: Array | None = None) -> Verdict:
     """A round from corrections to verdict, with the default trainers."""
-    groups = group_alike(training_set.phash, training_set.content) if groups is None else groups
+    groups = group_near_duplicates(training_set.phash, training_set.content) if groups is None else groups
     folds = folds_of(groups, training_set.content)
     refusal = refuse_before_fitting(training_set, groups, seed)
     if refusal is not None:
         return refusal
     candidate = fit_candidate(training_set, groups, folds, seed=seed)
-    return judge_candidate(training_set, groups, folds, candidate.log_odds, judged=candidate.judged, seed=seed)
+    return judge_candidate(training_set, groups, folds, candidate.log_odds, evaluated=candidate.evaluated, seed=seed)
 
 
 def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Labels]:
@@ -239,7 +239,7 @@ def test_unknown_pairs_and_rows_that_are_not_judged_play_no_part() -> None:
     changed = better.copy()
     changed[:, 4:] = -scores[:, 4:]
     changed[40:] = -scores[40:]
-    one, other = (judged(scores, each, labels, weights, judged=judged_rows) for each in (better, changed))
+    one, other = (judged(scores, each, labels, weights, evaluated=judged_rows) for each in (better, changed))
     assert one == other
     assert one.figures["images"] == 40
 

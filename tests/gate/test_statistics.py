@@ -49,7 +49,7 @@ def test_look_alikes_count_as_one_photo() -> None:
     rows = np.repeat(np.arange(30), 4)
     alone, together = compare_edits(before, after, np.arange(30)), compare_edits(before[rows], after[rows], rows)
     assert together == alone
-    assert compare_edits(before[rows], after[rows], np.arange(120)).spread < 0.6 * alone.spread
+    assert compare_edits(before[rows], after[rows], np.arange(120)).standard_error < 0.6 * alone.standard_error
 
 
 @pytest.mark.parametrize("mean", [0.3, 3.0])

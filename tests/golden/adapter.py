@@ -19,10 +19,10 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.gate.folds import folds_of, group_alike
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
@@ -53,7 +53,7 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     """Outcome and figures of a simulated project's round: refusal or fit, verdict."""
     training_set = TrainingSet(**cases.simulated(seed, images, shuffled))
-    groups = group_alike(training_set.phash, training_set.content)
+    groups = group_near_duplicates(training_set.phash, training_set.content)
     folds = folds_of(groups, training_set.content)
     verdict = refuse_before_fitting(training_set, groups, seed)
     if verdict is None:
@@ -70,13 +70,13 @@ def read_history(data_dir: Path) -> dict[str, Any]:
     database = open_migrated(settings)
     ledger, table = Ledger(database), VersionTable(database)
     changes = ProjectTable(database).changes()
-    found: dict[str, Any] = {"pinned": changes.pin and changes.pin.host, "projects": {}}
+    found: dict[str, Any] = {"pinned": changes.trusted_host and changes.trusted_host.host, "projects": {}}
     for project in changes.projects:
         key = project.key
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
-        plan = parse_label_config(project.label_config)
-        labels = merge_corrections(corrections_of(plan, truth, ledger.shown(key), Weights(0.5, 0.05)))
+        schema = parse_label_config(project.label_config)
+        labels = merge_corrections(corrections_of(schema, truth, ledger.shown(key), Weights(0.5, 0.05)))
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)
@@ -90,16 +90,16 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         served = table.served(key)
         jobs = [
             [each.kind, each.state, each.reason, each.message, each.attempt, each.result, each.last_event]
-            for each in JobQueue(database).jobs(key)
+            for each in JobTable(database).jobs(key)
         ]
         found["projects"][str(key)] = {
             "revision": project.revision,
             "label_config": hashlib.sha256(project.label_config.encode()).hexdigest(),
             "token": project.access_token,
-            "options": [project.extra_params.to_json(), project.set_options.to_json()],
+            "options": [project.extra_params.to_json(), project.admin_options.to_json()],
             "fingerprint": [print_.hash, print_.count, print_.first_event, print_.last_event],
             "annotations": {
-                str(each.stated.id): [each.stated.task, [[list(v) for v in item.values] for item in each.stated.items]]
+                str(each.parsed.id): [each.parsed.task, [[list(v) for v in item.values] for item in each.parsed.items]]
                 for each in truth
             },
             "labels": {

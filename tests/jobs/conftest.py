@@ -9,7 +9,7 @@ from support.jobs import KEY, connect
 
 from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 
 
@@ -22,5 +22,5 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @pytest.fixture
-def queue(database: Database) -> JobQueue:
-    return JobQueue(database)
+def queue(database: Database) -> JobTable:
+    return JobTable(database)

@@ -8,8 +8,8 @@ from support.jobs import KEY, OTHER, claimed, connect, correct
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import JobResult
-from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings
 from ram_backend.versions.table import VersionTable
@@ -25,80 +25,83 @@ def service(few: Settings, database: Database) -> JobService:
     return JobService(few, database)
 
 
-def end(queue: JobQueue, job_id: str, last_event: int) -> None:
+def end(queue: JobTable, job_id: str, last_event: int) -> None:
     queue.finish(claimed(queue, job_id), JobResult("learned", {}, last_event))
 
 
-def test_five_presses_are_one_job(service: JobService, queue: JobQueue) -> None:
+def test_five_presses_are_one_job(service: JobService, queue: JobTable) -> None:
     nameless = ProjectKey("", KEY.id, KEY.created)  # an event doesn't name its Label Studio
-    answers = [service.request(key, "Start Training was pressed") for key in (nameless, KEY, KEY, KEY, nameless)]
+    answers = [
+        service.request_training_message(key, "Start Training was pressed")
+        for key in (nameless, KEY, KEY, KEY, nameless)
+    ]
     (job,) = {each["job"] for each in answers}
     assert "is queued as job" in answers[0]["message"]
     assert "was queued already" in answers[4]["message"]
     assert [(each.key, each.reason) for each in queue.jobs()] == [(KEY, "Start Training was pressed")]
     queue.claim(job, "here/1")
-    running = service.request(KEY, "pressed")
+    running = service.request_training_message(KEY, "pressed")
     assert (running["job"], "is running" in running["message"]) == (job, True)
 
 
-def test_a_pinned_project_is_not_trained(service: JobService, database: Database, queue: JobQueue) -> None:
+def test_a_pinned_project_is_not_trained(service: JobService, database: Database, queue: JobTable) -> None:
     VersionTable(database).pin(KEY)
-    answer = service.request(KEY, "pressed")
+    answer = service.request_training_message(KEY, "pressed")
     assert set(answer) == {"message"}
     assert "pinned to base" in answer["message"]
     assert "unpin" in answer["message"]
     assert queue.jobs() == []
 
 
-def test_an_unknown_project_is_not_trained(service: JobService, database: Database, queue: JobQueue) -> None:
+def test_an_unknown_project_is_not_trained(service: JobService, database: Database, queue: JobTable) -> None:
     """However many corrections it has."""
     correct(database, 1, 2, 3, key=OTHER)
-    answer = service.request(OTHER, "pressed")
+    answer = service.request_training_message(OTHER, "pressed")
     assert set(answer) == {"message"}
     assert "not known yet" in answer["message"]
-    assert service.check(OTHER) == []
+    assert service.request_due_trainings(OTHER) == []
     assert queue.jobs() == []
 
 
-def test_enough_corrections_ask_by_themselves(service: JobService, database: Database, queue: JobQueue) -> None:
+def test_enough_corrections_ask_by_themselves(service: JobService, database: Database, queue: JobTable) -> None:
     connect(database, OTHER)
     correct(database, 1, 2)
     correct(database, 1, 2, 3, key=OTHER)
     assert service.pending() == 5
-    assert [job.reason for job in service.check(KEY, OTHER)] == ["3 corrections have changed"]
-    assert service.check(KEY, OTHER) == []
+    assert [job.reason for job in service.request_due_trainings(KEY, OTHER)] == ["3 corrections have changed"]
+    assert service.request_due_trainings(KEY, OTHER) == []
     assert [job.key for job in queue.jobs()] == [OTHER]
 
 
-def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database: Database, queue: JobQueue) -> None:
+def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database: Database, queue: JobTable) -> None:
     """Pending is what changed since the last attempt, whatever came of it."""
     correct(database, 1, 2, 3)
-    end(queue, service.check(KEY)[0].id, 3)
+    end(queue, service.request_due_trainings(KEY)[0].id, 3)
     correct(database, 1, 2, 3)  # the same events again
     assert service.pending(KEY) == 0
     correct(database, 1, 2, second=1)  # saved again, with the same tags
     assert service.pending(KEY) == 2
     correct(database, 4, 5, 6)
-    assert len(service.check(KEY)) == 1
+    assert len(service.request_due_trainings(KEY)) == 1
 
 
-def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: Database, queue: JobQueue) -> None:
+def test_a_rejected_candidate_does_not_ask_again(service: JobService, database: Database, queue: JobTable) -> None:
     correct(database, 1, 2, 3)
-    end(queue, service.request(KEY, "pressed")["job"], 3)
-    assert service.check(KEY) == []
+    end(queue, service.request_training_message(KEY, "pressed")["job"], 3)
+    assert service.request_due_trainings(KEY) == []
     correct(database, 4)
-    assert service.check(KEY) == []
+    assert service.request_due_trainings(KEY) == []
     correct(database, 5)
-    assert len(service.check(KEY)) == 1
+    assert len(service.request_due_trainings(KEY)) == 1
 
 
 def test_each_attempt_needs_half_as_many_corrections_again(
-    service: JobService, database: Database, queue: JobQueue
+    service: JobService, database: Database, queue: JobTable
 ) -> None:
     rounds, last = [], 0
     for number in range(1, 60):
         correct(database, number)
-        if jobs := service.check(KEY):
+        if jobs := service.request_due_trainings(KEY):
             last = service.ledger.last_event(KEY)
             end(queue, jobs[0].id, last)
             rounds.append(number)
@@ -109,8 +112,8 @@ def test_each_attempt_needs_half_as_many_corrections_again(
 def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:
     correct(database, 1, 2, 3)
     service = JobService(few.model_copy(update={"train_after": 0}), database)
-    assert service.check(KEY) == []
-    assert service.request(KEY, "pressed")["job"]
+    assert service.request_due_trainings(KEY) == []
+    assert service.request_training_message(KEY, "pressed")["job"]
 
 
 def test_a_look_at_all_projects_loads_them_once(service: JobService, database: Database) -> None:
@@ -125,5 +128,5 @@ def test_a_look_at_all_projects_loads_them_once(service: JobService, database: D
     def note(*details: object) -> None:
         statements.append(str(details[2]))
 
-    service.check(*keys)
+    service.request_due_trainings(*keys)
     assert sum("FROM projects" in each for each in statements) == 1

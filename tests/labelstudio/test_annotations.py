@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from ram_backend.labelstudio.annotations import (
     MAX_STATEMENT_CHARS,
-    StatedAnnotation,
+    ParsedAnnotation,
     canonical_json,
     caption_in,
-    content_of,
+    content_hash,
     read_annotation,
     read_items,
     ticked_paths,
@@ -25,13 +25,13 @@ from ram_backend.labelstudio.annotations import (
 from ram_backend.labelstudio.label_config import parse_label_config
 
 
-def read(given: dict[str, Any], **options: Any) -> StatedAnnotation:
-    stated = read_annotation(given, **options)
-    assert stated is not None
-    return stated
+def read(given: dict[str, Any], **options: Any) -> ParsedAnnotation:
+    parsed = read_annotation(given, **options)
+    assert parsed is not None
+    return parsed
 
 
-def recorded(name: str) -> StatedAnnotation:
+def recorded(name: str) -> ParsedAnnotation:
     return read(body(f"webhook-annotation-{name}")["annotation"])
 
 
@@ -48,13 +48,13 @@ def values(*items: Any) -> list[tuple[Any, ...]]:
 
 
 def test_an_edited_prediction() -> None:
-    stated = recorded("created-choices-textarea-from-prediction-changed")
-    assert (stated.id, stated.task, stated.completed_by, stated.parent_prediction) == (31, 58, 1, 108)
-    assert stated.updated_at == datetime(2026, 11, 23, 16, 55, 21, 213796, tzinfo=UTC)
-    assert stated.created_at == datetime(2026, 11, 23, 16, 55, 21, 213760, tzinfo=UTC)
-    assert [each.values for each in stated.items] == [(("cat",), ("tree",), ("sky",), ("water",))]
-    assert "93%" not in stated.canonical()  # the model's own words are not kept
-    assert stated.usable
+    parsed = recorded("created-choices-textarea-from-prediction-changed")
+    assert (parsed.id, parsed.task, parsed.completed_by, parsed.parent_prediction) == (31, 58, 1, 108)
+    assert parsed.updated_at == datetime(2026, 11, 23, 16, 55, 21, 213796, tzinfo=UTC)
+    assert parsed.created_at == datetime(2026, 11, 23, 16, 55, 21, 213760, tzinfo=UTC)
+    assert [each.values for each in parsed.items] == [(("cat",), ("tree",), ("sky",), ("water",))]
+    assert "93%" not in parsed.canonical()  # the model's own words are not kept
+    assert parsed.usable
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_an_edited_prediction() -> None:
     ],
 )
 def test_recorded_ones(name: str, count: int, usable: bool) -> None:
-    stated = recorded(name)
-    assert (len(stated.items), stated.usable) == (count, usable)
+    parsed = recorded(name)
+    assert (len(parsed.items), parsed.usable) == (count, usable)
 
 
 def test_made_from_predictions_in_bulk_nobody_has_looked() -> None:
     given = body("webhook-annotations-created")["annotation"]
-    assert [(each.unseen, each.usable) for each in map(read, given)] == [(True, False)] * 3
+    assert [(each.auto_created, each.usable) for each in map(read, given)] == [(True, False)] * 3
     for seen in ({"updated_by": 1}, {"parent_prediction": None}):  # edited, and imported labels
         assert read({**given[0], **seen}).usable
 
@@ -91,7 +91,7 @@ def test_the_api_and_a_webhook_say_the_same() -> None:
     }
     one, other = read(webhook), read(listed, task=123)
     assert one == other
-    assert content_of(one.canonical()) == content_of(other.canonical())
+    assert content_hash(one.canonical()) == content_hash(other.canonical())
 
 
 def test_the_same_statement_at_another_time_has_the_same_content() -> None:
@@ -115,9 +115,9 @@ def test_the_same_statement_at_another_time_has_the_same_content() -> None:
     ],
 )
 def test_times(moment: object, microseconds: int) -> None:
-    stated = read(annotation(updated_at=moment))
-    assert stated.updated_us == microseconds
-    assert (stated.updated_at is None) == (microseconds == 0)
+    parsed = read(annotation(updated_at=moment))
+    assert parsed.updated_us == microseconds
+    assert (parsed.updated_at is None) == (microseconds == 0)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_nothing_can_be_made_of(broken: dict[str, Any]) -> None:
 
 
 def test_numbers_may_be_digits_or_objects() -> None:
-    stated = read(annotation(id="7", task={"id": 9}, completed_by={"id": "3"}))
-    assert (stated.id, stated.task, stated.completed_by) == (7, 9, 3)
-    stated = read({"id": 1, "result": None}, task=5)  # the task may be known otherwise
-    assert (stated.task, stated.items) == (5, ())
+    parsed = read(annotation(id="7", task={"id": 9}, completed_by={"id": "3"}))
+    assert (parsed.id, parsed.task, parsed.completed_by) == (7, 9, 3)
+    parsed = read({"id": 1, "result": None}, task=5)  # the task may be known otherwise
+    assert (parsed.task, parsed.items) == (5, ())
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def region(label: str, name: str = "boxes", kind: str = "rectanglelabels") -> di
 def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> None:
     tool = {"from_name": "where", "to_name": "image", "type": "rectangle", "value": {"x": 0, "y": 0}}
     said = [region("cat"), region("dog"), tool, region("cat"), region("cow", "more", "labels"), item(["sky"])]
-    stated = read(annotation(result=said))
-    assert [(each.from_name, each.kind, each.values) for each in stated.items] == [
+    parsed = read(annotation(result=said))
+    assert [(each.from_name, each.kind, each.values) for each in parsed.items] == [
         ("boxes", "rectanglelabels", (("cat",), ("dog",))),
         ("more", "labels", (("cow",),)),
         ("tags", "choices", (("sky",),)),
     ]
-    assert "width" not in stated.canonical()
+    assert "width" not in parsed.canonical()
 
 
 def test_a_huge_one_is_left_out() -> None:
@@ -213,9 +213,9 @@ FIELDS = ("id", "task", "result", "updated_at", "created_at", "completed_by", "p
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, anything)), st.booleans())
 def test_whatever_comes_it_never_raises(fields: dict[str, Any], good: bool) -> None:
-    stated = read_annotation(annotation(**fields) if good else fields)
-    if stated is not None:
-        assert StatedAnnotation.from_canonical(stated.canonical(), updated_us=stated.updated_us) == stated
+    parsed = read_annotation(annotation(**fields) if good else fields)
+    if parsed is not None:
+        assert ParsedAnnotation.from_canonical(parsed.canonical(), updated_us=parsed.updated_us) == parsed
 
 
 def test_task_data_without_the_longest_values() -> None:

@@ -107,7 +107,7 @@ def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -
         (None, "LABEL_STUDIO_API_KEY"),
         ("", "LABEL_STUDIO_API_KEY"),
         ("b2" * 20, "legacy.*off by default"),
-        (f"a.{'W1tb' * 20_000}.c", "personal access token no more"),  # a JWT with 60,000 opening brackets
+        (f"a.{'W1tb' * 20_000}.c", "no longer accepts our personal access token"),  # a JWT with 60,000 opening brackets
     ],
     ids=["none", "empty", "legacy", "nested JWT"],
 )
@@ -122,7 +122,7 @@ def test_a_personal_access_token_that_was_revoked(studio: FakeLabelStudio) -> No
     client.get(FILE)
     studio.personal = None
     studio.revoke_access()
-    with pytest.raises(LabelStudioUnauthorized, match="personal access token no more") as caught:
+    with pytest.raises(LabelStudioUnauthorized, match="no longer accepts our personal access token") as caught:
         client.get(FILE)
     assert PERSONAL not in str(caught.value)
 

@@ -41,21 +41,21 @@ READY = sorted(path.stem for path in FOLDER.glob("*.xml"))
 @pytest.mark.parametrize("name", READY)
 def test_each_ready_config_can_be_served_and_says_when_to_use_it(name):
     text = ready(name)
-    plan = parse_label_config(text)
+    schema = parse_label_config(text)
     left_alone = ['model_tags="false"'] if name == "all_options" else []
-    assert len(plan.notes) == len(left_alone)
-    assert all(why in note for why, note in zip(left_alone, plan.notes, strict=True))
+    assert len(schema.notes) == len(left_alone)
+    assert all(why in note for why, note in zip(left_alone, schema.notes, strict=True))
     assert "Use it" in text.split("-->")[0]
     assert "\t" not in text
 
 
 def test_the_ready_configs_show_every_way_of_working():
     plans = {name: parse_label_config(ready(name)) for name in READY}
-    controls = [control for plan in plans.values() for control in plan.tag_controls]
+    controls = [control for schema in plans.values() for control in schema.tag_controls]
     assert {control.kind for control in controls} == {"choices", "taxonomy", "labels", "rectanglelabels", "textarea"}
     assert any(control.single for control in controls)
     assert any(control.dynamic for control in controls)
-    assert any(len(plan.images) > 1 for plan in plans.values())
+    assert any(len(schema.images) > 1 for schema in plans.values())
     everything = plans["all_options"]
     assert {each.kind for each in everything.confidence_controls["image"]} == {"textarea", "rectanglelabels"}
     assert any(control.precision is not None for control in everything.tag_controls)

@@ -8,7 +8,7 @@ import pytest
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import Choice, LabelPlan, TagControl, choices_for, image_reference, look_up
+from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, image_reference, look_up
 
 IMAGE = '<Image name="image" value="$image"/>'
 ENTRIES = '<Label value="cat"/><Label value="Dog" alias="d"/>'
@@ -21,7 +21,7 @@ CAT_AND_DOG = '<Choice value="cat"/><Choice value="dog"/>'
 KITTEN = '<Choice value="cat"><Choice value="kitten"/></Choice>'
 
 
-def plan(*inside: str) -> LabelPlan:
+def schema(*inside: str) -> LabelSchema:
     return parse_label_config(f"<View>{''.join(inside)}</View>")
 
 
@@ -34,13 +34,13 @@ def taxonomy(inside: str, attributes: str = "") -> str:
 
 
 def control(*inside: str) -> TagControl:
-    (only,) = plan(IMAGE, *inside).tag_controls
+    (only,) = schema(IMAGE, *inside).tag_controls
     return only
 
 
 def refusal(*inside: str) -> str:
     with pytest.raises(LabelConfigError) as caught:
-        plan(*inside)
+        schema(*inside)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -99,12 +99,12 @@ def test_what_results_say_and_what_is_scored(choice: str, expected: tuple[Any, .
         (choices(attributes='model_score_threshold="0.35"'), {"threshold": 0.35}),
         (choices(attributes='model_top_k="7" required="true"'), {"top_k": 7, "required": True}),
         (choices(attributes='model_min_precision="0.9"'), {"precision": 0.9}),
-        (BOXES.format(""), {"kind": "rectanglelabels", "regions": True, "free": False, "single": False}),
+        (BOXES.format(""), {"kind": "rectanglelabels", "regions": True, "free_text": False, "single": False}),
         (BOXES.format('maxUsages="1" required="true"'), {"max_usages": None, "required": False}),
         (BOXES.format('model_min_precision="0.9"'), {"precision": 0.9}),
         (BOXES.format('opacity="0"'), {"name": "boxes"}),
-        (LABELS + TOOL, {"kind": "labels", "regions": True, "tool": "where"}),
-        (AREA.format("words", ""), {"kind": "textarea", "free": True, "choices": ()}),
+        (LABELS + TOOL, {"kind": "labels", "regions": True, "rectangle_control": "where"}),
+        (AREA.format("words", ""), {"kind": "textarea", "free_text": True, "choices": ()}),
         (AREA.format("words", 'maxSubmissions="4"'), {"max_usages": 4}),
     ],
 )
@@ -120,7 +120,7 @@ def test_labels_of_regions() -> None:
 
 
 def test_element_and_attribute_names_in_any_case() -> None:
-    found = plan('<image NAME="i" Value="$photo"/><choices name="t" TONAME="i"><choice VALUE="cat"/></choices>')
+    found = schema('<image NAME="i" Value="$photo"/><choices name="t" TONAME="i"><choice VALUE="cat"/></choices>')
     assert found.images == {"i": "photo"}
     assert [choice.value for choice in found.tag_controls[0].choices] == ["cat"]
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_used_is_named(inside: str, words: tuple[str, ...]) -> No
 
 
 def test_a_value_in_another_script_is_scored_by_its_english_alias() -> None:
-    found = plan(IMAGE, choices(inside='<Choice value="狗" alias="dog"/><Choice value="猫"/><Choice value="chien"/>'))
+    found = schema(IMAGE, choices(inside='<Choice value="狗" alias="dog"/><Choice value="猫"/><Choice value="chien"/>'))
     assert [each.texts for each in found.tag_controls[0].choices] == [("dog",), ("猫",), ("chien",)]
     (note,) = found.notes
     assert "猫" in note
@@ -161,10 +161,10 @@ def test_what_is_not_filled_is_said() -> None:
     more = (
         '<Image name="other" value="$other"/><Choices name="both" toName="image,other"><Choice value="cat"/></Choices>'
     )
-    (note,) = plan(IMAGE, more).notes
+    (note,) = schema(IMAGE, more).notes
     assert "is for image, other: the tags are those of image alone" in note
     pages = '<Repeater on="$pages"><Image name="p{{idx}}" value="$pages[{{idx}}].url"/></Repeater>'
-    assert any("Repeater" in note for note in plan(IMAGE, choices(), pages).notes)
+    assert any("Repeater" in note for note in schema(IMAGE, choices(), pages).notes)
 
 
 def test_an_image_that_is_no_variable_is_named() -> None:
@@ -173,7 +173,7 @@ def test_an_image_that_is_no_variable_is_named() -> None:
 
 
 def test_several_controls_and_images_among_others_that_nobody_tags() -> None:
-    found = plan(
+    found = schema(
         '<Image name="front" value="$image1"/><Image name="back" value="$image2"/>',
         '<Choices name="a" toName="front" model_score_threshold="0.2"><Choice value="cat"/></Choices>',
         '<Taxonomy name="b" toName="back"><Choice value="sky"/></Taxonomy>',
@@ -204,7 +204,7 @@ def test_several_controls_and_images_among_others_that_nobody_tags() -> None:
 )
 def test_what_is_not_for_the_whole_image_or_has_no_tags_is_left_alone_and_said(inside: str) -> None:
     assert "'tags' is left alone" in refusal(IMAGE, inside)
-    other = plan(IMAGE, inside, '<Choices name="plain" toName="image"><Choice value="cat"/></Choices>')
+    other = schema(IMAGE, inside, '<Choices name="plain" toName="image"><Choice value="cat"/></Choices>')
     assert [each.name for each in other.tag_controls] == ["plain"]
     assert any("'tags'" in note for note in other.notes)
 
@@ -227,13 +227,15 @@ def test_controls_that_somebody_else_fills_are_not_ours(inside: str) -> None:
 
 def test_a_named_control_is_filled_too() -> None:
     more = 'model_tags="true"'
-    found = plan(IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", ""))
+    found = schema(
+        IMAGE, choices(), BOXES.format(more + ' opacity="0"'), AREA.format("more", more), AREA.format("x", "")
+    )
     assert [each.name for each in found.tag_controls] == ["tags", "boxes", "more"]
     assert found.confidence_controls == {}
-    without = plan(IMAGE, choices(attributes='model_tags="no"'), BOXES.format(more))
+    without = schema(IMAGE, choices(attributes='model_tags="no"'), BOXES.format(more))
     assert [each.name for each in without.tag_controls] == ["boxes"]
     assert any("model_tags" in note for note in without.notes)
-    assert [each.name for each in plan(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
+    assert [each.name for each in schema(IMAGE, AREA.format("a", ""), BOXES.format("")).tag_controls] == ["boxes"]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_dynamic_taxonomy_has_paths() -> None:
 
 
 def test_where_the_image_is() -> None:
-    deep = plan('<Image name="image" value="$photos[1].url"/>', choices()).tag_controls[0]
+    deep = schema('<Image name="image" value="$photos[1].url"/>', choices()).tag_controls[0]
     assert image_reference(deep, {"photos": [{}, {"url": "/data/upload/1/x.jpg"}]}) == "/data/upload/1/x.jpg"
     for without in ({}, {"photos": []}, {"photos": [{}, {"url": None}]}, {"photos": [{}, {"url": " "}]}, {"photos": 3}):
         assert image_reference(deep, without) is None
@@ -294,10 +296,10 @@ def test_where_the_image_is() -> None:
 
 def test_a_text_area_that_nobody_can_type_in_shows_confidences() -> None:
     area = '<TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>'
-    (found,) = plan(IMAGE, choices(), area).confidence_controls["image"]
+    (found,) = schema(IMAGE, choices(), area).confidence_controls["image"]
     assert (found.name, found.kind) == ("confidence", "textarea")
     second = area.replace("confidence", "confidence2")
-    assert len(plan(IMAGE, choices(), area, second).confidence_controls["image"]) == 1
+    assert len(schema(IMAGE, choices(), area, second).confidence_controls["image"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,7 @@ def test_a_text_area_that_nobody_can_type_in_shows_confidences() -> None:
     ],
 )
 def test_what_annotators_fill_is_not_ours(area: str) -> None:
-    assert plan(IMAGE, '<Text name="text" value="$t"/>', choices(), area).confidence_controls == {}
+    assert schema(IMAGE, '<Text name="text" value="$t"/>', choices(), area).confidence_controls == {}
 
 
 @pytest.mark.parametrize(
@@ -324,32 +326,32 @@ def test_what_annotators_fill_is_not_ours(area: str) -> None:
     ],
 )
 def test_invisible_rectangles_show_confidences_wherever_something_else_is_filled(inside: str) -> None:
-    found = plan(IMAGE, inside)
+    found = schema(IMAGE, inside)
     assert [each.name for each in found.confidence_controls["image"]] == ["conf"]
     assert "conf" not in [each.name for each in found.tag_controls]
 
 
 @pytest.mark.parametrize("opacity", ["0", "0.0", "0."])
 def test_invisible_rectangles_show_confidences_of_tags_that_have_a_label(opacity: str) -> None:
-    (found,) = plan(IMAGE, choices(), BOXES.format(f'opacity="{opacity}"')).confidence_controls["image"]
+    (found,) = schema(IMAGE, choices(), BOXES.format(f'opacity="{opacity}"')).confidence_controls["image"]
     assert found.kind == "rectanglelabels"
     assert dict(found.labels) == {"cat": "cat", "Dog": "d", "d": "d"}
 
 
 def test_the_digest_is_of_what_changes_answers() -> None:
     """It is part of the model version: another one makes Label Studio ask anew for every task."""
-    first = plan(IMAGE, choices())
+    first = schema(IMAGE, choices())
     assert first.digest.startswith("8583528cad21ae8a"), "label configs that say nothing new keep their digest"
-    assert plan(IMAGE, '<Header value="Which animals?"/>', choices()).digest == first.digest
+    assert schema(IMAGE, '<Header value="Which animals?"/>', choices()).digest == first.digest
     attributes = ('model_score_threshold="0.4"', 'model_top_k="4"', 'model_min_precision="0.8"')
     others = [
-        *(plan(IMAGE, choices(attributes=f'choice="multiple" {each}')) for each in attributes),
-        plan(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.9"')),
-        plan(IMAGE, choices(attributes='choice="single"')),
-        plan(IMAGE, choices('<Choice value="dog"/><Choice value="cat"/>')),
-        plan(IMAGE, choices('<Choice value="cat" predicted_values="lynx"/><Choice value="dog"/>')),
-        plan('<Image name="image" value="$photo"/>', choices()),
-        plan(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
+        *(schema(IMAGE, choices(attributes=f'choice="multiple" {each}')) for each in attributes),
+        schema(IMAGE, choices(attributes='choice="multiple" model_min_precision="0.9"')),
+        schema(IMAGE, choices(attributes='choice="single"')),
+        schema(IMAGE, choices('<Choice value="dog"/><Choice value="cat"/>')),
+        schema(IMAGE, choices('<Choice value="cat" predicted_values="lynx"/><Choice value="dog"/>')),
+        schema('<Image name="image" value="$photo"/>', choices()),
+        schema(IMAGE, choices(), '<TextArea name="confidence" toName="image" maxSubmissions="0"/>'),
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 1 + len(others)
 
@@ -368,7 +370,7 @@ def test_the_digest_is_of_what_changes_answers() -> None:
     ],
 )
 def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
-    found, plain = plan(IMAGE, choices(), area), plan(IMAGE, choices())
+    found, plain = schema(IMAGE, choices(), area), schema(IMAGE, choices())
     assert [each.to_name for each in found.captions] == ["image"] * caption
     assert [each.name for each in found.tag_controls] == ["tags"]
     if caption:
@@ -377,12 +379,12 @@ def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
 
 def test_a_text_area_with_tags_has_no_caption() -> None:
     caption = '<TextArea name="caption" toName="image"/>'
-    assert plan(IMAGE, caption).captions == ()
+    assert schema(IMAGE, caption).captions == ()
     assert control(caption).name == "caption"
-    both = plan(IMAGE, caption, '<TextArea name="tags" toName="image"/>')
+    both = schema(IMAGE, caption, '<TextArea name="tags" toName="image"/>')
     assert ([each.name for each in both.tag_controls], [each.name for each in both.captions]) == (["tags"], ["caption"])
     with pytest.raises(LabelConfigError, match="nothing to tag"):
-        plan(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
+        schema(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
 
 
 def test_boxes_are_asked_for_by_labels_only() -> None:

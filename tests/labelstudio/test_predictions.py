@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, control_confidence, empty_prediction, prediction
+from ram_backend.labelstudio.schema import free_choice
 
 IMAGE = '<Image name="image" value="$image"/>'
 NAMES = ("cat", "dog", "tree", "sky")
@@ -31,14 +31,14 @@ SIZE = {"image_sizes": {"image": (640, 480)}}
 
 def predict(xml: str, scores: dict[str, Any], threshold: float = 0.5, **more: Any) -> dict[str, Any]:
     """The prediction for scores by choice, or by control and choice; other controls have none."""
-    plan = parse_label_config(f"<View>{IMAGE}{xml}</View>")
+    schema = parse_label_config(f"<View>{IMAGE}{xml}</View>")
     by_name = scores if isinstance(next(iter(scores.values())), dict) else {"tags": scores}
     scored = {
         control.name: [ScoredChoice(each, by_name[control.name][each.value], threshold) for each in control.choices]
-        for control in plan.tag_controls
+        for control in schema.tag_controls
         if control.name in by_name
     }
-    return prediction(plan, scored, model_version="v1", **more)
+    return prediction(schema, scored, model_version="v1", **more)
 
 
 def of(*scores: float) -> dict[str, float]:
@@ -184,10 +184,10 @@ def test_labels_with_a_rectangle_are_pairs_of_one_id() -> None:
 
 
 def test_free_tags_are_lines_best_first_and_no_more_than_asked() -> None:
-    plan = parse_label_config(f'<View>{IMAGE}<TextArea name="tags" toName="image" maxSubmissions="2"/></View>')
+    schema = parse_label_config(f'<View>{IMAGE}<TextArea name="tags" toName="image" maxSubmissions="2"/></View>')
     scores = {"cat": 0.6, "red chair": 0.9, "sofa": 0.8, "lamp": 0.2}
     scored = {"tags": [ScoredChoice(free_choice(name), score, 0.5) for name, score in scores.items()]}
-    (item,) = prediction(plan, scored, model_version="v")["result"]
+    (item,) = prediction(schema, scored, model_version="v")["result"]
     assert (item["type"], item["value"]) == ("textarea", {"text": ["red chair", "sofa"]})
 
 

@@ -11,9 +11,9 @@ from support.label_studio import CREATED, LEGACY, PERSONAL, FakeLabelStudio
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.images.fetch import FetchLimits
+from ram_backend.labelstudio.api_models import ConnectedBackend
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.records import ConnectedBackend
 
 # Asking and sending
 

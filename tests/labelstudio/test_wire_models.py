@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ram_backend.errors import RequestError
-from ram_backend.labelstudio.requests import PredictRequest, SetupRequest, WebhookRequest, read_request
+from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
 
 
 def test_a_minimal_setup():

@@ -19,11 +19,11 @@ from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, ProjectNotFound, ProjectOptionsError
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedPrediction
+from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
-from ram_backend.projects.project import Pin, Project, Setup
+from ram_backend.projects.project import Project, Setup, TrustedHost
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 
@@ -68,8 +68,8 @@ def test_the_revision_grows_with_what_matters_for_scores_only(table: ProjectTabl
     assert write(token="another", extra_params={"threshold": 7}) == 1
     assert write(extra_params={"top_k": 3}) == 2
     assert write(CONFIG.replace("tags", "more"), None, {"top_k": 3}) == 3
-    assert table.set_options(KEY, options(0.2)).revision == 4
-    assert table.set_options(KEY, options(0.2)).revision == 4
+    assert table.edit_options(KEY, options(0.2)).revision == 4
+    assert table.edit_options(KEY, options(0.2)).revision == 4
     (stored,) = table.changes().projects
     assert (stored.revision, stored.access_token) == (4, TOKEN)
 
@@ -99,7 +99,7 @@ def test_a_malformed_setup_takes_nothing_in(store: ProjectCache, bad: dict[str, 
     with pytest.raises(InputError):
         setup(store, **bad)
     assert store.projects() == []
-    assert store.pin is None
+    assert store.trusted_host is None
 
 
 def test_what_no_database_keeps_does_no_harm(store: ProjectCache, table: ProjectTable) -> None:
@@ -113,7 +113,7 @@ def test_what_no_database_keeps_does_no_harm(store: ProjectCache, table: Project
 def test_extra_params_come_before_attributes_and_set_options() -> None:
     mine = ProjectOptions(tags=("cat",), threshold=0.7, per_tag={"cat": 0.8, "dog": 0.9}, top_k=9)
     stronger = ProjectOptions(threshold=0.1, per_tag={"cat": 0.2})
-    project = Project(KEY, extra_params=stronger, set_options=mine)
+    project = Project(KEY, extra_params=stronger, admin_options=mine)
     expected = ProjectOptions(tags=("cat",), threshold=0.1, per_tag={"cat": 0.2, "dog": 0.9}, top_k=5)
     assert project.options(ProjectOptions(threshold=0.4, top_k=5)) == expected
     assert project.options().top_k == 9
@@ -136,7 +136,7 @@ def test_what_another_process_writes_is_seen(store: ProjectCache, settings: Sett
 
 def test_options_of_a_project_that_is_not_there(table: ProjectTable) -> None:
     with pytest.raises(ProjectNotFound, match="project list"):
-        table.set_options(KEY, options(0.5))
+        table.edit_options(KEY, options(0.5))
 
 
 def test_a_request_without_hostname_finds_its_project(store: ProjectCache) -> None:
@@ -203,7 +203,7 @@ def test_a_pin_that_was_not_known_holds_against_the_first_setup(tmp_path: Path) 
     store.start()
     settle(store)
     assert not store.connection(project).trusted
-    assert store.pin == Pin(HOST, by_command=True)
+    assert store.trusted_host == TrustedHost(HOST, by_command=True)
     store.close()
 
 
@@ -213,7 +213,7 @@ def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, mo
     store = ProjectCache(settings)  # no thread: each exchange is ours
     setup(store)
     store._exchange()
-    table.set_options(KEY, options(0.2))
+    table.edit_options(KEY, options(0.2))
     read = ProjectTable.changes
 
     def read_and_be_interrupted(self: ProjectTable, since: int = -1) -> object:
@@ -224,7 +224,7 @@ def test_a_setup_that_comes_while_the_store_reads_is_not_lost(tmp_path: Path, mo
     monkeypatch.setattr(ProjectTable, "changes", read_and_be_interrupted)
     store._exchange()
     (project,) = store.projects()
-    assert (project.label_config, project.set_options) == ("<View/>", ProjectOptions(threshold=0.2))
+    assert (project.label_config, project.admin_options) == ("<View/>", ProjectOptions(threshold=0.2))
     assert store.pending == 1
     store.close()
 
@@ -282,7 +282,8 @@ for project in range(10):
         store.upsert(Setup.read(key, label_config="<View/>", access_token=None, extra_params={"top_k": 3}))
 while store.pending or len(store.projects()) < 50:
     time.sleep(0.01)
-print(json.dumps([store.pin and store.pin.host, sorted((str(each.key), each.revision) for each in store.projects())]))
+trusted = store.trusted_host
+print(json.dumps([trusted and trusted.host, sorted((str(each.key), each.revision) for each in store.projects())]))
 store.close()
 """
 
@@ -331,7 +332,7 @@ def test_tokens_are_neither_shown_nor_logged(
 def test_what_another_process_evicts_is_gone_unless_it_was_used(tmp_path: Path, until: Until) -> None:
     own = load_settings(data_dir=tmp_path, max_projects=3)
     table = ProjectTable(open_migrated(own))
-    shown = ServedPrediction(task_id=1, model_version="v", shown_at=datetime.now(UTC))
+    shown = ShownPrediction(task_id=1, model_version="v", shown_at=datetime.now(UTC))
     Ledger(open_migrated(own)).record_shown(ProjectKey(HOST, 2, 5), [shown])
     with closing(ProjectCache(own).start()) as first, closing(ProjectCache(own).start()) as second:
         for number in (1, 2, 3):

@@ -11,7 +11,7 @@ from projects.setups import HOST, KEY, OTHER_HOST, REF, TOKEN, Until, settle, se
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Connection, Pin, Project, connection_of
+from ram_backend.projects.project import Connection, Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import load_settings
 
@@ -21,24 +21,24 @@ OpenStore = Callable[..., ProjectCache]
 def test_the_first_host_is_pinned_and_no_other_gets_a_token(
     store: ProjectCache, table: ProjectTable, until: Until
 ) -> None:
-    assert store.pin is None
+    assert store.trusted_host is None
     mine, theirs = setup(store), setup(store, hostname=OTHER_HOST)
     settle(store)
-    assert store.pin == table.changes().pin == Pin(HOST, by_command=False)
+    assert store.trusted_host == table.changes().trusted_host == TrustedHost(HOST, by_command=False)
     trusted, other = store.connection(mine), store.connection(theirs)
     assert (trusted.base_url, trusted.token, trusted.trusted) == (HOST, TOKEN, True)
     assert (other.base_url, other.token, other.trusted) == (OTHER_HOST, TOKEN, False), "its own token, under the guard"
     table.pin_host(OTHER_HOST)
-    until(lambda: store.pin == Pin(OTHER_HOST, by_command=True))
+    until(lambda: store.trusted_host == TrustedHost(OTHER_HOST, by_command=True))
     assert not store.connection(mine).trusted
     assert store.connection(theirs).token == TOKEN
     setup(store)
     settle(store)
-    assert table.changes().pin == Pin(OTHER_HOST, by_command=True)
+    assert table.changes().trusted_host == TrustedHost(OTHER_HOST, by_command=True)
 
 
 def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
-    first = Pin(HOST, by_command=False)
+    first = TrustedHost(HOST, by_command=False)
     assert table.pin_host(HOST, by_command=False) == first
     before = table.changes().change
     assert table.pin_host(OTHER_HOST, by_command=False) == first
@@ -46,9 +46,9 @@ def test_the_first_of_two_pins_holds(table: ProjectTable) -> None:
 
 
 def test_a_pin_by_command_keeps_the_token_of_its_host_only(table: ProjectTable) -> None:
-    with_token = Pin(HOST, by_command=True, token=TOKEN)
+    with_token = TrustedHost(HOST, by_command=True, token=TOKEN)
     table.pin_host(HOST, by_command=False)
-    assert table.pin_host(HOST, token=TOKEN) == with_token == table.changes().pin
+    assert table.pin_host(HOST, token=TOKEN) == with_token == table.changes().trusted_host
     before = table.changes().change
     assert table.pin_host(HOST) == table.pin_host(OTHER_HOST, by_command=False) == with_token
     assert table.changes().change == before
@@ -62,7 +62,7 @@ def test_setup_pins_nothing_unless_both_are_on_loopback(open_store: OpenStore, s
     store = open_store(host=server, label_studio_api_key="own")
     project = setup(store, hostname=studio)
     settle(store)
-    assert store.pin is None
+    assert store.trusted_host is None
     assert store.connection(project) == Connection(studio or None, TOKEN, trusted=False)
 
 
@@ -81,7 +81,9 @@ def test_the_settings_token_goes_to_no_host_that_only_setup_named(
 
 def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
     def connection(project: Project) -> Connection:
-        return connection_of(project, pin=Pin(OTHER_HOST, by_command=True, token="kept"), url=None, api_key=None)
+        return connection_of(
+            project, trusted_host=TrustedHost(OTHER_HOST, by_command=True, token="kept"), url=None, api_key=None
+        )
 
     theirs = Project(ProjectKey(OTHER_HOST, 1, 1), access_token=TOKEN)
     assert connection(theirs) == Connection(OTHER_HOST, "kept", trusted=True)
@@ -107,7 +109,7 @@ def test_the_settings_are_stronger_than_what_setup_brings(open_store: OpenStore)
     connection = store.connection(setup(store, hostname=OTHER_HOST))
     assert connection == Connection("http://label-studio:8080", "own", trusted=True)
     settle(store)
-    assert store.pin is None
+    assert store.trusted_host is None
     store = open_store(label_studio_api_key="own")
     theirs, mine = setup(store, hostname=OTHER_HOST), setup(store)
     assert (store.connection(theirs).token, store.connection(mine).token) == (TOKEN, TOKEN)

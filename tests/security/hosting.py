@@ -14,7 +14,7 @@ import httpx
 from fastapi import FastAPI
 from support.server import serving
 
-from ram_backend.server.running import server_config
+from ram_backend.server.uvicorn_runner import server_config
 from ram_backend.settings import Settings
 
 

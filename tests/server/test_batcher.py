@@ -16,7 +16,7 @@ import pytest
 from ram_backend.errors import NotAvailable
 from ram_backend.server import batcher as batcher_module
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.prometheus import ServerMetrics
 
 
 class Gated:
@@ -67,7 +67,7 @@ def batcher() -> Iterator[Batcher]:
 
 @pytest.fixture
 def with_spare() -> Iterator[Batcher]:
-    with closing(Batcher(1, 0.0, ServerMetrics(), spare_lane=True)) as made:
+    with closing(Batcher(1, 0.0, ServerMetrics(), spare_thread=True)) as made:
         yield made
 
 
@@ -92,7 +92,7 @@ def test_encoders_are_not_mixed_and_keep_their_order(batcher: Batcher) -> None:
 def test_jobs_go_before_the_next_batch(batcher: Batcher, network: Gated) -> None:
     busy(batcher, network)
     waiting = put(batcher, network, 1)
-    seen = batcher.run(lambda: len(network.batches))
+    seen = batcher.submit_scoring(lambda: len(network.batches))
     network.go_on.release()
     assert seen.result(30) == 1
     network.go_on.release()
@@ -145,7 +145,7 @@ def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
 
 def test_a_spare_lane_waits_while_the_first_has_a_short_job_or_is_free(with_spare: Batcher, network: Gated) -> None:
     go_on = threading.Event()
-    job = with_spare.run(lambda: go_on.wait(30))
+    job = with_spare.submit_scoring(lambda: go_on.wait(30))
     futures = put(with_spare, network, 0)
     assert not network.entered.acquire(timeout=0.2)
     go_on.set()
@@ -172,8 +172,8 @@ def test_an_error_reaches_those_whom_it_concerns(batcher: Batcher) -> None:
     with pytest.raises(ZeroDivisionError):
         results(put(batcher, Telling(lambda: 1 / 0), 1))
     with pytest.raises(ZeroDivisionError):
-        batcher.run(lambda: 1 / 0).result(30)
-    assert batcher.run(lambda: 7).result(30) == 7
+        batcher.submit_scoring(lambda: 1 / 0).result(30)
+    assert batcher.submit_scoring(lambda: 7).result(30) == 7
 
 
 def test_closing_gives_up_what_waits(network: Gated) -> None:
@@ -188,7 +188,7 @@ def test_closing_gives_up_what_waits(network: Gated) -> None:
     closing.join(30)
     assert running.result(0).item() == 0
     with pytest.raises(NotAvailable):
-        batcher.run(lambda: 1)
+        batcher.submit_scoring(lambda: 1)
 
 
 def test_a_stream_of_jobs_keeps_no_image_out(batcher: Batcher, network: Gated) -> None:
@@ -201,10 +201,10 @@ def test_a_stream_of_jobs_keeps_no_image_out(batcher: Batcher, network: Gated) -
         nonlocal done
         done += 1
         if not stop.is_set():
-            batcher.run(again)
+            batcher.submit_scoring(again)
 
     for _ in range(4):
-        batcher.run(again)
+        batcher.submit_scoring(again)
     try:
         assert results(put(batcher, network, 7)) == [7]
     finally:
@@ -216,11 +216,11 @@ def test_jobs_wait_for_one_late_batch_at_most(
     batcher: Batcher, network: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where images never stop coming, what finishes requests still gets its turn after each batch."""
-    monkeypatch.setattr(batcher_module, "LATE_S", -1.0)
+    monkeypatch.setattr(batcher_module, "AGING_S", -1.0)
     order: list[str] = []
     busy(batcher, network)
     last = put(batcher, network, *range(1, 10))[-1]
-    jobs = [batcher.run(lambda: order.append(f"job after {len(network.batches)}")) for _ in range(3)]
+    jobs = [batcher.submit_scoring(lambda: order.append(f"job after {len(network.batches)}")) for _ in range(3)]
     network.go_on.release(4)
     last.result(30)
     assert [each.result(30) for each in jobs] == [None] * 3

@@ -19,16 +19,16 @@ from support.tiny_model import BLUE, RED, picture
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ServedPrediction, image_key
+from ram_backend.feedback.shown import ShownPrediction, image_key
 from ram_backend.images.decode import decode
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import free_choice
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
+from ram_backend.labelstudio.schema import free_choice
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import handlers
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
 from ram_backend.settings import Settings
 
@@ -77,7 +77,7 @@ def test_a_correction_is_in_the_ledger_when_it_is_answered(
     key = ProjectKey(studio.url, 1, STAMP)
     assert client.post("/webhook", json=event()).json() == {"status": "ok"}
     (kept,) = ledger.annotations(key)
-    assert (kept.stated.id, kept.stated.task) == (1, 11)
+    assert (kept.parsed.id, kept.parsed.task) == (1, 11)
     assert list(ledger.last_events()) == [key], "under the project that `/setup` has named"
     client.post("/webhook", json=event())
     assert len(ledger.annotations(key)) == 1
@@ -152,7 +152,7 @@ def test_corrections_from_many_at_once(client: httpx.Client, ledger: Ledger, stu
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(say, (1, 11, 21, 31)))
     assert statuses == [200] * 40
-    assert [each.stated.id for each in ledger.annotations(key)] == list(range(1, 41))
+    assert [each.parsed.id for each in ledger.annotations(key)] == list(range(1, 41))
 
 
 def test_start_training(client: httpx.Client, jobs: FakeJobs, studio: FakeLabelStudio) -> None:
@@ -222,16 +222,16 @@ def test_what_was_shown_of_every_kind_of_control() -> None:
         '<RectangleLabels name="boxes" toName="image" model_tags="true"><Label value="p"/><Label value="q" alias="r"/>'
         '</RectangleLabels><TextArea name="words" toName="image" model_tags="true"/></View>'
     )
-    plan = parse_label_config(config)
+    schema = parse_label_config(config)
     free = (free_choice("m"), free_choice("red chair"))
     scored = {
         control.name: [
             ScoredChoice(choice, score, 0.5) for choice, score in zip(control.choices or free, (0.2, 0.9), strict=True)
         ]
-        for control in plan.tag_controls
+        for control in schema.tag_controls
     }
-    made = prediction(plan, scored, model_version="v", image_sizes={})
-    shown = shown_of(plan, 3, made, scored, [], "v0001")
+    made = prediction(schema, scored, model_version="v", image_sizes={})
+    shown = shown_of(schema, 3, made, scored, [], "v0001")
     found = [(each.control, "/".join(each.path), each.ticked) for each in shown.choices]
     on = {("flat", "b"), ("tree", "x/y"), ("boxes", "r"), ("words", "red chair")}
     off = {("flat", "a"), ("tree", "x"), ("boxes", "p"), ("words", "m")}
@@ -239,8 +239,8 @@ def test_what_was_shown_of_every_kind_of_control() -> None:
     assert (shown.version, shown.model_version) == ("v0001", "v")
 
 
-def record(task: int) -> ServedPrediction:
-    return ServedPrediction(task_id=task, model_version="v", shown_at=datetime.now(UTC))
+def record(task: int) -> ShownPrediction:
+    return ShownPrediction(task_id=task, model_version="v", shown_at=datetime.now(UTC))
 
 
 def test_closing_writes_what_waits() -> None:

@@ -26,7 +26,7 @@ def ask(late: House, tasks: int, project: str = PROJECT) -> tuple[int, str]:
 
 
 def test_many_tasks_become_a_job(late: House) -> None:
-    assert ask(late, 12) == (503, "job j2 goes on with 12 tasks")
+    assert ask(late, 12) == (503, "job j2 continues 12 tasks")
     assert late.jobs.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
 
 
@@ -40,7 +40,7 @@ def test_one_task_and_tasks_of_no_project_do_not(late: House, tasks: int, projec
 
 
 def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late.jobs, "prelabel", Mock(side_effect=DatabaseUnavailable("It is away.")))
+    monkeypatch.setattr(late.jobs, "hand_over_tasks", Mock(side_effect=DatabaseUnavailable("It is away.")))
     status, said = ask(late, 12)
     assert (status, "fewer tasks at a time" in said) == (503, True)
 

@@ -83,7 +83,7 @@ def test_pieces_are_embedded_in_the_order_in_which_they_come(
             submitted.extend(*args)
             return future
 
-    monkeypatch.setattr(model, "PIECE", 1)
+    monkeypatch.setattr(model, "CHUNK", 1)
     monkeypatch.setattr(model, "ThreadPoolExecutor", Threads)
     words.go_on.clear()
     encoder = colour_model(settings).text_encoder

@@ -25,7 +25,7 @@ from support.tiny_model import BLUE, GREEN, RED, ColourNetwork, ColourWords, col
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import BundleNotFound, InputError, ProjectOptionsError
-from ram_backend.labelstudio.requests import SetupRequest
+from ram_backend.labelstudio.request_models import SetupRequest
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import in_process, model
 from ram_backend.server.in_process import InProcess

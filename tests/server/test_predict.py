@@ -250,7 +250,7 @@ def test_too_many_tasks_for_the_time(start: Start, studio: FakeLabelStudio) -> N
     images = many(studio, 12)
     answer = client.post("/predict", json=predict_body(CONFIG, images))
     assert answer.status_code == 503
-    assert "fewer tasks at a time" in answer.json()["error"]
+    assert "were not done in time: job" in answer.json()["error"]
     network.seconds = 0
     wait_until(lambda: client.post("/predict", json=predict_body(CONFIG, images)).status_code == 200)
     assert sum(network.batches) < 24, "what was done is remembered"

@@ -122,7 +122,7 @@ def test_scores_that_are_no_numbers_quarantine_a_version(house: Callable[..., Ho
     wait_until(lambda: there.quarantined)
     network.broken = False
     assert there.scores()[0] == before[0]
-    assert "no number between 0 and 1" in there.quarantined[0]["reason"]
+    assert "not a number between 0 and 1" in there.quarantined[0]["reason"]
 
 
 def test_another_bundle(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:

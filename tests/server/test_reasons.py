@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.server import serving
 
 from ram_backend.server.middleware import LONGEST_REASON, as_reason, problem
-from ram_backend.server.running import ReasonPhraseProtocol
+from ram_backend.server.uvicorn_runner import ReasonPhraseProtocol
 
 BODY = '"\r\nHTTP/1.1 400 x\r\nx-reason: from the body\r\n\r\n"'
 

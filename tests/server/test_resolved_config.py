@@ -13,8 +13,8 @@ from support.tiny_model import identity, tiny_bundle
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.plan import choices_for
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
+from ram_backend.labelstudio.schema import choices_for
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
 from ram_backend.projects.keys import ProjectKey
@@ -35,7 +35,7 @@ def recipe(
     model: ModelIdentity | None = None,
     version: VersionRef | None = None,
 ) -> ResolvedConfig:
-    project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra), set_options=parse_options(own))
+    project = Project(ProjectKey("", 1, 2), extra_params=parse_options(extra), admin_options=parse_options(own))
     return resolve_config(model or identity(), parse_label_config(config), project, version)
 
 
@@ -146,7 +146,7 @@ def test_what_is_left_out_changes_no_prediction(
         for choice, score, threshold in zip(control.choices, scores, thresholds, strict=True)
     ]
     results = [
-        prediction(made.plan, {"tags": choices}, model_version="v", top_k={"tags": made.options["tags"].top_k})
+        prediction(made.schema, {"tags": choices}, model_version="v", top_k={"tags": made.options["tags"].top_k})
         for choices in (few, every)
     ]
     assert results[0] == results[1]
@@ -220,7 +220,7 @@ def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
 def test_a_precision_for_choices_that_come_with_each_task() -> None:
     config = choices_config(attributes='value="$options" model_min_precision="0.65"')
     made = recipe(config, model=identity(calibrated()))
-    (control,) = made.plan.tag_controls
+    (control,) = made.schema.tag_controls
     offered = choices_for(control, {"options": ["red", "blue", "pink"]})
     assert made.dynamic(control, offered).thresholds == (0.65, 0.7, 0.65)
     assert "come with each task" in promises(made)[0]

@@ -30,9 +30,9 @@ from support.server import (
 from support.tiny_model import BLUE, RED, ColourNetwork, ColourWords, identity, picture
 
 from ram_backend.errors import DatabaseUnavailable
-from ram_backend.server import metrics as metrics_module
 from ram_backend.server import model
-from ram_backend.server.metrics import ServerMetrics
+from ram_backend.server import prometheus as metrics_module
+from ram_backend.server.prometheus import ServerMetrics
 
 Start = Callable[..., httpx.Client]
 

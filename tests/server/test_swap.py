@@ -170,7 +170,7 @@ def test_memory_of_the_old_returns(house: Callable[..., House]) -> None:
     there = house()
     there.serve(there.make(-5.0))
     there.scores()
-    old = there.services.swap.live(there.key)
+    old = there.services.swap.actual(there.key)
     held = [weakref.ref(old), weakref.ref(old.delta)]
     del old
     there.serve(there.make(5.0))

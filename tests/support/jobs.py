@@ -11,7 +11,7 @@ from ram_backend.database.engine import Database
 from ram_backend.feedback.events import FeedbackEvent, statement_event
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.annotations import read_annotation
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
@@ -51,10 +51,10 @@ def statement(
         "lead_time": 1.0,
         "parent_prediction": prediction,
     }
-    stated = read_annotation(annotation)
-    assert stated is not None
+    parsed = read_annotation(annotation)
+    assert parsed is not None
     data = {"image": image or picture_of(number)}
-    return statement_event(stated, datetime.now(UTC), task_data=data)
+    return statement_event(parsed, datetime.now(UTC), task_data=data)
 
 
 def picture_of(number: int) -> str:
@@ -81,14 +81,14 @@ def make_due(database: Database, job_id: str) -> None:
         row.not_before = row.requested_at
 
 
-def job_of(queue: JobQueue, job_id: str) -> Job:
+def job_of(queue: JobTable, job_id: str) -> Job:
     """As it is now."""
     job = queue.get(job_id)
     assert job is not None
     return job
 
 
-def claimed(queue: JobQueue, job_id: str, worker: str = "here/1") -> Job:
+def claimed(queue: JobTable, job_id: str, worker: str = "here/1") -> Job:
     """Claimed now, by a worker on record."""
     claim = queue.claim(job_id, worker)
     assert claim is not None

@@ -17,14 +17,15 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 from support.tiny_model import ColourNetwork, identity
-from ram_backend.server import model, running
+from ram_backend.server import uvicorn_runner
+from ram_backend.server import model
 
 class Slow(ColourNetwork):
     def __init__(self):
         super().__init__(seconds={seconds!r})
 
 model.load_network = lambda *args, **options: Slow()
-running.prepare = lambda settings, say: None
+uvicorn_runner.prepare = lambda settings, say: None
 model.identify = lambda settings: identity()
 from ram_backend.cli.main import main
 sys.argv = ["ram-backend", "serve", *sys.argv[1:]]

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.server.running import bind
+from ram_backend.server.uvicorn_runner import bind
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.table import VersionTable
@@ -93,23 +93,23 @@ def ticked(client: httpx.Client, body: dict[str, Any]) -> list[list[Any]]:
 
 
 class FakeJobs:
-    """A job service that notes what is asked of it, and its queue."""
+    """A job service that notes what is requested, and its table."""
 
     def __init__(self) -> None:
-        self.queue = self
+        self.table = self
         self.asked: list[tuple[ProjectKey, str]] = []
         self.debounced: list[bool] = []
         self.corrections = 0
         self.late: list[tuple[ProjectKey, list[int], str]] = []
 
-    def request(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
+    def request_training_message(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         self.asked.append((key, reason))
         self.debounced.append(debounced)
         return {"job": "j1", "message": "queued"}
 
-    def prelabel(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
+    def hand_over_tasks(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
         self.late.append((key, list(tasks), reason))
-        return {"job": "j2", "message": f"job j2 goes on with {len(tasks)} tasks"}
+        return {"job": "j2", "message": f"job j2 continues {len(tasks)} tasks"}
 
     def open_jobs(self) -> dict[tuple[str, str], int]:
         return {("train", "requested"): len(self.asked), ("train", "running"): 0}

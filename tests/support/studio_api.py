@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from ram_backend.labelstudio.records import ConnectedBackend, valid_rows
+from ram_backend.labelstudio.api_models import ConnectedBackend, valid_rows
 
 PAGE = 100
 

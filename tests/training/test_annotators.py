@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.training.annotators import believed_pairs
+from ram_backend.training.annotators import reliable_pairs
 
 random = np.random.default_rng(0)
 SCORES = random.beta(0.3, 0.9, (60, 40))
@@ -16,7 +16,7 @@ ALL = np.ones_like(TICKED)
 
 
 @pytest.mark.parametrize(
-    ("labels", "believed"),
+    ("labels", "reliable"),
     [
         (TRUTH, ALL),
         (TRUTH & (TICKED | (random.random(TRUTH.shape) > 0.3)), ALL),
@@ -25,18 +25,18 @@ ALL = np.ones_like(TICKED)
     ],
     ids=["honest", "misses 30 %", "only removes", "accepts everything"],
 )
-def test_annotators(labels: np.ndarray, believed: np.ndarray) -> None:
-    assert np.array_equal(believed_pairs(SCORES, labels, ALL, TICKED, ["a"] * 60), believed)
+def test_annotators(labels: np.ndarray, reliable: np.ndarray) -> None:
+    assert np.array_equal(reliable_pairs(SCORES, labels, ALL, TICKED, ["a"] * 60), reliable)
 
 
 def test_each_annotator_alone_and_few_photos_are_believed() -> None:
     half = np.arange(60) < 30
     labels = np.where(half[:, None], TRUTH, TICKED)
-    found = believed_pairs(SCORES, labels, ALL, TICKED, ["honest"] * 30 + ["hasty"] * 30)
+    found = reliable_pairs(SCORES, labels, ALL, TICKED, ["honest"] * 30 + ["hasty"] * 30)
     assert np.array_equal(found, np.repeat(half[:, None], 40, axis=1))
-    assert believed_pairs(SCORES[:2], TICKED[:2], ALL[:2], TICKED[:2], [1, 1]).all()
+    assert reliable_pairs(SCORES[:2], TICKED[:2], ALL[:2], TICKED[:2], [1, 1]).all()
 
 
 def test_what_nobody_knows_stays_unknown() -> None:
     known = random.random(TRUTH.shape) < 0.5
-    assert np.array_equal(believed_pairs(SCORES, TRUTH & known, known, TICKED, [1] * 60), known)
+    assert np.array_equal(reliable_pairs(SCORES, TRUTH & known, known, TICKED, [1] * 60), known)

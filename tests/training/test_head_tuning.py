@@ -102,12 +102,12 @@ def test_it_wins_where_only_the_head_can_see_what_matters(bundle: Bundle) -> Non
 def test_it_is_judged_on_images_left_out_only(bundle: Bundle) -> None:
     result = fitted(trainer(bundle))
     assert result is not None
-    assert result.judged is not None
+    assert result.evaluated is not None
     assert result.log_odds is not None
-    assert result.judged.sum() == IMAGES // 4
+    assert result.evaluated.sum() == IMAGES // 4
     training_set = tiny.training_set(images=IMAGES)
-    np.testing.assert_array_equal(result.log_odds[~result.judged], training_set.base[~result.judged])
-    assert np.abs(result.log_odds[result.judged] - training_set.base[result.judged]).max() > 0.1
+    np.testing.assert_array_equal(result.log_odds[~result.evaluated], training_set.base[~result.evaluated])
+    assert np.abs(result.log_odds[result.evaluated] - training_set.base[result.evaluated]).max() > 0.1
 
 
 @pytest.mark.parametrize("rank", [None, 4])

@@ -9,8 +9,8 @@ from ram_backend.training.ridge import (
     SPREAD_FLOOR,
     KernelEigen,
     residualise,
-    shared_targets,
-    sharing_matrix,
+    smoothed_targets,
+    smoothing_matrix,
     standardised_targets,
 )
 
@@ -51,7 +51,7 @@ def test_left_out_scores_are_those_of_models_that_never_saw_the_group(images: in
     groups[[2, 5, 7]] = 2
     groups[[0, 11]] = 0
     strength = 2.0
-    found = KernelEigen.of(features).ridge(targets, groups, strength).left_out
+    found = KernelEigen.of(features).ridge(targets, groups, strength).out_of_group_scores
     scale = (features.astype(np.float64).std(axis=0) + SPREAD_FLOOR) * np.sqrt(width)
     for group in np.unique(groups):
         out = groups == group
@@ -68,7 +68,7 @@ def test_left_out_scores_know_nothing_of_labels_that_features_do_not_explain() -
         features = random.normal(size=(30, 200)).astype(np.float32)
         labels = random.random((30, 8)) < 0.2
         targets = standardised_targets(labels, np.ones(labels.shape, dtype=np.float32))
-        scores = KernelEigen.of(features).ridge(targets, np.arange(30), 2.0).left_out
+        scores = KernelEigen.of(features).ridge(targets, np.arange(30), 2.0).out_of_group_scores
         kept = labels.any(axis=0)
         differences.append(scores[:, kept][labels[:, kept]].mean() - scores[:, kept][~labels[:, kept]].mean())
     assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(len(differences))
@@ -97,26 +97,26 @@ def test_hardly_any_images(images: int) -> None:
     features, labels, weights = drawn(images, 5)
     ridge = KernelEigen.of(features).ridge(standardised_targets(labels, weights), np.arange(images), 6.0)
     assert np.isfinite(ridge.weight).all()
-    assert np.isfinite(ridge.left_out).all()
+    assert np.isfinite(ridge.out_of_group_scores).all()
 
 
 def test_equal_images_and_one_group_give_no_evidence() -> None:
     features, labels, weights = drawn(6, 5)
     targets = standardised_targets(labels, weights)
-    assert np.all(KernelEigen.of(features).ridge(targets, np.zeros(6, dtype=np.int64), 6.0).left_out == 0)
+    assert np.all(KernelEigen.of(features).ridge(targets, np.zeros(6, dtype=np.int64), 6.0).out_of_group_scores == 0)
     same = KernelEigen.of(np.ones((6, 5), dtype=np.float32)).ridge(targets, np.arange(6), 6.0)
     assert np.all(same.weight == 0)
-    assert same.left_out == pytest.approx(np.zeros_like(targets), abs=1e-9)
+    assert same.out_of_group_scores == pytest.approx(np.zeros_like(targets), abs=1e-9)
 
 
 def test_rare_tags_borrow_from_frequent_ones_of_like_meaning() -> None:
     directions = np.eye(4)[[0, 0, 1, 2]] + 0.1 * np.eye(4)[[3, 0, 3, 3]]
     embeddings = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
-    sharing = sharing_matrix(embeddings, np.array([400, 0, 300, 2]))
-    assert sharing[0, 1] > 0.5, "the alike one lends"
-    assert abs(sharing[2, 1]) < 0.1, "the other doesn't"
-    assert np.all(sharing[1] == 0), "who was never seen has nothing to lend"
-    assert sharing[0, 0] > 0.7 > sharing[3, 3], "frequent tags keep their own, rare ones are shrunk"
+    smoothing = smoothing_matrix(embeddings, np.array([400, 0, 300, 2]))
+    assert smoothing[0, 1] > 0.5, "the alike one lends"
+    assert abs(smoothing[2, 1]) < 0.1, "the other doesn't"
+    assert np.all(smoothing[1] == 0), "who was never seen has nothing to lend"
+    assert smoothing[0, 0] > 0.7 > smoothing[3, 3], "frequent tags keep their own, rare ones are shrunk"
 
 
 def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
@@ -140,12 +140,14 @@ def test_what_is_beyond_the_bundle_is_a_regression_on_its_scores() -> None:
 def test_shared_targets_share_weights() -> None:
     features, labels, weights = drawn(30, 8, seed=4)
     targets = standardised_targets(labels, weights)
-    sharing = np.random.default_rng(0).random((3, 3))
+    smoothing = np.random.default_rng(0).random((3, 3))
     spectrum, groups = KernelEigen.of(features), np.arange(30)
-    own, mixed = (spectrum.ridge(some, groups, 6.0) for some in (targets, shared_targets(targets, targets, sharing)))
-    assert mixed.weight == pytest.approx(sharing.T @ own.weight, abs=1e-9)
-    assert mixed.bias == pytest.approx(sharing.T @ own.bias, abs=1e-9)
-    assert mixed.left_out == pytest.approx(own.left_out @ sharing, abs=1e-9)
+    own, mixed = (
+        spectrum.ridge(some, groups, 6.0) for some in (targets, smoothed_targets(targets, targets, smoothing))
+    )
+    assert mixed.weight == pytest.approx(smoothing.T @ own.weight, abs=1e-9)
+    assert mixed.bias == pytest.approx(smoothing.T @ own.bias, abs=1e-9)
+    assert mixed.out_of_group_scores == pytest.approx(own.out_of_group_scores @ smoothing, abs=1e-9)
 
 
 def test_what_the_bundle_knows_is_kept_but_not_lent() -> None:
@@ -157,8 +159,8 @@ def test_what_the_bundle_knows_is_kept_but_not_lent() -> None:
     scores = np.repeat(features[:, :1], 2, axis=1)
     weights = np.ones((400, 2), dtype=np.float32)
     targets = standardised_targets(labels, weights)
-    sharing = np.array([[0.9, 0.8], [0.0, 0.0]])
-    mixed = shared_targets(targets, residualise(targets, scores, weights), sharing)
+    smoothing = np.array([[0.9, 0.8], [0.0, 0.0]])
+    mixed = smoothed_targets(targets, residualise(targets, scores, weights), smoothing)
     lender, borrower = KernelEigen.of(features).ridge(mixed, np.arange(400), 0.1).weight
     assert lender[0] == pytest.approx(lender[1], rel=0.2)
     assert abs(borrower[0]) < 0.1 * borrower[1]

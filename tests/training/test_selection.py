@@ -15,7 +15,7 @@ from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
 from ram_backend.models.delta import Delta
 from ram_backend.training.selection import Candidate, RecalibrationTrainer, RidgeTrainer, fit_candidate
-from ram_backend.worker.scorer import read_folds, write_folds
+from ram_backend.worker.training_set import read_folds, write_folds
 
 WIDTH = 24
 EACH = np.arange  # every image is a group of its own
@@ -91,7 +91,7 @@ def test_cross_fitted_edits_are_those_of_unseen_photos() -> None:
     assert figures["residual"]["edits"] < figures["recalibration"]["edits"]
     unseen = UNSEEN.edits(log_odds(candidate), UNSEEN.thresholds).mean()
     assert figures[candidate.trainer]["edits"] == pytest.approx(unseen, rel=0.15)
-    assert candidate.judged.all()
+    assert candidate.evaluated.all()
 
 
 def test_features_that_say_nothing_do_no_harm() -> None:
@@ -272,13 +272,15 @@ class Fixed:
 
     name: str
     log_odds: np.ndarray
-    judged: np.ndarray
+    evaluated: np.ndarray
 
     def fit(self, training_set: TrainingSet, *_: Any) -> Candidate:
         count, width = len(training_set.tags), training_set.features.shape[1]
         unchanged = np.ones(count, np.float32), np.zeros((count, width), np.float32), np.zeros(count, np.float32)
         delta = Delta(training_set.tags, *unchanged, training_set.base_thresholds)
-        return Candidate(delta, {"by": self.name}, log_odds=self.log_odds, judged=self.judged, files={"head": b"tuned"})
+        return Candidate(
+            delta, {"by": self.name}, log_odds=self.log_odds, evaluated=self.evaluated, files={"head": b"tuned"}
+        )
 
 
 class Silent:

@@ -14,12 +14,12 @@ from worker.working import none_is_left
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import running_urls
 from ram_backend.settings import Settings
-from ram_backend.worker import scorer
 from ram_backend.worker import train as training
-from ram_backend.worker.run_job import carry_out
+from ram_backend.worker import training_set
+from ram_backend.worker.run_job import claim_and_run
 
 __all__ = ["database", "queue"]
 
@@ -38,18 +38,18 @@ def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
     network = ColourNetwork()
     monkeypatch.setattr(training, "find_bundle", lambda *_, **__: tiny_bundle())
     monkeypatch.setattr(training, "load_network", lambda *_, **__: network)
-    monkeypatch.setattr(scorer, "tag_embeddings", lambda *_: None)
+    monkeypatch.setattr(training_set, "tag_embeddings", lambda *_: None)
     return network
 
 
 @pytest.fixture
-def train(settings: Settings, database: Database, queue: JobQueue, network: ColourNetwork) -> Callable[..., Job]:
+def train(settings: Settings, database: Database, queue: JobTable, network: ColourNetwork) -> Callable[..., Job]:
     """Requests a training and does it, with changed settings."""
 
     def trained(**changes: Any) -> Job:
         job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
-        carry_out(settings.model_copy(update={"tuning": "off", **changes}), database, job.id)
+        claim_and_run(settings.model_copy(update={"tuning": "off", **changes}), database, job.id)
         return queue.get(job.id) or job
 
     return trained

@@ -17,8 +17,8 @@ from worker.working import kill_at_random, working
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.queue import JobQueue
 from ram_backend.jobs.service import JobService
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
@@ -51,7 +51,7 @@ def annotating(database: Database, service: JobService) -> Iterator[list[int]]:
         while not stop.wait(0.1):
             correct(database, len(acknowledged) + 1, key=KEY)
             acknowledged.append(len(acknowledged) + 1)
-            service.train(KEY, "pressed")
+            service.request_training(KEY, "pressed")
 
     thread = threading.Thread(target=annotate)
     thread.start()
@@ -65,16 +65,16 @@ def annotating(database: Database, service: JobService) -> Iterator[list[int]]:
 def test_thirty_kills(settings: Settings, database: Database) -> None:
     """While corrections stream in, each of which is learned from in the end."""
     connect(database, KEY)
-    queue, versions, ledger = JobQueue(database), VersionTable(database), Ledger(database)
+    queue, versions, ledger = JobTable(database), VersionTable(database), Ledger(database)
     service = JobService(settings, database)
     with annotating(database, service) as acknowledged:
         kill_at_random(settings, queue, random.Random(4), "learn", between_jobs=True)
-    service.train(KEY, "pressed")
+    service.request_training(KEY, "pressed")
     with working(settings, "learn"):
         wait_until(lambda: service.pending(KEY) == 0 and not any(job.is_open for job in queue.jobs(KEY)), 600)
 
-    stated = [annotation.stated.id for annotation in ledger.annotations(KEY)]
-    assert stated == sorted(acknowledged)
+    parsed = [annotation.parsed.id for annotation in ledger.annotations(KEY)]
+    assert parsed == sorted(acknowledged)
     assert len(ledger.headers(KEY)) == len(acknowledged)
 
     jobs = queue.jobs(KEY, kind="train", limit=1000)
@@ -101,7 +101,7 @@ def test_thirty_kills_of_a_pre_labelling(settings: Settings, database: Database)
         ProjectTable(database).apply(Setup.read(studio.key, label_config=CONFIG, access_token=None, extra_params=None))
         known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 4}
         settings = settings.model_copy(update=known)
-        queue = JobQueue(database)
+        queue = JobTable(database)
         job = JobService(settings, database).prelabel(studio.key, range(1, TASKS + 1), "late")["job"]
         kill_at_random(settings, queue, random.Random(5))
         assert studio.counts()[1] < TASKS

@@ -13,15 +13,15 @@ from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.database.engine import Database
 from ram_backend.jobs.job import Job, PrelabelOptions
-from ram_backend.jobs.queue import moment
 from ram_backend.jobs.service import JobService
+from ram_backend.jobs.table import database_now
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable, key_columns
 from ram_backend.settings import Settings
 from ram_backend.versions.records import ServedRow
 from ram_backend.worker import prelabel
-from ram_backend.worker.run_job import JobContext, carry_out
+from ram_backend.worker.run_job import JobContext, claim_and_run
 
 OLD, NEW = "starter-aaaaaaaaaaaa", "starter-v0003-bbbbbbbbbbbb"
 ALL = PrelabelOptions(("all",))
@@ -44,10 +44,10 @@ class Pushes:
         known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 3}
         self.settings, self.database, self.key = settings.model_copy(update=known), database, studio.key
         self.service = JobService(self.settings, database)
-        self.queue = self.service.queue
+        self.queue = self.service.table
 
     def request(self, options: PrelabelOptions) -> Job:
-        return self.service.push(self.key, options, "for the test").job
+        return self.service.request_prelabelling(self.key, options, "for the test").job
 
     def claim(self, job: Job) -> Job:
         make_due(self.database, job.id)
@@ -55,7 +55,7 @@ class Pushes:
 
     def do(self, job: Job, **changes: Any) -> Job:
         make_due(self.database, job.id)
-        carry_out(self.settings.model_copy(update=changes), self.database, job.id)
+        claim_and_run(self.settings.model_copy(update=changes), self.database, job.id)
         return job_of(self.queue, job.id)
 
     def push(self, options: PrelabelOptions) -> Job:
@@ -65,7 +65,7 @@ class Pushes:
         """After a swap to that version."""
         with self.database.writing() as session:
             row = {**key_columns(self.key), "version": served, "pinned": False, "change": 1}
-            session.execute(insert(ServedRow).values(**row, updated_at=moment(session)))
+            session.execute(insert(ServedRow).values(**row, updated_at=database_now(session)))
         return self.do(self.queue.request(self.key, "refresh", f"{served} is served").job, **changes)
 
 
@@ -123,19 +123,19 @@ def test_its_own_portion_leads_to_no_further_job(jobs: Pushes) -> None:
     """A portion that is late within the server comes from the job that is running."""
     claim = jobs.claim(jobs.request(ALL))
     jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    assert jobs.service.prelabel(jobs.key, [4, 5], "late")["job"] == claim.id
+    assert jobs.service.hand_over_tasks(jobs.key, [4, 5], "late")["job"] == claim.id
     assert job_of(jobs.queue, claim.id).rerun_reason is None
-    jobs.service.prelabel(jobs.key, [5, 7], "late")
+    jobs.service.hand_over_tasks(jobs.key, [5, 7], "late")
     now = job_of(jobs.queue, claim.id)
     assert (now.rerun_reason, PrelabelOptions.of(now.options).tasks) == ("late", (5, 7))
 
 
 def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
-    answer = jobs.service.prelabel(ProjectKey("", jobs.key.id, jobs.key.created), range(1, 501), "late")
+    answer = jobs.service.hand_over_tasks(ProjectKey("", jobs.key.id, jobs.key.created), range(1, 501), "late")
     (job,) = jobs.queue.jobs(jobs.key)
     assert (job.id, job.kind, job.reason) == (answer["job"], "prelabel", "late")
-    assert f"500 tasks were not done in time: job {job.id} goes on with them" in answer["message"]
-    unknown = jobs.service.prelabel(ProjectKey("", 99, 1), [1, 2], "late")
+    assert f"500 tasks were not done in time: job {job.id[:8]} continues them" in answer["message"]
+    unknown = jobs.service.hand_over_tasks(ProjectKey("", 99, 1), [1, 2], "late")
     assert "job" not in unknown
     assert "not known yet" in unknown["message"]
 
@@ -239,7 +239,7 @@ def test_more_tasks_than_wanted(jobs: Pushes, swapped: FakeLabelStudio) -> None:
     job = jobs.refresh(refresh_tasks=4)
     assert job.result is not None
     assert (job.result["tasks"], job.result["left"]) == (4, 10)
-    assert "10 more are unlabelled than RAM_REFRESH_TASKS" in job.message
+    assert "10 more unlabelled tasks exceed RAM_REFRESH_TASKS" in job.message
 
 
 def test_label_studio_is_away_or_stores_nothing(jobs: Pushes, swapped: FakeLabelStudio) -> None:

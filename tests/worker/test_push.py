@@ -16,7 +16,7 @@ from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker import prelabel
-from ram_backend.worker.prelabel import Portion, Pushed, Pusher
+from ram_backend.worker.prelabel import Batch, Prelabeller, PrelabelResult
 
 ALL = PrelabelOptions(("all",))
 UNLABELLED = PrelabelOptions(("unlabelled",))
@@ -37,24 +37,28 @@ class Attempt:
     def __init__(
         self, studio: FakeLabelStudio, options: PrelabelOptions = ALL, *, size: int = 8, limit: int | None = None
     ) -> None:
-        self.portions: list[Portion] = []
+        self.portions: list[Batch] = []
         self.stages: list[tuple[object, ...]] = []
         self.api = ProjectApi(LabelStudio(studio.url, LEGACY), studio.project)
-        self._pusher = Pusher(self.api, options, size, progress=lambda *stage: self.stages.append(stage), limit=limit)
+        self._pusher = Prelabeller(
+            self.api, options, size, progress=lambda *stage: self.stages.append(stage), limit=limit
+        )
 
-    def run(self, before: Portion | None = None) -> Pushed:
+    def run(self, before: Batch | None = None) -> PrelabelResult:
         if before is not None:
-            self._pusher.settle(before)
+            self._pusher.wait_for_inflight(before)
         for portion in self._pusher.run():
             self.portions.append(portion)
         return self._pusher.result
 
 
-def push(studio: FakeLabelStudio, options: PrelabelOptions = ALL, *, size: int = 8, limit: int | None = None) -> Pushed:
+def push(
+    studio: FakeLabelStudio, options: PrelabelOptions = ALL, *, size: int = 8, limit: int | None = None
+) -> PrelabelResult:
     return Attempt(studio, options, size=size, limit=limit).run()
 
 
-def killed(studio: FakeLabelStudio, before: Portion | None) -> Portion:
+def killed(studio: FakeLabelStudio, before: Batch | None) -> Batch:
     """The second portion of an attempt that is killed while Label Studio waits for it."""
     attempt = Attempt(studio)
     retrieve = attempt.api.retrieve
@@ -131,7 +135,7 @@ def test_without_waiting_there_would_be_two(studio: FakeLabelStudio) -> None:
 
 def test_a_portion_that_never_came_is_given_up(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prelabel, "WAITING_S", 0.2)
-    Attempt(studio).run(Portion(VERSION, (1, 2), 0.1))
+    Attempt(studio).run(Batch(VERSION, (1, 2), 0.1))
     assert studio.counts() == {1: 60}
 
 
@@ -146,7 +150,7 @@ def test_somebody_opens_a_task_meanwhile(studio: FakeLabelStudio) -> None:
             studio.annotate(task, task, "red", parent_prediction=parents[-1])
 
     studio.before_store = open_two
-    assert push(studio).surplus == 2
+    assert push(studio).duplicates == 2
     assert studio.counts() == {1: 60}
     assert [each["id"] for task in (1, 2) for each in studio.tasks[task]["predictions"]] == parents
 

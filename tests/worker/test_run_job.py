@@ -13,11 +13,11 @@ from support.processes import wait_until
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
 from ram_backend.jobs.job import Job, JobResult
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.logs import request_id, with_request_id
 from ram_backend.settings import Settings
 from ram_backend.worker import heartbeat
-from ram_backend.worker.run_job import JobContext, JobFunction, carry_out
+from ram_backend.worker.run_job import JobContext, JobFunction, claim_and_run
 
 Do = Callable[..., Job]
 
@@ -29,15 +29,15 @@ def ends() -> list[str]:
 
 
 @pytest.fixture
-def do(settings: Settings, database: Database, queue: JobQueue, ends: list[str], monkeypatch: pytest.MonkeyPatch) -> Do:
+def do(settings: Settings, database: Database, queue: JobTable, ends: list[str], monkeypatch: pytest.MonkeyPatch) -> Do:
     """Requests a training and does it with a function."""
-    monkeypatch.setattr(heartbeat, "NEWS_S", 0.02)
+    monkeypatch.setattr(heartbeat, "PROGRESS_INTERVAL_S", 0.02)
 
     def done(function: JobFunction, **changes: object) -> Job:
         job = queue.request(KEY, "train", "asked").job
         make_due(database, job.id)
         changed = settings.model_copy(update={"train_after": 0, **changes})
-        carry_out(changed, database, job.id, {"train": function}, on_end=ends.append)
+        claim_and_run(changed, database, job.id, {"train": function}, on_end=ends.append)
         return job_of(queue, job.id)
 
     return done
@@ -59,12 +59,12 @@ def test_done_once(do: Do, settings: Settings, database: Database) -> None:
     job = do(function)
     assert (job.state, job.message, job.verdict, job.last_event) == ("done", "learned", "reject", 3)
     assert set((job.result or {})["seconds"]) == {"one", "two"}
-    again = carry_out(settings, database, job.id, {"train": failing(AssertionError())})
+    again = claim_and_run(settings, database, job.id, {"train": failing(AssertionError())})
     assert "done, taken, or not due" in again
 
 
 def test_log_lines_and_what_follows_name_the_http_request(
-    do: Do, queue: JobQueue, caplog: pytest.LogCaptureFixture
+    do: Do, queue: JobTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     def function(context: JobContext) -> JobResult:
         logging.getLogger("ram_backend.test").warning("in the name of %s", request_id.get())
@@ -75,7 +75,7 @@ def test_log_lines_and_what_follows_name_the_http_request(
     do(function)
     assert "in the name of first" in caplog.messages
     (refresh,) = queue.jobs(KEY, kind="refresh")
-    assert refresh.request == "first"
+    assert refresh.request_id == "first"
     assert request_id.get() is None
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_work_fails_at_once(do: Do, error: Exception, message: str) 
     assert (job.state, job.message) == ("failed", message)
 
 
-def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobQueue) -> None:
+def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobTable) -> None:
     def function(context: JobContext) -> JobResult:
         began = context.job.started_at
         assert began is not None
@@ -120,7 +120,7 @@ def test_heartbeats_keep_a_claim_and_show_progress(do: Do, queue: JobQueue) -> N
 
 
 def test_enough_corrections_that_came_meanwhile_lead_to_another_job(
-    do: Do, database: Database, queue: JobQueue
+    do: Do, database: Database, queue: JobTable
 ) -> None:
     def function(context: JobContext) -> JobResult:
         seen = context.service.ledger.last_event(KEY)
@@ -146,21 +146,21 @@ def until_the_end(ends: list[str]) -> JobFunction:
 def test_out_of_time(do: Do, ends: list[str], monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
     """Also where the database is away at first."""
     left = iter(range(failures))
-    fail = JobQueue.fail
+    fail = JobTable.fail
 
-    def away(queue: JobQueue, *args: object, **named: object) -> object:
+    def away(queue: JobTable, *args: object, **named: object) -> object:
         if next(left, None) is not None:
             raise DatabaseUnavailable("The database is away.")
         return fail(queue, *args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(JobQueue, "fail", away)
+    monkeypatch.setattr(JobTable, "fail", away)
     job = do(until_the_end(ends), job_timeout_seconds=0.1)
     assert job.state == "failed"
     assert job.message.startswith("It took longer than 0.1 s: ")
     assert ends == ["It took longer than 0.1 s"]
 
 
-def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobQueue, ends: list[str]) -> None:
+def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobTable, ends: list[str]) -> None:
     def function(context: JobContext) -> JobResult | None:
         assert queue.expire((context.job.id, str(context.job.worker)))
         return until_the_end(ends)(context)
@@ -179,7 +179,7 @@ def test_whoever_ends_the_job_itself_goes_on(do: Do, ends: list[str], end: str) 
         if end == "finish":
             context.finish(JobResult("published"))
         else:
-            context.service.queue.release(context.job, "Others go first.")
+            context.service.table.release(context.job, "Others go first.")
         threading.Event().wait(0.3)  # many heartbeats
         context.heartbeat("remove old versions")
         return None

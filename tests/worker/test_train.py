@@ -20,7 +20,7 @@ from ram_backend.feedback.shown import image_key
 from ram_backend.gate.judge import Verdict
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
@@ -85,7 +85,7 @@ def corrected(project: Trainings) -> Trainings:
     return project
 
 
-def test_an_accepted_candidate_is_served(corrected: Trainings, settings: Settings, queue: JobQueue) -> None:
+def test_an_accepted_candidate_is_served(corrected: Trainings, settings: Settings, queue: JobTable) -> None:
     corrected.gate(ACCEPT)
     job = corrected.train()
     assert (job.state, job.verdict) == ("done", "accept"), job.message
@@ -104,7 +104,7 @@ def test_an_accepted_candidate_is_served(corrected: Trainings, settings: Setting
     assert {"gather", "scores", "gate"} <= set((job.result or {})["seconds"])
 
 
-def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings, queue: JobQueue) -> None:
+def test_a_rejected_one_is_kept_and_not_served(corrected: Trainings, queue: JobTable) -> None:
     """Its verdict stands until something new comes."""
     corrected.gate(REJECT)
     job = corrected.train()
@@ -269,7 +269,7 @@ def test_too_few_corrections(project: Trainings, numbers: tuple[int, ...], messa
     job = project.train()
     assert (job.state, job.verdict) == ("done", "needs_data")
     assert message in job.message
-    assert "Label Studio was not asked" in job.message, "corrections that came by webhook are used all the same"
+    assert "Label Studio was not reachable" in job.message, "corrections that came by webhook are used all the same"
     assert project.versions.list(KEY) == []
 
 
@@ -277,7 +277,7 @@ def test_images_that_cannot_be_had_now(project: Trainings) -> None:
     project.ledger.record(KEY, [statement(number, image=f"/data/upload/7/{number}.png") for number in range(1, 5)])
     job = project.train()
     assert (job.state, job.attempt) == ("requested", 1)
-    assert "4 of 4 corrected images can't be had now" in job.message
+    assert "4 of 4 corrected images are unavailable now" in job.message
 
 
 def test_images_that_are_none_or_were_seen_before(project: Trainings, network: ColourNetwork) -> None:

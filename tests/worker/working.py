@@ -16,7 +16,7 @@ from support.jobs import TESTS
 from support.processes import processes, wait_until
 
 from ram_backend.jobs.job import JobResult
-from ram_backend.jobs.queue import JobQueue
+from ram_backend.jobs.table import JobTable
 from ram_backend.settings import Settings
 from ram_backend.worker import main, run_job
 from ram_backend.worker.run_job import JobContext
@@ -37,11 +37,11 @@ class QuickWorker(main.JobWorker):
 
 def do_job() -> None:
     """In the process of a job: trainings are done by the function that the environment names."""
-    from ram_backend.jobs import queue
+    from ram_backend.jobs import table
     from ram_backend.worker import prelabel
 
     prelabel.WAITING_S = 10.0  # the tests' Label Studio answers within a second
-    queue.BACKOFF_S = (0.1, 1.0)
+    table.BACKOFF_S = (0.1, 1.0)
     run_job.FUNCTIONS["train"] = f"worker.working:{os.environ['QUICK_FUNCTION']}"
     run_job.FUNCTIONS["refresh"] = "worker.working:sleep"
     main.do_job()
@@ -73,7 +73,7 @@ def learn(context: JobContext) -> JobResult | None:
     from support.tiny_model import ColourNetwork, tiny_bundle
 
     from ram_backend.gate.judge import Verdict
-    from ram_backend.worker import scorer, train
+    from ram_backend.worker import train, training_set
 
     def judge(*_args: object, **_named: object) -> Verdict:
         while (context.settings.data_dir / "busy").exists():
@@ -82,7 +82,7 @@ def learn(context: JobContext) -> JobResult | None:
 
     train.find_bundle = lambda *_, **__: tiny_bundle()
     train.load_network = lambda *_, **__: ColourNetwork()
-    scorer.tag_embeddings = lambda *_: None
+    training_set.tag_embeddings = lambda *_: None
     train.refuse_before_fitting = lambda *_, **__: None
     train.judge_candidate = judge
     return train.train(context)
@@ -121,7 +121,7 @@ def working(settings: Settings, function: str = "sleep") -> Iterator[RunningWork
 
 
 def kill_at_random(
-    settings: Settings, queue: JobQueue, chance: random.Random, function: str = "sleep", *, between_jobs: bool = False
+    settings: Settings, table: JobTable, chance: random.Random, function: str = "sleep", *, between_jobs: bool = False
 ) -> None:
     """Kills thirty times a worker, its job's process, or both; each sixth time at any moment if `between_jobs`."""
     worker: RunningWorker | None = None
@@ -133,22 +133,22 @@ def kill_at_random(
             if between_jobs and number % 6 == 0:
                 time.sleep(chance.uniform(0, 2))
             else:
-                wait_until(lambda: job_processes(queue), pause_s=0.05)
+                wait_until(lambda: job_processes(table), pause_s=0.05)
                 time.sleep(chance.uniform(0, 0.5))
-            for pid in job_processes(queue) if victim != "worker" else ():
+            for pid in job_processes(table) if victim != "worker" else ():
                 kill(pid)
             if victim != "job":
                 worker.kill()
     finally:
         if worker is not None:
             worker.kill()
-        for pid in job_processes(queue):
+        for pid in job_processes(table):
             kill(pid)
 
 
-def job_processes(queue: JobQueue) -> list[int]:
+def job_processes(table: JobTable) -> list[int]:
     """The processes that do jobs now, as the rows say."""
-    found = [int((job.worker or "0").rpartition("/")[2]) for job in queue.jobs() if job.state == "running"]
+    found = [int((job.worker or "0").rpartition("/")[2]) for job in table.jobs() if job.state == "running"]
     return [pid for pid in found if _does_a_job(pid)]
 
 

@@ -1,8 +1,8 @@
-"""Job queue in a table: request, claim, heartbeat, retry with backoff, finish.
+"""Job table as a queue: request, claim, lease and heartbeat, retry with backoff, finish.
 
 Each change locks the job's row and is one transaction, or part of the caller's
-(`finish`). Every moment that is compared is the database's: workers on several
-machines needn't agree about the time.
+(`finish`). Timestamps use the database clock: workers on several machines
+needn't agree about the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ram_backend.backoff import backoff
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import OPEN, Job, JobResult, Kind, PrelabelOptions, State
+from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult, JobState, PrelabelOptions
 from ram_backend.logs import request_id
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import key_columns, of_project
@@ -42,7 +42,7 @@ class Requested(NamedTuple):
     is_new: bool
 
 
-class JobQueue:
+class JobTable:
     """All jobs. Everything here waits for the database.
 
     Methods that take a claimed job raise `JobLost`, and write nothing, if
@@ -63,7 +63,7 @@ class JobQueue:
     def request(
         self,
         key: ProjectKey,
-        kind: Kind,
+        kind: JobKind,
         reason: str,
         options: PrelabelOptions | None = None,
         *,
@@ -91,7 +91,7 @@ class JobQueue:
         with self._database.reading() as session:
             return session.get(Job, job_id)
 
-    def jobs(self, key: ProjectKey | None = None, *, kind: Kind | None = None, limit: int = 50) -> list[Job]:
+    def jobs(self, key: ProjectKey | None = None, *, kind: JobKind | None = None, limit: int = 50) -> list[Job]:
         """Open jobs first, then the latest; of a project also those from before its Label Studio was named."""
         query = select(Job).order_by(Job.state.in_(OPEN).desc(), Job.requested_at.desc(), Job.id)
         if key is not None:
@@ -104,7 +104,7 @@ class JobQueue:
     def open_jobs(self) -> dict[tuple[str, str], int]:
         """Number of open jobs of all projects by kind and state, zeros included."""
         query = select(Job.kind, Job.state, func.count()).where(Job.state.in_(OPEN)).group_by(Job.kind, Job.state)
-        none: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(Kind) for state in OPEN}
+        none: dict[tuple[str, str], int] = {(kind, state): 0 for kind in get_args(JobKind) for state in OPEN}
         with self._database.reading() as session:
             return {**none, **{(kind, state): count for kind, state, count in session.execute(query)}}
 
@@ -119,14 +119,14 @@ class JobQueue:
     def due(self, waited_s: float = 0.0) -> list[Job]:
         """Jobs that a worker may begin, and could begin `waited_s` ago; the oldest first."""
         with self._database.reading() as session:
-            since = moment(session) - timedelta(seconds=waited_s)
+            since = database_now(session) - timedelta(seconds=waited_s)
             query = select(Job).where(Job.state == "requested", Job.not_before <= since)
             return list(session.scalars(query.order_by(Job.requested_at, Job.id)))
 
     def claim(self, job_id: str, worker: str) -> Job | None:
         """Takes a job that is due, with a new fencing number; None: it is not due, taken, ended, or doesn't exist."""
         with self._database.writing() as session:
-            now, job = moment(session), session.get(Job, job_id, with_for_update=True)
+            now, job = database_now(session), session.get(Job, job_id, with_for_update=True)
             if job is None or job.state != "requested" or job.not_before > now:
                 return None
             job.state, job.worker, job.message, job.rerun_reason = "running", worker, "", None
@@ -140,7 +140,7 @@ class JobQueue:
             row = _claimed(session, job, may_have_ended=True)
             if row.state != "running":
                 return False
-            row.heartbeat_at = moment(session)
+            row.heartbeat_at = database_now(session)
             if stage is not None:
                 row.stage, row.step, row.steps = stage, step, steps
             return True
@@ -153,7 +153,7 @@ class JobQueue:
     def checkpoint(self, job: Job, checkpoint: Mapping[str, Any], *, progressed: bool = False) -> None:
         """Records JSON for the next attempt, with the time as "at"; `progressed`: this attempt counts as the first."""
         with self._database.writing() as session:
-            row, now = _claimed(session, job), moment(session)
+            row, now = _claimed(session, job), database_now(session)
             row.checkpoint, row.heartbeat_at = {**checkpoint, "at": now.isoformat()}, now
             if progressed:
                 row.attempt = 1
@@ -166,7 +166,7 @@ class JobQueue:
             _wait_again(session, row, message, delay_s)
 
     def finish(self, job: Job, result: JobResult, session: Session | None = None) -> None:
-        """Ends a job well, whatever its verdict; in the caller's transaction, which a `JobLost` has to roll back."""
+        """Completes a job, whatever its verdict; in the caller's transaction, which a `JobLost` has to roll back."""
         with self._database.writing() if session is None else nullcontext(session) as transaction:
             row = _claimed(transaction, job)
             row.result = dict(result.result)
@@ -177,7 +177,7 @@ class JobQueue:
             _end(transaction, row, "done", result.message)
 
     def fail(self, job: Job, message: str, *, retry: bool) -> bool:
-        """Ends an attempt badly; `retry`: another one may help. Returns whether there will be one, after a pause."""
+        """Records a failed attempt; `retry`: another one may help. Returns whether there will be one, after a pause."""
         with self._database.writing() as session:
             row = _claimed(session, job)
             pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, row.attempt - 1), None))
@@ -192,8 +192,8 @@ class JobQueue:
         """
         with self._database.reading() as session:
             if killed is None:
-                stale = Job.heartbeat_at < moment(session) - timedelta(seconds=self._lease_s)
-                reason = f"The worker gave no sign of life for {self._lease_s:g} s"
+                stale = Job.heartbeat_at < database_now(session) - timedelta(seconds=self._lease_s)
+                reason = f"The worker sent no heartbeat for {self._lease_s:g} s"
             else:
                 stale = and_(Job.id == killed[0], Job.worker == killed[1])
                 reason = "The worker's process has ended before the job did"
@@ -222,7 +222,7 @@ class JobQueue:
         return False
 
 
-def moment(session: Session) -> datetime:
+def database_now(session: Session) -> datetime:
     """The database's time, also within a transaction; UTC, to the millisecond at least."""
     if session.get_bind().dialect.name == "sqlite":
         now = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
@@ -233,19 +233,19 @@ def moment(session: Session) -> datetime:
 def _request(
     session: Session,
     key: ProjectKey,
-    kind: Kind,
+    kind: JobKind,
     reason: str,
     options: PrelabelOptions | None = None,
     delay_s: float = 0.0,
 ) -> Requested:
-    now = moment(session)
+    now = database_now(session)
     begin = now + timedelta(seconds=delay_s)
     job = session.scalars(
         select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
     ).one_or_none()
     if job is None:
         job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, **key_columns(key))
-        job.requested_at, job.not_before, job.request = now, begin, request_id.get()
+        job.requested_at, job.not_before, job.request_id = now, begin, request_id.get()
         job.options = None if options is None else asdict(options)
         session.add(job)
         return Requested(job, True)
@@ -269,16 +269,16 @@ def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job
 
 
 def _wait_again(session: Session, row: Job, message: str, delay_s: float) -> None:
-    row.state, row.message, row.not_before = "requested", message, moment(session) + timedelta(seconds=delay_s)
+    row.state, row.message, row.not_before = "requested", message, database_now(session) + timedelta(seconds=delay_s)
     row.stage, row.step, row.steps = None, 0, 0
 
 
-def _end(session: Session, row: Job, state: State, message: str) -> None:
+def _end(session: Session, row: Job, state: JobState, message: str) -> None:
     """Ends a job, requests its rerun, and removes the oldest ended jobs of its kind.
 
     The one that has seen the latest events stays: they count as tried.
     """
-    row.state, row.message, row.finished_at = state, message, moment(session)
+    row.state, row.message, row.finished_at = state, message, database_now(session)
     if row.rerun_reason is not None:
         options = None if row.options is None else PrelabelOptions.of(row.options)
         _request(session, row.key, row.kind, row.rerun_reason, options).job.not_before = row.not_before

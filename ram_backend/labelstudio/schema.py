@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-Kind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "textarea"]
+ControlKind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "textarea"]
 
-VALUE_KEYS: Mapping[Kind, str] = {
+VALUE_KEYS: Mapping[ControlKind, str] = {
     "choices": "choices",
     "taxonomy": "taxonomy",
     "labels": "labels",
@@ -19,7 +19,7 @@ VALUE_KEYS: Mapping[Kind, str] = {
 }
 """Key of the tags in the `value` of an item, by the control's kind."""
 
-ADD_COSTS: Mapping[Kind, float] = {
+ADD_COSTS: Mapping[ControlKind, float] = {
     "choices": 1.0,
     "taxonomy": 4.0,
     "labels": 1.5,
@@ -30,7 +30,7 @@ ADD_COSTS: Mapping[Kind, float] = {
 click that opens it, five keys of a search and a click; a label and a drag against a click and a key; a typed line of a
 `TextArea` against a click. Clicks and keys take the times of the keystroke-level model (Card, Moran, Newell 1980)."""
 LISTED_CHOICES = 200
-"""A list of `Choices` that is longer is not seen at a glance: adding costs as in a `Taxonomy`."""
+"""A longer list of `Choices` doesn't fit on screen: adding costs as in a `Taxonomy`."""
 
 Nesting = Literal["flat", "nodes", "leaves"]
 """The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or those with nothing below."""
@@ -91,15 +91,15 @@ class TagControl:
             have values, else paths.
         precision: `model_min_precision`, in [0, 1]: least share of right ticks;
             None: not given.
-        tool: name of the `Rectangle` control for the regions of `Labels`; None
-            for other kinds.
+        rectangle_control: name of the `Rectangle` control for the regions of
+            `Labels`; None for other kinds.
         boxes: `model_boxes`, whether labels get the boxes of what they name
             instead of the whole image.
     """
 
     name: str
     to_name: str
-    kind: Kind
+    kind: ControlKind
     single: bool
     choices: tuple[Choice, ...]
     dynamic: str | None
@@ -110,11 +110,11 @@ class TagControl:
     max_usages: int | None = None
     nesting: Nesting = "flat"
     precision: float | None = None
-    tool: str | None = None
+    rectangle_control: str | None = None
     boxes: bool = False
 
     @property
-    def free(self) -> bool:
+    def free_text(self) -> bool:
         """Whether it takes any tag, since it lists none."""
         return self.kind == "textarea"
 
@@ -153,7 +153,7 @@ class CaptionControl:
 
 
 @dataclass(frozen=True)
-class LabelPlan:
+class LabelSchema:
     """The parsed label config of a project.
 
     Attributes:

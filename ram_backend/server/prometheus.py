@@ -59,7 +59,7 @@ class ServerMetrics:
             "ram_refused", "Requests that exceeded a quota, by what there was too much of.", ["what"]
         )
         self.unknown_events = counter("ram_unknown_events", "Events of projects that no /setup has named: not kept.")
-        self.evicted = gauge("ram_projects_evicted", "Projects that made room for others, never used.")
+        self.evicted = gauge("ram_projects_evicted", "Projects that were evicted while unused.")
         self.shown = counter("ram_shown", "Predictions whose record was written, or lost.", ["outcome"])
         self.swaps = counter("ram_version_swaps", "Changes of what projects are served, by outcome.", ["outcome"])
         swapping = "Time from noticing another version to serving it."
@@ -98,7 +98,7 @@ class ServerMetrics:
             return
         self._counted_at = time.monotonic()
         try:
-            open_jobs, pending = jobs.queue.open_jobs(), jobs.pending()
+            open_jobs, pending = jobs.table.open_jobs(), jobs.pending()
             self._open_jobs.clear()
             for (kind, state), count in open_jobs.items():
                 self._open_jobs.labels(kind, state).set(count)

@@ -1,4 +1,4 @@
-"""The app as a process: its socket, its preparations, its signals."""
+"""uvicorn runner: socket, starter installation, graceful shutdown, reason phrases."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket at the port, or at the next one that is free; port 0: any.
 
     Raises:
-        SettingsError: the host is no address of this machine, or no port near
-            is free.
+        SettingsError: the host is not an address of this machine, or no port
+            near is free.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -126,16 +126,16 @@ class TaskPredictions:
     """A task's predictions of one version.
 
     Attributes:
-        task: number of the task.
-        kept: number of the prediction that counts; None: it has none.
-        surplus: numbers of further ones.
+        task: id of the task.
+        current: id of the prediction that counts; None: it has none.
+        duplicates: ids of further ones.
         failed: the one that counts is empty because the image could not be
             fetched.
     """
 
     task: int
-    kept: int | None
-    surplus: tuple[int, ...] = ()
+    current: int | None
+    duplicates: tuple[int, ...] = ()
     failed: bool = False
 
     @classmethod

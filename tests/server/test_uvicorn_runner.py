@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from ram_backend.cli.main import app as command
 from ram_backend.errors import SettingsError
-from ram_backend.server import running
-from ram_backend.server.running import bind
+from ram_backend.server import uvicorn_runner
+from ram_backend.server.uvicorn_runner import bind
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -53,7 +53,7 @@ def test_a_taken_port_moves_on_and_says_so() -> None:
 
 
 def test_half_a_login_is_told_before_anything_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "prepare", lambda *_: pytest.fail("the bundle was opened"))
+    monkeypatch.setattr(uvicorn_runner, "prepare", lambda *_: pytest.fail("the bundle was opened"))
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
     result = CliRunner().invoke(command, ["serve", "--port", "0"])
     assert isinstance(result.exception, SettingsError)

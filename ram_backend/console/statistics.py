@@ -1,4 +1,4 @@
-"""Acceptance per tag and corrections per day, from the ledger; cached until the ledger changes."""
+"""Statistics of corrections per tag and per day, from the ledger; cached until the ledger changes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from functools import lru_cache
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
-from ram_backend.feedback.labels import State, TaskLabels, Weights
+from ram_backend.feedback.labels import LabelState, TaskLabels, Weights
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.statistics import TagCounts, count_tags
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
@@ -22,32 +23,6 @@ PROJECTS = 64
 
 PHOTOS = 60
 """Corrected photos per tag, the latest ones."""
-
-
-@dataclass(frozen=True)
-class TagCounts:
-    """How often people confirmed, added and removed a tag."""
-
-    tag: str
-    confirmed: int
-    added: int
-    removed: int
-
-    @property
-    def shown(self) -> int:
-        """How often it was ticked when they came."""
-        return self.confirmed + self.removed
-
-    @property
-    def right(self) -> float | None:
-        """Precision: the share of shown ticks that people left on; None: never shown."""
-        return self.confirmed / self.shown if self.shown else None
-
-    @property
-    def found(self) -> float | None:
-        """Recall: the share of the photos with this tag on which it was ticked beforehand; None: on no photo."""
-        there = self.confirmed + self.added
-        return self.confirmed / there if there else None
 
 
 @dataclass(frozen=True)
@@ -75,7 +50,7 @@ class CorrectedPhoto:
     """A photo on which somebody added or removed a tag.
 
     Attributes:
-        task: number of the task.
+        task: id of the task.
         to_name: name of the image in the label config.
         reference: where the image is.
         state: "added" or "removed".
@@ -85,12 +60,12 @@ class CorrectedPhoto:
     task: int
     to_name: str
     reference: str | None
-    state: State
+    state: LabelState
     score: float | None
 
 
 @dataclass(frozen=True)
-class Figures:
+class Statistics:
     """Corrections of one project, per tag and per day.
 
     Attributes:
@@ -118,7 +93,7 @@ class Figures:
         return next((each for each in found if (each.task, each.to_name) == (task, to_name)), None)
 
 
-class FiguresCache:
+class StatisticsCache:
     """LRU cache of figures, by project, last event and label config.
 
     Args:
@@ -131,7 +106,7 @@ class FiguresCache:
         self._weights = Weights.of(settings)
         self._cached = lru_cache(PROJECTS)(self._compute)
 
-    def of(self, project: Project) -> Figures:
+    def of(self, project: Project) -> Statistics:
         """The figures of a project. Waits for the database.
 
         Raises:
@@ -139,26 +114,15 @@ class FiguresCache:
         """
         return self._cached(project.key, self._ledger.last_event(project.key), project.label_config)
 
-    def _compute(self, key: ProjectKey, last_event: int, label_config: str) -> Figures:
-        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.stated.usable]
+    def _compute(self, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
+        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.parsed.usable]
         per_day = Counter(each.received_at.date() for each in annotations)
         try:
-            plan = parse_label_config(label_config)
+            schema = parse_label_config(label_config)
         except LabelConfigError as error:
-            return Figures(len(annotations), per_day, problem=str(error))
-        corrections = corrections_of(plan, annotations, self._ledger.shown(key, annotated=True), self._weights)
-        return Figures(len(annotations), per_day, count_tags(corrections), _photos(corrections))
-
-
-def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:
-    """Per tag how often it was confirmed, added and removed, the most frequent first."""
-    counts: dict[str, Counter[State]] = {}
-    for each in corrections:
-        for tag, label in each.states.items():
-            if label.state in ("confirmed", "added", "removed"):
-                counts.setdefault(tag, Counter())[label.state] += 1
-    ordered = sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0]))
-    return [TagCounts(tag, count["confirmed"], count["added"], count["removed"]) for tag, count in ordered]
+            return Statistics(len(annotations), per_day, problem=str(error))
+        corrections = corrections_of(schema, annotations, self._ledger.shown(key, annotated=True), self._weights)
+        return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
 
 
 def count_edits(corrections: Sequence[TaskLabels]) -> EditCounts:

@@ -1,4 +1,4 @@
-"""Scores of corrected images under bundle, version and candidate: the training set and the trainers."""
+"""Training set assembly: batched scores of bundle and incumbent (out of fold), annotator filter; trainers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
-from ram_backend.training.annotators import believed_pairs
+from ram_backend.training.annotators import reliable_pairs
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
-from ram_backend.worker.training_data import EncodedImages, Gathered
+from ram_backend.worker.training_data import EncodedImages, ProjectCorrections
 
 FloatArray = NDArray[np.float32]
 Tokens = NDArray[np.float16]
@@ -128,7 +128,7 @@ def build_training_set(
     scorer: Scorer,
     incumbent: Version | None,
     folds: NDArray[np.int64],
-    gathered: Gathered,
+    corrections: ProjectCorrections,
 ) -> TrainingSet:
     """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
 
@@ -151,17 +151,17 @@ def build_training_set(
         learned = dict(zip(delta.tags, delta.thresholds, strict=True))
         pairs = zip(subset.names, thresholds, strict=True)
         thresholds = np.array([learned.get(name, threshold) for name, threshold in pairs], dtype=np.float32)
-    costs = np.array([gathered.add_costs.get(name, 1.0) for name in subset.names], dtype=np.float32)
-    fixed = np.array([gathered.fixed_thresholds.get(name, np.nan) for name in subset.names], dtype=np.float32)
+    costs = np.array([corrections.add_costs.get(name, 1.0) for name in subset.names], dtype=np.float32)
+    fixed = np.array([corrections.fixed_thresholds.get(name, np.nan) for name in subset.names], dtype=np.float32)
     labels, weights = to_matrix(images.labels, subset.names)
     if subset.calibration.fitted:
         ticked = np.array(
             [[each.label(name).state in ("confirmed", "removed") for name in subset.names] for each in images.labels]
         )
         people = [
-            frozenset(gathered.annotators.get(number) for number in each.annotation_ids) for each in images.labels
+            frozenset(corrections.annotators.get(number) for number in each.annotation_ids) for each in images.labels
         ]
-        weights = weights * believed_pairs(sigmoid(base), labels, weights > 0, ticked, people)
+        weights = weights * reliable_pairs(sigmoid(base), labels, weights > 0, ticked, people)
     return TrainingSet(
         tags=subset.names,
         features=features_of(tokens),
@@ -176,7 +176,7 @@ def build_training_set(
         incumbent_thresholds=np.where(np.isnan(fixed), cost_thresholds(thresholds, costs), fixed),
         add_costs=costs,
         fixed_thresholds=fixed,
-        most_ticked=gathered.most_ticked,
+        most_ticked=corrections.most_ticked,
         calibrated=subset.calibration.fitted,
         embeddings=tag_embeddings(scorer.bundle, subset),
     )

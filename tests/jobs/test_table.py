@@ -14,30 +14,30 @@ from support.jobs import KEY, OTHER, claimed, correct, job_of, make_due, make_ol
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs import queue as queue_module
-from ram_backend.jobs.job import OPEN, Job, JobResult, Kind
-from ram_backend.jobs.queue import JobQueue, moment
+from ram_backend.jobs import table as queue_module
+from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult
+from ram_backend.jobs.table import JobTable, database_now
 from ram_backend.logs import with_request_id
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import BackendRow
 
 
-def running(queue: JobQueue, key: ProjectKey = KEY, kind: Kind = "train", worker: str = "here/1") -> Job:
+def running(queue: JobTable, key: ProjectKey = KEY, kind: JobKind = "train", worker: str = "here/1") -> Job:
     return claimed(queue, queue.request(key, kind, "asked").job.id, worker)
 
 
-def open_jobs(queue: JobQueue) -> list[tuple[str, str, str]]:
+def open_jobs(queue: JobTable) -> list[tuple[str, str, str]]:
     return [(job.kind, job.state, job.reason) for job in queue.jobs() if job.is_open]
 
 
-def expire(queue: JobQueue, database: Database, job: Job) -> Job:
+def expire(queue: JobTable, database: Database, job: Job) -> Job:
     """As if its worker were dead: the lease runs out."""
     make_old(database, job.id, 16)
     (expired,) = queue.expire()
     return expired
 
 
-def end(queue: JobQueue, job: Job, how: str) -> None:
+def end(queue: JobTable, job: Job, how: str) -> None:
     match how:
         case "finish":
             queue.finish(job, JobResult("mine", {}, 5))
@@ -47,17 +47,17 @@ def end(queue: JobQueue, job: Job, how: str) -> None:
             queue.fail(job, "mine", retry=how == "retry")
 
 
-def test_five_requests_are_one_job(queue: JobQueue) -> None:
+def test_five_requests_are_one_job(queue: JobTable) -> None:
     asked = [queue.request(KEY, "train", f"press {number}") for number in range(5)]
     assert len({each.job.id for each in asked}) == 1
     assert [each.is_new for each in asked] == [True, False, False, False, False]
     assert [job.reason for job in queue.jobs()] == ["press 0"]
 
 
-def test_kinds_and_projects_have_jobs_of_their_own(queue: JobQueue) -> None:
-    nothing = dict.fromkeys(product(get_args(Kind), OPEN), 0)
+def test_kinds_and_projects_have_jobs_of_their_own(queue: JobTable) -> None:
+    nothing = dict.fromkeys(product(get_args(JobKind), OPEN), 0)
     assert queue.open_jobs() == nothing
-    kinds: list[tuple[ProjectKey, Kind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
+    kinds: list[tuple[ProjectKey, JobKind]] = [(KEY, "train"), (KEY, "refresh"), (OTHER, "train")]
     assert all(queue.request(key, kind, "asked").is_new for key, kind in kinds)
     assert len(queue.jobs()) == 3
     assert {job.kind for job in queue.jobs(KEY)} == {"train", "refresh"}
@@ -66,25 +66,25 @@ def test_kinds_and_projects_have_jobs_of_their_own(queue: JobQueue) -> None:
     assert queue.open_jobs() == nothing | counts
 
 
-def test_a_job_names_the_http_request_that_asked_first(queue: JobQueue) -> None:
+def test_a_job_names_the_http_request_that_asked_first(queue: JobTable) -> None:
     with with_request_id("first"):
         job = queue.request(KEY, "train", "pressed").job
     with with_request_id("second"):
         again = queue.request(KEY, "train", "pressed").job
         other = queue.request(OTHER, "train", "pressed").job
     by_itself = queue.request(KEY, "refresh", "100 corrections have changed").job
-    assert [each.request for each in (job, again, other, by_itself)] == ["first", "first", "second", None]
+    assert [each.request_id for each in (job, again, other, by_itself)] == ["first", "first", "second", None]
     assert job_of(queue, job.id).to_json()["request"] == "first"
 
 
-def test_of_requests_and_claims_at_once_one_wins(queue: JobQueue) -> None:
+def test_of_requests_and_claims_at_once_one_wins(queue: JobTable) -> None:
     with ThreadPoolExecutor(8) as threads:
         (job,) = set(threads.map(lambda _: queue.request(KEY, "train", "asked").job.id, range(16)))
         claims = list(threads.map(lambda _: queue.claim(job, "here/1"), range(16)))
     assert len([claim for claim in claims if claim is not None]) == 1
 
 
-def test_from_request_to_end(queue: JobQueue) -> None:
+def test_from_request_to_end(queue: JobTable) -> None:
     claim = running(queue)
     now = job_of(queue, claim.id)
     assert (now.state, now.attempt, now.fence) == ("running", 1, 1)
@@ -99,15 +99,15 @@ def test_from_request_to_end(queue: JobQueue) -> None:
     assert queue.request(KEY, "train", "later").is_new
 
 
-def test_moments_are_the_databases(queue: JobQueue, database: Database) -> None:
+def test_moments_are_the_databases(queue: JobTable, database: Database) -> None:
     with database.reading() as session:
-        now = moment(session)
+        now = database_now(session)
     assert abs(now - datetime.now(UTC)) < timedelta(seconds=5)
     job = queue.request(KEY, "train", "asked").job
     assert now - timedelta(seconds=1) < job.requested_at < now + timedelta(seconds=20)
 
 
-def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobQueue) -> None:
+def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobTable) -> None:
     later = queue.request(KEY, "train", "submitted", delay_s=60).job
     assert queue.due() == []
     queue.request(KEY, "train", "submitted", delay_s=600)
@@ -116,7 +116,7 @@ def test_a_request_may_begin_later_but_makes_no_open_one_wait(queue: JobQueue) -
     assert [due.id for due in queue.due()] == [later.id]
 
 
-def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Database) -> None:
+def test_a_failed_attempt_waits_and_is_tried_again(queue: JobTable, database: Database) -> None:
     """The next attempt covers what was asked for while it ran."""
     claim = running(queue)
     queue.request(KEY, "train", "pressed again")
@@ -131,7 +131,7 @@ def test_a_failed_attempt_waits_and_is_tried_again(queue: JobQueue, database: Da
     assert open_jobs(queue) == []
 
 
-def test_jobs_of_a_project_that_nobody_had_named(queue: JobQueue) -> None:
+def test_jobs_of_a_project_that_nobody_had_named(queue: JobTable) -> None:
     nameless = ProjectKey("", KEY.id, KEY.created)
     queue.finish(running(queue, nameless), JobResult("done", {}, 9))
     assert [job.key for job in queue.jobs(KEY)] == [nameless]
@@ -140,7 +140,7 @@ def test_jobs_of_a_project_that_nobody_had_named(queue: JobQueue) -> None:
 
 @pytest.mark.parametrize("how", ["finish", "fail"])
 @pytest.mark.parametrize("delay_s", [0, 60])
-def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue, how: str, delay_s: float) -> None:
+def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobTable, how: str, delay_s: float) -> None:
     claim = running(queue)
     again = queue.request(KEY, "train", "pressed again", delay_s=delay_s)
     assert (again.is_new, again.job.id) == (False, claim.id)
@@ -149,7 +149,7 @@ def test_a_request_while_it_runs_leads_to_another_job_at_its_end(queue: JobQueue
     assert len(queue.due()) == (delay_s == 0)
 
 
-def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Database) -> None:
+def test_a_lease_runs_out_after_fifteen_seconds(queue: JobTable, database: Database) -> None:
     claim = running(queue)
     for seconds in (0, 14):
         make_old(database, claim.id, seconds)
@@ -157,11 +157,11 @@ def test_a_lease_runs_out_after_fifteen_seconds(queue: JobQueue, database: Datab
     make_old(database, claim.id, 2)
     (expired,) = queue.expire()
     assert (expired.state, expired.attempt, expired.fence) == ("requested", 1, 2)
-    assert "no sign of life for 15 s" in expired.message
+    assert "no heartbeat for 15 s" in expired.message
     assert [job.id for job in queue.due()] == [claim.id]
 
 
-def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobQueue) -> None:
+def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobTable) -> None:
     running(queue, worker="here/1")
     other = running(queue, OTHER, worker="here/2")
     assert queue.expire((other.id, "here/1")) == []
@@ -171,7 +171,7 @@ def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: Jo
     assert queue.expire((other.id, "here/2")) == []
 
 
-def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database) -> None:
+def test_whoever_lost_a_lease_writes_nothing(queue: JobTable, database: Database) -> None:
     claim = running(queue)
     expire(queue, database, claim)
     later = claimed(queue, claim.id)
@@ -192,7 +192,7 @@ def test_whoever_lost_a_lease_writes_nothing(queue: JobQueue, database: Database
 
 
 @pytest.mark.parametrize("how", ["finish", "fail", "retry", "release"])
-def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobQueue, how: str) -> None:
+def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobTable, how: str) -> None:
     """A heartbeat that comes late says so, instead of "another worker has it"."""
     claim = running(queue)
     end(queue, claim, how)
@@ -201,7 +201,7 @@ def test_whoever_has_ended_a_job_has_not_lost_it(queue: JobQueue, how: str) -> N
     assert job_of(queue, claim.id).to_json() == before.to_json()
 
 
-def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Database) -> None:
+def test_a_lost_lease_undoes_the_whole_transaction(queue: JobTable, database: Database) -> None:
     """As when a version is published and the job ended in one."""
     claim = running(queue)
     expire(queue, database, claim)
@@ -219,19 +219,19 @@ def test_a_lost_lease_undoes_the_whole_transaction(queue: JobQueue, database: Da
 
 
 def test_pauses_between_attempts_grow(database: Database) -> None:
-    queue = JobQueue(database, attempts=5)
+    queue = JobTable(database, attempts=5)
     job, pauses = queue.request(KEY, "train", "asked").job, []
     for _ in range(4):
         make_due(database, job.id)
         claim = running(queue)
         with database.reading() as session:
-            now = moment(session)
+            now = database_now(session)
         assert queue.fail(claim, "away", retry=True)
         pauses.append(round((job_of(queue, job.id).not_before - now).total_seconds()))
     assert pauses == [1, 10, 100, 300]
 
 
-def test_what_waits_is_not_claimed(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_is_not_claimed(queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_module, "BACKOFF_S", (60.0, 300.0))  # a machine may be slow
     claim = running(queue)
     queue.fail(claim, "away", retry=True)
@@ -242,7 +242,7 @@ def test_what_waits_is_not_claimed(queue: JobQueue, monkeypatch: pytest.MonkeyPa
     assert queue.due(waited_s=60) == []
 
 
-def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue) -> None:
+def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobTable) -> None:
     claim = running(queue)
     queue.checkpoint(claim, {"portion": [1, 2]})
     queue.release(claim, "Others go first.")
@@ -252,12 +252,12 @@ def test_one_that_was_released_waits_as_if_it_had_not_begun(queue: JobQueue) -> 
 
 
 @pytest.mark.parametrize("other_asks", [False, True])
-def test_killed_three_times_is_given_up(queue: JobQueue, database: Database, other_asks: bool) -> None:
+def test_killed_three_times_is_given_up(queue: JobTable, database: Database, other_asks: bool) -> None:
     """Whoever looks, and before it has said what it has seen: else its corrections would ask for the same again."""
     correct(database, 1, 2, 3)
     last_event = Ledger(database).last_event(KEY)
     for attempt in (1, 2, 3):
-        expired = expire(JobQueue(database) if other_asks else queue, database, running(queue))
+        expired = expire(JobTable(database) if other_asks else queue, database, running(queue))
         assert expired.attempt == attempt
         make_due(database, expired.id)
     assert expired.state == "failed"
@@ -267,7 +267,7 @@ def test_killed_three_times_is_given_up(queue: JobQueue, database: Database, oth
     assert queue.request(KEY, "train", "asked later").is_new
 
 
-def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database) -> None:
+def test_what_cannot_be_helped_fails_at_once(queue: JobTable, database: Database) -> None:
     correct(database, 1, 2, 3)
     claim = running(queue)
     assert not queue.fail(claim, "The label config has nothing to tag.", retry=False)
@@ -276,7 +276,7 @@ def test_what_cannot_be_helped_fails_at_once(queue: JobQueue, database: Database
     assert job.last_event == Ledger(database).last_event(KEY)
 
 
-def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_module, "MAX_ENDED", 10)
     for number in range(15):
         queue.finish(running(queue), JobResult("done", {}, 1000 if number == 0 else number))
