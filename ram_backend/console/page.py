@@ -217,4 +217,4 @@ def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:
 def _thumbnail(services: Services, project: Project, photo: CorrectedPhoto) -> bytes:
     data = services.task_images(project).fetch(ImageReference(photo.task, photo.reference))
     limits = services.settings.max_image_pixels, services.settings.max_image_bytes
-    return services.processes.run(thumbnail, data, THUMBNAIL, *limits, f"image of task {photo.task}")
+    return services.processes.decode(thumbnail, data, THUMBNAIL, *limits, f"image of task {photo.task}")

@@ -24,8 +24,7 @@ IDLE_S = 20.0
 """Idle timeout: the processes then end, and this one gives freed memory back."""
 
 BYTES_PER_PIXEL, OTHER_BYTES = 8, 80_000_000
-"""Memory limit of a process beside what it starts with: for the largest image that is allowed (most decoders take 5 to
-8 bytes), and for all else."""
+"""Memory limit of `decode`: for the largest image that is allowed (most decoders take 5 to 8 bytes), and all else."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +35,7 @@ class ProcessPool:
 
     Args:
         count: most of them.
-        max_pixels: of the largest image, for their memory limit.
+        max_pixels: of the largest image, for the memory limit of `decode`.
     """
 
     def __init__(self, count: int, max_pixels: int) -> None:
@@ -61,9 +60,6 @@ class ProcessPool:
         except BrokenProcessPool:
             self._retire()
             raise NotAvailable("A process that does heavy work was ended, probably out of memory.") from None
-        except MemoryError:
-            self._retire()
-            raise NotAvailable("There was not enough memory for heavy work: send less at a time.") from None
         except ImageError:  # some decoders keep their memory where they fail
             self._retire()
             raise
@@ -71,6 +67,15 @@ class ProcessPool:
             if not self._closed:
                 raise
             raise NotAvailable(CLOSING) from None
+
+    def decode(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, within a memory limit, which is for Pillow: pydantic hangs where it gets no memory.
+
+        Raises:
+            ImageError: of `work`, also for want of memory.
+        """
+        limit = BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
+        return self.run(_limited, limit, partial(work, *args, **kwargs))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -94,8 +99,8 @@ class ProcessPool:
             if self._closed:
                 raise NotAvailable(CLOSING)
             if self._pool is None:
-                spawn, limit = multiprocessing.get_context("spawn"), BYTES_PER_PIXEL * self._max_pixels + OTHER_BYTES
-                self._pool = ProcessPoolExecutor(self._count, spawn, initializer=_begin, initargs=(limit,))
+                spawn = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
             return self._pool.submit(work)
 
     def _retire(self) -> None:
@@ -125,12 +130,20 @@ class ProcessPool:
             release_memory()
 
 
-def _begin(max_bytes: int) -> None:
-    """In a new process: limits its memory, leaves signals to its parent, ends with it, and lowers its priority."""
-    unmap_freed_memory()
+def _limited(max_bytes: int, work: Callable[[], T]) -> T:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # of data and stacks
     limit = pages * resource.getpagesize() + max_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    try:
+        return work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _begin() -> None:
+    """In a new process: leaves signals to its parent, ends with it, and lowers its priority."""
+    unmap_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -147,7 +147,7 @@ class Services:
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
             decoders=settings.cpu_threads(),
-            run_in_process=self.processes.run,
+            run_in_process=self.processes.decode,
         )
 
     def task_images(self, project: Project) -> TaskImages:
