@@ -3,7 +3,7 @@
     run.json             what the run is about; another one is refused
     portions/00000.npz   tokens, scores and hashes of some images; written once, so that a killed run goes on
     findings.jsonl       labels that are probably wrong, tags that are probably missing
-    labels.jsonl         the labels as they would be, with the probability of each finding's tag
+    labels.jsonl         the labels as they would be with all findings accepted
     report.html          the same with pictures
 
 Nothing here changes a label: people decide. An image is encoded with its
