@@ -5,7 +5,7 @@
 Photos of the val splits of `coco_objects` (the 40 most frequent tags of train and val) and `flickr8k_tags` (160 tags)
 are corrected as what is served shows them; what is served then is measured on the test splits, by the sets' own labels.
 Incumbents: (a) the starter of release 0147a08 with its thresholds of best F1; (b) its scores at .5, with 2 logits
-planted on the 8 most frequent tags, down and up in turn; (c) the starter as it is.
+planted on their 8 most frequent tags, down and up in turn; (c) the starter as it is.
 
 Projects with nothing to win have 14 rounds, at 30 photos and then at half as many again, up to 5,839: photos are drawn
 with replacement, with labels of their own: drawn from the incumbent's probabilities, or those of another photo. Their
@@ -266,7 +266,7 @@ class Simulations:
 
     def power(self) -> list[bool]:
         """How often a version is served, by incumbent and number of photos."""
-        counts = (self.val.labels & self.val.known).sum(axis=0)
+        counts = sum((pool.labels & pool.known).sum(axis=0) for pool in (self.val, self.test))
         pools = {
             "(a)": (self.val, self.test),
             "(b)": (planted(self.val, counts), planted(self.test, counts)),
