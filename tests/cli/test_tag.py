@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -235,7 +236,10 @@ def test_ctrl_c_keeps_and_says_what_is_done(tmp_path: Path, lines: int, with_sta
         (tmp_path / f"{number:03}.jpg").write_bytes(CAT.read_bytes())
     out = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "ram_backend", "tag", str(tmp_path), "--tags", "cat", "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    at_a_terminal = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores Ctrl-C
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=at_a_terminal
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for _ in range(lines):
