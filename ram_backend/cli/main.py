@@ -79,6 +79,10 @@ def main() -> None:
         sys.exit(f"ram-backend: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a library was loaded
+            sys.exit(130)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
