@@ -193,7 +193,7 @@ def test_flipped_bytes_give_an_image_or_an_image_error(data: st.DataObject, kind
     [
         ("missing.jpg", "no such file"),
         ("", "is a folder"),
-        ("/dev/null", "no regular file"),
+        ("/dev/null", "not a regular file"),
         ("nul\0.jpg", "can't be read"),
         ("notes.jpg", "not an image"),
     ],

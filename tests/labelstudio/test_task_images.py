@@ -90,7 +90,7 @@ def test_cloud_storage(
 
 
 def test_cloud_storage_that_no_storage_of_the_project_covers(images: TaskImages) -> None:
-    with pytest.raises(ImageUnreadable, match=r"s3://bucket/a\.jpg: .*404.*storage of the project"):
+    with pytest.raises(ImageUnreadable, match=r"s3://bucket/a\.jpg: .*404.*project's storages"):
         images.fetch(at("s3://bucket/a.jpg?secret=1"))
 
 

@@ -146,7 +146,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (lambda path: _forge(path, bias=np.zeros(2)), "float64 instead of float32"),
     "an array too many": (lambda path: _forge(path, more=np.zeros(2, np.float32)), "has the arrays"),
     "delta is a link": (_replace_by_link, "can't be opened"),
-    "delta is a pipe": (_replace_by_pipe, "no plain file"),
+    "delta is a pipe": (_replace_by_pipe, "not a plain file"),
     "directory is a link": (_whole_directory_by_link, "is a link"),
 }
 
