@@ -235,7 +235,7 @@ def test_an_archive_that_holds_code_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
     saved(tmp_path, "safetensors", dict(tower().state_dict())).rename(tmp_path / "open_clip_model.safetensors")
     assert load_clip_text_encoder(tmp_path, device="cpu").id == encoder().id
-    with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is no file, and no folder with one"):
+    with pytest.raises(TextEncoderUnavailable, match=r"absent\.pt is neither a file nor a folder with one"):
         open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
 
 
