@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,6 +21,7 @@ from ram_backend.settings import Settings
 
 CONFIG = choices_config("red", "green", "blue", more='<TextArea name="caption" toName="image"/>')
 
+TESTS = Path(__file__).parents[1]
 TAG_ONLY = """
 import base64, sys
 from support.server import serving, predict_body, choices_config
@@ -83,5 +86,7 @@ def test_a_bundle_that_lacks_the_captioner_s_weights_leaves_the_control_empty(
 
 
 def test_a_server_of_tags_alone_imports_no_captions() -> None:
-    done = subprocess.run([sys.executable, "-c", TAG_ONLY], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))}
+    command = [sys.executable, "-c", TAG_ONLY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
