@@ -102,7 +102,7 @@ def test_thirty_kills_of_a_pre_labelling(settings: Settings, database: Database)
         known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 4}
         settings = settings.model_copy(update=known)
         queue = JobTable(database)
-        job = JobService(settings, database).prelabel(studio.key, range(1, TASKS + 1), "late")["job"]
+        job = JobService(settings, database).hand_over_tasks(studio.key, range(1, TASKS + 1), "late")["job"]
         kill_at_random(settings, queue, random.Random(5))
         assert studio.counts()[1] < TASKS
         studio.seconds = 0

@@ -87,7 +87,7 @@ def test_five_presses_train_once(settings: Settings, jobs: Requests) -> None:
     other = jobs.request(OTHER)
     with working(settings):
         assert [jobs.until(job, "done").attempt for job in (pressed, other)] == [1, 1]
-    assert len(jobs.table.jobs()) == 2
+    assert len(jobs.queue.jobs()) == 2
 
 
 def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests) -> None:
@@ -168,7 +168,7 @@ def test_two_workers_share_the_work(settings: Settings, jobs: Requests) -> None:
     with working(settings), working(settings):
         file = busy(settings)
         requested = [jobs.request(key) for key in (KEY, OTHER)]
-        wait_until(lambda: len(job_processes(jobs.table)) == 2)
+        wait_until(lambda: len(job_processes(jobs.queue)) == 2)
         file.unlink()
         assert [jobs.until(job, "done").attempt for job in requested] == [1, 1]
 
@@ -183,7 +183,7 @@ def test_the_job_of_a_killed_worker_goes_on(settings: Settings, jobs: Requests) 
     killed_at = jobs.job(job).heartbeat_at
     with working(patient):
         wait_until(lambda: (jobs.job(job).heartbeat_at - killed_at).total_seconds() > patient.lease_seconds)  # type: ignore[operator]
-        assert job_processes(jobs.table) == [orphan]
+        assert job_processes(jobs.queue) == [orphan]
         file.unlink()
         assert jobs.until(job, "done").attempt == 1
 
@@ -223,7 +223,7 @@ def test_an_orphan_that_sleeps_through_it_all_publishes_nothing(
         return jobs.job(job).to_json(), versions.served(KEY), [each.name for each in versions.list(KEY)]
 
     wait_until(lambda: jobs.job(job).stage == "gate")
-    orphan = job_processes(jobs.table)[0]
+    orphan = job_processes(jobs.queue)[0]
     send_to_sleep(orphan, database)
     attempt = jobs.job(job).attempt
     try:
