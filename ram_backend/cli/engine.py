@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
-from ram_backend.cli.output import notes, read_text
+from ram_backend.cli.output import notes
 from ram_backend.disk_cache import DiskCache
 from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ORDER, push_review
-from ram_backend.engine.run import LabelledImages, run_engine
+from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
+from ram_backend.evaluation.readers import read_labels
 from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import Weights, to_matrix
@@ -46,7 +46,7 @@ def run(
     project: Annotated[str | None, typer.Argument(metavar="PROJECT", help="Corrections of this project.")] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="JSON Lines instead: `file`, `tags`, and `maybe` for unsure tags."),
+        typer.Option(help="Labelled images instead, in a format that `eval` reads."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that the files of --labels are in.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was killed goes on there.")] = Path("engine"),
@@ -73,7 +73,7 @@ def run(
         raise InputError("Give a project, or --labels with --images.")
 
 
-def _push(opened: OpenProject, studio: LabelStudio, images: LabelledImages, findings: Sequence[Finding]) -> None:
+def _push(opened: OpenProject, studio: LabelStudio, images: EngineInput, findings: Sequence[Finding]) -> None:
     tasks = [int(name) for name in images.names]
     of_task = [replace(each, number=tasks[each.number]) for each in findings]
     tags_of = {
@@ -81,11 +81,11 @@ def _push(opened: OpenProject, studio: LabelStudio, images: LabelledImages, find
         for task, on in zip(tasks, images.labels & images.known, strict=True)
     }
     schema = parse_label_config(opened.project.label_config)
-    asked = push_review(ProjectApi(studio, opened.key.id), schema, of_task, tags_of, lambda *_: None)
-    typer.echo(f"{asked} tasks are in the review queue: sort by {ORDER} in Label Studio's Data Manager.")
+    pushed = push_review(ProjectApi(studio, opened.key.id), schema, of_task, tags_of, lambda *_: None)
+    typer.echo(f"{pushed} tasks are in the review queue: sort by {ORDER} in Label Studio's Data Manager.")
 
 
-def _run(settings: Settings, images: LabelledImages, out: Path) -> list[Finding]:
+def _run(settings: Settings, images: EngineInput, out: Path) -> list[Finding]:
     tagger = open_tagger(settings, list(images.tags))
     tagger = Tagger(tagger.bundle, tagger.network, tagger.subset, token_dtype=TOKEN_DTYPE)
     loader = ImageLoader(
@@ -114,33 +114,22 @@ def _run(settings: Settings, images: LabelledImages, out: Path) -> list[Finding]
     return result.findings
 
 
-def _of_file(labels: Path, images: Path, settings: Settings) -> LabelledImages:
-    entries: list[dict[str, Any]] = []
-    for number, line in enumerate(read_text(labels, "give JSON Lines with `file` and `tags`").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            unsure = set(entry.get("maybe", ()))
-            entries.append({"file": str(entry["file"]), "tags": set(entry["tags"]) - unsure, "maybe": unsure})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{labels}, line {number}: not `file` and `tags` ({error}). Repair the line.") from None
-    tags = tuple(sorted({tag for entry in entries for tag in entry["tags"]}))
-    if not tags:
-        raise InputError(f"{labels} names no tag: there is nothing to judge.")
-    on = np.array([[tag in entry["tags"] for tag in tags] for entry in entries])
-    maybe = np.array([[tag in entry["maybe"] for tag in tags] for entry in entries])
+def _of_file(labels: Path, images: Path, settings: Settings) -> EngineInput:
+    found = read_labels(labels)
+    tags = tuple(dict.fromkeys(found.tags))
 
     def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
         for number in numbers:
-            path = images / entries[number]["file"]
+            path = images / found.images[number].file
             try:
                 yield read_file(path, settings.max_image_bytes, str(path))
             except ImageError as error:
                 yield error
 
-    return LabelledImages([entry["file"] for entry in entries], tags, on, ~maybe, load)
+    return EngineInput([image.file for image in found.images], tags, *found.matrices(tags), load)
 
 
-def _of_project(opened: OpenProject, source: TaskImages) -> LabelledImages:
+def _of_project(opened: OpenProject, source: TaskImages) -> EngineInput:
     """All current corrections of a project."""
     ledger = Ledger(opened.database)
     schema = parse_label_config(opened.project.label_config)
@@ -156,4 +145,4 @@ def _of_project(opened: OpenProject, source: TaskImages) -> LabelledImages:
     def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
         yield from source.fetch_all(ImageReference(rows[number].task_id, rows[number].reference) for number in numbers)
 
-    return LabelledImages([str(each.task_id) for each in rows], tags, labels, believed > 0, load)
+    return EngineInput([str(each.task_id) for each in rows], tags, labels, believed > 0, load)

@@ -74,12 +74,12 @@ def eval_(
         raise InputError("--version needs --project: name the project whose version it is.")
     if report is not None:
         check_folder_of(report)
-    asked, sets = listed_tags(None, tags), list[dict[str, Any]]()
+    requested, sets = listed_tags(None, tags), list[dict[str, Any]]()
     settings = load_settings(device=device)
     for file, folder in zip(labels, images, strict=True):
         whole = read_labels(file)
         labelled = whole if split is None else whole.of_split(split)
-        names = asked or list(labelled.tags)
+        names = requested or list(labelled.tags)
         bundles = bundle or ([] if project else [settings.bundle])
         candidates = [_bundle(name, names, settings) for name in bundles]
         candidates += _versions(project, version, names, settings) if project else []

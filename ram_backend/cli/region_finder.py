@@ -55,15 +55,16 @@ class RegionFinder:
         from ram_backend.regions.segmenter import run_lengths
 
         names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
-        if self._detector is not None:
-            found = self._detector.detect(self._photo(image.path), names)
+        photo = self._photo(image.path) if self._detector or self._segmenter else None
+        if self._detector is not None and photo is not None:
+            found = self._detector.detect(photo, names)
         else:
             assert image.tokens is not None
             entries = [self._tagger.subset.entries[self._tagger.tags.index(name)] for name in names]
             found = locate(self._tagger.network, entries, names, scores, image.tokens)
         answer = [region.as_json() for region in found]
-        if self._segmenter is not None:
-            masks = self._segmenter.masks(self._photo(image.path), [region.box for region in found])
+        if self._segmenter is not None and photo is not None:
+            masks = self._segmenter.masks(photo, [region.box for region in found])
             answer = [{**each, "mask": run_lengths(mask)} for each, mask in zip(answer, masks, strict=True)]
         return answer
 

@@ -46,7 +46,7 @@ class Portion:
         tokens: (n, T, D) float16 or float32.
         scores: (n, L) a model's log-odds, which didn't learn from these labels.
         labels: (n, L) True: the tag is on.
-        known: (n, L) False: nobody said.
+        known: (n, L) False: not annotated.
     """
 
     numbers: NDArray[np.int64]
@@ -120,13 +120,14 @@ class Evidence:
         weights = []
         for fold in range(FOLDS):
             rest = np.arange(FOLDS) != fold
-            images, sums, hits, said = count[rest].sum(), total[rest].sum(0), present[rest].sum(0), known[rest].sum(0)
+            images, sums = count[rest].sum(), total[rest].sum(0)
+            hits, known_count = present[rest].sum(0), known[rest].sum(0)
             crossed = np.outer(sums, self._mean)
             gram = products[rest].sum(axis=0) - crossed - crossed.T + images * np.outer(self._mean, self._mean)
             gram /= np.outer(self._spread, self._spread)
             gram[np.diag_indices(width)] += RIDGE * width * max(images, 1)
-            rate = hits[-1] / np.maximum(said[-1], 1)
-            targets = (hits - rate * said) / np.sqrt(rate * (1 - rate) + 1e-4)
+            rate = hits[-1] / np.maximum(known_count[-1], 1)
+            targets = (hits - rate * known_count) / np.sqrt(rate * (1 - rate) + 1e-4)
             centred = (targets[:-1] - np.outer(self._mean, targets[-1])) / self._spread[:, None]
             weights.append(np.linalg.solve(gram, centred) / self._spread[:, None])
         self._weights = np.stack(weights).astype(np.float32)
@@ -177,9 +178,9 @@ class Evidence:
         known = references.known
         present = (references.labels & known).astype(np.float32)
         hits = np.einsum("nk,nkl->nl", votes, present[nearest])
-        said = np.einsum("nk,nkl->nl", votes, known[nearest].astype(np.float32))
+        known_count = np.einsum("nk,nkl->nl", votes, known[nearest].astype(np.float32))
         rate = (present.sum(axis=0) + 0.5) / (known.sum(axis=0) + 1)
-        share = (count * hits / np.maximum(said, 1e-9) + PRIOR_COUNT * rate) / (count + PRIOR_COUNT)
+        share = (count * hits / np.maximum(known_count, 1e-9) + PRIOR_COUNT * rate) / (count + PRIOR_COUNT)
         return np.asarray(np.log(share / rate), dtype=np.float32)
 
     def _reduced(self, regions: NDArray[np.floating]) -> FloatArray:

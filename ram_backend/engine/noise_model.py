@@ -62,9 +62,9 @@ class NoiseModel:
 
     def present(self, signals: Signals, labels: BoolArray) -> FloatArray:
         """Posterior (n, L) that the tag is there, given signals (S, n, L) and label (n, L)."""
-        there = self.unlabelled(signals)
-        on = self._on(there)
-        found: FloatArray = np.where(labels, (1 - self.missing) * there / on, self.missing * there / (1 - on))
+        present = self.unlabelled(signals)
+        on = self._on(present)
+        found: FloatArray = np.where(labels, (1 - self.missing) * present / on, self.missing * present / (1 - on))
         return found
 
     def unlabelled(self, signals: Signals) -> FloatArray:
@@ -77,9 +77,9 @@ class NoiseModel:
         """Signals (S, n, L) with mean 0 and spread 1 for each tag."""
         return (signals - self.mean[:, None]) / self.spread[:, None]
 
-    def _on(self, there: FloatArray) -> FloatArray:
+    def _on(self, present: FloatArray) -> FloatArray:
         wrong = np.minimum(self.wrong * self.rates, 0.5)
-        return np.clip(wrong + (1 - self.missing - wrong) * there, 1e-9, 1 - 1e-9)
+        return np.clip(wrong + (1 - self.missing - wrong) * present, 1e-9, 1 - 1e-9)
 
 
 def fit_noise_model(
@@ -97,9 +97,9 @@ def fit_noise_model(
 
     shape = (len(next(iter(signals))), len(rates))
     count, total, squares = np.zeros(len(rates)), np.zeros(shape), np.zeros(shape)
-    for part, said in zip(signals, known, strict=True):
-        wide = np.where(said, part.astype(np.float64), 0)
-        count += said.sum(axis=0)
+    for part, mask in zip(signals, known, strict=True):
+        wide = np.where(mask, part.astype(np.float64), 0)
+        count += mask.sum(axis=0)
         total += wide.sum(axis=1)
         squares += (wide**2).sum(axis=1)
     mean = total / np.maximum(count, 1)
@@ -107,9 +107,9 @@ def fit_noise_model(
     step = max(1, sum(each.size for each in labels) // PAIRS)
     logit = np.log(rates / (1 - rates))
     rows, on = [], []
-    for part, label, said in zip(signals, labels, known, strict=True):
+    for part, label, mask in zip(signals, labels, known, strict=True):
         standard = (part[:, ::step] - mean[:, None]) / spread[:, None]
-        pairs = said[::step]
+        pairs = mask[::step]
         constants = (np.broadcast_to(each, pairs.shape) for each in (np.ones(len(rates)), logit, rates))
         rows.append(np.stack([each[pairs] for each in (*standard, *constants)], axis=1))
         on.append(label[::step][pairs])
@@ -120,14 +120,14 @@ def fit_noise_model(
 
     def loss(values: FloatArray) -> tuple[float, FloatArray]:
         weights, (missing, share) = values[:-2], sigmoid(values[-2:])
-        there = sigmoid(inputs @ weights)
+        present = sigmoid(inputs @ weights)
         wrong = np.minimum(share * rate, 0.5)
-        p = np.clip(wrong + (1 - missing - wrong) * there, 1e-9, 1 - 1e-9)
+        p = np.clip(wrong + (1 - missing - wrong) * present, 1e-9, 1 - 1e-9)
         by_p = seen / p - (1 - seen) / (1 - p)
         gradient = np.empty_like(values)
-        gradient[:-2] = -(inputs.T @ (by_p * (1 - missing - wrong) * there * (1 - there)))
-        gradient[-2] = (by_p * there).sum() * missing * (1 - missing)
-        gradient[-1] = -(by_p * rate * (1 - there)).sum() * share * (1 - share)
+        gradient[:-2] = -(inputs.T @ (by_p * (1 - missing - wrong) * present * (1 - present)))
+        gradient[-2] = (by_p * present).sum() * missing * (1 - missing)
+        gradient[-1] = -(by_p * rate * (1 - present)).sum() * share * (1 - share)
         gradient[: shape[0]] += values[: shape[0]]
         gradient[-2:] += strength * (values[-2:] - centre)
         penalty = (values[: shape[0]] ** 2).sum() + strength * ((values[-2:] - centre) ** 2).sum()

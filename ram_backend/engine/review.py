@@ -4,7 +4,7 @@ Each task with findings gets `ram_review_order` (1: the surest finding) and
 `ram_review` (what is asked) in its data, which the Data Manager sorts and
 filters by, and a prediction of the version `REVIEW` whose score is 1 minus the
 probability of its surest finding. An annotation that starts from it is a
-correction whose origin is that version. What a task was asked is never asked
+correction whose origin is that version. A question is never put to a task
 again, whether it was accepted or not.
 """
 
@@ -51,8 +51,8 @@ def push_review(
         if number not in tasks:
             continue
         data = tasks[number].data
-        asked = [each for each in str(data.get(ASKED, "")).split("; ") if each]
-        new = [each for each in questions if f"{each.kind}: {each.tag}" not in asked]
+        previous = [each for each in str(data.get(ASKED, "")).split("; ") if each]
+        new = [each for each in questions if f"{each.kind}: {each.tag}" not in previous]
         if not new:
             continue
         order += 1
@@ -69,6 +69,6 @@ def push_review(
         }
         review = prediction(schema, scored, model_version=REVIEW)
         api.add_prediction(number, {**review, "score": round(1 - new[0].probability, 6)})
-        listed = "; ".join([*asked, *(f"{each.kind}: {each.tag}" for each in new)])
+        listed = "; ".join([*previous, *(f"{each.kind}: {each.tag}" for each in new)])
         api.change_data(number, {**data, ORDER: order, ASKED: listed})
     return order

@@ -46,8 +46,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """N images and what people said about L tags.
+class EngineInput:
+    """N images with their labels for L tags.
 
     Attributes:
         names: of the images: files, or task numbers.
@@ -81,7 +81,7 @@ class EngineResult:
 
 def run_engine(
     folder: Path,
-    images: LabelledImages,
+    images: EngineInput,
     tagger: Tagger,
     loader: ImageLoader,
     *,
@@ -137,8 +137,8 @@ def run_engine(
     model = fit_noise_model(signals, labels, known, evidence.rates)
     names = [images.tags[column] for column in columns]
     findings: list[Finding] = []
-    for part, found, on, said in zip(parts, signals, labels, known, strict=True):
-        findings += findings_of(part, names, model.present(found, on), model.standardised(found), on, said)
+    for part, found, on, mask in zip(parts, signals, labels, known, strict=True):
+        findings += findings_of(part, names, model.present(found, on), model.standardised(found), on, mask)
     findings.sort(key=lambda each: (-each.probability, each.number, each.tag))
     counts = Counter(each.kind for each in findings)
     summary = {
@@ -146,7 +146,7 @@ def run_engine(
         "unreadable": errors,
         "tags": len(columns),
         "tags_not_judged": len(images.tags) - len(columns),
-        "labels": int(sum((label & said).sum() for label, said in zip(labels, known, strict=True))),
+        "labels": int(sum((label & mask).sum() for label, mask in zip(labels, known, strict=True))),
         "wrong": counts["wrong"],
         "missing": counts["missing"],
         "share_left_out": round(model.missing, 3),
@@ -165,7 +165,7 @@ def _claim(file: Path, identity: dict[str, str]) -> None:
 
 
 def _encode(
-    folder: Path, images: LabelledImages, tagger: Tagger, loader: ImageLoader, progress: Progress
+    folder: Path, images: EngineInput, tagger: Tagger, loader: ImageLoader, progress: Progress
 ) -> tuple[list[Path], list[str]]:
     """Files of all portions, the missing ones encoded now; and the errors of images that can't be read."""
     files, errors = [], list[str]()
@@ -180,7 +180,7 @@ def _encode(
     return files, errors
 
 
-def _encode_portion(file: Path, numbers: range, images: LabelledImages, tagger: Tagger, loader: ImageLoader) -> None:
+def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tagger, loader: ImageLoader) -> None:
     rows, content, phash, tokens, errors = [], [], [], [], []
     waiting: list[LoadedImage] = []
     for number, data in zip(numbers, images.load(numbers), strict=True):
@@ -232,7 +232,7 @@ def _duplicates(groups: NDArray[np.int64], names: Sequence[str]) -> list[list[st
 
 def _write(
     folder: Path,
-    images: LabelledImages,
+    images: EngineInput,
     findings: Sequence[Finding],
     summary: dict[str, Any],
     limits: tuple[int, int],
@@ -271,7 +271,7 @@ def _write(
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _picture(images: LabelledImages, number: int, limits: tuple[int, int]) -> str | None:
+def _picture(images: EngineInput, number: int, limits: tuple[int, int]) -> str | None:
     """A small JPEG of an image as a data URL; None: it can't be had now."""
     data = next(iter(images.load([number])))
     if isinstance(data, Exception):

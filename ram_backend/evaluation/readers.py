@@ -57,7 +57,8 @@ def _read_json_lines(path: Path) -> LabelSet:
             with naming(f"{path}, line {number}", 'an object with "file" and "tags"'):
                 entry = _Line.model_validate_json(line)
             absent = None if entry.absent is None else frozenset(entry.absent)
-            marks = (frozenset(entry.tags), frozenset(entry.maybe), absent)
+            unknown = frozenset(entry.maybe)
+            marks = (frozenset(entry.tags) - unknown, unknown, absent)
             images.append(LabelledImage(entry.file, *marks, entry.split))
     found = {tag for image in images for tag in (*image.positives, *(image.negatives or ()))}
     return LabelSet(path.parent.name or path.name, tuple(images), tuple(sorted(found)))

@@ -31,8 +31,8 @@ class TagCounts:
     @property
     def recall(self) -> float | None:
         """Recall: the share of the photos with this tag on which it was ticked beforehand; None: on no photo."""
-        there = self.confirmed + self.added
-        return self.confirmed / there if there else None
+        positives = self.confirmed + self.added
+        return self.confirmed / positives if positives else None
 
 
 def count_tags(corrections: Sequence[TaskLabels]) -> list[TagCounts]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ram_backend.errors import InputError
 from ram_backend.regions.evidence import Region
-from ram_backend.regions.weights import check_installed, damaged
+from ram_backend.regions.weights import loading
 
 FloatArray = NDArray[np.float32]
 
@@ -51,13 +51,10 @@ class GroundingDino:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, GroundingDinoForObjectDetection
 
-        check_installed("grounding-dino", folder)
-        try:
+        with loading("grounding-dino", folder):
             self._model: Any = GroundingDinoForObjectDetection.from_pretrained(folder, local_files_only=True)
             self._images: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise damaged("grounding-dino", folder, error) from None
         self._model = self._model.to(device).eval()
         self._device = device
         self.text_limit = int(self._model.config.max_text_len)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.regions.weights import check_installed, damaged
+from ram_backend.regions.weights import loading
 
 Box = tuple[float, float, float, float]
 
@@ -38,14 +38,11 @@ class SegmentAnything:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoConfig, Sam2Model, Sam2Processor, SamModel, SamProcessor
 
-        check_installed("sam", folder)
-        try:
+        with loading("sam", folder):
             second = AutoConfig.from_pretrained(folder, local_files_only=True).model_type.startswith("sam2")
             model, processor = (Sam2Model, Sam2Processor) if second else (SamModel, SamProcessor)
             self._model: Any = model.from_pretrained(folder, local_files_only=True).to(device).eval()
             self._processor: Any = processor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise damaged("sam", folder, error) from None
         self._device = device
 
     def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
@@ -57,9 +54,9 @@ class SegmentAnything:
         scale = (image.width, image.height) * 2
         pixels = [[edge * side for edge, side in zip(box, scale, strict=True)] for box in boxes]
         inputs = self._processor(images=image.convert("RGB"), input_boxes=[pixels], return_tensors="pt")
-        asked = {name: inputs[name].to(self._device) for name in ("pixel_values", "input_boxes")}
+        tensors = {name: inputs[name].to(self._device) for name in ("pixel_values", "input_boxes")}
         with torch.inference_mode():
-            answer = self._model(**asked, multimask_output=False)
+            answer = self._model(**tensors, multimask_output=False)
         sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
         (found,) = self._processor.post_process_masks(answer.pred_masks.float().cpu(), *sizes)
         result: NDArray[np.bool_] = found[:, 0].numpy().astype(bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,19 +30,24 @@ def is_installed(kind: Kind, data_dir: Path) -> bool:
     return (folder_of(kind, data_dir) / "config.json").is_file()
 
 
-def check_installed(kind: Kind, folder: Path) -> None:
-    """Raises BundleNotFound, with the command that helps, where a folder has no weights."""
+@contextmanager
+def loading(kind: Kind, folder: Path) -> Iterator[None]:
+    """Names the weights, and the command that helps, where what is loaded inside is missing or damaged.
+
+    Raises:
+        BundleNotFound: the folder has no weights.
+        BundleDamaged: they are not those of a checkpoint.
+    """
     if not (folder / "config.json").is_file():
         raise BundleNotFound(
             f"{folder} has no {kind}: run  ram-backend bundles pull {kind}  or put a checkpoint of transformers there"
             " (config.json, model.safetensors, preprocessor_config.json)."
         )
-
-
-def damaged(kind: Kind, folder: Path, error: Exception) -> BundleDamaged:
-    """The error of a folder that can't be loaded."""
-    first = (str(error) or type(error).__name__).splitlines()[0]
-    return BundleDamaged(f"{folder} is not a checkpoint of {kind} ({first}): remove it and pull it again.")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise BundleDamaged(f"{folder} is not a checkpoint of {kind} ({first}): remove it and pull it again.") from None
 
 
 def pull(

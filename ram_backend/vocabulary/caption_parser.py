@@ -1,9 +1,9 @@
 """Caption parser: noun phrases, attributes and actions of a sentence to tags of a vocabulary, by rules over a lexicon.
 
-The longest phrase that lexicon or vocabulary know wins, so that "hot dog" is no
-dog and "swimming pool" no swimming. Readings of a word that is noun and verb
-("parks his car", "in two parks") are told apart by the words beside it. What a
-sentence denies ("no people", "without a hat") is no tag.
+The longest phrase in the lexicon or the vocabulary wins: "hot dog" gives no
+"dog", and "swimming pool" no "swimming". A word that is noun and verb ("parks
+his car", "in two parks") is disambiguated by the adjacent words. Negated phrases
+("no people", "without a hat") give no tag.
 
 The lexicon is the label system: its names, synonyms, categories and broader
 tags. English only.
@@ -278,7 +278,7 @@ def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Voc
         lexicon: None: the label system.
 
     Raises:
-        VocabularyError: no tag is named so often.
+        VocabularyError: no tag reaches `min_count`.
     """
     lexicon = load_label_system() if lexicon is None else lexicon
     parser = CaptionParser(lexicon, lexicon)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ram_backend.engine import run as engine
-from ram_backend.engine.run import LabelledImages, run_engine
+from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageUnreadable, InputError
 from ram_backend.images.decode import decode
 from ram_backend.tagging.image_loader import LoadedImage
@@ -57,7 +57,7 @@ class _Loader:
         return [image.tokens for image in images if image.tokens is not None]
 
 
-def _images(broken: int | None = None) -> tuple[LabelledImages, np.ndarray]:
+def _images(broken: int | None = None) -> tuple[EngineInput, np.ndarray]:
     random = np.random.default_rng(3)
     clean = random.random((160, 2)) < 0.35
     labels = clean ^ (random.random(clean.shape) < 0.06)
@@ -72,10 +72,10 @@ def _images(broken: int | None = None) -> tuple[LabelledImages, np.ndarray]:
             Image.new("RGB", (32, 24), (230 if red else 60, 60, 230 if blue else 60)).save(out, "JPEG")
             yield out.getvalue()
 
-    return LabelledImages([str(n) for n in range(160)], TAGS, labels, np.ones_like(labels), load), clean
+    return EngineInput([str(n) for n in range(160)], TAGS, labels, np.ones_like(labels), load), clean
 
 
-def _run(folder: Path, images: LabelledImages, loader: _Loader | None = None) -> engine.EngineResult:
+def _run(folder: Path, images: EngineInput, loader: _Loader | None = None) -> engine.EngineResult:
     loader = loader or _Loader()
     quiet = {"limits": (10**6, 10**6), "progress": lambda *_: None}
     return run_engine(folder, images, _Tagger(), loader, **quiet)  # type: ignore[arg-type]
@@ -121,13 +121,13 @@ def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     images, _ = _images()
     _run(tmp_path, images)
-    other = LabelledImages(images.names, images.tags, ~images.labels, images.known, images.load)
+    other = EngineInput(images.names, images.tags, ~images.labels, images.known, images.load)
     with pytest.raises(InputError, match="another folder"):
         _run(tmp_path, other)
 
 
 def test_too_few_labels_are_named(tmp_path: Path) -> None:
     images, _ = _images()
-    none = LabelledImages(images.names, images.tags, np.zeros_like(images.labels), images.known, images.load)
+    none = EngineInput(images.names, images.tags, np.zeros_like(images.labels), images.known, images.load)
     with pytest.raises(InputError, match="Label more images"):
         _run(tmp_path, none)
