@@ -22,7 +22,7 @@ from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, ope
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
 from ram_backend.cli.region_finder import RegionFinder
 from ram_backend.cli.tag_files import SUFFIXES, Record, TagFile, TaggedImage, check_tag_file
-from ram_backend.demo import photo_paths
+from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
 from ram_backend.images.decode import check_start, find_images, read_file
 from ram_backend.settings import Settings, load_settings
@@ -206,7 +206,7 @@ def demo(
     installed at its first use.
     """
     settings = load_settings()
-    tagger, paths = open_tagger(settings, None), photo_paths()
+    tagger, paths = open_tagger(settings, None), familiar_first()
     out.print(f"{len(paths)} photos, {len(tagger.tags):,} tags; shown are those that score {min_score:g} or more")
     for image in tag_images(tagger, paths, settings):
         if isinstance(image, ImageError):

@@ -345,6 +345,9 @@ def test_demo_tags_every_photo_and_names_the_next_step() -> None:
     result = run("demo")
     assert "cat 0.9" in result.stdout
     assert all(path.name in result.stdout for path in photo_paths())
+    assert result.stdout.splitlines()[1].startswith("german_shepherd_dog.jpg"), (
+        "what the starter knows well comes first"
+    )
     assert "Next: " in result.stdout.splitlines()[-1]
 
 
