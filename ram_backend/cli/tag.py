@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,9 +22,9 @@ from ram_backend.cli.region_finder import RegionFinder
 from ram_backend.cli.tag_files import SUFFIXES, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
-from ram_backend.images.decode import check_start, find_images, read_file
+from ram_backend.images.decode import check_start, find_images
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger
 
 PROGRESS_FROM = 20
@@ -244,7 +242,7 @@ def tag_images(
     )
     with Progress(*columns, console=notes, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=len(paths))
-        for batch in _loaded_batches(loader, paths, settings):
+        for batch in loader.batches(paths, settings.batch_size, threads=settings.cpu_threads()):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
             encoded = loader.encode(tagger.network, good)
             tokens = np.stack(encoded) if encoded else np.empty((0, *tagger.network.token_shape), np.float32)
@@ -256,26 +254,6 @@ def tag_images(
             for path, image in batch:
                 yield image if isinstance(image, ImageError) else TaggedImage(path, *next(rows))
             bar.advance(task, len(batch))
-
-
-def _loaded_batches(
-    loader: ImageLoader, paths: Sequence[Path], settings: Settings
-) -> Iterator[list[tuple[Path, LoadedImage | ImageError]]]:
-    """Decodes one batch ahead of the network, so that both work at the same time."""
-
-    def load(path: Path) -> LoadedImage | ImageError:
-        try:
-            return loader.load(read_file(path, settings.max_image_bytes, str(path)), name=str(path))
-        except ImageError as error:
-            return error
-
-    size = settings.batch_size
-    with ThreadPoolExecutor(max_workers=settings.cpu_threads(), thread_name_prefix="decode") as pool:
-        batches = [paths[start : start + size] for start in range(0, len(paths), size)]
-        ahead = pool.map(load, batches[0] if batches else ())
-        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
-            current, ahead = ahead, pool.map(load, following)
-            yield list(zip(batch, current, strict=True))
 
 
 def _best(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError
-from ram_backend.images.decode import read_file
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
 from ram_backend.tagging.tagger import Tagger
@@ -69,32 +67,28 @@ def score_images(
         hashed=True,
     )
 
-    def load(row: int) -> LoadedImage | ImageError:
-        name = str(paths[row])
-        try:
-            return loader.load(read_file(paths[row], settings.max_image_bytes, name), name=name)
-        except ImageError as error:
-            return error
-
     rows, sha256, phash, errors = list[int](), list[str](), list[int](), list[ImageError]()
     scores = [[np.empty((0, len(each.tags)), np.float32)] for each in taggers]
     tokens = [np.empty((0, *network.token_shape), np.float16)]
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for start in range(0, len(paths), settings.batch_size):
-            batch = range(start, min(start + settings.batch_size, len(paths)))
-            loaded = dict(zip(batch, pool.map(load, batch), strict=True))
-            errors += [each for each in loaded.values() if isinstance(each, ImageError)]
-            images = {row: each for row, each in loaded.items() if not isinstance(each, ImageError)}
-            progress(len(batch))
-            if not images:
-                continue
-            encoded = np.stack(loader.encode(network, list(images.values())))
-            for tagger, parts in zip(taggers, scores, strict=True):
-                parts.append(tagger.score(encoded).scores)
-            tokens += [encoded.astype(np.float16)] if keep_tokens else []
-            rows += images
-            sha256 += [each.sha256 for each in images.values()]
-            phash += [each.phash for each in images.values()]
+    done = 0
+    for batch in loader.batches(paths, settings.batch_size, threads=threads):
+        images: list[LoadedImage] = []
+        for row, (_, image) in enumerate(batch, start=done):
+            if isinstance(image, ImageError):
+                errors.append(image)
+            else:
+                rows.append(row)
+                images.append(image)
+        done += len(batch)
+        progress(len(batch))
+        if not images:
+            continue
+        encoded = np.stack(loader.encode(network, images))
+        for tagger, parts in zip(taggers, scores, strict=True):
+            parts.append(tagger.score(encoded).scores)
+        tokens += [encoded.astype(np.float16)] if keep_tokens else []
+        sha256 += [each.sha256 for each in images]
+        phash += [each.phash for each in images]
     return ScoredImages(
         rows=np.array(rows, dtype=np.int64),
         sha256=tuple(sha256),

@@ -12,16 +12,19 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.disk_cache import DiskCache
-from ram_backend.errors import ImageUnreadable
-from ram_backend.images.decode import decode, header_of
+from ram_backend.errors import ImageError, ImageUnreadable
+from ram_backend.images.decode import decode, header_of, read_file
 from ram_backend.images.hashing import perceptual_hash
 from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
@@ -144,6 +147,33 @@ class ImageLoader:
         new = [image.pixels for image in images if image.pixels is not None]
         encoded = iter(network.encode(np.stack(new)) if new else ())
         return [image.tokens if image.tokens is not None else self.store(image, next(encoded)) for image in images]
+
+    def batches(
+        self, paths: Sequence[Path], size: int, *, threads: int
+    ) -> Iterator[list[tuple[Path, LoadedImage | ImageError]]]:
+        """Loads files in batches; one is decoded ahead, so that decoding and the network work at the same time.
+
+        Args:
+            paths: N files.
+            size: of a batch.
+            threads: that decode.
+
+        Yields:
+            Each file with its image, or why it can't be read, in order.
+        """
+
+        def load(path: Path) -> LoadedImage | ImageError:
+            try:
+                return self.load(read_file(path, self._max_bytes, str(path)), name=str(path))
+            except ImageError as error:
+                return error
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+            ahead = pool.map(load, batches[0] if batches else ())
+            for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
+                current, ahead = ahead, pool.map(load, following)
+                yield list(zip(batch, current, strict=True))
 
     def _name(self, sha256: str) -> str:
         identity = json.dumps([sha256, self._preprocessing.id, self._encoder_id, TOKEN_DTYPE, _FORMAT])
