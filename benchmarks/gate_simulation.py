@@ -36,12 +36,12 @@ from annotated_photos import Served, annotated, edits_of, in_processes, learning
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from ram_backend.gate.statistics import reliable_pairs
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.calibration import NEUTRAL, sigmoid
 from ram_backend.models.registry import find_bundle
 from ram_backend.settings import Settings, load_settings
-from ram_backend.training.annotators import reliable_pairs
 
 FROZEN = Path(__file__).with_name("starter_0147a08.json")
 """Slope, offset and threshold that release 0147a08 gave the tags of the sets."""

@@ -20,10 +20,10 @@ from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
-from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import Weights, to_matrix
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config

@@ -10,9 +10,8 @@ from functools import lru_cache
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
-from ram_backend.feedback.labels import LabelState, TaskLabels, Weights
+from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, Weights, count_tags
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.statistics import TagCounts, count_tags
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project

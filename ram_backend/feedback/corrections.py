@@ -2,14 +2,15 @@
 
 A tag is its text: two choices with one text are one tag, which is on if either
 is ticked. A ticked entry of a nested list leaves the entries above it unknown.
+Captions are diffed, too; they are not trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from ram_backend.feedback.labels import (
 )
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownPrediction
-from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, ticked_paths
+from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, caption_in, ticked_paths
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference
 
 MAX_CLOCK_SKEW = timedelta(seconds=60)
@@ -34,6 +35,34 @@ MAX_CLOCK_SKEW = timedelta(seconds=60)
 
 _Choices = Mapping[ChoiceId, Choice]
 _Shown = Mapping[int, Sequence[ShownPrediction]]
+
+
+@dataclass(frozen=True)
+class CaptionCorrection:
+    """What one annotation says about the caption of an image.
+
+    Attributes:
+        to_name: name of the image.
+        shown: the caption that the annotation started from; "": none, or not
+            known.
+        text: the annotator's; "": removed.
+        model_version: that wrote `shown`; None: not known.
+    """
+
+    task_id: int
+    annotation_id: int
+    to_name: str
+    control: str
+    shown: str
+    text: str
+    model_version: str | None
+
+    @property
+    def state(self) -> Literal["confirmed", "edited", "written", "removed"]:
+        """`written`: where none was shown."""
+        if not self.shown:
+            return "written"
+        return "confirmed" if self.text == self.shown else "edited" if self.text else "removed"
 
 
 def corrections_of(
@@ -89,6 +118,24 @@ def shown_to(parsed: ParsedAnnotation, shown: Sequence[ShownPrediction]) -> Show
         latest = parsed.created_at + MAX_CLOCK_SKEW
         others = [each for each in others if each.shown_at <= latest]
     return max(others, key=lambda each: each.shown_at, default=None)
+
+
+def caption_corrections(
+    schema: LabelSchema, annotations: Iterable[CurrentAnnotation], shown: _Shown
+) -> list[CaptionCorrection]:
+    """The caption corrections of usable annotations; one per caption control with a text, shown or written."""
+    found: list[CaptionCorrection] = []
+    for parsed in (each.parsed for each in annotations if each.parsed.usable):
+        origin = shown_to(parsed, shown.get(parsed.task, ()))
+        for control in schema.captions:
+            served = [each.path[0] for each in (origin.choices if origin else ()) if each.control == control.name]
+            before, text = " ".join(served), caption_in(control.name, parsed.items)
+            if before or text:
+                version = origin.model_version if origin else None
+                found.append(
+                    CaptionCorrection(parsed.task, parsed.id, control.to_name, control.name, before, text, version)
+                )
+    return found
 
 
 class _Reader:

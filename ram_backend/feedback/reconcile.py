@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.errors import LabelStudioRefused
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
 from ram_backend.feedback import projection
 from ram_backend.feedback.events import EventKind, FeedbackEvent, LabelSpace, label_space_of, statement_event
 from ram_backend.feedback.ledger import Ledger
@@ -16,8 +16,11 @@ from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, parse_id, read_annotation, read_items
 from ram_backend.labelstudio.api_models import ListedTask
+from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project, TrustedHost, connection_of
+from ram_backend.settings import Settings
 
 SETTLED = timedelta(seconds=60)
 """An annotation that arrived later than this before the listing is not taken for gone if the listing lacks it: Label
@@ -122,6 +125,26 @@ def reconcile(
     )
     _log.info("reconciled %s: %s", key, result)
     return result
+
+
+def label_studio_of(settings: Settings, project: Project, *, trusted_host: TrustedHost | None) -> LabelStudio:
+    """The Label Studio of a project, with the login that it may be sent.
+
+    Raises:
+        LabelStudioUnreachable: its address is unknown.
+        SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
+            be used.
+    """
+    connection = connection_of(
+        project, trusted_host=trusted_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
+    )
+    if connection.base_url is None:
+        raise LabelStudioUnreachable(
+            f"Nobody has named the Label Studio of project {project.key}: {connect_command(project.key.id)}."
+        )
+    return open_label_studio(
+        settings, connection.base_url, connection.token, trusted=connection.trusted, hostname=project.hostname
+    )
 
 
 class _Listing:

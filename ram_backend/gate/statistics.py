@@ -1,4 +1,4 @@
-"""Paired sign-flip test of edits per photo and permutation test of association. Pure; same seed, same answer.
+"""Sign-flip test of edits, permutation test of association, Poisson test of annotators. Pure; same seed, same answer.
 
 Shapes: N images, L tags, G groups of near-duplicates. Everything is resampled
 by group: near-duplicates aren't independent evidence.
@@ -6,6 +6,7 @@ by group: near-duplicates aren't independent evidence.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ram_backend.metrics import average_precision_per_tag
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 FLIPS = 4999
 PERMUTATIONS = 999
@@ -21,6 +23,11 @@ MOST_COMPARED, MOST_PERMUTED = 5000, 500
 """Groups that the sign-flip test and the permutation test look at, drawn by the seed: more hardly change the answer."""
 SUBSET_STREAM, FLIP_STREAM, PERMUTATION_STREAM = 1, 2, 3
 """Numbers that go with the seed, so that each use of it draws its own random numbers."""
+
+FAR_FEWER = 0.4
+"""Share of the expected edits below which they are far fewer..."""
+CERTAIN = 0.01
+"""...where the probability of as few, at that share, is at most this."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,48 @@ def permutation_test(
         chance=float(np.quantile(permuted, 0.95)) + 0.5,
         p_value=(1 + as_good) / (1 + PERMUTATIONS),
     )
+
+
+def reliable_pairs(
+    scores: NDArray[np.floating], labels: BoolArray, known: BoolArray, ticked: BoolArray, annotators: Sequence[Hashable]
+) -> BoolArray:
+    """The known pairs that are evidence: a one-sided Poisson test of each annotator's edits.
+
+    An untouched tag is a "no" at full weight, unless its annotator adds far
+    fewer tags than the scores expect: then tags that were off say nothing.
+    Annotators who remove far fewer, too, accept everything, and their photos
+    are no evidence.
+
+    Args:
+        scores: (N, L) calibrated probabilities of the bundle.
+        labels: (N, L).
+        known: (N, L).
+        ticked: (N, L) tags that were ticked when the annotator began.
+        annotators: of the N images, equal where the same people annotated.
+
+    Returns:
+        (N, L).
+    """
+    reliable = known.copy()
+    numbers = {each: number for number, each in enumerate(dict.fromkeys(annotators))}
+    of_row = np.array([numbers[each] for each in annotators], dtype=np.int64)
+    off, on = known & ~ticked, known & ticked
+    expected = [(scores * off).sum(axis=1), ((1 - scores) * on).sum(axis=1)]
+    edits = [(labels & off).sum(axis=1), (~labels & on).sum(axis=1)]
+    for number in numbers.values():
+        rows = of_row == number
+        added, removed = (
+            _far_fewer(int(e[rows].sum()), float(x[rows].sum())) for e, x in zip(edits, expected, strict=True)
+        )
+        if added:
+            reliable[rows] &= on[rows] & (not removed)
+    return reliable
+
+
+def _far_fewer(edits: int, expected: float) -> bool:
+    from scipy.stats import poisson
+
+    return bool(poisson.cdf(edits, FAR_FEWER * expected) <= CERTAIN)
 
 
 def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from ram_backend.errors import (
     RamError,
     SettingsError,
 )
-from ram_backend.feedback.connection import label_studio_of
+from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.job import Job, JobKind, JobResult
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import LabelStudio

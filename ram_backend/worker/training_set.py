@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ram_backend.demo import photo_paths
 from ram_backend.errors import VersionDamaged
 from ram_backend.feedback.labels import to_matrix
-from ram_backend.gate.off_target import OffTargetShift, measure_shift
+from ram_backend.gate.judge import OffTargetShift, measure_shift
+from ram_backend.gate.statistics import reliable_pairs
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import cost_thresholds, sigmoid
@@ -23,7 +24,6 @@ from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
-from ram_backend.training.annotators import reliable_pairs
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
 from ram_backend.worker.training_data import EncodedImages, ProjectCorrections

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from feedback.saying import CONFIG, current, said, shown
 
-from ram_backend.feedback.captions import caption_corrections
-from ram_backend.feedback.corrections import corrections_of
+from ram_backend.feedback.corrections import caption_corrections, corrections_of
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, read_annotation

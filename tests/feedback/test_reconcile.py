@@ -20,12 +20,11 @@ from support.label_studio import CREATED_AT, LEGACY, FakeLabelStudio
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
-from ram_backend.feedback.connection import label_studio_of
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
 from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import reconcile
+from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from ram_backend.gate import judge as gate
 from ram_backend.gate.folds import folds_of, group_near_duplicates
-from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, refuse_before_fitting
-from ram_backend.gate.off_target import measure_shift
+from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, measure_shift, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.training.selection import fit_candidate
 

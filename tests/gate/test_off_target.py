@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.gate.off_target import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift, measure_shift
+from ram_backend.gate.judge import LARGEST_MOVE, LEAST_AGREEMENT, OffTargetShift, measure_shift
 
 THRESHOLDS = np.full(25, 0.5)
 

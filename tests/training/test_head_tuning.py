@@ -17,7 +17,7 @@ from training import tiny_head as tiny
 
 from ram_backend.errors import NotAvailable, SettingsError, VersionDamaged
 from ram_backend.gate.folds import folds_of
-from ram_backend.gate.off_target import measure_shift
+from ram_backend.gate.judge import measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle

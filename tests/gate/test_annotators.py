@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ram_backend.training.annotators import reliable_pairs
+from ram_backend.gate.statistics import reliable_pairs
 
 random = np.random.default_rng(0)
 SCORES = random.beta(0.3, 0.9, (60, 40))
