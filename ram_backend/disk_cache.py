@@ -68,6 +68,10 @@ class DiskCache:
             return content
         return earlier or content
 
+    def files(self, prefix: str) -> list[Path]:
+        """The files of all contents whose names begin with `prefix`, of at least two characters."""
+        return list((self._folder / prefix[:2]).glob(f"{prefix}*"))
+
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name
 

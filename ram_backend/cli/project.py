@@ -13,6 +13,7 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, listed_tags, o
 from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError
+from ram_backend.jobs.erasure import erase, traces_of
 from ram_backend.labelstudio.client import connect_command
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.schema import LabelSchema
@@ -26,7 +27,7 @@ from ram_backend.versions.table import VersionTable
 
 _PER_TAG = re.compile(r"(.*\S.*)=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", re.IGNORECASE | re.DOTALL)
 
-app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list.", no_args_is_help=True)
+app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list, forget.", no_args_is_help=True)
 
 
 @app.command("set")
@@ -167,6 +168,30 @@ def pin_host(
     elif before.projects and all(each.hostname != host for each in before.projects):
         known = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
         typer.echo(f"No project uses that address yet: they use {known}. The address has to be the one that they name.")
+
+
+@app.command()
+def forget(
+    project: ProjectArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Remove everything of a project for good: settings, corrections, versions, jobs, cached images.
+
+    Label Studio itself keeps tasks, annotations and predictions. While it is
+    still connected, its next request makes the project known again.
+    """
+    opened = open_project(project)
+    traces = traces_of(opened.settings, opened.database, opened.key)
+    counts = {"row of " + table: count for table, count in traces.rows.items()}
+    counts |= {"version": len(traces.versions), "cached image": len(traces.tokens)}
+    typer.echo(f"Project {opened.key}: {', '.join(f'{count:,} x {name}' for name, count in counts.items())}.")
+    if dry_run:
+        return
+    if not yes:
+        typer.confirm("Remove all of it? Nothing brings it back.", abort=True)
+    erase(opened.settings, opened.database, opened.key)
+    typer.echo("It is forgotten.")
 
 
 def _set_options(opened: OpenProject, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:

@@ -83,6 +83,12 @@ class Database:
         with self._translated(), closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA journal_mode = WAL")
 
+    def checkpoint(self) -> None:
+        """Empties the write-ahead log of a SQLite file, where no other process is reading."""
+        if self.file is not None:
+            with self._translated(), closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Closes all connections; the next transaction opens new ones."""
         self.engine.dispose()
@@ -155,6 +161,7 @@ def _sqlite(file: Path) -> Database:
         connection.isolation_level = None  # transactions begin where `_begin` says so, not where the driver guesses
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # what was committed survives a power cut
+        connection.execute("PRAGMA secure_delete = ON")  # what was deleted is overwritten
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

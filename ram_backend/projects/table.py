@@ -35,6 +35,7 @@ from ram_backend.projects.project import Project, Setup, TrustedHost
 class OfProject:
     """The columns of a `ProjectKey`."""
 
+    __tablename__: Any
     instance: Mapped[str] = mapped_column(Text)
     project_id: Mapped[int] = mapped_column(BigInteger)
     created: Mapped[int] = mapped_column(BigInteger)

@@ -182,8 +182,8 @@ class VersionLoader:
         desired = {each.key: each for each in changes.served}
         first = self._change < 0
         with self._lock:
-            if changes.change < self._change:  # another database than before: what it doesn't know is not served
-                desired = {key: Served(key) for key in self._states} | desired
+            if changes.keys is not None:  # a forgotten project, or another database: what it lacks is not served
+                desired = {key: Served(key) for key in self._states.keys() - changes.keys} | desired
             self._change = changes.change
             for key, served in desired.items():
                 state = self._states.get(key)

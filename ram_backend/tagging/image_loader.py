@@ -177,7 +177,7 @@ class ImageLoader:
 
     def _name(self, sha256: str) -> str:
         identity = json.dumps([sha256, self._preprocessing.id, self._encoder_id, TOKEN_DTYPE, _FORMAT])
-        return f"{hashlib.sha256(identity.encode()).hexdigest()}.tokens"
+        return f"{sha256}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tokens"
 
 
 def prepared(

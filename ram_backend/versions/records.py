@@ -215,7 +215,8 @@ class Served:
 
 
 class ServedChanges(NamedTuple):
-    """The counter now, and what has changed since an earlier value of it."""
+    """The counter now, what has changed since an earlier value of it, and all projects with a row; None: as then."""
 
     change: int
     served: tuple[Served, ...]
+    keys: frozenset[ProjectKey] | None = None

@@ -113,7 +113,9 @@ class VersionTable:
                 return ServedChanges(since, ())
             after = since if counter > since else -1  # the counter went back: another database, such as a restored one
             rows = session.scalars(select(ServedRow).where(ServedRow.change > after).order_by(ServedRow.change)).all()
-            return ServedChanges(counter, tuple(_served(session, row) for row in rows))
+            keys = session.execute(select(ServedRow.instance, ServedRow.project_id, ServedRow.created))
+            served = tuple(_served(session, row) for row in rows)
+            return ServedChanges(counter, served, frozenset(ProjectKey(*row) for row in keys))
 
     def publish(
         self,

@@ -197,3 +197,14 @@ def test_what_the_label_config_makes_of_it_is_said(table: ProjectTable) -> None:
     assert len(shown(7)["remarks"]) == 2
     connect(SEVEN, "<View")
     assert "label config" in shown(7)["remarks"][0]
+
+
+def test_forget_counts_asks_and_removes(table: ProjectTable) -> None:
+    counted = run("forget", 7, "--dry-run")
+    assert "7.70@http://localhost:8080: 1 x row of projects, 0 x version" in counted
+    commands.run("project", "forget", 7, status=1)  # nobody answers
+    assert SEVEN in table.keys()  # noqa: SIM118
+    assert "forgotten" in run("forget", 7, "--yes")
+    with pytest.raises(ProjectNotFound):
+        run("show", 7)
+    assert len(table.keys()) == 3

@@ -30,7 +30,8 @@ ELSEWHERE = {  # these run until they are stopped, download, or need a server or
     *("vocabulary parse", "vocabulary build"),
 }
 WITHOUT_TABLE = ELSEWHERE - {"tag"} | {
-    "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "corrections export",
+    "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "project forget",
+    "corrections export",
     "versions activate", "versions rollback", "versions pin", "versions unpin", "vocabulary label-config",
 }  # fmt: skip
 LINES = [line for block in blocks("sh", PAGES["command-line.md"]) for line in block.splitlines()]

@@ -20,6 +20,7 @@ from support.tiny_model import GREEN, RED, ColourNetwork, picture
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import DatabaseUnavailable
+from ram_backend.jobs.erasure import erase
 from ram_backend.server import swap
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.table import VersionTable
@@ -163,6 +164,18 @@ def test_a_restored_database_is_believed(house: Callable[..., House]) -> None:
         session.execute(text("UPDATE backend SET change = 0"))
     database.close()
     wait_until(lambda: there.is_served("base"))
+    assert there.scores() == base
+
+
+def test_a_forgotten_project_is_served_the_base(house: Callable[..., House]) -> None:
+    there = house()
+    base = there.scores()
+    there.serve(there.make(-5.0))
+    database = open_database(there.settings)
+    erase(there.settings, database, there.key)
+    database.close()
+    wait_until(lambda: there.is_served("base"))
+    there.setup()
     assert there.scores() == base
 
 

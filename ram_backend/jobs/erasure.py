@@ -1,0 +1,97 @@
+"""Erasure of a project: its rows in all tables, its version directories, the cached tokens of its images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import delete, func, not_, select
+from sqlalchemy.orm import Session
+
+from ram_backend.database.engine import Database
+from ram_backend.disk_cache import DiskCache
+from ram_backend.errors import NotAvailable, VersionsUnavailable
+from ram_backend.feedback.ledger import ShownRow, TaskImageRow
+from ram_backend.feedback.shown import read_images
+from ram_backend.jobs.job import Job
+from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.table import BackendRow, OfProject, of_project
+from ram_backend.settings import Settings
+from ram_backend.versions.directory import folder_of
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a project has left.
+
+    Attributes:
+        rows: number of rows by table, without tables that have none.
+        versions: directories of its versions.
+        tokens: cached files of its images; not of those that another project
+            has, too.
+    """
+
+    rows: Mapping[str, int]
+    versions: tuple[Path, ...]
+    tokens: tuple[Path, ...]
+
+
+def traces_of(settings: Settings, database: Database, key: ProjectKey) -> Traces:
+    """What `erase` would remove."""
+    with database.reading() as session:
+        return _traces(settings, session, key)
+
+
+def erase(settings: Settings, database: Database, key: ProjectKey) -> Traces:
+    """Removes everything of a project, ledger included; returns what there was.
+
+    Files go before the transaction ends, so that a call that failed can be
+    repeated. Servers notice the removal within a second and serve the base.
+
+    Raises:
+        NotAvailable: a job of the project is running.
+        VersionsUnavailable: files can't be removed; the rows stay.
+    """
+    with database.writing() as session:
+        counter = session.get_one(BackendRow, 1, with_for_update=True)
+        mine = of_project(Job, key, unnamed=True)
+        running = session.scalars(select(Job).where(mine, Job.state == "running").with_for_update()).first()
+        if running is not None:
+            raise NotAvailable(
+                f"Job {running.short} of project {key} is running: wait for its end, or stop the worker."
+            )
+        traces, folder = _traces(settings, session, key), settings.versions_dir / folder_of(key)
+        for table in OfProject.__subclasses__():
+            session.execute(delete(table).where(of_project(table, key, unnamed=True)))
+        counter.change += 1
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            for path in traces.tokens:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise VersionsUnavailable(f"{error.filename} can't be removed ({error.strerror}): try again.") from error
+    database.checkpoint()
+    return traces
+
+
+def _traces(settings: Settings, session: Session, key: ProjectKey) -> Traces:
+    rows = {
+        str(table.__tablename__): session.scalar(
+            select(func.count()).select_from(table).where(of_project(table, key, unnamed=True))
+        )
+        for table in OfProject.__subclasses__()
+    }
+    images = select(TaskImageRow.sha256)
+    hashes = set(session.scalars(images.where(of_project(TaskImageRow, key, unnamed=True))))
+    for text in session.scalars(select(ShownRow.images).where(of_project(ShownRow, key, unnamed=True))):
+        hashes |= {image.sha256 for image in read_images(text)}
+    hashes -= set(session.scalars(images.where(not_(of_project(TaskImageRow, key, unnamed=True)))))
+    cache = DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes)
+    return Traces(
+        rows={name: count for name, count in sorted(rows.items()) if count},
+        versions=tuple(sorted((settings.versions_dir / folder_of(key)).glob("v*"))),
+        tokens=tuple(path for digest in sorted(hashes) for path in cache.files(digest)),
+    )
