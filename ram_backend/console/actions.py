@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ram_backend.errors import InputError
 from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.jobs.service import JobService
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
-from ram_backend.projects.project import Project
-from ram_backend.server.services import Services
 
 FIELDS = ("tags", "threshold", "precision", "top_k", "per_tag")
 """Settings that the form has."""
@@ -18,39 +17,24 @@ FIELDS = ("tags", "threshold", "precision", "top_k", "per_tag")
 _BY_PAGE = "asked for on the admin's page"
 
 
-def train(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
-    """Requests a training."""
-    return str(jobs.request_training_message(project.key, _BY_PAGE)["message"])
-
-
-def prelabel(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+def _prelabel(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
     """Requests predictions for all tasks without annotations."""
-    job = jobs.request_prelabelling(project.key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
+    job = jobs.request_prelabelling(key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
     return f"Predictions are queued as job {job.short}; a worker has Label Studio retrieve them."
 
 
-def pin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
-    """Keeps what is served."""
-    return f"Pinned to {jobs.versions.pin(project.key).name}: no training, no new version until it is unpinned."
-
-
-def unpin(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
-    """Lets new versions be served again."""
-    return f"Not pinned any more; {jobs.versions.unpin(project.key).name} is served until a better one is accepted."
-
-
-def serve(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+def _serve(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
     """Serves another version, or the bundle's base, and pins it.
 
     Raises:
         VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
     """
-    before = jobs.versions.served(project.key)
-    served, _ = jobs.roll_back(project.key, str(given.get("version")))
+    before = jobs.versions.served(key)
+    served, _ = jobs.roll_back(key, str(given.get("version")))
     return f"{served.name} is served instead of {before.name}, and pinned."
 
 
-def set_options(services: Services, jobs: JobService, project: Project, given: Mapping[str, Any]) -> str:
+def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
     """Replaces the settings that the form has; empty fields take them back, other settings stay.
 
     Raises:
@@ -68,7 +52,7 @@ def set_options(services: Services, jobs: JobService, project: Project, given: M
         others = {name: value for name, value in old.to_json().items() if name not in FIELDS}
         return parse_options({**others, **new}, source="Settings")
 
-    jobs.projects.edit_options(project.key, edited)
+    jobs.projects.edit_options(key, edited)
     return "Saved. It holds from the next predictions on: pre-label to renew those that are stored."
 
 
@@ -77,3 +61,17 @@ def _number(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"Settings: {name}={text[:40]!r} is not a number.") from None
+
+
+ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]] = {
+    "train": lambda jobs, key, _: str(jobs.request_training_message(key, _BY_PAGE)["message"]),
+    "prelabel": _prelabel,
+    "pin": lambda jobs, key, _: (
+        f"Pinned to {jobs.versions.pin(key).name}: no training, no new version until it is unpinned."
+    ),
+    "unpin": lambda jobs, key, _: (
+        f"Not pinned any more; {jobs.versions.unpin(key).name} is served until a better one is accepted."
+    ),
+    "serve": _serve,
+    "options": _set_options,
+}

@@ -1,22 +1,27 @@
-"""The list of projects: what each is served, what waits to be learned, its latest job."""
+"""What the page lists: projects with their latest job, and a project's thresholds with the layer that each is from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import asyncio
+from concurrent.futures import Future
+from typing import NamedTuple
 
+from ram_backend.errors import RamError
 from ram_backend.jobs.job import Job
-from ram_backend.jobs.service import JobService
 from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.project import Project
+from ram_backend.server.model import await_shared
 from ram_backend.server.services import Services
 from ram_backend.versions.records import Served
 
 JOBS = 1000
 """Latest jobs of all projects among which each project's is looked for."""
 
+WAIT_S = 2.0
+"""How long a view waits for a snapshot that is being built."""
 
-@dataclass(frozen=True)
-class Row:
+
+class Row(NamedTuple):
     """One project in the list."""
 
     key: ProjectKey
@@ -25,42 +30,58 @@ class Row:
     next_training: str
     job: Job | None
 
-    @property
-    def reference(self) -> str:
-        """As it stands in the page's addresses."""
-        return f"{self.key.id}.{self.key.created}"
 
-    @property
-    def number(self) -> int:
-        """As Label Studio shows it."""
-        return self.key.id
+class Threshold(NamedTuple):
+    """A tag is ticked above `value`, in [0, 1], as the `source` says: "settings", a version or the bundle."""
 
-    @property
-    def instance(self) -> str:
-        """Address of its Label Studio."""
-        return self.key.instance
+    value: float
+    source: str
 
 
-def overview(services: Services, jobs: JobService) -> list[Row]:
+def overview(services: Services) -> list[Row]:
     """All projects, by number. Waits for the database.
 
     Raises:
         DatabaseUnavailable: see the message.
     """
+    jobs = services.jobs
     served = {each.key: each for each in jobs.versions.changes().served}
-    latest = _latest(jobs.table.jobs(limit=JOBS))
-    events = jobs.ledger.last_events()
-    rows = []
-    for key in sorted(project.key for project in services.store.projects()):
-        has_events = any(each.id == key.id and each.created == key.created for each in events)
-        pending = jobs.pending(key) if has_events else 0
-        rows.append(Row(key, served.get(key, Served(key)), pending, jobs.next_training(key), latest.get(key)))
-    return rows
+    latest = {job.key: job for job in sorted(jobs.table.jobs(limit=JOBS), key=lambda job: job.requested_at)}
+    events = {(each.id, each.created) for each in jobs.ledger.last_events()}
+    return [
+        Row(
+            key,
+            served.get(key, Served(key)),
+            jobs.pending(key) if (key.id, key.created) in events else 0,
+            jobs.next_training(key),
+            latest.get(key),
+        )
+        for key in sorted(project.key for project in services.store.projects())
+    ]
 
 
-def _latest(jobs: Iterable[Job]) -> dict[ProjectKey, Job]:
-    found: dict[ProjectKey, Job] = {}
-    for job in jobs:
-        if job.key not in found or job.requested_at > found[job.key].requested_at:
-            found[job.key] = job
-    return found
+async def thresholds_in_force(services: Services, project: Project) -> tuple[dict[str, Threshold], str | None]:
+    """By scored text, those of what is served now; and why there are none, in one line."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await services.identity()
+            actual = services.swap.actual(project.key)
+            if isinstance(actual, Future):
+                return {}, "The project's version is still being loaded."
+            ref = None if actual is None else actual.ref
+            config = await await_shared(services.snapshots.resolve(project, project.label_config, ref))
+            snapshot = await await_shared(services.snapshots.get(config, actual))
+    except TimeoutError:
+        return {}, "The project's tags are still being prepared: their thresholds follow."
+    except RamError as error:
+        return {}, str(error)
+    source = services.model.known().bundle.name if ref is None else ref.name
+    found: dict[str, Threshold] = {}
+    for name, control in config.controls.items():
+        if (tagger := snapshot.taggers.get(name)) is None:
+            continue
+        for columns, given in zip(control.columns, control.thresholds, strict=True):
+            for column in columns:
+                value = float(tagger.thresholds[column]) if given is None else given
+                found[control.texts[column]] = Threshold(value, source if given is None else "settings")
+    return found, None

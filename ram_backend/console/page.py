@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +16,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 from ram_backend import __version__
-from ram_backend.console import actions
+from ram_backend.console.actions import ACTIONS
 from ram_backend.console.charts import bars_per_day, before_and_after
-from ram_backend.console.overview import overview
-from ram_backend.console.statistics import CorrectedPhoto, Statistics, StatisticsCache
-from ram_backend.console.thresholds import thresholds_in_force
+from ram_backend.console.overview import overview, thresholds_in_force
+from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
-from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.diagnosis import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
+from ram_backend.server.app import Server
 from ram_backend.server.middleware import Refused, is_loopback_host
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
@@ -47,15 +46,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_ACTIONS: Mapping[str, Callable[[Services, JobService, Project, Mapping[str, Any]], str]] = {
-    "train": actions.train,
-    "prelabel": actions.prelabel,
-    "pin": actions.pin,
-    "unpin": actions.unpin,
-    "serve": actions.serve,
-    "options": actions.set_options,
-}
-
 Check = Callable[[Settings, Project, TrustedHost | None], Iterable[Finding]]
 
 
@@ -71,6 +61,27 @@ def mount(app: FastAPI, *, check: Check) -> None:
     app.mount("/console", StaticFiles(directory=_HERE / "static"), name="console")
 
 
+async def _admitted(services: Server, request: Request) -> None:
+    """Without a login the page is for browsers on this machine.
+
+    Raises:
+        Refused: 403.
+    """
+    if not services.settings.basic_auth_user and not is_loopback_host(request.headers.get("host", "")):
+        message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
+        raise Refused(403, "LoginNeeded", message)
+
+
+async def _known(services: Server, reference: str) -> Project:
+    project = services.project(reference)
+    if services.store.get(project.key) is None:
+        raise ProjectNotFound(f"There is no project {reference[:40]!r}: `ram-backend project list` has them.")
+    return project
+
+
+Known = Annotated[Project, Depends(_known)]
+
+
 class _Page:
     def __init__(self, check: Check) -> None:
         self._check = check
@@ -78,7 +89,6 @@ class _Page:
         self._templates = Environment(
             loader=PackageLoader("ram_backend.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._statistics: StatisticsCache | None = None
         self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
         self.router = APIRouter(dependencies=[Depends(_admitted)], include_in_schema=False)
         views: dict[str, Callable[..., Any]] = {
@@ -92,61 +102,31 @@ class _Page:
             self.router.add_api_route(path, view, methods=["GET"])
         self.router.add_api_route("/projects/{reference}/{action}", self._act, methods=["POST"])
 
-    async def _projects(self, request: Request) -> HTMLResponse:
-        services, jobs = _parts(request)
-        return self._render(services, "projects.html", rows=await asyncio.to_thread(overview, services, jobs))
+    async def _projects(self, services: Server) -> HTMLResponse:
+        return self._render(services, "projects.html", rows=await asyncio.to_thread(overview, services))
 
-    async def _project(self, request: Request, reference: str) -> HTMLResponse:
-        services, jobs = _parts(request)
-        project = _known(services, reference)
+    async def _project(self, services: Server, project: Known, reference: str) -> HTMLResponse:
         thresholds, problem = await thresholds_in_force(services, project)
-        facts = await asyncio.to_thread(self._facts, services, jobs, project)
+        facts = await asyncio.to_thread(_facts, services, project)
         notes = [each for each in (problem, project.extra_params_error) if each]
         return self._render(
             services, "project.html", reference=reference, thresholds=thresholds, problems=notes, **facts
         )
 
-    def _facts(self, services: Services, jobs: JobService, project: Project) -> dict[str, Any]:
-        key, statistics = project.key, self._statistics_of(services, project)
-        versions = jobs.versions.list(key)
-        return {
-            "project": project,
-            "served": jobs.versions.served(key),
-            "statistics": statistics,
-            "tags": statistics.tags[:TAGS],
-            "tags_left": len(statistics.tags) - TAGS if len(statistics.tags) > TAGS else 0,
-            "pending": jobs.pending(key),
-            "next_training": jobs.next_training(key),
-            "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
-            "versions": versions[::-1],
-            "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
-            "jobs": jobs.table.jobs(key, limit=JOBS),
-            "options": project.admin_options,
-            "extra": ", ".join(project.extra_params.to_json()),
-        }
-
-    async def _connection(self, request: Request, reference: str) -> HTMLResponse:
-        services, jobs = _parts(request)
-        project = _known(services, reference)
-
+    async def _connection(self, services: Server, project: Known) -> HTMLResponse:
         def look() -> list[Finding]:
-            return list(self._check(services.settings, project, jobs.projects.changes().trusted_host))
+            return list(self._check(services.settings, project, services.jobs.projects.changes().trusted_host))
 
-        findings = await asyncio.to_thread(look)
-        return self._render(services, "connection.html", findings=findings)
+        return self._render(services, "connection.html", findings=await asyncio.to_thread(look))
 
-    async def _tag(self, request: Request, reference: str, name: str) -> HTMLResponse:
-        services, _ = _parts(request)
-        project = _known(services, reference)
-        statistics = await asyncio.to_thread(self._statistics_of, services, project)
+    async def _tag(self, services: Server, project: Known, reference: str, name: str) -> HTMLResponse:
+        statistics = await asyncio.to_thread(statistics_of, services.ledger, services.settings, project)
         photos = (statistics.photos or {}).get(name, ())
         return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
 
-    async def _photo(self, request: Request, reference: str, task: int, image: str) -> Response:
+    async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
         """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
-        services, _ = _parts(request)
-        project = _known(services, reference)
-        statistics = await asyncio.to_thread(self._statistics_of, services, project)
+        statistics = await asyncio.to_thread(statistics_of, services.ledger, services.settings, project)
         photo = statistics.photo(task, image)
         if photo is None:
             raise ProjectNotFound(f"Project {project.key} has no corrected photo of task {task}.")
@@ -155,20 +135,13 @@ class _Page:
         return Response(data, media_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "private, max-age=3600"})
 
     async def _act(
-        self, request: Request, reference: str, action: str, given: Annotated[dict[str, Any], Body()]
+        self, request: Request, services: Server, project: Known, action: str, given: Annotated[dict[str, Any], Body()]
     ) -> dict[str, str]:
         if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
             raise Refused(403, "PageToken", "The page's token is missing or old: reload the page.")
-        services, jobs = _parts(request)
-        if action not in _ACTIONS:
-            raise InputError(f"There is no action {action[:40]!r} (known: {', '.join(_ACTIONS)}).")
-        project = _known(services, reference)
-        return {"message": await asyncio.to_thread(_ACTIONS[action], services, jobs, project, given)}
-
-    def _statistics_of(self, services: Services, project: Project) -> Statistics:
-        if self._statistics is None:
-            self._statistics = StatisticsCache(services.ledger, services.settings)
-        return self._statistics.of(project)
+        if action not in ACTIONS:
+            raise InputError(f"There is no action {action[:40]!r} (known: {', '.join(ACTIONS)}).")
+        return {"message": await asyncio.to_thread(ACTIONS[action], services.jobs, project.key, given)}
 
     def _render(self, services: Services, template: str, **values: object) -> HTMLResponse:
         html = self._templates.get_template(template).render(
@@ -182,28 +155,24 @@ class _Page:
         return HTMLResponse(html, headers=_HEADERS)
 
 
-async def _admitted(request: Request) -> None:
-    """Without a login the page is for browsers on this machine.
-
-    Raises:
-        Refused: 403.
-    """
-    settings: Settings = request.app.state.services.settings
-    if not settings.basic_auth_user and not is_loopback_host(request.headers.get("host", "")):
-        message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
-        raise Refused(403, "LoginNeeded", message)
-
-
-def _parts(request: Request) -> tuple[Services, JobService]:
-    services: Services = request.app.state.services
-    return services, services.jobs
-
-
-def _known(services: Services, reference: str) -> Project:
-    project = services.project(reference)
-    if project.key not in {each.key for each in services.store.projects()}:
-        raise ProjectNotFound(f"There is no project {reference[:40]!r}: `ram-backend project list` has them.")
-    return project
+def _facts(services: Services, project: Project) -> dict[str, Any]:
+    key, jobs, statistics = project.key, services.jobs, statistics_of(services.ledger, services.settings, project)
+    versions = jobs.versions.list(key)
+    return {
+        "project": project,
+        "served": jobs.versions.served(key),
+        "statistics": statistics,
+        "tags": statistics.tags[:TAGS],
+        "tags_left": max(0, len(statistics.tags) - TAGS),
+        "pending": jobs.pending(key),
+        "next_training": jobs.next_training(key),
+        "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
+        "versions": versions[::-1],
+        "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
+        "jobs": jobs.table.jobs(key, limit=JOBS),
+        "options": project.admin_options,
+        "extra": ", ".join(project.extra_params.to_json()),
+    }
 
 
 def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:

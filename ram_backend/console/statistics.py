@@ -92,36 +92,25 @@ class Statistics:
         return next((each for each in found if (each.task, each.to_name) == (task, to_name)), None)
 
 
-class StatisticsCache:
-    """LRU cache of figures, by project, last event and label config.
+def statistics_of(ledger: Ledger, settings: Settings, project: Project) -> Statistics:
+    """The figures of a project, with the settings' weights of untouched tags. Waits for the database.
 
-    Args:
-        ledger: of all projects.
-        settings: weights of untouched tags.
+    Raises:
+        DatabaseUnavailable: see the message.
     """
+    return _computed(ledger, settings, project.key, ledger.last_event(project.key), project.label_config)
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
-        self._ledger = ledger
-        self._weights = Weights.of(settings)
-        self._cached = lru_cache(PROJECTS)(self._compute)
 
-    def of(self, project: Project) -> Statistics:
-        """The figures of a project. Waits for the database.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
-        return self._cached(project.key, self._ledger.last_event(project.key), project.label_config)
-
-    def _compute(self, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
-        annotations = [each for each in self._ledger.annotations(key, up_to=last_event) if each.parsed.usable]
-        per_day = Counter(each.received_at.date() for each in annotations)
-        try:
-            schema = parse_label_config(label_config)
-        except LabelConfigError as error:
-            return Statistics(len(annotations), per_day, problem=str(error))
-        corrections = corrections_of(schema, annotations, self._ledger.shown(key, annotated=True), self._weights)
-        return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
+@lru_cache(PROJECTS)
+def _computed(ledger: Ledger, settings: Settings, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
+    annotations = [each for each in ledger.annotations(key, up_to=last_event) if each.parsed.usable]
+    per_day = Counter(each.received_at.date() for each in annotations)
+    try:
+        schema = parse_label_config(label_config)
+    except LabelConfigError as error:
+        return Statistics(len(annotations), per_day, problem=str(error))
+    corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True), Weights.of(settings))
+    return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
 
 
 def count_edits(corrections: Sequence[TaskLabels]) -> EditCounts:
