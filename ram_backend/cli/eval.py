@@ -65,7 +65,7 @@ def eval_(
     """Measure bundles and versions on labelled images.
 
     Labels are JSON lines, RAM's benchmark files, COCO instances, OpenImages
-    CSV or a folder of VOC annotations. Images that a model has learned from are
+    CSV, or a folder of VOC or YOLO. Images that a model has learned from are
     reported and left out for all.
     """
     if len(labels) != len(images):

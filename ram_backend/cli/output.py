@@ -81,12 +81,12 @@ def read_text(path: Path, expected: str) -> str:
         raise InputError(f"{path} can't be read ({reason}): {expected}.") from None
 
 
-def check_folder_of(path: Path) -> None:
+def check_folder_of(path: Path, *, option: str = "--out") -> None:
     """Checks early that a file can be written; raises InputError where it can't."""
     if path.is_dir():
-        raise InputError(f"--out {path}: is a folder: name a file in it.")
+        raise InputError(f"{option} {path}: is a folder: name a file in it.")
     if not path.parent.is_dir():
-        raise InputError(f"--out {path}: the folder {path.parent} does not exist: create it first.")
+        raise InputError(f"{option} {path}: the folder {path.parent} does not exist: create it first.")
 
 
 @contextmanager

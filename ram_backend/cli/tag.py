@@ -19,7 +19,7 @@ from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
 from ram_backend.cli.region_finder import RegionFinder
-from ram_backend.cli.tag_files import SUFFIXES, Record, TagFile, TaggedImage, check_tag_file
+from ram_backend.cli.tag_files import SUFFIXES, BoxFile, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
 from ram_backend.images.decode import check_start, find_images
@@ -67,6 +67,10 @@ def tag(
     save: Annotated[
         Path | None, typer.Option(help="Also write photos with their tags drawn on, and index.html, to this folder.")
     ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write the regions: coco=FILE.json, yolo=FOLDER or voc=FOLDER; may be repeated."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out and --save: leave out the images that they have.")
     ] = False,
@@ -86,13 +90,17 @@ def tag(
         check_tag_file(file)
     if resume and file is None and save is None:
         raise InputError("--resume goes on with the files of --out or --save: name one of them.")
+    if resume and export:
+        raise InputError("--export is written as a whole: leave out --resume.")
     found = _found(images, save)
     paths = [path for path in found if _is_there(path, settings)]
-    files: list[TagFile | ContactSheet] = []
+    exports = [BoxFile(each, paths, names) for each in export or ()]
+    files: list[TagFile | ContactSheet | BoxFile] = []
     done, stopped = 0, False
     try:
         if paths:
             tagger = open_tagger(settings, names, descriptions)
+            files += exports
             if file is not None:
                 files.append(TagFile(file, tagger, resume=resume))
             if save is not None:
@@ -100,12 +108,9 @@ def tag(
             had = set.intersection(*(each.images for each in files)) if files else set()
             new = [path for path in paths if printable(str(path)) not in had]
             done = len(paths) - len(new)
-            captions = None
-            if caption:
-                captions = BundleCaptions(tagger.bundle, device=settings.device, beams=beams, longest=max_length)
-                if captions.source == "template":
-                    notes.print(f"{tagger.bundle.name} has no captioner: lists of tags take its place.", markup=False)
-            shown = _Shown(top, min_score, names is not None or descriptions is not None, as_json, regions, captions)
+            captions = _captions(tagger, settings, beams, max_length) if caption else None
+            given, placed = names is not None or descriptions is not None, regions or bool(export)
+            shown = _Shown(top, min_score, given, as_json, placed, captions)
             for record, image in _tagged(tagger, new, settings, shown):
                 for each in files:
                     each.add(record, image)
@@ -116,6 +121,13 @@ def tag(
         for each in files:
             each.close()
     _conclude(done, len(found), files, stopped=stopped)
+
+
+def _captions(tagger: Tagger, settings: Settings, beams: int, longest: int) -> BundleCaptions:
+    captions = BundleCaptions(tagger.bundle, device=settings.device, beams=beams, longest=longest)
+    if captions.source == "template":
+        notes.print(f"{tagger.bundle.name} has no captioner: lists of tags take its place.", markup=False)
+    return captions
 
 
 class _Shown(NamedTuple):
@@ -159,7 +171,7 @@ def _tagged(
         notes.print("In brackets: below the tag's threshold.", style="dim")
 
 
-def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet], *, stopped: bool) -> None:
+def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | BoxFile], *, stopped: bool) -> None:
     """Says how many images are tagged and where; ends with status 130 or 1 where not all are."""
     where = ", ".join(str(each.path) for each in files)
     if stopped:
@@ -250,7 +262,8 @@ def tag_images(
             on = (scored.scores > tagger.thresholds) | given
             named = [[tagger.tags[place] for place in np.flatnonzero(row)] for row in on]
             texts = [None] * len(good) if captions is None else captions.write(tokens, named)
-            rows = zip(scored.logits, scored.scores, encoded, texts, strict=True)
+            sizes = [image.size for image in good]
+            rows = zip(scored.logits, scored.scores, encoded, texts, sizes, strict=True)
             for path, image in batch:
                 yield image if isinstance(image, ImageError) else TaggedImage(path, *next(rows))
             bar.advance(task, len(batch))

@@ -1,4 +1,4 @@
-"""Files of tagged images by suffix, each of which `--resume` goes on with: JSON lines, JSON, CSV, NumPy arrays."""
+"""Files of tagged images by suffix, which `--resume` goes on with (JSON, CSV, NumPy), and data sets of boxes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ram_backend.cli.output import check_folder_of, printable, written_whole
 from ram_backend.errors import InputError
+from ram_backend.evaluation.boxes import BOX_FORMATS, BoxedImage, BoxFormat, BoxSet, LabelledBox, files_of
 from ram_backend.tagging.tagger import Tagger
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
@@ -27,13 +28,14 @@ Record = Mapping[str, Any]
 
 
 class TaggedImage(NamedTuple):
-    """An image with its logits before calibration, its calibrated scores, (L,) float32 each, and its tokens (T, D)."""
+    """An image: logits before calibration and calibrated scores, (L,) float32 each; tokens (T, D); (width, height)."""
 
     path: Path
     logits: NDArray[np.float32]
     scores: NDArray[np.float32]
     tokens: NDArray[np.float32] | None = None
     caption: str | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 def check_tag_file(path: Path) -> None:
@@ -122,6 +124,57 @@ class TagFile:
             "thresholds": self._tagger.thresholds,
             "model_version": np.array(self._tagger.model_version),
         }
+
+
+class BoxFile:
+    """A data set of boxes in one of `BOX_FORMATS`, which `close` writes.
+
+    Args:
+        wanted: format and path, such as "coco=boxes.json" or "yolo=folder".
+        paths: of all images; files are named below the folder that holds all.
+        tags: the classes, in order; None: those that occur.
+
+    Raises:
+        InputError: no such format, or a path that can't be written, or that
+            holds something else.
+    """
+
+    def __init__(self, wanted: str, paths: Sequence[Path], tags: Sequence[str] | None) -> None:
+        kind, _, path = wanted.partition("=")
+        if kind not in BOX_FORMATS or not path:
+            raise InputError(f"--export {wanted}: give coco=FILE.json, yolo=FOLDER or voc=FOLDER.")
+        self.path = Path(path)
+        self._kind: BoxFormat = kind
+        if kind == "coco":
+            check_folder_of(self.path, option="--export")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"--export {wanted}: {path} is there already: name an empty or a new folder.")
+        self._root = Path(os.path.commonpath([each.absolute().parent for each in paths] or [Path.cwd()]))
+        self._tags = tags
+        self.images: set[str] = set()
+        self._found: list[BoxedImage] = []
+
+    def add(self, record: Record, image: TaggedImage) -> None:
+        """Adds the regions of an image."""
+        boxes = tuple(LabelledBox(r["tag"], tuple(r["box"]), r["score"], r.get("mask")) for r in record["regions"])
+        name = image.path.absolute().relative_to(self._root).as_posix()
+        self._found.append(BoxedImage(name, image.size, boxes))
+
+    def close(self) -> None:
+        """Writes all files; YOLO's photos are links."""
+        tags = self._tags or sorted({each.tag for image in self._found for each in image.boxes})
+        for name, text in files_of(self._kind, BoxSet("", tuple(self._found), tuple(tags))):
+            file = self.path / name
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{file.parent} can't be made ({error.strerror}): choose another folder.") from None
+            with written_whole(file) as written:
+                written.write(printable(text).encode())
+        for image in self._found if self._kind == "yolo" else ():
+            link = self.path / "images" / image.file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self._root / image.file)
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -1,7 +1,4 @@
-"""Image tags from detection data sets: COCO instances, OpenImages image labels and boxes, VOC annotations.
-
-A tag is right for an image where the class has an object in it.
-"""
+"""Readers of detection data sets: boxes of COCO, YOLO and VOC, image tags of OpenImages."""
 
 from __future__ import annotations
 
@@ -13,21 +10,72 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ram_backend.errors import InputError
+from ram_backend.evaluation.boxes import DIGITS, Box, BoxedImage, BoxSet, LabelledBox
 from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming
 from ram_backend.vocabulary.tags import read_text
 
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
-def read_coco(path: Path) -> LabelSet:
+
+def read_coco(path: Path) -> BoxSet:
     """COCO's instances file: every category of the file is a tag, and images without objects count."""
     with naming(str(path), "COCO's instances (images, annotations, categories)"):
         content: Any = json.loads(read_text(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
-        files = {each["id"]: str(each["file_name"]) for each in content["images"]}
-        found: dict[Any, set[str]] = {image: set() for image in files}
+        images = {each["id"]: each for each in content["images"]}
+        sizes = {number: (int(each.get("width", 0)), int(each.get("height", 0))) for number, each in images.items()}
+        found: dict[Any, list[LabelledBox]] = {number: [] for number in images}
         for each in content["annotations"]:
-            found[each["image_id"]].add(names[each["category_id"]])
-    images = tuple(LabelledImage(file, frozenset(found[image])) for image, file in files.items())
-    return LabelSet(path.stem, images, tuple(dict.fromkeys(names.values())))
+            x, y, width, height = each.get("bbox") or (0, 0, 0, 0)
+            box = _shares((x, y, x + width, y + height), sizes[each["image_id"]])
+            mask = each.get("segmentation")
+            mask = mask if isinstance(mask, dict) else None
+            found[each["image_id"]].append(LabelledBox(names[each["category_id"]], box, each.get("score"), mask))
+        boxed = [BoxedImage(str(images[each]["file_name"]), sizes[each], tuple(found[each])) for each in images]
+    return BoxSet(path.stem, tuple(boxed), tuple(dict.fromkeys(names.values())))
+
+
+def read_yolo(folder: Path) -> BoxSet:
+    """YOLO's folder: `labels/` with a text file per image, `images/`, and the classes in data.yaml or classes.txt.
+
+    Boxes and polygons are read, a polygon as the box around it. An image that
+    is not in `images/` has its labels' name and ".jpg".
+    """
+    tags = _yolo_classes(folder)
+    photos = {path.relative_to(folder / "images") for path in (folder / "images").rglob("*") if path.is_file()}
+    names = {path.with_suffix(""): path for path in sorted(photos)}
+    for path in (folder / "labels").rglob("*.txt"):
+        stem = path.relative_to(folder / "labels").with_suffix("")
+        names.setdefault(stem, stem.with_suffix(".jpg"))
+    images = []
+    for stem, name in sorted(names.items()):
+        path, boxes = folder / "labels" / stem.with_suffix(".txt"), list[LabelledBox]()
+        lines = read_text(path).splitlines() if path.exists() else []
+        for number, line in enumerate(filter(str.strip, lines), start=1):
+            with naming(f"{path}, line {number}", "a class, and its box or polygon in shares"):
+                place, *edges = map(float, line.split())
+                if len(edges) > 5:
+                    box = (min(edges[::2]), min(edges[1::2]), max(edges[::2]), max(edges[1::2]))
+                else:
+                    x, y, width, height = edges[:4]
+                    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                score = edges[4] if len(edges) == 5 else None
+                boxes.append(LabelledBox(tags[int(place)], _shares(box, (1, 1)), score))
+        images.append(BoxedImage(name.as_posix(), (0, 0), tuple(boxes)))
+    return BoxSet(folder.name, tuple(images), tags)
+
+
+def _yolo_classes(folder: Path) -> tuple[str, ...]:
+    import yaml
+
+    if (folder / "classes.txt").exists():
+        return tuple(line.strip() for line in read_text(folder / "classes.txt").splitlines() if line.strip())
+    with naming(str(folder / "data.yaml"), "YOLO's description of a data set (names: [...])"):
+        try:
+            names: Any = yaml.safe_load(read_text(folder / "data.yaml"))["names"]
+        except yaml.YAMLError as error:
+            raise ValueError(str(error).splitlines()[0]) from None
+        return tuple(str(names[place]) for place in range(len(names)))
 
 
 def read_open_images(path: Path) -> LabelSet:
@@ -63,25 +111,40 @@ def read_open_images(path: Path) -> LabelSet:
     return LabelSet(path.stem, images, tuple(sorted(tags)))
 
 
-def read_voc(folder: Path) -> LabelSet:
-    """VOC's folder of annotations, an XML file per image; a class is unknown where all its objects are "difficult"."""
+def read_voc(folder: Path) -> BoxSet:
+    """VOC's folder of annotations, an XML file per image; objects may be "difficult"."""
     images = []
-    for path in sorted(folder.glob("*.xml")):
+    for path in sorted(folder.rglob("*.xml")):
         try:
             root = ElementTree.parse(path).getroot()
         except (ElementTree.ParseError, OSError) as error:
             raise InputError(f"{path}: not XML ({error}). Repair or remove it.") from None
         with naming(str(path), "a VOC annotation"):
             file = (root.findtext("filename") or f"{path.stem}.jpg").strip()
-            names: dict[bool, set[str]] = {False: set(), True: set()}
+            size = (int(root.findtext("size/width") or 0), int(root.findtext("size/height") or 0))
+            boxes = []
             for each in root.iter("object"):
-                name = each.findtext("name")
-                if not name or not name.strip():
+                name, box = (each.findtext("name") or "").strip(), None
+                if not name:
                     raise ValueError("an object has no name")
-                names[(each.findtext("difficult") or "0").strip() == "1"].add(name.strip())
-        images.append(LabelledImage(file, frozenset(names[False]), frozenset(names[True] - names[False])))
-    tags = {tag for image in images for tag in image.positives | image.unknown}
-    return LabelSet(folder.name, tuple(images), tuple(sorted(tags)))
+                if each.find("bndbox") is not None:
+                    left, top, right, bottom = (float(each.findtext(f"bndbox/{edge}") or "") for edge in _EDGES)
+                    box = _shares((left - 1, top - 1, right, bottom), size)
+                difficult = (each.findtext("difficult") or "0").strip() == "1"
+                boxes.append(LabelledBox(name, box, difficult=difficult))
+        images.append(BoxedImage(file, size, tuple(boxes)))
+    tags = {each.tag for image in images for each in image.boxes}
+    return BoxSet(folder.name, tuple(images), tuple(sorted(tags)))
+
+
+def _shares(corners: Box, size: tuple[int, int]) -> Box | None:
+    """Corners in pixels as shares; None where there is no size, or no area."""
+    if not all(size):
+        return None
+    x0, y0, x1, y1 = (
+        round(min(1.0, max(0.0, edge / side)), DIGITS) for edge, side in zip(corners, size * 2, strict=True)
+    )
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def _rows(path: Path) -> Iterator[list[str]]:

@@ -8,19 +8,21 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from ram_backend.errors import InputError
-from ram_backend.evaluation.detection_formats import read_coco, read_open_images, read_voc
+from ram_backend.evaluation.boxes import BoxSet
+from ram_backend.evaluation.detection_formats import read_coco, read_open_images, read_voc, read_yolo
 from ram_backend.evaluation.labels import LabelledImage, LabelSet, naming
 from ram_backend.vocabulary.tags import read_text
 
 FORMATS = (
-    "JSON lines (.jsonl), RAM's *_annots.txt, COCO instances (.json), OpenImages image labels (.csv), or a folder of"
-    " VOC annotations (.xml)"
+    "JSON lines (.jsonl), RAM's *_annots.txt, COCO instances (.json), OpenImages image labels (.csv), a folder of"
+    " VOC annotations (.xml), or YOLO's folder (data.yaml or classes.txt, labels/)"
 )
 
 
 def read_labels(path: Path) -> LabelSet:
-    """Reads an annotation file, or a folder of VOC annotations, by its format (see `FORMATS`).
+    """Reads an annotation file, or a folder of them, by its format (see `FORMATS`).
 
+    A tag of a detection data set is right for an image where it has an object.
     RAM's files need their lists beside them, under the names that the authors
     gave them; OpenImages' labels the class descriptions.
 
@@ -28,13 +30,16 @@ def read_labels(path: Path) -> LabelSet:
         InputError: the file is missing, of no known format, or malformed; names
             file and line.
     """
-    readers: dict[str, Callable[[Path], LabelSet]] = {
+    readers: dict[str, Callable[[Path], LabelSet | BoxSet]] = {
         ".jsonl": _read_json_lines, ".txt": _read_ram, ".json": read_coco, ".csv": read_open_images,
     }  # fmt: skip
-    read = read_voc if path.is_dir() else readers.get(path.suffix.lower())
+    read = readers.get(path.suffix.lower())
+    if path.is_dir():
+        read = read_yolo if (path / "data.yaml").exists() or (path / "classes.txt").exists() else read_voc
     if read is None:
         raise InputError(f"{path}: no known format of labels. Give {FORMATS}.")
-    labels = read(path)
+    found = read(path)
+    labels = found.labels() if isinstance(found, BoxSet) else found
     if not labels.images or not labels.tags:
         raise InputError(f"{path}: has no {'images' if not labels.images else 'tags'}. Give {FORMATS}.")
     return labels

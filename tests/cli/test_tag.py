@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ram_backend.cli.contact_sheet import saved_name
 from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import BundleNotFound, CheckpointError, InputError, RamError, VocabularyError
+from ram_backend.evaluation.detection_formats import read_coco, read_voc, read_yolo
 
 CAT = next(path for path in photo_paths() if "cat" in path.name)
 pytestmark = pytest.mark.usefixtures("with_starter")
@@ -74,6 +76,28 @@ def test_regions_place_the_shown_tags(tmp_path: Path) -> None:
         at = (round(best["point"][0] * drawn.width), round(best["box"][1] * drawn.height) + 1)
         red, green, blue = drawn.getpixel(at)
     assert min(red, green) > 180 > blue + 40  # the box's upper edge is yellow
+
+
+def test_regions_as_data_sets(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    shutil.copy(CAT, photos / "cat.jpg")
+    with Image.open(CAT) as photo:
+        photo.resize((90, 60)).save(photos / "sub" / "small.png")
+    kinds = {"coco": tmp_path / "boxes.json", "yolo": tmp_path / "yolo", "voc": tmp_path / "voc"}
+    exports = [part for kind, path in kinds.items() for part in ("--export", f"{kind}={path}")]
+    lines = json_lines(run("tag", photos, "--tags", "grass,cat", "--json", *exports))
+    expected = {Path(line["image"]).name: [(each["tag"], each["box"]) for each in line["regions"]] for line in lines}
+    for read in (read_coco(kinds["coco"]), read_yolo(kinds["yolo"])):
+        found = {Path(image.file).name: [(each.tag, [*each.box]) for each in image.boxes] for image in read.images}
+        assert found == expected
+        assert {image.file for image in read.images} == {"cat.jpg", "sub/small.png"}
+        assert read.tags == ("grass", "cat"), "in the order asked"
+    small = next(image for image in read_voc(kinds["voc"]).images if image.file == "sub/small.png")
+    assert (small.size, {each.tag for each in small.boxes}) == ((90, 60), {"grass", "cat"})
+    assert (kinds["yolo"] / "images" / "cat.jpg").read_bytes() == CAT.read_bytes()
+    with pytest.raises(InputError, match="is there already"):
+        run("tag", CAT, "--export", f"yolo={kinds['yolo']}")
 
 
 def test_tags_file_and_arrays(tmp_path: Path) -> None:
@@ -302,6 +326,9 @@ def test_many_images_in_several_batches_keep_their_order(tmp_path: Path) -> None
         ([CAT, "--out", "tags.xml"], InputError, "its suffix names the format: one of .json, .jsonl, .csv, .npz"),
         ([CAT, "--save", "tags.bin"], InputError, "can't be made"),
         ([CAT, "--resume"], InputError, "name one of them"),
+        ([CAT, "--resume", "--out", "out.csv", "--export", "coco=x.json"], InputError, "leave out --resume"),
+        ([CAT, "--export", "boxes.json"], InputError, "give coco=FILE.json, yolo=FOLDER or voc=FOLDER"),
+        ([CAT, "--export", "coco=nowhere/x.json"], InputError, "--export nowhere/x.json: .*create it first"),
         (["http://host/x.jpg"], InputError, "http://host/x.jpg is an address"),
         ([CAT, "--bundle", "no-such"], BundleNotFound, "no-such"),
         (["."], InputError, "No images in"),
