@@ -15,8 +15,6 @@ Shapes: N images, L tags.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,33 +43,6 @@ _TOLERANCE = 1e-7
 _FIXED = 1e12
 
 
-@dataclass(frozen=True)
-class PooledPrior:
-    """Common coefficients that those of each tag are shrunk towards.
-
-    Attributes:
-        coefficients: (2,) residual_scale, offset.
-        likelihood: penalised log-likelihood of the pairs that they were learned
-            from, at most 0; comparable between several u of the same labels.
-    """
-
-    coefficients: FloatArray
-    likelihood: float
-
-
-@dataclass(frozen=True)
-class TagCalibrations:
-    """Coefficients per tag.
-
-    Attributes:
-        residual_scale: (L,) on u, at least 0.
-        offset: (L,).
-    """
-
-    residual_scale: FloatArray
-    offset: FloatArray
-
-
 def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
     """How much each pair counts when probabilities are fitted, (N, L) in [0, 1].
 
@@ -94,8 +65,8 @@ def pair_weights(labels: BoolArray, weights: NDArray[np.float32]) -> FloatArray:
 
 def fit_pooled_prior(
     z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray
-) -> PooledPrior | None:
-    """Fits the common coefficients, the tags' own ones beside them.
+) -> tuple[FloatArray | None, float]:
+    """Fits the common coefficients that those of each tag are shrunk towards, the tags' own ones beside them.
 
     Args:
         z: (N, L) the bundle's calibrated log-odds.
@@ -105,39 +76,42 @@ def fit_pooled_prior(
         pair_weight: (N, L) see `pair_weights`.
 
     Returns:
-        None where the known labels are all equal: nothing can be learned.
+        (2,) residual_scale and offset, None where the known labels are all
+        equal: nothing can be learned; and the penalised log-likelihood of the
+        pairs that they were learned from, at most 0, comparable between several
+        u of the same labels.
     """
     known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
-        return None
+        return None, 0.0
     tags = _stratified_tags(labels, known, np.flatnonzero(known.any(axis=0)))
     common, _, likelihood = _fit(
         z, u, labels, pair_weight, tags, np.array(START), np.array(COMMON_PRECISION), np.array(OWN_PRECISION)
     )
-    return PooledPrior(common, likelihood)
+    return common, likelihood
 
 
 def fit_tag_calibrations(
-    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray, common: PooledPrior | None
-) -> TagCalibrations:
-    """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`.
+    z: NDArray[np.float32], u: FloatArray, labels: BoolArray, pair_weight: FloatArray, common: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Fits every tag's own coefficients; arguments as in `fit_pooled_prior`, `common` as it gives them.
 
     Returns:
-        Coefficients of all tags; (0, 0), the bundle's, for a tag without any
-        known pair, and for all tags where there are no common ones.
+        (L,) residual_scale, on u and at least 0, and (L,) offset: 0, the
+        bundle's, for a tag without any known pair, and for all tags where there
+        are no common ones.
     """
     tags = np.flatnonzero((pair_weight > 0).any(axis=0))
     residual_scale, offset = np.zeros(z.shape[1]), np.zeros(z.shape[1])
     if common is None:
-        return TagCalibrations(residual_scale, offset)
-    centre = common.coefficients
+        return residual_scale, offset
     chunk = max(1, PAIRS_AT_ONCE // len(z))
     for start in range(0, len(tags), chunk):
         some = tags[start : start + chunk]
-        _, shift, _ = _fit(z, u, labels, pair_weight, some, centre, np.full(2, _FIXED), np.array(OWN_PRECISION))
-        residual_scale[some] = np.maximum(centre[0] + shift[:, 0], 0)
-        offset[some] = centre[1] + shift[:, 1]
-    return TagCalibrations(residual_scale, offset)
+        _, shift, _ = _fit(z, u, labels, pair_weight, some, common, np.full(2, _FIXED), np.array(OWN_PRECISION))
+        residual_scale[some] = np.maximum(common[0] + shift[:, 0], 0)
+        offset[some] = common[1] + shift[:, 1]
+    return residual_scale, offset
 
 
 def fit_offsets(z: NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray) -> FloatArray:

@@ -19,7 +19,6 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.calibration import NEUTRAL
 from ram_backend.models.delta import Delta
 from ram_backend.training.calibration import (
-    PooledPrior,
     fit_common_curve,
     fit_offsets,
     fit_pooled_prior,
@@ -39,10 +38,6 @@ FloatArray = NDArray[np.float32]
 Numbers = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, its step and the number of steps."""
-
-
-def silent(stage: str, step: int, steps: int) -> None:
-    """Reports to nobody."""
 
 
 RIDGE_ALPHAS = (2.0, 6.0, 20.0, 60.0, 150.0)
@@ -148,31 +143,30 @@ class RidgeTrainer:
         steps = len(self.strengths) + 2
         progress(self.name, 0, steps)
         spectrum = KernelEigen.of(training_set.features)
-        tried: list[_Trial] = []
-        for place, strength in enumerate(self.strengths if learned.any() else self.strengths[-1:]):
+        tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
+        for strength in self.strengths if learned.any() else self.strengths[-1:]:
             ridge = spectrum.ridge(targets, groups, strength)
-            tried.append(_trial(training_set, pair_weight, ridge, learned, {"strength": strength, "sharing": False}))
-            progress(self.name, place + 1, steps)
-        best = max(tried, key=_likelihood)
+            tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
+            progress(self.name, len(tried), steps)
+        strength = max(tried, key=lambda each: tried[each][0])
+        (likelihood, ridge, common), sharing = tried[strength], False
         if self.smoothing is not False and training_set.embeddings is not None and learned.sum() > 1:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
             residual_targets = residualise(targets, training_set.base, training_set.weights)
             mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
-            ridge = spectrum.ridge(mixed, groups, best.params["strength"])
-            smoothed = _trial(training_set, pair_weight, ridge, learned, {**best.params, "sharing": True})
-            best = smoothed if self.smoothing else max((best, smoothed), key=_likelihood)
-        if self.smoothing is None and (best.common is None or best.common.coefficients[0] <= 0):
+            smoothed = _weighed(training_set, pair_weight, spectrum.ridge(mixed, groups, strength), learned)
+            if self.smoothing or smoothed[0] > likelihood:
+                (_, ridge, common), sharing = smoothed, True
+        if self.smoothing is None and (common is None or common[0] <= 0):
             return None
-        mixture = fit_tag_calibrations(
-            training_set.base, best.ridge.out_of_group_scores, training_set.labels, pair_weight, best.common
-        )
-        learned_ridge = best.ridge.scaled(mixture.residual_scale)
-        bias = learned_ridge.bias + mixture.offset + offset
+        scores = ridge.out_of_group_scores
+        scale, shift = fit_tag_calibrations(training_set.base, scores, training_set.labels, pair_weight, common)
+        learned_ridge = ridge.scaled(scale)
         progress(self.name, steps, steps)
         return Candidate(
-            delta=_delta(bundle, slope, learned_ridge.weight, bias),
-            params=best.params,
-            refit_trainer=replace(self, strengths=(best.params["strength"],), smoothing=best.params["sharing"]),
+            delta=_delta(bundle, slope, learned_ridge.weight, learned_ridge.bias + shift + offset),
+            params={"strength": strength, "sharing": sharing},
+            refit_trainer=replace(self, strengths=(strength,), smoothing=sharing),
         )
 
 
@@ -182,7 +176,7 @@ def fit_candidate(
     folds: NDArray[np.int64],
     trainers: Sequence[Trainer] = (RecalibrationTrainer(), RidgeTrainer()),
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = lambda *_: None,
 ) -> Candidate:
     """Lets trainers compete.
 
@@ -229,9 +223,9 @@ def _cross_fitted(
     log_odds, deltas = training_set.base.copy(), {}
     for fold in np.unique(folds).tolist():
         inside, outside = folds != fold, folds == fold
-        without = (
-            found.refit_trainer.fit(training_set.take(inside), groups[inside], seed, silent) if inside.any() else None
-        )
+        if not inside.any():
+            continue
+        without = found.refit_trainer.fit(training_set.take(inside), groups[inside], seed, lambda *_: None)
         if without is not None:
             deltas[fold] = without.delta
             rest = training_set.take(outside)
@@ -240,30 +234,15 @@ def _cross_fitted(
     return replace(found, trainer=trainer.name, log_odds=log_odds, evaluated=everywhere, folds=deltas)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    ridge: Ridge
-    common: PooledPrior | None
-    params: dict[str, Any]
-
-
-def _trial(
-    training_set: TrainingSet,
-    pair_weight: NDArray[np.float64],
-    ridge: Ridge,
-    learned: NDArray[np.bool_],
-    params: dict[str, Any],
-) -> _Trial:
-    """Weighs a ridge, brought to a mean square of 1, against the bundle."""
+def _weighed(
+    training_set: TrainingSet, pair_weight: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_]
+) -> tuple[float, Ridge, NDArray[np.float64] | None]:
+    """A ridge, brought to a mean square of 1, beside the bundle: likelihood, ridge, common coefficients."""
     size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
     ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
-    return _Trial(
-        ridge, fit_pooled_prior(training_set.base, ridge.out_of_group_scores, training_set.labels, pair_weight), params
-    )
-
-
-def _likelihood(trial: _Trial) -> float:
-    return 0.0 if trial.common is None else trial.common.likelihood
+    scores = ridge.out_of_group_scores
+    common, likelihood = fit_pooled_prior(training_set.base, scores, training_set.labels, pair_weight)
+    return likelihood, ridge, common
 
 
 def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:

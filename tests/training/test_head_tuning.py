@@ -29,7 +29,7 @@ from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
 from ram_backend.training.head_tuning import HeadTrainer, add_factors, factors_of, off_target_scores
-from ram_backend.training.selection import Candidate, RecalibrationTrainer, RidgeTrainer, fit_candidate, silent
+from ram_backend.training.selection import Candidate, RecalibrationTrainer, RidgeTrainer, fit_candidate
 
 IMAGES = 160
 
@@ -60,7 +60,7 @@ def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
 
 def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> Candidate | None:
     training_set = tiny.training_set(images=IMAGES) if training_set is None else training_set
-    return trainer.fit(training_set, np.arange(len(training_set)), seed, silent)
+    return trainer.fit(training_set, np.arange(len(training_set)), seed, lambda *_: None)
 
 
 def candidate_of(training_set: TrainingSet, tuning: HeadTrainer, seed: int = 0) -> Candidate:
@@ -189,7 +189,7 @@ def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypat
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
     training_set = tiny.training_set(images=IMAGES)
     assert fitted(trainer(bundle), replace(training_set, weights=np.zeros_like(training_set.weights))) is None
-    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, silent) is None
+    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, lambda *_: None) is None
     asked: list[set[str]] = []
 
     def harmless(files: dict[str, bytes]) -> bool:
