@@ -56,7 +56,7 @@ class CaptionWriter:
         prompt = self.prompt(len(tags)).to(states.device)
         return generate(self._captioner.text_decoder, states, prompt, search, end=end)
 
-    def loss(self, tokens: Tensor, tags: Sequence[Sequence[str]], captions: Sequence[str]) -> Tensor:
+    def loss(self, tokens: Tensor, tags: Sequence[Sequence[str]], captions: Sequence[str]) -> tuple[Tensor, int]:
         """Tag2Text's caption loss: cross-entropy of the next word piece, label smoothing 0.1, mean over word pieces.
 
         The first four, which are the prompt's, and those after the 40th don't
@@ -66,6 +66,9 @@ class CaptionWriter:
             tokens: (B, T, D) image tokens.
             tags: of each image, those that its caption speaks of.
             captions: B texts that begin with `PROMPT`.
+
+        Returns:
+            The loss, and how many word pieces it is the mean of.
         """
         states = self._states(tokens, tags)
         ids = self._padded([each.ids for each in self._tokenizer.encode_batch(captions)])[0].to(states.device)
@@ -73,9 +76,9 @@ class CaptionWriter:
         logits = self._captioner.text_decoder(input_ids=ids, encoder_hidden_states=states, use_cache=False).logits
         wanted = ids.masked_fill(ids == PAD, _IGNORED)
         wanted[:, : self.prompt(1).shape[1]] = _IGNORED
-        return cross_entropy(
-            logits[:, :-1].flatten(0, 1), wanted[:, 1:].flatten(), ignore_index=_IGNORED, label_smoothing=0.1
-        )
+        wanted = wanted[:, 1:].flatten()
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), wanted, ignore_index=_IGNORED, label_smoothing=0.1)
+        return loss, int((wanted != _IGNORED).sum())
 
     def prompt(self, images: int) -> Tensor:
         """Ids (B, 4) that each caption begins with."""

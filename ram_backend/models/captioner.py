@@ -47,6 +47,8 @@ class Captioner(nn.Module):
     def with_weights(cls, weights: Mapping[str, Tensor]) -> Captioner:
         """A captioner around complete weights by official names, without copying them, in evaluation mode.
 
+        A weight that is a parameter of another module is shared with it.
+
         Raises:
             KeyError, RuntimeError: the tensors are not exactly those of a
                 captioner.
@@ -64,6 +66,7 @@ class Captioner(nn.Module):
         state[f"{decoder}.weight"] = state["text_decoder.bert.embeddings.word_embeddings.weight"]
         state[f"{decoder}.bias"] = state["text_decoder.cls.predictions.bias"]
         captioner.load_state_dict(state, strict=True, assign=True)
+        captioner.text_decoder.tie_weights()
         return captioner.eval()
 
     def encode_tags(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
@@ -86,8 +89,14 @@ class Captioner(nn.Module):
         return states
 
 
-def load_captioner(bundle: Bundle, device: str = "cpu") -> Captioner:
+def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Tensor] | None = None) -> Captioner:
     """The captioner of a bundle in fp32.
+
+    Args:
+        bundle: one that has a captioner.
+        device: for its weights.
+        network: parameters of the bundle's `TaggingNetwork`, with which it
+            shares some (for training); None: read from the bundle.
 
     Raises:
         BundleDamaged: it has none, or its weights are not those of a captioner.
@@ -95,7 +104,7 @@ def load_captioner(bundle: Bundle, device: str = "cpu") -> Captioner:
     """
     path = bundle.path / CAPTIONER
     try:
-        weights = load_file(path) | shared_weights(load_file(bundle.path / NETWORK))
+        weights = load_file(path) | shared_weights(network or load_file(bundle.path / NETWORK))
         return Captioner.with_weights(weights).to(torch_device(device))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]

