@@ -1,4 +1,4 @@
-"""`ram-backend jobs`, `train` and `prelabel`: jobs are listed, asked for, and followed to their end."""
+"""`ram-backend jobs`, `train`, `prelabel` and `schedule`: jobs are listed, requested, scheduled, followed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
-from ram_backend.cli.output import JsonLines, notes, print_json, progress
+from ram_backend.cli.output import JsonLines, notes, print_json, print_rows, progress
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable
 from ram_backend.settings import load_settings
@@ -20,6 +20,12 @@ from ram_backend.settings import load_settings
 if TYPE_CHECKING:
     from ram_backend.jobs.job import Job, Which
     from ram_backend.jobs.table import JobTable
+
+app = typer.Typer(help="Jobs at fixed times: set, list, remove.", no_args_is_help=True)
+
+Kind = Annotated[
+    str, typer.Argument(metavar="KIND", help="train, reconcile (with Label Studio) or refresh (predictions).")
+]
 
 LOOK_S = 0.5
 UNTAKEN_S = 15.0
@@ -113,6 +119,45 @@ def prelabel(
     typer.echo(
         f"Pre-labelling of project {opened.key} {known} as job {job.short}. `ram-backend jobs` shows how far it is."
     )
+
+
+@app.command("set")
+def set_(
+    project: ProjectArgument,
+    kind: Kind,
+    cron: Annotated[str, typer.Argument(metavar="CRON", help='Such as "30 3 * * 1-5": 3:30 from Monday to Friday.')],
+    zone: Annotated[str, typer.Option(help="Time zone of that, such as Europe/Berlin.")] = "UTC",
+) -> None:
+    """Request a job of a kind at fixed times; each kind has one schedule. A worker does it."""
+    opened = open_project(project)
+    schedule = opened.jobs.schedules.set(opened.key, kind, cron, zone)
+    typer.echo(f"Project {opened.key}: {schedule.kind} at {schedule.local_due} next, by a worker that is running then.")
+
+
+@app.command("list")
+def list_(project: ProjectArgument, as_json: JsonLines = False) -> None:
+    """List a project's schedules with their next times."""
+    opened = open_project(project)
+    found = opened.jobs.schedules.schedules(opened.key)
+    if as_json:
+        names = ("kind", "cron", "zone")
+        print_json(
+            *({name: getattr(each, name) for name in names} | {"due": each.due_at.isoformat()} for each in found)
+        )
+    elif found:
+        print_rows(
+            ("kind", "cron", "zone", "next"), [[each.kind, each.cron, each.zone, each.local_due] for each in found]
+        )
+    else:
+        typer.echo(f'Nothing is scheduled: `ram-backend schedule set {opened.key.id} train "0 3 * * *"` does it.')
+
+
+@app.command()
+def remove(project: ProjectArgument, kind: Kind) -> None:
+    """Remove the schedule of a kind."""
+    opened = open_project(project)
+    opened.jobs.schedules.remove(opened.key, kind)
+    typer.echo(f"Project {opened.key}: {kind} is not scheduled any more.")
 
 
 def _prelabel_here(opened: OpenProject, job_id: str) -> None:

@@ -15,6 +15,7 @@ from ram_backend.cli import bundles, corrections, engine, project, versions, voc
 from ram_backend.cli.connect import connect
 from ram_backend.cli.doctor import doctor
 from ram_backend.cli.eval import eval_
+from ram_backend.cli.jobs import app as schedule
 from ram_backend.cli.jobs import jobs, prelabel, train
 from ram_backend.cli.serve import serve, worker
 from ram_backend.cli.studio import studio
@@ -38,6 +39,7 @@ for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, studio
 app.command("eval")(eval_)
 for room in (bundles, vocabulary, project, corrections, versions, engine):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
+app.add_typer(schedule, name="schedule")
 
 
 def _version(wanted: bool) -> None:

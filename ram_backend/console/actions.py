@@ -1,4 +1,4 @@
-"""Actions of the admin's page: train, pre-label, pin, serve a version, set options; each answers a sentence."""
+"""Actions of the admin's page: train, pre-label, pin, serve a version, options, schedules; each answers a sentence."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) ->
     return "Saved. It holds from the next predictions on: pre-label to renew those that are stored."
 
 
+def _set_schedule(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
+    """Schedules a kind of job; an empty cron text removes its schedule.
+
+    Raises:
+        InputError: a field can't be used, or there is nothing to remove.
+    """
+    kind, cron, zone = (str(given.get(name, "")).strip() for name in ("kind", "cron", "zone"))
+    if not cron:
+        jobs.schedules.remove(key, kind)
+        return f"{kind} is not scheduled any more."
+    schedule = jobs.schedules.set(key, kind, cron, zone or "UTC")
+    return f"{schedule.kind} is scheduled: next at {schedule.local_due}, by a worker that is running then."
+
+
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
@@ -74,4 +88,5 @@ ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]
     ),
     "serve": _serve,
     "options": _set_options,
+    "schedule": _set_schedule,
 }

@@ -22,6 +22,7 @@ from ram_backend.console.overview import overview, thresholds_in_force
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
+from ram_backend.jobs.schedules import KINDS
 from ram_backend.labelstudio.diagnosis import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
@@ -170,6 +171,8 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "versions": versions[::-1],
         "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
         "jobs": jobs.table.jobs(key, limit=JOBS),
+        "schedules": jobs.schedules.schedules(key),
+        "kinds": KINDS,
         "options": project.admin_options,
         "extra": ", ".join(project.extra_params.to_json()),
     }

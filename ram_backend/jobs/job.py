@@ -13,12 +13,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.base import Base, UtcDateTime
 from ram_backend.projects.table import OfProject
 
-JobKind = Literal["train", "refresh", "prelabel"]
+JobKind = Literal["train", "refresh", "reconcile", "prelabel"]
 JobState = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
-QUEUES: dict[JobKind, str] = {"refresh": "ram-refresh", "train": "ram-train", "prelabel": "ram-prelabel"}
+QUEUES: dict[JobKind, str] = {
+    "refresh": "ram-refresh",
+    "reconcile": "ram-reconcile",
+    "train": "ram-train",
+    "prelabel": "ram-prelabel",
+}
 """Names of the RQ queues; a worker looks into the first one first."""
 
 OPEN: tuple[JobState, ...] = ("requested", "running")
@@ -31,8 +36,9 @@ class Job(OfProject, Base):
 
     Attributes:
         kind: "train": learn from the corrections; "refresh": have Label Studio
-            retrieve fresh predictions after a swap; "prelabel": have it
-            retrieve predictions of what is served for many tasks.
+            retrieve fresh predictions after a swap; "reconcile": compare the
+            ledger with it; "prelabel": have it retrieve predictions of what is
+            served for many tasks.
         state: "done" whatever the verdict.
         reason: of the request, in a few words.
         rerun_reason: of a request that came while it was running: its end

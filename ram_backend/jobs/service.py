@@ -10,6 +10,7 @@ from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound, ProjectPinned
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, PrelabelOptions
+from ram_backend.jobs.schedules import ScheduleTable
 from ram_backend.jobs.table import JobTable, Requested
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
@@ -37,6 +38,7 @@ class JobService:
         self.ledger = Ledger(database)
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
+        self.schedules = ScheduleTable(database)
         self._versions_dir = settings.versions_dir
         self._train_after = settings.train_after
         self._debounce_s = settings.train_debounce_seconds

@@ -68,6 +68,7 @@ class JobTable:
         options: PrelabelOptions | None = None,
         *,
         delay_s: float = 0.0,
+        within: Session | None = None,
     ) -> Requested:
         """Requests a job. Of each kind a project has one open job at most, so five requests make one.
 
@@ -80,7 +81,10 @@ class JobTable:
             reason: in a few words.
             options: of a pre-labelling; added to those of an open job.
             delay_s: earliest start; an open job doesn't wait longer for that.
+            within: the caller's transaction; None: one of its own.
         """
+        if within is not None:
+            return _request(within, key, kind, reason, options, delay_s)
         with suppress(IntegrityError), self._database.writing() as session:
             return _request(session, key, kind, reason, options, delay_s)
         with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)

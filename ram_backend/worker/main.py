@@ -42,6 +42,9 @@ from ram_backend.worker.run_job import worker_name
 ROUND_S = 0.5
 """Pause between two rounds of maintenance."""
 
+SCHEDULES_S = 10.0
+"""Pause between two looks at the schedules, whose times are whole minutes."""
+
 COUNT_ALL_S = 60.0
 """Pause between two counts of all projects' corrections; in between only projects with new events are counted."""
 
@@ -54,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class Maintenance(PeriodicThread):
-    """Expires leases, requests trainings, sends due jobs; several workers may have one each.
+    """Expires leases, requests trainings and scheduled jobs, sends due jobs; several workers may have one each.
 
     Args:
         settings: of the worker.
@@ -71,7 +74,7 @@ class Maintenance(PeriodicThread):
         self._valkey = valkey
         self._parent = os.getppid() if with_parent else None
         self._events: dict[ProjectKey, int] = {}  # the last one of each project that was counted
-        self._count_at = self._count_all_at = 0.0
+        self._count_at = self._count_all_at = self._schedules_at = 0.0
         self._no_expiry_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
 
@@ -84,6 +87,9 @@ class Maintenance(PeriodicThread):
             self._request_due_trainings()
             if (due := self._service.table.due()) and self._valkey.revive():
                 self._dispatch(due)
+            if time.monotonic() >= self._schedules_at:
+                self._schedules_at = time.monotonic() + SCHEDULES_S
+                self._service.schedules.request_due()
         except Exception as error:
             problem, is_ours = repr(error), isinstance(error, RamError)
             if isinstance(error, DatabaseUnavailable):

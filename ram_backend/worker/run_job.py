@@ -81,6 +81,7 @@ JobFunction = Callable[[JobContext], JobResult | None]
 FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "train": "ram_backend.worker.train:train",
     "refresh": "ram_backend.worker.prelabel:prelabel",
+    "reconcile": "ram_backend.worker.training_data:reconcile_ledger",
     "prelabel": "ram_backend.worker.prelabel:prelabel",
 }
 """Function of each kind of job, or its name: imported only in the process of a job."""

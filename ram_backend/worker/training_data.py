@@ -20,6 +20,7 @@ from ram_backend.feedback.labels import TaskLabels, Weights
 from ram_backend.feedback.projection import Fingerprint
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
+from ram_backend.jobs.job import JobResult
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -128,6 +129,21 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         most_ticked=None if None in limits else sum(each for each in limits if each is not None),
         notes=tuple(notes),
     )
+
+
+def reconcile_ledger(context: JobContext) -> JobResult:
+    """Does a job that only compares the ledger with Label Studio.
+
+    Raises:
+        LabelStudioUnreachable: nothing was written; another attempt may help.
+    """
+    _, label_studio = context.open_project()
+    if label_studio is None:
+        raise LabelStudioUnreachable("Nobody has named its address.")
+    api, ledger = ProjectApi(label_studio, context.key.id), context.service.ledger
+    found = reconcile(ledger, context.key, api, progress=lambda tasks: context.heartbeat("reconcile", tasks))
+    counts = {name: value for name, value in vars(found).items() if isinstance(value, int)}
+    return JobResult(f"{found.listed} annotations: {found.added} new ones, {found.gone} gone.", counts)
 
 
 def encode_images(

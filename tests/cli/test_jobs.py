@@ -15,7 +15,7 @@ from support.commands import connect, json_lines, run
 from support.processes import processes, wait_until
 
 from ram_backend.cli.jobs import progress_of
-from ram_backend.errors import NotAvailable
+from ram_backend.errors import InputError, NotAvailable
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
@@ -139,3 +139,19 @@ def _handles(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+def test_schedules_are_set_listed_and_removed(queue: JobTable) -> None:
+    assert "Nothing is scheduled" in run("schedule", "list", 7)
+    assert "train at " in run("schedule", "set", 7, "train", "30 3 * * 1-5", "--zone", "Europe/Berlin")
+    run("schedule", "set", 7, "reconcile", "0 * * * *")
+    first, second = json_lines("schedule", "list", 7, "--json")
+    assert (first["kind"], second["kind"], second["cron"], second["zone"]) == (
+        *("reconcile", "train", "30 3 * * 1-5", "Europe/Berlin"),
+    )
+    assert second["due"].endswith("+00:00")
+    assert "30 3 * * 1-5  Europe/Berlin" in run("schedule", "list", 7)
+    run("schedule", "remove", 7, "train")
+    assert [each["kind"] for each in json_lines("schedule", "list", 7, "--json")] == ["reconcile"]
+    with pytest.raises(InputError, match="no schedule of 'train'"):
+        run("schedule", "remove", 7, "train")

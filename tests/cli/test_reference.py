@@ -31,7 +31,7 @@ ELSEWHERE = {  # these run until they are stopped, download, or need a server or
 }
 WITHOUT_TABLE = ELSEWHERE - {"tag"} | {
     "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "project forget",
-    "corrections export",
+    "corrections export", "schedule set", "schedule remove",
     "versions activate", "versions rollback", "versions pin", "versions unpin", "vocabulary label-config",
 }  # fmt: skip
 LINES = [line for block in blocks("sh", PAGES["command-line.md"]) for line in block.splitlines()]
@@ -74,6 +74,7 @@ def test_json_of_every_table(project: None) -> None:
     assert names >= WITHOUT_TABLE
     examples = {name_of(words): words for words in [*COMMANDS, ["vocabulary", "find", "dogs"], ["doctor"]]}
     commands.run("train", 1)
+    commands.run("schedule", "set", 1, "train", "0 3 * * *")
     for name in sorted(names - WITHOUT_TABLE - {"tag"}):
         printed = commands.run(*examples[name], "--json", status=1 if name == "doctor" else 0)
         try:

@@ -43,6 +43,11 @@ def test_buttons_and_form(corrected: Console) -> None:
         page.fill("input[name=threshold]", "0.3")
         page.click("text=Save")
         page.wait_for_selector("#message:has-text('Saved')")
+        page.select_option("select[name=kind]", "refresh")
+        page.fill("input[name=cron]", "0 4 * * *")
+        page.click("button:has-text('Schedule')")
+        page.wait_for_selector("#message:has-text('next at')")
+    assert [each.kind for each in corrected.jobs.schedules.schedules(corrected.key)] == ["refresh"]
     assert [job.kind for job in corrected.jobs.table.jobs(corrected.key)] == ["train"]
     (project,) = corrected.jobs.projects.changes().projects
     assert project.admin_options.threshold == 0.3

@@ -108,6 +108,17 @@ def test_settings_are_saved_and_taken_back(corrected: Console) -> None:
     assert project.admin_options.to_json() == {"add_cost": 3}
 
 
+def test_jobs_are_scheduled_and_no_more(corrected: Console) -> None:
+    given = {"kind": "reconcile", "cron": "30 3 * * 1-5", "zone": "Europe/Berlin"}
+    assert "reconcile is scheduled: next at " in corrected.post("schedule", **given).json()["message"]
+    (schedule,) = corrected.jobs.schedules.schedules(corrected.key)
+    assert f"<td>30 3 * * 1-5</td><td>Europe/Berlin</td><td>{schedule.local_due}</td>" in corrected.text()
+    wrong = corrected.post("schedule", **given | {"zone": "Mars"})
+    assert (wrong.status_code, "no time zone" in wrong.json()["error"]) == (400, True)
+    assert "not scheduled any more" in corrected.post("schedule", kind="reconcile", cron="").json()["message"]
+    assert corrected.jobs.schedules.schedules(corrected.key) == []
+
+
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [

@@ -42,7 +42,7 @@ def test_nothing_is_lost(settings: Settings) -> None:
     open_migrated(settings)
     after = rows(settings)
     assert before.pop("alembic_version") == [{"version_num": "0006"}]
-    assert after.pop("alembic_version") == [{"version_num": "0008"}]
+    assert after.pop("alembic_version") == [{"version_num": "0009"}]
     renewed = {"pinned_host": None, "pinned_by_command": 0, "pinned_token": None}
     assert after.pop("backend") == [before.pop("backend")[0] | renewed], "nobody knows who had pinned that host"
     for table, found in before.items():

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support.jobs import KEY, correct, job_of, make_due
+from support.jobs import KEY, connect, correct, job_of, make_due
+from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable, JobLost, LabelConfigError, LabelStudioUnreachable
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import Job, JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.logs import request_id, with_request_id
@@ -41,6 +43,28 @@ def do(settings: Settings, database: Database, queue: JobTable, ends: list[str],
         return job_of(queue, job.id)
 
     return done
+
+
+def test_a_reconciliation_brings_what_webhooks_missed(settings: Settings, database: Database, queue: JobTable) -> None:
+    with FakeLabelStudio() as studio:
+        key = studio.key
+        connect(database, key)
+        for task in (1, 2):
+            studio.annotate(task, task, "red")
+        job = queue.request(key, "reconcile", "scheduled").job
+        make_due(database, job.id)
+        trusted = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY}
+        claim_and_run(settings.model_copy(update=trusted), database, job.id)
+    done = job_of(queue, job.id)
+    assert (done.state, done.message) == ("done", "2 annotations: 2 new ones, 0 gone.")
+    assert (done.result or {})["added"] == len(Ledger(database).annotations(key)) == 2
+
+
+def test_nobody_to_reconcile_with_is_tried_again(settings: Settings, database: Database, queue: JobTable) -> None:
+    job = queue.request(KEY, "reconcile", "scheduled").job
+    make_due(database, job.id)
+    claim_and_run(settings, database, job.id)
+    assert job_of(queue, job.id).state == "requested"
 
 
 def failing(error: Exception) -> JobFunction:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from worker.working import RunningWorker, busy, job_processes, kill, working
 from ram_backend.database.engine import Database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.job import Job
+from ram_backend.jobs.schedules import ScheduleTable
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import Valkey, running_urls
@@ -88,6 +90,13 @@ def test_five_presses_train_once(settings: Settings, jobs: Requests) -> None:
     with working(settings):
         assert [jobs.until(job, "done").attempt for job in (pressed, other)] == [1, 1]
     assert len(jobs.queue.jobs()) == 2
+
+
+def test_what_is_scheduled_is_done(settings: Settings, jobs: Requests, database: Database) -> None:
+    ScheduleTable(database).set(KEY, "train", "0 3 * * *", now=datetime(2026, 7, 1, tzinfo=UTC))
+    with working(settings):
+        wait_until(lambda: [job.state for job in jobs.queue.jobs(KEY, kind="train")] == ["done"])
+    assert jobs.queue.jobs(KEY)[0].reason == "scheduled: 0 3 * * *, UTC"
 
 
 def test_a_queue_that_loses_everything_loses_nothing(settings: Settings, jobs: Requests) -> None:
