@@ -5,8 +5,8 @@
 Starts `ram-backend serve` with the settings of the environment (RAM_THREADS, for instance). Without `--ordinary`: one
 project sends all of `worst_inputs` at the same time, three times over, while another one asks `/predict` for a small
 image that is new each time, and `/health` is asked; prints the times, and the memory of the server with its processes
-before, at most, and after `--rest` seconds. With it: the CPU time of that many photos, and of as many with the package
-in another folder, in turns.
+before (its text encoder is loaded by a first new tag), at most, and after `--rest` seconds. With it: the CPU time of
+that many photos, and of as many with the package in another folder, in turns.
 """
 
 from __future__ import annotations
@@ -134,13 +134,14 @@ def attack(rest_s: float) -> None:
     bodies = list(worst_inputs())
     with server() as (port, process):
         caller, healthy = Caller(port), Caller(port)
-        caller.ask("POST", "/setup", setup_body("http://127.0.0.1:1", config(TAGS), "2.1"))
+        caller.ask("POST", "/setup", setup_body("http://127.0.0.1:1", config([*TAGS, "a first new tag"]), "2.1"))
 
         def predict(number: int) -> int:
             small = np.full((40, 40, 3), (number % 256, number // 256 % 256, 7), np.uint8)
             return caller.ask("POST", "/predict", image_body("2.1", encoded(small, "PNG")))[0]
 
         predict(0)
+        time.sleep(10)
         before, peak, stop = memory(process), [0], threading.Event()
 
         def watch() -> None:

@@ -91,8 +91,8 @@ def _body(model: type[M]) -> Any:
             if len(body) <= SMALL_BODY_BYTES:
                 yield read_request(model, body)
             else:
-                with server.processes.in_use():
-                    parsed = await asyncio.to_thread(server.processes.run, read_request, model, body)
+                with server.body_process.in_use():
+                    parsed = await asyncio.to_thread(server.body_process.run, read_request, model, body)
                     body.clear()
                     yield parsed
 

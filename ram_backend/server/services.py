@@ -57,7 +57,8 @@ class Services:
         cpu_pool: threads for short work in between.
         events: the one thread that writes events.
         batcher: encodes and scores.
-        processes: for large bodies and images.
+        processes: for large images.
+        body_process: for large bodies.
         snapshots: of projects.
         swap: what is served for each project.
         fetching: by project in work, its share of the fetchers.
@@ -82,7 +83,8 @@ class Services:
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
         spare_thread = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
         self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_thread=spare_thread)
-        self.processes = ProcessPool(settings.cpu_threads() + 1, settings.max_image_pixels)
+        self.processes = ProcessPool(settings.cpu_threads(), settings.max_image_pixels)
+        self.body_process = ProcessPool(1, settings.max_image_pixels)
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
         builders = (self._builders, self._embedders)
@@ -110,6 +112,7 @@ class Services:
         """Stops the threads. What is being computed ends first, what waits is given up."""
         self.model.close()
         self.processes.close()
+        self.body_process.close()
         for pool in (self.fetchers, self._builders, self._embedders, self.cpu_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self.events.shutdown(wait=True)
