@@ -18,7 +18,7 @@ from ram_backend.captions.bundle import BundleCaptions
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
-from ram_backend.cli.region_finder import RegionFinder
+from ram_backend.cli.region_finder import FileRegions
 from ram_backend.cli.tag_files import SUFFIXES, BoxFile, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
@@ -145,7 +145,7 @@ def _tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: _Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
     """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
-    find = RegionFinder(tagger, settings) if shown.regions else None
+    find = FileRegions(tagger, settings) if shown.regions else None
     width, below = max((len(path.name) for path in paths), default=0), False
     every = shown.given or shown.top is not None
     for image in tag_images(tagger, paths, settings, shown.captions, given=shown.given):

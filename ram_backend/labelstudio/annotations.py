@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ram_backend.labelstudio.schema import VALUE_KEYS, ControlKind, TagControl, text_of
+from ram_backend.labelstudio.schema import REGIONS, VALUE_KEYS, ControlKind, TagControl, text_of
 
 MAX_STATEMENT_CHARS = 1_000_000
 """Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
@@ -26,7 +26,6 @@ MAX_LINE_CHARS = 100
 MAX_CAPTION_CHARS = 1000
 """Longer lines are left out of a statement."""
 
-_REGIONS = ("labels", "rectanglelabels")
 _CONFIDENCE = re.compile(r".*\S\s+\d{1,3}%", re.DOTALL)
 ChoiceId = tuple[str, ...]
 """Identity of a choice within its control: its path; of a flat list (its value,)."""
@@ -154,7 +153,7 @@ def read_items(result: Iterable[object]) -> tuple[ParsedItem, ...]:
     """
     found: dict[object, ParsedItem] = {}
     for item in filter(None, map(_read_item, result)):
-        key: object = (item.from_name, item.to_name, item.kind) if item.kind in _REGIONS else len(found)
+        key: object = (item.from_name, item.to_name, item.kind) if item.kind in REGIONS else len(found)
         earlier = found[key].values if key in found else ()
         found[key] = replace(item, values=tuple(dict.fromkeys([*earlier, *item.values])))
     return tuple(found.values())
@@ -182,7 +181,7 @@ def _read_item(item: object) -> ParsedItem | None:
     paths = [_path(entry) for entry in ([entries] if isinstance(entries, str) else entries)]
     if kind == "textarea":
         paths = [] if len(value) > 1 else _lines(paths)
-    if (kind == "textarea" and not paths) or (kind in _REGIONS and item.get("readonly") is True):
+    if (kind == "textarea" and not paths) or (kind in REGIONS and item.get("readonly") is True):
         return None
     return ParsedItem(_storable(from_name), _storable(to_name), kind, tuple(path for path in paths if path))
 

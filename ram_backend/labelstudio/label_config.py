@@ -13,6 +13,7 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.config_xml import Node, read_markup
 from ram_backend.labelstudio.schema import (
     LATIN,
+    REGIONS,
     CaptionControl,
     ConfidenceControl,
     ControlKind,
@@ -32,9 +33,10 @@ _NEEDED = (
     'with one <Label value="..."/> per tag, <RectangleLabels name="tags">; or <TextArea name="tags"> for any tag; all '
     "without perRegion, perItem and visibleWhen"
 )
-_SPELLED = {name.lower(): name for name in ("Choices", "Taxonomy", "Labels", "RectangleLabels", "TextArea")}
+_SPELLED = {
+    name.lower(): name for name in ("Choices", "Taxonomy", "Labels", "RectangleLabels", "BrushLabels", "TextArea")
+}
 _LISTS = ("choices", "taxonomy")
-_REGIONS = ("labels", "rectanglelabels")
 _VARIABLE = re.compile(r"\$\{?([^\s${}]+)\}?")
 
 
@@ -42,8 +44,8 @@ def parse_label_config(xml: str) -> LabelSchema:
     """The schema of a label config.
 
     Every `Choices` and `Taxonomy` is filled with tags. Where the config has
-    none of either, it is its `Labels` and `RectangleLabels` (visible ones
-    before invisible ones), else its only `TextArea`; `model_tags` decides
+    none of either, it is its `Labels`, `RectangleLabels` and, with
+    `model_masks`, `BrushLabels` (visible ones before invisible ones), else its only `TextArea`; `model_tags` decides
     otherwise. Beside them, a `TextArea` with "caption" in its name is filled
     with a sentence, unless `model_caption` decides otherwise.
 
@@ -76,7 +78,8 @@ def _needed(nodes: Sequence[Node], images: Mapping[str, str]) -> str:
     others = [node for node in nodes if node.name in _SPELLED and node.name not in _LISTS and _to_name(node, images)]
     for node in others:
         if not (node.get("model_tags") or node.is_true("perregion") or _shows_confidences(node)):
-            return f'Needed: model_tags="true" on {_shown(node)}, which then gets the tags, or another control'
+            wanted = "model_masks" if node.name == "brushlabels" else "model_tags"
+            return f'Needed: {wanted}="true" on {_shown(node)}, which then gets the tags, or another control'
     return _NEEDED
 
 
@@ -109,6 +112,8 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
     for node in nodes:
         if node.name not in _SPELLED or (node.name == "textarea" and node.is_true("model_caption")):
             continue
+        if node.name == "brushlabels" and not node.is_true("model_masks"):
+            continue
         wanted = node.get("model_tags").lower()
         if wanted not in {"", "true", "1", "yes", "false", "0", "no"}:
             _refuse(node, "model_tags", '"true" or "false"')
@@ -120,7 +125,7 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
             others.append(node)
     if chosen or any(node.name in _LISTS for node in nodes):
         return chosen
-    if regions := [node for node in others if node.name in _REGIONS]:
+    if regions := [node for node in others if node.name in REGIONS]:
         return [node for node in regions if not _is_invisible(node)] or regions
     areas = [node for node in others if not _shows_confidences(node) and _to_name(node, images)]
     areas = [node for node in areas if not _is_caption(node)] or areas
@@ -133,7 +138,7 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
 
 def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
     kind, name, to_name = cast("ControlKind", node.name), node.get("name"), _to_name(node, images)
-    is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in _REGIONS else "choice"
+    is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in REGIONS else "choice"
     nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
     if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
         nesting = "leaves"
@@ -196,7 +201,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
         nesting=nesting,
         precision=precision,
         rectangle_control=rectangle_control,
-        boxes=kind in _REGIONS and node.is_true("model_boxes"),
+        boxes=kind == "brushlabels" or (kind in REGIONS and node.is_true("model_boxes")),
     )
 
 

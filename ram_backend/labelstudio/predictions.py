@@ -11,14 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ram_backend.labelstudio.schema import VALUE_KEYS, Choice, ConfidenceControl, LabelSchema, TagControl
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 Item = dict[str, Any]
 Size = tuple[int, int]
-Boxes = Mapping[str, Sequence[tuple[float, tuple[float, float, float, float]]]]
-"""Value of a choice -> its boxes, best first: (score, (x0, y0, x1, y1)), shares of width and height."""
+Boxes = Mapping[str, Sequence[tuple[float, tuple[float, float, float, float] | list[int]]]]
+"""Value of a choice -> its boxes, best first: (score, (x0, y0, x1, y1)), shares of width and height; of `BrushLabels`
+its masks: (score, `brush_rle`)."""
+RUN_BITS = (4, 8, 12, 16)
+"""Sizes of a run's length in `brush_rle`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def prediction(
         captions: caption control -> text; one that is left out, or has no text,
             gets no item.
         boxes: control of regions -> boxes of its choices; a choice without one
-            has the whole image.
+            has the whole image, and no mask.
     """
     limits, sizes = top_k or {}, image_sizes or {}
     taken = {control.name for control in schema.tag_controls}
@@ -148,9 +154,12 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
 def _regions(
     control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None, taken: set[str]
 ) -> list[Item]:
-    """A region per box of each choice; over the whole image where it has none."""
+    """A region per box or mask of each choice; a box over the whole image where it has none."""
     items: list[Item] = []
-    placed = [(one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, WHOLE)]]
+    nothing = [] if control.kind == "brushlabels" else [WHOLE]
+    placed = [
+        (one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, box) for box in nothing]
+    ]
     for number, (one, (score, box)) in enumerate(placed, start=1):
         region = _region(control, score, number, one.choice.value, size, taken, box)
         if control.rectangle_control is not None:
@@ -167,11 +176,13 @@ def _region(
     label: str,
     size: Size | None,
     taken: set[str],
-    box: tuple[float, float, float, float] = WHOLE,
+    box: tuple[float, float, float, float] | list[int] = WHOLE,
 ) -> Item:
-    """A rectangle in percent of the image, with a new id."""
-    x0, y0, x1, y1 = (round(100 * edge, 3) for edge in box)
-    place = {"x": x0, "y": y0, "width": round(x1 - x0, 3), "height": round(y1 - y0, 3), "rotation": 0}
+    """A rectangle in percent of the image, or a mask, with a new id."""
+    place: dict[str, Any] = {"format": "rle", "rle": box}
+    if not isinstance(box, list):
+        x0, y0, x1, y1 = (round(100 * edge, 3) for edge in box)
+        place = {"x": x0, "y": y0, "width": round(x1 - x0, 3), "height": round(y1 - y0, 3), "rotation": 0}
     item = _item(control, {**place, control.kind: [label]})
     item |= {"score": round(_unit(score), 6), "image_rotation": 0}
     if size is not None:
@@ -181,6 +192,28 @@ def _region(
         new_id += "-"
     taken.add(new_id)
     return item | {"id": new_id}
+
+
+def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
+    """Bytes of a mask (height, width) as Label Studio's brush has it: run lengths of RGBA values, row by row.
+
+    A head of 32 bits for the number of values, 5 for the size of a value less
+    1, and 4 for each of `RUN_BITS` less 1; then per run a 1, two bits for the
+    size of its length, the length less 1, and the value, 0 or 255
+    (https://github.com/thi-ng/umbrella, package rle-pack).
+    """
+    flat = mask.ravel()
+    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    bits = [f"{4 * flat.size:032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        value = "11111111" if flat[start] else "00000000"
+        for left in range(4 * (end - start), 0, -(1 << RUN_BITS[-1])):
+            length = min(left, 1 << RUN_BITS[-1])
+            place = next(place for place, size in enumerate(RUN_BITS) if length <= 1 << size)
+            bits.append(f"1{place:02b}{length - 1:0{RUN_BITS[place]}b}{value}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
 def _item(control: TagControl | ConfidenceControl, value: dict[str, Any]) -> Item:

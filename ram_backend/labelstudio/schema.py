@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-ControlKind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "textarea"]
+ControlKind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "brushlabels", "textarea"]
+REGIONS: tuple[ControlKind, ...] = ("labels", "rectanglelabels", "brushlabels")
+"""Kinds with an item per tag, a region of the image."""
 
 VALUE_KEYS: Mapping[ControlKind, str] = {
     "choices": "choices",
     "taxonomy": "taxonomy",
     "labels": "labels",
     "rectanglelabels": "rectanglelabels",
+    "brushlabels": "brushlabels",
     "textarea": "text",
 }
 """Key of the tags in the `value` of an item, by the control's kind."""
@@ -24,6 +27,7 @@ ADD_COSTS: Mapping[ControlKind, float] = {
     "taxonomy": 4.0,
     "labels": 1.5,
     "rectanglelabels": 1.5,
+    "brushlabels": 1.5,
     "textarea": 3.5,
 }
 """What it costs to add a missing tag, in removed ticks, by the control's kind: a click in a list; in a `Taxonomy` a
@@ -74,8 +78,8 @@ class TagControl:
     """A control on an image, to be filled with tags.
 
     `Choices` and `Taxonomy` have ticks, `Labels` and `RectangleLabels` a region
-    over the whole image per tag, and a `TextArea` a line per tag of the whole
-    vocabulary.
+    over the whole image per tag, `BrushLabels` masks of it, and a `TextArea` a
+    line per tag of the whole vocabulary.
 
     Attributes:
         name, to_name, kind: `from_name`, `to_name` (the image) and `type` of a
@@ -94,7 +98,7 @@ class TagControl:
         rectangle_control: name of the `Rectangle` control for the regions of
             `Labels`; None for other kinds.
         boxes: `model_boxes`, whether labels get the boxes of what they name
-            instead of the whole image.
+            instead of the whole image; always of `BrushLabels`.
     """
 
     name: str
@@ -130,8 +134,8 @@ class TagControl:
 
     @property
     def regions(self) -> bool:
-        """Whether each tag has an item of its own, over the whole image."""
-        return self.kind in ("labels", "rectanglelabels")
+        """Whether each tag has items of its own."""
+        return self.kind in REGIONS
 
 
 @dataclass(frozen=True)

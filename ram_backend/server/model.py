@@ -28,6 +28,7 @@ from ram_backend.vocabulary.embeddings import TextEncoder, open_text_encoder
 
 if TYPE_CHECKING:
     from ram_backend.captions.bundle import BundleCaptions
+    from ram_backend.regions.finder import RegionFinder
 
 CLOSING = "The server is going down: ask again in a moment."
 
@@ -131,6 +132,20 @@ class Model:
             return BundleCaptions(self.known().bundle, device=self._settings.device)
         except InputError as error:
             _log.warning("Captions are left empty. %s", error)
+            return None
+
+    @cached_property
+    def masks(self) -> RegionFinder | None:
+        """Finder of masks, loaded at the first look; None: its weights are missing or damaged."""
+        from ram_backend.regions.finder import RegionFinder
+        from ram_backend.regions.weights import folder_of, loading
+
+        data_dir = self._settings.data_dir
+        try:
+            with loading("sam", folder_of("sam", data_dir)):
+                return RegionFinder(data_dir, device=self._settings.device)
+        except (BundleNotFound, BundleDamaged) as error:
+            _log.warning("Masks are left out. %s", error)
             return None
 
     def _load(self) -> None:

@@ -11,18 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.feedback.shown import ShownImage
-from ram_backend.labelstudio.predictions import Boxes, ScoredChoice, empty_prediction, prediction, tick
+from ram_backend.images.decode import decode
+from ram_backend.labelstudio.predictions import Boxes, ScoredChoice, brush_rle, empty_prediction, prediction, tick
 from ram_backend.labelstudio.request_models import Task
 from ram_backend.labelstudio.schema import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.models.calibration import cost_thresholds
+from ram_backend.models.label_embeddings import Entry
 from ram_backend.models.network import Network
 from ram_backend.projects.project import Project
 from ram_backend.server.model import await_shared
@@ -30,8 +33,12 @@ from ram_backend.server.resolved_config import ControlChoices
 from ram_backend.server.services import Services
 from ram_backend.server.shown_log import shown_of
 from ram_backend.server.snapshots import Snapshot
+from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import Tagger
+
+if TYPE_CHECKING:
+    from ram_backend.regions.finder import RegionFinder
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
@@ -40,6 +47,9 @@ ImageFailure = ImageError | ImageUnreachable
 GROUP, GROUPS_AT_ONCE = 8, 3
 """Tasks in a group, and groups that one request has in work: few enough that a request of one task needn't wait long
 behind one of thousands."""
+
+MASK_SIDE = 1024
+"""Pixels of the longer side that masks are made at, as SAM sees photos."""
 
 FETCHING_SHARE, FETCHING_SHARE_OF_PROJECT = 0.75, 0.875
 """Largest shares of the fetching threads, so that a slow host doesn't stop all others."""
@@ -122,15 +132,16 @@ class _Request:
                 found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
                 for place, choices in zip(tokens, found, strict=True):
                     scored[place][control.name] = choices
-        captions, boxes = await self._captions(images, scored), await self._boxes(images, scored)
+        captions, boxes = await self._captions(images, scored), await self._boxes(tasks, images, scored)
         return [self._prediction(*each) for each in zip(tasks, images, scored, captions, boxes, strict=True)]
 
     async def _boxes(
         self,
+        tasks: Sequence[Task],
         images: Sequence[Mapping[str, LoadedImage | ImageFailure]],
         scored: Sequence[Mapping[str, list[ScoredChoice]]],
     ) -> list[dict[str, Boxes]]:
-        """Per task and control the boxes of the ticked labels, where a config asks for them."""
+        """Per task and control the boxes or masks of the ticked labels, where a config asks for them."""
         config, found = self.snapshot.config, [dict[str, Boxes]() for _ in images]
         for control in config.schema.tag_controls:
             tagger = self.snapshot.taggers.get(control.name) if control.boxes else None
@@ -140,6 +151,13 @@ class _Request:
                 choices = scored[place].get(control.name, ())
                 kept, _ = tick(control, choices, config.options[control.name].top_k)
                 work = partial(_located, tagger, kept, tokens)
+                if control.kind == "brushlabels":
+                    finder = await asyncio.wrap_future(self.services.cpu_pool.submit(lambda: self.services.model.masks))
+                    if finder is None or not kept:
+                        continue
+                    read = partial(self._source.fetch, self._reference(tasks[place], control.to_name))
+                    data = await in_thread(self.services.fetchers, self._fetching_for_project, read)
+                    work = partial(_masked, finder, tagger, kept, tokens, data, self.services.settings)
                 found[place][control.name] = await asyncio.wrap_future(self.services.batcher.submit_scoring(work))
         return found
 
@@ -170,11 +188,9 @@ class _Request:
         return found
 
     async def _image(self, task: Task, to_name: str) -> LoadedImage | ImageFailure:
-        number = task.id if isinstance(task.id, int) else 0
-        reference = ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
         try:
             async with self._fetching:
-                load = partial(self._load, reference)
+                load = partial(self._load, self._reference(task, to_name))
                 image = await in_thread(self.services.fetchers, self._fetching_for_project, load)
         except LabelStudioUnreachable:
             raise
@@ -194,6 +210,10 @@ class _Request:
             tokens = await asyncio.wrap_future(storing)
             image = replace(image, tokens=tokens, pixels=None)
         return image
+
+    def _reference(self, task: Task, to_name: str) -> ImageReference:
+        number = task.id if isinstance(task.id, int) else 0
+        return ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
 
     def _load(self, reference: ImageReference) -> LoadedImage:
         """Fetches an image and finds its tokens in the cache, or decodes it for the encoder."""
@@ -268,10 +288,41 @@ class _Request:
 def _located(tagger: Tagger, kept: Sequence[ScoredChoice], tokens: FloatArray) -> Boxes:
     from ram_backend.regions.evidence import locate
 
-    columns = [tagger.tags.index(one.choice.texts[0]) for one in kept]
-    names, entries = [one.choice.value for one in kept], [tagger.subset.entries[column] for column in columns]
-    regions = locate(tagger.network, entries, names, [one.score for one in kept], tokens)
+    entries, names, scores = _asked(tagger, kept)
+    regions = locate(tagger.network, entries, names, scores, tokens)
     return {name: [(each.score, each.box) for each in regions if each.tag == name] for name in names}
+
+
+def _masked(
+    finder: RegionFinder,
+    tagger: Tagger,
+    kept: Sequence[ScoredChoice],
+    tokens: FloatArray,
+    data: bytes,
+    settings: Settings,
+) -> Boxes:
+    photo, size = decode(
+        data,
+        exif_orientation=True,
+        alpha="white",
+        max_pixels=settings.max_image_pixels,
+        max_bytes=settings.max_image_bytes,
+        draft_size=MASK_SIDE // 2,
+    )
+    photo.thumbnail((MASK_SIDE, MASK_SIDE))
+    found: dict[str, list[tuple[float, list[int]]]] = {}
+    for region, mask in finder.find(tagger.network, *_asked(tagger, kept), tokens, lambda: photo):
+        assert mask is not None
+        whole = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+        found.setdefault(region.tag, []).append((region.score, brush_rle(np.asarray(whole))))
+    return found
+
+
+def _asked(tagger: Tagger, kept: Sequence[ScoredChoice]) -> tuple[list[Entry], list[str], list[float]]:
+    """Entries, names and scores of ticked choices."""
+    columns = [tagger.tags.index(one.choice.texts[0]) for one in kept]
+    entries = [tagger.subset.entries[column] for column in columns]
+    return entries, [one.choice.value for one in kept], [one.score for one in kept]
 
 
 def _tokens(images: Sequence[Mapping[str, LoadedImage | ImageFailure]], to_name: str) -> dict[int, FloatArray]:

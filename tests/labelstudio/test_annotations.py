@@ -189,11 +189,11 @@ def region(label: str, name: str = "boxes", kind: str = "rectanglelabels") -> di
 
 def test_regions_of_one_control_are_one_item_and_their_places_are_not_kept() -> None:
     tool = {"from_name": "where", "to_name": "image", "type": "rectangle", "value": {"x": 0, "y": 0}}
-    said = [region("cat"), region("dog"), tool, region("cat"), region("cow", "more", "labels"), item(["sky"])]
+    said = [region("cat"), region("dog"), tool, region("cat"), region("cow", "more", "brushlabels"), item(["sky"])]
     parsed = read(annotation(result=said))
     assert [(each.from_name, each.kind, each.values) for each in parsed.items] == [
         ("boxes", "rectanglelabels", (("cat",), ("dog",))),
-        ("more", "labels", (("cow",),)),
+        ("more", "brushlabels", (("cow",),)),
         ("tags", "choices", (("sky",),)),
     ]
     assert "width" not in parsed.canonical()

@@ -387,6 +387,20 @@ def test_a_text_area_with_tags_has_no_caption() -> None:
         schema(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
 
 
+def test_brush_labels_are_filled_where_they_ask_for_masks() -> None:
+    brush = '<BrushLabels name="masks" toName="image"{}><Label value="cat"/></BrushLabels>'
+    asked = control(brush.format(' model_masks="true"'))
+    assert (asked.kind, asked.regions, asked.boxes, [each.value for each in asked.choices]) == (
+        "brushlabels", True, True, ["cat"],
+    )  # fmt: skip
+    with pytest.raises(LabelConfigError, match="model_masks=\"true\" on BrushLabels 'masks'"):
+        schema(IMAGE, brush.format(""))
+    beside = schema(IMAGE, choices(), brush.format(' model_masks="true"'))
+    assert [each.name for each in beside.tag_controls] == ["tags"], "as other labels beside Choices"
+    both = schema(IMAGE, choices(), brush.format(' model_masks="true" model_tags="true"'))
+    assert [each.name for each in both.tag_controls] == ["tags", "masks"]
+
+
 def test_boxes_are_asked_for_by_labels_only() -> None:
     def control(xml: str) -> TagControl:
         return parse_label_config(f'<View><Image name="image" value="$image"/>{xml}</View>').tag_controls[0]

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.predictions import ScoredChoice, control_confidence, empty_prediction, prediction
+from ram_backend.labelstudio.predictions import (
+    ScoredChoice,
+    brush_rle,
+    control_confidence,
+    empty_prediction,
+    prediction,
+)
 from ram_backend.labelstudio.schema import free_choice
 
 IMAGE = '<Image name="image" value="$image"/>'
@@ -152,6 +158,51 @@ def test_labels_have_a_region_per_box() -> None:
     assert first == region("tags", 0.8, "cat") | {"value": place | {"rectanglelabels": ["cat"]}}
     assert (second["id"], second["score"], second["value"]["width"]) == ("tags-2", 0.4, 10)
     assert third["value"] == PLACE | {"rectanglelabels": ["d"]}  # no box: the whole image
+
+
+def unpacked(rle: list[int]) -> np.ndarray:
+    """The values that rle-pack's `decode` gives, as its description has it."""
+    bits, at = "".join(f"{byte:08b}" for byte in rle), 0
+
+    def read(size: int) -> int:
+        nonlocal at
+        at += size
+        return int(bits[at - size : at], 2)
+
+    count, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < count:
+        repeated, length = read(1), read(sizes[read(2)]) + 1
+        values += [read(word)] * length if repeated else [read(word) for _ in range(length)]
+    assert len(values) == count
+    return np.array(values)
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 700))
+def test_masks_in_label_studio_s_run_lengths(data: st.DataObject, height: int, width: int) -> None:
+    edges = sorted(data.draw(st.lists(st.integers(0, height * width), max_size=8)))
+    mask = np.zeros(height * width, bool)
+    for edge in edges:
+        mask[edge:] ^= True
+    mask = mask.reshape(height, width)
+    assert (unpacked(brush_rle(mask)).reshape(height, width, 4) == 255 * mask[..., None]).all()
+
+
+def test_long_runs_are_several_and_short() -> None:
+    rle = brush_rle(np.zeros((1000, 1000), bool))
+    assert unpacked(rle).sum() == 0
+    assert len(unpacked(rle)) == 4_000_000
+    assert len(rle) < 250
+    assert all(isinstance(each, int) and 0 <= each < 256 for each in rle)
+
+
+def test_brush_labels_have_their_masks_and_no_whole_image() -> None:
+    xml = REGIONS.replace("RectangleLabels", "BrushLabels").replace(' name="tags"', ' name="tags" model_masks="true"')
+    mask = brush_rle(np.eye(4, dtype=bool))
+    (item,) = predict(xml, {"cat": 0.8, "d": 0.7}, boxes={"tags": {"cat": [(0.6, mask)]}}, **SIZE)["result"]
+    value = {"format": "rle", "rle": mask, "brushlabels": ["cat"]}
+    assert item == region("tags", 0.6, "cat", type="brushlabels", value=value)
 
 
 def test_ids_are_unique_also_where_a_control_is_named_like_one() -> None:

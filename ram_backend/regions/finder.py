@@ -1,0 +1,71 @@
+"""Regions of tags by what is installed: Grounding DINO, else the network's evidence; with SAM a mask each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ram_backend.models.label_embeddings import Entry
+from ram_backend.models.network import Network
+from ram_backend.regions.detector import Detector, GroundingDino
+from ram_backend.regions.evidence import Region, locate
+from ram_backend.regions.segmenter import SegmentAnything, Segmenter
+from ram_backend.regions.weights import folder_of, is_installed
+
+
+class RegionFinder:
+    """Places tags in images. Safe for one thread.
+
+    Attributes:
+        detector: None where there are no weights for it; likewise `segmenter`.
+
+    Args:
+        data_dir: the folder of all data.
+        device: "cpu", or anything else for a GPU where there is one.
+    """
+
+    def __init__(self, data_dir: Path, *, device: str) -> None:
+        self.detector: Detector | None = None
+        self.segmenter: Segmenter | None = None
+        if is_installed("grounding-dino", data_dir):
+            self.detector = GroundingDino(folder_of("grounding-dino", data_dir), device=_torch_device(device))
+        if is_installed("sam", data_dir):
+            self.segmenter = SegmentAnything(folder_of("sam", data_dir), device=_torch_device(device))
+
+    def find(
+        self,
+        network: Network,
+        entries: Sequence[Entry],
+        tags: Sequence[str],
+        scores: Sequence[float],
+        tokens: NDArray[np.float32],
+        photo: Callable[[], Image.Image],
+    ) -> list[tuple[Region, NDArray[np.bool_] | None]]:
+        """Regions of L tags in one image, and their masks (height, width) where there is a segmenter.
+
+        Args:
+            network: as for `locate`, and so are the next four.
+            entries: of the tags.
+            tags: their names.
+            scores: in [0, 1].
+            tokens: (T, D) of the image.
+            photo: gives the image, where a detector or a segmenter needs it.
+        """
+        image = photo() if self.detector is not None or self.segmenter is not None else None
+        if self.detector is not None and image is not None:
+            found = self.detector.detect(image, tags)
+        else:
+            found = locate(network, entries, tags, scores, tokens)
+        if self.segmenter is None or image is None:
+            return [(region, None) for region in found]
+        return list(zip(found, self.segmenter.masks(image, [region.box for region in found]), strict=True))
+
+
+def _torch_device(wanted: str) -> str:
+    import torch
+
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
