@@ -21,7 +21,7 @@ from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server.resolved_config import attributes, promises, remarks, resolve_config, unknown_choices
+from ram_backend.server.resolved_config import promises, remarks, resolve_config, unknown_choices
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.table import VersionTable
 
@@ -250,7 +250,7 @@ def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
     controls = schema.tag_controls if schema else ()
     layers = {"extra params": project.extra_params, "project set": project.admin_options}
     found: list[dict[str, Any]] = []
-    for name, own in [(each.name, attributes(each)) for each in controls] or [("", ProjectOptions())]:
+    for name, own in [(each.name, ProjectOptions(**each.attributes)) for each in controls] or [("", ProjectOptions())]:
         for option, value in project.options(own).to_json().items():
             sources = [source for source, layer in layers.items() if option in layer.to_json()]
             if option in own.to_json() and "extra params" not in sources:

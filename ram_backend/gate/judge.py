@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.gate.statistics import AssociationTest, EditChange, compare_edits, permutation_test, ranking_change
+from ram_backend.gate.statistics import EditChange, compare_edits, permutation_test, ranking_change
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 
@@ -121,10 +121,8 @@ def refuse_before_fitting(training_set: TrainingSet, groups: NDArray[np.int64], 
             f" {FEWEST_IMAGES} with {FEWEST_POSITIVES} are needed; {_count(more, 'more corrected image')} will do."
         )
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
-    association = permutation_test(training_set.base, training_set.labels, training_set.weights, groups, seed)
-    figures |= {"place": association.mean_rank, "place_by_chance": association.chance}
-    figures["p_unrelated"] = association.p_value
-    return Verdict("reject", _unrelated(association), figures) if association.p_value > UNRELATED_FROM else None
+    figures |= permutation_test(training_set.base, training_set.labels, training_set.weights, groups, seed)
+    return Verdict("reject", _unrelated(figures), figures) if figures["p_unrelated"] > UNRELATED_FROM else None
 
 
 def judge_candidate(
@@ -270,12 +268,12 @@ def _not_certain(change: EditChange, figures: dict[str, float]) -> Verdict:
     return Verdict("reject", f"No fewer edits can be shown: {edits_sentence(change)}.", figures)
 
 
-def _unrelated(association: AssociationTest) -> str:
-    if math.isnan(association.mean_rank):
+def _unrelated(figures: Mapping[str, float]) -> str:
+    if math.isnan(figures["place"]):
         return f"Nothing is learned from these corrections, their {UNRELATED}: no tag is right for any of them."
     return (
         f"Nothing is learned from these corrections, their {UNRELATED}: the bundle ranks them at"
-        f" {association.mean_rank:.3f}, where .5 is chance and 1 is perfect, and {association.p_value:.0%} of random"
+        f" {figures['place']:.3f}, where .5 is chance and 1 is perfect, and {figures['p_unrelated']:.0%} of random"
         " permutations of the labels do as well; check that the annotations belong to these images."
     )
 

@@ -61,24 +61,6 @@ class EditChange:
         return self.change - half, self.change + half
 
 
-@dataclass(frozen=True)
-class AssociationTest:
-    """Whether scores have anything to do with labels.
-
-    Attributes:
-        mean_rank: of right images in the ranking of their tag, pooled over all
-            tags: 0 last, .5 chance, 1 first; nan where nothing is right.
-        chance: its 95 % quantile when labels are permuted between groups of
-            images.
-        p_value: share of permutations that rank as well, the observed order
-            counted among them; in (0, 1].
-    """
-
-    mean_rank: float
-    chance: float
-    p_value: float
-
-
 def compare_edits(before: FloatArray, after: FloatArray, groups: NDArray[np.int64], seed: int = 0) -> EditChange:
     """Paired sign-flip test: does the candidate need fewer edits?
 
@@ -145,7 +127,7 @@ def permutation_test(
     weights: NDArray[np.floating],
     groups: NDArray[np.int64],
     seed: int = 0,
-) -> AssociationTest:
+) -> dict[str, float]:
     """Are images ranked high by the tags they have? Rows of labels, with their weights, are permuted between groups.
 
     The statistic is the mean rank of right images among their tag's, over the
@@ -160,13 +142,17 @@ def permutation_test(
         seed: of the permutations; at least 0.
 
     Returns:
-        The figures; a p-value of 1 where nothing is right or there is only one
-        group.
+        `place`: mean rank of right images in the ranking of their tag, pooled
+        over all tags: 0 last, .5 chance, 1 first. `place_by_chance`: its 95 %
+        quantile when labels are permuted between groups of images.
+        `p_unrelated`: share of permutations that rank as well, the observed
+        order counted among them; in (0, 1]. Where nothing is right, `place` and
+        chance are nan and that is 1, as where there is only one group.
     """
     rows = _some_groups(groups, MOST_PERMUTED, seed)
     right = labels[rows] * weights[rows]
     if not right.any():
-        return AssociationTest(float("nan"), float("nan"), 1.0)
+        return {"place": float("nan"), "place_by_chance": float("nan"), "p_unrelated": 1.0}
     random = np.random.default_rng([PERMUTATION_STREAM, seed])
     ranks = by_group(_normalised_ranks(scores[rows]) - 0.5, groups[rows])
     right = by_group(right, groups[rows])
@@ -175,11 +161,9 @@ def permutation_test(
     observed = float(matches[here, here].sum())
     permuted = np.array([matches[random.permutation(len(matches)), here].sum() for _ in range(PERMUTATIONS)])
     as_good = int((permuted >= observed - 1e-12).sum())
-    return AssociationTest(
-        mean_rank=observed + 0.5,
-        chance=float(np.quantile(permuted, 0.95)) + 0.5,
-        p_value=(1 + as_good) / (1 + PERMUTATIONS),
-    )
+    by_chance = float(np.quantile(permuted, 0.95)) + 0.5
+    p_unrelated = (1 + as_good) / (1 + PERMUTATIONS)
+    return {"place": observed + 0.5, "place_by_chance": by_chance, "p_unrelated": p_unrelated}
 
 
 def reliable_pairs(

@@ -19,12 +19,12 @@ from sqlalchemy import and_, delete, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ram_backend.backoff import backoff
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult, JobState, PrelabelOptions
 from ram_backend.logs import request_id
+from ram_backend.periodic import backoff
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import key_columns, of_project
 

@@ -9,7 +9,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -56,7 +56,14 @@ class ProcessPool:
         """
         try:
             with self.in_use():
-                return self._submitted(partial(work, *args, **kwargs)).result()
+                with self._lock:
+                    if self._closed:
+                        raise NotAvailable(CLOSING)
+                    if self._pool is None:
+                        spawn = multiprocessing.get_context("spawn")
+                        self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
+                    future = self._pool.submit(work, *args, **kwargs)
+                return future.result()
         except BrokenProcessPool:
             self._retire()
             raise NotAvailable("A process that does heavy work was ended, probably out of memory.") from None
@@ -87,45 +94,28 @@ class ProcessPool:
         try:
             yield
         finally:
-            self._done()
+            with self._lock:
+                self._running -= 1
+                if not self._running and not self._closed:
+                    self._idle = threading.Timer(IDLE_S, self._end_idle)
+                    self._idle.daemon = True
+                    self._idle.start()
 
     def close(self) -> None:
         """Ends them after what they have begun."""
         self._closed = True
-        self._end()
+        self._retire(cancel=True)
 
-    def _submitted(self, work: Callable[[], T]) -> Future[T]:
-        with self._lock:
-            if self._closed:
-                raise NotAvailable(CLOSING)
-            if self._pool is None:
-                spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin)
-            return self._pool.submit(work)
-
-    def _retire(self) -> None:
-        """The processes end after what they have begun; others take their place."""
+    def _retire(self, *, cancel: bool = False) -> None:
+        """The processes end after what they have begun, or were given (unless `cancel`); others take their place."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=False)
+            pool.shutdown(wait=False, cancel_futures=cancel)
 
-    def _done(self) -> None:
-        with self._lock:
-            self._running -= 1
-            if not self._running and not self._closed:
-                self._idle = threading.Timer(IDLE_S, self._end, [True])
-                self._idle.daemon = True
-                self._idle.start()
-
-    def _end(self, if_idle: bool = False) -> None:
-        with self._lock:
-            if if_idle and self._running:
-                return
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if if_idle:
+    def _end_idle(self) -> None:
+        if not self._running:
+            self._retire()
             gc.collect()  # tracebacks of refusals hold large bodies
             release_memory()
 

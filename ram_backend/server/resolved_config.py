@@ -134,7 +134,7 @@ def resolve_config(
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
     """
-    options = {control.name: project.options(attributes(control)) for control in schema.tag_controls}
+    options = {control.name: project.options(ProjectOptions(**control.attributes)) for control in schema.tag_controls}
     controls: dict[str, ControlChoices] = {}
     for control in schema.tag_controls:
         if control.dynamic is None:
@@ -183,7 +183,7 @@ def remarks(schema: LabelSchema, project: Project) -> list[str]:
     found += [
         f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
         for control in schema.tag_controls
-        if (stronger := attributes(control).to_json())
+        if (stronger := ProjectOptions(**control.attributes).to_json())
     ]
     if unknown := unknown_choices(schema, project.options()):
         found.append(f"No choice of the label config is called {unknown}: see how they are written there.")
@@ -232,11 +232,6 @@ def promises(config: ResolvedConfig) -> list[str]:
     if found and config.version is not None:
         found.append(f"Tags that {config.version.name} has learned have its calibration: on photos like the project's.")
     return found
-
-
-def attributes(control: TagControl) -> ProjectOptions:
-    """What the label config says about a control."""
-    return ProjectOptions(**control.attributes)
 
 
 def _free_choices(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Any
 
-from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownChoice, ShownImage, ShownPrediction
 from ram_backend.labelstudio.annotations import caption_in, read_items, ticked_paths
 from ram_backend.labelstudio.predictions import ScoredChoice
 from ram_backend.labelstudio.schema import LabelSchema
+from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.prometheus import ServerMetrics
 
@@ -68,7 +67,7 @@ def shown_of(
     )
 
 
-class ShownLog:
+class ShownLog(PeriodicThread):
     """Writes records to the ledger in batches; asynchronous, best effort.
 
     Args:
@@ -77,21 +76,15 @@ class ShownLog:
     """
 
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
+        super().__init__("shown", WAIT_S)
         self._ledger = ledger
         self._metrics = metrics
         self._queue: Queue[tuple[ProjectKey, ShownPrediction]] = Queue(LIMIT)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shown", daemon=True)
-
-    def start(self) -> None:
-        """Begins to write."""
-        self._thread.start()
 
     def close(self) -> None:
         """Writes what waits, if that works at once, and stops."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        super().close()
+        self.tick()
 
     def put(self, key: ProjectKey, shown: ShownPrediction) -> None:
         """Takes in a record of a project. Waits for nothing."""
@@ -100,12 +93,8 @@ class ShownLog:
         except Full:
             self._metrics.shown.labels("lost").inc()
 
-    def _run(self) -> None:
-        while not self._stopping.wait(WAIT_S):
-            self._write_all()
-        self._write_all()
-
-    def _write_all(self) -> None:
+    def tick(self) -> bool:
+        """Writes what waits."""
         while not self._queue.empty():
             by_project: dict[ProjectKey, list[ShownPrediction]] = {}
             for _ in range(min(AT_ONCE, self._queue.qsize())):
@@ -114,6 +103,7 @@ class ShownLog:
             for key, batch in by_project.items():
                 written = self._write(key, batch)
                 self._metrics.shown.labels("written" if written else "lost").inc(len(batch))
+        return True
 
     def _write(self, key: ProjectKey, batch: Sequence[ShownPrediction]) -> bool:
         """Writes records when the database answers; False where it refuses, or the server stops."""
@@ -124,7 +114,7 @@ class ShownLog:
             except DatabaseUnavailable as error:
                 if tries == 0:
                     _log.warning("%s What annotators are shown is recorded when it answers.", error)
-                if self._stopping.wait(pause_s):
+                if self._stop.wait(pause_s):
                     break
             except Exception:
                 _log.exception("project %s: %d records of what was shown can't be written", key, len(batch))

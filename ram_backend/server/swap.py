@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, VersionDamaged
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.tuned import has_tuned_head, tuned_network
+from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
@@ -82,7 +82,7 @@ class _State:
 
 
 @dataclass(eq=False)
-class VersionLoader:
+class VersionLoader(PeriodicThread):
     """Per project the actual version, kept equal to the desired one in the database, which need not be reachable.
 
     At the start a project's `model_version` already names the database's
@@ -106,13 +106,12 @@ class VersionLoader:
     jobs: JobService
 
     def __post_init__(self) -> None:
+        super().__init__("versions", POLL_S)
         self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
         self._states: dict[ProjectKey, _State] = {}
         self._change = -1
         self._is_away = False
-        self._stop = threading.Event()
         self._activators = ThreadPoolExecutor(2, thread_name_prefix="swap")
-        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
 
     def start(self, *, look: bool = True) -> None:
         """Looks at the database, unless `look` is False, and again and again from now on."""
@@ -121,14 +120,12 @@ class VersionLoader:
             lambda: sum(each.unloaded or each.actual is not None for each in list(self._states.values()))
         )
         if look:
-            self._step()
-        self._thread.start()
+            self.tick()
+        super().start()
 
     def close(self) -> None:
         """Stops looking; swaps that have begun are given up."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5)
+        super().close()
         self._activators.shutdown(wait=False, cancel_futures=True)
 
     def ref(self, key: ProjectKey) -> VersionRef | None:
@@ -155,11 +152,7 @@ class VersionLoader:
             if state.reason is not None
         ]
 
-    def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
-            self._step()
-
-    def _step(self) -> None:
+    def tick(self) -> bool:
         """Reads the desired versions, compares them with the actual ones, and activates those that differ."""
         try:
             self._read()
@@ -169,6 +162,7 @@ class VersionLoader:
                         self._activate_soon(state)
         except Exception:  # the thread continues whatever happens
             _log.exception("Syncing served versions failed unexpectedly")
+        return True
 
     def _read(self) -> None:
         try:

@@ -6,17 +6,15 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-from ram_backend.backoff import backoff
 from ram_backend.errors import DatabaseUnavailable, JobLost
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
+from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.settings import Settings
 
 PROGRESS_INTERVAL_S = 0.5
@@ -30,31 +28,6 @@ GRACE_S = 3.0
 """Time for a job to end when the server stops; the next worker begins it anew."""
 
 _log = logging.getLogger(__name__)
-
-
-class PeriodicThread(ABC):
-    """A daemon thread that calls `tick` after each pause, from `with` to the end of its block."""
-
-    def __init__(self, name: str, pause_s: float) -> None:
-        self._pause_s = pause_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    @abstractmethod
-    def tick(self) -> bool:
-        """One round; False: it was the last one."""
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._pause_s) and self.tick():
-            pass
 
 
 class Heartbeat(PeriodicThread):

@@ -34,9 +34,9 @@ from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
+from ram_backend.periodic import PeriodicThread
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
-from ram_backend.worker.heartbeat import PeriodicThread
 from ram_backend.worker.run_job import worker_name
 
 ROUND_S = 0.5
