@@ -34,8 +34,8 @@ from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import connect, running_urls
 from ram_backend.labelstudio.client import LabelStudio, connect_command, open_label_studio
-from ram_backend.labelstudio.diagnosis import CheckState, Finding, diagnose
 from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.provisioning import Finding, diagnose
 from ram_backend.labelstudio.tokens import is_personal
 from ram_backend.models.registry import find_bundle, list_bundles
 from ram_backend.models.starter.install import starter_digest
@@ -83,13 +83,13 @@ def doctor(as_json: JsonLines = False) -> None:
         print_json(*(asdict(each) for each in findings))
     else:
         _print(findings)
-    if any(each.state is CheckState.bad for each in findings):
+    if any(each.state == "bad" for each in findings):
         raise typer.Exit(1)
 
 
 def _print(findings: Sequence[Finding]) -> None:
     table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
-    colours = {CheckState.ok: "green", CheckState.note: "yellow", CheckState.bad: "red"}
+    colours = {"ok": "green", "note": "yellow", "bad": "red"}
     for each in findings:
         found = f"{each.found}\n-> {each.remedy}" if each.remedy else each.found
         table.add_row(Text(each.state, style=colours[each.state]), Text(each.what), Text(found))
@@ -106,12 +106,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
         try:
             yield from check(settings)
         except RamError as error:
-            yield Finding(check.__name__.removeprefix("check").strip("_").replace("_", " "), CheckState.bad, str(error))
+            yield Finding(check.__name__.removeprefix("check").strip("_").replace("_", " "), "bad", str(error))
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
-    yield Finding("Python", CheckState.ok, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("threads", CheckState.ok, f"{settings.cpu_threads()} for inference (RAM_THREADS)")
+    yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("threads", "ok", f"{settings.cpu_threads()} for inference (RAM_THREADS)")
 
 
 def _data_folder(settings: Settings) -> Iterator[Finding]:
@@ -119,47 +119,42 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         remedy = f"make {existing} a folder that you may write to, or set RAM_DATA_DIR to one"
-        yield Finding("data folder", CheckState.bad, f"{folder} can't be written", remedy)
+        yield Finding("data folder", "bad", f"{folder} can't be written", remedy)
         return
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK
     remedy = "free some space, or set RAM_DATA_DIR to a larger disk: an imported RAM takes about 1 GB" if low else ""
-    yield Finding(
-        "data folder", CheckState.note if low else CheckState.ok, f"{folder}, {free / 1e9:.0f} GB free", remedy
-    )
+    yield Finding("data folder", "note" if low else "ok", f"{folder}, {free / 1e9:.0f} GB free", remedy)
 
 
 def _bundles(settings: Settings) -> Iterator[Finding]:
     entries = list_bundles(settings.bundles_dir)
     for entry in entries:
-        state = CheckState.ok if entry.problem is None else CheckState.bad
-        yield Finding(f"bundle {entry.name}", state, entry.problem or entry.summary)
+        yield Finding(f"bundle {entry.name}", "bad" if entry.problem else "ok", entry.problem or entry.summary)
     if all(entry.kind == "starter" for entry in entries):
         remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import` for a file that you have"
-        yield Finding("RAM weights", CheckState.note, "none: only the small starter bundle is here", remedy)
+        yield Finding("RAM weights", "note", "none: only the small starter bundle is here", remedy)
 
 
 def _served_bundle(settings: Settings) -> Iterator[Finding]:
     if settings.bundle == "starter" and not (settings.bundles_dir / "starter").exists():
-        yield Finding("RAM_BUNDLE", CheckState.ok, "starter (installs itself at its first use)")
+        yield Finding("RAM_BUNDLE", "ok", "starter (installs itself at its first use)")
         return
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     known = f"{bundle.name}: {len(bundle.vocabulary)} tags"
     if settings.bundle == "starter" and bundle.digest != starter_digest():
         remedy = f"stop everything and remove {bundle.path}: this release's is installed; projects then learn anew"
-        yield Finding("RAM_BUNDLE", CheckState.note, f"{known}; it came with another release of the package", remedy)
+        yield Finding("RAM_BUNDLE", "note", f"{known}; it came with another release of the package", remedy)
     else:
-        yield Finding("RAM_BUNDLE", CheckState.ok, known)
+        yield Finding("RAM_BUNDLE", "ok", known)
     if bundle.text_encoder is None:
-        yield Finding(
-            "new tags", CheckState.note, f"{bundle.name} has no text encoder: only its own tags can be scored"
-        )
+        yield Finding("new tags", "note", f"{bundle.name} has no text encoder: only its own tags can be scored")
         return
     try:
         encoder = open_text_encoder(bundle.text_encoder, settings)
-        yield Finding("new tags", CheckState.ok, f"any text can be a tag, embedded by {encoder.id}")
+        yield Finding("new tags", "ok", f"any text can be a tag, embedded by {encoder.id}")
     except RamError as error:
-        yield Finding("new tags", CheckState.note, str(error))
+        yield Finding("new tags", "note", str(error))
 
 
 def _device(settings: Settings) -> Iterator[Finding]:
@@ -168,11 +163,9 @@ def _device(settings: Settings) -> Iterator[Finding]:
     cuda = torch.cuda.is_available()
     found = f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})" if cuda else "CPU, no CUDA device"
     found += f"; torch {torch.__version__}; RAM_DEVICE={settings.device}, RAM_PRECISION={settings.precision}"
-    if settings.device == "cuda" and not cuda:
-        remedy = "install a driver and a CUDA build of torch, or set RAM_DEVICE=auto"
-        yield Finding("device", CheckState.bad, found, remedy)
-    else:
-        yield Finding("device", CheckState.ok, found)
+    missing = settings.device == "cuda" and not cuda
+    remedy = "install a driver and a CUDA build of torch, or set RAM_DEVICE=auto" if missing else ""
+    yield Finding("device", "bad" if missing else "ok", found, remedy)
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:
@@ -181,7 +174,7 @@ def _queue(settings: Settings) -> Iterator[Finding]:
 
     urls, version = running_urls(settings), "?"
     if settings.redis_url is None:
-        yield Finding("Redis", CheckState.ok, "not set (RAM_REDIS_URL): tagging does not need it")
+        yield Finding("Redis", "ok", "not set (RAM_REDIS_URL): tagging does not need it")
     workers: list[Worker] = []
     try:
         for url in urls:
@@ -192,20 +185,18 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     except (RedisError, RamError, ValueError, OSError) as error:
         if settings.redis_url is not None:
             found = f"{redacted(settings.redis_url)}: {error}"
-            yield Finding("Redis", CheckState.bad, found, "start it, or correct or unset RAM_REDIS_URL")
+            yield Finding("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
         found = f"the queue doesn't answer ({type(error).__name__})"
-        yield Finding("workers", CheckState.bad, found, "see RAM_REDIS_URL")
+        yield Finding("workers", "bad", found, "see RAM_REDIS_URL")
         return
     if settings.redis_url is not None:
-        yield Finding("Redis", CheckState.ok, f"{redacted(settings.redis_url)} answers, version {version}")
+        yield Finding("Redis", "ok", f"{redacted(settings.redis_url)} answers, version {version}")
     alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
         busy = sum(each.get_state() == "busy" for each in alive)
-        yield Finding("workers", CheckState.ok, f"{len(alive)}, of which {busy} at work")
+        yield Finding("workers", "ok", f"{len(alive)}, of which {busy} at work")
     else:
-        yield Finding(
-            "workers", CheckState.note, "none: nothing is learned, and no predictions are renewed", START_WORKER
-        )
+        yield Finding("workers", "note", "none: nothing is learned, and no predictions are renewed", START_WORKER)
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -213,12 +204,12 @@ def _database(settings: Settings) -> Iterator[Finding]:
         database = existing_database(settings)
     except DatabaseUnavailable as error:
         remedy = "see that it runs, and RAM_DATABASE_URL; the server still serves what it has meanwhile"
-        yield Finding("database", CheckState.bad, str(error), remedy)
+        yield Finding("database", "bad", str(error), remedy)
         return
     if database is None:
-        yield Finding("database", CheckState.ok, "none yet: made at the first start of server, worker or command")
+        yield Finding("database", "ok", "none yet: made at the first start of server, worker or command")
         return
-    yield Finding("database", CheckState.ok, f"{database.display_url} answers")
+    yield Finding("database", "ok", f"{database.display_url} answers")
     yield from _jobs(settings, database)
     yield from _versions(database)
 
@@ -235,7 +226,7 @@ def _refusals(settings: Settings) -> Iterator[Finding]:
     for name, (what, remedy) in REFUSALS.items():
         count = re.search(rf"^{re.escape(name)} (\d+)", answer.data.decode("utf-8", "replace"), re.MULTILINE)
         if count is not None and int(count[1]):
-            yield Finding("refused", CheckState.note, f"{count[1]} {what} since the server's start", remedy)
+            yield Finding("refused", "note", f"{count[1]} {what} since the server's start", remedy)
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
@@ -243,7 +234,7 @@ def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
     waiting = table.due(WAITING_S)
     if waiting:
         found = f"{len(waiting)} wait for a worker, the first one for {_age_s(waiting[0].not_before):.0f} s"
-        yield Finding("jobs", CheckState.bad, found, "see that a worker runs: `ram-backend worker`")
+        yield Finding("jobs", "bad", found, "see that a worker runs: `ram-backend worker`")
     latest: dict[Any, Job] = {}
     for job in table.jobs(limit=200):
         seen = job.heartbeat_at
@@ -251,10 +242,10 @@ def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
             latest.setdefault((job.key, job.kind), job)
         elif job.state == "running" and seen is not None and _age_s(seen) > 2 * settings.lease_seconds + 60:
             found = f"{job.kind} of project {job.key} has sent no heartbeat since {seen:%H:%M}"
-            yield Finding("jobs", CheckState.bad, found, "start a worker: it takes the job over")
+            yield Finding("jobs", "bad", found, "start a worker: it takes the job over")
     for job in latest.values():
         if job.state == "failed":
-            yield Finding("jobs", CheckState.note, f"the last {job.kind} of project {job.key} failed", job.message)
+            yield Finding("jobs", "note", f"the last {job.kind} of project {job.key} failed", job.message)
 
 
 def _versions(database: Database) -> Iterator[Finding]:
@@ -264,27 +255,27 @@ def _versions(database: Database) -> Iterator[Finding]:
         if served.quarantined is not None:
             remedy = f"ram-backend versions rollback {key.id} VERSION, and train again"
             found = f"project {key}: {served.name} can't be served ({served.quarantined}); another one is meanwhile"
-            yield Finding("versions", CheckState.bad, found, remedy)
+            yield Finding("versions", "bad", found, remedy)
         spoilt = [each.name for each in table.list(key) if each.state == "quarantined" and each.name != served.version]
         if spoilt:
-            yield Finding("versions", CheckState.note, f"project {key}: {', '.join(spoilt)} are quarantined")
+            yield Finding("versions", "note", f"project {key}: {', '.join(spoilt)} are quarantined")
 
 
 def _label_studio(settings: Settings) -> Iterator[Finding]:
     """The Label Studio of the settings: address, then token."""
     if settings.label_studio_url is None:
-        yield Finding("Label Studio", CheckState.ok, "not set (LABEL_STUDIO_URL): tagging does not need it")
+        yield Finding("Label Studio", "ok", "not set (LABEL_STUDIO_URL): tagging does not need it")
         return
     base = settings.label_studio_url.rstrip("/")
     label_studio = open_label_studio(settings, base, settings.label_studio_api_key)
     try:
         release = label_studio.version()
     except RamError as error:
-        yield Finding("Label Studio", CheckState.bad, str(error), _remedy(base))
+        yield Finding("Label Studio", "bad", str(error), _remedy(base))
         return
-    yield Finding("Label Studio", CheckState.ok, f"{base} answers, version {release}")
+    yield Finding("Label Studio", "ok", f"{base} answers, version {release}")
     if settings.label_studio_api_key is None:
-        yield Finding("Label Studio token", CheckState.note, "not set (LABEL_STUDIO_API_KEY)", TOKEN)
+        yield Finding("Label Studio token", "note", "not set (LABEL_STUDIO_API_KEY)", TOKEN)
     else:
         yield _token(label_studio, settings.label_studio_api_key)
 
@@ -298,7 +289,7 @@ def check_projects(settings: Settings) -> Iterator[Finding]:
     changes = None if database is None else ProjectTable(database).changes()
     if changes is None or not changes.projects:
         remedy = "ram-backend connect PROJECT --url BACKEND, or Settings > Model in Label Studio"
-        yield Finding("projects", CheckState.note, "none has been connected yet", remedy)
+        yield Finding("projects", "note", "none has been connected yet", remedy)
         return
     latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
     for project in latest[: -MAX_PROJECTS - 1 : -1]:
@@ -312,9 +303,9 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
         project, trusted_host=trusted_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
     )
     if project.extra_params_error is not None:
-        yield Finding("extra params", CheckState.bad, project.extra_params_error, "correct them in Settings > Model")
+        yield Finding("extra params", "bad", project.extra_params_error, "correct them in Settings > Model")
     if connection.base_url is None:
-        yield Finding("Label Studio", CheckState.bad, "nobody has named its address", "set LABEL_STUDIO_URL")
+        yield Finding("Label Studio", "bad", "nobody has named its address", "set LABEL_STUDIO_URL")
         return
     if not connection.trusted:
         untrusted = (
@@ -322,13 +313,13 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
             " images are fetched with that request's token, and only where the address is a public one"
         )
         remedy = f"{connect_command(project.key.id)}, or ram-backend project pin-host {connection.base_url}"
-        yield Finding("Label Studio", CheckState.note, untrusted, remedy)
+        yield Finding("Label Studio", "note", untrusted, remedy)
         return
     label_studio = open_label_studio(settings, connection.base_url, connection.token, hostname=project.hostname)
     try:
         label_studio.version()
     except RamError as error:
-        yield Finding("Label Studio", CheckState.bad, str(error), _remedy(connection.base_url))
+        yield Finding("Label Studio", "bad", str(error), _remedy(connection.base_url))
         return
     if connection.token == project.access_token:
         yield _token(label_studio, connection.token or "", of_setup=True)
@@ -337,11 +328,11 @@ def check_project(settings: Settings, project: Project, trusted_host: TrustedHos
         found, backends, webhooks = api.settings(), api.backends(), api.webhooks()
         yield from diagnose(project.key.id, found, backends, webhooks, settings.webhook_headers())
     except LabelStudioUnauthorized:
-        yield Finding("connection", CheckState.note, "not looked at: Label Studio takes no token that we have", TOKEN)
+        yield Finding("connection", "note", "not looked at: Label Studio takes no token that we have", TOKEN)
     except LabelStudioRefused as error:
-        yield Finding("connection", CheckState.note, str(error), "was it deleted? Then nothing is to be done")
+        yield Finding("connection", "note", str(error), "was it deleted? Then nothing is to be done")
     except LabelStudioUnreachable as error:
-        yield Finding("connection", CheckState.bad, str(error), "look at Label Studio's log")
+        yield Finding("connection", "bad", str(error), "look at Label Studio's log")
 
 
 def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> Finding:
@@ -352,12 +343,12 @@ def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> 
         user = label_studio.whoami().get("email", "?")
     except LabelStudioUnauthorized as error:
         if is_personal(token):
-            return Finding(what, CheckState.bad, f"{source}: {kind} that Label Studio no longer accepts", TOKEN)
+            return Finding(what, "bad", f"{source}: {kind} that Label Studio no longer accepts", TOKEN)
         remedy = f"legacy tokens are off by default: {TOKEN}"
-        return Finding(what, CheckState.note if of_setup else CheckState.bad, str(error), remedy)
+        return Finding(what, "note" if of_setup else "bad", str(error), remedy)
     except RamError as error:
-        return Finding(what, CheckState.bad, str(error), TOKEN)
-    return Finding(what, CheckState.ok, f"{source}: {kind}, of {user}")
+        return Finding(what, "bad", str(error), TOKEN)
+    return Finding(what, "ok", f"{source}: {kind}, of {user}")
 
 
 def _remedy(base: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, print_facts, print_json, print_rows
 from ram_backend.errors import RamError, VersionDamaged, VersionRefused
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.versions.diff import NUMBERS, TagChange, compare
 from ram_backend.versions.directory import Version, open_version, version_path
 from ram_backend.versions.records import BASE, Served, VersionRecord
 from ram_backend.versions.table import VersionTable
@@ -20,6 +21,27 @@ from ram_backend.versions.table import VersionTable
 app = typer.Typer(help="Versions of a project: list, show, diff, activate, rollback, pin, unpin.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help='Such as v0003, or "base" for the bundle without any version.')]
+
+NUMBERS = ("threshold", "base_scale", "bias")
+_Tag = tuple[Mapping[str, float | None], NDArray[np.float32]]
+_NONE = np.zeros(1, dtype=np.float32)
+_BASE: _Tag = ({"threshold": None, "base_scale": 1.0, "bias": 0.0}, _NONE)
+
+
+@dataclass(frozen=True)
+class TagChange:
+    """A tag's threshold (None: the bundle's), base_scale and bias on both sides, and the L2 distance of its weights."""
+
+    tag: str
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    weights_moved: float
+
+    @property
+    def size(self) -> float:
+        """Sum of all changes, for sorting."""
+        pairs = [(self.before[name], self.after[name]) for name in NUMBERS]
+        return self.weights_moved + sum(abs(b - a) for a, b in pairs if a is not None and b is not None)
 
 
 @app.command("list")
@@ -87,7 +109,7 @@ def diff(
     names = (before, after)
     sides = [None if name == BASE else _read(opened, table.get(opened.key, name)) for name in names]
     counts = [0 if side is None else side.lineage.corrections.count for side in sides]
-    between, changes = counts[1] - counts[0], compare(*sides)
+    between, changes = counts[1] - counts[0], _compare(*sides)
     if as_json:
         metrics = [{} if side is None else dict(side.lineage.metrics_after) for side in sides]
         facts = {"before": before, "after": after, "corrections_between": between}
@@ -189,6 +211,28 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{name}.")
         elif value not in (None, "", [], ()):
             yield f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _compare(before: Version | None, after: Version | None) -> list[TagChange]:
+    """The tags that differ between two versions of one project (None: the base), the most changed one first."""
+    old, new = _tags_of(before), _tags_of(after)
+    found = []
+    for tag in {**old, **new}:
+        (numbers, weights), (new_numbers, new_weights) = old.get(tag, _BASE), new.get(tag, _BASE)
+        fits = weights.shape == new_weights.shape or 1 in weights.shape + new_weights.shape
+        moved = float(np.linalg.norm(new_weights - weights if fits else new_weights))
+        if moved or numbers != new_numbers:
+            found.append(TagChange(tag, numbers, new_numbers, moved))
+    return sorted(found, key=lambda each: -each.size)
+
+
+def _tags_of(version: Version | None) -> dict[str, _Tag]:
+    if version is None:
+        return {}
+    delta = version.delta
+    values = zip(delta.thresholds, delta.base_scale, delta.bias, strict=True)
+    numbers = [{name: round(float(v), 6) for name, v in zip(NUMBERS, row, strict=True)} for row in values]
+    return dict(zip(delta.tags, zip(numbers, delta.weight, strict=True), strict=True))
 
 
 def _training_of(version: Version | None) -> str:

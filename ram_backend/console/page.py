@@ -23,7 +23,7 @@ from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
 from ram_backend.jobs.schedules import KINDS
-from ram_backend.labelstudio.diagnosis import Finding
+from ram_backend.labelstudio.provisioning import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Server

@@ -1,4 +1,4 @@
-"""Connections and transactions: SQLite in the data folder as the embedded default, PostgreSQL by URL."""
+"""Connections and transactions (SQLite in the data folder, or PostgreSQL by URL), and the base of all tables."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import BigInteger, DateTime, Integer, MetaData, create_engine, event, text
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.types import TypeDecorator
 
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.settings import Settings
@@ -28,6 +31,40 @@ _ALLOWED = "Use sqlite:////FOLDER/FILE or postgresql://USER:PASSWORD@HOST:PORT/N
 
 _turns: dict[Path, threading.Lock] = {}
 """One per SQLite file: its writers in this process may have engines of their own."""
+
+NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name, by which a later migration can change it."""
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+"""64-bit key that counts up by itself (on SQLite INTEGER)."""
+
+
+class Base(DeclarativeBase):
+    """Base of all rows, in whichever room."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: aware, in UTC, on SQLite too (which keeps no time zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """An aware moment as the database stores it: naive UTC on SQLite."""
+        moment = value and value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if moment and dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The stored moment, aware, in UTC."""
+        return value and (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 @dataclass(frozen=True)

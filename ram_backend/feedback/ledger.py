@@ -15,8 +15,7 @@ from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueCo
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from ram_backend.database.base import Base, BigId, UtcDateTime
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
 from ram_backend.feedback import projection
 from ram_backend.feedback.events import FeedbackEvent, LabelSpace
 from ram_backend.feedback.projection import AnnotationChanges, CurrentAnnotation, EventHeader, Fingerprint

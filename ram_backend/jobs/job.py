@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.base import Base, UtcDateTime
+from ram_backend.database.engine import Base, UtcDateTime
 from ram_backend.projects.table import OfProject
 
 JobKind = Literal["train", "refresh", "reconcile", "prelabel"]

@@ -15,9 +15,8 @@ import torch
 
 from ram_backend.errors import CheckpointError
 from ram_backend.models.bundle import BundleKind
-from ram_backend.models.encoder import SwinConfig
 from ram_backend.models.head import HeadConfig
-from ram_backend.models.ram import Architecture, TaggingNetwork
+from ram_backend.models.ram import Architecture, SwinConfig, TaggingNetwork
 
 Shape = tuple[int, ...]
 Part = Literal["tagging", "captioner", "structural", "tied"]

@@ -24,8 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from ram_backend.database.base import Base, BigId, UtcDateTime
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
 from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options

@@ -11,7 +11,7 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, f
 from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.base import Base, BigId, UtcDateTime
+from ram_backend.database.engine import Base, BigId, UtcDateTime
 from ram_backend.errors import VersionDamaged
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import OfProject

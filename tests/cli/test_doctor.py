@@ -18,7 +18,7 @@ from ram_backend.database.engine import Database
 from ram_backend.database.migrate import open_migrated
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
-from ram_backend.labelstudio.diagnosis import CheckState, Finding
+from ram_backend.labelstudio.provisioning import Finding
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server.app import create_app
@@ -61,9 +61,9 @@ def report() -> dict[str, Finding]:
 
 def test_a_fresh_installation_is_well_and_says_how_to_get_ram() -> None:
     found = report()
-    assert {found[what].state for what in ("RAM_BUNDLE", "device", "database", "Redis")} == {CheckState.ok}
+    assert {found[what].state for what in ("RAM_BUNDLE", "device", "database", "Redis")} == {"ok"}
     (none,) = check_projects(load_settings())
-    assert (none.state, "ram-backend connect" in none.remedy) == (CheckState.note, True)
+    assert (none.state, "ram-backend connect" in none.remedy) == ("note", True)
     assert not load_settings().data_dir.exists(), "looking makes nothing"
     assert "bundles pull" in run("doctor")
 
@@ -84,7 +84,7 @@ def test_a_setting_that_leads_nowhere(
 ) -> None:
     monkeypatch.setenv(setting, value)
     finding = report()[what]
-    assert finding.state is CheckState.bad
+    assert finding.state == "bad"
     assert said in f"{finding.found} {finding.remedy}"
     assert "hidden" not in str(finding)
     run("doctor", status=1)
@@ -92,11 +92,11 @@ def test_a_setting_that_leads_nowhere(
 
 @pytest.mark.usefixtures("with_starter")
 def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert report()["RAM_BUNDLE"].state is CheckState.ok
+    assert report()["RAM_BUNDLE"].state == "ok"
     monkeypatch.setattr(sys.modules["ram_backend.cli.doctor"], "starter_digest", lambda: "0" * 64)
     finding = report()["RAM_BUNDLE"]
     assert (finding.state, "another release" in finding.found, "remove" in finding.remedy) == (
-        CheckState.note,
+        "note",
         True,
         True,
     )
@@ -105,30 +105,30 @@ def test_a_starter_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_label_studio_without_a_token(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", f"{studio.url}/")
     found = report()
-    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == (CheckState.ok, True)
-    assert found["Label Studio token"].state is CheckState.note
+    assert (found["Label Studio"].state, "1.23.2" in found["Label Studio"].found) == ("ok", True)
+    assert found["Label Studio token"].state == "note"
 
 
 def test_all_is_well(connected: FakeLabelStudio) -> None:
     found = projects()
-    assert {each.state for each in found.values()} == {CheckState.ok}
+    assert {each.state for each in found.values()} == {"ok"}
     assert {"backend", "webhook", "predictions"} <= set(found)
     token = report()["Label Studio token"]
-    assert (token.state, "a legacy token, of admin@example.com" in token.found) == (CheckState.ok, True)
+    assert (token.state, "a legacy token, of admin@example.com" in token.found) == ("ok", True)
 
 
 def test_a_token_that_is_refused(connected: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label Studio hands over a legacy token in `/setup` also where it takes none (protocol section 2)."""
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "b" * 40)
     token = report()["Label Studio token"]
-    assert token.state is CheckState.bad
+    assert token.state == "bad"
     assert "personal access token" in token.remedy
     assert "b" * 40 not in f"{token}"
-    assert projects()["connection"].state is CheckState.note
+    assert projects()["connection"].state == "note"
     connected.legacy = "another"
     monkeypatch.delenv("LABEL_STUDIO_API_KEY")
     token = projects()["token"]
-    assert token.state is not CheckState.ok
+    assert token.state != "ok"
     assert "LABEL_STUDIO_API_KEY" in token.remedy
 
 
@@ -147,15 +147,13 @@ def test_secret_and_backend(connected: FakeLabelStudio, monkeypatch: pytest.Monk
     [
         (
             "http://localhost:1",
-            CheckState.bad,
+            "bad",
             "set LABEL_STUDIO_URL to its address as this machine sees it; `localhost`",
         ),
-        ("http://elsewhere:8080", CheckState.note, "pin-host"),
+        ("http://elsewhere:8080", "note", "pin-host"),
     ],
 )
-def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(
-    pinned: str, state: CheckState, remedy: str
-) -> None:
+def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(pinned: str, state: str, remedy: str) -> None:
     """From another container Label Studio's own idea of its address leads nowhere."""
     ProjectTable(connect(ProjectKey("http://localhost:1", 7, 70), CONFIG)).pin_host(pinned)
     finding = projects()["Label Studio"]
@@ -163,12 +161,12 @@ def test_the_host_that_setup_named_is_not_there_or_not_the_pinned_one(
 
 
 def test_no_worker_and_jobs_that_wait(job: Job, database: Database) -> None:
-    assert report()["workers"].state is CheckState.note
+    assert report()["workers"].state == "note"
     with database.writing() as session:
         early = job.requested_at.replace(year=2020)
         session.execute(update(Job).values(not_before=early, requested_at=early))
     finding = report()["jobs"]
-    assert (finding.state, "ram-backend worker" in finding.remedy) == (CheckState.bad, True)
+    assert (finding.state, "ram-backend worker" in finding.remedy) == ("bad", True)
 
 
 def test_a_job_whose_worker_is_silent_or_that_failed(job: Job, database: Database) -> None:
@@ -179,14 +177,14 @@ def test_a_job_whose_worker_is_silent_or_that_failed(job: Job, database: Databas
     assert "no heartbeat" in report()["jobs"].found
     queue.fail(claim, "The folder can't be written.", retry=False)
     finding = report()["jobs"]
-    assert (finding.state, finding.remedy) == (CheckState.note, "The folder can't be written.")
+    assert (finding.state, finding.remedy) == ("note", "The folder can't be written.")
 
 
 def test_a_database_of_a_newer_version(database: Database) -> None:
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert report()["database"].state is CheckState.bad
-    assert {each.state for each in check_projects(load_settings())} <= {CheckState.note}
+    assert report()["database"].state == "bad"
+    assert {each.state for each in check_projects(load_settings())} <= {"note"}
 
 
 def test_what_the_server_refused_is_said_with_a_remedy(
@@ -199,6 +197,6 @@ def test_what_the_server_refused_is_said_with_a_remedy(
         body = setup_body(choices_config("teal", "umber", "ochre"), studio)
         assert server.post("/setup", json=body).status_code == 400
         refused = report()["refused"]
-    assert refused.state is CheckState.note
+    assert refused.state == "note"
     assert "1 requests with too many new tags" in refused.found
     assert "RAM_MAX_NEW_TAGS" in refused.remedy

@@ -14,8 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from ram_backend.database.base import Base
-from ram_backend.database.engine import Database, open_database
+from ram_backend.database.engine import Base, Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.table import BackendRow, ProjectRow

@@ -12,8 +12,7 @@ from support.jobs import KEY, OTHER, claimed, connect, correct
 from support.tiny_model import ColourNetwork, picture, tiny_bundle
 from support.versions import write
 
-from ram_backend.database.base import Base
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Base, Database
 from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import NotAvailable, VersionsUnavailable
 from ram_backend.feedback.ledger import Ledger

@@ -8,7 +8,7 @@ import pytest
 
 from ram_backend.images.guard import is_loopback
 from ram_backend.labelstudio.api_models import ConnectedBackend, ProjectSettings, Webhook
-from ram_backend.labelstudio.diagnosis import Finding, diagnose
+from ram_backend.labelstudio.provisioning import Finding, diagnose
 
 URL = "http://backend:9090"
 RECONNECT = f"ram-backend connect 3 --url {URL}"

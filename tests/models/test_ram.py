@@ -15,11 +15,10 @@ import pytest
 import torch
 from models import reference, tiny
 
-from ram_backend.models.encoder import ImageEncoder, restore_buffers
 from ram_backend.models.head import HeadConfig, StableLayerNorm, TaggingHead
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.official import expected_shapes, label_key, our_names
-from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
+from ram_backend.models.ram import Architecture, ImageEncoder, LabelBlock, TaggingNetwork, restore_buffers
 
 CONFIG = HeadConfig(token_width=20, hidden=32, heads=4, layers=2, intermediate=48, label_width=12)
 

@@ -10,10 +10,9 @@ import torch
 from models import reference
 from torch import Tensor
 
-from ram_backend.models.encoder import SwinConfig
 from ram_backend.models.head import HeadConfig
 from ram_backend.models.official import expected_shapes
-from ram_backend.models.ram import Architecture
+from ram_backend.models.ram import Architecture, SwinConfig
 
 KINDS = ("ram", "ram_plus", "tag2text")
 IMAGE = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from ram_backend.database.base import Base
+from ram_backend.database.engine import Base
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.types import TypeEngine
 
-from ram_backend.database.base import BigId, UtcDateTime
+from ram_backend.database.engine import BigId, UtcDateTime
 
 revision = "0006"
 down_revision: str | None = None
