@@ -299,9 +299,7 @@ def check_projects(settings: Settings) -> Iterator[Finding]:
 
 def check_project(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Iterator[Finding]:
     """One project's connection, from both sides."""
-    connection = connection_of(
-        project, trusted_host=trusted_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
-    )
+    connection = connection_of(settings, project, trusted_host)
     if project.extra_params_error is not None:
         yield Finding("extra params", "bad", project.extra_params_error, "correct them in Settings > Model")
     if connection.base_url is None:

@@ -217,8 +217,7 @@ def _per_tag(pairs: list[str] | None) -> dict[str, float] | None:
 
 
 def _facts(project: Project, trusted_host: TrustedHost | None, settings: Settings) -> dict[str, Any]:
-    url, api_key = settings.label_studio_url, settings.label_studio_api_key
-    connection = connection_of(project, trusted_host=trusted_host, url=url, api_key=api_key)
+    connection = connection_of(settings, project, trusted_host)
     host = "trusted" if connection.trusted else f"not trusted: {connect_command(project.key.id)}"
     config = project.label_config
     return {

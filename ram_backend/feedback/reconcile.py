@@ -135,9 +135,7 @@ def label_studio_of(settings: Settings, project: Project, *, trusted_host: Trust
         SettingsError: its address, its token or RAM_ALLOWED_IMAGE_HOSTS can't
             be used.
     """
-    connection = connection_of(
-        project, trusted_host=trusted_host, url=settings.label_studio_url, api_key=settings.label_studio_api_key
-    )
+    connection = connection_of(settings, project, trusted_host)
     if connection.base_url is None:
         raise LabelStudioUnreachable(
             f"Nobody has named the Label Studio of project {project.key}: {connect_command(project.key.id)}."

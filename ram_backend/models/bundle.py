@@ -199,15 +199,13 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         bundles_dir.mkdir(exist_ok=True)
         with FileLock(bundles_dir / f".{name}.lock", timeout=WAIT_S):
             check_new_name(bundles_dir, name)  # another process was faster
-            partial = bundles_dir / f".{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a living one holds the lock
-            partial.mkdir()
-            try:
+            with new_directory(bundles_dir / name) as partial:
                 yield partial
-                _finish(partial, {"format": FORMAT, "name": name, **manifest})
-                partial.rename(bundles_dir / name)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                files = sorted(path for path in partial.iterdir() if path.is_file())
+                sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
+                whole = {"format": FORMAT, "name": name, **manifest, "files": sums}
+                text = json.dumps(whole, indent=1, ensure_ascii=False)
+                (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
     except Timeout:
         raise CheckpointError(
             f"Another process has been writing the bundle {name!r} to {bundles_dir} for {WAIT_S:.0f} s: wait until it"
@@ -219,15 +217,33 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
         ) from None
 
 
-def _finish(partial: Path, manifest: dict[str, Any]) -> None:
-    """Adds bundle.json with the checksums of all files, and flushes them to disk."""
-    files = sorted(path for path in partial.iterdir() if path.is_file())
-    sums = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
-    text = json.dumps({**manifest, "files": sums}, indent=1, ensure_ascii=False)
-    (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    for path in (*files, partial / MANIFEST):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Makes a directory whole or not at all: the body fills an empty one, which is flushed to disk and gets its name.
+
+    The caller holds a lock; what a killed writer of the same name has left is
+    removed.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for each in (*partial.iterdir(), partial):
+            flush(each)
+        partial.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_new_name(bundles_dir: Path, name: str) -> None:

@@ -176,9 +176,7 @@ class ProjectCache:
 
     def connection(self, project: Project) -> Connection:
         """How the project's Label Studio is reached: see `connection_of`."""
-        return connection_of(
-            project, trusted_host=self.trusted_host, url=self._url, api_key=self._settings.label_studio_api_key
-        )
+        return connection_of(self._settings, project, self.trusted_host)
 
     def candidate_connection(self, key: ProjectKey, access_token: str | None) -> Connection | None:
         """The project's trusted Label Studio with a new token, to try it before it replaces the old one.

@@ -16,6 +16,7 @@ from typing import Any
 from ram_backend.errors import ProjectOptionsError
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
+from ram_backend.settings import Settings
 
 NO_OPTIONS = ProjectOptions()
 
@@ -136,11 +137,9 @@ class Connection:
     trusted: bool
 
 
-def connection_of(
-    project: Project, *, trusted_host: TrustedHost | None, url: str | None, api_key: str | None
-) -> Connection:
+def connection_of(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Connection:
     """The settings' address and token where there are any, else those of the project's `/setup`."""
-    key, named = (api_key or "").strip(), (url or "").strip().rstrip("/")
+    key, named = (settings.label_studio_api_key or "").strip(), (settings.label_studio_url or "").strip().rstrip("/")
     if named:
         return Connection(named, key or project.access_token, trusted=True)
     if trusted_host is None or project.hostname != trusted_host.host:

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ram_backend.errors import VersionDamaged, VersionsUnavailable
-from ram_backend.models.bundle import Bundle
+from ram_backend.models.bundle import Bundle, flush, new_directory
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.versions.records import Lineage, name_of, number_of
@@ -37,8 +36,6 @@ MANIFEST = "manifest.json"
 DELTA = "delta.safetensors"
 WAIT_S = 60.0
 """How long a writer waits for another writer of the same project."""
-
-MAX_MANIFEST_BYTES = 64_000_000
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOCK = ".lock"
@@ -158,13 +155,11 @@ def open_version(
         width: features per image of the bundle's network; None: unknown.
 
     Raises:
-        VersionDamaged: a file is missing, a link, truncated or altered; the
+        VersionDamaged: a file is missing, truncated or altered; the
             format, project, name, bundle or digest is another one; a number is
             out of range. The message says which.
     """
-    if os.path.islink(path) or os.path.islink(path.parent):  # noqa: PTH114 - False for folders that may not be read
-        raise _damaged(path, "is a link to somewhere else")
-    if not os.path.isdir(path):  # noqa: PTH112
+    if not os.path.isdir(path):  # noqa: PTH112 - False for folders that may not be read
         raise _damaged(path, "is missing")
     manifest, owner, lineage = _read_manifest(path, key)
     if digest is not None and manifest["digest"] != digest:
@@ -175,7 +170,9 @@ def open_version(
         raise _damaged(path, f"belongs to another bundle ({belongs}) than the one in use ({in_use})")
     contents: dict[str, bytes] = {}
     for name, entry in manifest["files"].items():
-        contents[name] = _read(path, name, size=entry["bytes"])
+        contents[name] = _read(path, name)
+        if len(contents[name]) != entry["bytes"]:
+            raise _damaged(path, f"has a {name} of {len(contents[name])} bytes instead of {entry['bytes']}")
         if _sha256(contents[name]) != entry["sha256"]:
             raise _damaged(path, f"has a corrupted {name} (its checksum differs)")
     delta = _read_delta(path, contents.pop(DELTA), manifest["tags"])
@@ -194,9 +191,7 @@ def remove_version(versions_dir: Path, key: ProjectKey, name: str) -> None:
     try:
         with FileLock(folder / _LOCK, timeout=WAIT_S):
             renamed = folder / f".{name}{_PARTIAL}"
-            if (folder / name).is_symlink():
-                (folder / name).unlink()
-            elif (folder / name).exists():
+            if (folder / name).exists():
                 shutil.rmtree(renamed, ignore_errors=True)
                 (folder / name).rename(renamed)
                 shutil.rmtree(renamed)
@@ -230,28 +225,18 @@ def _write_next(folder: Path, contents: Mapping[str, bytes], manifest: dict[str,
         shutil.rmtree(partial, ignore_errors=True)  # its writer was killed: a running one would hold the lock
     taken = [number for path in folder.iterdir() if (number := number_of(path.name)) is not None]
     number = max([first_number, *(each + 1 for each in taken)])
-    partial = folder / f".{name_of(number)}{_PARTIAL}"
-    partial.mkdir()
-    try:
+    with new_directory(folder / name_of(number)) as partial:
         text = manifest_text({"name": name_of(number), **manifest})
         for name, data in {**contents, MANIFEST: text.encode()}.items():
-            with (partial / name).open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(partial)
-        partial.rename(folder / name_of(number))
-        _sync(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (partial / name).write_bytes(data)
+    flush(folder.parent)
     return number
 
 
 def _read_manifest(path: Path, key: ProjectKey | None) -> tuple[dict[str, Any], ProjectKey, Lineage]:
     """The verified manifest, its project and its lineage."""
     try:
-        manifest = json.loads(_read(path, MANIFEST, limit=MAX_MANIFEST_BYTES))
+        manifest = json.loads(_read(path, MANIFEST))
         intact = manifest.pop(_CHECKSUM, None) == _json_sha256(manifest)
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise _damaged(path, f"has an unreadable {MANIFEST} ({type(error).__name__})") from None
@@ -296,27 +281,13 @@ def _read_delta(path: Path, data: bytes, tags: Any) -> Delta:
         raise _damaged(path, f"has a delta that {what}") from None
 
 
-def _read(path: Path, name: str, *, size: int | None = None, limit: int | None = None) -> bytes:
-    """All of a plain file in the directory, which has `size` bytes, or at most `limit`."""
+def _read(path: Path, name: str) -> bytes:
     try:
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(path / name, flags)
+        return (path / name).read_bytes()
     except FileNotFoundError:
         raise _damaged(path, f"lacks {name}") from None
     except OSError as error:
-        raise _damaged(path, f"has a {name} that can't be opened ({error.strerror})") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _damaged(path, f"has a {name} that is not a plain file")
-        if size is not None and status.st_size != size:
-            raise _damaged(path, f"has a {name} of {status.st_size} bytes instead of {size}")
-        if limit is not None and status.st_size > limit:
-            raise _damaged(path, f"has a {name} of {status.st_size} bytes, too large to be right")
-        try:
-            return file.read()
-        except OSError as error:
-            raise _damaged(path, f"has a {name} that can't be read ({error.strerror})") from None
+        raise _damaged(path, f"has a {name} that can't be read ({error.strerror})") from None
 
 
 def _damaged(path: Path, what: str) -> VersionDamaged:
@@ -334,12 +305,3 @@ def _json_sha256(value: object) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Flushes a folder's entries to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -81,9 +81,7 @@ def test_the_settings_token_goes_to_no_host_that_only_setup_named(
 
 def test_what_connect_kept_is_used_where_the_settings_have_no_token() -> None:
     def connection(project: Project) -> Connection:
-        return connection_of(
-            project, trusted_host=TrustedHost(OTHER_HOST, by_command=True, token="kept"), url=None, api_key=None
-        )
+        return connection_of(load_settings(), project, TrustedHost(OTHER_HOST, by_command=True, token="kept"))
 
     theirs = Project(ProjectKey(OTHER_HOST, 1, 1), access_token=TOKEN)
     assert connection(theirs) == Connection(OTHER_HOST, "kept", trusted=True)

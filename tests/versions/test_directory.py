@@ -89,22 +89,6 @@ def _forge(path: Path, **arrays: np.ndarray | None) -> None:
     _manifest(path, files=files, digest=digest)
 
 
-def _replace_by_link(path: Path) -> None:
-    elsewhere = path.parent.parent / "elsewhere"
-    (path / "delta.safetensors").rename(elsewhere)
-    (path / "delta.safetensors").symlink_to(elsewhere)
-
-
-def _replace_by_pipe(path: Path) -> None:
-    (path / "delta.safetensors").unlink()
-    os.mkfifo(path / "delta.safetensors")
-
-
-def _whole_directory_by_link(path: Path) -> None:
-    path.rename(path.parent / "hidden")
-    path.symlink_to(path.parent / "hidden")
-
-
 NAN = np.array([np.nan, 0], dtype=np.float32)
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no directory": (shutil.rmtree, "is missing"),
@@ -145,9 +129,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another width": (lambda path: _forge(path, weight=np.zeros((2, 4), np.float32)), "4 features"),
     "another type": (lambda path: _forge(path, bias=np.zeros(2)), "float64 instead of float32"),
     "an array too many": (lambda path: _forge(path, more=np.zeros(2, np.float32)), "has the arrays"),
-    "delta is a link": (_replace_by_link, "can't be opened"),
-    "delta is a pipe": (_replace_by_pipe, "not a plain file"),
-    "directory is a link": (_whole_directory_by_link, "is a link"),
 }
 
 
