@@ -92,10 +92,6 @@ class LabelConfigError(InputError):
     """A label config can't be read, or has nothing to tag."""
 
 
-class RequestError(InputError):
-    """A request's body is not Label Studio's; the message names the field, never its value."""
-
-
 class LabelStudioRefused(InputError):
     """Label Studio answers a request of ours with HTTP 4xx.
 
@@ -148,10 +144,6 @@ class ValkeyUnavailable(NotAvailable):
 
 class JobLost(NotAvailable):
     """The lease of a job has ended or passed on: its former holder may publish nothing."""
-
-
-class PredictionsLate(NotAvailable):
-    """The predictions of a request are not done in the time that its caller waits."""
 
 
 class ImageUnreachable(NotAvailable):

@@ -149,12 +149,15 @@ def permutation_test(
         order counted among them; in (0, 1]. Where nothing is right, `place` and
         chance are nan and that is 1, as where there is only one group.
     """
+    from scipy.stats import rankdata
+
     rows = _some_groups(groups, MOST_PERMUTED, seed)
     right = labels[rows] * weights[rows]
     if not right.any():
         return {"place": float("nan"), "place_by_chance": float("nan"), "p_unrelated": 1.0}
     random = np.random.default_rng([PERMUTATION_STREAM, seed])
-    ranks = by_group(_normalised_ranks(scores[rows]) - 0.5, groups[rows])
+    below = (rankdata(scores[rows], axis=0) - 1) / max(1, len(rows) - 1)  # share of the other images; ties count half
+    ranks = by_group(below - 0.5, groups[rows])
     right = by_group(right, groups[rows])
     matches = right @ ranks.T / right.sum()  # [labels of group i, places of group j]
     here = np.arange(len(matches))
@@ -214,14 +217,6 @@ def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.
     if len(numbers) > most:
         numbers = np.random.default_rng([SUBSET_STREAM, seed]).permutation(numbers)[:most]
     return np.flatnonzero(np.isin(groups, numbers))
-
-
-def _normalised_ranks(scores: NDArray[np.floating]) -> FloatArray:
-    """(N, L): normalised ranks, the share of the other images that are ranked below, per tag; ties count half."""
-    from scipy.stats import rankdata
-
-    ranks: FloatArray = rankdata(scores, axis=0)
-    return (ranks - 1) / max(1, len(scores) - 1)
 
 
 def by_group(values: FloatArray, groups: NDArray[np.int64]) -> FloatArray:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ram_backend.errors import ImageTooLarge, ImageUnreadable
 
@@ -47,16 +47,6 @@ STRIP_PIXELS = 1_000_000
 _JPEG, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # compressed data never hold it
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT: dict[int, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 
 _NOT_PHOTOS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"%pdf",), "a PDF: export its pages as images"),
@@ -137,10 +127,11 @@ def decode(
                 " Shrink the image, or fetch or export it again."
             ) from error
     width, height = result.size
-    if orientation in _UPRIGHT and exif_orientation:
-        result = result.transpose(_UPRIGHT[orientation])
     result.info.clear()
-    return result, (height, width) if orientation in _TURNED else (width, height)
+    if exif_orientation:
+        result.getexif()[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(result, in_place=True)
+    return result, (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def thumbnail(data: bytes, size: int, max_pixels: int, max_bytes: int, name: str) -> bytes:
@@ -241,19 +232,14 @@ def _open(content: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=[each for each in FORMATS if each in Image.OPEN])
     except UnidentifiedImageError:
-        raise ImageUnreadable(f"{name}: is {_what_it_is(content)}.") from None
+        known = f"convert it to one of {', '.join(FORMATS)}"
+        unknown = f"not an image in a known format, or its header is damaged: {known}"
+        raise ImageUnreadable(f"{name}: is {_not_a_photo(content) or unknown}.") from None
     except Exception as error:  # decoders fail on hostile data in too many ways to list them
         raise ImageUnreadable(
             f"{name}: its header is damaged or cut off, or the image takes too much memory ({_one_line(error)})."
             " Shrink the image, or fetch or export it again."
         ) from error
-
-
-def _what_it_is(content: bytes) -> str:
-    formats = ", ".join(FORMATS)
-    return _not_a_photo(content) or (
-        f"not an image in a known format, or its header is damaged: convert it to one of {formats}"
-    )
 
 
 def _not_a_photo(content: bytes) -> str | None:

@@ -159,12 +159,8 @@ def read_items(result: Iterable[object]) -> tuple[ParsedItem, ...]:
     return tuple(found.values())
 
 
-def normalise_line(text: str) -> str | None:
-    """A tag from a line of a text, with normalised whitespace; None if it is too long, or empty."""
-    return _line(text, MAX_LINE_CHARS)
-
-
-def _line(text: str, limit: int) -> str | None:
+def normalise_line(text: str, limit: int = MAX_LINE_CHARS) -> str | None:
+    """A line of a text, by default a tag, with normalised whitespace; None if it is too long, or empty."""
     return (" ".join(text.split()) or None) if len(text) <= limit else None
 
 
@@ -191,7 +187,7 @@ def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
     lines = [path[0] for path in paths if len(path) == 1]
     if all(_CONFIDENCE.fullmatch(line) for line in lines):
         return []
-    return [(text,) for line in lines if (text := _line(line, MAX_CAPTION_CHARS)) is not None]
+    return [(text,) for line in lines if (text := normalise_line(line, MAX_CAPTION_CHARS)) is not None]
 
 
 def ticked_paths(control: TagControl, items: Iterable[ParsedItem]) -> dict[ChoiceId, None]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticUseDefault
 
-from ram_backend.errors import RequestError
+from ram_backend.errors import InputError
 from ram_backend.labelstudio.annotations import unix_microseconds
 from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
@@ -130,7 +130,7 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
     """Validates a request's body: JSON, or parsed already.
 
     Raises:
-        RequestError: no JSON, no object, too many values, or a bad field; names
+        InputError: no JSON, no object, too many values, or a bad field; names
             it without its value, which may be a secret.
     """
     try:
@@ -139,7 +139,7 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
         content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         # Brackets and commas inside texts count, too.
         if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS or content.count(b",") > MAX_VALUES:
-            raise RequestError(
+            raise InputError(
                 f"the body: holds more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values."
                 " Send fewer tasks at a time."
             )
@@ -147,7 +147,7 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the body"
-        raise RequestError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
+        raise InputError(f"{place}: {first['msg']}. See the protocol of Label Studio's ML backends.") from None
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -239,7 +239,7 @@ def _sort_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     """Weights and the captioner's tensors by today's names, and the numbers of keys that are neither."""
     parts: dict[official.Part, dict[str, Tensor]] = {"tagging": {}, "captioner": {}, "structural": {}, "tied": {}}
     for key, tensor in state.items():
-        name = official.modern_name(key)
+        name = key.replace("vision_multi", "tagging_head")  # as older files call it
         if name == key or name not in state:
             parts[official.part_of(name)][name] = tensor
     dropped = {"structural_keys": len(parts["structural"]), "tied_keys": len(parts["tied"])}

@@ -39,11 +39,6 @@ _SWIN = "visual_encoder"
 _LAYER = "tagging_head.encoder.layer"
 
 
-def modern_name(key: str) -> str:
-    """The key in today's naming: older files call the tagging head `vision_multi`."""
-    return key.replace("vision_multi", "tagging_head")
-
-
 def part_of(key: str) -> Part:
     """Which part of a model a tensor is in; structural ones are computed by the model itself.
 

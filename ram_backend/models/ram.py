@@ -160,7 +160,7 @@ class TaggingNetwork(nn.Module):
         """
         with torch.device("meta"):
             network = cls(architecture)
-        _restore_buffers(network.encoder)
+        restore_buffers(network.encoder)
         network.load_state_dict(dict(weights), strict=True, assign=True)
         return network.eval()
 
@@ -203,7 +203,7 @@ class TaggingNetwork(nn.Module):
         return logits
 
 
-def _restore_buffers(encoder: ImageEncoder) -> None:
+def restore_buffers(encoder: ImageEncoder) -> None:
     """Gives an encoder that was built without memory (device "meta") the buffers that no weight file holds.
 
     Position indices and shift masks depend on the geometry and not on the

@@ -14,7 +14,6 @@ from typing import Any
 from ram_backend.errors import (
     DatabaseUnavailable,
     NotAvailable,
-    PredictionsLate,
     QuotaExceeded,
     RamError,
     SettingsError,
@@ -129,9 +128,7 @@ async def _loaded_version(services: Services, key: ProjectKey) -> LoadedVersion 
     return actual
 
 
-async def _late(
-    services: Services, key: ProjectKey, snapshot: Snapshot | None, tasks: Sequence[Task]
-) -> PredictionsLate:
+async def _late(services: Services, key: ProjectKey, snapshot: Snapshot | None, tasks: Sequence[Task]) -> NotAvailable:
     """What a late request answers; a job goes on with many tasks."""
     late = (
         f"{len(tasks)} tasks were not done within {services.settings.predict_seconds:g} s. The images seen so far are"
@@ -145,15 +142,15 @@ async def _late(
         late = "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
     numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
     if len(numbers) < 2 or key.id <= 0:
-        return PredictionsLate(late)
+        return NotAvailable(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
         asking = asyncio.to_thread(services.jobs.hand_over_tasks, key, numbers, reason)
         answer = await asyncio.wait_for(asking, HAND_OVER_S)
     except (TimeoutError, RamError) as error:
         _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
-        return PredictionsLate(late)
-    return PredictionsLate(str(answer["message"]) if "job" in answer else f"{late} {answer['message']}")
+        return NotAvailable(late)
+    return NotAvailable(str(answer["message"]) if "job" in answer else f"{late} {answer['message']}")
 
 
 async def webhook(services: Services, request: WebhookRequest) -> dict[str, Any]:

@@ -14,16 +14,15 @@ from typing import Any, Self
 from ram_backend.errors import DatabaseUnavailable, JobLost
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
-from ram_backend.periodic import PeriodicThread, backoff
+from ram_backend.periodic import PeriodicThread
 from ram_backend.settings import Settings
 
 PROGRESS_INTERVAL_S = 0.5
 """Shortest time between two writes of the progress."""
 
-PAUSES_S = (1.0, 60.0)
-"""Shortest and longest pause before a worker is started again; the shortest after it has run for `STEADY_S`."""
+RESTART_S = 2.0
+"""Pause before a worker is started again."""
 
-STEADY_S = 60.0
 GRACE_S = 3.0
 """Time for a job to end when the server stops; the next worker begins it anew."""
 
@@ -127,7 +126,6 @@ class WorkerSupervisor(PeriodicThread):
     def __init__(self, settings: Settings) -> None:
         super().__init__("worker-supervisor", 0.2)
         self._environment = {**os.environ, **settings.environment()}
-        self._pauses = backoff(*PAUSES_S)
 
     def __enter__(self) -> Self:
         self._start()  # in this thread, which lives as long as the process
@@ -146,10 +144,8 @@ class WorkerSupervisor(PeriodicThread):
         """Starts another worker where this one has ended."""
         if self._process.poll() is None:
             return True
-        if time.monotonic() - self._began > STEADY_S:
-            self._pauses = backoff(*PAUSES_S)
         _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
-        if self._stop.wait(next(self._pauses)):
+        if self._stop.wait(RESTART_S):
             return False
         self._start()
         return True
@@ -159,4 +155,3 @@ class WorkerSupervisor(PeriodicThread):
         self._process = subprocess.Popen(
             command, env=self._environment, stdin=null, stdout=null, start_new_session=True
         )
-        self._began = time.monotonic()

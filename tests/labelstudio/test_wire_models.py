@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ram_backend.errors import RequestError
+from ram_backend.errors import InputError
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, WebhookRequest, read_request
 
 
@@ -20,7 +20,7 @@ def test_tokens_and_passwords_are_not_shown():
     predict = read_request(PredictRequest, b'{"tasks": [], "params": {"login": "me", "password": "s3cret"}}')
     assert setup.access_token == "s3cret"
     assert "s3cret" not in repr(setup) + repr(predict)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(InputError) as caught:
         read_request(SetupRequest, b'{"project": "1.2", "access_token": ["s3cret"]}')
     assert "access_token" in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -31,7 +31,7 @@ def test_tokens_and_passwords_are_not_shown():
     "body", [b"", b"{", b"[]", b"null", b'{"tasks": null}', b'{"tasks": [1]}', b'{"project": "1.2"}', b"\xff\xfe"]
 )
 def test_no_predict_request(body):
-    with pytest.raises(RequestError):
+    with pytest.raises(InputError):
         read_request(PredictRequest, body)
 
 
