@@ -20,8 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.images.decode import decode
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import decode, perceptual_hash
 from ram_backend.models.bundle import Bundle, open_bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network

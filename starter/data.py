@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
-from ram_backend.images.decode import decode
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import decode, perceptual_hash
 from ram_backend.vocabulary.caption_parser import CaptionParser
 from ram_backend.vocabulary.tags import Vocabulary
 

@@ -20,7 +20,7 @@ from ram_backend.evaluation.leaks import TrainingImages, bundle_training_images
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.evaluation.report import LEGEND, cell, html_report, overview
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.models.tuned import has_tuned_head, tuned_network
+from ram_backend.models.tuned import tuned_network
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.directory import Version, open_version, version_path
@@ -138,9 +138,9 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
         bundle, network, subset = base.tagger.bundle, base.tagger.network, base.tagger.subset
         path, digest = version_path(settings.versions_dir, key, name), table.get(key, name).digest
         version = open_version(path, bundle, key=key, digest=digest)
-        if has_tuned_head(version.files):
-            network = tuned_network(network, version.files)
-        tagger = Tagger(bundle, network, subset, delta=version.delta, version=version.digest)
+        tagger = Tagger(
+            bundle, tuned_network(network, version.files), subset, delta=version.delta, version=version.digest
+        )
         training = _training_images(version, images)
         found.append(Candidate(f"{project} {name}", tagger, training | (base.training or training)))
     return found

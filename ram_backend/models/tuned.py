@@ -26,11 +26,6 @@ TUNED_FILES = (HEAD_FILE, LOW_RANK_FILE)
 """Files that a version with a tuned head may have: one of them."""
 
 
-def has_tuned_head(files: Mapping[str, bytes]) -> bool:
-    """Whether a version's files bring a head of their own."""
-    return any(name in files for name in TUNED_FILES)
-
-
 def head_file(name: str, tensors: Tensors) -> dict[str, bytes]:
     """One of `TUNED_FILES` with its content; `tensors` float32 by the names that it stores."""
     from safetensors.numpy import save
@@ -39,7 +34,7 @@ def head_file(name: str, tensors: Tensors) -> dict[str, bytes]:
 
 
 def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
-    """The bundle's network with the head that a version brings; its tokens and `encoder_id` stay the same.
+    """The bundle's network with the head that a version brings, if any; its tokens and `encoder_id` stay the same.
 
     Args:
         base: the bundle's network as `load_network` gave it; stays usable,
@@ -47,35 +42,37 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
         files: contents of the version's files by name.
 
     Raises:
-        VersionDamaged: there is no file of a tuned head, or both; it is not
+        VersionDamaged: there are both of `TUNED_FILES`; the file is not
             readable, or for another head; a value, or what the head computes,
             is not finite; or the network takes no head (the starter's was
             fine-tuned by earlier releases).
     """
+    names = [name for name in TUNED_FILES if name in files]
+    if not names:
+        return base
+    if len(names) > 1:
+        raise _damaged(f"has {' and '.join(names)}, and one of them is needed")
     from ram_backend.models.torch_network import TorchNetwork
 
     if not isinstance(base, TorchNetwork):
         raise _damaged(f"brings a fine-tuned head, and a {type(base).__name__} takes none")
-    network = cast(Network, base.with_head(_tensors(base.head_tensors(), files)))
+    network = cast(Network, base.with_head(_tensors(base.head_tensors(), names[0], files[names[0]])))
     tokens = np.linspace(-1, 1, int(np.prod(base.token_shape)), dtype=np.float32).reshape(1, *base.token_shape)
     if not np.isfinite(network.logits(tokens, network.select([0]))).all():
         raise _damaged("has a head whose logits are not finite")
     return network
 
 
-def _tensors(base: Tensors, files: Mapping[str, bytes]) -> Tensors:
+def _tensors(base: Tensors, file: str, data: bytes) -> Tensors:
     """All tensors of a tuned head, by the names and in the shapes of the bundle's head `base`, finite."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    names = [name for name in TUNED_FILES if name in files]
-    if len(names) != 1:
-        raise _damaged(f"has {' and '.join(names) or 'no file of a tuned head'}, and one of {TUNED_FILES} is needed")
     try:
-        tensors: Tensors = load(files[names[0]])
+        tensors: Tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(f"has a {names[0]} that can't be read ({str(error).splitlines()[0][:160]})") from None
-    if names[0] == LOW_RANK_FILE:
+        raise _damaged(f"has a {file} that can't be read ({str(error).splitlines()[0][:160]})") from None
+    if file == LOW_RANK_FILE:
         tensors = _merged(base, tensors)
     for name in base.keys() | tensors.keys():
         found = tensors.get(name)

@@ -16,7 +16,7 @@ import numpy as np
 from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, VersionDamaged
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.tuned import has_tuned_head, tuned_network
+from ram_backend.models.tuned import tuned_network
 from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
@@ -276,9 +276,7 @@ def _load_version(ref: VersionRef, versions_dir: Path, model: Model) -> LoadedVe
     for name, array in version.delta.to_tensors().items():
         if array.size and float(np.abs(array).max()) > LARGEST:
             raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
-    if has_tuned_head(version.files):
-        network = tuned_network(network, version.files)
-    return LoadedVersion(ref, version.delta, network)
+    return LoadedVersion(ref, version.delta, tuned_network(network, version.files))
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:

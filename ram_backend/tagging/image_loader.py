@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageError, ImageUnreadable
-from ram_backend.images.decode import decode, header_of, read_file
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import decode, header_of, perceptual_hash, read_file
 from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded

@@ -19,7 +19,7 @@ from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import cost_thresholds, sigmoid
 from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network
-from ram_backend.models.tuned import has_tuned_head, tuned_network
+from ram_backend.models.tuned import tuned_network
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
@@ -92,7 +92,7 @@ class Scorer:
         Raises:
             VersionDamaged: files or delta were made for another bundle.
         """
-        network = tuned_network(self.network, files) if files and has_tuned_head(files) else self.network
+        network = tuned_network(self.network, files or {})
         tagger = Tagger(self.bundle, network, self.subset, token_dtype=TOKEN_DTYPE, delta=delta)
         rows = np.empty((len(tokens), len(tagger.tags)), dtype=np.float32)
         for start in range(0, len(tokens), AT_ONCE):

@@ -24,7 +24,7 @@ from ram_backend.cli.main import app
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError, VersionNotFound
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import perceptual_hash
 from ram_backend.models.bundle import MANIFEST, TRAINING_IMAGES, open_bundle
 from ram_backend.models.delta import Delta
 from ram_backend.projects.keys import ProjectKey

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import perceptual_hash
 
 
 def scene(seed: int, side: int = 240) -> Image.Image:

@@ -20,8 +20,7 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownPrediction, image_key
-from ram_backend.images.decode import decode
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import decode, perceptual_hash
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.labelstudio.schema import free_choice

@@ -15,7 +15,7 @@ from security.hosting import resident_bytes
 
 from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageTooLarge, ImageUnreadable
-from ram_backend.images.hashing import perceptual_hash
+from ram_backend.images.decode import perceptual_hash
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.tagging.image_loader import LARGE_PIXELS, ImageLoader
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
