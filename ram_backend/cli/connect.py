@@ -63,9 +63,12 @@ def connect(
         replace_others=replace,
     )
     table = ProjectTable(open_migrated(settings))
-    label_studio, token = _label_studio(settings, table.changes().trusted_host)
+    before = table.changes().trusted_host
+    label_studio, token = _label_studio(settings, before)
     host = instance_of(label_studio.base_url)
-    _trust(table, host, token)
+    instead = f" instead of {before.host}" if before is not None and before.host != host else ""
+    trusted = table.pin_host(host, token=token)  # for servers that share this database
+    _report("trust", f"{host} may be sent this token{instead}", trusted != before)
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
     _warn_of_other_addresses(table, host, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
@@ -91,14 +94,6 @@ def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple
     found.version()
     found.whoami()
     return found, token
-
-
-def _trust(table: ProjectTable, host: str, token: str) -> None:
-    """Pins the Label Studio with our token, for servers that share this database."""
-    before = table.changes().trusted_host
-    trusted_host = table.pin_host(host, token=token)
-    instead = f" instead of {before.host}" if before is not None and before.host != host else ""
-    _report("trust", f"{host} may be sent this token{instead}", trusted_host != before)
 
 
 def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> None:

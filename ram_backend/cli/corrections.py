@@ -16,7 +16,6 @@ from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, wr
 from ram_backend.console.statistics import count_edits
 from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
 from ram_backend.feedback.labels import LabelState, TaskLabels, Weights, count_tags
-from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.feedback.shown import ShownPrediction
@@ -153,7 +152,7 @@ def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     opened = open_project(project)
     api = ProjectApi(label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host), opened.key.id)
-    found = reconcile(Ledger(opened.database), opened.key, api)
+    found = reconcile(opened.jobs.ledger, opened.key, api)
     if as_json:
         counts = ("listed", "added", "gone", "returned", "shown", "left_out")
         print_json({name: getattr(found, name) for name in counts})
@@ -166,7 +165,7 @@ def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
 
 
 def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
-    return Ledger(opened.database).annotations(opened.key)
+    return opened.jobs.ledger.annotations(opened.key)
 
 
 def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
@@ -175,7 +174,7 @@ def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) 
 
 
 def _plan_and_shown(opened: OpenProject) -> tuple[LabelSchema, Mapping[int, Sequence[ShownPrediction]]]:
-    shown = Ledger(opened.database).shown(opened.key, annotated=True)
+    shown = opened.jobs.ledger.shown(opened.key, annotated=True)
     return parse_label_config(opened.project.label_config), shown
 
 

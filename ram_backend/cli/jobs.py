@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,9 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import JsonLines, notes, print_json, print_rows, progress
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable
+from ram_backend.jobs.job import Job, PrelabelOptions, Which
+from ram_backend.jobs.table import JobTable
 from ram_backend.settings import load_settings
-
-if TYPE_CHECKING:
-    from ram_backend.jobs.job import Job, Which
-    from ram_backend.jobs.table import JobTable
 
 app = typer.Typer(help="Jobs at fixed times: set, list, remove.", no_args_is_help=True)
 
@@ -38,8 +36,6 @@ def jobs(
     as_json: JsonLines = False,
 ) -> None:
     """List trainings, pre-labellings and what follows them: open ones first, then the latest."""
-    from ram_backend.jobs.table import JobTable
-
     opened = None if project is None else open_project(project)
     database = opened.database if opened else open_migrated(load_settings())
     found = JobTable(database).jobs(opened.key if opened else None, limit=limit)
@@ -101,8 +97,6 @@ def prelabel(
     whenever you like and ask again: it continues with what is missing, and each
     task ends with exactly one prediction of the version.
     """
-    from ram_backend.jobs.job import PrelabelOptions
-
     if everything and unlabelled:
         raise InputError("--all and --unlabelled contradict each other: give one of them.")
     given: dict[Which, bool] = {"all": everything, "unlabelled": unlabelled, "retry-failed": retry_failed}

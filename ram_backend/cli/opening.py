@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from ram_backend.cli.output import notes, read_text
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import VocabularyError
+from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
@@ -24,9 +25,6 @@ from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.embeddings import embed_descriptions, load_descriptions, open_text_encoder
-
-if TYPE_CHECKING:
-    from ram_backend.jobs.service import JobService
 
 _PROJECT = "Number of the project in Label Studio, or as `project list` writes it."
 ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT)]
@@ -51,8 +49,6 @@ class OpenProject:
     @cached_property
     def jobs(self) -> JobService:
         """Requests for jobs."""
-        from ram_backend.jobs.service import JobService
-
         return JobService(self.settings, self.database)
 
 

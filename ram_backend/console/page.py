@@ -22,12 +22,13 @@ from ram_backend.console.overview import overview, thresholds_in_force
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
+from ram_backend.images.guard import is_loopback
 from ram_backend.jobs.schedules import KINDS
 from ram_backend.labelstudio.provisioning import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Server
-from ram_backend.server.middleware import Refused, is_loopback_host
+from ram_backend.server.middleware import Refused
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 
@@ -68,7 +69,7 @@ async def _admitted(services: Server, request: Request) -> None:
     Raises:
         Refused: 403.
     """
-    if not services.settings.basic_auth_user and not is_loopback_host(request.headers.get("host", "")):
+    if not services.settings.basic_auth_user and not is_loopback(request.headers.get("host", "")):
         message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
         raise Refused(403, "LoginNeeded", message)
 

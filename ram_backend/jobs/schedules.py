@@ -15,8 +15,7 @@ from croniter import CroniterError, croniter
 from sqlalchemy import Index, Text, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.base import Base, BigId, UtcDateTime
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
 from ram_backend.errors import InputError
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable, database_now

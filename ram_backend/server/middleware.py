@@ -282,11 +282,6 @@ class RequestMiddleware:
             request_id.reset(token)
 
 
-def is_loopback_host(host: str) -> bool:
-    """Whether a Host header names this machine from itself."""
-    return _host_name(host) in _LOOPBACK_HOSTS
-
-
 def _opens_page(scope: Scope, headers: Headers) -> bool:
     """Whether a browser opens the admin's page in a tab: the linking page can't read it."""
     modes = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from ram_backend.database.base import BigId, UtcDateTime
+from ram_backend.database.engine import BigId, UtcDateTime
 
 revision = "0009"
 down_revision: str | None = "0008"
