@@ -195,12 +195,12 @@ def _inputs_digest(
         training_set.content,
         training_set.most_ticked,
         scorer.bundle.digest,
-        scorer.network.encoder_id,
         None if incumbent is None else incumbent.digest,
         __version__,
     ]
     inputs_digest = hashlib.sha256(json.dumps(identity).encode())
-    for name in ("labels", "weights", "base_thresholds", "incumbent_thresholds", "add_costs"):
+    arrays = ("base", "incumbent", "labels", "weights", "phash", "base_thresholds", "incumbent_thresholds", "add_costs")
+    for name in arrays:
         inputs_digest.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
     return inputs_digest.hexdigest()
 
