@@ -47,17 +47,8 @@ def overview(services: Services) -> list[Row]:
     jobs = services.jobs
     served = {each.key: each for each in jobs.versions.changes().served}
     latest = {job.key: job for job in sorted(jobs.table.jobs(limit=JOBS), key=lambda job: job.requested_at)}
-    events = {(each.id, each.created) for each in jobs.ledger.last_events()}
-    return [
-        Row(
-            key,
-            served.get(key, Served(key)),
-            jobs.pending(key) if (key.id, key.created) in events else 0,
-            jobs.next_training(key),
-            latest.get(key),
-        )
-        for key in sorted(project.key for project in services.store.projects())
-    ]
+    waiting = jobs.waiting(sorted(project.key for project in services.store.projects()))
+    return [Row(key, served.get(key, Served(key)), *counts, latest.get(key)) for key, counts in waiting.items()]
 
 
 async def thresholds_in_force(services: Services, project: Project) -> tuple[dict[str, Threshold], str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from ram_backend.database.engine import Database
@@ -18,6 +19,9 @@ from ram_backend.settings import Settings
 from ram_backend.versions.directory import open_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served
 from ram_backend.versions.table import VersionTable
+
+_PROJECTS = 1000
+"""Projects whose counts of corrections are kept until their ledger grows."""
 
 
 class JobService:
@@ -129,18 +133,31 @@ class JobService:
 
     def pending(self, key: ProjectKey | None = None) -> int:
         """Number of corrections of a project, or of all, that have changed since the last training."""
-        keys = self.ledger.last_events() if key is None else [key]
-        return sum(self.ledger.changes_since(each, self.table.last_attempt(each)).total for each in keys)
+        if key is None:
+            return sum(changed for changed, _ in self.waiting(self.ledger.last_events()).values())
+        return _changed(self.ledger, key, self.table.last_attempt(key), self.ledger.last_event(key))
+
+    def waiting(self, keys: Iterable[ProjectKey]) -> dict[ProjectKey, tuple[int, str]]:
+        """`pending` and `next_training` of many projects."""
+        events, attempts = self.ledger.last_events(), self.table.last_attempts()
+        found = {}
+        for key in keys:
+            names = key, ProjectKey("", key.id, key.created)
+            last, attempt = (max(each.get(name, 0) for name in names) for each in (events, attempts))
+            found[key] = _changed(self.ledger, key, attempt, last), self._next_training(key, attempt)
+        return found
 
     def next_training(self, key: ProjectKey) -> str:
         """When a project is trained by itself, in a few words."""
-        return f"trained at {self.training_threshold(key)}" if self._train_after else "trained when asked"
+        return self._next_training(key, self.table.last_attempt(key))
 
-    def training_threshold(self, key: ProjectKey) -> int:
+    def _threshold(self, key: ProjectKey, attempt: int) -> int:
         """Changed corrections at which a project is trained: first `train_after`, then half as many as there were."""
-        last = self.table.last_attempt(key)
-        seen = self.ledger.fingerprint(key, up_to=last).count if last else 0
+        seen = _seen(self.ledger, key, attempt) if attempt else 0
         return max(1, self._train_after - seen, -(-seen // 2))
+
+    def _next_training(self, key: ProjectKey, attempt: int) -> str:
+        return f"trained at {self._threshold(key, attempt)}" if self._train_after else "trained when asked"
 
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
         """Requests a training of each of these projects that has enough pending corrections, and no open training."""
@@ -153,9 +170,20 @@ class JobService:
                 key = _known(each, known)
                 if any(job.is_open for job in self.table.jobs(key, kind="train", limit=1)):
                     continue  # its end checks the project again
-                if (pending := self.pending(key)) >= self.training_threshold(key):
+                attempt = self.table.last_attempt(key)
+                if (pending := self.pending(key)) >= self._threshold(key, attempt):
                     found.append(self.request_training(key, f"{pending} corrections have changed").job)
         return found
+
+
+@lru_cache(_PROJECTS)
+def _changed(ledger: Ledger, key: ProjectKey, since: int, last_event: int) -> int:
+    return ledger.changes_since(key, since, up_to=last_event).total
+
+
+@lru_cache(_PROJECTS)
+def _seen(ledger: Ledger, key: ProjectKey, last_event: int) -> int:
+    return ledger.fingerprint(key, up_to=last_event).count
 
 
 def _known(key: ProjectKey, keys: Collection[ProjectKey]) -> ProjectKey:

@@ -120,6 +120,13 @@ class JobTable:
         with self._database.reading() as session:
             return session.scalar(query) or 0
 
+    def last_attempts(self) -> dict[ProjectKey, int]:
+        """`last_attempt` of each project that has one, by the key that its jobs have."""
+        project = (Job.instance, Job.project_id, Job.created)
+        query = select(*project, func.max(Job.last_event)).where(Job.kind == "train", Job.state.not_in(OPEN))
+        with self._database.reading() as session:
+            return {ProjectKey(*row[:3]): row[3] or 0 for row in session.execute(query.group_by(*project))}
+
     def due(self, waited_s: float = 0.0) -> list[Job]:
         """Jobs that a worker may begin, and could begin `waited_s` ago; the oldest first."""
         with self._database.reading() as session:
