@@ -111,7 +111,7 @@ def eval_(
         return
     for each in sets:
         out.print(f"{each['set']}: {each['images']} images, {each['tags']} tags", markup=False)
-        print_rows(("model", *COLUMNS.values(), "mAP - first"), map(partial(_row, each), each["models"]))
+        print_rows(("model", *COLUMNS.values(), "mAP - first"), map(partial(table_row, each), each["models"]))
     if len(sets) > 1:
         print_rows(("mAP", *(each["set"] for each in sets)), overview(sets))
     out.print(LEGEND, style="dim", markup=False)
@@ -154,9 +154,11 @@ def _training_images(version: Version, images: Sequence[tuple[str, int]]) -> Tra
     return TrainingImages(frozenset(each for each, used in zip(images, seen, strict=True) if used or not folds))
 
 
-def _row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:
+def table_row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:
+    """One of the models that `evaluate` describes: name, figures of `COLUMNS`, and the difference to the first one."""
     pairs = (each for each in found["comparisons"] if (each["model"], each["figure"]) == (model["name"], "mAP"))
-    against = next((f"{each['difference']:+.3f} (p {each['p_value']:.3f})" for each in pairs), "")
+    known = (each for each in pairs if each["difference"] is not None)
+    against = next((f"{each['difference']:+.3f} (p {each['p_value']:.3f})" for each in known), "")
     cells = [
         cell(model, key) if key == "mAP" else "" if model.get(key) is None else f"{model[key]:.3f}" for key in COLUMNS
     ]

@@ -30,6 +30,7 @@ class LabelledImage:
         negatives: tags that are wrong; None: all that are neither positive nor
             unknown.
         split: "train", "val", "test" or whatever the file says; None: nothing.
+        captions: sentences about it.
     """
 
     file: str
@@ -37,6 +38,7 @@ class LabelledImage:
     unknown: frozenset[str] = frozenset()
     negatives: frozenset[str] | None = None
     split: str | None = None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

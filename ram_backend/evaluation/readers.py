@@ -53,6 +53,7 @@ class _Line(BaseModel):
     maybe: list[str] = []
     absent: list[str] | None = None
     split: str | None = None
+    captions: list[str] = []
 
 
 def _read_json_lines(path: Path) -> LabelSet:
@@ -64,7 +65,7 @@ def _read_json_lines(path: Path) -> LabelSet:
             absent = None if entry.absent is None else frozenset(entry.absent)
             unknown = frozenset(entry.maybe)
             marks = (frozenset(entry.tags) - unknown, unknown, absent)
-            images.append(LabelledImage(entry.file, *marks, entry.split))
+            images.append(LabelledImage(entry.file, *marks, entry.split, tuple(entry.captions)))
     found = {tag for image in images for tag in (*image.positives, *(image.negatives or ()))}
     return LabelSet(path.parent.name or path.name, tuple(images), tuple(sorted(found)))
 

@@ -13,6 +13,7 @@ the mean, however a batch is divided among processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -43,6 +44,33 @@ GAMMA_TAGS, GAMMA_ALIGNMENT = 7.0, 4.0
 """Focusing exponents of negatives in the asymmetric loss."""
 TAGS_AT_ONCE = 1024
 """Tags whose activations are in memory together, with gradient checkpointing."""
+
+
+@dataclass(frozen=True)
+class FinetuningOptions:
+    """Hyperparameters; the defaults are the authors'.
+
+    Attributes:
+        part: what learns; the captioner always does, since it shares the head's
+            layers.
+        epochs: the learning rate falls from one to the next, as a cosine.
+        batch: images of a step and process.
+        accumulate: steps whose gradients are summed up before weights change.
+        learning_rate: of the first epoch.
+        dropout: of head and captioner, in [0, 1).
+        checkpointing: recompute activations in the backward pass instead of
+            storing them.
+        seed: same seed, same result on one machine.
+    """
+
+    part: Part = "all"
+    epochs: int = 2
+    batch: int = BATCH
+    accumulate: int = 1
+    learning_rate: float = 5e-6
+    dropout: float = 0.1
+    checkpointing: bool = True
+    seed: int = 0
 
 
 class Batch(NamedTuple):
@@ -77,6 +105,7 @@ class Recipe(nn.Module):
 
     Attributes:
         network: the bundle's.
+        options: as given.
         captioner: shares the tagging head's layers; None: no caption loss.
     """
 
@@ -84,25 +113,19 @@ class Recipe(nn.Module):
         self,
         bundle: Bundle,
         subset: Subset,
-        part: Part = "all",
+        options: FinetuningOptions,
         *,
         captions: bool = False,
-        dropout: float = 0.0,
-        checkpointing: bool = False,
         device: torch.device | None = None,
         mean: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        """Reads the bundle's weights.
+        """Reads the bundle's weights, in evaluation mode.
 
         Args:
             bundle: the base model.
             subset: L tags that the labels are about.
-            part: what learns; the captioner always does, since it shares the
-                head's layers.
+            options: part, dropout and checkpointing.
             captions: there are captions to learn from.
-            dropout: of head and captioner, in [0, 1).
-            checkpointing: recompute activations in the backward pass instead of
-                storing them.
             device: where the weights go; None: the CPU.
             mean: of a scalar over all processes.
 
@@ -111,7 +134,7 @@ class Recipe(nn.Module):
             BundleDamaged: its weights can't be read.
         """
         super().__init__()
-        self.network = _network(bundle, part).to(device)
+        self.network = _network(bundle, options.part).to(device)
         self.captioner: Captioner | None = None
         if captions and bundle.kind != "starter" and not bundle.lacks_captioner:
             captioner = load_captioner(bundle, "cpu", dict(self.network.named_parameters())).to(device)
@@ -120,13 +143,13 @@ class Recipe(nn.Module):
             self.captioner, self._writer = captioner, CaptionWriter(captioner, bert_tokenizer())
             for module in captioner.modules():
                 if isinstance(module, nn.Dropout):
-                    module.p = dropout
+                    module.p = options.dropout
         for layer in self.network.head.layers:
-            layer.dropout = dropout
+            layer.dropout = options.dropout
         self._labels = self.network.label_block(LabelEmbeddings.open(bundle.path), subset.entries)
         self._calibration = torch.tensor(np.stack([subset.calibration.slope, subset.calibration.offset]), device=device)
-        self._mean, self._checkpointing = mean, checkpointing
-        if checkpointing and isinstance(self.network, TaggingNetwork):
+        self.options, self._mean = options, mean
+        if options.checkpointing and isinstance(self.network, TaggingNetwork):
             self.network.encoder.swin.set_grad_checkpointing(True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -159,7 +182,7 @@ class Recipe(nn.Module):
 
     def _logits(self, tokens: Tensor) -> Tensor:
         """(B, L) float32 before calibration; queries never see each other, so they may be computed in blocks."""
-        if not self._checkpointing:
+        if not self.options.checkpointing:
             logits: Tensor = self.network(tokens, self._labels)
             return logits.float()
         blocks = [

@@ -108,19 +108,35 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
             run, or don't fit; names the file and the remedy.
     """
     import open_clip
+
+    tower = build_text_tower(open_clip.get_model_config(MODEL))
+    _fill(tower, weights)
+    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=device)
+
+
+def load_clip(weights: Path | None) -> nn.Module:
+    """CLIP ViT-B/16 as open_clip's model, both towers, frozen, on the CPU; weights and errors as above."""
+    import open_clip
+    from open_clip.model import CLIP
+
+    model: nn.Module = CLIP(**open_clip.get_model_config(MODEL))
+    _fill(model, weights)
+    return model.eval().requires_grad_(False)
+
+
+def _fill(module: nn.Module, weights: Path | None) -> None:
+    """Loads a module's tensors from local weights, or from the hub or its cache."""
     from open_clip.factory import load_state_dict
 
     path = _from_hub() if weights is None else _file(weights)
-    tower = build_text_tower(open_clip.get_model_config(MODEL))
     try:
         state = load_state_dict(str(path), weights_only=True)
         named = {key.removeprefix("text."): value for key, value in state.items()}
-        tower.load_state_dict({key: named[key] for key in tower.state_dict() if key in named}, strict=True)
-        if not all(parameter.isfinite().all() for parameter in tower.parameters()):
+        module.load_state_dict({key: named[key] for key in module.state_dict() if key in named}, strict=True)
+        if not all(parameter.isfinite().all() for parameter in module.parameters()):
             raise ValueError("a tensor holds NaN or infinity")
     except Exception as error:  # many libraries' own errors: one line is what a person needs
         raise TextEncoderUnavailable(f"CLIP's weights: {path} can't be read ({_line(error)}); {_REMEDY}.") from None
-    return ClipTextEncoder(tower, open_clip.get_tokenizer(MODEL), device=device)
 
 
 def _digest_of(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from ram_backend.evaluation.labels import LabelledImage
 from ram_backend.evaluation.readers import read_labels
 
 LINES = [
-    {"file": "a.jpg", "split": "train", "tags": ["dog", "grass"], "maybe": ["cat"], "captions": ["ignored"]},
+    {"file": "a.jpg", "split": "train", "tags": ["dog", "grass"], "maybe": ["cat"], "captions": ["a dog"], "more": 1},
     {"file": "b.jpg", "split": "test", "tags": []},
     {"file": "sub/c.jpg", "split": "test", "tags": ["cat"], "absent": ["dog"]},
 ]
@@ -30,7 +30,8 @@ def test_json_lines(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, LINES)) + "\n\n")
     labels = read_labels(file)
     assert (labels.name, labels.tags) == (tmp_path.name, ("cat", "dog", "grass"))
-    assert labels.images[0] == LabelledImage("a.jpg", frozenset({"dog", "grass"}), frozenset({"cat"}), split="train")
+    first = LabelledImage("a.jpg", frozenset({"dog", "grass"}), frozenset({"cat"}), split="train", captions=("a dog",))
+    assert labels.images[0] == first
     right, known = labels.matrices(["dog", "cat", "grass", "dog"])
     assert right.tolist() == [[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
     assert known.tolist() == [[1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]], "maybe, and all but absent tags, are unknown"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finetuning import small
 from models import reference
 from PIL import Image
 
@@ -48,7 +49,7 @@ def test_the_losses_are_the_authors(kind: str, shared: Path, tmp_path: Path) -> 
         batch = batch._replace(texts=torch.from_numpy(texts), matches=torch.eye(2))
     else:
         batch = batch._replace(captions=wanted["captions"], caption_tags=[[names[at] for at in row] for row in parsed])
-    recipe = Recipe(bundle, whole_vocabulary(bundle), captions=kind != "ram_plus").eval()
+    recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(), captions=kind != "ram_plus").eval()
     with torch.no_grad():
         found = {name: float(value) for name, value in recipe(batch).items()}
     for file in (bundles / kind).iterdir():

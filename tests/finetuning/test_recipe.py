@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finetuning import small
 from models import reference, tiny
 
 from ram_backend.errors import InputError
 from ram_backend.finetuning.recipe import Batch, Recipe
 from ram_backend.models.bundle import Bundle, open_bundle
-from ram_backend.models.importing import import_checkpoint
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import load_network
 from ram_backend.models.starter.export import StarterModule
@@ -31,16 +32,7 @@ STORED: dict[str, dict[str, float]] = {
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
     """Opens the small bundle of a kind, with a captioner where there is one."""
-    folder = tmp_path_factory.mktemp("recipes")
-
-    def bundle(kind: str) -> Bundle:
-        if not (folder / "bundles" / kind).exists():
-            state = tiny.state_dict(kind) if kind == "ram_plus" else tiny.captioning_state(kind)
-            file, tags = tiny.write(folder / kind, kind, state)
-            import_checkpoint(file, tags, name=kind, bundles_dir=folder / "bundles", **tiny.options(kind))
-        return open_bundle(folder / "bundles" / kind)
-
-    return bundle
+    return partial(small.import_bundle, tmp_path_factory.mktemp("recipes"))
 
 
 def batch_of(kind: str, images: int = 3) -> Batch:
@@ -67,7 +59,7 @@ def definition(logits: np.ndarray, labels: np.ndarray, gamma: int) -> float:
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_losses_of_the_authors_logits_and_tokens(kind: str, bundles: Callable[[str], Bundle]) -> None:
     bundle, batch = bundles(kind), batch_of(kind)
-    recipe = Recipe(bundle, whole_vocabulary(bundle), captions=True).eval()
+    recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(), captions=True).eval()
     with torch.no_grad():
         found = {name: float(value) for name, value in recipe(batch).items()}
     logits, tokens = (reference.stored("small", f"{kind}_{part}") for part in ("logits", "tokens"))
@@ -86,7 +78,9 @@ def test_checkpointing_changes_no_gradient(
     gradients = []
     for checkpointing in (False, True):
         bundle = bundles(kind)
-        recipe = Recipe(bundle, whole_vocabulary(bundle), captions=True, checkpointing=checkpointing).train()
+        recipe = Recipe(
+            bundle, whole_vocabulary(bundle), small.options(checkpointing=checkpointing), captions=True
+        ).train()
         recipe(batch_of(kind))["loss"].backward()
         gradients.append({name: part.grad for name, part in recipe.named_parameters() if part.requires_grad})
     assert gradients[0].keys() == gradients[1].keys()
@@ -104,7 +98,7 @@ def test_checkpointing_changes_no_gradient(
 )
 def test_a_part_learns_and_the_rest_is_frozen(part: Any, learning: set[str], bundles: Callable[[str], Bundle]) -> None:
     bundle = bundles("ram_plus")
-    recipe = Recipe(bundle, whole_vocabulary(bundle), part)
+    recipe = Recipe(bundle, whole_vocabulary(bundle), small.options(part=part))
     recipe(batch_of("ram_plus"))["loss"].backward()
     for name, parameter in recipe.network.named_parameters():
         learns = name == "reweight_scale" or any(name.startswith(f"{each}.") for each in learning)
@@ -112,7 +106,9 @@ def test_a_part_learns_and_the_rest_is_frozen(part: Any, learning: set[str], bun
 
 
 def test_captioner_and_head_share_their_layers_and_tied_words(bundles: Callable[[str], Bundle]) -> None:
-    recipe = Recipe(bundles("tag2text"), whole_vocabulary(bundles("tag2text")), "head", captions=True)
+    recipe = Recipe(
+        bundles("tag2text"), whole_vocabulary(bundles("tag2text")), small.options(part="head"), captions=True
+    )
     assert recipe.captioner is not None
     shared = recipe.captioner.tag_encoder.encoder.layer[1].intermediate.dense.weight
     assert shared is recipe.network.head.layers[1].up.weight
@@ -125,7 +121,7 @@ def test_captioner_and_head_share_their_layers_and_tied_words(bundles: Callable[
 
 def test_the_focusing_weight_has_no_gradient(bundles: Callable[[str], Bundle]) -> None:
     """Of a wrong tag alone: the gradient is q^7 / (1 - q) times that of the probability."""
-    recipe = Recipe(bundles("ram"), resolve_subset(bundles("ram"), ["dog"]), "head")
+    recipe = Recipe(bundles("ram"), resolve_subset(bundles("ram"), ["dog"]), small.options(part="head"))
     batch = batch_of("ram", 1)
     bias = recipe.network.head.classifier.bias
     recipe(Batch(batch.images, torch.zeros(1, 1), torch.ones(1, 1)))["loss"].backward()
@@ -139,13 +135,13 @@ def test_the_focusing_weight_has_no_gradient(bundles: Callable[[str], Bundle]) -
 def test_parts_that_a_bundle_lacks(bundles: Callable[[str], Bundle]) -> None:
     bundle = bundles("tag2text")
     with pytest.raises(InputError, match="has no projection after its encoder: use --train head or last-stage"):
-        Recipe(bundle, whole_vocabulary(bundle), "projection")
+        Recipe(bundle, whole_vocabulary(bundle), small.options(part="projection"))
 
 
 def test_the_encoder_of_the_starter_can_t_learn(starter_data: Path) -> None:
     bundle = open_bundle(starter_data / "bundles" / "starter")
     with pytest.raises(InputError, match="'starter' runs in ONNX and can't learn: use --train head"):
-        Recipe(bundle, whole_vocabulary(bundle), "all")
+        Recipe(bundle, whole_vocabulary(bundle), small.options(part="all"))
 
 
 def test_the_starter_s_torch_form_gives_its_logits(starter_data: Path) -> None:

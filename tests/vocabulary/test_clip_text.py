@@ -239,6 +239,21 @@ def test_a_folder_with_the_hub_s_file_will_do(tmp_path: Path) -> None:
         open_text_encoder("clip-vit-b-16", load_settings(clip_weights=tmp_path / "absent.pt"))
 
 
+def test_both_towers_are_read_from_a_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    config = {**SMALL, "vision_cfg": vision}
+    whole = open_clip.model.CLIP(**config)
+    save_file(whole.state_dict(), tmp_path / "clip.safetensors")
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config)
+    found = clip_text.load_clip(tmp_path / "clip.safetensors")
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(found.encode_image(pixels), whole.eval().encode_image(pixels))
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(TextEncoderUnavailable, match=r"other\.safetensors can't be read"):
+        clip_text.load_clip(tmp_path / "other.safetensors")
+
+
 @pytest.fixture
 def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A hub cache without files."""

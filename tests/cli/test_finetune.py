@@ -1,0 +1,117 @@
+"""`ram-backend finetune`: a bundle is made, measured, used and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetuning import small
+from models import tiny
+from support.commands import run
+
+from ram_backend.demo import photo_paths
+from ram_backend.errors import InputError
+from ram_backend.models.bundle import open_bundle, verify
+from ram_backend.models.label_embeddings import LabelEmbeddings
+from ram_backend.models.network import load_network
+from ram_backend.settings import load_settings
+
+
+def write_labels(folder: Path, paths: list[Path], tags: list[list[str]], **more: list) -> Path:
+    file = folder / "labels.jsonl"
+    rows = [
+        {"file": path.name, "tags": each} | {key: values[at] for key, values in more.items()}
+        for at, (path, each) in enumerate(zip(paths, tags, strict=True))
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def objects(*arguments: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run(*arguments).splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def starter(starter_data: Path, tmp_path: Path) -> Path:
+    """A data folder of the test's own, with the starter in it."""
+    bundles = tmp_path / "data" / "bundles"
+    bundles.mkdir(parents=True)
+    shutil.copytree(starter_data / "bundles" / "starter", bundles / "starter", copy_function=os.link)
+    return bundles
+
+
+def test_the_starter_goes_the_whole_way(starter: Path, tmp_path: Path) -> None:
+    photos = photo_paths()
+    tags = [["outdoor thing"] if number % 2 else ["cat", "outdoor thing"] for number in range(len(photos))]
+    split = ["train" if number % 3 else "test" for number in range(len(photos))]
+    labels = write_labels(tmp_path, photos, tags, split=split)
+    given = ["--labels", labels, "--images", photos[0].parent, "--out", "mine"]
+    printed = run("finetune", *given, "--batch", 4, "--epochs", 3, "--learning-rate", 0.001)
+    assert "Bundle mine is ready" in printed
+    bundle = open_bundle(starter / "mine")
+    verify(bundle)
+    assert (bundle.kind, len(bundle.vocabulary)) == ("starter", len(open_bundle(starter / "starter").vocabulary))
+    measured = bundle.manifest["evaluation"]
+    assert [each["name"] for each in measured["models"]] == ["starter", "mine"]
+    assert measured["images"] == split.count("test")
+    assert bundle.manifest["provenance"]["options"]["part"] == "head"
+    assert not (tmp_path / "data" / "finetuning" / "mine").exists()
+    base, tuned = (
+        objects("tag", photos[1], "--tags", "cat,outdoor thing", "--bundle", bundle, "--min-score", 0, "--json")[0]
+        for bundle in ("starter", "mine")
+    )
+    base, tuned = ({each["tag"]: each["score"] for each in found["tags"]} for found in (base, tuned))
+    assert tuned["outdoor thing"] > base["outdoor thing"]
+    evaluated = objects("eval", *given[:4], "--bundle", "mine", "--split", "test", "--json")[0]
+    assert evaluated["mAP"] == pytest.approx(measured["models"][1]["mAP"], abs=1e-6)
+    with pytest.raises(InputError, match="from all of its images"):
+        run("eval", *given[:4], "--bundle", "mine", "--split", "train")
+    again = [*given[:5], "again", "--bundle", "mine", "--train", "head", "--batch", 4, "--epochs", 1]
+    assert "Bundle again is ready" in run("finetune", *again)
+    shutil.rmtree(starter / "mine")
+    assert [each["name"] for each in objects("bundles", "list", "--json")] == ["starter", "again"]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_small_bundle_of_each_kind(kind: str, tmp_path: Path) -> None:
+    base = small.import_bundle(tmp_path / "data", kind)
+    paths = small.pictures(tmp_path / "images")
+    tags = [[tiny.TAGS[number % 3]] for number in range(len(paths))]
+    captions = {"captions": [[f"a {each[0]} here"] for each in tags]} if kind == "tag2text" else {}
+    labels = write_labels(tmp_path, paths, tags, **captions)
+    given = ["--labels", labels, "--images", paths[0].parent, "--bundle", kind, "--no-clip"]
+    run("finetune", *given, "--out", "mine", "--batch", 4, "--epochs", 1, "--learning-rate", 0.001)
+    made = open_bundle(load_settings().bundles_dir / "mine")
+    assert made.manifest["files"].keys() == base.manifest["files"].keys() | {"training_images.txt"}
+    assert made.digest != base.digest
+    assert LabelEmbeddings.open(made.path).of(0).tolist() == LabelEmbeddings.open(base.path).of(0).tolist()
+    pixels = np.stack([np.zeros((3, tiny.IMAGE, tiny.IMAGE), np.float32)])
+    before, after = (load_network(each, device="cpu").encode(pixels) for each in (base, made))
+    assert np.abs(before - after).max() > 1e-4
+    options = ["--bundle", "mine", "--json"] + (
+        ["--caption", "--beams", 1, "--max-length", 8] if kind == "tag2text" else []
+    )
+    (tagged,) = objects("tag", paths[0], *options)
+    assert ("caption" in tagged) == (kind == "tag2text")
+
+
+def test_what_can_t_be_done_is_said_before_anything_is_trained(starter: Path, tmp_path: Path) -> None:
+    photos = photo_paths()[:4]
+    labels = write_labels(tmp_path, photos, [["cat"]] * 4, captions=[["a cat"], [], [], []])
+    given = ["--labels", labels, "--images", photos[0].parent, "--out"]
+    with pytest.raises(InputError, match="There is already a bundle 'starter'"):
+        run("finetune", *given, "starter")
+    with pytest.raises(InputError, match="some images have captions and others don't"):
+        run("finetune", *given, "mine")
+    labels = write_labels(tmp_path, photos, [["cat"]] * 4)
+    with pytest.raises(InputError, match="runs in ONNX and can't learn: use --train head"):
+        run("finetune", *given, "mine", "--train", "all")
+    write_labels(tmp_path, photos, [["cat"]] * 4, split=["test"] * 4)
+    with pytest.raises(InputError, match="no image to learn from: give some of split 'train'"):
+        run("finetune", *given, "mine")
+    assert [path.name for path in starter.iterdir() if not path.name.startswith(".")] == ["starter"]
