@@ -35,7 +35,7 @@ def photo(number: int) -> str:
     return f"/data/upload/1/{number}.jpg"
 
 
-def annotations(project: int) -> Iterator[bytes]:
+def events_of(project: int) -> Iterator[bytes]:
     """Webhook bodies; the tags go round."""
     for number in itertools.count():
         task = {"id": 1000 * project + number % 1000, "data": {"image": photo(number % PHOTOS)}, "project": project}
@@ -83,12 +83,12 @@ def main() -> None:
         for number in numbers:
             timed(caller, "POST", "/setup", setup_body(hostname, config(TAGS), f"{number}.1"))
             timed(caller, "POST", "/predict", predictions_wanted(number))
-            for body in itertools.islice(annotations(number), options.corrected):
+            for body in itertools.islice(events_of(number), options.corrected):
                 timed(caller, "POST", "/webhook", body)
         report("/ (first)", [timed(caller, "GET", "/")])
         report("/", [timed(caller, "GET", "/") for _ in range(10)])
         report("/projects/N (first)", [timed(caller, "GET", f"/projects/{number}.1") for number in numbers])
-        bodies = annotations(options.projects + 1)
+        bodies = events_of(options.projects + 1)
         report("/webhook, alone", webhooks(caller, bodies, options.seconds))
         stop = threading.Event()
 
