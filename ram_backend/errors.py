@@ -7,6 +7,15 @@ and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def listed(names: Sequence[Any], most: int, shown: Callable[[Any], str] = str) -> str:
+    """Names in a message: at most `most` of them, then the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
+
 
 class RamError(Exception):
     """Base of all errors that this package raises on purpose."""

@@ -125,11 +125,5 @@ def _all_tags(settings: Settings) -> str:
 def _extra_params(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError("--extra-params has to be a JSON object, such as '{\"threshold\": 0.4}'.")
-    parse_options(found, source="--extra-params")
-    return found
+    parse_options(text, source="--extra-params")
+    return dict(json.loads(text.strip() or "{}") or {})

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
 from ram_backend.cli.output import notes
-from ram_backend.disk_cache import DiskCache
 from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
@@ -30,7 +29,7 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 
 app = typer.Typer(help="Clean labels and complete them: the data engine.", no_args_is_help=True)
@@ -88,13 +87,7 @@ def _push(opened: OpenProject, studio: LabelStudio, images: EngineInput, finding
 def _run(settings: Settings, images: EngineInput, out: Path) -> list[Finding]:
     tagger = open_tagger(settings, list(images.tags))
     tagger = Tagger(tagger.bundle, tagger.network, tagger.subset, token_dtype=TOKEN_DTYPE)
-    loader = ImageLoader(
-        tagger.bundle.preprocessing,
-        tagger.network.encoder_id,
-        DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-    )
+    loader = open_image_loader(settings, tagger.bundle.preprocessing, tagger.network.encoder_id)
     limits = (settings.max_image_pixels, settings.max_image_bytes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True) as bar:

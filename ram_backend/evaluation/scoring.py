@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError
 from ram_backend.settings import Settings
-from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.image_loader import LoadedImage, open_image_loader
 from ram_backend.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]
@@ -57,16 +57,9 @@ def score_images(
     """
     bundle, network = taggers[0].bundle, taggers[0].network
     threads = settings.cpu_threads()
-    loader = ImageLoader(
-        bundle.preprocessing,
-        network.encoder_id,
-        None,
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-        decoders=threads,
-        hashed=True,
+    loader = open_image_loader(
+        settings, bundle.preprocessing, network.encoder_id, cached=False, decoders=threads, hashed=True
     )
-
     rows, sha256, phash, errors = list[int](), list[str](), list[int](), list[ImageError]()
     scores = [[np.empty((0, len(each.tags)), np.float32)] for each in taggers]
     tokens = [np.empty((0, *network.token_shape), np.float16)]

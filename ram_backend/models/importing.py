@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ram_backend import __version__
-from ram_backend.errors import CheckpointError
+from ram_backend.errors import CheckpointError, listed
 from ram_backend.models import label_embeddings, official
 from ram_backend.models.bundle import (
     CAPTIONER,
@@ -199,7 +199,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
     kind = official.detect_kind(shapes, tags, descriptions)
     if kind is None:
         raise CheckpointError(
-            f"none of the keys of RAM, RAM++ or Tag2Text is in it (it has {_listed(list(state))}):"
+            f"none of the keys of RAM, RAM++ or Tag2Text is in it (it has {listed(list(state), _SHOWN, repr)}):"
             " give one of the authors' .pth files."
         )
     each = descriptions if kind == "ram_plus" else 1
@@ -208,7 +208,8 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
     missing = [key for key in expected if key not in weights]
     if missing:
         raise CheckpointError(
-            f"looks like {kind}, but key {_listed(missing)} is missing: the file is incomplete; {_DOWNLOAD}."
+            f"looks like {kind}, but key {listed(missing, _SHOWN, repr)} is missing: the file is incomplete;"
+            f" {_DOWNLOAD}."
         )
     label = official.label_key(kind)
     if shapes[label][:1] != expected[label][:1]:
@@ -229,7 +230,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
     extra = sorted(weights.keys() - expected.keys())
     if extra and not allow_extra:
         raise CheckpointError(
-            f"unknown key {_listed(extra)}: this may be another model; if not, --allow-extra drops them."
+            f"unknown key {listed(extra, _SHOWN, repr)}: this may be another model; if not, --allow-extra drops them."
         )
     dropped |= {"beside_weights": others, "extra_keys": extra}
     return _Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
@@ -255,11 +256,6 @@ def _check_shape(key: str, found: official.Shape, shape: official.Shape) -> None
         )
     if found != shape:
         raise CheckpointError(f"key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
-
-
-def _listed(keys: Sequence[str]) -> str:
-    shown = ", ".join(repr(key) for key in keys[:_SHOWN])
-    return f"{shown} and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else shown
 
 
 def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags: int) -> None:

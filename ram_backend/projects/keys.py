@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ram_backend.errors import ImageRefused, InputError, ProjectAmbiguous, ProjectNotFound
+from ram_backend.errors import ImageRefused, InputError, ProjectAmbiguous, ProjectNotFound, listed
 from ram_backend.images.guard import Address, redacted
 
 _LARGEST = 2**63 - 1
@@ -95,12 +95,8 @@ def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
     same = [key for key in known_keys if key.id == number and created in (None, key.created)]
     found = [key for key in same if instance in (None, key.instance)]
     if not found:
-        known = _listed(known_keys) or "none yet: connect this backend in Label Studio first"
+        known = listed(known_keys, 20) or "none yet: connect this backend in Label Studio first"
         raise ProjectNotFound(f"There is no project {text.strip()} (known: {known}).")
     if len(found) > 1:
-        raise ProjectAmbiguous(f"{text.strip()} may be any of {len(found)} projects; name one: {_listed(found)}.")
+        raise ProjectAmbiguous(f"{text.strip()} may be any of {len(found)} projects; name one: {listed(found, 20)}.")
     return found[0]
-
-
-def _listed(keys: list[ProjectKey]) -> str:
-    return ", ".join(str(key) for key in keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ram_backend.errors import LabelConfigError
+from ram_backend.errors import LabelConfigError, listed
 from ram_backend.labelstudio.annotations import normalise_line
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, free_choice
 from ram_backend.models.bundle import Bundle
@@ -142,7 +142,7 @@ def resolve_config(
             choices = _free_choices(model, schema, control, settled) if control.free_text else control.choices
             controls[control.name] = _control_choices(model.bundle, control, choices, settled)
     if controls and len(controls) == len(schema.tag_controls) and not any(each.choices for each in controls.values()):
-        wanted = _listed(next(iter(options.values())).tags or ())
+        wanted = listed(next(iter(options.values())).tags or (), _LISTED, repr)
         offered = [choice.value for control in schema.tag_controls for choice in control.choices[:_LISTED]]
         raise LabelConfigError(
             f"None of the tags that an admin asked for ({wanted}) is a choice of the label config (such as"
@@ -196,12 +196,11 @@ def unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
         return ""  # their choices are any text, or come with each task
     names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}
     folded = {name.casefold() for name in names}
-    unknown = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
-    unknown += [name for name in options.per_tag if name not in names]
-    close = {name: get_close_matches(name.casefold(), folded, n=1) for name in dict.fromkeys(unknown[:_LISTED])}
-    listed = [f"{name!r}" + (f" (did you mean {near[0]}?)" if near else "") for name, near in close.items()]
-    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-    return ", ".join(listed) + more
+    missing = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
+    unknown = list(dict.fromkeys(missing + [name for name in options.per_tag if name not in names]))
+    close = {name: get_close_matches(name.casefold(), folded, n=1) for name in unknown[:_LISTED]}
+    hints = {name: f" (did you mean {near[0]}?)" for name, near in close.items() if near}
+    return listed(unknown, _LISTED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
 def promises(config: ResolvedConfig) -> list[str]:
@@ -227,7 +226,7 @@ def promises(config: ResolvedConfig) -> list[str]:
             f" with, for {len(scored.texts) - len(reasons)} of {len(scored.texts)} tags."
         )
         for reason in dict.fromkeys(reasons.values()):
-            tags = _listed([text for text in scored.texts if reasons.get(text) == reason])
+            tags = listed([text for text in scored.texts if reasons.get(text) == reason], _LISTED, repr)
             found.append(f"{control.name!r}: not promised for {tags}: {reason}.")
     if found and config.version is not None:
         found.append(f"Tags that {config.version.name} has learned have its calibration: on photos like the project's.")
@@ -286,8 +285,3 @@ def _model_version(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = bundle.name if version is None else f"{bundle.name}-{version.name}"
     return f"{name}-{digest[:12]}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more

@@ -12,7 +12,6 @@ from functools import cached_property, lru_cache
 from weakref import WeakValueDictionary
 
 from ram_backend.database.engine import open_database
-from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import InputError, RamError, SettingsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
@@ -29,7 +28,7 @@ from ram_backend.server.shown_log import ShownLog
 from ram_backend.server.snapshots import SnapshotCache
 from ram_backend.server.swap import VersionLoader
 from ram_backend.settings import Settings
-from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.image_loader import ImageLoader, open_image_loader
 from ram_backend.versions.table import VersionTable
 
 CLIENTS = 64
@@ -143,12 +142,8 @@ class Services:
     def image_loader(self) -> ImageLoader:
         """From an image's bytes to tokens of the model's bundle, once that is opened."""
         settings, identity = self.settings, self.model.known()
-        return ImageLoader(
-            identity.bundle.preprocessing,
-            identity.encoder_id,
-            DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
-            max_pixels=settings.max_image_pixels,
-            max_bytes=settings.max_image_bytes,
+        return open_image_loader(
+            *(settings, identity.bundle.preprocessing, identity.encoder_id),
             decoders=settings.cpu_threads(),
             run_in_process=self.processes.decode,
         )

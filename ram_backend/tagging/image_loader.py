@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from ram_backend.errors import ImageError, ImageUnreadable
 from ram_backend.images.decode import decode, header_of, perceptual_hash, read_file
 from ram_backend.models.network import Network
 from ram_backend.models.preprocessing import Preprocessing
+from ram_backend.settings import Settings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 
 FloatArray = NDArray[np.float32]
@@ -177,6 +178,15 @@ class ImageLoader:
     def _name(self, sha256: str) -> str:
         identity = json.dumps([sha256, self._preprocessing.id, self._encoder_id, TOKEN_DTYPE, _FORMAT])
         return f"{sha256}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tokens"
+
+
+def open_image_loader(
+    settings: Settings, preprocessing: Preprocessing, encoder_id: str, *, cached: bool = True, **options: Any
+) -> ImageLoader:
+    """A loader with the settings' limits and, if `cached`, their cache of tokens; for `options` see `ImageLoader`."""
+    cache = DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes) if cached else None
+    options |= {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}
+    return ImageLoader(preprocessing, encoder_id, cache, **options)
 
 
 def prepared(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.errors import TextEncoderUnavailable, VocabularyError
+from ram_backend.errors import TextEncoderUnavailable, VocabularyError, listed
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
@@ -118,7 +118,7 @@ def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None
 
 
 def _no_encoder(bundle: Bundle, new: Sequence[str]) -> str:
-    named = ", ".join(repr(name) for name in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+    named = listed(new, 5, repr)
     if bundle.text_encoder is None:
         return (
             f"Bundle {bundle.name!r} learned its tags without a text encoder, so it can only score its own"

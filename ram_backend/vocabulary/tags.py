@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -75,7 +75,7 @@ class _File(BaseModel):
     tags: list[Tag]
 
 
-class Vocabulary:
+class Vocabulary(tuple[Tag, ...]):
     """An ordered, immutable list of tags.
 
     Two tags may have the same name (Tag2Text's list has words that are noun and
@@ -95,38 +95,24 @@ class Vocabulary:
     likelier base form (plural before verb).
     """
 
-    def __init__(self, tags: Iterable[Tag]) -> None:
+    def __new__(cls, tags: Iterable[Tag]) -> Self:
         """Takes the tags in their order; VocabularyError where there is none."""
-        self._tags = tuple(tags)
-        if not self._tags:
+        made = super().__new__(cls, tags)
+        if not made:
             raise VocabularyError("A vocabulary without tags was asked for. Give at least one tag.")
+        return made
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All names, in order; a name may occur twice."""
-        return tuple(tag.name for tag in self._tags)
+        return tuple(tag.name for tag in self)
 
     @cached_property
     def thresholds(self) -> np.ndarray:
         """(L,) float32, read-only."""
-        values = np.array([tag.threshold for tag in self._tags], dtype=np.float32)
+        values = np.array([tag.threshold for tag in self], dtype=np.float32)
         values.flags.writeable = False
         return values
-
-    def __len__(self) -> int:
-        return len(self._tags)
-
-    def __iter__(self) -> Iterator[Tag]:
-        return iter(self._tags)
-
-    def __getitem__(self, index: int) -> Tag:
-        return self._tags[index]
-
-    def __eq__(self, other: object) -> bool:
-        return self._tags == other._tags if isinstance(other, Vocabulary) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._tags)
 
     def find(self, text: str) -> int | None:
         """Index of the tag that `text` means, or None. The order of the attempts is the class's."""
@@ -169,7 +155,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Writes one JSON file, one tag a line; empty lists are left out."""
-        entries = [{key: value for key, value in asdict(tag).items() if value != ()} for tag in self._tags]
+        entries = [{key: value for key, value in asdict(tag).items() if value != ()} for tag in self]
         lines = ",\n".join(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in entries)
         path.write_text(f'{{"format":1,"tags":[\n{lines}\n]}}\n', encoding="utf-8")
 
@@ -212,7 +198,7 @@ class Vocabulary:
 
     @cached_property
     def _index(self) -> _Index:
-        return _Index(self._tags)
+        return _Index(self)
 
 
 class _Index:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import TaskLabels, Weights
@@ -30,7 +29,7 @@ from ram_backend.models.network import Network
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
-from ram_backend.tagging.image_loader import ImageLoader, LoadedImage
+from ram_backend.tagging.image_loader import LoadedImage, open_image_loader
 from ram_backend.worker.run_job import JobContext
 
 MOST_MISSING = 0.5
@@ -159,13 +158,7 @@ def encode_images(
         LabelStudioUnreachable: too many images are unavailable now.
     """
     settings, ledger, key = context.settings, context.service.ledger, context.key
-    loader = ImageLoader(
-        bundle.preprocessing,
-        network.encoder_id,
-        DiskCache(settings.cache_dir / "tokens", settings.token_cache_bytes),
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-    )
+    loader = open_image_loader(settings, bundle.preprocessing, network.encoder_id)
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=settings.cache_dir) as file:  # vanishes with the process; may exceed its memory
         tokens = np.memmap(file, dtype=np.float16, mode="w+", shape=(len(labels), *network.token_shape))

@@ -21,7 +21,7 @@ from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network
 from ram_backend.models.tuned import tuned_network
 from ram_backend.settings import Settings
-from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
@@ -117,8 +117,7 @@ class Scorer:
     @cached_property
     def photo_tokens(self) -> Tokens:
         """Tokens (P, T, D) of the photos that come with the package."""
-        settings, identity = self.settings, (self.bundle.preprocessing, self.network.encoder_id, None)
-        loader = ImageLoader(*identity, max_pixels=settings.max_image_pixels, max_bytes=settings.max_image_bytes)
+        loader = open_image_loader(self.settings, self.bundle.preprocessing, self.network.encoder_id, cached=False)
         photos = [loader.load(path.read_bytes(), name=path.name) for path in photo_paths()]
         return np.stack(loader.encode(self.network, photos)).astype(np.float16)
 
