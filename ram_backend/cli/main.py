@@ -18,6 +18,7 @@ from ram_backend.cli.eval import eval_
 from ram_backend.cli.finetune import finetune
 from ram_backend.cli.jobs import app as schedule
 from ram_backend.cli.jobs import jobs, prelabel, train
+from ram_backend.cli.label import label
 from ram_backend.cli.serve import serve, worker
 from ram_backend.cli.studio import studio
 from ram_backend.cli.tag import demo, tag
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (tag, demo, serve, worker, connect, prelabel, train, jobs, finetune, studio, doctor):
+for command in (tag, demo, label, serve, worker, connect, prelabel, train, jobs, finetune, studio, doctor):
     app.command()(command)
 app.command("eval")(eval_)
 for room in (bundles, vocabulary, project, corrections, versions, engine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,11 +19,10 @@ from ram_backend.captions.bundle import BundleCaptions
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, listed_tags, open_tagger
 from ram_backend.cli.output import JsonLines, notes, out, print_json, printable
-from ram_backend.cli.region_finder import FileRegions
 from ram_backend.cli.tag_files import SUFFIXES, BoxFile, Record, TagFile, TaggedImage, check_tag_file
 from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
-from ram_backend.images.decode import check_start, find_images
+from ram_backend.images.decode import check_start, decode, find_images
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger
@@ -92,7 +92,7 @@ def tag(
         raise InputError("--resume goes on with the files of --out or --save: name one of them.")
     if resume and export:
         raise InputError("--export is written as a whole: leave out --resume.")
-    found = _found(images, save)
+    found = found_files(images, save)
     paths = [path for path in found if _is_there(path, settings)]
     exports = [BoxFile(each, paths, names) for each in export or ()]
     files: list[TagFile | ContactSheet | BoxFile] = []
@@ -110,8 +110,8 @@ def tag(
             done = len(paths) - len(new)
             captions = _captions(tagger, settings, beams, max_length) if caption else None
             given, placed = names is not None or descriptions is not None, regions or bool(export)
-            shown = _Shown(top, min_score, given, as_json, placed, captions)
-            for record, image in _tagged(tagger, new, settings, shown):
+            shown = Shown(top, min_score, given, as_json, placed, captions)
+            for record, image in tagged(tagger, new, settings, shown):
                 for each in files:
                     each.add(record, image)
                 done += 1
@@ -130,7 +130,7 @@ def _captions(tagger: Tagger, settings: Settings, beams: int, longest: int) -> B
     return captions
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """Which tags are printed, and how."""
 
     top: int | None
@@ -141,8 +141,8 @@ class _Shown(NamedTuple):
     captions: BundleCaptions | None
 
 
-def _tagged(
-    tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: _Shown
+def tagged(
+    tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
     """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
     find = FileRegions(tagger, settings) if shown.regions else None
@@ -185,7 +185,7 @@ def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | B
         raise typer.Exit(1)
 
 
-def _found(images: Sequence[str], save: Path | None) -> list[Path]:
+def found_files(images: Sequence[str], save: Path | None) -> list[Path]:
     """The image files that are named or in the named folders, without those in the folder of drawn ones."""
     if addresses := [name for name in images if re.match(r"https?://", name)]:
         raise InputError(f"{addresses[0]} is an address, and only files are tagged: download it first.")
@@ -227,6 +227,41 @@ def demo(
         ' --tags "golden retriever,my product name")',
         markup=False,
     )
+
+
+class FileRegions:
+    """Places tags in files; says once what weights are missing.
+
+    Args:
+        tagger: which scored the tags.
+        settings: data folder, device, limits of images.
+    """
+
+    def __init__(self, tagger: Tagger, settings: Settings) -> None:
+        from ram_backend.regions.finder import RegionFinder
+
+        self._tagger, self._settings = tagger, settings
+        self._finder = RegionFinder(settings.data_dir, device=settings.device)
+        if self._finder.detector is None:
+            notes.print("Regions are rough ones, of the tagging network: for better ones run")
+            notes.print("  ram-backend bundles pull grounding-dino", markup=False)
+
+    def __call__(self, image: TaggedImage, best: Sequence[tuple[str, float, bool]]) -> list[dict[str, object]]:
+        """The regions of an image's tags as JSON; with a segmenter each has a `mask` in COCO's run lengths.
+
+        Raises:
+            ImageError: the image has gone since it was tagged.
+        """
+        from ram_backend.regions.segmenter import run_lengths
+
+        assert image.tokens is not None
+        names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
+        entries = [self._tagger.subset.entries[self._tagger.tags.index(name)] for name in names]
+        most, longest = self._settings.max_image_pixels, self._settings.max_image_bytes
+        photo = partial(decode, image.path, exif_orientation=True, alpha="white", max_pixels=most, max_bytes=longest)
+        network = self._tagger.network
+        found = self._finder.find(network, entries, names, scores, image.tokens, lambda: photo()[0])
+        return [region.as_json() | ({} if mask is None else {"mask": run_lengths(mask)}) for region, mask in found]
 
 
 def tag_images(

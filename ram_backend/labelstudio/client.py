@@ -167,11 +167,11 @@ class LabelStudio:
         content = None if body is None else json.dumps(body).encode()
         return self._send(method, path, content, "application/json", seconds)
 
-    def upload(self, path: str, images: Iterable[Path]) -> None:
-        """Posts JPEG files to the API as one form; raises as `send_json`."""
+    def upload(self, path: str, images: Iterable[Path]) -> Any:
+        """Posts JPEG files to the API as one form; returns and raises as `send_json`."""
         fields = [(each.name, (each.name, each.read_bytes(), "image/jpeg")) for each in images]
         body, content_type = encode_multipart_formdata(fields)
-        self._send("POST", path, body, content_type)
+        return self._send("POST", path, body, content_type)
 
     def _send(self, method: str, path: str, body: bytes | None, content_type: str, seconds: float | None = None) -> Any:
         address, limits = Address.of(f"{self.base_url}{path}"), self.fetcher.limits

@@ -1,0 +1,91 @@
+"""`ram-backend label`: words and phrases that no vocabulary has, found and placed in photos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ram_backend.cli.contact_sheet import ContactSheet
+from ram_backend.cli.opening import BundleOption, DeviceOption, open_project, open_tagger
+from ram_backend.cli.output import JsonLines, notes, printable, read_text
+from ram_backend.cli.tag import Shown, found_files, tag_images, tagged
+from ram_backend.cli.tag_files import BoxFile
+from ram_backend.demo import photo_paths
+from ram_backend.engine.prompts import calibrate_phrases, push_labels, schema_with
+from ram_backend.errors import ImageError, InputError
+from ram_backend.feedback.reconcile import label_studio_of
+from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.settings import load_settings
+
+ACCEPTED = "give the JSON lines that the contact sheet downloads"
+
+
+def label(
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders that are searched for images.")],
+    prompt: Annotated[str, typer.Option(help='Words and phrases, e.g. "hard hat; a person without a hard hat".')],
+    bundle: BundleOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for a contact sheet to accept and reject.")
+    ] = None,
+    accepted: Annotated[Path | None, typer.Option(help="What the contact sheet gave: nothing else is written.")] = None,
+    export: Annotated[
+        list[str] | None, typer.Option(help="coco=FILE.json, yolo=FOLDER or voc=FOLDER; may be repeated.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Project to write predictions into; missing photos are uploaded.")
+    ] = None,
+    as_json: JsonLines = False,
+    device: DeviceOption = None,
+) -> None:
+    """Label photos by words or phrases, with boxes, and masks where SAM is installed.
+
+    A phrase that the vocabulary doesn't have is on where hardly any absent tag
+    would score as high: see docs/regions.md. A photo that shows none of them
+    gets none.
+    """
+    settings = load_settings(bundle=bundle, device=device)
+    phrases = list(dict.fromkeys(each.strip() for each in prompt.split(";") if each.strip()))
+    if not phrases:
+        raise InputError("--prompt names nothing: give words or phrases with semicolons between them.")
+    paths = found_files(images, folder)
+    kept = None if accepted is None else _accepted(accepted)
+    files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
+    if push is not None:
+        project = open_project(push)
+        studio = label_studio_of(project.settings, project.project, trusted_host=project.trusted_host)
+        api = ProjectApi(studio, project.key.id)
+        schema = schema_with(api, phrases)
+    tagger = open_tagger(settings, phrases)
+    photos = [image for image in tag_images(tagger, photo_paths(), settings) if not isinstance(image, ImageError)]
+    tagger = calibrate_phrases(tagger, np.stack([image.tokens for image in photos if image.tokens is not None]))
+    if folder is not None:
+        files.append(ContactSheet(folder, tagger, settings, resume=False))
+    rows = []
+    shown = Shown(None, None, given=False, as_json=as_json, regions=True, captions=None)
+    for found, image in tagged(tagger, paths, settings, shown):
+        record = dict(found)
+        if kept is not None:
+            on = kept.get(printable(record["image"]), set())
+            record |= {key: [each for each in record[key] if each["tag"] in on] for key in ("tags", "regions")}
+        for file in files:
+            file.add(record, image)
+        rows.append((image.path, image.size, record))
+    for file in files:
+        file.close()
+        notes.print(f"Written: {file.path}", markup=False)
+    if push is not None:
+        push_labels(api, schema, rows)
+        typer.echo(f"{len(rows)} photos have predictions in project {push}.")
+
+
+def _accepted(path: Path) -> dict[str, set[str]]:
+    """The accepted tags of each image."""
+    try:
+        rows: list[Any] = [json.loads(line) for line in read_text(path, ACCEPTED).splitlines()]
+        return {str(row["file"]): set(row["tags"]) for row in rows}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is something else: {ACCEPTED}.") from None

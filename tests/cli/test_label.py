@@ -1,0 +1,173 @@
+"""`ram-backend label`: phrases in photos, reviewed, exported, and pushed into a project."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.browser import chromium
+from PIL import Image
+from regions import tiny_detectors
+from support.commands import connect, run
+from support.http_server import Request
+from support.label_studio import LEGACY, FakeLabelStudio
+
+from ram_backend.demo import photo_paths
+from ram_backend.errors import InputError
+from ram_backend.evaluation.detection_formats import read_coco
+from ram_backend.regions.weights import folder_of
+
+KITTEN, NOTHING = "a little kitten that looks around", "a submarine under water"
+LABELS = f'<Label value="{KITTEN}"/><Label value="{NOTHING}"/>'
+CONFIG = f"""<View><Image name="image" value="$image"/>
+<RectangleLabels name="boxes" toName="image" model_boxes="true">{LABELS}</RectangleLabels>
+<BrushLabels name="masks" toName="image" model_masks="true">{LABELS}</BrushLabels></View>"""
+pytestmark = pytest.mark.usefixtures("with_starter")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four photos that ship, of which one shows a cat."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    cat = next(path for path in photo_paths() if "cat" in path.name)
+    for path in [cat, *[path for path in photo_paths() if path != cat][:3]]:
+        shutil.copy(path, folder / f"my {path.name}")
+    return folder
+
+
+def label(folder: Path, *arguments: object, prompt: str = f"{KITTEN}; {NOTHING};") -> dict[str, list[dict[str, Any]]]:
+    """The regions of each photo."""
+    printed = run("label", folder, "--prompt", prompt, "--json", *arguments).splitlines()
+    rows = [json.loads(line) for line in printed if line.startswith("{")]
+    return {Path(row["image"]).name: row["regions"] for row in rows}
+
+
+def test_a_phrase_is_found_where_it_is_and_nothing_where_it_is_not(photos: Path, tmp_path: Path) -> None:
+    found = label(photos, "--export", f"coco={tmp_path / 'boxes.json'}")
+    (cat,) = [name for name, regions in found.items() if regions]
+    assert "cat" in cat
+    assert {each["tag"] for each in found[cat]} == {KITTEN}
+    assert all(0.3 < each["score"] < 1 for each in found[cat])
+    exported = read_coco(tmp_path / "boxes.json")
+    assert exported.tags == (KITTEN, NOTHING)
+    assert {image.file: len(image.boxes) for image in exported.images} == {n: len(r) for n, r in found.items()}
+
+
+def test_words_of_the_vocabulary_are_decided_as_always(photos: Path) -> None:
+    found = label(photos, prompt=f"cat; {NOTHING}")
+    tagged = [json.loads(line) for line in run("tag", photos, "--tags", "cat", "--json").splitlines()]
+    scores = {Path(row["image"]).name: row["tags"][0]["score"] for row in tagged}
+    for name, regions in found.items():
+        assert [each["score"] for each in regions[:1]] == [pytest.approx(scores[name], abs=1e-4)] * (scores[name] > 0.5)
+
+
+def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None:
+    cat = next(path for path in sorted(photos.iterdir()) if "cat" in path.name)
+    accepted, out = tmp_path / "accepted.jsonl", tmp_path / "boxes.json"
+    for tags, expected in (([KITTEN], {KITTEN}), ([NOTHING], set())):
+        accepted.write_text(json.dumps({"file": str(cat), "tags": tags}) + "\n")
+        label(photos, "--accepted", accepted, "--export", f"coco={out}")
+        assert {each.tag for image in read_coco(out).images for each in image.boxes} == expected
+    accepted.write_text("[1]")
+    with pytest.raises(InputError, match="contact sheet downloads"):
+        label(photos, "--accepted", accepted)
+    with pytest.raises(InputError, match="names nothing"):
+        label(photos, prompt=" ; ")
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLabelStudio]:
+    """A Label Studio that takes uploads under names of its own, and predictions."""
+    with FakeLabelStudio.with_tasks(0) as fake:
+        fake.record["label_config"] = CONFIG
+
+        def take(request: Request) -> Any:
+            (name,) = re.findall(rb'filename="([^"]+)"', request.body)
+            number = len(fake.tasks) + 1
+            fake.task(number, image=f"/data/upload/7/98d5a99{number}-{name.decode().replace(' ', '_')}")
+            return {"task_ids": [number]}
+
+        def add(request: Request) -> Any:
+            body = json.loads(request.body)
+            fake.tasks[body["task"]]["predictions"].append(body)
+            return body
+
+        fake.route(f"/api/projects/{fake.project}/import", take)
+        fake.route("/api/predictions/", add)
+        monkeypatch.setenv("RAM_DATABASE_URL", f"sqlite:///{tmp_path / 'ram.db'}")
+        monkeypatch.setenv("LABEL_STUDIO_URL", fake.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        connect(fake.key, CONFIG)
+        yield fake
+
+
+def test_photos_get_predictions_in_a_project_and_are_uploaded_once(
+    photos: Path, studio: FakeLabelStudio, with_starter: Path
+) -> None:
+    tiny_detectors.save_sam(folder_of("sam", with_starter))
+    try:
+        found = label(photos, "--push", studio.project)
+        label(photos, "--push", studio.project)
+    finally:
+        shutil.rmtree(with_starter / "detectors")
+    assert len(studio.tasks) == len(found) == 4
+    for task in studio.tasks.values():
+        (regions,) = [each for name, each in found.items() if name.replace(" ", "_") in task["data"]["image"]]
+        first, second = task["predictions"]
+        assert first["result"] == second["result"]
+        for kind, key in (("rectanglelabels", "width"), ("brushlabels", "rle")):
+            items = [each for each in first["result"] if each["type"] == kind]
+            assert [each["value"][kind] for each in items] == [[KITTEN]] * len(regions)
+            assert all(each["value"][key] for each in items)
+        if regions:
+            x0, y0, x1, y1 = regions[0]["box"]
+            place = first["result"][0]["value"]
+            assert (place["x"], place["y"]) == (pytest.approx(100 * x0), pytest.approx(100 * y0))
+            assert (place["width"], place["height"]) == (pytest.approx(100 * (x1 - x0)), pytest.approx(100 * (y1 - y0)))
+            name = next(name for name, each in found.items() if each)
+            with Image.open(photos / name) as photo:
+                assert (first["result"][0]["original_width"], first["result"][0]["original_height"]) == photo.size
+
+
+def test_a_project_without_the_labels_is_left_alone(photos: Path, studio: FakeLabelStudio) -> None:
+    with pytest.raises(InputError, match="has no 'scaffold': add these labels"):
+        run("label", photos, "--prompt", f"scaffold; {KITTEN}", "--push", studio.project)
+    assert not studio.tasks
+
+
+@pytest.mark.e2e
+def test_the_contact_sheet_gives_what_was_accepted(photos: Path, tmp_path: Path) -> None:
+    names = ["cat", KITTEN, "animal"]
+    run("tag", photos, "--tags", ",".join(names), "--save", tmp_path / "sheet")
+    errors: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page()
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "sheet" / "index.html").as_uri())
+        assert page.locator("#accepted").inner_text() == "12 accepted"
+        cat = page.locator("figure", has_text="cat.").first
+        cat.get_by_label("accept animal").uncheck()
+        page.locator("#order").select_option(label=f"{KITTEN} (4)")
+        page.get_by_role("button", name="Reject all").click()
+        assert page.locator("#accepted").inner_text() == "7 accepted"
+        page.locator("#threshold").fill("0.2")
+        scores = {
+            (row["image"], each["tag"]): each["score"]
+            for row in map(json.loads, (tmp_path / "sheet" / "tags.jsonl").read_text().splitlines())
+            for each in row["tags"]
+        }
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    accepted = {(row["file"], tag) for row in rows for tag in row["tags"]}
+    expected = {each for each, score in scores.items() if score >= 0.2 and each[1] != KITTEN}
+    assert accepted == {each for each in expected if not ("cat" in Path(each[0]).name and each[1] == "animal")}
+    assert len(rows) == 4
+    assert not errors
