@@ -69,7 +69,7 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
         made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
         now = mark if served.name == each.name else ""
         rows.append([each.name, each.state, made, trainer, edits, count, now])
-    print_rows(("version", "state", "made", "recipe", "edits", "corrections", ""), rows)
+    print_rows(("version", "state", "made", "trainer", "edits", "corrections", ""), rows)
     for each in records:
         typer.echo(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}")
 
@@ -241,7 +241,7 @@ def _training_of(version: Version | None) -> str:
     lineage, used = version.lineage, version.lineage.corrections
     figures = ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics_after.items()) or "no figures"
     return (
-        f"recipe {lineage.trainer}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
+        f"trainer {lineage.trainer}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
         f" {used.withdrawn} withdrawn), {figures}"
     )
 
