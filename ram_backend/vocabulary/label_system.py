@@ -3,28 +3,32 @@
 `build_label_system` merges the named lists in `sources/` in a fixed order;
 `label_system.json` beside this module is its result. Nothing else is needed to
 build it again: no network, no other package. What each list is and where it
-comes from stands in its head, the rules in LABEL_SYSTEM.md.
+comes from stands in its head, the rules in LABEL_SYSTEM.md. A word list is text:
+
+    # title: ...                      comment lines; `title`, `origin` and `terms` are given for every list
+    [animal]                          category of what follows; without one the category is found later
+    dog = canine = hound, puppy       tags, separated by commas; after "=" synonyms
+    crane (bird)                      a gloss tells two tags of one name apart; shown only where that is needed
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.normalisation import fold, singular_forms, verb_forms
-from ram_backend.vocabulary.tags import Tag, Vocabulary
-from ram_backend.vocabulary.word_sources import (
-    Entry,
+from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary, read_text
+from ram_backend.vocabulary.wordnet import (
+    CATEGORY_OF_FILE,
+    COMPATIBLE_FILES,
     Sense,
     WordNet,
     closure,
-    read_pairs,
     read_senses,
-    read_word_list,
-    read_words,
     write_senses,
 )
 
@@ -39,11 +43,12 @@ ORDER = (
 )  # fmt: skip
 
 _NAMED_IN_WORDNET = ("object", "animal", "plant", "food", "scene", "material")
+_GLOSSED = re.compile(r"(?P<name>.+?) \((?P<gloss>[^)]+)\)")
 
 
 @dataclass
 class Draft:
-    """A tag that is still being put together."""
+    """A tag of a word list, or one that is still being put together from several."""
 
     name: str
     gloss: str | None
@@ -51,6 +56,11 @@ class Draft:
     synonyms: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     sense: Sense | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name with its gloss, which tells it apart from others."""
+        return self.name if self.gloss is None else f"{self.name} ({self.gloss})"
 
 
 def load_label_system() -> Vocabulary:
@@ -107,11 +117,9 @@ class _Merger:
         """The draft that `key` means: same word, its singular or plural, or the same verb where both are actions."""
         if key in self._keys or key in self._separate:
             return self._keys.get(key)
-        for form in singular_forms(key):
-            if form in self._keys:
-                return self._keys[form]
-        if key in self._singulars:
-            return self._singulars[key]
+        singular = (self._keys[form] for form in singular_forms(key) if form in self._keys)
+        if (number := next(singular, self._singulars.get(key))) is not None:
+            return number
         if category in (None, "action"):
             for form in (key, *verb_forms(key)):
                 found = self._keys.get(form) or self._verbs.get(form)
@@ -119,8 +127,8 @@ class _Merger:
                     return found
         return self._glossed.get(key) if category is None else None
 
-    def add(self, entry: Entry, source: str) -> None:
-        """Merges one entry into the draft that means the same, or starts a new one."""
+    def add(self, entry: Draft) -> None:
+        """Merges one entry of a list into the draft that means the same, or starts a new one."""
         key = fold(entry.full_name)
         draft = self.find(key, entry.category)
         if draft is None:
@@ -131,10 +139,8 @@ class _Merger:
                 self._glossed.setdefault(fold(entry.name), draft)
         elif key not in self._keys and fold(draft.name) != key:
             self._synonym(draft, entry.name)
-        if draft.category is None:
-            draft.category = entry.category
-        if source not in draft.sources:
-            draft.sources.append(source)
+        draft.category = draft.category or entry.category
+        draft.sources = list(dict.fromkeys(draft.sources + entry.sources))
         for synonym in entry.synonyms:
             self._synonym(draft, synonym)
 
@@ -160,10 +166,9 @@ def _gather(sources: Path) -> list[Draft]:
     merger = _Merger(excluded, separate)
     for source in ORDER:
         for entry in read_word_list(sources / f"{source}.txt"):
-            name = renamed.get(fold(entry.full_name))
-            common = entry if name is None else entry.renamed(name)
-            if fold(common.full_name) not in excluded:
-                merger.add(common, source)
+            entry.name, entry.gloss = _split_gloss(renamed.get(fold(entry.full_name), entry.full_name))
+            if fold(entry.full_name) not in excluded:
+                merger.add(entry)
     return merger.drafts
 
 
@@ -171,20 +176,14 @@ def _named(drafts: list[Draft]) -> list[Draft]:
     """Drops the gloss of a name ("crane (bird)") where no other tag has the bare one; then cleans the synonyms."""
     bare = {fold(draft.name) for draft in drafts if draft.gloss is None}
     for draft in drafts:
-        if draft.gloss is None:
-            continue
-        if fold(draft.name) in bare:
-            draft.name = f"{draft.name} ({draft.gloss})"
-        else:
-            bare.add(fold(draft.name))
+        if draft.gloss is not None and fold(draft.name) in bare:
+            draft.name = draft.full_name
+        bare.add(fold(draft.name))
     taken = {fold(draft.name) for draft in drafts}
     for draft in drafts:
-        free = []
-        for synonym in draft.synonyms:
-            if fold(synonym) not in taken:
-                taken.add(fold(synonym))
-                free.append(synonym)
-        draft.synonyms = free
+        free = {fold(synonym): synonym for synonym in draft.synonyms if fold(synonym) not in taken}
+        draft.synonyms = list(free.values())
+        taken |= free.keys()
     return drafts
 
 
@@ -193,17 +192,13 @@ def _extract(drafts: Iterable[Draft], wordnet: WordNet, sources: Path) -> None:
     chosen = {name: synsets[0] for name, synsets in read_pairs(sources / "senses.txt", "=")}
     senses = []
     for draft in drafts:
-        fixed = chosen.get(draft.name)
-        if fixed == "none":
-            continue
-        if fixed is not None:
-            word, _, number = fixed.partition("#")
-            senses.append((draft.name, wordnet.senses(word)[int(number) - 1]))
-            continue
-        words = [draft.name.split(" (")[0], *draft.synonyms]
-        found = next((sense for word in words for sense in wordnet.senses(word) if sense.fits(draft.category)), None)
-        if found is not None:
-            senses.append((draft.name, found))
+        word, _, number = chosen.get(draft.name, "").partition("#")
+        words = [word] if word else [draft.name.split(" (")[0], *draft.synonyms]
+        found = [sense for each in words for sense in wordnet.senses(each)]
+        fitting = CATEGORY_OF_FILE if draft.category is None else COMPATIBLE_FILES[draft.category]
+        chosen_ones = found[int(number) - 1 :] if number else [sense for sense in found if sense.file in fitting]
+        if word != "none" and chosen_ones:
+            senses.append((draft.name, chosen_ones[0]))
     write_senses(sources / "wordnet.txt", senses, {sense.synset for _, sense in senses})
 
 
@@ -234,7 +229,7 @@ def _categorise(drafts: list[Draft]) -> None:
     """Gives every draft without a category that of its sense, else that of its head word, else "object"."""
     for draft in drafts:
         if draft.category is None and draft.sense is not None:
-            draft.category = draft.sense.category
+            draft.category = CATEGORY_OF_FILE.get(draft.sense.file, "other")
     known = {draft.name: draft.category for draft in drafts}
     for draft in drafts:
         if draft.category is None:
@@ -284,3 +279,60 @@ def _broader(
     if cycle is not None:
         raise VocabularyError(f"{cycle!r} is broader than itself, among {list(broader[cycle])}. Correct broader.txt.")
     return broader
+
+
+def _split_gloss(name: str) -> tuple[str, str | None]:
+    match = _GLOSSED.fullmatch(name)
+    return (match["name"], match["gloss"]) if match else (name, None)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line.strip()
+
+
+def read_word_list(path: Path) -> list[Draft]:
+    """Reads one list, the source of its tags.
+
+    Raises:
+        VocabularyError: an unknown category or an empty word; names file and
+            line.
+    """
+    entries = []
+    category = None
+    for number, line in _lines(path):
+        if line.startswith("["):
+            category = line.strip("[]")
+            if category not in CATEGORIES:
+                raise VocabularyError(f"{path}, line {number}: unknown category {category!r}. Use one of {CATEGORIES}.")
+            continue
+        for part in line.split(","):
+            words = [word.strip() for word in part.split("=")]
+            if not all(words):
+                raise VocabularyError(f"{path}, line {number}: an empty word in {part!r}. Remove the comma or '='.")
+            name, gloss = _split_gloss(words[0])
+            synonyms = [_split_gloss(word)[0] for word in words[1:]]
+            entries.append(Draft(name, gloss, category, synonyms, [path.stem]))
+    return entries
+
+
+def read_words(path: Path) -> list[str]:
+    """Words separated by commas or line ends."""
+    return [word.strip() for _, line in _lines(path) for word in line.split(",") if word.strip()]
+
+
+def read_pairs(path: Path, mark: str) -> list[tuple[str, list[str]]]:
+    """Lines of `key <mark> word, word`.
+
+    Raises:
+        VocabularyError: a line without the mark; names file and line.
+    """
+    pairs = []
+    for number, line in _lines(path):
+        key, found, rest = line.partition(mark)
+        words = [word.strip() for word in rest.split(",") if word.strip()]
+        if not found or not words:
+            raise VocabularyError(f"{path}, line {number}: expected 'word {mark} word, word'. Correct that line.")
+        pairs.append((key.strip(), words))
+    return pairs

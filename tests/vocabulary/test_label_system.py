@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from ram_backend.errors import VocabularyError
-from ram_backend.vocabulary.label_system import ORDER, SHIPPED, SOURCES, build_label_system, load_label_system
+from ram_backend.vocabulary.label_system import (
+    ORDER,
+    SHIPPED,
+    SOURCES,
+    build_label_system,
+    load_label_system,
+    read_word_list,
+    read_words,
+)
 from ram_backend.vocabulary.normalisation import fold, joined, singular_forms
 from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary
-from ram_backend.vocabulary.word_sources import read_word_list, read_words
 
 COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop
 sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
