@@ -227,14 +227,10 @@ def free_port(first: int) -> int:
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does: by KeyboardInterrupt."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
     with contextlib.ExitStack() as restored:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-                restored.callback(signal.signal, number, signal.signal(number, interrupt))
+                restored.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         yield
 
 

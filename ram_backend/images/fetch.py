@@ -139,7 +139,14 @@ class Fetcher:
             response.close()
             raise
         response.release_conn()
-        return Answer(address, response.status, content, _joined(address, location))
+        if location is not None:
+            with suppress(UnicodeError):  # headers are read as Latin-1; many servers write UTF-8
+                location = location.encode("latin-1").decode()
+            try:
+                location = urljoin(f"{origin}{address.target}", location.strip())
+            except ValueError:
+                raise ImageRefused(f"{address}: redirects to something that is not an address. Check it.") from None
+        return Answer(address, response.status, content, location)
 
     def _read(self, response: BaseHTTPResponse, address: Address) -> bytes:
         limit, deadline = self.limits.max_bytes, Deadline.current()
@@ -167,17 +174,6 @@ def body_of(answer: Answer) -> bytes:
         raise ImageUnreachable(f"{said}. Try again later.")
     hint = " It may need a login, or a signed address that has not expired." if answer.status in (401, 403) else ""
     raise ImageUnreadable(f"{said}, so there is no image.{hint} Check the address in the task.")
-
-
-def _joined(address: Address, location: str | None) -> str | None:
-    if location is None:
-        return None
-    with suppress(UnicodeError):  # headers are read as Latin-1; many servers write UTF-8
-        location = location.encode("latin-1").decode()
-    try:
-        return urljoin(f"{address.origin}{address.target}", location.strip())
-    except ValueError:
-        raise ImageRefused(f"{address}: redirects to something that is not an address. Check it.") from None
 
 
 def _too_large(name: str, limit: int) -> ImageTooLarge:

@@ -75,7 +75,8 @@ class Batcher:
         self._stopping = False
         self._threads = [threading.Thread(target=self._run, name="network", daemon=True)]
         if spare_thread:
-            self._threads.append(threading.Thread(target=self._run_spare, name="network-spare", daemon=True))
+            spare = threading.Thread(target=self._run, kwargs={"spare": True}, name="network-spare", daemon=True)
+            self._threads.append(spare)
         for thread in self._threads:
             thread.start()
 
@@ -117,14 +118,11 @@ class Batcher:
             self._metrics.queued.set(len(self._items))
             self._changed.notify_all()
 
-    def _run_spare(self) -> None:
-        if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
+    def _run(self, *, spare: bool = False) -> None:
+        if spare and sys.platform == "linux":  # elsewhere a priority belongs to a whole process
             with suppress(OSError):
                 mine = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, from the process: 0 unless somebody set it
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, mine + SPARE_NICENESS))
-        self._run(spare=True)
-
-    def _run(self, *, spare: bool = False) -> None:
         while (work := self._next(spare=spare)) is not None:
             work()
             del work  # a thread that waits holds no images

@@ -82,8 +82,8 @@ class Model:
         self._settings = settings
         self.identity: Future[ModelIdentity] = Future()
         self.network: Future[Network] = Future()
-        self.text_encoder = SharedTextEncoder(self, settings)
         self._closed = threading.Event()
+        self.text_encoder = SharedTextEncoder(self, settings, self._closed)
         if identity is not None:
             self.identity.set_result(identity)
         if network is not None:
@@ -97,7 +97,6 @@ class Model:
     def close(self) -> None:
         """Fails the futures that aren't done yet."""
         self._closed.set()
-        self.text_encoder.close()
         self._fail(NotAvailable(CLOSING))
 
     @property
@@ -210,16 +209,17 @@ def network_threads(settings: Settings) -> int:
 class SharedTextEncoder:
     """The bundle's `TextEncoder`, opened when it is first needed; one thread embeds small pieces as they come.
 
-    Everything here may wait, so building threads call it and no others.
+    Everything here may wait, so building threads call it and no others. When it
+    is `closed`, it ends after its chunk.
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, closed: threading.Event) -> None:
         self._model = model
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._encoder: TextEncoder | None = None
-        self._closed = False
+        self._closed = closed
 
     @property
     def id(self) -> str:
@@ -247,14 +247,10 @@ class SharedTextEncoder:
         encoder = self._opened()
         rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
         for start in range(0, len(texts), CHUNK):
-            if self._closed:
+            if self._closed.is_set():
                 raise NotAvailable(CLOSING)
             rows[start : start + CHUNK] = self._thread.submit(encoder.embed, texts[start : start + CHUNK]).result()
         return rows
-
-    def close(self) -> None:
-        """Ends what is being embedded, after its chunk."""
-        self._closed = True
 
     def _opened(self) -> TextEncoder:
         with self._opening:
