@@ -29,6 +29,8 @@ RESAMPLES = 1000
 """Bootstrap samples."""
 CALIBRATION_FLOOR = 0.05
 """Pairs scored at or below this stay out of the calibration error: sure negatives would hide the rest."""
+BINS = 15
+"""Of the calibration error."""
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
@@ -54,8 +56,6 @@ def mean_average_precision(
     The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan
     where no tag has enough.
     """
-    if min_positives < 1:
-        raise InputError(f"min_positives is {min_positives}: it has to be at least 1.")
     scores_, labels_, known_ = _checked(scores, labels, known)
     counted = (labels_ & known_).sum(axis=0) >= min_positives
     if not counted.any():
@@ -129,8 +129,6 @@ def f1(
     "micro" pools the pairs of all tags; "macro" is the mean over the tags with
     a known positive.
     """
-    if average not in ("micro", "macro"):
-        raise InputError(f"average={average!r} is not known: use 'micro' or 'macro'.")
     hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
     return float(_f1(hits, on, right, average))
 
@@ -172,37 +170,27 @@ def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None
     return float(_ratio(np.nansum(shares), np.isfinite(shares).sum()))
 
 
-def calibration_error(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    known: ArrayLike | None = None,
-    floor: float = CALIBRATION_FLOOR,
-    bins: int = 15,
-) -> float:
+def calibration_error(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> float:
     """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
 
     The scores are probabilities in [0, 1]; only pairs with a score strictly
-    above `floor` count. The bins are equally wide; a bin holds its lower bound,
-    the last one also 1.
+    above `CALIBRATION_FLOOR` count. The `BINS` are equally wide; a bin holds its
+    lower bound, the last one also 1.
     """
-    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known, floor, bins))
+    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known))
     return float(_ratio(np.abs(scored - right).sum(), pairs.sum()))
 
 
 def reliability(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    known: ArrayLike | None = None,
-    floor: float = CALIBRATION_FLOOR,
-    bins: int = 15,
+    scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The points of a reliability diagram: what `calibration_error` compares.
 
     Returns:
-        Per bin (bins,): mean score, share of right tags (both nan in an empty
+        Per bin (BINS,): mean score, share of right tags (both nan in an empty
         bin), and number of pairs.
     """
-    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known, floor, bins))
+    scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known))
     return _ratio(scored, pairs), _ratio(right, pairs), pairs
 
 
@@ -315,26 +303,20 @@ def _f1(hits: FloatArray, on: FloatArray, right: FloatArray, average: str) -> Fl
 
 
 def _calibration_sums(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    known: ArrayLike | None,
-    floor: float = CALIBRATION_FLOOR,
-    bins: int = 15,
+    scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(N, bins) each: sum of scores, number of right tags, number of pairs."""
-    if bins < 1:
-        raise InputError(f"bins is {bins}: it has to be at least 1.")
+    """(N, BINS) each: sum of scores, number of right tags, number of pairs."""
     scores_, labels_, known_ = _checked(scores, labels, known)
     if ((scores_[known_] < 0) | (scores_[known_] > 1)).any():
         raise InputError(
             "Calibration needs probabilities in [0, 1], and some scores are outside: pass scores, not logits."
         )
-    rows, tags = np.nonzero(known_ & (scores_ > floor))
+    rows, tags = np.nonzero(known_ & (scores_ > CALIBRATION_FLOOR))
     score = scores_[rows, tags]
-    bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, bins + 1), score, side="right") - 1, 0, bins - 1)
-    place, sums = rows * bins + bin_of, []
+    bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, BINS + 1), score, side="right") - 1, 0, BINS - 1)
+    place, sums = rows * BINS + bin_of, []
     for each in (score, labels_[rows, tags], np.ones(len(rows))):
-        sums.append(np.bincount(place, each, len(scores_) * bins).astype(np.float64).reshape(-1, bins))
+        sums.append(np.bincount(place, each, len(scores_) * BINS).astype(np.float64).reshape(-1, BINS))
     return sums[0], sums[1], sums[2]
 
 
@@ -346,8 +328,6 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> FloatArray:
 
 def _precision_shares(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> FloatArray:
     """(N,) precision among the k best tags of each image; nan for an image without a known tag."""
-    if k < 1:
-        raise InputError(f"k is {k}: it has to be at least 1.")
     scores_, labels_, known_ = _checked(scores, labels, known)
     shares = [
         _expected_precision(scores_[row, mask], labels_[row, mask], k) if mask.any() else np.nan

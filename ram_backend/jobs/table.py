@@ -83,12 +83,29 @@ class JobTable:
             delay_s: earliest start; an open job doesn't wait longer for that.
             within: the caller's transaction; None: one of its own.
         """
-        if within is not None:
-            return _request(within, key, kind, reason, options, delay_s)
-        with suppress(IntegrityError), self._database.writing() as session:
-            return _request(session, key, kind, reason, options, delay_s)
-        with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)
-            return _request(session, key, kind, reason, options, delay_s)
+        if within is None:
+            with suppress(IntegrityError), self._database.writing() as session:
+                return self.request(key, kind, reason, options, delay_s=delay_s, within=session)
+            with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)
+                return self.request(key, kind, reason, options, delay_s=delay_s, within=session)
+        now = database_now(within)
+        begin = now + timedelta(seconds=delay_s)
+        job = within.scalars(
+            select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
+        ).one_or_none()
+        if job is None:
+            job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, **key_columns(key))
+            job.requested_at, job.not_before, job.request_id = now, begin, request_id.get()
+            job.options = None if options is None else asdict(options)
+            within.add(job)
+            return Requested(job, True)
+        if options is not None:
+            job.options = asdict(PrelabelOptions.of(job.options) | options)
+        if job.state == "running":
+            job.rerun_reason, job.not_before = reason, begin
+        else:
+            job.not_before = min(job.not_before, begin)
+        return Requested(job, False)
 
     def get(self, job_id: str) -> Job | None:
         """The job as it is now; None: it doesn't exist."""
@@ -184,8 +201,8 @@ class JobTable:
             if result.last_event is not None:
                 row.last_event = result.last_event
             if result.refresh is not None:
-                _request(transaction, job.key, "refresh", result.refresh)
-            _end(transaction, row, "done", result.message)
+                self.request(job.key, "refresh", result.refresh, within=transaction)
+            self._end(transaction, row, "done", result.message)
 
     def fail(self, job: Job, message: str, *, retry: bool) -> bool:
         """Records a failed attempt; `retry`: another one may help. Returns whether there will be one, after a pause."""
@@ -229,8 +246,24 @@ class JobTable:
         row.stage, row.step, row.steps = None, 0, 0
         if row.kind == "train" and row.last_event is None:
             row.last_event = self._ledger.last_event(row.key)
-        _end(session, row, "failed", message)
+        self._end(session, row, "failed", message)
         return False
+
+    def _end(self, session: Session, row: Job, state: JobState, message: str) -> None:
+        """Ends a job, requests its rerun, and removes the oldest ended jobs of its kind.
+
+        The one that has seen the latest events stays: they count as tried.
+        """
+        row.state, row.message, row.finished_at = state, message, database_now(session)
+        if row.rerun_reason is not None:
+            options = None if row.options is None else PrelabelOptions.of(row.options)
+            rerun = self.request(row.key, row.kind, row.rerun_reason, options, within=session).job
+            rerun.not_before = row.not_before
+        ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
+        latest = ended.order_by(Job.requested_at.desc()).limit(MAX_ENDED)
+        last_attempt = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc()).limit(1)
+        outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(last_attempt))
+        session.execute(delete(Job).where(*outdated).execution_options(synchronize_session=False))
 
 
 def database_now(session: Session) -> datetime:
@@ -239,34 +272,6 @@ def database_now(session: Session) -> datetime:
         now = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(now).replace(tzinfo=UTC)
     return cast(datetime, session.execute(select(func.clock_timestamp())).scalar_one()).astimezone(UTC)
-
-
-def _request(
-    session: Session,
-    key: ProjectKey,
-    kind: JobKind,
-    reason: str,
-    options: PrelabelOptions | None = None,
-    delay_s: float = 0.0,
-) -> Requested:
-    now = database_now(session)
-    begin = now + timedelta(seconds=delay_s)
-    job = session.scalars(
-        select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
-    ).one_or_none()
-    if job is None:
-        job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, **key_columns(key))
-        job.requested_at, job.not_before, job.request_id = now, begin, request_id.get()
-        job.options = None if options is None else asdict(options)
-        session.add(job)
-        return Requested(job, True)
-    if options is not None:
-        job.options = asdict(PrelabelOptions.of(job.options) | options)
-    if job.state == "running":
-        job.rerun_reason, job.not_before = reason, begin
-    else:
-        job.not_before = min(job.not_before, begin)
-    return Requested(job, False)
 
 
 def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job:
@@ -282,19 +287,3 @@ def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job
 def _wait_again(session: Session, row: Job, message: str, delay_s: float) -> None:
     row.state, row.message, row.not_before = "requested", message, database_now(session) + timedelta(seconds=delay_s)
     row.stage, row.step, row.steps = None, 0, 0
-
-
-def _end(session: Session, row: Job, state: JobState, message: str) -> None:
-    """Ends a job, requests its rerun, and removes the oldest ended jobs of its kind.
-
-    The one that has seen the latest events stays: they count as tried.
-    """
-    row.state, row.message, row.finished_at = state, message, database_now(session)
-    if row.rerun_reason is not None:
-        options = None if row.options is None else PrelabelOptions.of(row.options)
-        _request(session, row.key, row.kind, row.rerun_reason, options).job.not_before = row.not_before
-    ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
-    latest = ended.order_by(Job.requested_at.desc()).limit(MAX_ENDED)
-    last_attempt = ended.order_by(Job.last_event.desc().nulls_last(), Job.requested_at.desc()).limit(1)
-    outdated = (Job.id.in_(ended), Job.id.not_in(latest), Job.id.not_in(last_attempt))
-    session.execute(delete(Job).where(*outdated).execution_options(synchronize_session=False))
