@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -22,9 +22,12 @@ from ram_backend.evaluation.leaks import bundle_training_images
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.models.bundle import Bundle, check_new_name
 from ram_backend.models.network import load_network
-from ram_backend.settings import load_settings
+from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader
 from ram_backend.tagging.tagger import Tagger
+
+if TYPE_CHECKING:
+    from ram_backend.finetuning.loop import Examples
 
 Train = StrEnum("Train", {"head": "head", "projection": "projection", "last_stage": "last-stage", "all": "all"})
 
@@ -49,8 +52,8 @@ def finetune(
     one in ten, are left out and measured. Begun again after it was stopped, the
     command goes on.
     """
-    from ram_backend.finetuning.loop import Examples, write_bundle
     from ram_backend.finetuning.loop import finetune as run
+    from ram_backend.finetuning.loop import write_bundle
     from ram_backend.finetuning.recipe import FinetuningOptions
     from ram_backend.vocabulary.clip_text import load_clip
 
@@ -60,25 +63,9 @@ def finetune(
     found = read_labels(labels)
     learned, left_out = _parts(found)
     tags = list(dict.fromkeys(found.tags))
-    tagger = open_tagger(settings, tags)
-    base, threads = tagger.bundle, settings.cpu_threads()
-    pixels, size = settings.max_image_pixels, settings.max_image_bytes
-    loader = ImageLoader(base.preprocessing, "", None, max_pixels=pixels, max_bytes=size, decoders=threads, hashed=True)
-    rows, hashes = list[int](), list[str]()
-    paths = [images / image.file for image in learned.images]
-    with progress("Reading the images"):
-        loaded = (each for part in loader.batches(paths, settings.batch_size, threads=threads) for each in part)
-        for row, (_, image) in enumerate(loaded):
-            if isinstance(image, ImageError):
-                notes.print(f"skipped: {image}", markup=False)
-            else:
-                rows.append(row)
-                hashes.append(f"{image.sha256} {image.phash:016x}")
-    captions = [learned.images[row].captions for row in rows]
-    if any(captions) and not all(captions):
-        raise InputError(f"{found.name}: some images have captions and others don't: give all of them one, or none.")
-    right, known = (matrix[rows] for matrix in learned.matrices(tags))
-    examples = Examples([paths[row] for row in rows], right, known, captions if any(captions) else ())
+    tagger = open_tagger(settings.model_copy(update={"device": "cpu", "precision": "fp32"}), tags)
+    base, subset, threads = tagger.bundle, tagger.subset, settings.cpu_threads()
+    examples, hashes = _examples(learned, images, tags, base, settings)
     part: Any = (train or (Train.head if base.kind == "starter" else Train.all)).value
     options = FinetuningOptions(part, epochs, batch, accumulate, learning_rate, checkpointing=checkpointing)
     model = load_clip(settings.clip_weights) if clip and base.kind in ("ram", "ram_plus") else None
@@ -88,18 +75,23 @@ def finetune(
             if os.environ.get("RANK", "0") == "0":
                 show(f"step {at} of {steps}: " + ", ".join(f"{key} {value:.4g}" for key, value in losses.items()))
 
-        recipe, writes = run(base, tagger.subset, examples, options, settings, work, clip=model, progress=step)
+        recipe, writes = run(base, subset, examples, options, settings, work, clip=model, progress=step)
 
     def measure(made: Bundle) -> dict[str, Any]:
-        network = load_network(made, device=settings.device, precision=settings.precision, threads=threads)
-        taggers = (tagger, Tagger(made, network, tagger.subset))
+        options: Any = {"device": settings.device, "precision": settings.precision, "threads": threads}
+        taggers = [Tagger(each, load_network(each, **options), subset) for each in (base, made)]
         models = [Candidate(each.bundle.name, each, bundle_training_images(each.bundle)) for each in taggers]
-        return evaluate(left_out, images, tags, models, settings)
+        try:
+            return evaluate(left_out, images, tags, models, settings)
+        except InputError as error:  # no reason to lose what has learned
+            return {"images": 0, "models": [], "comparisons": [], "note": str(error)}
 
     if writes:
         made = write_bundle(recipe, base, name, settings.bundles_dir, hashes, measure)
         shutil.rmtree(work)
         result = made.manifest["evaluation"]
+        if "note" in result:
+            notes.print(result["note"], markup=False)
         out.print(f"{result['images']} images that were left out, {len(tags)} tags", markup=False)
         print_rows(("model", *COLUMNS.values(), "mAP - first"), [table_row(result, each) for each in result["models"]])
         typer.echo(f"Bundle {name} is ready at {made.path}. Next: ram-backend tag PHOTO --bundle {name}")
@@ -116,3 +108,32 @@ def _parts(found: LabelSet) -> tuple[LabelSet, LabelSet]:
     if not learned:
         raise InputError(f"{found.name}: no image to learn from: give some of split {TRAIN!r}, or without a split.")
     return replace(found, images=tuple(learned)), replace(found, images=tuple(left_out))
+
+
+def _examples(
+    learned: LabelSet, folder: Path, tags: list[str], base: Bundle, settings: Settings
+) -> tuple[Examples, list[str]]:
+    """What can be read of the images to learn from, and its lines for the new bundle's list of training images."""
+    from ram_backend.finetuning.loop import Examples
+
+    threads, pixels, size = settings.cpu_threads(), settings.max_image_pixels, settings.max_image_bytes
+    loader = ImageLoader(base.preprocessing, "", None, max_pixels=pixels, max_bytes=size, decoders=threads, hashed=True)
+    rows, hashes, errors = list[int](), list[str](), list[ImageError]()
+    paths = [folder / image.file for image in learned.images]
+    with progress("Reading the images"):
+        loaded = (each for part in loader.batches(paths, settings.batch_size, threads=threads) for each in part)
+        for row, (_, image) in enumerate(loaded):
+            if isinstance(image, ImageError):
+                errors.append(image)
+            else:
+                rows.append(row)
+                hashes.append(f"{image.sha256} {image.phash:016x}")
+    if errors:
+        notes.print(f"{len(errors)} files can't be read; the first: {errors[0]}", markup=False)
+    if not rows:
+        raise InputError(f"{learned.name}: none of the images to learn from can be read: check --images.")
+    captions = [learned.images[row].captions for row in rows]
+    if any(captions) and not all(captions):
+        raise InputError(f"{learned.name}: some images have captions and others don't: give all of them one, or none.")
+    right, known = (matrix[rows] for matrix in learned.matrices(tags))
+    return Examples([paths[row] for row in rows], right, known, captions if any(captions) else ()), hashes

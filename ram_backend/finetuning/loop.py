@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from open_clip import tokenize
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
@@ -119,7 +120,7 @@ def finetune(
     clip: Any = None,
     progress: Callable[[int, int, dict[str, float]], object] = lambda *_: None,
 ) -> tuple[Recipe, bool]:
-    """Trains on one device, or on one a process where `accelerate launch` or torchrun has started several.
+    """Trains on one device, or on one a process where torchrun or `accelerate launch` has started several.
 
     Args:
         bundle: the base model.
@@ -141,7 +142,7 @@ def finetune(
         InputError: as `Recipe`; or the checkpoint is another run's.
     """
     try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator
     except ImportError:
         raise NotAvailable("Fine-tuning needs accelerate: pip install 'ram_backend[finetuning]'.") from None
     device = torch_device("cpu" if bundle.kind == "starter" else settings.device)
@@ -150,7 +151,6 @@ def finetune(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=options.accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     rank, processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     mean = partial(accelerator.reduce, reduction="mean")
@@ -257,8 +257,6 @@ def _batch(item: dict[str, Any], bundle: Bundle, clip: Any, parser: CaptionParse
         if clip is not None:
             batch = batch._replace(clip_features=clip.encode_image(item["clip"].to(device)))
         if clip is not None and bundle.kind == "ram_plus" and "caption" in item:
-            from open_clip import tokenize
-
             texts = accelerator.gather(clip.encode_text(tokenize(item["caption"]).to(device), normalize=True))
             matches = torch.eye(len(texts), device=device).chunk(accelerator.num_processes)[rank]
             batch = batch._replace(texts=texts, matches=matches)

@@ -100,6 +100,22 @@ def test_a_small_bundle_of_each_kind(kind: str, tmp_path: Path) -> None:
     assert ("caption" in tagged) == (kind == "tag2text")
 
 
+def test_images_that_can_t_be_measured_don_t_lose_what_has_learned(tmp_path: Path) -> None:
+    """What is left out is in what was learned from, too."""
+    small.import_bundle(tmp_path / "data", "ram")
+    paths = small.pictures(tmp_path / "images", 4)
+    shutil.copy(paths[0], paths[3])
+    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
+    files = [*paths[:3], paths[0].with_name("broken.png"), paths[3]]
+    labels = write_labels(tmp_path, files, [["cat"]] * 5, split=["train"] * 4 + ["test"])
+    given = ["--labels", labels, "--images", paths[0].parent, "--bundle", "ram", "--out", "mine", "--no-clip"]
+    printed = run("finetune", *given, "--batch", 2, "--epochs", 1)
+    assert "1 files can't be read" in printed
+    assert "the models have learned from all of its images" in printed
+    assert "0 images that were left out" in printed
+    assert open_bundle(load_settings().bundles_dir / "mine").manifest["evaluation"]["models"] == []
+
+
 def test_what_can_t_be_done_is_said_before_anything_is_trained(starter: Path, tmp_path: Path) -> None:
     photos = photo_paths()[:4]
     labels = write_labels(tmp_path, photos, [["cat"]] * 4, captions=[["a cat"], [], [], []])
@@ -111,6 +127,8 @@ def test_what_can_t_be_done_is_said_before_anything_is_trained(starter: Path, tm
     labels = write_labels(tmp_path, photos, [["cat"]] * 4)
     with pytest.raises(InputError, match="runs in ONNX and can't learn: use --train head"):
         run("finetune", *given, "mine", "--train", "all")
+    with pytest.raises(InputError, match="none of the images to learn from can be read: check --images"):
+        run("finetune", "--labels", labels, "--images", tmp_path, "--out", "mine")
     write_labels(tmp_path, photos, [["cat"]] * 4, split=["test"] * 4)
     with pytest.raises(InputError, match="no image to learn from: give some of split 'train'"):
         run("finetune", *given, "mine")
