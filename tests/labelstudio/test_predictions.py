@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.studio_api import unpacked
 
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import (
@@ -158,25 +159,6 @@ def test_labels_have_a_region_per_box() -> None:
     assert first == region("tags", 0.8, "cat") | {"value": place | {"rectanglelabels": ["cat"]}}
     assert (second["id"], second["score"], second["value"]["width"]) == ("tags-2", 0.4, 10)
     assert third["value"] == PLACE | {"rectanglelabels": ["d"]}  # no box: the whole image
-
-
-def unpacked(rle: list[int]) -> np.ndarray:
-    """The values that rle-pack's `decode` gives, as its description has it."""
-    bits, at = "".join(f"{byte:08b}" for byte in rle), 0
-
-    def read(size: int) -> int:
-        nonlocal at
-        at += size
-        return int(bits[at - size : at], 2)
-
-    count, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < count:
-        repeated, length = read(1), read(sizes[read(2)]) + 1
-        values += [read(word)] * length if repeated else [read(word) for _ in range(length)]
-    assert len(values) == count
-    return np.array(values)
 
 
 @given(st.data(), st.integers(1, 9), st.integers(1, 700))

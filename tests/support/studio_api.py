@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
 
 from ram_backend.labelstudio.api_models import ConnectedBackend, valid_rows
@@ -71,3 +72,22 @@ class StudioApi:
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
         query = {"id": "retrieve_tasks_predictions", "project": project}
         self.call("POST", "/api/dm/actions", params=query, json={"selectedItems": chosen})
+
+
+def unpacked(rle: list[int]) -> np.ndarray:
+    """The values that rle-pack's `decode` gives, as its description has it."""
+    bits, at = "".join(f"{byte:08b}" for byte in rle), 0
+
+    def read(size: int) -> int:
+        nonlocal at
+        at += size
+        return int(bits[at - size : at], 2)
+
+    count, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < count:
+        repeated, length = read(1), read(sizes[read(2)]) + 1
+        values += [read(word)] * length if repeated else [read(word) for _ in range(length)]
+    assert len(values) == count
+    return np.array(values)
