@@ -72,13 +72,9 @@ class LabelSpace:
         return choice in self.choices.get(control, frozenset())
 
 
-def label_space_of(label_config: object) -> LabelSpace | None:
-    """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
-    return _label_space(label_config) if isinstance(label_config, str) and label_config.strip() else None
-
-
 @lru_cache(maxsize=64)
-def _label_space(label_config: str) -> LabelSpace | None:
+def label_space_of(label_config: str) -> LabelSpace | None:
+    """The label space of a label config; None if it can't be parsed. The latest ones are cached."""
     try:
         return LabelSpace.of(parse_label_config(label_config))
     except LabelConfigError:
@@ -166,8 +162,8 @@ def statement_event(
 def _statements(request: WebhookRequest, received_at: datetime) -> list[FeedbackEvent]:
     tasks = {parse_id(task): task.get("data") for task in request.task_objects}
     only_task = next(iter(tasks)) if len(tasks) == 1 else None
-    project = request.project
-    offered = label_space_of(project.label_config) if isinstance(project, EventProject) else None
+    config = request.project.label_config if isinstance(request.project, EventProject) else None
+    offered = label_space_of(config) if isinstance(config, str) else None
     parsed = [read_annotation(annotation, task=only_task) for annotation in request.annotation_objects]
     return [
         statement_event(each, received_at, task_data=tasks.get(each.task), offered=offered)

@@ -163,8 +163,8 @@ class Ledger:
 
         As of the event `up_to`; None: now.
         """
+        current = projection.current(self.headers(key, up_to=up_to))
         with self._database.reading() as session:
-            current = projection.current(self._headers(session, key, up_to))
             spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
             offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
             query = select(*_CONTENTS).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
@@ -178,13 +178,16 @@ class Ledger:
                 offered=offered.get(row.offered),
                 received_at=row.received_at,
             )
-            for row in (found[number] for number in current)
+            for row in (found[number] for number in current if number in found)
         ]
 
     def headers(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventHeader]:
         """All events of a project without their statements, by id."""
+        query = select(*_HEADER).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+        if up_to is not None:
+            query = query.where(FeedbackEventRow.event_id <= up_to)
         with self._database.reading() as session:
-            return self._headers(session, key, up_to)
+            return [EventHeader(*row) for row in session.execute(query)]
 
     def last_event(self, key: ProjectKey) -> int:
         """Id of a project's last event; 0: there is none."""
@@ -283,12 +286,6 @@ class Ledger:
             replaced = {name: getattr(insert.excluded, name) for name in ("sha256", "phash", "seen_at")}
             identity = [*_identity(TaskImageRow), TaskImageRow.reference]
             session.execute(insert.on_conflict_do_update(index_elements=identity, set_=replaced), rows)
-
-    def _headers(self, session: Session, key: ProjectKey, up_to: int | None) -> list[EventHeader]:
-        query = select(*_HEADER).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
-        if up_to is not None:
-            query = query.where(FeedbackEventRow.event_id <= up_to)
-        return [EventHeader(*row) for row in session.execute(query)]
 
 
 def _identity(table: type[ShownRow | TaskImageRow]) -> list[Any]:

@@ -95,7 +95,6 @@ def test_an_annotation_that_names_no_task_is_of_the_only_one() -> None:
 
 @pytest.mark.parametrize("config", [None, "", "<View/>", "<View", 7, "no XML"])
 def test_a_label_config_that_cannot_be_read_offers_what_nobody_knows(config: object) -> None:
-    assert label_space_of(config) is None
     project = {"id": 1, "label_config": config}
     (event,) = sent("ANNOTATION_CREATED", annotation={"id": 1, "task": 2, "result": []}, project=project)
     assert event.offered is None
