@@ -17,7 +17,7 @@ from ram_backend.feedback.ledger import ShownRow, TaskImageRow
 from ram_backend.feedback.shown import read_images
 from ram_backend.jobs.job import Job
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.table import BackendRow, OfProject, of_project
+from ram_backend.projects.table import OfProject, locked_counter, of_project
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import folder_of
 
@@ -55,7 +55,7 @@ def erase(settings: Settings, database: Database, key: ProjectKey) -> Traces:
         VersionsUnavailable: files can't be removed; the rows stay.
     """
     with database.writing() as session:
-        counter = session.get_one(BackendRow, 1, with_for_update=True)
+        counter = locked_counter(session)
         mine = of_project(Job, key, unnamed=True)
         running = session.scalars(select(Job).where(mine, Job.state == "running").with_for_update()).first()
         if running is not None:

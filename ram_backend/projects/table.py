@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
-from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
+from ram_backend.errors import ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
 from ram_backend.projects.project import Project, Setup, TrustedHost
@@ -123,11 +123,7 @@ class ProjectTable:
             DatabaseUnavailable: see the message.
         """
         with self._database.reading() as session:
-            backend = session.get(BackendRow, 1)
-            if backend is None:
-                raise DatabaseUnavailable(
-                    f"The database {self._database.display_url} lacks its one row about the backend."
-                )
+            backend = session.get_one(BackendRow, 1)
             if backend.change == since:
                 return ProjectChanges(since, backend.trusted_host, ())
             since = since if since < backend.change else -1
@@ -153,7 +149,7 @@ class ProjectTable:
     def remove(self, key: ProjectKey) -> bool:
         """Removes a project, unless something but `/setup` has left a trace of it; returns whether it is gone."""
         with self._database.writing() as session:
-            backend, same = _locked_counter(session), of_project(ProjectRow, key)
+            backend, same = locked_counter(session), of_project(ProjectRow, key)
             row = session.scalars(select(ProjectRow).where(same, *_without_traces())).one_or_none()
             if row is None or row.admin_options:
                 return not session.scalar(select(exists().where(same)))
@@ -194,7 +190,7 @@ class ProjectTable:
             DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
-            backend = _locked_counter(session)
+            backend = locked_counter(session)
             before = backend.trusted_host
             if before is not None and not by_command:
                 return before
@@ -212,7 +208,7 @@ class ProjectTable:
     def _change(self, key: ProjectKey, change: Callable[[Project | None], Project]) -> Project:
         """Replaces a project by `change` of it; writes nothing where that is the same."""
         with self._database.writing() as session:
-            backend = _locked_counter(session)
+            backend = locked_counter(session)
             row = session.scalars(select(ProjectRow).where(of_project(ProjectRow, key))).one_or_none()
             before = None if row is None else _project(row)
             after = change(before)
@@ -243,9 +239,9 @@ def _without_traces() -> list[ColumnElement[bool]]:
     return [~exists(select(1).where(*same(each))) for each in OfProject.__subclasses__() if each is not ProjectRow]
 
 
-def _locked_counter(session: Session) -> BackendRow:
+def locked_counter(session: Session) -> BackendRow:
     """The counter's row, held until the transaction ends (SQLite: the transaction holds the whole database)."""
-    return session.get_one(BackendRow, 1, with_for_update=True)
+    return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
 
 
 def _project(row: ProjectRow) -> Project:

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import (
-    DatabaseUnavailable,
     ProjectPinned,
     VersionConflict,
     VersionDamaged,
@@ -24,7 +23,7 @@ from ram_backend.errors import (
 )
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.table import BackendRow, key_columns, of_project
+from ram_backend.projects.table import BackendRow, key_columns, locked_counter, of_project
 from ram_backend.versions.directory import Version, folder_of, open_version, remove_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served, ServedChanges, ServedRow, VersionRecord, number_of
 
@@ -57,7 +56,7 @@ class VersionTable:
             VersionConflict: another version has that name.
         """
         with self._database.writing() if session is None else nullcontext(session) as opened:
-            _lock_counter(opened)
+            locked_counter(opened)
             row = _version_row(opened, stored.key, stored.name)
             if row is None:
                 row = VersionRecord(
@@ -104,11 +103,7 @@ class VersionTable:
     def changes(self, since: int = -1) -> ServedChanges:
         """What projects are served, if written after the counter was `since`; by default of all."""
         with self._database.reading() as session:
-            counter = session.scalar(select(BackendRow.change).where(BackendRow.id == 1))
-            if counter is None:
-                raise DatabaseUnavailable(
-                    f"The database {self._database.display_url} lacks its one row about the backend."
-                )
+            counter = session.get_one(BackendRow, 1).change
             if counter == since:
                 return ServedChanges(since, ())
             after = since if counter > since else -1  # the counter went back: another database, such as a restored one
@@ -139,7 +134,7 @@ class VersionTable:
             VersionNotFound: the version was never recorded.
         """
         with self._database.writing() as session:
-            counter = _lock_counter(session)
+            counter = locked_counter(session)
             if in_transaction is not None:
                 in_transaction(session)
             name = _servable_row(session, key, version).name
@@ -163,14 +158,14 @@ class VersionTable:
             VersionRefused, VersionNotFound: as `publish`; nothing was written.
         """
         with self._database.writing() as session:
-            counter = _lock_counter(session)
+            counter = locked_counter(session)
             name = None if to is None else _servable_row(session, key, to).name
             return _serve(session, counter, key, name, pinned=True)
 
     def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
         """Keeps what is served until it is unpinned or rolled back."""
         with self._database.writing() as session:
-            counter = _lock_counter(session)
+            counter = locked_counter(session)
             now = self.served(key, session=session)
             return now if now.pinned == pinned else _serve(session, counter, key, now.version, pinned=pinned)
 
@@ -192,7 +187,7 @@ class VersionTable:
             The names of all versions that are marked.
         """
         with self._database.writing() as session:
-            _lock_counter(session)
+            locked_counter(session)
             rows = {row.name: row for row in _version_rows(session, key)}
             needed = {*list(rows)[-keep:], *_line_of(rows, self.served(key, session=session).version, keep)}
             for name, row in rows.items():
@@ -233,11 +228,6 @@ def prune(table: VersionTable, versions_dir: Path, key: ProjectKey, keep: int) -
             except VersionsUnavailable as error:
                 _log.warning("%s", error)
     return removed
-
-
-def _lock_counter(session: Session) -> BackendRow:
-    """The counter's row, locked until the transaction ends."""
-    return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
 
 
 def _version_rows(session: Session, key: ProjectKey) -> Sequence[VersionRecord]:
