@@ -327,13 +327,17 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> FloatArray:
 
 
 def _precision_shares(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> FloatArray:
-    """(N,) precision among the k best tags of each image; nan for an image without a known tag."""
-    scores_, labels_, known_ = _checked(scores, labels, known)
-    shares = [
-        _expected_precision(scores_[row, mask], labels_[row, mask], k) if mask.any() else np.nan
-        for row, mask in enumerate(known_)
-    ]
-    return np.array(shares, dtype=np.float64)
+    """(N,) precision among the k best tags of each image, ties for the last places shared evenly.
+
+    nan for an image without a known tag.
+    """
+    shares = np.full(len(np.asarray(scores)), np.nan)
+    for row, (score, label, mask) in enumerate(zip(*_checked(scores, labels, known), strict=True)):
+        if places := min(k, int(mask.sum())):
+            last = np.sort(score[mask])[-places]
+            above, tied = mask & (score > last), mask & (score == last)
+            shares[row] = (label[above].sum() + (places - above.sum()) * label[tied].mean()) / places
+    return shares
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None) -> tuple[FloatArray, BoolArray, BoolArray]:
@@ -356,12 +360,3 @@ def _as_bool(values: ArrayLike, name: str) -> BoolArray:
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise InputError(f"{name} holds values other than 0 and 1: mark unknown pairs in `known`, not in the labels.")
     return array.astype(np.bool_)
-
-
-def _expected_precision(scores: FloatArray, labels: BoolArray, k: int) -> float:
-    """Precision among the k best of one image, ties for the last places shared evenly."""
-    places = min(k, scores.size)
-    last = np.partition(scores, scores.size - places)[scores.size - places]
-    above, tied = scores > last, scores == last
-    free = places - int(above.sum())
-    return float((labels[above].sum() + free * labels[tied].mean()) / places)

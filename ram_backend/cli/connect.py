@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -58,7 +57,7 @@ def connect(
         fallback=lambda: _all_tags(settings),
         login=settings.basic_auth(),
         secret=settings.webhook_headers(),
-        extra_params=_extra_params(extra_params),
+        extra_params=None if extra_params is None else parse_options(extra_params, source="--extra-params").to_json(),
         by_uncertainty=uncertain_first,
         replace_others=replace,
     )
@@ -120,10 +119,3 @@ def _all_tags(settings: Settings) -> str:
     if settings.bundle == "starter":
         return vocabulary_config(load_label_system())
     return vocabulary_config(find_bundle(settings.bundle, settings.bundles_dir).vocabulary)
-
-
-def _extra_params(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    parse_options(text, source="--extra-params")
-    return dict(json.loads(text.strip() or "{}") or {})

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Index, Text, UniqueConstraint, func, select, text
+from sqlalchemy import BigInteger, Boolean, Index, Text, UniqueConstraint, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -21,10 +22,10 @@ from ram_backend.feedback.events import FeedbackEvent, LabelSpace
 from ram_backend.feedback.projection import AnnotationChanges, CurrentAnnotation, EventHeader, Fingerprint
 from ram_backend.feedback.shown import ImageHashes, ShownPrediction, image_key, read_choices, read_images
 from ram_backend.labelstudio.annotations import ParsedAnnotation
-from ram_backend.projects import table as projects_table
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.table import OfProject, key_columns
+from ram_backend.projects.table import OfProject, key_columns, of_project
 
+_of_project = partial(of_project, unnamed=True)  # including rows from before its first `/setup`
 _ADVISORY_LOCK = 0x52414D5F4C454447  # any number that nobody else uses in that database
 
 
@@ -300,11 +301,6 @@ def _shown_row(key: ProjectKey, shown: ShownPrediction) -> dict[str, Any]:
         "choices": shown.choices_json(),
         "images": shown.images_json(),
     }
-
-
-def _of_project(table: type[OfProject], key: ProjectKey) -> ColumnElement[bool]:
-    """Condition for a project's rows, including those from before its first `/setup`."""
-    return projects_table.of_project(table, key, unnamed=True)
 
 
 def _insert_into(session: Session, table: type[Base]) -> Any:

@@ -59,6 +59,7 @@ def reconcile(
     api: ProjectApi,
     *,
     began: datetime | None = None,
+    settled: timedelta = SETTLED,
     progress: Callable[[int], None] | None = None,
 ) -> Reconciled:
     """Lists all annotated tasks and adds what the ledger lacks; nothing is written before all has been read.
@@ -68,7 +69,7 @@ def reconcile(
     lacks is looked up once more by its task before it counts as gone.
 
     Only annotations that arrived before `began` (the start of the listing, by
-    default now) minus `SETTLED` are taken for gone. `progress` is called with
+    default now) minus `settled` are taken for gone. `progress` is called with
     the number of tasks read so far.
 
     Raises:
@@ -99,7 +100,7 @@ def reconcile(
     gone = [
         annotation.parsed
         for number, annotation in known.items()
-        if number not in listing.parsed and annotation.received_at <= began - SETTLED
+        if number not in listing.parsed and annotation.received_at <= began - settled
     ]
     returned = [listing.parsed[number] for number in projection.missing(headers) & listing.parsed.keys()]
     moment = (began - _EPOCH) // timedelta(microseconds=1)

@@ -189,6 +189,8 @@ def reliable_pairs(
     Returns:
         (N, L).
     """
+    from scipy.stats import poisson
+
     reliable = known.copy()
     numbers = {each: number for number, each in enumerate(dict.fromkeys(annotators))}
     of_row = np.array([numbers[each] for each in annotators], dtype=np.int64)
@@ -197,18 +199,11 @@ def reliable_pairs(
     edits = [(labels & off).sum(axis=1), (~labels & on).sum(axis=1)]
     for number in numbers.values():
         rows = of_row == number
-        added, removed = (
-            _far_fewer(int(e[rows].sum()), float(x[rows].sum())) for e, x in zip(edits, expected, strict=True)
-        )
+        counts, means = ([each[rows].sum() for each in pair] for pair in (edits, expected))
+        added, removed = poisson.cdf(counts, FAR_FEWER * np.array(means)) <= CERTAIN
         if added:
             reliable[rows] &= on[rows] & (not removed)
     return reliable
-
-
-def _far_fewer(edits: int, expected: float) -> bool:
-    from scipy.stats import poisson
-
-    return bool(poisson.cdf(edits, FAR_FEWER * expected) <= CERTAIN)
 
 
 def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

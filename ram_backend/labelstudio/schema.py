@@ -6,28 +6,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 ControlKind = Literal["choices", "taxonomy", "labels", "rectanglelabels", "brushlabels", "textarea"]
 REGIONS: tuple[ControlKind, ...] = ("labels", "rectanglelabels", "brushlabels")
 """Kinds with an item per tag, a region of the image."""
 
-VALUE_KEYS: Mapping[ControlKind, str] = {
-    "choices": "choices",
-    "taxonomy": "taxonomy",
-    "labels": "labels",
-    "rectanglelabels": "rectanglelabels",
-    "brushlabels": "brushlabels",
-    "textarea": "text",
-}
+VALUE_KEYS: Mapping[ControlKind, str] = {**{kind: kind for kind in get_args(ControlKind)}, "textarea": "text"}
 """Key of the tags in the `value` of an item, by the control's kind."""
 
 ADD_COSTS: Mapping[ControlKind, float] = {
     "choices": 1.0,
     "taxonomy": 4.0,
-    "labels": 1.5,
-    "rectanglelabels": 1.5,
-    "brushlabels": 1.5,
+    **dict.fromkeys(REGIONS, 1.5),
     "textarea": 3.5,
 }
 """What it costs to add a missing tag, in removed ticks, by the control's kind: a click in a list; in a `Taxonomy` a
