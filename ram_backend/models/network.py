@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.models.bundle import Bundle
-
-Device = Literal["cpu", "cuda", "auto"]
-Precision = Literal["fp32", "bf16", "fp16", "auto", "force-bf16", "force-fp16"]
+from ram_backend.settings import Device, Precision
 
 
 class Queries(Protocol):

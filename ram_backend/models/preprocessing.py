@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,10 +26,10 @@ class Preprocessing:
         interpolation: PIL's filter, always with its antialiasing.
         mean: per channel, subtracted from values in 0..1.
         std: per channel, divides afterwards.
-        exif_orientation: whether the EXIF orientation is applied (RAM's own
-            code doesn't).
-        alpha: "drop" keeps the colour under transparent pixels (RAM); "white"
-            lays the picture on white.
+        exif_orientation: whether decoding applies the EXIF orientation (RAM's
+            own code doesn't).
+        alpha: "drop": decoding keeps the colour under transparent pixels (RAM);
+            "white" lays the picture on white.
     """
 
     size: int
@@ -54,16 +54,12 @@ class Preprocessing:
         """Prepares one image.
 
         Args:
-            image: any mode that Pillow converts to RGB; not changed.
+            image: decoded, in any mode that Pillow converts to RGB; not
+                changed.
 
         Returns:
             (3, S, S) float32, channels in RGB order, normalised.
         """
-        if self.exif_orientation and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if self.alpha == "white" and image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
         if image.mode != "RGB":
             image = image.convert("RGB")
         target, resampling = (self.size, self.size), Image.Resampling[self.interpolation.upper()]

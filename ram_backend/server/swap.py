@@ -268,15 +268,14 @@ def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
 
 def _load_version(ref: VersionRef, versions_dir: Path, model: Model) -> LoadedVersion:
     """Reads a version, and checks its checksums and its numbers. Waits for the model."""
-    bundle, network = model.identity.result().bundle, model.network.result()
     path = version_path(versions_dir, ref.key, ref.name)
-    version = open_version(path, bundle, key=ref.key, digest=ref.digest, width=network.token_shape[1])
+    version = open_version(path, model.known().bundle, key=ref.key, digest=ref.digest)
     if version.outcome != ACCEPTED:
         raise VersionDamaged(f"Version {ref} was not accepted by the gate: it is never served.")
     for name, array in version.delta.to_tensors().items():
         if array.size and float(np.abs(array).max()) > LARGEST:
             raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
-    return LoadedVersion(ref, version.delta, tuned_network(network, version.files))
+    return LoadedVersion(ref, version.delta, tuned_network(model.network.result(), version.files))
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:

@@ -141,7 +141,6 @@ def open_version(
     *,
     key: ProjectKey | None = None,
     digest: str | None = None,
-    width: int | None = None,
 ) -> Version:
     """Reads a version and verifies the very bytes that it returns.
 
@@ -152,7 +151,6 @@ def open_version(
             is named after.
         digest: that it has to have according to the database; None: the one in
             its manifest.
-        width: features per image of the bundle's network; None: unknown.
 
     Raises:
         VersionDamaged: a file is missing, truncated or altered; the
@@ -176,8 +174,6 @@ def open_version(
         if _sha256(contents[name]) != entry["sha256"]:
             raise _damaged(path, f"has a corrupted {name} (its checksum differs)")
     delta = _read_delta(path, contents.pop(DELTA), manifest["tags"])
-    if width is not None and delta.width != width:
-        raise _damaged(path, f"is for images with {delta.width} features, the bundle's have {width}")
     return Version(owner, path.name, path, manifest["digest"], lineage, manifest["verdict"], delta, contents)
 
 

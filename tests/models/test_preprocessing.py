@@ -55,16 +55,6 @@ def test_ram_drops_alpha_and_ignores_exif(tmp_path: Path) -> None:
     photo().save(tmp_path / "turned.png", exif=exif)
     turned = Image.open(tmp_path / "turned.png")
     np.testing.assert_array_equal(RAM(turned), RAM(photo()))
-    upright = replace(RAM, exif_orientation=True)
-    np.testing.assert_array_equal(upright(turned), RAM(photo().transpose(Image.Transpose.ROTATE_270)))
-
-
-def test_alpha_on_white() -> None:
-    clear = photo(mode="RGBA")
-    clear.putalpha(0)
-    assert (plain_pixels(replace(RAM, alpha="white")(clear)) == 255).all()
-    assert not (plain_pixels(RAM(clear)) == 255).all()
-    np.testing.assert_array_equal(replace(RAM, alpha="white")(photo()), RAM(photo()))
 
 
 def test_crop_keeps_the_aspect_ratio_and_the_centre() -> None:

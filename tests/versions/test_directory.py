@@ -35,7 +35,7 @@ from ram_backend.versions.records import Lineage
 def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
     stored = write(tmp_path, 0.5, files={"head.safetensors": b"weights"})
     assert (stored.name, stored.path) == ("v0001", version_path(tmp_path, KEY, "v0001"))
-    version = open_version(stored.path, BUNDLE, key=KEY, digest=stored.digest, width=3)
+    version = open_version(stored.path, BUNDLE, key=KEY, digest=stored.digest)
     assert version.delta.tags == ("red", "green")
     for name, array in delta(0.5).to_tensors().items():
         np.testing.assert_array_equal(version.delta.to_tensors()[name], array)
@@ -126,7 +126,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "infinite scale": (lambda path: _forge(path, base_scale=np.full(2, np.inf, np.float32)), "not finite"),
     "negative scale": (lambda path: _forge(path, base_scale=np.array([-1, 1], np.float32)), "base_scale"),
     "another shape": (lambda path: _forge(path, weight=np.zeros((3, 3), np.float32)), "for 2 tags"),
-    "another width": (lambda path: _forge(path, weight=np.zeros((2, 4), np.float32)), "4 features"),
     "another type": (lambda path: _forge(path, bias=np.zeros(2)), "float64 instead of float32"),
     "an array too many": (lambda path: _forge(path, more=np.zeros(2, np.float32)), "has the arrays"),
 }
@@ -138,7 +137,7 @@ def test_what_is_damaged_is_never_opened(tmp_path: Path, kind: str) -> None:
     damage, said = DAMAGE[kind]
     damage(stored.path)
     with pytest.raises(VersionDamaged, match=said) as caught:
-        open_version(stored.path, BUNDLE, width=3)
+        open_version(stored.path, BUNDLE)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(("train again.", "Train again.")), "it says what to do"
 
@@ -147,7 +146,7 @@ def test_a_version_whose_delta_had_a_calibration_is_read_with_equal_log_odds(tmp
     stored = write(tmp_path)
     old = {"trust": np.array([0.5, 2]), "slope": np.array([2, 0.5]), "offset": np.array([0.25, -1])}
     _forge(stored.path, **{name: value.astype(np.float32) for name, value in old.items()}, base_scale=None)
-    found = open_version(stored.path, BUNDLE, width=3).delta
+    found = open_version(stored.path, BUNDLE).delta
     z, features = np.array([[1, -3]], dtype=np.float32), np.array([[1, 2, 3]], dtype=np.float32)
     expected = (z * old["trust"] + features @ delta().weight.T + delta().bias) * old["slope"] + old["offset"]
     assert found.log_odds(z, features) == pytest.approx(expected, abs=1e-6)
