@@ -15,7 +15,7 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
 from ram_backend.console.statistics import count_edits
 from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
-from ram_backend.feedback.labels import LabelState, TaskLabels, Weights, count_tags
+from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.feedback.shown import ShownPrediction
@@ -170,7 +170,7 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
 
 def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
     schema, shown = _plan_and_shown(opened)
-    return corrections_of(schema, annotations, shown, Weights.of(opened.settings))
+    return corrections_of(schema, annotations, shown, opened.settings)
 
 
 def _plan_and_shown(opened: OpenProject) -> tuple[LabelSchema, Mapping[int, Sequence[ShownPrediction]]]:

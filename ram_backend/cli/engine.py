@@ -20,7 +20,7 @@ from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
-from ram_backend.feedback.labels import Weights, to_matrix
+from ram_backend.feedback.labels import to_matrix
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
@@ -127,8 +127,7 @@ def _of_project(opened: OpenProject, source: TaskImages) -> EngineInput:
     ledger = Ledger(opened.database)
     schema = parse_label_config(opened.project.label_config)
     shown = ledger.shown(opened.key, annotated=True)
-    weights = Weights.of(opened.settings)
-    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown, weights))
+    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown, opened.settings))
     rows = [each for each in merged if each.reference]
     tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
     if not tags:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
-from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, Weights, count_tags
+from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, count_tags
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
@@ -109,7 +109,7 @@ def _computed(ledger: Ledger, settings: Settings, key: ProjectKey, last_event: i
         schema = parse_label_config(label_config)
     except LabelConfigError as error:
         return Statistics(len(annotations), per_day, problem=str(error))
-    corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True), Weights.of(settings))
+    corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True), settings)
     return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
 
 

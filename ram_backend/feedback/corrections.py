@@ -21,14 +21,15 @@ from ram_backend.feedback.labels import (
     LabelState,
     TagLabel,
     TaskLabels,
-    Weights,
     merge_choices,
+    untouched_weight,
     weighted_vote,
 )
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, caption_in, ticked_paths
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference
+from ram_backend.settings import Settings
 
 MAX_CLOCK_SKEW = timedelta(seconds=60)
 """Largest difference between Label Studio's clock and ours."""
@@ -69,7 +70,7 @@ def corrections_of(
     schema: LabelSchema,
     annotations: Iterable[CurrentAnnotation],
     shown: _Shown,
-    weights: Weights,
+    settings: Settings,
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[TaskLabels]:
@@ -87,7 +88,7 @@ def corrections_of(
         each.parsed.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
     }
     data |= {task: newer for task, newer in (task_data or {}).items() if newer}
-    reader = _Reader(schema, weights, usable, shown)
+    reader = _Reader(schema, settings, usable, shown)
     return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.parsed.task, {}))]
 
 
@@ -146,9 +147,9 @@ class _Reader:
     """
 
     def __init__(
-        self, schema: LabelSchema, weights: Weights, annotations: Sequence[CurrentAnnotation], shown: _Shown
+        self, schema: LabelSchema, settings: Settings, annotations: Sequence[CurrentAnnotation], shown: _Shown
     ) -> None:
-        self._weights = weights
+        self._settings = settings
         self._shown = shown
         self._controls = {
             to_name: [control for control in schema.tag_controls if control.to_name == to_name]
@@ -198,7 +199,7 @@ class _Reader:
         if found is None:
             untouched: dict[str, float] = {}
             for control, known in zip(controls, choices, strict=True):
-                weight = self._weights.untouched(control, len(known))
+                weight = untouched_weight(self._settings, control, len(known))
                 for choice in known.values():
                     for tag in choice.texts:
                         untouched[tag] = max(untouched.get(tag, 0.0), weight)

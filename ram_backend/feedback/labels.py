@@ -41,36 +41,14 @@ class TagLabel:
 UNKNOWN = TagLabel(False, 0.0, "unknown")
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Weights in [0, 1] of untouched tags; what a person stated has weight 1.
+def untouched_weight(settings: Settings, control: TagControl, choices: int) -> float:
+    """Weight in [0, 1] of a tag that stayed off in a control with that number of choices; a stated one has weight 1.
 
-    Attributes:
-        untouched_listed: of a tag in `Choices` or labels that are on screen as
-            a whole.
-        untouched_hidden: of a tag in a longer list, in a closed `Taxonomy` or
-            in a `TextArea`.
-        listed_tags: lists of at most this many choices or labels count as on
-            screen.
+    A list of at most RAM_LISTED_TAGS choices or labels is on screen as a whole,
+    a longer one, a closed `Taxonomy` and a `TextArea` are not.
     """
-
-    untouched_listed: float = 1.0
-    untouched_hidden: float = 1.0
-    listed_tags: int = 200
-
-    @classmethod
-    def of(cls, settings: Settings) -> Weights:
-        """From RAM_UNTOUCHED_WEIGHT, RAM_UNTOUCHED_HIDDEN_WEIGHT and RAM_LISTED_TAGS."""
-        return cls(
-            untouched_listed=settings.untouched_weight,
-            untouched_hidden=settings.untouched_hidden_weight,
-            listed_tags=settings.listed_tags,
-        )
-
-    def untouched(self, control: TagControl, choices: int) -> float:
-        """Weight of a tag that stayed off in a control with that number of choices."""
-        listed = (control.kind == "choices" or control.regions) and choices <= self.listed_tags
-        return self.untouched_listed if listed else self.untouched_hidden
+    listed = (control.kind == "choices" or control.regions) and choices <= settings.listed_tags
+    return settings.untouched_weight if listed else settings.untouched_hidden_weight
 
 
 @dataclass(frozen=True, eq=False)

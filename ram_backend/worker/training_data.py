@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
-from ram_backend.feedback.labels import TaskLabels, Weights
+from ram_backend.feedback.labels import TaskLabels
 from ram_backend.feedback.projection import Fingerprint
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
@@ -99,8 +99,7 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
-    weights = Weights.of(context.settings)
-    labels = merge_corrections(corrections_of(schema, annotations, shown, weights, task_data=newer))
+    labels = merge_corrections(corrections_of(schema, annotations, shown, context.settings, task_data=newer))
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks have no image reference.")

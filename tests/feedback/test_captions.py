@@ -6,7 +6,6 @@ import pytest
 from feedback.saying import CONFIG, current, said, shown
 
 from ram_backend.feedback.corrections import caption_corrections, corrections_of
-from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, read_annotation
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -57,6 +56,5 @@ def test_what_says_nothing_about_a_caption() -> None:
 
 
 def test_a_caption_is_no_tag() -> None:
-    annotations, weights = [current(parsed("dog"))], Weights.of(load_settings())
-    (labels,) = corrections_of(SCHEMA, annotations, {1: served("tree")}, weights)
+    (labels,) = corrections_of(SCHEMA, [current(parsed("dog"))], {1: served("tree")}, load_settings())
     assert set(labels.states) == {"cat"}

@@ -12,14 +12,14 @@ from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, sh
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import LabelSpace
-from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, Weights, to_matrix
+from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, to_matrix, untouched_weight
 from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.settings import load_settings
 
-WEIGHTS = Weights(untouched_listed=0.5, untouched_hidden=0.05, listed_tags=40)
+WEIGHTS = load_settings(untouched_weight=0.5, untouched_hidden_weight=0.05, listed_tags=40)
 SCHEMA = parse_label_config(CONFIG)
 TREE = parse_label_config(
     '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="animal">'
@@ -125,7 +125,7 @@ def test_what_was_not_on_screen_is_believed_less() -> None:
     more = "".join(f'<Choice value="t{number}"/>' for number in range(38))
     long = parse_label_config(CONFIG.replace("</Choices>", f"{more}</Choices>"))
     assert states(only(said(1, "cat"), schema=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
-    assert replace(WEIGHTS, listed_tags=41).untouched(long.tag_controls[0], 41) == 0.5
+    assert untouched_weight(WEIGHTS.model_copy(update={"listed_tags": 41}), long.tag_controls[0], 41) == 0.5
 
 
 def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:
@@ -237,12 +237,6 @@ def test_a_matrix() -> None:
     assert weights.tolist() == [[0.5, 1, 0], [0.5, 0.5, 0]]
     assert to_matrix([], ["cat"])[0].shape == (0, 1)
     assert labels[0].candidates is labels[1].candidates, "one object for all tasks"
-
-
-def test_weights_come_from_the_settings() -> None:
-    assert Weights.of(load_settings()) == Weights()
-    set_ = load_settings(untouched_weight=0.25, untouched_hidden_weight=0, listed_tags=3)
-    assert Weights.of(set_) == Weights(untouched_listed=0.25, untouched_hidden=0, listed_tags=3)
 
 
 # Regions and free tags

@@ -22,7 +22,6 @@ from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.events import events_of
-from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.labelstudio.client import LabelStudio
@@ -93,7 +92,9 @@ def test_a_listing_knows_the_label_space(ledger: Ledger, studio: FakeLabelStudio
     studio.record["label_config"] = CONFIG.replace('<Choice value="dog"/>', "")
     studio.annotate(1, 1, "cat")
     reconcile(ledger, KEY, api, began=LATER)
-    (correction,) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), ledger.shown(KEY), Weights())
+    (correction,) = corrections_of(
+        parse_label_config(CONFIG), ledger.annotations(KEY), ledger.shown(KEY), load_settings()
+    )
     assert (correction.label("cat").state, correction.label("dog").state) == ("added", "unknown")
 
 
@@ -212,7 +213,7 @@ def test_predictions_that_nobody_recorded(ledger: Ledger, studio: FakeLabelStudi
     assert known[2] == [shown(2, ["cat", "tree"], ["dog"], prediction_id=12)]
     assert 3 not in known  # its prediction was deleted there
     assert reconcile(ledger, KEY, api, began=LATER).shown == 0
-    (first, *_) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), known, Weights())
+    (first, *_) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), known, load_settings())
     assert (first.tags("confirmed"), first.tags("removed")) == (("cat",), ("dog",))
 
 

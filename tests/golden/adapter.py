@@ -17,7 +17,6 @@ from PIL import Image
 
 from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
-from ram_backend.feedback.labels import Weights
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
@@ -76,7 +75,8 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
         schema = parse_label_config(project.label_config)
-        labels = merge_corrections(corrections_of(schema, truth, ledger.shown(key), Weights(0.5, 0.05)))
+        weights = settings.model_copy(update={"untouched_weight": 0.5, "untouched_hidden_weight": 0.05})
+        labels = merge_corrections(corrections_of(schema, truth, ledger.shown(key), weights))
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)
