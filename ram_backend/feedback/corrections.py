@@ -128,14 +128,12 @@ def caption_corrections(
     found: list[CaptionCorrection] = []
     for parsed in (each.parsed for each in annotations if each.parsed.usable):
         origin = shown_to(parsed, shown.get(parsed.task, ()))
-        for control in schema.captions:
-            served = [each.path[0] for each in (origin.choices if origin else ()) if each.control == control.name]
-            before, text = " ".join(served), caption_in(control.name, parsed.items)
+        for name, to_name in schema.captions.items():
+            served = [each.path[0] for each in (origin.choices if origin else ()) if each.control == name]
+            before, text = " ".join(served), caption_in(name, parsed.items)
             if before or text:
                 version = origin.model_version if origin else None
-                found.append(
-                    CaptionCorrection(parsed.task, parsed.id, control.to_name, control.name, before, text, version)
-                )
+                found.append(CaptionCorrection(parsed.task, parsed.id, to_name, name, before, text, version))
     return found
 
 

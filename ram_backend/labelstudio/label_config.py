@@ -14,7 +14,6 @@ from ram_backend.labelstudio.config_xml import Node, read_markup
 from ram_backend.labelstudio.schema import (
     LATIN,
     REGIONS,
-    CaptionControl,
     ConfidenceControl,
     ControlKind,
     LabelSchema,
@@ -214,15 +213,15 @@ def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
             yield {**child.attributes, "children": list(_options(child, "choice"))}
 
 
-def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> tuple[CaptionControl, ...]:
+def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, str]:
     """Editable `TextArea`s of the tagged images that ask for a caption, by attribute or name, and get no tags."""
     images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
     found = (node for node in nodes if node.name == "textarea" and _is_caption(node) and not _shows_confidences(node))
-    return tuple(
-        CaptionControl(node.get("name"), to_name)
+    return {
+        node.get("name"): to_name
         for node in found
         if (to_name := _to_name(node, images)) and node.get("name") not in {"", *names} and not node.conditional
-    )
+    }
 
 
 def _is_caption(area: Node) -> bool:
@@ -308,7 +307,7 @@ def _digest(
     tags: list[TagControl],
     confidence: Mapping[str, tuple[ConfidenceControl, ...]],
     images: Mapping[str, str],
-    captions: Sequence[CaptionControl],
+    captions: Mapping[str, str],
 ) -> str:
     def newer(control: TagControl) -> list[object]:
         """Attributes without which the digest, and so the model version, is that of older releases."""
@@ -334,5 +333,5 @@ def _digest(
         "images": dict(images),
     }
     if captions:
-        content["captions"] = [[each.name, each.to_name] for each in captions]
+        content["captions"] = list(captions.items())
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -96,9 +96,9 @@ def prediction(
                 result.append(_text_item(where, best))
             elif to_name in sizes:
                 result += _rectangle_items(where, best, sizes[to_name], taken)
-    for caption in schema.captions:
-        if text := (captions or {}).get(caption.name):
-            names = {"id": caption.name, "from_name": caption.name, "to_name": caption.to_name}
+    for name, to_name in schema.captions.items():
+        if text := (captions or {}).get(name):
+            names = {"id": name, "from_name": name, "to_name": to_name}
             result.append({**names, "type": "textarea", "value": {"text": [text]}})
     return {"model_version": model_version, "score": round(min(confidences, default=1.0), 6), "result": result}
 

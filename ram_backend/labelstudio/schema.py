@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -140,14 +140,6 @@ class ConfidenceControl:
 
 
 @dataclass(frozen=True)
-class CaptionControl:
-    """A `TextArea` that is filled with a sentence about the image `to_name`."""
-
-    name: str
-    to_name: str
-
-
-@dataclass(frozen=True)
 class LabelSchema:
     """The parsed label config of a project.
 
@@ -159,7 +151,8 @@ class LabelSchema:
         digest: of everything that changes an answer; equal for configs that
             only look different.
         notes: ignored elements, one sentence each, for the log.
-        captions: controls of images that have a tag control.
+        captions: names of `TextArea`s that are filled with a sentence -> name
+            of the image that it is about, which has a tag control.
     """
 
     tag_controls: tuple[TagControl, ...]
@@ -167,7 +160,7 @@ class LabelSchema:
     images: Mapping[str, str]
     digest: str
     notes: tuple[str, ...] = ()
-    captions: tuple[CaptionControl, ...] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
 
 
 def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choice, ...]:

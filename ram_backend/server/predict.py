@@ -168,15 +168,15 @@ class _Request:
     ) -> list[dict[str, str]]:
         """Per task its captions by control, from the tags that are ticked for the image."""
         config, found = self.snapshot.config, [dict[str, str]() for _ in images]
-        for caption in config.schema.captions:
-            captions, tokens = self.services.model.captions, _tokens(images, caption.to_name)
+        for name, to_name in config.schema.captions.items():
+            captions, tokens = self.services.model.captions, _tokens(images, to_name)
             if captions is None or not tokens:
                 continue
             ticked = [
                 [
                     tick(control, scored[place].get(control.name, ()), config.options[control.name].top_k)[0]
                     for control in config.schema.tag_controls
-                    if control.to_name == caption.to_name
+                    if control.to_name == to_name
                 ]
                 for place in tokens
             ]
@@ -184,7 +184,7 @@ class _Request:
             write = partial(captions.write, np.stack([*tokens.values()]), tags)
             texts = await asyncio.wrap_future(self.services.batcher.submit_scoring(write))
             for place, text in zip(tokens, texts, strict=True):
-                found[place][caption.name] = text
+                found[place][name] = text
         return found
 
     async def _image(self, task: Task, to_name: str) -> LoadedImage | ImageFailure:

@@ -55,8 +55,8 @@ def shown_of(
             path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
             choices.append(ShownChoice(control.name, path, one.score, path in ticked))
     for caption in schema.captions:
-        if text := caption_in(caption.name, items):
-            choices.append(ShownChoice(caption.name, (text,), None, True))
+        if text := caption_in(caption, items):
+            choices.append(ShownChoice(caption, (text,), None, True))
     return ShownPrediction(
         task_id=task_id,
         model_version=prediction["model_version"],

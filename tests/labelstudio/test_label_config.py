@@ -371,7 +371,7 @@ def test_the_digest_is_of_what_changes_answers() -> None:
 )
 def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
     found, plain = schema(IMAGE, choices(), area), schema(IMAGE, choices())
-    assert [each.to_name for each in found.captions] == ["image"] * caption
+    assert [*found.captions.values()] == ["image"] * caption
     assert [each.name for each in found.tag_controls] == ["tags"]
     if caption:
         assert found.digest != plain.digest
@@ -379,10 +379,10 @@ def test_text_areas_that_ask_for_a_caption(area: str, caption: bool) -> None:
 
 def test_a_text_area_with_tags_has_no_caption() -> None:
     caption = '<TextArea name="caption" toName="image"/>'
-    assert schema(IMAGE, caption).captions == ()
+    assert schema(IMAGE, caption).captions == {}
     assert control(caption).name == "caption"
     both = schema(IMAGE, caption, '<TextArea name="tags" toName="image"/>')
-    assert ([each.name for each in both.tag_controls], [each.name for each in both.captions]) == (["tags"], ["caption"])
+    assert ([each.name for each in both.tag_controls], [*both.captions]) == (["tags"], ["caption"])
     with pytest.raises(LabelConfigError, match="nothing to tag"):
         schema(IMAGE, '<TextArea name="about" toName="image" model_caption="true"/>')
 
