@@ -93,9 +93,9 @@ def stats(
     rows = [{**asdict(each), "right": each.precision, "found": each.recall} for each in count_tags(corrections)[:top]]
     days = {each.parsed.id: (each.parsed.updated_at or each.received_at).date() for each in annotations}
     by_day = {
-        str(day): asdict(found) | {"saved": found.saved}
+        str(day): found
         for day in sorted(set(days.values()))
-        if (found := count_edits([each for each in corrections if days[each.annotation_ids[0]] == day])).photos
+        if (found := count_edits([each for each in corrections if days[each.annotation_ids[0]] == day]))["photos"]
     }
     if as_json:
         print_json({**totals, "edits": by_day, "tags": rows}, indent=1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from typing import Any
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
@@ -22,26 +23,6 @@ PROJECTS = 64
 
 PHOTOS = 60
 """Corrected photos per tag, the latest ones."""
-
-
-@dataclass(frozen=True)
-class EditCounts:
-    """Edits of pre-annotated photos.
-
-    Attributes:
-        photos: annotations of an image whose tags had been ticked beforehand.
-        edits: ticks that people removed and tags that they added.
-        tags: right ones, each an edit in an empty form.
-    """
-
-    photos: int = 0
-    edits: int = 0
-    tags: int = 0
-
-    @property
-    def saved(self) -> float | None:
-        """Share of an empty form's edits; None: it had none."""
-        return 1 - self.edits / self.tags if self.tags else None
 
 
 @dataclass(frozen=True)
@@ -113,12 +94,18 @@ def _computed(ledger: Ledger, settings: Settings, key: ProjectKey, last_event: i
     return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
 
 
-def count_edits(corrections: Sequence[TaskLabels]) -> EditCounts:
-    """Of the photos that somebody was shown ticks for."""
+def count_edits(corrections: Sequence[TaskLabels]) -> dict[str, Any]:
+    """What people did to photos whose tags had been ticked beforehand.
+
+    Returns:
+        "photos": their number, by annotation; "edits": ticks that people
+            removed and tags that they added; "tags": right ones, each an edit
+            in an empty form; "saved": the share of these, None: there are none.
+    """
     shown = [each for each in corrections if each.model_versions]
     states = Counter(label.state for each in shown for label in each.states.values())
-    edits = states["added"] + states["removed"]
-    return EditCounts(len(shown), edits, states["confirmed"] + states["added"])
+    edits, tags = states["added"] + states["removed"], states["confirmed"] + states["added"]
+    return {"photos": len(shown), "edits": edits, "tags": tags, "saved": 1 - edits / tags if tags else None}
 
 
 def _photos(corrections: Sequence[TaskLabels]) -> dict[str, list[CorrectedPhoto]]:
