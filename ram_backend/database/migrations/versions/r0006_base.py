@@ -13,8 +13,6 @@ from ram_backend.database.engine import BigId, UtcDateTime
 
 revision = "0006"
 down_revision: str | None = None
-branch_labels: str | None = None
-depends_on: str | None = None
 
 _PROJECT = ("instance", "project_id", "created")
 _OPEN = sa.text("state IN ('requested', 'running')")
