@@ -23,7 +23,7 @@ from ram_backend.evaluation.readers import read_labels
 from ram_backend.models.bundle import Bundle, check_new_name
 from ram_backend.models.network import load_network
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.tagger import Tagger
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ def _examples(
     """What can be read of the images to learn from, and its lines for the new bundle's list of training images."""
     from ram_backend.finetuning.loop import Examples
 
-    threads, pixels, size = settings.cpu_threads(), settings.max_image_pixels, settings.max_image_bytes
-    loader = ImageLoader(base.preprocessing, "", None, max_pixels=pixels, max_bytes=size, decoders=threads, hashed=True)
-    rows, hashes, errors = list[int](), list[str](), list[ImageError]()
+    threads, hashes, errors = settings.cpu_threads(), dict[int, str](), list[ImageError]()
+    loader = open_image_loader(settings, base.preprocessing, "", cached=False, decoders=threads, hashed=True)
     paths = [folder / image.file for image in learned.images]
     with progress("Reading the images"):
         loaded = (each for part in loader.batches(paths, settings.batch_size, threads=threads) for each in part)
@@ -126,14 +125,16 @@ def _examples(
             if isinstance(image, ImageError):
                 errors.append(image)
             else:
-                rows.append(row)
-                hashes.append(f"{image.sha256} {image.phash:016x}")
+                hashes[row] = f"{image.sha256} {image.phash:016x}"
     if errors:
         notes.print(f"{len(errors)} files can't be read; the first: {errors[0]}", markup=False)
-    if not rows:
+    if not hashes:
         raise InputError(f"{learned.name}: none of the images to learn from can be read: check --images.")
+    rows = list(hashes)
     captions = [learned.images[row].captions for row in rows]
     if any(captions) and not all(captions):
         raise InputError(f"{learned.name}: some images have captions and others don't: give all of them one, or none.")
     right, known = (matrix[rows] for matrix in learned.matrices(tags))
-    return Examples([paths[row] for row in rows], right, known, captions if any(captions) else ()), hashes
+    return Examples([paths[row] for row in rows], right, known, captions if any(captions) else ()), list(
+        hashes.values()
+    )

@@ -183,13 +183,11 @@ class Recipe(nn.Module):
     def _logits(self, tokens: Tensor) -> Tensor:
         """(B, L) float32 before calibration; queries never see each other, so they may be computed in blocks."""
         if not self.options.checkpointing:
-            logits: Tensor = self.network(tokens, self._labels)
-            return logits.float()
-        blocks = [
-            checkpoint(self.network, tokens, self._labels.part(slice(at, at + TAGS_AT_ONCE)), use_reentrant=False)
-            for at in range(0, len(self._labels.rows), TAGS_AT_ONCE)
+            return self.network(tokens, self._labels).float()
+        parts = [
+            self._labels.part(slice(at, at + TAGS_AT_ONCE)) for at in range(0, len(self._labels.rows), TAGS_AT_ONCE)
         ]
-        return torch.cat(blocks, dim=1).float()
+        return torch.cat([checkpoint(self.network, tokens, part, use_reentrant=False) for part in parts], dim=1).float()
 
 
 def _network(bundle: Bundle, part: Part) -> Any:
