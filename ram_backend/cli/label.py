@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, open_project, open_tagger
-from ram_backend.cli.output import JsonLines, notes, printable, read_text
+from ram_backend.cli.output import JsonLines, notes, printable
 from ram_backend.cli.tag import Shown, found_files, tag_images, tagged
 from ram_backend.cli.tag_files import BoxFile
 from ram_backend.demo import photo_paths
 from ram_backend.engine.prompts import calibrate_phrases, push_labels, schema_with
 from ram_backend.errors import ImageError, InputError
+from ram_backend.evaluation.readers import read_labels
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.settings import load_settings
-
-ACCEPTED = "give the JSON lines that the contact sheet downloads"
 
 
 def label(
@@ -52,7 +50,7 @@ def label(
     if not phrases:
         raise InputError("--prompt names nothing: give words or phrases with semicolons between them.")
     paths = found_files(images, folder)
-    kept = None if accepted is None else _accepted(accepted)
+    kept = None if accepted is None else {each.file: each.positives for each in read_labels(accepted).images}
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
     if push is not None:
         project = open_project(push)
@@ -69,7 +67,7 @@ def label(
     for found, image in tagged(tagger, paths, settings, shown):
         record = dict(found)
         if kept is not None:
-            on = kept.get(printable(record["image"]), set())
+            on = kept.get(printable(record["image"]), frozenset())
             record |= {key: [each for each in record[key] if each["tag"] in on] for key in ("tags", "regions")}
         for file in files:
             file.add(record, image)
@@ -80,12 +78,5 @@ def label(
     if push is not None:
         push_labels(api, schema, rows)
         typer.echo(f"{len(rows)} photos have predictions in project {push}.")
-
-
-def _accepted(path: Path) -> dict[str, set[str]]:
-    """The accepted tags of each image."""
-    try:
-        rows: list[Any] = [json.loads(line) for line in read_text(path, ACCEPTED).splitlines()]
-        return {str(row["file"]): set(row["tags"]) for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is something else: {ACCEPTED}.") from None
+    if len(rows) < len(paths):
+        raise typer.Exit(1)

@@ -67,6 +67,13 @@ def test_words_of_the_vocabulary_are_decided_as_always(photos: Path) -> None:
         assert [each["score"] for each in regions[:1]] == [pytest.approx(scores[name], abs=1e-4)] * (scores[name] > 0.5)
 
 
+def test_an_unreadable_photo_is_skipped_and_the_status_says_so(photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photo")
+    printed = run("label", photos, "--prompt", KITTEN, status=1)
+    assert "broken.jpg" in printed
+    assert "cat" in printed
+
+
 def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None:
     cat = next(path for path in sorted(photos.iterdir()) if "cat" in path.name)
     accepted, out = tmp_path / "accepted.jsonl", tmp_path / "boxes.json"
@@ -75,7 +82,7 @@ def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None
         label(photos, "--accepted", accepted, "--export", f"coco={out}")
         assert {each.tag for image in read_coco(out).images for each in image.boxes} == expected
     accepted.write_text("[1]")
-    with pytest.raises(InputError, match="contact sheet downloads"):
+    with pytest.raises(InputError, match=r"accepted\.jsonl, line 1"):
         label(photos, "--accepted", accepted)
     with pytest.raises(InputError, match="names nothing"):
         label(photos, prompt=" ; ")
