@@ -3,11 +3,12 @@
     RAM       tags + distillation (+ captions)     arXiv 2306.03514
     RAM++     tags + distillation (+ alignment)    arXiv 2310.15200
     Tag2Text  tags (+ captions)                    arXiv 2303.05657
-    starter   tags; only its head learns
+    starter   tags, by cross-entropy; only its head learns
 
 Those in brackets need a caption of each image. The authors sum the losses of
 tags and alignment over a batch of `BATCH` images; here they are `BATCH` times
-the mean, however a batch is divided among processes.
+the mean, however a batch is divided among processes. The asymmetric loss raises
+scores; where a bundle's are calibrated, cross-entropy leaves them so.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ Part = Literal["head", "projection", "last-stage", "all"]
 
 BATCH = 26
 """Images of the authors' batch on one GPU."""
-GAMMA_TAGS, GAMMA_ALIGNMENT = 7.0, 4.0
-"""Focusing exponents of negatives in the asymmetric loss."""
+GAMMA_TAGS, GAMMA_ALIGNMENT, MARGIN = 7.0, 4.0, 0.05
+"""Of the asymmetric loss: focusing exponents of negatives, and the probability below which they count nothing."""
 TAGS_AT_ONCE = 1024
 """Tags whose activations are in memory together, with gradient checkpointing."""
 
@@ -148,6 +149,7 @@ class Recipe(nn.Module):
             layer.dropout = options.dropout
         self._labels = self.network.label_block(LabelEmbeddings.open(bundle.path), subset.entries)
         self._calibration = torch.tensor(np.stack([subset.calibration.slope, subset.calibration.offset]), device=device)
+        self._focus = (0.0, 0.0) if subset.calibration.fitted else (GAMMA_TAGS, MARGIN)
         self.options, self._mean = options, mean
         if options.checkpointing and isinstance(self.network, TaggingNetwork):
             self.network.encoder.swin.set_grad_checkpointing(True)
@@ -162,7 +164,7 @@ class Recipe(nn.Module):
         tokens = self.network.encoder(batch.images)
         slope, offset = self._calibration
         logits = self._logits(tokens) * slope + offset
-        parts = {"tag": _asymmetric(logits, batch.labels, batch.known, GAMMA_TAGS)}
+        parts = {"tag": _asymmetric(logits, batch.labels, batch.known, *self._focus)}
         total = BATCH * parts["tag"]
         if batch.captions and self.captioner is not None:
             loss, pieces = self._writer.loss(tokens, batch.caption_tags, batch.captions)
@@ -176,7 +178,7 @@ class Recipe(nn.Module):
         if batch.texts is not None and batch.matches is not None:
             logits = self.network.head(tokens, self.network.head.queries(batch.texts))
             known = torch.ones_like(batch.matches)
-            parts["alignment"] = _asymmetric(logits.float(), batch.matches, known, GAMMA_ALIGNMENT)
+            parts["alignment"] = _asymmetric(logits.float(), batch.matches, known, GAMMA_ALIGNMENT, MARGIN)
             total = total + BATCH * parts["alignment"]
         return {"loss": total, **{name: loss.detach() for name, loss in parts.items()}}
 
@@ -216,5 +218,5 @@ def _network(bundle: Bundle, part: Part) -> Any:
     return network
 
 
-def _asymmetric(logits: Tensor, labels: Tensor, known: Tensor, gamma: float) -> Tensor:
-    return asymmetric_loss(logits, labels, known, gamma_neg=gamma, clip=0.05, detached=True)
+def _asymmetric(logits: Tensor, labels: Tensor, known: Tensor, gamma: float, margin: float) -> Tensor:
+    return asymmetric_loss(logits, labels, known, gamma_neg=gamma, clip=margin, detached=True)

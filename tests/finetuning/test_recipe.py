@@ -144,7 +144,7 @@ def test_the_encoder_of_the_starter_can_t_learn(starter_data: Path) -> None:
         Recipe(bundle, whole_vocabulary(bundle), small.options(part="all"))
 
 
-def test_the_starter_s_torch_form_gives_its_logits(starter_data: Path) -> None:
+def test_the_starter_s_torch_form_gives_its_logits_and_learns_by_cross_entropy(starter_data: Path) -> None:
     bundle = open_bundle(starter_data / "bundles" / "starter")
     subset = resolve_subset(bundle, ["cat", "dog", "snow"])
     module = StarterModule(bundle, PACKAGED / HEAD_WEIGHTS)
@@ -154,3 +154,9 @@ def test_the_starter_s_torch_form_gives_its_logits(starter_data: Path) -> None:
     with torch.no_grad():
         found = module(module.encoder(torch.from_numpy(pixels)), labels)
     np.testing.assert_allclose(found, network.logits(network.encode(pixels), network.select(subset.entries)), atol=1e-3)
+    recipe, right = Recipe(bundle, subset, small.options(part="head")).eval(), torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+    with torch.no_grad():
+        loss = recipe(Batch(torch.from_numpy(pixels), right, torch.ones(2, 3)))["tag"]
+    log_odds = torch.from_numpy(subset.calibration.log_odds(found.numpy()))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(log_odds, right, reduction="sum") / 2
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)  # a proper score: calibrated scores stay so
