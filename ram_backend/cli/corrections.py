@@ -15,8 +15,8 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
 from ram_backend.console.statistics import count_edits
 from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
+from ram_backend.feedback.events import CurrentAnnotation
 from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
-from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.reconcile import label_studio_of, reconcile
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.label_config import parse_label_config

@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sqlalchemy import BigInteger, DateTime, Integer, MetaData, create_engine, event, text
+from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from ram_backend.errors import DatabaseUnavailable, SettingsError
@@ -44,11 +44,7 @@ NAMES = {
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """64-bit key that counts up by itself (on SQLite INTEGER)."""
 
-
-class Base(DeclarativeBase):
-    """Base of all rows, in whichever room."""
-
-    metadata = MetaData(naming_convention=NAMES)
+RowId = Annotated[int, mapped_column(BigId, primary_key=True, autoincrement=True)]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -65,6 +61,16 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """The stored moment, aware, in UTC."""
         return value and (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+_TYPES: dict[Any, Any] = {int: BigInteger, str: Text, datetime: UtcDateTime, dict[str, Any]: JSON}
+
+
+class Base(DeclarativeBase):
+    """Base of all rows, in whichever room."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = _TYPES
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.settings import Settings
 
 if TYPE_CHECKING:
-    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
 WAIT_S = 60.0
 """How long one process waits for another that migrates."""
@@ -44,12 +45,15 @@ def upgrade(database: Database) -> None:
         DatabaseUnavailable: it can't be reached or written, or a newer version
             of the package has made it.
     """
-    from alembic import command
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
+    script = ScriptDirectory(str(_MIGRATIONS))
     with _one_at_a_time:
         if database.file is None or database.file.exists():
             with database.reading() as session:
-                if _is_current(session.connection(), database.display_url):
+                if _is_current(MigrationContext.configure(session.connection()), script, database.display_url):
                     return
         with _one_process(database):
             if database.file is not None:
@@ -58,10 +62,11 @@ def upgrade(database: Database) -> None:
                 if database.file is None:
                     connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-                if not _is_current(connection, database.display_url):
-                    config = _config()
-                    config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
+                options = {"fn": lambda revision, _: script._upgrade_revs("head", revision)}
+                migration = MigrationContext.configure(connection, opts=options)
+                if not _is_current(migration, script, database.display_url):
+                    with Operations.context(migration):
+                        migration.run_migrations()
 
 
 @contextmanager
@@ -83,31 +88,16 @@ def _one_process(database: Database) -> Iterator[None]:
         yield
 
 
-def _is_current(connection: Connection, display_url: str) -> bool:
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory.from_config(_config())
-    current = set(MigrationContext.configure(connection).get_current_heads())
-    unknown = current - {revision.revision for revision in script.walk_revisions()}
-    base = script.get_base()
-    if base is not None and (older := {revision for revision in unknown if revision < base}):
+def _is_current(migration: MigrationContext, script: ScriptDirectory, display_url: str) -> bool:
+    current, head = migration.get_current_revision() or "", script.get_current_head() or ""
+    if current > head:
         raise DatabaseUnavailable(
-            f"The database {display_url} is at revision {', '.join(sorted(older))}, which is older than this version of"
-            f" ram-backend can upgrade (from {base} on): start the last version before 0.2 on it once, then this one."
+            f"The database {display_url} was made by a newer version of ram-backend (it is at {current}): update this"
+            " one, or use another data folder."
         )
-    if unknown:
+    if current and current not in (each.revision for each in script.walk_revisions()):
         raise DatabaseUnavailable(
-            f"The database {display_url} was made by a newer version of ram-backend"
-            f" (it is at {', '.join(sorted(unknown))}): update this one, or use another data folder."
+            f"The database {display_url} is at revision {current}, which is older than this version of ram-backend can"
+            f" upgrade (from {script.get_base()} on): start the last version before 0.2 on it once, then this one."
         )
-    return current == set(script.get_heads())
-
-
-def _config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "newline")
-    return config
+    return current == head

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ram_backend.feedback.events import LabelSpace
+from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
 from ram_backend.feedback.labels import (
     UNKNOWN,
     CandidateTags,
@@ -25,7 +25,6 @@ from ram_backend.feedback.labels import (
     untouched_weight,
     weighted_vote,
 )
-from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, caption_in, ticked_paths
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference
@@ -244,7 +243,8 @@ class _Reader:
         """Choices that the label config lacked at the time: they are unknown."""
         key = (offered.digest, control.name)
         if key not in self._unoffered:
-            self._unoffered[key] = [choice for choice in control.choices if not offered.has(control.name, choice.path)]
+            paths = offered.choices.get(control.name, frozenset())
+            self._unoffered[key] = [choice for choice in control.choices if choice.path not in paths]
         return self._unoffered[key]
 
 

@@ -12,14 +12,22 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Index, Text, UniqueConstraint, func, select, text
+from sqlalchemy import Index, UniqueConstraint, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session
 
-from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
-from ram_backend.feedback import projection
-from ram_backend.feedback.events import FeedbackEvent, LabelSpace
-from ram_backend.feedback.projection import AnnotationChanges, CurrentAnnotation, EventHeader, Fingerprint
+from ram_backend.database.engine import Base, Database, RowId
+from ram_backend.feedback.events import (
+    AnnotationChanges,
+    CurrentAnnotation,
+    EventHeader,
+    FeedbackEvent,
+    Fingerprint,
+    LabelSpace,
+    changes,
+    current,
+    fingerprint,
+)
 from ram_backend.feedback.shown import ImageHashes, ShownPrediction, image_key, read_choices, read_images
 from ram_backend.labelstudio.annotations import ParsedAnnotation
 from ram_backend.projects.keys import ProjectKey
@@ -33,7 +41,7 @@ def _unique(table: str, *columns: str) -> UniqueConstraint:
     return UniqueConstraint("instance", "project_id", "created", *columns, name=f"uq_{table}_identity")
 
 
-class FeedbackEventRow(OfProject, Base):
+class EventRow(OfProject, Base):
     """One `FeedbackEvent`, never changed and never deleted; `offered` is the digest of its label space, or ""."""
 
     __tablename__ = "feedback_events"
@@ -42,18 +50,18 @@ class FeedbackEventRow(OfProject, Base):
         Index("ix_feedback_events_order", "project_id", "created", "event_id"),
     )
 
-    event_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    kind: Mapped[str] = mapped_column(Text)
-    annotation_id: Mapped[int] = mapped_column(BigInteger)
-    task_id: Mapped[int] = mapped_column(BigInteger)
-    updated_us: Mapped[int] = mapped_column(BigInteger)
-    content: Mapped[str] = mapped_column(Text)
-    usable: Mapped[bool] = mapped_column(Boolean)
-    statement: Mapped[str] = mapped_column(Text)
-    task_data: Mapped[str | None] = mapped_column(Text)
-    offered: Mapped[str] = mapped_column(Text)
-    source: Mapped[str] = mapped_column(Text)
-    received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    event_id: Mapped[RowId]
+    kind: Mapped[str]
+    annotation_id: Mapped[int]
+    task_id: Mapped[int]
+    updated_us: Mapped[int]
+    content: Mapped[str]
+    usable: Mapped[bool]
+    statement: Mapped[str]
+    task_data: Mapped[str | None]
+    offered: Mapped[str]
+    source: Mapped[str]
+    received_at: Mapped[datetime]
 
 
 class LabelSpaceRow(OfProject, Base):
@@ -62,10 +70,10 @@ class LabelSpaceRow(OfProject, Base):
     __tablename__ = "offered_tags"
     __table_args__ = (_unique("offered_tags", "digest"),)
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    digest: Mapped[str] = mapped_column(Text)
-    tags: Mapped[str] = mapped_column(Text)
-    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    row_id: Mapped[RowId]
+    digest: Mapped[str]
+    tags: Mapped[str]
+    first_seen_at: Mapped[datetime]
 
 
 class ShownRow(OfProject, Base):
@@ -77,15 +85,15 @@ class ShownRow(OfProject, Base):
     __tablename__ = "shown"
     __table_args__ = (_unique("shown", "task_id", "model_version"),)
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    task_id: Mapped[int] = mapped_column(BigInteger)
-    model_version: Mapped[str] = mapped_column(Text)
-    version: Mapped[str | None] = mapped_column(Text)
-    prediction_id: Mapped[int | None] = mapped_column(BigInteger)
-    shown_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    source: Mapped[str] = mapped_column(Text)
-    choices: Mapped[str] = mapped_column(Text)
-    images: Mapped[str] = mapped_column(Text)
+    row_id: Mapped[RowId]
+    task_id: Mapped[int]
+    model_version: Mapped[str]
+    version: Mapped[str | None]
+    prediction_id: Mapped[int | None]
+    shown_at: Mapped[datetime]
+    source: Mapped[str]
+    choices: Mapped[str]
+    images: Mapped[str]
 
 
 class TaskImageRow(OfProject, Base):
@@ -94,17 +102,17 @@ class TaskImageRow(OfProject, Base):
     __tablename__ = "task_images"
     __table_args__ = (_unique("task_images", "task_id", "reference"),)
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    task_id: Mapped[int] = mapped_column(BigInteger)
-    reference: Mapped[str] = mapped_column(Text)
-    sha256: Mapped[str] = mapped_column(Text)
-    phash: Mapped[str] = mapped_column(Text)
-    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    row_id: Mapped[RowId]
+    task_id: Mapped[int]
+    reference: Mapped[str]
+    sha256: Mapped[str]
+    phash: Mapped[str]
+    seen_at: Mapped[datetime]
 
 
-_HEADER = [getattr(FeedbackEventRow, name) for name in EventHeader._fields]
+_HEADER = [getattr(EventRow, name) for name in EventHeader._fields]
 _CONTENTS = [
-    getattr(FeedbackEventRow, name)
+    getattr(EventRow, name)
     for name in ("event_id", "annotation_id", "updated_us", "statement", "task_data", "offered", "received_at")
 ]
 _SHOWN = ("version", "shown_at", "source", "choices", "images")
@@ -149,14 +157,14 @@ class Ledger:
                     for digest in sorted(new)
                 ]
                 session.execute(_insert_into(session, LabelSpaceRow).on_conflict_do_nothing(), spaces)
-            insert = _insert_into(session, FeedbackEventRow).on_conflict_do_nothing()
-            return len(session.execute(insert.returning(FeedbackEventRow.event_id), rows).all())
+            insert = _insert_into(session, EventRow).on_conflict_do_nothing()
+            return len(session.execute(insert.returning(EventRow.event_id), rows).all())
 
     def size(self, key: ProjectKey) -> int:
         """Characters of a project's statements and their tasks. Reads all of them."""
-        texts = func.length(FeedbackEventRow.statement) + func.length(func.coalesce(FeedbackEventRow.task_data, ""))
+        texts = func.length(EventRow.statement) + func.length(func.coalesce(EventRow.task_data, ""))
         with self._database.reading() as session:
-            total = session.scalar(select(func.sum(texts)).where(_of_project(FeedbackEventRow, key)))
+            total = session.scalar(select(func.sum(texts)).where(_of_project(EventRow, key)))
         return int(total or 0)
 
     def annotations(self, key: ProjectKey, *, up_to: int | None = None) -> list[CurrentAnnotation]:
@@ -164,12 +172,12 @@ class Ledger:
 
         As of the event `up_to`; None: now.
         """
-        current = projection.current(self.headers(key, up_to=up_to))
+        latest = current(self.headers(key, up_to=up_to))
         with self._database.reading() as session:
             spaces = select(LabelSpaceRow.digest, LabelSpaceRow.tags).where(_of_project(LabelSpaceRow, key))
             offered = {digest: LabelSpace.from_json(tags, digest) for digest, tags in session.execute(spaces)}
-            query = select(*_CONTENTS).where(_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
-            wanted = {header.event_id for header in current.values()}
+            query = select(*_CONTENTS).where(_of_project(EventRow, key), EventRow.kind == "stated")
+            wanted = {header.event_id for header in latest.values()}
             found = {row.annotation_id: row for row in session.execute(query) if row.event_id in wanted}
         return [
             CurrentAnnotation(
@@ -179,37 +187,36 @@ class Ledger:
                 offered=offered.get(row.offered),
                 received_at=row.received_at,
             )
-            for row in (found[number] for number in current if number in found)
+            for row in (found[number] for number in latest if number in found)
         ]
 
     def headers(self, key: ProjectKey, *, up_to: int | None = None) -> list[EventHeader]:
         """All events of a project without their statements, by id."""
-        query = select(*_HEADER).where(_of_project(FeedbackEventRow, key)).order_by(FeedbackEventRow.event_id)
+        query = select(*_HEADER).where(_of_project(EventRow, key)).order_by(EventRow.event_id)
         if up_to is not None:
-            query = query.where(FeedbackEventRow.event_id <= up_to)
+            query = query.where(EventRow.event_id <= up_to)
         with self._database.reading() as session:
             return [EventHeader(*row) for row in session.execute(query)]
 
     def last_event(self, key: ProjectKey) -> int:
         """Id of a project's last event; 0: there is none."""
-        last = select(FeedbackEventRow.event_id).where(_of_project(FeedbackEventRow, key))
+        last = select(EventRow.event_id).where(_of_project(EventRow, key))
         with self._database.reading() as session:
-            return session.scalar(last.order_by(FeedbackEventRow.event_id.desc()).limit(1)) or 0
+            return session.scalar(last.order_by(EventRow.event_id.desc()).limit(1)) or 0
 
     def changes_since(self, key: ProjectKey, event_id: int, *, up_to: int | None = None) -> AnnotationChanges:
         """Changes of the usable annotations after an event, up to another one (None: now)."""
         headers = self.headers(key, up_to=up_to)
-        before = projection.current(header for header in headers if header.event_id <= event_id)
-        return projection.changes(before, projection.current(headers))
+        return changes(current(each for each in headers if each.event_id <= event_id), current(headers))
 
     def fingerprint(self, key: ProjectKey, *, up_to: int | None = None) -> Fingerprint:
         """Identity of the usable annotations; see `annotations` for `up_to`."""
-        return projection.fingerprint(projection.current(self.headers(key, up_to=up_to)))
+        return fingerprint(current(self.headers(key, up_to=up_to)))
 
     def last_events(self) -> dict[ProjectKey, int]:
         """Id of the last event of each project that has events."""
-        project = (FeedbackEventRow.instance, FeedbackEventRow.project_id, FeedbackEventRow.created)
-        question = select(*project, func.max(FeedbackEventRow.event_id)).group_by(*project)
+        project = (EventRow.instance, EventRow.project_id, EventRow.created)
+        question = select(*project, func.max(EventRow.event_id)).group_by(*project)
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] for row in session.execute(question)}
 
@@ -244,8 +251,8 @@ class Ledger:
         """Served predictions by task, oldest first; `annotated`: only of tasks with annotations."""
         query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
-            annotated_tasks = (_of_project(FeedbackEventRow, key), FeedbackEventRow.kind == "stated")
-            query = query.where(ShownRow.task_id.in_(select(FeedbackEventRow.task_id).where(*annotated_tasks)))
+            annotated_tasks = (_of_project(EventRow, key), EventRow.kind == "stated")
+            query = query.where(ShownRow.task_id.in_(select(EventRow.task_id).where(*annotated_tasks)))
         found: dict[int, list[ShownPrediction]] = {}
         with self._database.reading() as session:
             for row in session.scalars(query):

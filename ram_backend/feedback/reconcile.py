@@ -9,10 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnreachable
-from ram_backend.feedback import projection
-from ram_backend.feedback.events import EventKind, FeedbackEvent, LabelSpace, label_space_of, statement_event
+from ram_backend.feedback.events import (
+    CurrentAnnotation,
+    EventKind,
+    FeedbackEvent,
+    LabelSpace,
+    label_space_of,
+    missing,
+    statement_event,
+)
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, parse_id, read_annotation, read_items
 from ram_backend.labelstudio.api_models import ListedTask
@@ -102,14 +108,13 @@ def reconcile(
         for number, annotation in known.items()
         if number not in listing.parsed and annotation.received_at <= began - settled
     ]
-    returned = [listing.parsed[number] for number in projection.missing(headers) & listing.parsed.keys()]
+    returned = [listing.parsed[number] for number in missing(headers) & listing.parsed.keys()]
     moment = (began - _EPOCH) // timedelta(microseconds=1)
     added = ledger.record(key, events)
-    seen: list[tuple[EventKind, ParsedAnnotation]] = [("annotation_missing", each) for each in gone]
-    seen += [("annotation_found", each) for each in returned]
+    seen: dict[EventKind, list[ParsedAnnotation]] = {"annotation_missing": gone, "annotation_found": returned}
+    pairs = ((kind, each) for kind, rows in seen.items() for each in rows)
     ledger.record(
-        key,
-        [FeedbackEvent(kind, each.id, each.task, began, updated_us=moment, source="listing") for kind, each in seen],
+        key, [FeedbackEvent(kind, each.id, each.task, began, moment, source="listing") for kind, each in pairs]
     )
     numbers = {each.prediction_id for rows in ledger.shown(key, annotated=True).values() for each in rows}
     shown = [each for each in listing.shown.values() if each.prediction_id not in numbers]
@@ -170,9 +175,8 @@ class _Listing:
             self.parsed[parsed.id] = parsed
             event = statement_event(parsed, self._began, task_data=task.data, offered=self._offered, source="listing")
             self.statements.append(event)
-            started_from = predictions.get(parsed.parent_prediction) if parsed.parent_prediction else None
-            if started_from is not None and parsed.parent_prediction is not None:
-                self.shown[parsed.parent_prediction] = _shown(task.id, parsed, started_from)
+            if (number := parsed.parent_prediction) and number in predictions:
+                self.shown[number] = _shown(task.id, parsed, predictions[number])
 
 
 def _same_project(key: ProjectKey, api: ProjectApi) -> LabelSpace | None:

@@ -77,9 +77,9 @@ class ShownPrediction:
 
     def images_json(self) -> str:
         """[[name, reference, sha256, perceptual hash], ...]; long references are left out."""
-        short = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
-        rows = zip(self.images, short, strict=True)
-        return canonical_json([[each.to_name, text, each.sha256, f"{each.phash:016x}"] for each, text in rows])
+        places = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
+        rows = zip(self.images, places, strict=True)
+        return canonical_json([[each.to_name, place, each.sha256, f"{each.phash:016x}"] for each, place in rows])
 
 
 ImageHashes = Mapping[tuple[int, str], tuple[str, int]]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, text
+from sqlalchemy import CheckConstraint, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.engine import Base, UtcDateTime
+from ram_backend.database.engine import Base
 from ram_backend.projects.table import OfProject
 
 JobKind = Literal["train", "refresh", "reconcile", "prelabel"]
@@ -71,28 +71,28 @@ class Job(OfProject, Base):
         Index("ix_jobs_state", "state"),
     )
 
-    id: Mapped[str] = mapped_column("job_id", Text, primary_key=True)
+    id: Mapped[str] = mapped_column("job_id", primary_key=True)
     kind: Mapped[JobKind] = mapped_column(Text)
     state: Mapped[JobState] = mapped_column(Text, default="requested")
-    reason: Mapped[str] = mapped_column(Text)
-    rerun_reason: Mapped[str | None] = mapped_column("again", Text)
-    requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    not_before: Mapped[datetime] = mapped_column(UtcDateTime)
-    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    reason: Mapped[str]
+    rerun_reason: Mapped[str | None] = mapped_column("again")
+    requested_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
-    worker: Mapped[str | None] = mapped_column(Text)
-    stage: Mapped[str | None] = mapped_column(Text)
+    worker: Mapped[str | None]
+    stage: Mapped[str | None]
     step: Mapped[int] = mapped_column(Integer, default=0)
     steps: Mapped[int] = mapped_column(Integer, default=0)
-    message: Mapped[str] = mapped_column(Text, default="")
-    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    last_event: Mapped[int | None] = mapped_column(BigInteger)
-    options: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    checkpoint: Mapped[dict[str, Any] | None] = mapped_column("kept", JSON)
-    request_id: Mapped[str | None] = mapped_column("request", Text)
+    message: Mapped[str] = mapped_column(default="")
+    result: Mapped[dict[str, Any] | None]
+    last_event: Mapped[int | None]
+    options: Mapped[dict[str, Any] | None]
+    checkpoint: Mapped[dict[str, Any] | None] = mapped_column("kept")
+    request_id: Mapped[str | None] = mapped_column("request")
 
     @property
     def short(self) -> str:

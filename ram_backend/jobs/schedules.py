@@ -15,7 +15,7 @@ from croniter import CroniterError, croniter
 from sqlalchemy import Index, Text, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
+from ram_backend.database.engine import Base, Database, RowId
 from ram_backend.errors import InputError
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable, database_now
@@ -42,11 +42,11 @@ class Schedule(OfProject, Base):
         Index(None, "due_at"),
     )
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    row_id: Mapped[RowId]
     kind: Mapped[ScheduleKind] = mapped_column(Text)
-    cron: Mapped[str] = mapped_column(Text)
-    zone: Mapped[str] = mapped_column(Text)
-    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    cron: Mapped[str]
+    zone: Mapped[str]
+    due_at: Mapped[datetime]
 
     @property
     def local_due(self) -> str:

@@ -8,14 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
     CheckConstraint,
     ColumnElement,
     Index,
     Integer,
-    Text,
     UniqueConstraint,
     and_,
     exists,
@@ -24,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from ram_backend.database.engine import Base, BigId, Database, UtcDateTime
+from ram_backend.database.engine import Base, Database, RowId
 from ram_backend.errors import ProjectNotFound
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
@@ -35,9 +31,9 @@ class OfProject:
     """The columns of a `ProjectKey`."""
 
     __tablename__: Any
-    instance: Mapped[str] = mapped_column(Text)
-    project_id: Mapped[int] = mapped_column(BigInteger)
-    created: Mapped[int] = mapped_column(BigInteger)
+    instance: Mapped[str]
+    project_id: Mapped[int]
+    created: Mapped[int]
 
     @property
     def key(self) -> ProjectKey:
@@ -62,16 +58,16 @@ class ProjectRow(OfProject, Base):
     __tablename__ = "projects"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    label_config: Mapped[str] = mapped_column(Text)
-    access_token: Mapped[str | None] = mapped_column(Text)
-    extra_params: Mapped[dict[str, Any]] = mapped_column(JSON)
-    extra_params_error: Mapped[str | None] = mapped_column(Text)
-    admin_options: Mapped[dict[str, Any]] = mapped_column("set_options", JSON)
-    revision: Mapped[int] = mapped_column(BigInteger)
-    change: Mapped[int] = mapped_column(BigInteger)
-    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    row_id: Mapped[RowId]
+    label_config: Mapped[str]
+    access_token: Mapped[str | None]
+    extra_params: Mapped[dict[str, Any]]
+    extra_params_error: Mapped[str | None]
+    admin_options: Mapped[dict[str, Any]] = mapped_column("set_options")
+    revision: Mapped[int]
+    change: Mapped[int]
+    first_seen_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
 
 
 class BackendRow(Base):
@@ -81,10 +77,10 @@ class BackendRow(Base):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    change: Mapped[int] = mapped_column(BigInteger)
-    pinned_host: Mapped[str | None] = mapped_column(Text)
-    pinned_by_command: Mapped[bool] = mapped_column(Boolean, server_default=false())
-    pinned_token: Mapped[str | None] = mapped_column(Text)
+    change: Mapped[int]
+    pinned_host: Mapped[str | None]
+    pinned_by_command: Mapped[bool] = mapped_column(server_default=false())
+    pinned_token: Mapped[str | None]
 
     @property
     def trusted_host(self) -> TrustedHost | None:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from sqlalchemy import JSON, BigInteger, Boolean, Index, Text, UniqueConstraint
+from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ram_backend.database.engine import Base, BigId, UtcDateTime
+from ram_backend.database.engine import Base, RowId
 from ram_backend.errors import VersionDamaged
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import OfProject
@@ -134,16 +134,16 @@ class VersionRecord(OfProject, Base):
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created", "number"),)
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    number: Mapped[int] = mapped_column(BigInteger)
-    digest: Mapped[str] = mapped_column(Text)
-    bundle_digest: Mapped[str] = mapped_column(Text)
-    outcome: Mapped[str] = mapped_column(Text)
-    lineage_json: Mapped[dict[str, Any]] = mapped_column("lineage", JSON)
-    verdict: Mapped[dict[str, Any]] = mapped_column(JSON)
-    quarantined: Mapped[str | None] = mapped_column(Text)
-    removed: Mapped[bool] = mapped_column(Boolean)
-    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    row_id: Mapped[RowId]
+    number: Mapped[int]
+    digest: Mapped[str]
+    bundle_digest: Mapped[str]
+    outcome: Mapped[str]
+    lineage_json: Mapped[dict[str, Any]] = mapped_column("lineage")
+    verdict: Mapped[dict[str, Any]]
+    quarantined: Mapped[str | None]
+    removed: Mapped[bool]
+    recorded_at: Mapped[datetime]
 
     @property
     def name(self) -> str:
@@ -178,11 +178,11 @@ class ServedRow(OfProject, Base):
     __tablename__ = "served"
     __table_args__ = (UniqueConstraint("instance", "project_id", "created"), Index(None, "change"))
 
-    row_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    version: Mapped[str | None] = mapped_column(Text)
-    pinned: Mapped[bool] = mapped_column(Boolean)
-    change: Mapped[int] = mapped_column(BigInteger)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    row_id: Mapped[RowId]
+    version: Mapped[str | None]
+    pinned: Mapped[bool]
+    change: Mapped[int]
+    updated_at: Mapped[datetime]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelStudioUnreachable
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
+from ram_backend.feedback.events import Fingerprint
 from ram_backend.feedback.labels import TaskLabels
-from ram_backend.feedback.projection import Fingerprint
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
 from ram_backend.jobs.job import JobResult

@@ -32,7 +32,7 @@ def row(**fields: object) -> ProjectRow:
 @pytest.fixture
 def all_rows() -> None:
     """Every table that a room keeps is known."""
-    for module in ("projects.table", "feedback.ledger", "versions.records", "jobs.job"):
+    for module in ("projects.table", "feedback.ledger", "versions.records", "jobs.job", "jobs.schedules"):
         importlib.import_module(f"ram_backend.{module}")
 
 

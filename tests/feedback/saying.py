@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ram_backend.feedback.events import FeedbackEvent, statement_event
-from ram_backend.feedback.projection import CurrentAnnotation
+from ram_backend.feedback.events import CurrentAnnotation, FeedbackEvent, statement_event
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.projects.keys import ProjectKey

@@ -11,9 +11,8 @@ import pytest
 from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, shown
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
-from ram_backend.feedback.events import LabelSpace
+from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
 from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, to_matrix, untouched_weight
-from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.labelstudio.label_config import parse_label_config

@@ -9,9 +9,8 @@ from feedback.saying import deleted, event, found, missing, task_deleted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ram_backend.feedback.events import FeedbackEvent
-from ram_backend.feedback.projection import AnnotationChanges, EventHeader, changes, current, fingerprint
-from ram_backend.feedback.projection import missing as missing_now
+from ram_backend.feedback.events import AnnotationChanges, EventHeader, FeedbackEvent, changes, current, fingerprint
+from ram_backend.feedback.events import missing as missing_now
 
 
 def lines(events: Sequence[FeedbackEvent]) -> list[EventHeader]:

@@ -1,1 +1,1 @@
-"""The history of the database, for alembic: one file per step in `versions/`, written by hand, never changed later."""
+"""The database's history, for alembic: one file a release in `versions/`, written by hand, never changed after it."""

@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeEngine
 from ram_backend.database.engine import BigId, UtcDateTime
 
 revision = "0006"
-down_revision: str | None = None
+down_revision = None
 
 _PROJECT = ("instance", "project_id", "created")
 _OPEN = sa.text("state IN ('requested', 'running')")

@@ -1,4 +1,8 @@
-"""Schedules: when jobs of a project are requested."""
+"""Second revision: jobs without queue columns, the pin's origin and token, schedules.
+
+Pins made before don't say whether a command or a `/setup` request named the
+host, so they are dropped.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,16 @@ from alembic import op
 from ram_backend.database.engine import BigId, UtcDateTime
 
 revision = "0009"
-down_revision: str | None = "0008"
+down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Makes the table."""
+    """Drops and adds columns, drops the pin, makes the table of schedules."""
+    for column in ("queued_at", "queued_as", "eta_s"):
+        op.drop_column("jobs", column)
+    op.add_column("backend", sa.Column("pinned_by_command", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("backend", sa.Column("pinned_token", sa.Text(), nullable=True))
+    op.execute("UPDATE backend SET pinned_host = NULL, change = change + 1 WHERE pinned_host IS NOT NULL")
     names = ("instance", "project_id", "created", "kind")
     op.create_table(
         "schedules",
