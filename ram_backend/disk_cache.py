@@ -104,12 +104,10 @@ class DiskCache:
                 with suppress(OSError):  # removed by another process meanwhile
                     state = path.stat()
                     files.append((state.st_mtime, state.st_size, path))
-            excess = sum(size for _, size, _ in files) - self._max_bytes
-            if excess <= 0:
-                return
-            excess += self._max_bytes // 16
-            for _, size, path in sorted(files):
-                if excess <= 0:
+            size = sum(size for _, size, _ in files)
+            wanted = size if size <= self._max_bytes else self._max_bytes - self._max_bytes // 16
+            for _, freed, path in sorted(files):
+                if size <= wanted:
                     break
                 path.unlink(missing_ok=True)
-                excess -= size
+                size -= freed

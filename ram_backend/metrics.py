@@ -30,7 +30,7 @@ RESAMPLES = 1000
 CALIBRATION_FLOOR = 0.05
 """Pairs scored at or below this stay out of the calibration error: sure negatives would hide the rest."""
 BINS = 15
-"""Of the calibration error."""
+"""Bins of calibration error and reliability diagram."""
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
@@ -73,25 +73,27 @@ def micro_average_precision(scores: ArrayLike, labels: ArrayLike, known: ArrayLi
     return float(average_precision_per_tag(*pairs)[0])
 
 
-def precision_recall(
+def precision_recall_f1(
     scores: ArrayLike,
     labels: ArrayLike,
     thresholds: ArrayLike,
     known: ArrayLike | None = None,
     average: Literal["micro", "macro"] = "micro",
-) -> tuple[float, float]:
-    """Precision and recall of the tags that are on (see `f1`), each in [0, 1].
+) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the tags that are on, each in [0, 1].
 
-    "micro" pools the pairs of all tags (overall precision and recall, OP and
-    OR); "macro" is the mean over the tags with a known positive, where a tag
-    that is never on has precision 0.
+    On = score strictly above the threshold (one number, or (L,)). "micro" pools
+    the pairs of all tags (overall precision and recall, OP and OR); "macro" is
+    the mean over the tags with a known positive, where a tag that is never on
+    has precision 0.
     """
     hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
+    f1 = float(_f1(hits, on, right, average))
     if average == "micro":
-        return float(_ratio(hits.sum(), on.sum())), float(_ratio(hits.sum(), right.sum()))
+        return float(_ratio(hits.sum(), on.sum())), float(_ratio(hits.sum(), right.sum())), f1
     counted = right > 0
     precision, recall = (_ratio((hits / np.maximum(1, each))[counted].sum(), counted.sum()) for each in (on, right))
-    return float(precision), float(recall)
+    return float(precision), float(recall), f1
 
 
 def ram_figures(
@@ -117,22 +119,6 @@ def ram_figures(
     return {"mAP": found / tags, "CP": float(precision_.mean()), "CR": float(recall.mean())}
 
 
-def f1(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    thresholds: ArrayLike,
-    known: ArrayLike | None = None,
-    average: Literal["micro", "macro"] = "micro",
-) -> float:
-    """F1 of the tags that are on, in [0, 1]; on = score strictly above the threshold (one number, or (L,)).
-
-    "micro" pools the pairs of all tags; "macro" is the mean over the tags with
-    a known positive.
-    """
-    hits, on, right = (each.sum(axis=0) for each in _decisions(scores, labels, thresholds, known))
-    return float(_f1(hits, on, right, average))
-
-
 def edits(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -155,8 +141,7 @@ def edits(
     scores_, labels_, known_ = _checked(scores, labels, known)
     on = scores_ > np.asarray(thresholds, dtype=np.float64)
     added = (~on & labels_ & known_) * np.asarray(add_costs, dtype=np.float64)
-    found: FloatArray = (on & ~labels_ & known_).sum(axis=1) + added.sum(axis=1)
-    return found
+    return (on & ~labels_ & known_).sum(axis=1) + added.sum(axis=1)
 
 
 def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
@@ -174,8 +159,8 @@ def calibration_error(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | N
     """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
 
     The scores are probabilities in [0, 1]; only pairs with a score strictly
-    above `CALIBRATION_FLOOR` count. The `BINS` are equally wide; a bin holds its
-    lower bound, the last one also 1.
+    above `CALIBRATION_FLOOR` count. The `BINS` are equally wide; a bin holds
+    its lower bound, the last one also 1.
     """
     scored, right, pairs = (each.sum(axis=0) for each in _calibration_sums(scores, labels, known))
     return float(_ratio(np.abs(scored - right).sum(), pairs.sum()))
@@ -314,9 +299,8 @@ def _calibration_sums(
     rows, tags = np.nonzero(known_ & (scores_ > CALIBRATION_FLOOR))
     score = scores_[rows, tags]
     bin_of = np.clip(np.searchsorted(np.linspace(0.0, 1.0, BINS + 1), score, side="right") - 1, 0, BINS - 1)
-    place, sums = rows * BINS + bin_of, []
-    for each in (score, labels_[rows, tags], np.ones(len(rows))):
-        sums.append(np.bincount(place, each, len(scores_) * BINS).astype(np.float64).reshape(-1, BINS))
+    place, counted = rows * BINS + bin_of, (score, labels_[rows, tags], np.ones(len(rows)))
+    sums = [np.bincount(place, each, len(scores_) * BINS).astype(np.float64).reshape(-1, BINS) for each in counted]
     return sums[0], sums[1], sums[2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,16 +70,20 @@ def test_edits_are_removed_ticks_and_added_tags_at_their_cost() -> None:
     assert metrics.edits(SCORES, LABELS, [1, 1, 0.5], known, add_costs=[4, 2, 1]).tolist() == [4, 2, 4, 0]
 
 
+def f1(*arrays: Any, **options: Any) -> float:
+    return metrics.precision_recall_f1(*arrays, **options)[2]
+
+
 def test_f1_by_hand() -> None:
     thresholds = [0.65, 0.75, 0.95]
     # tag 0: on for 3 images, 2 right; tag 1: on for 2, 1 right; tag 2: never on, never right
-    assert metrics.f1(SCORES, LABELS, thresholds) == pytest.approx(2 * 3 / (2 * 3 + 2 + 0))
-    assert metrics.f1(SCORES, LABELS, thresholds, average="macro") == pytest.approx((4 / 5 + 2 / 3) / 2)
-    assert metrics.f1([[0.5], [0.6]], [[1], [1]], 0.5) == pytest.approx(2 / 3), "at the threshold it is off"
+    assert f1(SCORES, LABELS, thresholds) == pytest.approx(2 * 3 / (2 * 3 + 2 + 0))
+    assert f1(SCORES, LABELS, thresholds, average="macro") == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert f1([[0.5], [0.6]], [[1], [1]], 0.5) == pytest.approx(2 / 3), "at the threshold it is off"
     nothing = np.zeros((3, 2), dtype=bool)
-    assert math.isnan(metrics.f1(np.zeros((3, 2)), nothing, 0.5))
-    assert metrics.f1(np.ones((3, 2)), nothing, 0.5) == 0.0
-    assert math.isnan(metrics.f1(np.ones((3, 2)), nothing, 0.5, average="macro"))
+    assert math.isnan(f1(np.zeros((3, 2)), nothing, 0.5))
+    assert f1(np.ones((3, 2)), nothing, 0.5) == 0.0
+    assert math.isnan(f1(np.ones((3, 2)), nothing, 0.5, average="macro"))
 
 
 @given(samples())
@@ -87,7 +92,7 @@ def test_f1_agrees_with_scikit_learn(sample: Sample) -> None:
 
     scores, labels, known = sample
     expected = f1_score(labels[known], scores[known] > 0.45, zero_division=np.nan) if known.any() else np.nan
-    assert metrics.f1(scores, labels, 0.45, known) == pytest.approx(expected, nan_ok=True)
+    assert f1(scores, labels, 0.45, known) == pytest.approx(expected, nan_ok=True)
 
 
 def test_precision_at_k_by_hand() -> None:
@@ -111,8 +116,8 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.calibration_error(scores, labels) == pytest.approx(expected)
     known = np.array([[1, 1], [0, 0], [1, 1]])
     assert metrics.calibration_error(scores, labels, known) == pytest.approx(0.41)
-    bounds = metrics.calibration_error([[0.2, 0.21, 0.95, 1.0]], [[0, 1, 0, 1]])
-    assert bounds == pytest.approx((0.59 + 0.95) / 4), "a bin holds its lower bound, the last one also 1"
+    edges = metrics.calibration_error([[0.4, 0.45, 0.95, 1.0]], [[0, 1, 0, 1]])
+    assert edges == pytest.approx((0.15 + 0.95) / 4), "a bin holds its lower bound, the last one also 1"
     assert metrics.calibration_error(np.full((10, 1), 0.3), np.arange(10)[:, None] < 3) == pytest.approx(0.0)
     assert math.isnan(metrics.calibration_error([[0.01, 0.05]], [[0, 1]])), "none is above the floor"
 
@@ -124,8 +129,8 @@ def test_order_of_images_and_tags_plays_no_part(sample: Sample, random: object) 
     pick = np.ix_(generator.permutation(scores.shape[0]), generator.permutation(scores.shape[1]))
     for measure in (
         lambda s, y, m: metrics.mean_average_precision(s, y, m, min_positives=1),
-        lambda s, y, m: metrics.f1(s, y, 0.45, m, average="micro"),
-        lambda s, y, m: metrics.f1(s, y, 0.45, m, average="macro"),
+        lambda s, y, m: f1(s, y, 0.45, m, average="micro"),
+        lambda s, y, m: f1(s, y, 0.45, m, average="macro"),
         lambda s, y, m: metrics.precision_at_k(s, y, m, 2),
         metrics.calibration_error,
     ):
@@ -153,7 +158,7 @@ def test_unknown_pairs_change_nothing(sample: Sample) -> None:
     assert metrics.average_precision_per_tag(other_scores, other_labels, known) == pytest.approx(
         metrics.average_precision_per_tag(scores, labels, known), nan_ok=True
     )
-    for measure in (metrics.calibration_error, lambda s, y, m: metrics.f1(s, y, 0.45, m)):
+    for measure in (metrics.calibration_error, lambda s, y, m: f1(s, y, 0.45, m)):
         assert measure(other_scores, other_labels, known) == pytest.approx(measure(scores, labels, known), nan_ok=True)
 
 
@@ -164,7 +169,7 @@ def test_unknown_pairs_change_nothing(sample: Sample) -> None:
         (lambda: metrics.average_precision_per_tag([0.1], [1]), "share one shape"),
         (lambda: metrics.average_precision_per_tag([[math.nan]], [[1]]), "nan"),
         (lambda: metrics.average_precision_per_tag([[0.1]], [[-1]]), "`known`"),
-        (lambda: metrics.f1([[0.1, 0.2]], [[1, 0]], [0.5, 0.5, 0.5]), "thresholds"),
+        (lambda: f1([[0.1, 0.2]], [[1, 0]], [0.5, 0.5, 0.5]), "thresholds"),
         (lambda: metrics.calibration_error([[4.2]], [[1]]), "logits"),
     ],
 )
@@ -219,11 +224,11 @@ def test_precision_and_recall_agree_with_scikit_learn(sample: Sample) -> None:
     scores, labels, known = sample
     on, right = (scores > 0.45) & known, labels & known
     if on.any() and right.any():
-        expected = precision_recall_fscore_support(right[known], on[known], average="binary")[:2]
-        assert metrics.precision_recall(scores, labels, 0.45, known) == pytest.approx(expected)
+        expected = precision_recall_fscore_support(right[known], on[known], average="binary")[:3]
+        assert metrics.precision_recall_f1(scores, labels, 0.45, known) == pytest.approx(expected)
         pairs = [(right[:, tag], on[:, tag]) for tag in np.flatnonzero(right.any(axis=0))]
-        each = [precision_recall_fscore_support(*pair, average="binary", zero_division=0)[:2] for pair in pairs]
-        found = metrics.precision_recall(scores, labels, 0.45, known, average="macro")
+        each = [precision_recall_fscore_support(*pair, average="binary", zero_division=0)[:3] for pair in pairs]
+        found = metrics.precision_recall_f1(scores, labels, 0.45, known, average="macro")
         assert found == pytest.approx(np.mean(each, axis=0))
 
 
@@ -256,8 +261,8 @@ def test_a_resample_is_the_figure_of_the_resampled_images() -> None:
         expected = {
             "mAP": metrics.mean_average_precision(s, y, m, min_positives=1),
             "precision_at_5": metrics.precision_at_k(s, y, m, 5),
-            "micro_f1": metrics.f1(s, y, 0.5, m),
-            "macro_f1": metrics.f1(s, y, 0.5, m, average="macro"),
+            "micro_f1": f1(s, y, 0.5, m),
+            "macro_f1": f1(s, y, 0.5, m, average="macro"),
             "ece": metrics.calibration_error(s, y, m),
         }
         assert {name: values[place] for name, values in found.items()} == pytest.approx(expected)

@@ -71,9 +71,8 @@ def figures(
         return found
     averages: tuple[Literal["micro"], Literal["macro"]] = ("micro", "macro")
     for average in averages:
-        pair = metrics.precision_recall(scores, labels, thresholds, known, average)
-        found |= {f"{average}_precision": pair[0], f"{average}_recall": pair[1]}
-        found[f"{average}_f1"] = metrics.f1(scores, labels, thresholds, known, average)
+        values = metrics.precision_recall_f1(scores, labels, thresholds, known, average)
+        found |= zip((f"{average}_precision", f"{average}_recall", f"{average}_f1"), values, strict=True)
     return found | {
         "CP": official["CP"],
         "CR": official["CR"],

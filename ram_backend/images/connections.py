@@ -13,7 +13,6 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
@@ -46,8 +45,7 @@ class Deadline:
     @staticmethod
     def current() -> Deadline:
         """The one that this thread is within."""
-        deadline: Deadline = _running.deadline
-        return deadline
+        return _running.deadline
 
     @property
     def remaining(self) -> float:
@@ -64,7 +62,7 @@ class Deadline:
         self._timer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self.watch(None)
         del _running.deadline
@@ -109,9 +107,6 @@ def _connect(connection: HTTPConnection, scheme: str, guard: AddressGuard) -> so
         found = _looked_up(host, port, connection.timeout)
     except TimeoutError as error:
         raise ConnectTimeoutError(connection, "the name was not resolved in time") from error
-    except UnicodeError as error:  # a name that no resolver can be asked for
-        unknown = socket.gaierror(socket.EAI_NONAME, str(error))
-        raise NameResolutionError(host, connection, unknown) from unknown
     except socket.gaierror as error:
         raise NameResolutionError(host, connection, error) from error
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
@@ -135,13 +130,16 @@ def _looked_up(host: str, port: int, seconds: float) -> list[Any]:
 
     Raises:
         TimeoutError: no answer in time.
-        OSError, UnicodeError: of `getaddrinfo`.
+        OSError: of `getaddrinfo`; also for a name that no resolver can be asked
+            for.
     """
     answer: Future[list[Any]] = Future()
 
     def ask() -> None:
         try:
             answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except UnicodeError as error:
+            answer.set_exception(socket.gaierror(socket.EAI_NONAME, str(error)))
         except Exception as error:
             answer.set_exception(error)
 

@@ -176,8 +176,7 @@ def perceptual_hash(image: Image.Image) -> int:
     order = sorted(((row, column) for row in range(16) for column in range(16)), key=lambda at: (sum(at), at[0]))
     lowest = order[1 : HASH_BITS + 1]  # without the mean brightness
     frequencies = np.round([transformed[at] for at in lowest], HASH_PRECISION)
-    bits = frequencies > np.median(frequencies)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -203,11 +202,11 @@ def _images_in(folder: Path) -> list[Path]:
             f"{error.filename}: the folder can't be listed ({error.strerror}). Check its permissions."
         )
 
-    images = []
+    images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (Path(parent, name) for name in files if not name.startswith("."))
-        images += [path for path in visible if path.suffix.lower() in SUFFIXES]
+        paths = (Path(parent, name) for name in files if not name.startswith("."))
+        images += (path for path in paths if path.suffix.lower() in SUFFIXES)
     return sorted(images)
 
 
@@ -319,11 +318,10 @@ def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
 
 def _strip_to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # colours stored multiplied by alpha
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        image = image.convert(image.mode.upper())
     if alpha == "white" and image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")
 
 
@@ -334,20 +332,15 @@ def _grey_range(image: Image.Image) -> tuple[float, float]:
     of white, floats within [0, 255] are 8-bit values. Anything else (heights,
     radiances) is stretched from its smallest to its largest value.
     """
-    low, high, integer = np.inf, -np.inf, False
+    low, high = np.inf, -np.inf
     for strip, _ in _strips(image):
         values = np.asarray(strip)
-        integer = np.issubdtype(values.dtype, np.integer)
-        finite = values if integer else values[np.isfinite(values)]
+        finite = values[np.isfinite(values)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    if low > high:
-        return 0.0, 1.0
-    if integer and low >= 0 and high <= 65535:
-        return 0.0, 65535.0
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    return (0.0, 255.0) if low >= 0 and high <= 255 else (low, high)
+    usual = (1.0, 255.0) if image.mode == "F" else (65535.0,)
+    whites = [white for white in usual if low >= 0 and high <= white]
+    return (0.0, whites[0]) if whites else (low, high)
 
 
 def _grey_to_8_bits(values: NDArray[np.generic], black: float, white: float) -> NDArray[np.uint8]:

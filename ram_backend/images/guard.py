@@ -202,9 +202,6 @@ def is_loopback(host_or_url: str) -> bool:
     url = host_or_url if "//" in host_or_url else f"//[{host_or_url}]" if bare_ipv6 else f"//{host_or_url}"
     try:
         host = (urlsplit(url).hostname or "").rstrip(".")
+        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
