@@ -1,4 +1,4 @@
-"""ONNX: export of a torch module to one file, and its session."""
+"""ONNX: export of a torch module from weights of an installed package to one file, and its session."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """A file of an installed package, which is not imported; None: there is none."""
+    found = find_spec(package)
+    files = [Path(place) / name for place in (found.submodule_search_locations or ()) if found] if found else []
+    return next((file for file in files if file.is_file()), None)
 
 
 def export_onnx(

