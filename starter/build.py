@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from ram_backend.errors import InputError
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.components import IMAGE_SIZE, Classifier, Reference, prior_tags
+from ram_backend.models.starter.components import (
+    IMAGE_SIZE,
+    Classifier,
+    PriorTags,
+    Reference,
+    background_stats,
+    class_weights,
+)
 from ram_backend.vocabulary.label_system import SOURCES, load_label_system
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
 from ram_backend.vocabulary.tags import Vocabulary
@@ -208,7 +215,8 @@ def _prepare(
 
     classifier = Classifier(weight, bias)
     reference = _reference(photos, views[0], classifier, seed)
-    prior = prior_tags(embeddings, classes, class_embeddings, reference)
+    shares = class_weights(embeddings, classes, class_embeddings)
+    prior = PriorTags(shares, *background_stats(shares, reference))
     listed = {
         name: np.array(sorted({row for row in map(vocabulary.find, set_tags(data, name)) if row is not None}))
         for name in sets

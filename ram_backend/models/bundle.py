@@ -94,16 +94,29 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleNotFound: there is no such directory.
         BundleDamaged: a file is missing, has another size than was written, or
-            says something that can't be.
+            says something that can't be; or the format is one that this version
+            doesn't know.
     """
-    manifest = read_manifest(path)
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise _damaged(path, f"{name} is missing")
-        if file.stat().st_size != entry["bytes"]:
-            raise _damaged(path, f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}")
+    if not path.is_dir():
+        raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
     try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version, elsewhere = manifest["format"], [name for name in manifest["files"] if Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"{MANIFEST} can't be read ({error})") from None
+    if elsewhere or not manifest["files"]:
+        raise _damaged(path, f"{MANIFEST} names no file beside it, or one elsewhere")
+    if version != FORMAT:
+        raise BundleDamaged(
+            f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend, or make it again."
+        )
+    try:
+        for name, entry in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                raise _damaged(path, f"{name} is missing")
+            if file.stat().st_size != entry["bytes"]:
+                raise _damaged(path, f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}")
         vocabulary = Vocabulary.load(path / VOCABULARY)
         new = manifest.get("new_tag_calibration", {})
         return Bundle(
@@ -124,30 +137,6 @@ def open_bundle(path: Path) -> Bundle:
         raise _damaged(path, str(error)) from None
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} lacks or garbles {error}") from None
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Reads bundle.json of a bundle directory.
-
-    Raises:
-        BundleNotFound: there is no such directory.
-        BundleDamaged: there is no readable bundle.json in it, or it is of a
-            format that this version doesn't know.
-    """
-    if not path.is_dir():
-        raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version, elsewhere = manifest["format"], [name for name in manifest["files"] if Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"{MANIFEST} can't be read ({error})") from None
-    if elsewhere or not manifest["files"]:
-        raise _damaged(path, f"{MANIFEST} names no file beside it, or one elsewhere")
-    if version != FORMAT:
-        raise BundleDamaged(
-            f"Bundle {path} has format {version}, this version reads {FORMAT}: update ram_backend, or make it again."
-        )
-    return dict(manifest)
 
 
 def verify(bundle: Bundle) -> None:

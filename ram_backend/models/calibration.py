@@ -57,8 +57,7 @@ class Calibration:
 
     def log_odds(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns logits (..., L) into calibrated log-odds of the same shape, float32: the sigmoid of them are scores."""
-        raised: NDArray[np.float32] = np.asarray(logits, dtype=np.float32) * self.slope + self.offset
-        return raised
+        return np.asarray(logits, dtype=np.float32) * self.slope + self.offset
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns logits (..., L) into scores in [0, 1] of the same shape, float32."""
@@ -105,12 +104,10 @@ def cost_thresholds(thresholds: NDArray[Real], add_costs: NDArray[np.floating] |
             removed ticks.
     """
     costly = np.asarray(1 / (1 + np.asarray(add_costs, dtype=np.float64)), dtype=thresholds.dtype)
-    found: NDArray[Real] = np.where(thresholds == NEUTRAL, costly, thresholds)
-    return found
+    return np.where(thresholds == NEUTRAL, costly, thresholds)
 
 
 def sigmoid(log_odds: NDArray[Real]) -> NDArray[Real]:
     """Log-odds of any shape to probabilities of the same type; never overflows."""
     small = np.exp(-np.abs(log_odds))
-    found: NDArray[Real] = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small))
-    return found
+    return np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small))

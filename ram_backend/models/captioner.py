@@ -83,10 +83,9 @@ class Captioner(nn.Module):
         """
         # A mask of four axes is taken as it is; one of two would become causal.
         seen = torch.where(mask.bool(), 0.0, -10000.0)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
-        states: Tensor = self.tag_encoder(
+        return self.tag_encoder(
             input_ids=ids, attention_mask=seen, encoder_hidden_states=tokens, use_cache=False
         ).last_hidden_state
-        return states
 
 
 def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Tensor] | None = None) -> Captioner:

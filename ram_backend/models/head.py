@@ -134,8 +134,7 @@ class HeadLayer(nn.Module):
         """The rest of the layer: queries (B, L, H) and attended values (B, heads, L, H / heads) to (B, L, H)."""
         merged = attended.transpose(1, 2).reshape(hidden.shape)
         summed = self.attention_norm(hidden + self._drop(self.attention_output(merged)))
-        result: Tensor = self.output_norm(summed + self._drop(self.down(functional.gelu(self.up(summed)))))
-        return result
+        return self.output_norm(summed + self._drop(self.down(functional.gelu(self.up(summed)))))
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, N, H) to (B, heads, N, H / heads)."""
@@ -182,8 +181,7 @@ class TaggingHead(nn.Module):
     def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
         """Output (B, L, H) of the last layer."""
         hidden, projected = self._before_last(memory, queries)
-        result: Tensor = self.layers[-1](hidden, projected, memory[-1])
-        return result
+        return self.layers[-1](hidden, projected, memory[-1])
 
     def relevance(self, tokens: Tensor, queries: TagQueries) -> Tensor:
         """Gradient-weighted attention of the last layer: how much each token speaks for each tag, (B, L, T), >= 0.
@@ -213,8 +211,7 @@ class TaggingHead(nn.Module):
     def classify(self, hidden: Tensor, queries: TagQueries) -> Tensor:
         """Logits (B, L) from the last layer's output (B, L, H)."""
         if queries.weight is None or queries.bias is None:
-            logits: Tensor = self.classifier(hidden).squeeze(-1)
-            return logits
+            return self.classifier(hidden).squeeze(-1)
         return (hidden * queries.weight).sum(dim=-1) + queries.bias
 
     def forward(self, tokens: Tensor, queries: TagQueries) -> Tensor:

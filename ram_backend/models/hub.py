@@ -25,7 +25,10 @@ from ram_backend.models.bundle import Bundle, check_new_name, file_sha256
 Released = Literal["ram-plus", "ram", "tag2text"]
 RELEASED: tuple[Released, ...] = get_args(Released)
 
-_LISTS = "https://raw.githubusercontent.com/xinyu1205/recognize-anything/main/ram/data"
+_AUTHORS = "xinyu1205"
+_LISTS = f"https://raw.githubusercontent.com/{_AUTHORS}/recognize-anything/main/ram/data"
+_RAM_LISTS = f"{_LISTS}/ram_tag_list.txt", f"{_LISTS}/ram_tag_list_threshold.txt"
+_TAG2TEXT_LIST = f"{_LISTS}/tag2text_ori_tag_list.txt"
 _TIMEOUT_S = 30
 
 
@@ -50,24 +53,9 @@ class Release:
 
 
 RELEASES: dict[Released, Release] = {
-    "ram-plus": Release(
-        repository="xinyu1205/recognize-anything-plus-model",
-        filename="ram_plus_swin_large_14m.pth",
-        tags=f"{_LISTS}/ram_tag_list.txt",
-        thresholds=f"{_LISTS}/ram_tag_list_threshold.txt",
-    ),
-    "ram": Release(
-        repository="xinyu1205/recognize_anything_model",
-        filename="ram_swin_large_14m.pth",
-        tags=f"{_LISTS}/ram_tag_list.txt",
-        thresholds=f"{_LISTS}/ram_tag_list_threshold.txt",
-    ),
-    "tag2text": Release(
-        repository="xinyu1205/recognize_anything_model",
-        filename="tag2text_swin_14m.pth",
-        tags=f"{_LISTS}/tag2text_ori_tag_list.txt",
-        thresholds=None,
-    ),
+    "ram-plus": Release(f"{_AUTHORS}/recognize-anything-plus-model", "ram_plus_swin_large_14m.pth", *_RAM_LISTS),
+    "ram": Release(f"{_AUTHORS}/recognize_anything_model", "ram_swin_large_14m.pth", *_RAM_LISTS),
+    "tag2text": Release(f"{_AUTHORS}/recognize_anything_model", "tag2text_swin_14m.pth", _TAG2TEXT_LIST, None),
 }
 """As the authors' README names them; the files of RAM and Tag2Text are also in their demo space
 "spaces/xinyu1205/recognize-anything"."""

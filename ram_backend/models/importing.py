@@ -45,8 +45,6 @@ TAG2TEXT_DELETED = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """Tags that the authors switch off in Tag2Text's list: quarter, back, two, three, four, five, one."""
 
 NEW_TAG_THRESHOLD = 0.5
-NEVER = 1.0
-"""A threshold that no score is strictly above."""
 
 _SHOWN = 8
 _DOWNLOAD = "download it again, or give another file"
@@ -109,29 +107,29 @@ def import_checkpoint(
         raise CheckpointError(f"{file}: {error}") from None
     special = {}
     if checkpoint.kind == "tag2text" and len(plain) == TAG2TEXT_TAGS and thresholds is None:
-        special = {**TAG2TEXT_THRESHOLDS, **dict.fromkeys(TAG2TEXT_DELETED, NEVER)}
+        special = {**TAG2TEXT_THRESHOLDS, **dict.fromkeys(TAG2TEXT_DELETED, 1.0)}  # no score is above 1
     vocabulary = Vocabulary(
         replace(tag, threshold=special.get(row, tag.threshold), sources=(checkpoint.kind,))
         for row, tag in enumerate(plain)
     )
     preprocessing = Preprocessing(size=checkpoint.architecture.encoder.image_size)
     say(f"Computing the checksum of {file.name}")
-    sources = {"checkpoint": _source(file), "tags": _source(tags)}
-    if thresholds is not None:
-        sources["thresholds"] = _source(thresholds)
+    files = {"checkpoint": file, "tags": tags} | ({} if thresholds is None else {"thresholds": thresholds})
+    sources = {role: file_sha256(path) for role, path in files.items()}
     architecture = asdict(checkpoint.architecture)
     manifest: dict[str, Any] = {
         "kind": checkpoint.kind,
-        "digest": bundle_digest(
-            checkpoint.kind, architecture, preprocessing, {role: entry["sha256"] for role, entry in sources.items()}
-        ),
+        "digest": bundle_digest(checkpoint.kind, architecture, preprocessing, sources),
         "architecture": architecture,
         "preprocessing": asdict(preprocessing),
         "text_encoder": None if checkpoint.kind == "tag2text" else "clip-vit-b-16",
         "new_tag_threshold": NEW_TAG_THRESHOLD,
         "licence": LICENCE,
         "provenance": {
-            "sources": sources,
+            "sources": {
+                role: {"file": path.name, "sha256": sources[role], "bytes": path.stat().st_size}
+                for role, path in files.items()
+            },
             "origin": origin,
             "dropped": dict(checkpoint.dropped),
             "captioner_keys": len(checkpoint.captioner),
@@ -146,10 +144,6 @@ def import_checkpoint(
         _write_tensors(file, checkpoint, directory, tags=len(plain))
         say("Computing the bundle's checksums")
     return open_bundle(bundles_dir / name)
-
-
-def _source(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,11 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
         state, others = entries["model"], sorted(str(key) for key in entries if key != "model")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"holds no named tensors, which are expected under 'model' or at the top: {_DOWNLOAD}.")
-    weights, captioner, dropped = _sort_keys(state)
+    older = {key.replace("vision_multi", "tagging_head"): tensor for key, tensor in state.items()}
+    parts: dict[official.Part, dict[str, Tensor]] = {"tagging": {}, "captioner": {}, "structural": {}, "tied": {}}
+    for key, tensor in {**older, **{key: state[key] for key in older if key in state}}.items():
+        parts[official.part_of(key)][key] = tensor
+    weights, captioner = parts["tagging"], parts["captioner"]
     shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     kind = official.detect_kind(shapes, tags, descriptions)
     if kind is None:
@@ -220,7 +218,15 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
             f" give the tag list that belongs to this file{remedy}."
         )
     for key, shape in expected.items():
-        _check_shape(key, shapes[key], shape)
+        found = shapes[key]
+        if found != shape and key.endswith("relative_position_bias_table") and len(found) == 2:
+            raise CheckpointError(
+                f"key {key!r} has {found[0]} rows, {shape[0]} are needed: it was trained with attention windows of"
+                f" another size, that is for other images (window 7: 224 pixels); give the file for"
+                f" {official.IMAGE_SIZE} pixels, or its size with --image-size."
+            )
+        if found != shape:
+            raise CheckpointError(f"key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
     for key, tensor in {**{key: weights[key] for key in expected}, **captioner}.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(
@@ -232,30 +238,9 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
         raise CheckpointError(
             f"unknown key {listed(extra, _SHOWN, repr)}: this may be another model; if not, --allow-extra drops them."
         )
-    dropped |= {"beside_weights": others, "extra_keys": extra}
+    computed = {"structural_keys": len(parts["structural"]), "tied_keys": len(parts["tied"])}
+    dropped = {**computed, "beside_weights": others, "extra_keys": extra}
     return _Checkpoint(kind, architecture, each, {key: weights[key] for key in expected}, captioner, dropped)
-
-
-def _sort_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Weights and the captioner's tensors by today's names, and the numbers of keys that are neither."""
-    parts: dict[official.Part, dict[str, Tensor]] = {"tagging": {}, "captioner": {}, "structural": {}, "tied": {}}
-    for key, tensor in state.items():
-        name = key.replace("vision_multi", "tagging_head")  # as older files call it
-        if name == key or name not in state:
-            parts[official.part_of(name)][name] = tensor
-    dropped = {"structural_keys": len(parts["structural"]), "tied_keys": len(parts["tied"])}
-    return parts["tagging"], parts["captioner"], dropped
-
-
-def _check_shape(key: str, found: official.Shape, shape: official.Shape) -> None:
-    if found != shape and key.endswith("relative_position_bias_table") and len(found) == 2:
-        raise CheckpointError(
-            f"key {key!r} has {found[0]} rows, {shape[0]} are needed: it was trained with attention windows of another"
-            f" size, that is for other images (window 7: 224 pixels); give the file for {official.IMAGE_SIZE} pixels,"
-            " or its size with --image-size."
-        )
-    if found != shape:
-        raise CheckpointError(f"key {key!r} has shape {found}, {shape} is needed: {_DOWNLOAD}.")
 
 
 def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags: int) -> None:

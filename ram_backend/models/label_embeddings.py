@@ -17,7 +17,8 @@ from ram_backend.vocabulary.prompts import unit_rows
 
 FILE = "label_embeddings.safetensors"
 
-Entry = int | NDArray[np.float32]
+FloatArray = NDArray[np.float32]
+Entry = int | FloatArray
 """A tag: its row in the vocabulary, or for a new tag its text embeddings (k, d)."""
 
 
@@ -76,15 +77,13 @@ class LabelEmbeddings:
             )
         return len(entry)
 
-    def of(self, entry: Entry) -> NDArray[np.float32]:
+    def of(self, entry: Entry) -> FloatArray:
         """The embeddings (k, d) of one tag, as a copy in memory; VocabularyError as `count` says."""
         count = self.count(entry)
-        if isinstance(entry, np.ndarray):
-            return np.array(entry, dtype=np.float32)
-        start = int(self._starts[entry])
-        return np.array(self.rows[start : start + count], dtype=np.float32)
+        start = None if isinstance(entry, np.ndarray) else int(self._starts[entry])
+        return np.array(entry if start is None else self.rows[start : start + count], dtype=np.float32)
 
-    def means(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+    def means(self, entries: Sequence[Entry]) -> FloatArray:
         """One embedding per tag, (L, d): its own, or the mean of its several, brought to length 1."""
         found = np.empty((len(entries), self.width), dtype=np.float32)
         for place, entry in enumerate(entries):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ram_backend.models.bundle import Bundle
+from ram_backend.models.delta import FloatArray
 from ram_backend.settings import Device, Precision
 
 
@@ -33,10 +31,10 @@ class Network(Protocol):
     side_by_side: bool
     token_shape: tuple[int, int]
 
-    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels (B, 3, S, S) from the bundle's preprocessing to tokens (B, T, D), both float32."""
 
-    def select(self, tags: Sequence[int | NDArray[np.float32]]) -> Queries:
+    def select(self, tags: Sequence[int | FloatArray]) -> Queries:
         """Precomputes what the head needs to know about L tags: rows of the vocabulary, or text embeddings (k, d).
 
         Raises:
@@ -46,10 +44,10 @@ class Network(Protocol):
                 another width.
         """
 
-    def logits(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+    def logits(self, tokens: FloatArray, queries: Queries) -> FloatArray:
         """Logits (B, L) float32 before calibration; a tag's logit doesn't depend on the other tags chosen."""
 
-    def evidence(self, tokens: NDArray[np.float32], queries: Queries) -> NDArray[np.float32]:
+    def evidence(self, tokens: FloatArray, queries: Queries) -> FloatArray:
         """Evidence maps (B, S, S, L) float32: how much each cell of the image speaks for each tag.
 
         Comparable within a map only, not between tags or images. Axis 1 goes

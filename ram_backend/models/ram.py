@@ -199,8 +199,7 @@ class TaggingNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, labels: LabelBlock) -> Tensor:
         """Logits (B, L) of tags on image tokens (B, T, D) from `encoder`, with gradients."""
-        logits: Tensor = self.head(tokens, self.queries(labels, tokens))
-        return logits
+        return self.head(tokens, self.queries(labels, tokens))
 
 
 def restore_buffers(encoder: ImageEncoder) -> None:

@@ -12,7 +12,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ram_backend.errors import BundleDamaged, SettingsError, TextEncoderUnavailable
 from ram_backend.models.bundle import NETWORK, Bundle
 from ram_backend.models.head import TaggingHead, TagQueries
-from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
 from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
 
 PAIRS_AT_ONCE = 8192
@@ -93,12 +92,12 @@ class TorchNetwork:
         place = torch_device(device)
         return f"{bundle.digest[:16]}-torch-{place.type}-{fixed_precision(precision, place)}"
 
-    def head_tensors(self) -> dict[str, NDArray[np.float32]]:
+    def head_tensors(self) -> dict[str, FloatArray]:
         """Copies of the head's tensors by their names in the state dict of a `TaggingHead`, as float32."""
         state = self._module.head.state_dict()
         return {name: np.array(tensor.float().cpu().numpy()) for name, tensor in state.items()}
 
-    def with_head(self, tensors: Mapping[str, NDArray[np.float32]]) -> TorchNetwork:
+    def with_head(self, tensors: Mapping[str, FloatArray]) -> TorchNetwork:
         """A network with the head of these `head_tensors` that shares encoder and label embeddings with this one."""
         module = self._module.with_head({name: torch.tensor(array) for name, array in tensors.items()})
         if self._half is not None:
@@ -109,7 +108,7 @@ class TorchNetwork:
         return network
 
     @torch.inference_mode()
-    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels (B, 3, S, S) to tokens (B, T, D), both float32."""
         if len(pixels) == 0:
             return np.empty((0, *self.token_shape), dtype=np.float32)
@@ -133,7 +132,7 @@ class TorchNetwork:
         return TorchQueries(tuple(tags), labels=self._module.label_block(self._labels, tags) if resident else None)
 
     @torch.inference_mode()
-    def logits(self, tokens: NDArray[np.float32], queries: TorchQueries) -> NDArray[np.float32]:
+    def logits(self, tokens: FloatArray, queries: TorchQueries) -> FloatArray:
         """Logits (B, L) float32 of the selected tags on images with tokens (B, T, D)."""
         result = np.empty((len(tokens), len(queries)), dtype=np.float32)
         if result.size == 0:
@@ -152,7 +151,7 @@ class TorchNetwork:
             result[:, part] = head.classify(hidden.float(), some).cpu().numpy()
         return result
 
-    def evidence(self, tokens: NDArray[np.float32], queries: TorchQueries) -> NDArray[np.float32]:
+    def evidence(self, tokens: FloatArray, queries: TorchQueries) -> FloatArray:
         """Evidence maps (B, S, S, L) of the selected tags, see `Network`; token 0 is the mean and has no place."""
         side = int((self.token_shape[0] - 1) ** 0.5)
         maps = np.empty((len(tokens), side, side, len(queries)), dtype=np.float32)
@@ -172,7 +171,7 @@ class TorchNetwork:
         some = labels.part(part) if labels else self._module.label_block(self._labels, queries.entries[part])
         return self._module.queries(some, tokens)
 
-    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
+    def _tensor(self, array: FloatArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -217,13 +216,12 @@ def fixed_precision(name: str, device: torch.device) -> FixedPrecision:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "fp32"
     plain = cast(FixedPrecision, name.removeprefix("force-"))
-    return "fp32" if plain == name and device.type == "cpu" and _is_emulated(plain) else plain
+    emulated = plain != "fp32" and plain == name and device.type == "cpu" and _is_emulated(plain)
+    return "fp32" if emulated else plain
 
 
-def _is_emulated(precision: FixedPrecision) -> bool:
+def _is_emulated(precision: Literal["bf16", "fp16"]) -> bool:
     """Whether this CPU has no instructions for products in that precision."""
-    if precision == "fp32":
-        return False
     if platform.machine().lower() in ("x86_64", "amd64"):
         names = {"bf16": ("avx512_bf16", "amx_tile"), "fp16": ("amx_fp16",)}[precision]
         return not any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in names)

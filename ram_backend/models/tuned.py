@@ -75,10 +75,9 @@ def _tensors(base: Tensors, file: str, data: bytes) -> Tensors:
     if file == LOW_RANK_FILE:
         tensors = _merged(base, tensors)
     for name in base.keys() | tensors.keys():
-        found = tensors.get(name)
-        if found is None or name not in base or found.shape != base[name].shape:
+        if name not in tensors or name not in base or tensors[name].shape != base[name].shape:
             raise _damaged(f"holds another head than the bundle's: they differ in {name}")
-        if found.dtype != base[name].dtype or not np.isfinite(found).all():
+        if tensors[name].dtype != base[name].dtype or not np.isfinite(tensors[name]).all():
             raise _damaged(f"has values in {name} that are not finite float32")
     return tensors
 

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,6 @@ from ram_backend.settings import Settings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, rounded
 
 FloatArray = NDArray[np.float32]
-T = TypeVar("T")
 
 LARGE_PIXELS = 24_000_000
 """Images from this size on take up to a gigabyte each while they are decoded, so they are decoded one at a time."""
@@ -128,10 +128,10 @@ class ImageLoader:
         locking = kind in LOCKING
         large = pixels <= self._max_pixels and pixels * (LOCKING_WEIGHT if locking else 1) >= LARGE_PIXELS
         heavy = large or (locking and pixels >= LOCKING_PIXELS)
-        run = self._elsewhere if heavy and self._elsewhere is not None else _called
+        work = prepared if self._elsewhere is None or not heavy else partial(self._elsewhere, prepared)
         limits = {"max_pixels": self._max_pixels, "max_bytes": self._max_bytes}
         with self._large if large else self._decoders:
-            size, phash, array = run(prepared, data, self._preprocessing, hashed=self._hashed, name=name, **limits)
+            size, phash, array = work(data, self._preprocessing, hashed=self._hashed, name=name, **limits)
         return LoadedImage(sha256, phash, size, None, array)
 
     def store(self, image: LoadedImage, tokens: FloatArray) -> FloatArray:
@@ -208,10 +208,6 @@ def prepared(
         del image
         release_memory()
     return size, phash, pixels
-
-
-def _called(work: Callable[..., T], *args: object, **kwargs: object) -> T:
-    return work(*args, **kwargs)
 
 
 def _tokens(content: bytes) -> FloatArray:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ram_backend.errors import TextEncoderUnavailable, VocabularyError, listed
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
-from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
 from ram_backend.vocabulary.embeddings import TextEncoder
 from ram_backend.vocabulary.prompts import unit_rows
 
@@ -33,7 +32,7 @@ class Subset:
 
     names: tuple[str, ...]
     entries: tuple[Entry, ...]
-    thresholds: NDArray[np.float32]
+    thresholds: FloatArray
     calibration: Calibration
     text_identity: str | None = None
 
@@ -59,7 +58,7 @@ def resolve_subset(
     names: Sequence[str],
     text_encoder: TextEncoder | None = None,
     *,
-    described: Mapping[str, NDArray[np.float32]] | None = None,
+    described: Mapping[str, FloatArray] | None = None,
     described_from: str = "",
 ) -> Subset:
     """Finds each asked tag in the bundle's vocabulary (see `Vocabulary.find`), or embeds it from its text.
@@ -106,7 +105,7 @@ def resolve_subset(
     )
 
 
-def tag_embeddings(bundle: Bundle, subset: Subset) -> NDArray[np.float32] | None:
+def tag_embeddings(bundle: Bundle, subset: Subset) -> FloatArray | None:
     """Text embeddings (L, E) float32 of length 1, one per tag of the subset (the mean where a tag has several).
 
     None where the bundle learned its tags without a text encoder: its label

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import sigmoid
-from ram_backend.models.delta import Delta, features_of
+from ram_backend.models.delta import Delta, FloatArray, features_of
 from ram_backend.models.network import Network, Queries
 from ram_backend.tagging.subset import Subset
 
@@ -35,9 +34,9 @@ class TagScores:
         scores: (N, L) float32, calibrated probabilities in [0, 1].
     """
 
-    logits: NDArray[np.float32]
-    log_odds: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    logits: FloatArray
+    log_odds: FloatArray
+    scores: FloatArray
 
 
 class Tagger:
@@ -94,7 +93,7 @@ class Tagger:
         row_of = {} if delta is None else {tag: row for row, tag in enumerate(delta.tags)}
         self._columns = [column for column, name in enumerate(subset.names) if name in row_of]
         self._rows = [row_of[subset.names[column]] for column in self._columns]
-        self.thresholds: NDArray[np.float32] = subset.thresholds.copy()
+        self.thresholds: FloatArray = subset.thresholds.copy()
         """(L,) float32: a tag is on where its score is strictly above."""
         if delta is not None:
             self.thresholds[self._columns] = delta.thresholds[self._rows]
@@ -104,8 +103,8 @@ class Tagger:
 
     def with_version(self, delta: Delta, version: str) -> Tagger:
         """The same tags under a version with that digest; shares what was precomputed, so it is made at once."""
-        options = {"token_dtype": self.token_dtype, "delta": delta, "version": version, "base": self}
-        return Tagger(self.bundle, self.network, self.subset, **options)  # type: ignore[arg-type]
+        base = (self.bundle, self.network, self.subset)
+        return Tagger(*base, token_dtype=self.token_dtype, delta=delta, version=version, base=self)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -116,14 +115,14 @@ class Tagger:
         """Scores N decoded images of any sizes."""
         return self.score(self.encode(images))
 
-    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode(self, images: Sequence[Image.Image]) -> FloatArray:
         """Image tokens: (N, T, D) float32, rounded to `token_dtype`, the same whatever the subset is."""
         if not images:
             return np.empty((0, *self.network.token_shape), dtype=np.float32)
         tokens = self.network.encode(np.stack([self.bundle.preprocessing(image) for image in images]))
         return tokens if self.token_dtype is None else rounded(tokens, self.token_dtype)
 
-    def score(self, tokens: NDArray[np.float32]) -> TagScores:
+    def score(self, tokens: FloatArray) -> TagScores:
         """Scores images by their tokens (N, T, D), which may come from a cache."""
         if len(tokens) == 0:
             nothing = np.empty((0, len(self.tags)), dtype=np.float32)
@@ -137,7 +136,7 @@ class Tagger:
         return TagScores(logits, log_odds, sigmoid(log_odds))
 
 
-def rounded(tokens: NDArray[np.float32], dtype: TokenDtype) -> NDArray[np.float32]:
+def rounded(tokens: FloatArray, dtype: TokenDtype) -> FloatArray:
     """Tokens of any shape, each the nearest number of that precision, as float32; too large ones become the largest."""
     largest = np.finfo(dtype).max
     return np.clip(tokens, -largest, largest).astype(dtype).astype(np.float32)
@@ -148,19 +147,17 @@ def _model_version(
     network: Network,
     subset: Subset,
     token_dtype: TokenDtype | None,
-    thresholds: NDArray[np.float32],
+    thresholds: FloatArray,
     version: str | None,
 ) -> str:
     """A name for the behaviour: same string, same scores. Made of identities only, never of computed numbers."""
-    identity: dict[str, object] = {
+    identity = {
         "bundle": bundle.digest,
         "engine": network.encoder_id,
         "tags": subset.names,
         "thresholds": [float(f"{threshold:.6g}") for threshold in thresholds],
         "text": subset.text_identity,
         "token_dtype": token_dtype,
-    }
-    if version is not None:
-        identity["version"] = version
+    } | ({} if version is None else {"version": version})
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{bundle.name}-{digest[:12]}"

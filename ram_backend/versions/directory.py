@@ -103,9 +103,9 @@ def write_version(
         VersionDamaged: a file's name can't be used, or lineage or verdict
             aren't JSON-serialisable.
     """
-    wrong = next((name for name in files if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA)), None)
-    if wrong is not None:
-        raise VersionDamaged(f"A version can't have a file named {wrong!r}: use letters, digits, dots and dashes.")
+    for name in files:
+        if not _FILE.fullmatch(name) or name in (MANIFEST, DELTA):
+            raise VersionDamaged(f"A version can't have a file named {name!r}: use letters, digits, dots and dashes.")
     from safetensors.numpy import save
 
     contents = {DELTA: save(delta.to_tensors()), **files}
@@ -131,8 +131,8 @@ def write_version(
     except OSError as error:
         remedy = "see that it is a folder that you may write to, with space left"
         raise VersionsUnavailable(f"A version can't be written to {folder} ({error}): {remedy}.") from error
-    name = name_of(number)
-    return Version(key, name, folder / name, digest, lineage, dict(verdict), delta, dict(files))
+    path = folder / name_of(number)
+    return Version(key, path.name, path, digest, lineage, dict(verdict), delta, dict(files))
 
 
 def open_version(
@@ -268,8 +268,7 @@ def _read_delta(path: Path, data: bytes, tags: Any) -> Delta:
     from safetensors.numpy import load
 
     try:
-        tensors = load(data)
-        return Delta.from_tensors(tags, tensors)
+        return Delta.from_tensors(tags, load(data))
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise _damaged(path, f"has an unreadable delta ({error})") from None
     except VersionDamaged as error:

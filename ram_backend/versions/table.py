@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -281,10 +280,8 @@ def _served_row(session: Session, key: ProjectKey) -> ServedRow | None:
 def _served(session: Session, row: ServedRow) -> Served:
     """A row as a value, with the digests of the version that it names."""
     version = None if row.version is None else _version_row(session, row.key, row.version)
-    served = Served(row.key, row.version, row.pinned, row.change)
-    if version is None:
-        return served
-    return replace(served, digest=version.digest, bundle_digest=version.bundle_digest, quarantined=version.quarantined)
+    digests = (version.digest, version.bundle_digest, version.quarantined) if version else ()
+    return Served(row.key, row.version, row.pinned, row.change, *digests)
 
 
 def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:

@@ -137,17 +137,6 @@ def deep_features(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
     return roots * roots - np.float32(ROOT_SHIFT)
 
 
-def prior_tags(
-    embeddings: FloatArray,
-    classes: Sequence[Sequence[int] | NDArray[np.int32]],
-    class_embeddings: FloatArray,
-    reference: Reference,
-) -> PriorTags:
-    """Class weights of tags, see there, with their background on reference photos."""
-    weights = class_weights(embeddings, classes, class_embeddings)
-    return PriorTags(weights, *background_stats(weights, reference))
-
-
 def class_weights(
     embeddings: FloatArray, classes: Sequence[Sequence[int] | NDArray[np.int32]], class_embeddings: FloatArray
 ) -> FloatArray:

@@ -66,10 +66,9 @@ def install_starter(
             are not those that it was trained with.
     """
     target = bundles_dir / name
-    if target.exists():
-        return target
     try:
-        _write(bundles_dir, name, source, progress or (lambda _: None))
+        if not target.exists():
+            _write(bundles_dir, name, source, progress or (lambda _: None))
     except (CheckpointError, OSError):
         if not target.exists():  # else another process was faster
             raise

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from ram_backend.errors import BundleDamaged, SettingsError
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.delta import features_of
-from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
+from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
 from ram_backend.models.starter.components import (
     GRID,
     TOKENS,
@@ -38,8 +38,6 @@ from ram_backend.models.starter.components import (
 )
 from ram_backend.onnx_export import onnx_session
 from ram_backend.vocabulary.prompts import unit_rows
-
-FloatArray = NDArray[np.float32]
 
 ENCODER, HEAD_QUERIES, HEAD = "encoder.onnx", "head_queries.onnx", "head.onnx"
 CLASSIFIER, PRIOR, PROBES = "classifier.safetensors", "prior.safetensors", "probes.safetensors"

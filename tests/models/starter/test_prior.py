@@ -11,9 +11,11 @@ from ram_backend.models.starter.components import (
     TOKENS,
     WIDTH,
     Classifier,
+    PriorTags,
     Reference,
+    background_stats,
+    class_weights,
     deep_features,
-    prior_tags,
 )
 from ram_backend.models.starter.export import _pooling_matrix
 from ram_backend.vocabulary.tags import Tag, Vocabulary
@@ -29,6 +31,13 @@ def reference() -> Reference:
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def prior_tags(
+    embeddings: np.ndarray, classes: list[list[int]], class_embeddings: np.ndarray, reference: Reference
+) -> PriorTags:
+    weights = class_weights(embeddings, classes, class_embeddings)
+    return PriorTags(weights, *background_stats(weights, reference))
 
 
 def test_evidence_reads_the_whole_photo_and_its_parts() -> None:
