@@ -13,7 +13,7 @@ import typer
 from ram_backend.cli.output import notes, read_text
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
-from ram_backend.errors import VocabularyError
+from ram_backend.errors import VocabularyError, listed
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
@@ -104,8 +104,8 @@ def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: P
         )
         tagger = Tagger(bundle, network, subset)
     if subset.new_tags:
-        listed = ", ".join(subset.new_tags[:8]) + (" ..." if len(subset.new_tags) > 8 else "")
-        notes.print(f"Not looked up in the vocabulary of {bundle.name} but scored from text: {listed}", markup=False)
+        new = listed(subset.new_tags, 8)
+        notes.print(f"Not looked up in the vocabulary of {bundle.name} but scored from text: {new}", markup=False)
     return tagger
 
 

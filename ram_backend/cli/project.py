@@ -12,7 +12,7 @@ import typer
 from ram_backend.cli.opening import OpenProject, ProjectArgument, listed_tags, open_project
 from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import InputError, RamError
+from ram_backend.errors import InputError, RamError, listed
 from ram_backend.jobs.erasure import erase, traces_of
 from ram_backend.labelstudio.client import connect_command
 from ram_backend.labelstudio.label_config import parse_label_config
@@ -306,6 +306,4 @@ def _text(value: object) -> str:
 
 def _short(entry: object) -> str:
     items = [f"{key}={value}" for key, value in entry.items()] if isinstance(entry, dict) else entry
-    if not isinstance(items, list):
-        return str(items)
-    return f"[{', '.join(items[:8])}{f' and {len(items) - 8} more' if len(items) > 8 else ''}]"
+    return f"[{listed(items, 8)}]" if isinstance(items, list) else str(items)

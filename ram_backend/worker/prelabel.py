@@ -17,12 +17,12 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, islice
 
-from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable
+from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable, listed
 from ram_backend.jobs.job import JobResult, PrelabelOptions
 from ram_backend.labelstudio.api_models import ConnectedBackend, TaskPredictions
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -88,10 +88,10 @@ class PrelabelResult:
             return f"Nothing to do: all of these tasks have a prediction of {self.version}."
         found = [f"{self.done:,} tasks have got their prediction of {self.version}."]
         if self.empty:
-            images = f"because their images were unavailable ({_named(self.empty)})"
+            images = f"because their images were unavailable (tasks {listed(self.empty, NAMED)})"
             found.append(f"{len(self.empty):,} of them are empty, {images}.")
         if self.missing:
-            images = f"because their images are unavailable now ({_named(self.missing)})"
+            images = f"because their images are unavailable now (tasks {listed(self.missing, NAMED)})"
             found.append(f"{len(self.missing):,} tasks have none, {images}.")
         if self.empty or self.missing:
             found.append("Asking with --retry-failed tries those again.")
@@ -330,8 +330,3 @@ def _served(api: ProjectApi) -> str:
             " `ram-backend doctor` checks the way."
         )
     return backend.model_version
-
-
-def _named(tasks: Sequence[int]) -> str:
-    named = ", ".join(map(str, tasks[:NAMED]))
-    return f"tasks {named}, ..." if len(tasks) > NAMED else f"tasks {named}"
