@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -118,18 +118,6 @@ class JobService:
         if served.version == before.version:
             return served, None
         return served, self.table.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
-
-    def hand_over_tasks(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
-        """`request_prelabelling` of tasks that a request didn't finish; answered as by `request_training_message`."""
-        try:
-            job = self.request_prelabelling(key, PrelabelOptions(tasks=tuple(tasks)), reason).job
-        except ProjectNotFound as error:
-            return {"message": str(error)}
-        message = (
-            f"{len(tasks):,} tasks were not done in time: job {job.short} continues them, and their predictions"
-            f" appear as they are done. `ram-backend jobs` and /jobs show how far it is; it needs a worker."
-        )
-        return {"job": job.id, "message": message}
 
     def pending(self, key: ProjectKey | None = None) -> int:
         """Number of corrections of a project, or of all, that have changed since the last training."""

@@ -11,14 +11,9 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.errors import (
-    DatabaseUnavailable,
-    NotAvailable,
-    QuotaExceeded,
-    RamError,
-    SettingsError,
-)
+from ram_backend.errors import DatabaseUnavailable, InputError, NotAvailable, QuotaExceeded, RamError, SettingsError
 from ram_backend.feedback.events import events_of
+from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, Task, WebhookRequest
 from ram_backend.projects.keys import ProjectKey
@@ -145,12 +140,18 @@ async def _late(services: Services, key: ProjectKey, snapshot: Snapshot | None, 
         return NotAvailable(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
-        asking = asyncio.to_thread(services.jobs.hand_over_tasks, key, numbers, reason)
-        answer = await asyncio.wait_for(asking, HAND_OVER_S)
+        options = PrelabelOptions(tasks=tuple(numbers))
+        asking = asyncio.to_thread(services.jobs.request_prelabelling, key, options, reason)
+        job = (await asyncio.wait_for(asking, HAND_OVER_S)).job
+    except InputError as error:  # no `/setup` has named the project
+        return NotAvailable(f"{late} {error}")
     except (TimeoutError, RamError) as error:
         _log.warning("project %s: no job was asked for: %s", key, error or "the database didn't answer in time")
         return NotAvailable(late)
-    return NotAvailable(str(answer["message"]) if "job" in answer else f"{late} {answer['message']}")
+    return NotAvailable(
+        f"{len(numbers):,} tasks were not done in time: job {job.short} continues them, and their predictions appear as"
+        " they are done. `ram-backend jobs` and /jobs show how far it is; it needs a worker."
+    )
 
 
 async def webhook(services: Services, request: WebhookRequest) -> dict[str, Any]:

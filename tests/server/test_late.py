@@ -9,7 +9,7 @@ import pytest
 from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, predict_body
 from support.tiny_model import ColourNetwork, picture
 
-from ram_backend.errors import DatabaseUnavailable
+from ram_backend.errors import DatabaseUnavailable, ProjectNotFound
 
 pytestmark = ON_BOTH_DATABASES
 
@@ -26,7 +26,8 @@ def ask(late: House, tasks: int, project: str = PROJECT) -> tuple[int, str]:
 
 
 def test_many_tasks_become_a_job(late: House) -> None:
-    assert ask(late, 12) == (503, "job j2 continues 12 tasks")
+    status, said = ask(late, 12)
+    assert (status, said.partition(",")[0]) == (503, "12 tasks were not done in time: job j2 continues them")
     assert late.jobs.late == [(late.key, list(range(1, 13)), "12 tasks were not done within a request")]
 
 
@@ -40,9 +41,10 @@ def test_one_task_and_tasks_of_no_project_do_not(late: House, tasks: int, projec
 
 
 def test_a_database_that_is_away_costs_the_job_and_not_the_answer(late: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late.jobs, "hand_over_tasks", Mock(side_effect=DatabaseUnavailable("It is away.")))
-    status, said = ask(late, 12)
-    assert (status, "fewer tasks at a time" in said) == (503, True)
+    for error, named in ((DatabaseUnavailable("It is away."), False), (ProjectNotFound("It is not known yet."), True)):
+        monkeypatch.setattr(late.jobs, "request_prelabelling", Mock(side_effect=error))
+        status, said = ask(late, 12)
+        assert (status, "fewer tasks at a time" in said, str(error) in said) == (503, True, named)
 
 
 def test_in_time_there_is_no_job(house: Callable[..., House]) -> None:

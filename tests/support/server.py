@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ram_backend.database.migrate import open_migrated
+from ram_backend.jobs.job import PrelabelOptions
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.uvicorn_runner import bind
 from ram_backend.settings import Settings
@@ -107,9 +108,9 @@ class FakeJobs:
         self.debounced.append(debounced)
         return {"job": "j1", "message": "queued"}
 
-    def hand_over_tasks(self, key: ProjectKey, tasks: Sequence[int], reason: str) -> dict[str, Any]:
-        self.late.append((key, list(tasks), reason))
-        return {"job": "j2", "message": f"job j2 continues {len(tasks)} tasks"}
+    def request_prelabelling(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> SimpleNamespace:
+        self.late.append((key, list(options.tasks), reason))
+        return SimpleNamespace(job=SimpleNamespace(short="j2"))
 
     def open_jobs(self) -> dict[tuple[str, str], int]:
         return {("train", "requested"): len(self.asked), ("train", "running"): 0}

@@ -12,6 +12,7 @@ from support.jobs import CONFIG, claimed, job_of, make_due, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.database.engine import Database
+from ram_backend.errors import ProjectNotFound
 from ram_backend.jobs.job import Job, PrelabelOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import database_now
@@ -123,21 +124,20 @@ def test_its_own_portion_leads_to_no_further_job(jobs: Pushes) -> None:
     """A portion that is late within the server comes from the job that is running."""
     claim = jobs.claim(jobs.request(ALL))
     jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    assert jobs.service.hand_over_tasks(jobs.key, [4, 5], "late")["job"] == claim.id
+    assert jobs.service.request_prelabelling(jobs.key, PrelabelOptions(tasks=(4, 5)), "late").job.id == claim.id
     assert job_of(jobs.queue, claim.id).rerun_reason is None
-    jobs.service.hand_over_tasks(jobs.key, [5, 7], "late")
+    jobs.service.request_prelabelling(jobs.key, PrelabelOptions(tasks=(5, 7)), "late")
     now = job_of(jobs.queue, claim.id)
     assert (now.rerun_reason, PrelabelOptions.of(now.options).tasks) == ("late", (5, 7))
 
 
 def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
-    answer = jobs.service.hand_over_tasks(ProjectKey("", jobs.key.id, jobs.key.created), range(1, 501), "late")
+    unnamed, options = ProjectKey("", jobs.key.id, jobs.key.created), PrelabelOptions(tasks=tuple(range(1, 501)))
+    asked = jobs.service.request_prelabelling(unnamed, options, "late").job
     (job,) = jobs.queue.jobs(jobs.key)
-    assert (job.id, job.kind, job.reason) == (answer["job"], "prelabel", "late")
-    assert f"500 tasks were not done in time: job {job.id[:8]} continues them" in answer["message"]
-    unknown = jobs.service.hand_over_tasks(ProjectKey("", 99, 1), [1, 2], "late")
-    assert "job" not in unknown
-    assert "not known yet" in unknown["message"]
+    assert (job.id, job.kind, job.reason) == (asked.id, "prelabel", "late")
+    with pytest.raises(ProjectNotFound, match="not known yet"):
+        jobs.service.request_prelabelling(ProjectKey("", 99, 1), options, "late")
 
 
 def test_a_kill_leaves_a_portion_that_the_next_attempt_waits_for(jobs: Pushes, studio: FakeLabelStudio) -> None:
