@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,22 +25,6 @@ NUMBERS = ("threshold", "base_scale", "bias")
 _Tag = tuple[Mapping[str, float | None], NDArray[np.float32]]
 _NONE = np.zeros(1, dtype=np.float32)
 _BASE: _Tag = ({"threshold": None, "base_scale": 1.0, "bias": 0.0}, _NONE)
-
-
-@dataclass(frozen=True)
-class TagChange:
-    """A tag's threshold (None: the bundle's), base_scale and bias on both sides, and the L2 distance of its weights."""
-
-    tag: str
-    before: Mapping[str, float | None]
-    after: Mapping[str, float | None]
-    weights_moved: float
-
-    @property
-    def size(self) -> float:
-        """Sum of all changes, for sorting."""
-        pairs = [(self.before[name], self.after[name]) for name in NUMBERS]
-        return self.weights_moved + sum(abs(b - a) for a, b in pairs if a is not None and b is not None)
 
 
 @app.command("list")
@@ -113,7 +96,7 @@ def diff(
     if as_json:
         metrics = [{} if side is None else dict(side.lineage.metrics_after) for side in sides]
         facts = {"before": before, "after": after, "corrections_between": between}
-        tags = {"tags_that_differ": len(changes), "tags": [asdict(each) for each in changes[:top]]}
+        tags = {"tags_that_differ": len(changes), "tags": changes[:top]}
         print_json({**facts, "metrics": dict(zip(names, metrics, strict=True)), **tags})
         return
     for name, side in zip(names, sides, strict=True):
@@ -122,7 +105,7 @@ def diff(
     if not changes:
         typer.echo("No tag differs.")
         return
-    rows = [[each.tag, *_numbers(each), f"{each.weights_moved:.3g}"] for each in changes[:top]]
+    rows = [[each["tag"], *_numbers(each), f"{each['weights_moved']:.3g}"] for each in changes[:top]]
     print_rows(("tag", "threshold", "base scale", "bias", "weights moved"), rows)
     more = f"and {len(changes) - top} more; --top shows them. " if len(changes) > top else ""
     typer.echo(f"{more}Each column: {before}, then {after}.")
@@ -213,17 +196,23 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _compare(before: Version | None, after: Version | None) -> list[TagChange]:
-    """The tags that differ between two versions of one project (None: the base), the most changed one first."""
+def _compare(before: Version | None, after: Version | None) -> list[dict[str, Any]]:
+    """The tags that differ between two versions of one project (None: the base), the most changed one first.
+
+    A tag's threshold (None: the bundle's), base_scale and bias "before" and
+    "after", and the L2 distance of its weights, "weights_moved".
+    """
     old, new = _tags_of(before), _tags_of(after)
-    found = []
+    found: list[tuple[float, dict[str, Any]]] = []
     for tag in {**old, **new}:
         (numbers, weights), (new_numbers, new_weights) = old.get(tag, _BASE), new.get(tag, _BASE)
         fits = weights.shape == new_weights.shape or 1 in weights.shape + new_weights.shape
         moved = float(np.linalg.norm(new_weights - weights if fits else new_weights))
         if moved or numbers != new_numbers:
-            found.append(TagChange(tag, numbers, new_numbers, moved))
-    return sorted(found, key=lambda each: -each.size)
+            pairs = [(numbers[name], new_numbers[name]) for name in NUMBERS]
+            size = moved + sum(abs(b - a) for a, b in pairs if a is not None and b is not None)
+            found.append((size, {"tag": tag, "before": numbers, "after": new_numbers, "weights_moved": moved}))
+    return [change for _, change in sorted(found, key=lambda each: -each[0])]
 
 
 def _tags_of(version: Version | None) -> dict[str, _Tag]:
@@ -246,8 +235,8 @@ def _training_of(version: Version | None) -> str:
     )
 
 
-def _numbers(change: TagChange) -> Iterator[str]:
+def _numbers(change: Mapping[str, Any]) -> Iterator[str]:
     for name in NUMBERS:
-        sides = (change.before[name], change.after[name])
+        sides = (change["before"][name], change["after"][name])
         before, after = ("bundle's" if each is None else f"{each:.3g}" for each in sides)
         yield before if before == after else f"{before} to {after}"
