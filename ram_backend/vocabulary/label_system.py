@@ -196,19 +196,15 @@ def _extract(drafts: Iterable[Draft], wordnet: WordNet, sources: Path) -> None:
         words = [word] if word else [draft.name.split(" (")[0], *draft.synonyms]
         found = [sense for each in words for sense in wordnet.senses(each)]
         fitting = CATEGORY_OF_FILE if draft.category is None else COMPATIBLE_FILES[draft.category]
-        chosen_ones = found[int(number) - 1 :] if number else [sense for sense in found if sense.file in fitting]
-        if word != "none" and chosen_ones:
-            senses.append((draft.name, chosen_ones[0]))
+        usable = found[int(number) - 1 :] if number else [sense for sense in found if sense.file in fitting]
+        senses += [(draft.name, sense) for sense in usable[:1] if word != "none"]
     write_senses(sources / "wordnet.txt", senses, {sense.synset for _, sense in senses})
 
 
 def _add_words(drafts: list[Draft], excluded: set[str]) -> None:
     """Adds WordNet's other words for the same thing as synonyms: of things, not of people, and no Latin names."""
     taken = {fold(word) for draft in drafts for word in (draft.name, *draft.synonyms)} | excluded
-    owner: dict[str, str] = {}
-    for draft in drafts:
-        if draft.sense is not None:
-            owner.setdefault(draft.sense.synset, draft.name)
+    owner = {draft.sense.synset: draft.name for draft in reversed(drafts) if draft.sense is not None}
     for draft in drafts:
         if draft.sense is None or draft.category not in _NAMED_IN_WORDNET or owner[draft.sense.synset] != draft.name:
             continue
@@ -232,8 +228,7 @@ def _categorise(drafts: list[Draft]) -> None:
             draft.category = CATEGORY_OF_FILE.get(draft.sense.file, "other")
     known = {draft.name: draft.category for draft in drafts}
     for draft in drafts:
-        if draft.category is None:
-            draft.category = known.get(_head(draft.name) or "") or "object"
+        draft.category = draft.category or known.get(_head(draft.name) or "") or "object"
 
 
 def _broader(
@@ -249,10 +244,8 @@ def _broader(
     """
     tags = {draft.name: draft for draft in drafts}
     allowed = set(broad)
-    by_synset: dict[str, str] = {}
-    for draft in drafts:
-        if draft.sense is not None and draft.name in allowed:
-            by_synset.setdefault(draft.sense.synset, draft.name)
+    named = [draft for draft in reversed(drafts) if draft.name in allowed]
+    by_synset = {draft.sense.synset: draft.name for draft in named if draft.sense is not None}
     steps: dict[str, list[str]] = defaultdict(list)
     cut: set[tuple[str, str]] = set()
     unknown: set[str] = set()
