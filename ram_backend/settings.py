@@ -18,6 +18,10 @@ Precision = Literal["fp32", "bf16", "fp16", "auto", "force-bf16", "force-fp16"]
 Tuning = Literal["auto", "off", "whole", "low-rank"]
 
 
+def _either(name: str) -> AliasChoices:
+    return AliasChoices(f"RAM_{name}", name)
+
+
 class Settings(BaseSettings):
     """All settings, each from the environment variable `RAM_<NAME>` or its default; `docs/settings.md` has a table.
 
@@ -43,21 +47,13 @@ class Settings(BaseSettings):
     clip_weights: Path | None = None
     redis_url: str | None = None
     database_url: str | None = Field(default=None, repr=False)
-    label_studio_url: str | None = Field(
-        default=None, validation_alias=AliasChoices("RAM_LABEL_STUDIO_URL", "LABEL_STUDIO_URL")
-    )
-    label_studio_api_key: str | None = Field(
-        default=None, repr=False, validation_alias=AliasChoices("RAM_LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY")
-    )
+    label_studio_url: str | None = Field(None, validation_alias=_either("LABEL_STUDIO_URL"))
+    label_studio_api_key: str | None = Field(None, repr=False, validation_alias=_either("LABEL_STUDIO_API_KEY"))
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=0, le=65535)
     allowed_hosts: str = ""
-    basic_auth_user: str | None = Field(
-        default=None, validation_alias=AliasChoices("RAM_BASIC_AUTH_USER", "BASIC_AUTH_USER")
-    )
-    basic_auth_pass: str | None = Field(
-        default=None, repr=False, validation_alias=AliasChoices("RAM_BASIC_AUTH_PASS", "BASIC_AUTH_PASS")
-    )
+    basic_auth_user: str | None = Field(None, validation_alias=_either("BASIC_AUTH_USER"))
+    basic_auth_pass: str | None = Field(None, repr=False, validation_alias=_either("BASIC_AUTH_PASS"))
     webhook_secret: str | None = Field(default=None, repr=False)
     max_body_bytes: int = Field(default=64_000_000, ge=1)
     request_seconds: float = Field(default=60, gt=0)
