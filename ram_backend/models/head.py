@@ -155,8 +155,7 @@ class TaggingHead(nn.Module):
         if config.project:
             self.projection = nn.Linear(config.query_input_width, config.hidden)
         self.layers: Sequence[HeadLayer] = nn.ModuleList(HeadLayer(config) for _ in range(config.layers))  # type: ignore[assignment]
-        rows = 1 if config.tags is None else config.tags
-        self.classifier = nn.Linear(config.hidden, rows)
+        self.classifier = nn.Linear(config.hidden, config.tags or 1)
 
     def queries(self, label_embeddings: Tensor, rows: Tensor | None = None) -> TagQueries:
         """Turns label embeddings into queries, reusable for any number of images if they don't depend on one.
