@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
-from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows, written_whole
-from ram_backend.console.statistics import count_edits
+from ram_backend.cli.output import AsJson, JsonLines, check_folder_of, print_json, print_rows, written_whole
+from ram_backend.console.report import html_report, project_report
+from ram_backend.console.statistics import agreement_of, edits_by_day
+from ram_backend.errors import InputError
 from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
 from ram_backend.feedback.events import CurrentAnnotation
 from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
@@ -86,17 +88,12 @@ def stats(
         "tasks": len({each.task_id for each in labels}),
         "ground_truth_tasks": len({each.task_id for each in labels if each.ground_truth}),
         "tasks_of_several_annotators": len({each.task_id for each in labels if len(each.annotation_ids) > 1}),
-        "agreement": _agreement(corrections),
+        "agreement": agreement_of(corrections),
         **{state: states[state] for state in _STATES},
         "changed_since_last_training": opened.jobs.pending(opened.key),
     }
     rows = [{**asdict(each), "right": each.precision, "found": each.recall} for each in count_tags(corrections)[:top]]
-    days = {each.parsed.id: (each.parsed.updated_at or each.received_at).date() for each in annotations}
-    by_day = {
-        str(day): found
-        for day in sorted(set(days.values()))
-        if (found := count_edits([each for each in corrections if days[each.annotation_ids[0]] == day]))["photos"]
-    }
+    by_day = {str(day): found for day, found in edits_by_day(annotations, corrections).items()}
     if as_json:
         print_json({**totals, "edits": by_day, "tags": rows}, indent=1)
         return
@@ -164,6 +161,22 @@ def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
         typer.echo(f"{found.left_out} annotations can't be used: they have no id, or are too large.")
 
 
+def report(
+    project: ProjectArgument,
+    out: Annotated[Path, typer.Option(help="File to write, .html or .json.")] = Path("report.html"),
+) -> None:
+    """Write a report: edits over time, versions with their verdicts, tags, agreement, drift, and when to stop."""
+    if out.suffix not in (".html", ".json"):
+        raise InputError(f"--out {out}: give a name that ends with .html or .json.")
+    check_folder_of(out)
+    opened = open_project(project)
+    given = opened.jobs, opened.settings, opened.project
+    text = html_report(*given) if out.suffix == ".html" else json.dumps(project_report(*given), indent=1)
+    with written_whole(out) as file:
+        file.write(text.encode())
+    typer.echo(f"The report on project {opened.key} is in {out}.")
+
+
 def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
     return opened.jobs.ledger.annotations(opened.key)
 
@@ -196,19 +209,6 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> 
         "version": next((version for each in corrections for version in each.versions), None),
         "note": ", ".join(name for name, holds in notes.items() if holds),
     }
-
-
-def _agreement(corrections: Sequence[TaskLabels]) -> float | None:
-    """Share of an image's ticked tags that all its annotators ticked; None: no image has two."""
-    by_image: dict[tuple[int, str], list[set[str]]] = defaultdict(list)
-    for each in corrections:
-        ticked = {tag for tag, label in each.states.items() if label.label}
-        by_image[each.task_id, each.to_name].append(ticked)
-    several = [sets for sets in by_image.values() if len(sets) > 1]
-    if not several:
-        return None
-    any_, all_ = (sum(len(join(*sets)) for sets in several) for join in (set.union, set.intersection))
-    return all_ / any_ if any_ else 1.0
 
 
 def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:

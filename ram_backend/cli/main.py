@@ -13,6 +13,7 @@ from typer.core import TyperArgument, TyperOption
 from ram_backend import __version__
 from ram_backend.cli import bundles, corrections, engine, project, versions, vocabulary
 from ram_backend.cli.connect import connect
+from ram_backend.cli.corrections import report
 from ram_backend.cli.doctor import doctor
 from ram_backend.cli.eval import eval_
 from ram_backend.cli.finetune import finetune
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (tag, demo, label, serve, worker, connect, prelabel, train, jobs, finetune, studio, doctor):
+for command in (tag, demo, label, serve, worker, connect, prelabel, train, jobs, report, finetune, studio, doctor):
     app.command()(command)
 app.command("eval")(eval_)
 for room in (bundles, vocabulary, project, corrections, versions, engine):

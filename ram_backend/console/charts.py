@@ -12,24 +12,25 @@ _WIDTH, _HEIGHT = 600, 90
 _VERSION_ROW = 26
 
 
-def bars_per_day(counts: Mapping[date, int], until: date) -> Markup:
-    """Corrections of the last `DAYS` days, one bar a day.
+def bars_per_day(values: Mapping[date, float], until: date, what: str = "Corrections") -> Markup:
+    """A bar for each of the last `DAYS` days.
 
     Args:
-        counts: by day.
+        values: by day.
         until: the last day.
+        what: the values are.
     """
     days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
-    highest = max([counts.get(day, 0) for day in days] + [1])
+    highest = max([values.get(day, 0) for day in days] + [1])
     step = _WIDTH / DAYS
     bars = Markup("").join(
-        Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>').format(
-            place * step, _HEIGHT - (height := _HEIGHT * counts.get(day, 0) / highest), step - 2, height, day,
-            counts.get(day, 0),
+        Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:.4g}</title></rect>').format(
+            place * step, _HEIGHT - (height := _HEIGHT * values.get(day, 0) / highest), step - 2, height, day,
+            values.get(day, 0),
         )
         for place, day in enumerate(days)
     )  # fmt: skip
-    label = f"Corrections per day from {days[0]} to {days[-1]}, at most {highest}"
+    label = f"{what} by day from {days[0]} to {days[-1]}, at most {highest:.4g}"
     return Markup('<svg class="bars" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _WIDTH, _HEIGHT, label, bars
     )

@@ -19,6 +19,7 @@ from ram_backend import __version__
 from ram_backend.console.actions import ACTIONS
 from ram_backend.console.charts import bars_per_day, before_and_after
 from ram_backend.console.overview import overview, thresholds_in_force
+from ram_backend.console.report import plotted, report_values, share
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
@@ -98,6 +99,7 @@ class _Page:
             "/projects/{reference}": self._project,
             "/projects/{reference}/connection": self._connection,
             "/projects/{reference}/tag": self._tag,
+            "/projects/{reference}/report": self._report,
             "/projects/{reference}/photos/{task}": self._photo,
         }
         for path, view in views.items():
@@ -126,6 +128,10 @@ class _Page:
         photos = (statistics.photos or {}).get(name, ())
         return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
 
+    async def _report(self, services: Server, project: Known) -> HTMLResponse:
+        values = await asyncio.to_thread(report_values, services.jobs, services.settings, project)
+        return self._render(services, "report.html", layout="base.html", **values)
+
     async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
         """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
         statistics = await asyncio.to_thread(statistics_of, services.ledger, services.settings, project)
@@ -151,7 +157,7 @@ class _Page:
             version=__version__,
             bundle=services.settings.bundle,
             model=services.model.state,
-            share=lambda value: "" if value is None else f"{value:.0%}",
+            share=share,
             **values,
         )
         return HTMLResponse(html, headers=_HEADERS)
@@ -170,21 +176,13 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "next_training": jobs.next_training(key),
         "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
         "versions": versions[::-1],
-        "plot": before_and_after([row for each in versions if (row := _figure_row(each))]),
+        "plot": before_and_after([row for each in versions if (row := plotted(each))]),
         "jobs": jobs.table.jobs(key, limit=JOBS),
         "schedules": jobs.schedules.schedules(key),
         "kinds": KINDS,
         "options": project.admin_options,
         "extra": ", ".join(project.extra_params.to_json()),
     }
-
-
-def _figure_row(version: Any) -> tuple[str, float, float, bool] | None:
-    lineage = version.lineage
-    if lineage is None:
-        return None
-    before, after = lineage.metrics_before.get("edits"), lineage.metrics_after.get("edits")
-    return None if before is None or after is None else (version.name, before, after, version.outcome == "accept")
 
 
 def _thumbnail(services: Services, project: Project, photo: CorrectedPhoto) -> bytes:

@@ -1,10 +1,10 @@
-"""Statistics of corrections per tag and per day, from the ledger; cached until the ledger changes."""
+"""Statistics of corrections per tag, day and version, from the ledger; cached until the ledger changes."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -13,10 +13,12 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
 from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, count_tags
 from ram_backend.feedback.ledger import Ledger
+from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
+from ram_backend.versions.records import BASE
 
 PROJECTS = 64
 """Projects whose figures are in memory."""
@@ -53,6 +55,9 @@ class Statistics:
         per_day: annotations by the day on which they came, UTC.
         tags: the most corrected ones first.
         photos: by tag.
+        edits_by_day: by the day of the annotation.
+        by_version: what the predictions of a version got, by its name.
+        agreement: see `agreement_of`.
         problem: why there are no tags; None: there are.
     """
 
@@ -60,6 +65,9 @@ class Statistics:
     per_day: Mapping[date, int]
     tags: Sequence[TagCounts] = ()
     photos: Mapping[str, Sequence[CorrectedPhoto]] | None = None
+    edits_by_day: Mapping[date, dict[str, Any]] = field(default_factory=dict)
+    by_version: Mapping[str, tuple[dict[str, Any], Sequence[TagCounts]]] = field(default_factory=dict)
+    agreement: float | None = None
     problem: str | None = None
 
     @property
@@ -91,7 +99,19 @@ def _computed(ledger: Ledger, settings: Settings, key: ProjectKey, last_event: i
     except LabelConfigError as error:
         return Statistics(len(annotations), per_day, problem=str(error))
     corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True), settings)
-    return Statistics(len(annotations), per_day, count_tags(corrections), _photos(corrections))
+    of_version: dict[str, list[TaskLabels]] = defaultdict(list)
+    for each in corrections:
+        if each.model_versions:
+            of_version[next(iter(each.versions), BASE)].append(each)
+    return Statistics(
+        annotations=len(annotations),
+        per_day=per_day,
+        tags=count_tags(corrections),
+        photos=_photos(corrections),
+        edits_by_day=edits_by_day(annotations, corrections),
+        by_version={name: (count_edits(group), count_tags(group)) for name, group in of_version.items()},
+        agreement=agreement_of(corrections),
+    )
 
 
 def count_edits(corrections: Sequence[TaskLabels]) -> dict[str, Any]:
@@ -106,6 +126,30 @@ def count_edits(corrections: Sequence[TaskLabels]) -> dict[str, Any]:
     states = Counter(label.state for each in shown for label in each.states.values())
     edits, tags = states["added"] + states["removed"], states["confirmed"] + states["added"]
     return {"photos": len(shown), "edits": edits, "tags": tags, "saved": 1 - edits / tags if tags else None}
+
+
+def edits_by_day(
+    annotations: Sequence[CurrentAnnotation], corrections: Sequence[TaskLabels]
+) -> dict[date, dict[str, Any]]:
+    """`count_edits` of each day with photos, by the day of the annotation, UTC."""
+    days = {each.parsed.id: (each.parsed.updated_at or each.received_at).date() for each in annotations}
+    groups: dict[date, list[TaskLabels]] = defaultdict(list)
+    for each in corrections:
+        groups[days[each.annotation_ids[0]]].append(each)
+    return {day: found for day in sorted(groups) if (found := count_edits(groups[day]))["photos"]}
+
+
+def agreement_of(corrections: Sequence[TaskLabels]) -> float | None:
+    """Share of an image's ticked tags that all its annotators ticked; None: no image has two."""
+    by_image: dict[tuple[int, str], list[set[str]]] = defaultdict(list)
+    for each in corrections:
+        ticked = {tag for tag, label in each.states.items() if label.label}
+        by_image[each.task_id, each.to_name].append(ticked)
+    several = [sets for sets in by_image.values() if len(sets) > 1]
+    if not several:
+        return None
+    any_, all_ = (sum(len(join(*sets)) for sets in several) for join in (set.union, set.intersection))
+    return all_ / any_ if any_ else 1.0
 
 
 def _photos(corrections: Sequence[TaskLabels]) -> dict[str, list[CorrectedPhoto]]:

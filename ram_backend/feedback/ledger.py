@@ -247,15 +247,23 @@ class Ledger:
             }
             self._put_images(session, key, images)
 
-    def shown(self, key: ProjectKey, *, annotated: bool = False) -> dict[int, list[ShownPrediction]]:
-        """Served predictions by task, oldest first; `annotated`: only of tasks with annotations."""
+    def shown(
+        self, key: ProjectKey, *, annotated: bool = False, version: str | None = None, limit: int | None = None
+    ) -> dict[int, list[ShownPrediction]]:
+        """Served predictions by task, oldest first.
+
+        `annotated`: only of tasks with annotations. `version`: only by that
+        version of the project. `limit`: at most so many predictions.
+        """
         query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:
             annotated_tasks = (_of_project(EventRow, key), EventRow.kind == "stated")
             query = query.where(ShownRow.task_id.in_(select(EventRow.task_id).where(*annotated_tasks)))
+        if version is not None:
+            query = query.where(ShownRow.version == version)
         found: dict[int, list[ShownPrediction]] = {}
         with self._database.reading() as session:
-            for row in session.scalars(query):
+            for row in session.scalars(query.limit(limit)):
                 prediction = ShownPrediction(
                     task_id=row.task_id,
                     model_version=row.model_version,

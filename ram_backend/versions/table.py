@@ -195,9 +195,9 @@ class VersionTable:
 
 
 def incumbent_of(
-    table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle
+    table: VersionTable, versions_dir: Path, key: ProjectKey, bundle: Bundle | None
 ) -> tuple[Served, Version | None]:
-    """What is served by the database, and what a server that starts now would serve (None: the base)."""
+    """What is served by the database, and what a server with a bundle (None: any) would serve (None: the base)."""
     served = table.served(key)
     if served.version is None:
         return served, None

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
+from ram_backend.gate.drift import write_fit_features
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
@@ -119,7 +120,9 @@ def train(context: JobContext) -> JobResult | None:
         settings.versions_dir,
         key,
         fitted.delta,
-        fitted.files | write_folds(fitted.folds, training_set.content),
+        fitted.files
+        | write_folds(fitted.folds, training_set.content)
+        | write_fit_features(training_set.features, training_set.content),
         lineage,
         asdict(verdict),
         first_number=service.versions.next_number(key),

@@ -31,7 +31,7 @@ ELSEWHERE = {  # these run until they are stopped, download, or need a server or
 }
 WITHOUT_TABLE = ELSEWHERE - {"tag"} | {
     "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "project forget",
-    "corrections export", "schedule set", "schedule remove",
+    "corrections export", "schedule set", "schedule remove", "report",
     "versions activate", "versions rollback", "versions pin", "versions unpin", "vocabulary label-config",
 }  # fmt: skip
 LINES = [line for block in blocks("sh", PAGES["command-line.md"]) for line in block.splitlines()]

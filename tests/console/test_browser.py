@@ -9,7 +9,7 @@ from console.conftest import CREATED, Console
 from e2e.browser import chromium
 
 pytestmark = pytest.mark.e2e
-PATHS = ("/", f"/projects/1.{CREATED}", f"/projects/1.{CREATED}/tag?name=red", "/docs")
+PATHS = ("/", f"/projects/1.{CREATED}", f"/projects/1.{CREATED}/tag?name=red", f"/projects/1.{CREATED}/report", "/docs")
 
 
 @pytest.mark.parametrize("width", [1440, 390])

@@ -1,0 +1,156 @@
+"""Report on a project: quality by version, day and tag, agreement, drift, a learning curve that says when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ram_backend.console.charts import bars_per_day, before_and_after
+from ram_backend.console.statistics import count_edits, statistics_of
+from ram_backend.errors import NotAvailable
+from ram_backend.feedback.labels import TagCounts
+from ram_backend.gate.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_since
+from ram_backend.jobs.service import JobService
+from ram_backend.models.registry import find_bundle
+from ram_backend.projects.project import Project
+from ram_backend.settings import Settings
+from ram_backend.tagging.image_loader import open_image_loader
+from ram_backend.versions.directory import Version
+from ram_backend.versions.records import BASE, VersionRecord
+from ram_backend.versions.table import incumbent_of
+
+MORE = 100
+WORTH_IT = 0.01
+"""Edits per photo that `MORE` photos have to save; else labelling something else is a better use of time."""
+
+
+def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
+    """The report as JSON. Thresholds are an admin's or the served version's. Waits for database and disk."""
+    key, statistics = project.key, statistics_of(jobs.ledger, settings, project)
+    served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
+    records, options = jobs.versions.list(key), project.options()
+    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
+
+    def rows(tags: Sequence[TagCounts]) -> list[dict[str, Any]]:
+        given = {each.tag: options.threshold_of([each.tag]) for each in tags}
+        own_or_given = {tag: own.get(tag) if value is None else value for tag, value in given.items()}
+        figures = [{"shown": each.shown, "precision": each.precision, "recall": each.recall} for each in tags]
+        return [
+            {**asdict(each), **figure, "threshold": own_or_given[each.tag]}
+            for each, figure in zip(tags, figures, strict=True)
+        ]
+
+    curve = [(each.lineage.corrections.count, row[2]) for each in records if each.lineage and (row := plotted(each))]
+    saving, drift = expected_saving(curve), None if version is None else _drift(jobs, settings, project, version)
+    facts = [{"version": BASE, "state": "", "verdict": "the bundle without any version"}, *map(_facts, records)]
+    counted = [statistics.by_version.get(each["version"], (count_edits(()), ())) for each in facts]
+    return {
+        "project": str(key),
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "served": served.name,
+        "annotations": statistics.annotations,
+        "agreement": statistics.agreement,
+        "problem": statistics.problem,
+        "days": {str(day): edits for day, edits in statistics.edits_by_day.items()},
+        "versions": [{**fact, **edits, "tags": rows(tags)} for fact, (edits, tags) in zip(facts, counted, strict=True)],
+        "tags": rows(statistics.tags),
+        "saving_per_100_photos": saving,
+        "stop": None if saving is None else saving < WORTH_IT,
+        "drift": None if drift is None else {**asdict(drift), "alarm_rate": ALARM_RATE},
+    }
+
+
+def report_values(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
+    """What `report.html` shows: the report, its plots, tables of tags, and sentences."""
+    report = project_report(jobs, settings, project)
+    days = {date.fromisoformat(day): each["edits"] / each["photos"] for day, each in report["days"].items()}
+    return {
+        "report": report,
+        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date()), "Edits per photo"),
+        "plot": before_and_after([row for each in jobs.versions.list(project.key) if (row := plotted(each))]),
+        "tables": [("All", report["tags"]), *((each["version"], each["tags"]) for each in report["versions"])],
+        "sentences": list(_sentences(report)),
+    }
+
+
+def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
+    """The report as a page without any outside file."""
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader([folder / "templates", folder / "static"]), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html").render(
+        layout="file.html", share=share, **report_values(jobs, settings, project)
+    )
+
+
+def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
+    """A version's name, its edits per photo before and after, and whether it was accepted; None: they aren't known."""
+    lineage = record.lineage
+    if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
+        return None
+    return record.name, lineage.metrics_before["edits"], lineage.metrics_after["edits"], record.outcome == "accept"
+
+
+def expected_saving(curve: Sequence[tuple[int, float]]) -> float | None:
+    """Edits per photo that `MORE` photos would save, by a learning curve a + b / sqrt(n) of least squares.
+
+    Args:
+        curve: number of corrected photos, and edits per photo, of each version.
+
+    Returns:
+        At least 0; None for fewer than three different numbers of photos.
+    """
+    if len({count for count, _ in curve}) < 3:
+        return None
+    counts, edits = np.array(curve, dtype=np.float64).T
+    slope = float(np.polyfit(counts**-0.5, edits, 1)[0])
+    return max(0.0, slope * float(counts.max() ** -0.5 - (counts.max() + MORE) ** -0.5))
+
+
+def share(value: float | None) -> str:
+    """Percent; nothing for None."""
+    return "" if value is None else f"{value:.0%}"
+
+
+def _facts(record: VersionRecord) -> dict[str, Any]:
+    row, made = plotted(record), record.recorded_at.isoformat(timespec="seconds")
+    edits = {"edits_before": row and row[1], "edits_after": row and row[2]}
+    verdict = str(record.verdict.get("reason") or record.outcome)
+    return {"version": record.name, "state": record.state, "made": made, "verdict": verdict, **edits}
+
+
+def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
+    if (agreement := report["agreement"]) is not None:
+        yield f"Of the tags that anybody ticked on a photo of several annotators, all ticked {agreement:.0%}."
+    if (saving := report["saving_per_100_photos"]) is not None:
+        advice = ": label something else." if report["stop"] else "."
+        yield f"{MORE} more photos would save about {saving:.2f} edits per photo{advice}"
+    if (drift := report["drift"]) is not None:
+        since = f"{drift['photos']:,} photos that {report['served']} has tagged"
+        if drift["alarm_at"] is None:
+            yield f"No drift: {since} look like those that it learned from (false alarms: {drift['alarm_rate']:.0%})."
+        else:
+            yield f"Drift: {since} don't look like those that it learned from. Annotate some of them, then train."
+
+
+def _drift(jobs: JobService, settings: Settings, project: Project, version: Version) -> Drift | None:
+    """Of the images that the version has tagged, as they came, as far as their tokens are cached."""
+    if FILE not in version.files:
+        return None
+    try:
+        bundle = find_bundle(settings.bundle, settings.bundles_dir)
+    except NotAvailable:
+        return None
+    loader = open_image_loader(settings, bundle.preprocessing, version.lineage.encoder_id)
+    by_task = jobs.ledger.shown(project.key, version=version.name, limit=2 * MOST_NEW).values()
+    shown = sorted((first for first, *_ in by_task), key=lambda each: each.shown_at)
+    images = dict.fromkeys(image.sha256 for each in shown for image in each.images)
+    cached = (found for sha256 in list(images)[:MOST_NEW] if (found := loader.cached(sha256)) is not None)
+    return drift_since(version.files, ((each.sha256, each.tokens[0]) for each in cached if each.tokens is not None))

@@ -1,0 +1,97 @@
+"""Conformal test martingales on image features: do new photos look like those of a fit? Pure; same seed, same answer.
+
+Shapes: N images of the fit, M new images, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALARM_RATE = 0.01
+"""Probability of an alarm, ever, where the new images are drawn as those of the fit were."""
+
+MOST_NEW = 1000
+"""New images that are looked at, the first ones."""
+
+FILE, MOST_IMAGES, MOST_FEATURES = "fit_features.safetensors", 300, 500
+_SLOPES, _JUMP, _STREAM = np.array([[-1.0], [0.0], [1.0]]), 0.01, 4
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The number of new photos that were looked at, and after how many the alarm was raised; None: it was not."""
+
+    photos: int
+    alarm_at: int | None
+
+
+def drift_of(fit: NDArray[np.floating], new: NDArray[np.floating], *, rate: float = ALARM_RATE, seed: int = 0) -> Drift:
+    """Tests each feature as the images come.
+
+    The conformal p-value of a new image is its randomised rank among the fit's
+    images and the new ones so far: uniform, and independent of the earlier
+    ones, as long as all are drawn alike. A martingale bets against that with a
+    slope that jumps between up, down and none (the "simple jumper" of Vovk et
+    al. 2021, "Retrain or not retrain"). It exceeds F / `rate` with probability
+    `rate` / F at most (Ville's inequality), however long one looks.
+
+    Args:
+        fit: (N, F).
+        new: (M, F), in the order in which they came.
+        rate: of false alarms, in (0, 1).
+        seed: breaks ties.
+    """
+    new = new[:MOST_NEW]
+    drawn, seen = np.random.default_rng([_STREAM, seed]), np.concatenate([fit, new]).astype(np.float32)
+    capital = np.full((len(_SLOPES), fit.shape[1]), 1 / len(_SLOPES))
+    for count, image in enumerate(new, start=1):
+        bag = seen[: len(fit) + count]
+        ties = drawn.random(len(image)) * (bag == image).sum(axis=0)
+        p_values = ((bag > image).sum(axis=0) + ties) / len(bag)
+        capital = (1 - _JUMP) * capital + _JUMP * capital.mean(axis=0)
+        capital *= 1 + _SLOPES * (p_values - 0.5)
+        if capital.sum(axis=0).max() >= len(image) / rate:
+            return Drift(len(new), count)
+    return Drift(len(new), None)
+
+
+def write_fit_features(features: NDArray[np.floating], content: Sequence[str]) -> dict[str, bytes]:
+    """A file of a version with what `drift_since` needs, evenly spaced rows and columns of the features (N, F).
+
+    Args:
+        features: `features_of` the images that the version is fitted on.
+        content: N sha256 of these images.
+    """
+    from safetensors.numpy import save
+
+    rows = np.linspace(0, len(features) - 1, min(len(features), MOST_IMAGES)).astype(np.int64)
+    kept = np.ascontiguousarray(features[rows, :: _step(features.shape[1])], dtype=np.float16)
+    return {FILE: save({"features": kept, "content": np.array([_short(each) for each in content], dtype=np.uint64)})}
+
+
+def drift_since(files: Mapping[str, bytes], images: Iterable[tuple[str, NDArray[np.floating]]]) -> Drift:
+    """`drift_of` images that came after a version was fitted.
+
+    Args:
+        files: of the version, `FILE` among them.
+        images: sha256, and features (F,), in the order in which they came;
+            those of the fit are left out.
+    """
+    from safetensors.numpy import load
+
+    arrays = load(files[FILE])
+    fit, seen = arrays["features"], set(arrays["content"].tolist())
+    new = [features[:: _step(len(features))] for sha256, features in images if _short(sha256) not in seen]
+    return drift_of(fit, np.array(new, dtype=np.float16).reshape(-1, fit.shape[1]))
+
+
+def _step(features: int) -> int:
+    return -(-features // MOST_FEATURES)
+
+
+def _short(sha256: str) -> int:
+    return int(sha256[:16], 16)
