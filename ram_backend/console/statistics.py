@@ -11,9 +11,9 @@ from typing import Any
 
 from ram_backend.errors import LabelConfigError
 from ram_backend.feedback.corrections import corrections_of
+from ram_backend.feedback.events import CurrentAnnotation
 from ram_backend.feedback.labels import LabelState, TagCounts, TaskLabels, count_tags
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.projection import CurrentAnnotation
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
