@@ -33,7 +33,7 @@ _CONNECT_S = 5.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429})
 _CHUNK = 65536
-_QUOTED = re.compile(rb"%([0-9a-fA-F]{2})")  # with `unquote_to_bytes`, "%%%..." takes a hundred times its memory
+_QUOTED = re.compile(rb"%([0-9a-fA-F]{2})")
 _NAME_UNKNOWN = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "ram-backend"}
 
@@ -207,7 +207,7 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
     head, comma, content = uri.partition(",")
     if not comma:
         raise ImageUnreadable(f"{name}: has no comma before its data. Export the task again.")
-    data = _QUOTED.sub(lambda byte: bytes.fromhex(byte[1].decode()), content.encode())
+    data = _unquoted(content)
     if head.lower().rstrip().endswith(";base64"):
         data = data.translate(bytes.maketrans(b"-_", b"+/"), delete=b" \t\n\r\f\v").rstrip(b"=")
         try:
@@ -217,3 +217,8 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
     if len(data) > limit:
         raise _too_large(name, limit)
     return data
+
+
+def _unquoted(text: str) -> bytes:
+    """As `unquote_to_bytes`, which takes a hundred times as much memory as "%%%..." has."""
+    return _QUOTED.sub(lambda byte: bytes.fromhex(byte[1].decode()), text.encode())

@@ -66,7 +66,7 @@ BROKEN = {
         "_connect": "return create_connection((connection.host, connection.port), connection.timeout)",
         "Deadline._shut_down": "pass",
     },
-    "images/fetch.py": {"_unquoted": "return unquote_to_bytes(text)"},
+    "images/fetch.py": {"_unquoted": "from urllib.parse import unquote_to_bytes\nreturn unquote_to_bytes(text)"},
     "labelstudio/client.py": {"LabelStudio.is_api": "return False"},
     "projects/project.py": {
         "connection_of": "return Connection(url or project.hostname or None, api_key or project.access_token, True)",
