@@ -63,8 +63,9 @@ def find_and_add(studio: StudioPage, control: TagControl) -> None:
     page = studio.page
     if control.kind == "taxonomy":
         page.locator(".htx-taxonomy .ant-select-selector").first.click()
-        page.locator(".ant-select-tree-title").first.wait_for(state="visible")
-        page.keyboard.type(MISSING[:3])
+        page.wait_for_function("document.activeElement.dataset.testid === 'taxonomy-search'")
+        page.wait_for_timeout(REST_MS)
+        page.keyboard.type(MISSING[:3], delay=100)
         page.locator(".ant-select-tree-title", has_text=re.compile(rf"^\s*{MISSING}\s*$")).first.click()
     elif control.free_text:
         page.locator("[data-testid=textarea-input]").first.click()
