@@ -22,7 +22,7 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from ram_backend.errors import ImageRefused, ImageTooLarge, ImageUnreachable, ImageUnreadable
+from ram_backend.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable
 from ram_backend.images.connections import Deadline, guarded_pools
 from ram_backend.images.guard import Address, AddressGuard, redacted
 
@@ -142,10 +142,8 @@ class Fetcher:
         if location is not None:
             with suppress(UnicodeError):  # headers are read as Latin-1; many servers write UTF-8
                 location = location.encode("latin-1").decode()
-            try:
+            with suppress(ValueError):  # the next hop refuses it
                 location = urljoin(f"{origin}{address.target}", location.strip())
-            except ValueError:
-                raise ImageRefused(f"{address}: redirects to something that is not an address. Check it.") from None
         return Answer(address, response.status, content, location)
 
     def _read(self, response: BaseHTTPResponse, address: Address) -> bytes:
