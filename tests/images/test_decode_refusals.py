@@ -28,6 +28,7 @@ from PIL import Image
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import ImageError, ImageTooLarge, ImageUnreadable
+from ram_backend.images.decode import check_start
 
 # Limits
 
@@ -145,6 +146,13 @@ def test_what_is_no_image_is_refused_in_one_line(data: bytes, message: str) -> N
         decode(data, name="upload 7")
     assert str(caught.value).startswith("upload 7: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"%PDF-1.7\n", "PDF"), (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC")])
+def test_what_is_no_photo_is_known_by_the_start_of_its_file(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(ImageUnreadable, match=message):
+        check_start(tmp_path / "x.jpg", 10_000, "x.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"])
