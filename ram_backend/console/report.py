@@ -15,12 +15,12 @@ from ram_backend.console.charts import bars_per_day, before_and_after
 from ram_backend.console.statistics import count_edits, statistics_of
 from ram_backend.errors import NotAvailable
 from ram_backend.feedback.labels import TagCounts
-from ram_backend.gate.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_since
 from ram_backend.jobs.service import JobService
 from ram_backend.models.registry import find_bundle
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
+from ram_backend.training.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_since
 from ram_backend.versions.directory import Version
 from ram_backend.versions.records import BASE, VersionRecord
 from ram_backend.versions.table import incumbent_of

@@ -21,13 +21,13 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
-from ram_backend.gate.drift import write_fit_features
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobResult
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
+from ram_backend.training.drift import write_fit_features
 from ram_backend.training.selection import fit_candidate
 from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage

@@ -24,12 +24,12 @@ from ram_backend.disk_cache import DiskCache
 from ram_backend.errors import InputError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.shown import ShownImage, ShownPrediction
-from ram_backend.gate.drift import write_fit_features
 from ram_backend.jobs.service import JobService
 from ram_backend.projects.project import Project
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.training.drift import write_fit_features
 from ram_backend.versions.directory import write_version
 from ram_backend.versions.records import CorrectionsUsed
 from ram_backend.versions.table import VersionTable

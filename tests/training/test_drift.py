@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ram_backend.gate.drift import ALARM_RATE, MOST_FEATURES, drift_of, drift_since, write_fit_features
+from ram_backend.training.drift import ALARM_RATE, MOST_FEATURES, drift_of, drift_since, write_fit_features
 
 WIDTH = 40
 
