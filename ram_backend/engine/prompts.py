@@ -24,10 +24,10 @@ from ram_backend.tagging.tagger import Tagger
 
 FALSE_RATE = 0.001
 """Share of absent tags that would score as high as a phrase that is on, per photo."""
-ABSENT = 0.1
+ABSENT_SHARE = 0.1
 """Below this share of its threshold a tag of the vocabulary counts as absent."""
-EVERY = 4
-"""Of so many tags of the vocabulary one is in the null."""
+NULL_STRIDE = 4
+"""Every fourth tag of the vocabulary is in the null."""
 
 
 def calibrate_phrases(tagger: Tagger, background: NDArray[np.float32]) -> Tagger:
@@ -48,8 +48,8 @@ def calibrate_phrases(tagger: Tagger, background: NDArray[np.float32]) -> Tagger
         return tagger
     bundle, network, subset = tagger.bundle, tagger.network, tagger.subset
     known = Tagger(bundle, network, whole_vocabulary(bundle))
-    absent = (known.score(background).scores < ABSENT * known.thresholds)[:, ::EVERY]
-    texts = LabelEmbeddings.open(bundle.path).means(range(0, len(bundle.vocabulary), EVERY))
+    absent = (known.score(background).scores < ABSENT_SHARE * known.thresholds)[:, ::NULL_STRIDE]
+    texts = LabelEmbeddings.open(bundle.path).means(range(0, len(bundle.vocabulary), NULL_STRIDE))
     logits = network.logits(background, network.select([text[None] for text in texts]))
     null = (logits - (logits.sum(axis=0) - logits) / (len(logits) - 1))[absent]
     centre = tagger.score(background).logits.mean(axis=0) + np.quantile(null, 1 - FALSE_RATE)

@@ -253,7 +253,7 @@ class Ledger:
         """Served predictions by task, oldest first.
 
         `annotated`: only of tasks with annotations. `version`: only by that
-        version of the project. `limit`: at most so many predictions.
+        version of the project. `limit`: the most predictions.
         """
         query = select(ShownRow).where(_of_project(ShownRow, key)).order_by(ShownRow.shown_at, ShownRow.row_id)
         if annotated:

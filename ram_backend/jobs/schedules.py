@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterError, croniter
-from sqlalchemy import Index, Text, UniqueConstraint, select
+from sqlalchemy import Index, Select, Text, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ram_backend.database.engine import Base, Database, RowId
@@ -72,9 +72,7 @@ class ScheduleTable:
             raise InputError(f"{kind[:40]!r} can't be scheduled: give one of {', '.join(KINDS)}.")
         with self._database.writing() as session:
             due_at = next_due(cron, zone, now or database_now(session))
-            row = session.scalars(
-                select(Schedule).where(of_project(Schedule, key), Schedule.kind == kind)
-            ).one_or_none()
+            row = session.scalars(_of_kind(key, kind)).one_or_none()
             if row is None:
                 row = Schedule(**key_columns(key), kind=kind)
                 session.add(row)
@@ -88,9 +86,7 @@ class ScheduleTable:
             InputError: there is none of that kind.
         """
         with self._database.writing() as session:
-            row = session.scalars(
-                select(Schedule).where(of_project(Schedule, key), Schedule.kind == kind)
-            ).one_or_none()
+            row = session.scalars(_of_kind(key, kind)).one_or_none()
             if row is None:
                 raise InputError(
                     f"Project {key} has no schedule of {kind[:40]!r}: `ram-backend schedule list {key.id}`."
@@ -121,6 +117,10 @@ class ScheduleTable:
         return jobs
 
 
+def _of_kind(key: ProjectKey, kind: str) -> Select[tuple[Schedule]]:
+    return select(Schedule).where(of_project(Schedule, key), Schedule.kind == kind)
+
+
 def next_due(cron: str, zone: str, now: datetime, due: datetime | None = None) -> datetime:
     """The first time after `now`, in UTC, whose period comes after that of `due` (None: of any).
 
@@ -130,7 +130,7 @@ def next_due(cron: str, zone: str, now: datetime, due: datetime | None = None) -
     try:
         local = ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(f"{zone[:60]!r} is no time zone: give one such as Europe/Berlin, or UTC.") from None
+        raise InputError(f"{zone[:60]!r} is not a time zone: give one such as Europe/Berlin, or UTC.") from None
     start = max(each.astimezone(local).replace(tzinfo=None) for each in (now, due or now))
     try:
         if len(cron.split()) != 5:

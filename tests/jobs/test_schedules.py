@@ -129,8 +129,8 @@ def test_a_kind_has_one_schedule_and_projects_their_own(database: Database, sche
         ("train", "0 0 30 2 *", "UTC", "names no time"),
         ("train", "* * * * * *", "UTC", "names no time"),
         ("train", "", "UTC", "names no time"),
-        ("train", "* * * * *", "Mars/Olympus", "no time zone"),
-        ("train", "* * * * *", "../etc", "no time zone"),
+        ("train", "* * * * *", "Mars/Olympus", "not a time zone"),
+        ("train", "* * * * *", "../etc", "not a time zone"),
     ],
 )
 def test_what_can_not_be_used(schedules: ScheduleTable, kind: str, cron: str, zone: str, said: str) -> None:
