@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
-from photo_studio import play_label_studio
+from photo_studio import start_label_studio
 from serving import TAGS, Caller, config, setup_body
 from worst_inputs import report, server
 
@@ -72,11 +70,7 @@ def main() -> None:
     for name, default in (("projects", 200), ("corrected", 30), ("pollers", 5), ("seconds", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_label_studio, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=60)}"
+    studio, hostname = start_label_studio()
     numbers = range(1, options.projects + 1)
     with server() as (port, _):
         caller = Caller(port)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from photo_studio import play_label_studio
+from photo_studio import play_label_studio, start_label_studio
 from PIL import Image
 from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, setup_body
 from throughput import ask_all
@@ -93,10 +93,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="stops then at the latest, and reports")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_small_photos, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=120)}"
+    studio, hostname = start_label_studio(play_small_photos)
     images: list[int] = []
     megabytes: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,12 @@ def play_label_studio(port: Any, photos: Sequence[bytes] | None = None) -> None:
     studio = PhotoStudio(photos or [path.read_bytes() for path in photo_paths()])
     port.put(studio.port)
     threading.Event().wait()
+
+
+def start_label_studio(play: Callable[[Any], None] = play_label_studio) -> tuple[BaseProcess, str]:
+    """Runs `play` in a process that ends with this one; gives it, and its address."""
+    spawn = multiprocessing.get_context("spawn")
+    port: Any = spawn.Queue()
+    studio = spawn.Process(target=play, args=(port,), daemon=True)
+    studio.start()
+    return studio, f"http://127.0.0.1:{port.get(timeout=120)}"

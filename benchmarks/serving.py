@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from photo_studio import play_label_studio
+from photo_studio import start_label_studio
 
 from ram_backend.server.uvicorn_runner import prepare
 from ram_backend.settings import Settings, load_settings
@@ -198,11 +198,7 @@ def main(serve: Sequence[str] = SERVE) -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_label_studio, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=60)}"
+    studio, hostname = start_label_studio()
     with tempfile.TemporaryDirectory() as folder:
         borrow(load_settings(), Path(folder))
         environment = {**os.environ, "RAM_DATA_DIR": folder, "RAM_LOG_LEVEL": "warning"}

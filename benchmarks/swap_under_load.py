@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from photo_studio import play_label_studio
+from photo_studio import start_label_studio
 from serving import SERVE, Caller, _port, _wait_ready, borrow, config, setup_body
 
 from ram_backend.database.migrate import open_migrated
@@ -248,10 +248,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of the phase before")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_label_studio, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=60)}"
+    studio, hostname = start_label_studio()
     key = ProjectKey(hostname, 1, 1)
     good = False
     with tempfile.TemporaryDirectory() as folder:

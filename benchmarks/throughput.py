@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photo_studio import play_label_studio
+from photo_studio import start_label_studio
 from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, setup_body
 
 from ram_backend.settings import load_settings
@@ -155,10 +155,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1, help="tasks in one request")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_label_studio, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=60)}"
+    studio, hostname = start_label_studio()
     numbers = spawn.Value("q", 0)
     good = False
     with tempfile.TemporaryDirectory() as folder:

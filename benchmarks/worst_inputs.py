@@ -15,7 +15,6 @@ import argparse
 import base64
 import io
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
-from photo_studio import play_label_studio
+from photo_studio import start_label_studio
 from PIL import Image
 from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, predict_body, setup_body
 
@@ -178,11 +177,7 @@ def attack(rest_s: float) -> None:
 
 def ordinary(count: int, earlier: Path) -> None:
     """CPU time of photos with this package and with an earlier one, in turns."""
-    spawn = multiprocessing.get_context("spawn")
-    port_of: Any = spawn.Queue()
-    studio = spawn.Process(target=play_label_studio, args=(port_of,), daemon=True)
-    studio.start()
-    hostname = f"http://127.0.0.1:{port_of.get(timeout=60)}"
+    studio, hostname = start_label_studio()
     here = Path(__file__).resolve().parent.parent
     with server(earlier) as first, server(here) as second:
         spent = {"before": 0.0, "now": 0.0}
