@@ -117,7 +117,7 @@ class ScheduleTable:
         return jobs
 
 
-def _of_kind(key: ProjectKey, kind: str) -> Select[tuple[Schedule]]:
+def _of_kind(key: ProjectKey, kind: str) -> Select[Schedule]:
     return select(Schedule).where(of_project(Schedule, key), Schedule.kind == kind)
 
 
