@@ -33,7 +33,6 @@ from ram_backend.server.resolved_config import ControlChoices
 from ram_backend.server.services import Services
 from ram_backend.server.shown_log import shown_of
 from ram_backend.server.snapshots import Snapshot
-from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import Tagger
 
@@ -155,9 +154,9 @@ class _Request:
                     finder = await asyncio.wrap_future(self.services.cpu_pool.submit(lambda: self.services.model.masks))
                     if finder is None or not kept:
                         continue
-                    read = partial(self._source.fetch, self._reference(tasks[place], control.to_name))
-                    data = await in_thread(self.services.fetchers, self._fetching_for_project, read)
-                    work = partial(_masked, finder, tagger, kept, tokens, data, self.services.settings)
+                    read = partial(self._photo, self._reference(tasks[place], control.to_name))
+                    photo = await in_thread(self.services.fetchers, self._fetching_for_project, read)
+                    work = partial(_masked, finder, tagger, kept, tokens, *photo)
                 found[place][control.name] = await asyncio.wrap_future(self.services.batcher.submit_scoring(work))
         return found
 
@@ -214,6 +213,12 @@ class _Request:
     def _reference(self, task: Task, to_name: str) -> ImageReference:
         number = task.id if isinstance(task.id, int) else 0
         return ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
+
+    def _photo(self, reference: ImageReference) -> tuple[Image.Image, tuple[int, int]]:
+        """A photo at the size for masks, and its whole size; decoded in a process of its own, as large ones are."""
+        settings, data = self.services.settings, self._source.fetch(reference)
+        limits = {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}
+        return self.services.processes.decode(_reduced, data, **limits)
 
     def _load(self, reference: ImageReference) -> LoadedImage:
         """Fetches an image and finds its tokens in the cache, or decodes it for the encoder."""
@@ -293,23 +298,20 @@ def _located(tagger: Tagger, kept: Sequence[ScoredChoice], tokens: FloatArray) -
     return {name: [(each.score, each.box) for each in regions if each.tag == name] for name in names}
 
 
+def _reduced(data: bytes, **limits: Any) -> tuple[Image.Image, tuple[int, int]]:
+    photo, size = decode(data, exif_orientation=True, alpha="white", draft_size=MASK_SIDE // 2, **limits)
+    photo.thumbnail((MASK_SIDE, MASK_SIDE))
+    return photo, size
+
+
 def _masked(
     finder: RegionFinder,
     tagger: Tagger,
     kept: Sequence[ScoredChoice],
     tokens: FloatArray,
-    data: bytes,
-    settings: Settings,
+    photo: Image.Image,
+    size: tuple[int, int],
 ) -> Boxes:
-    photo, size = decode(
-        data,
-        exif_orientation=True,
-        alpha="white",
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-        draft_size=MASK_SIDE // 2,
-    )
-    photo.thumbnail((MASK_SIDE, MASK_SIDE))
     found: dict[str, list[tuple[float, list[int]]]] = {}
     for region, mask in finder.find(tagger.network, *_asked(tagger, kept), tokens, lambda: photo):
         assert mask is not None
