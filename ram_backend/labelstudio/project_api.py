@@ -131,6 +131,16 @@ class ProjectApi:
         """Changes fields of the project, such as `label_config`."""
         self._send("PATCH", f"/api/projects/{self.project_id}/", fields)
 
+    def add_tabs(self, *tabs: Mapping[str, Any]) -> bool:
+        """Adds tabs of the Data Manager that the project lacks by title; returns whether it lacked any."""
+        found = self._value(list, self._send("GET", f"/api/dm/views/?{urlencode({'project': self.project_id})}"))
+        titles = {each["data"].get("title") for each in found}
+        missing = [tab for tab in tabs if tab["title"] not in titles]
+        for tab in missing:
+            body = {"project": self.project_id, "data": {"type": "list", "target": "tasks", **tab}}
+            self._send("POST", "/api/dm/views/", body)
+        return bool(missing)
+
     def backends(self) -> list[ConnectedBackend]:
         """The project's backends; Label Studio requests `/setup` of each first."""
         return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{urlencode({'project': self.project_id})}"))

@@ -30,6 +30,18 @@ UNREACHED = (
 )
 LOGIN = "The backend asks for a login: set BASIC_AUTH_USER and BASIC_AUTH_PASS here to what it was started with."
 
+_UNNEEDED = (
+    "inner_id", "completed_at", "cancelled_annotations", "total_predictions", "annotators", "annotations_results",
+    "annotations_ids", "predictions_model_versions", "file_upload", "storage_filename", "created_at", "updated_at",
+    "updated_by", "avg_lead_time", "draft_exists",
+)  # fmt: skip
+UNCERTAIN_FIRST: Mapping[str, Any] = {
+    "title": "Most uncertain first",
+    "ordering": ["tasks:predictions_score"],
+    "hiddenColumns": {view: [f"tasks:{name}" for name in _UNNEEDED] for view in ("explore", "labeling")},
+}
+"""Tab of the Data Manager: tasks by the score of their prediction, which a column shows beside its tags."""
+
 
 @dataclass(frozen=True)
 class ConnectOptions:
@@ -86,6 +98,7 @@ class Provisioner:
         self._label_config()
         backend = self._backend()
         self._webhook(backend)
+        self._report("tab", UNCERTAIN_FIRST["title"], self._api.add_tabs({"title": "Default"}, UNCERTAIN_FIRST))
         return self._predictions(backend)
 
     def _label_config(self) -> None:

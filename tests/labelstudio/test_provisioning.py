@@ -38,12 +38,14 @@ def connect(studio: FakeLabelStudio, **options: Any) -> list[tuple[str, str, boo
 def test_all_of_it_at_once_and_nothing_twice(studio: FakeLabelStudio) -> None:
     steps = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
     assert all(changed for _, _, changed in steps)
-    assert [what for what, _, _ in steps] == ["label config", "backend", "webhook", "predictions", "order"]
+    assert [what for what, _, _ in steps] == ["label config", "backend", "webhook", "tab", "predictions", "order"]
     (backend,), (hook,) = studio.connected, studio.hooks
     assert (backend["title"], backend["extra_params"]) == ("starter-1", {"threshold": 0.4})
     assert (hook["url"], hook["headers"]) == (f"{URL}/webhook", SECRET)
     assert studio.record["model_version"] == "starter-1"
     assert (studio.record["label_config"], studio.record["sampling"]) == (OTHER, "Uncertainty sampling")
+    assert [tab["data"]["title"] for tab in studio.tabs] == ["Default", "Most uncertain first"]
+    assert studio.tabs[1]["data"]["ordering"] == ["tasks:predictions_score"]
     before = len(studio.changes)
     again = connect(studio, secret=SECRET, label_config=OTHER, by_uncertainty=True, extra_params={"threshold": 0.4})
     assert not any(changed for _, _, changed in again)
@@ -78,7 +80,7 @@ def test_a_backend_with_basic_auth(studio: FakeLabelStudio) -> None:
 def test_half_a_connection_is_completed(studio: FakeLabelStudio) -> None:
     studio.backend(URL)
     steps = connect(studio, secret=SECRET)
-    assert [changed for _, _, changed in steps] == [False, False, True, True]
+    assert [changed for _, _, changed in steps] == [False, False, True, True, True]
     assert studio.hooks[0]["headers"] == SECRET
     assert studio.record["model_version"] == "starter-1"
 

@@ -19,7 +19,7 @@ CREATED = 1795452259
 REFUSED = {"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"}
 LEGACY = "a1" * 20
 VERSION = "starter-0123456789ab"
-CHANGED = ("/api/projects/", "/api/ml", "/api/webhooks/")
+CHANGED = ("/api/projects/", "/api/ml", "/api/webhooks/", "/api/dm/views/")
 
 
 def jwt(**claims: object) -> str:
@@ -71,6 +71,7 @@ class FakeLabelStudio(HttpServer):
         self.before_page: Callable[[int], object] = lambda number: None
         self.connected: list[dict[str, Any]] = []
         self.hooks: list[dict[str, Any]] = []
+        self.tabs: list[dict[str, Any]] = []
         self.refuses: set[str] = set()
         self.reaches = True
         self.seconds, self.gives_up_after = 0.0, 1.0
@@ -89,6 +90,7 @@ class FakeLabelStudio(HttpServer):
         self.route("/api/ml", self._backends)
         self.route("/api/webhooks/", self._webhooks)
         self.route("/api/dm/actions", self._retrieve)
+        self.route("/api/dm/views/", self._views)
 
     @classmethod
     def with_tasks(cls, tasks: int = 0) -> FakeLabelStudio:
@@ -302,6 +304,11 @@ class FakeLabelStudio(HttpServer):
             return _answer(403, REFUSED)
         body = json.loads(request.body)
         return self.hook(body["url"], headers=body["headers"])
+
+    def _views(self, request: Request) -> Any:
+        if request.method == "POST":
+            self.tabs.append(json.loads(request.body))
+        return self.tabs
 
     def _retrieve(self, request: Request) -> Any:
         """Waits for the backend without keeping others waiting, and goes on when its own caller has gone."""
