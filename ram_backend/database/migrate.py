@@ -1,17 +1,18 @@
-"""Migrations with Alembic to the tables of this version, under a lock between processes."""
+"""Tables of this version: made at once in a new database, by Alembic's migrations in an earlier one, under a lock."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from ram_backend.database.engine import Database, open_database
+from ram_backend.database.engine import Base, Database, open_database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.settings import Settings
 
@@ -24,6 +25,9 @@ WAIT_S = 60.0
 
 _ADVISORY_LOCK = 0x52414D5F4D494752  # any number that nobody else uses in that database
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_ROWS = ("projects.table", "feedback.ledger", "versions.records", "jobs.job", "jobs.schedules")
+"""Modules of the rows, by name: their rooms are above this one."""
+
 _one_at_a_time = threading.Lock()  # alembic's `op` and `context` are global to a process
 
 
@@ -35,7 +39,7 @@ def open_migrated(settings: Settings) -> Database:
 
 
 def upgrade(database: Database) -> None:
-    """Runs the migrations that a database lacks; only reads where there are none.
+    """Makes the tables, or runs the migrations that a database lacks; only reads where there are none.
 
     Of several processes that start at once one migrates, and the others wait
     for it. All missing migrations happen in one transaction: a process that is
@@ -64,9 +68,20 @@ def upgrade(database: Database) -> None:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
                 options = {"fn": lambda revision, _: script._upgrade_revs("head", revision)}
                 migration = MigrationContext.configure(connection, opts=options)
-                if not _is_current(migration, script, database.display_url):
+                if migration.get_current_revision() is None:
+                    _make_tables(connection)
+                    migration.stamp(script, "head")
+                elif not _is_current(migration, script, database.display_url):
                     with Operations.context(migration):
                         migration.run_migrations()
+
+
+def _make_tables(connection: Connection) -> None:
+    """All tables, and the one row about the backend itself."""
+    for name in _ROWS:
+        import_module(f"ram_backend.{name}")
+    Base.metadata.create_all(connection)
+    connection.execute(Base.metadata.tables["backend"].insert().values(id=1, change=0))
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ram_backend.database.engine import Base, Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import DatabaseUnavailable, SettingsError
 from ram_backend.projects.table import BackendRow, ProjectRow
-from ram_backend.settings import load_settings
+from ram_backend.settings import Settings, load_settings
 
 
 def row(**fields: object) -> ProjectRow:
@@ -29,24 +30,42 @@ def row(**fields: object) -> ProjectRow:
     return ProjectRow(**{**texts, **numbers, **moments, "extra_params": {}, "admin_options": {}, **fields})
 
 
-@pytest.fixture
-def all_rows() -> None:
-    """Every table that a room keeps is known."""
-    for module in ("projects.table", "feedback.ledger", "versions.records", "jobs.job", "jobs.schedules"):
-        importlib.import_module(f"ram_backend.{module}")
-
-
-@pytest.mark.usefixtures("all_rows")
-def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> None:
-    with database.reading() as session:
-        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-        assert session.get_one(BackendRow, 1).change == 0
+def test_a_new_database_has_the_tables_of_the_rows(database: Database) -> None:
     with database.writing() as session:
+        assert session.get_one(BackendRow, 1).change == 0
         session.add(row())
     upgrade(database)
     with database.reading() as session:
         assert session.query(ProjectRow).one().updated_at == datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+
+def test_a_new_database_has_the_tables_of_all_rooms_whoever_makes_it(settings: Settings) -> None:
+    program = (
+        "from ram_backend.database.migrate import open_migrated\n"
+        "from ram_backend.settings import Settings, load_settings\n"
+        f"open_migrated(load_settings(data_dir={str(settings.data_dir)!r}, database_url={settings.database_url!r}))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with open_database(settings).reading() as session:
+        found = set(inspect(session.connection()).get_table_names())
+    assert found == {*Base.metadata.tables, "alembic_version"}
+    assert {"projects", "feedback_events", "versions", "jobs", "schedules"} <= found
+
+
+def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> None:
+    with database.migrating() as connection:  # as they were at the base revision
+        for statement in (
+            "DROP TABLE schedules",
+            "ALTER TABLE backend DROP COLUMN pinned_by_command",
+            "ALTER TABLE backend DROP COLUMN pinned_token",
+            *(f"ALTER TABLE jobs ADD COLUMN {name} TEXT" for name in ("queued_at", "queued_as", "eta_s")),
+            "UPDATE alembic_version SET version_num = '0006'",
+        ):
+            connection.execute(text(statement))
+    upgrade(database)
+    with database.reading() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_a_failed_migration_leaves_nothing_behind(database: Database) -> None:
