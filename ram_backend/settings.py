@@ -63,9 +63,6 @@ class Settings(BaseSettings):
     max_snapshots: int = Field(default=32, ge=1)
     max_projects: int = Field(default=1000, ge=1)
     max_new_tags: int = Field(default=10_000, ge=0)
-    untouched_weight: float = Field(default=1.0, ge=0, le=1)
-    untouched_hidden_weight: float = Field(default=1.0, ge=0, le=1)
-    listed_tags: int = Field(default=200, ge=0)
     keep_versions: int = Field(default=20, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

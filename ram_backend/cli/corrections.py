@@ -183,7 +183,7 @@ def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
 
 def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
     schema, shown = _plan_and_shown(opened)
-    return corrections_of(schema, annotations, shown, opened.settings)
+    return corrections_of(schema, annotations, shown)
 
 
 def _plan_and_shown(opened: OpenProject) -> tuple[LabelSchema, Mapping[int, Sequence[ShownPrediction]]]:
@@ -212,7 +212,7 @@ def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> 
 
 
 def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
-    tags = dict.fromkeys([*labels.states, *(labels.candidates.tags if untouched else ())])
+    tags = dict.fromkeys([*labels.states, *(labels.candidates if untouched else ())])
     found = {tag: labels.label(tag) for tag in sorted(tags)}
     return {
         "task": labels.task_id,

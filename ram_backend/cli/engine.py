@@ -127,7 +127,7 @@ def _of_project(opened: OpenProject, source: TaskImages) -> EngineInput:
     ledger = Ledger(opened.database)
     schema = parse_label_config(opened.project.label_config)
     shown = ledger.shown(opened.key, annotated=True)
-    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown, opened.settings))
+    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown))
     rows = [each for each in merged if each.reference]
     tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
     if not tags:

@@ -124,7 +124,7 @@ class _Page:
         return self._render(services, "connection.html", findings=await asyncio.to_thread(look))
 
     async def _tag(self, services: Server, project: Known, reference: str, name: str) -> HTMLResponse:
-        statistics = await asyncio.to_thread(statistics_of, services.ledger, services.settings, project)
+        statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
         photos = (statistics.photos or {}).get(name, ())
         return self._render(services, "tag.html", reference=reference, project=project, tag=name, photos=photos)
 
@@ -134,7 +134,7 @@ class _Page:
 
     async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
         """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
-        statistics = await asyncio.to_thread(statistics_of, services.ledger, services.settings, project)
+        statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
         photo = statistics.photo(task, image)
         if photo is None:
             raise ProjectNotFound(f"Project {project.key} has no corrected photo of task {task}.")
@@ -164,7 +164,7 @@ class _Page:
 
 
 def _facts(services: Services, project: Project) -> dict[str, Any]:
-    key, jobs, statistics = project.key, services.jobs, statistics_of(services.ledger, services.settings, project)
+    key, jobs, statistics = project.key, services.jobs, statistics_of(services.ledger, project)
     versions = jobs.versions.list(key)
     return {
         "project": project,

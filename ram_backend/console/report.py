@@ -32,7 +32,7 @@ WORTH_IT = 0.01
 
 def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
     """The report as JSON. Thresholds are an admin's or the served version's. Waits for database and disk."""
-    key, statistics = project.key, statistics_of(jobs.ledger, settings, project)
+    key, statistics = project.key, statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
     records, options = jobs.versions.list(key), project.options()
     own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))

@@ -17,7 +17,6 @@ from ram_backend.feedback.ledger import Ledger
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
-from ram_backend.settings import Settings
 from ram_backend.versions.records import BASE
 
 PROJECTS = 64
@@ -81,24 +80,24 @@ class Statistics:
         return next((each for each in found if (each.task, each.to_name) == (task, to_name)), None)
 
 
-def statistics_of(ledger: Ledger, settings: Settings, project: Project) -> Statistics:
-    """The figures of a project, with the settings' weights of untouched tags. Waits for the database.
+def statistics_of(ledger: Ledger, project: Project) -> Statistics:
+    """The figures of a project. Waits for the database.
 
     Raises:
         DatabaseUnavailable: see the message.
     """
-    return _computed(ledger, settings, project.key, ledger.last_event(project.key), project.label_config)
+    return _computed(ledger, project.key, ledger.last_event(project.key), project.label_config)
 
 
 @lru_cache(PROJECTS)
-def _computed(ledger: Ledger, settings: Settings, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
+def _computed(ledger: Ledger, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
     annotations = [each for each in ledger.annotations(key, up_to=last_event) if each.parsed.usable]
     per_day = Counter(each.received_at.date() for each in annotations)
     try:
         schema = parse_label_config(label_config)
     except LabelConfigError as error:
         return Statistics(len(annotations), per_day, problem=str(error))
-    corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True), settings)
+    corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True))
     of_version: dict[str, list[TaskLabels]] = defaultdict(list)
     for each in corrections:
         if each.model_versions:

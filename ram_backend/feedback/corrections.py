@@ -12,23 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
-import numpy as np
-
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
 from ram_backend.feedback.labels import (
     UNKNOWN,
-    CandidateTags,
     LabelState,
     TagLabel,
     TaskLabels,
     merge_choices,
-    untouched_weight,
     weighted_vote,
 )
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ChoiceId, ParsedAnnotation, caption_in, ticked_paths
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, choices_for, free_choice, image_reference
-from ram_backend.settings import Settings
 
 MAX_CLOCK_SKEW = timedelta(seconds=60)
 """Largest difference between Label Studio's clock and ours."""
@@ -69,7 +64,6 @@ def corrections_of(
     schema: LabelSchema,
     annotations: Iterable[CurrentAnnotation],
     shown: _Shown,
-    settings: Settings,
     *,
     task_data: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[TaskLabels]:
@@ -87,7 +81,7 @@ def corrections_of(
         each.parsed.task: each.task_data for each in sorted(usable, key=lambda each: each.event_id) if each.task_data
     }
     data |= {task: newer for task, newer in (task_data or {}).items() if newer}
-    reader = _Reader(schema, settings, usable, shown)
+    reader = _Reader(schema, usable, shown)
     return [each for annotation in usable for each in reader.read(annotation, data.get(annotation.parsed.task, {}))]
 
 
@@ -143,10 +137,7 @@ class _Reader:
     project's annotations and served predictions, case folded.
     """
 
-    def __init__(
-        self, schema: LabelSchema, settings: Settings, annotations: Sequence[CurrentAnnotation], shown: _Shown
-    ) -> None:
-        self._settings = settings
+    def __init__(self, schema: LabelSchema, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> None:
         self._shown = shown
         self._controls = {
             to_name: [control for control in schema.tag_controls if control.to_name == to_name]
@@ -160,7 +151,11 @@ class _Reader:
         }
         for name, spelled in self._spelled.items():
             self._fixed[name] = _by_path(free_choice(text) for text in dict.fromkeys(spelled.values()))
-        self._candidates: dict[str, CandidateTags] = {}
+        self._candidates = {
+            to_name: _texts(self._fixed[control.name] for control in controls)
+            for to_name, controls in self._controls.items()
+            if all(control.dynamic is None for control in controls)
+        }
         self._unoffered: dict[tuple[str, str], list[Choice]] = {}
 
     def read(self, annotation: CurrentAnnotation, data: Mapping[str, Any]) -> Iterator[TaskLabels]:
@@ -177,7 +172,7 @@ class _Reader:
                 task_id=parsed.task,
                 to_name=to_name,
                 reference=image_reference(controls[0], data),
-                candidates=self._candidates_of(to_name, controls, choices),
+                candidates=self._candidates[to_name] if to_name in self._candidates else _texts(choices),
                 states=states,
                 ground_truth=parsed.ground_truth,
                 annotation_ids=(parsed.id,),
@@ -187,23 +182,6 @@ class _Reader:
 
     def _choices(self, control: TagControl, data: Mapping[str, Any]) -> _Choices:
         return self._fixed[control.name] if control.dynamic is None else _by_path(choices_for(control, data))
-
-    def _candidates_of(
-        self, to_name: str, controls: Sequence[TagControl], choices: Sequence[_Choices]
-    ) -> CandidateTags:
-        fixed = all(control.dynamic is None for control in controls)
-        found = self._candidates.get(to_name) if fixed else None
-        if found is None:
-            untouched: dict[str, float] = {}
-            for control, known in zip(controls, choices, strict=True):
-                weight = untouched_weight(self._settings, control, len(known))
-                for choice in known.values():
-                    for tag in choice.texts:
-                        untouched[tag] = max(untouched.get(tag, 0.0), weight)
-            found = CandidateTags(tuple(untouched), np.array(list(untouched.values()), dtype=np.float32))
-            if fixed:
-                self._candidates[to_name] = found
-        return found
 
     def _labels(
         self,
@@ -250,6 +228,10 @@ class _Reader:
 
 def _by_path(choices: Iterable[Choice]) -> _Choices:
     return {choice.path: choice for choice in choices}
+
+
+def _texts(choices: Iterable[_Choices]) -> Mapping[str, None]:
+    return {text: None for known in choices for choice in known.values() for text in choice.texts}
 
 
 def _spellings(control: TagControl, annotations: Sequence[CurrentAnnotation], shown: _Shown) -> Mapping[str, str]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ram_backend.labelstudio.schema import TagControl
-from ram_backend.settings import Settings
 
 LabelState = Literal["confirmed", "added", "removed", "untouched", "unknown"]
 """`confirmed`: shown as on, left on. `added`: ticked by a person. `removed`: shown as on, unticked by a person.
@@ -38,40 +34,7 @@ class TagLabel:
     score: float | None = None
 
 
-UNKNOWN = TagLabel(False, 0.0, "unknown")
-
-
-def untouched_weight(settings: Settings, control: TagControl, choices: int) -> float:
-    """Weight in [0, 1] of a tag that stayed off in a control with that number of choices; a stated one has weight 1.
-
-    A list of at most RAM_LISTED_TAGS choices or labels is on screen as a whole,
-    a longer one, a closed `Taxonomy` and a `TextArea` are not.
-    """
-    listed = (control.kind == "choices" or control.regions) and choices <= settings.listed_tags
-    return settings.untouched_weight if listed else settings.untouched_hidden_weight
-
-
-@dataclass(frozen=True, eq=False)
-class CandidateTags:
-    """The tags that could be chosen for an image, and their weights while untouched.
-
-    Attributes:
-        tags: (T,) distinct texts.
-        untouched: (T,) float32 in [0, 1], the weight of each tag's label while
-            it is untouched.
-    """
-
-    tags: tuple[str, ...] = field(repr=False)
-    untouched: NDArray[np.float32] = field(repr=False)
-
-    def label(self, tag: str) -> TagLabel:
-        """The label of a tag that nobody touched."""
-        index = self._index.get(tag)
-        return UNKNOWN if index is None else TagLabel(False, float(self.untouched[index]), "untouched")
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {tag: index for index, tag in enumerate(self.tags)}
+UNKNOWN, UNTOUCHED = TagLabel(False, 0.0, "unknown"), TagLabel(False, 1.0, "untouched")
 
 
 @dataclass(frozen=True)
@@ -81,8 +44,8 @@ class TaskLabels:
     Attributes:
         to_name: name of the image in the label config.
         reference: where the image is; None: the task doesn't say.
-        candidates: the tags that could be chosen; one object for all tasks with
-            the same tags.
+        candidates: the tags that could be chosen, in order (the values say
+            nothing); one object for all tasks with the same tags.
         states: labels of the tags that at least one annotator touched.
         ground_truth: an annotation marked as ground truth decided.
         annotation_ids: of the annotations, ascending.
@@ -95,7 +58,7 @@ class TaskLabels:
     task_id: int
     to_name: str
     reference: str | None
-    candidates: CandidateTags
+    candidates: Mapping[str, None]
     states: Mapping[str, TagLabel]
     ground_truth: bool
     annotation_ids: tuple[int, ...]
@@ -104,7 +67,7 @@ class TaskLabels:
 
     def label(self, tag: str) -> TagLabel:
         """The label of a tag; `UNKNOWN` if it could not be chosen."""
-        return self.states.get(tag) or self.candidates.label(tag)
+        return self.states.get(tag) or (UNTOUCHED if tag in self.candidates else UNKNOWN)
 
     def tags(self, state: LabelState) -> tuple[str, ...]:
         """The tags in a state other than untouched, in order of their names."""
@@ -119,11 +82,11 @@ def to_matrix(labels: Sequence[TaskLabels], tags: Sequence[str]) -> tuple[NDArra
     on = np.zeros((len(labels), len(tags)), dtype=np.bool_)
     weights = np.zeros((len(labels), len(tags)), dtype=np.float32)
     columns = {tag: index for index, tag in enumerate(tags)}
-    untouched: dict[int, NDArray[np.float32]] = {}
+    untouched: dict[int, list[bool]] = {}
     for row, each in enumerate(labels):
         candidates = each.candidates
         if id(candidates) not in untouched:
-            untouched[id(candidates)] = np.array([candidates.label(tag).weight for tag in tags], dtype=np.float32)
+            untouched[id(candidates)] = [tag in candidates for tag in tags]
         weights[row] = untouched[id(candidates)]
         for tag, label in each.states.items():
             column = columns.get(tag)

@@ -99,7 +99,7 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     heartbeat("gather")
     last_event = ledger.last_event(key)
     annotations, shown = ledger.annotations(key, up_to=last_event), ledger.shown(key, annotated=True)
-    labels = merge_corrections(corrections_of(schema, annotations, shown, context.settings, task_data=newer))
+    labels = merge_corrections(corrections_of(schema, annotations, shown, task_data=newer))
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks have no image reference.")
@@ -114,7 +114,7 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         limits.append(min((each for each in most if each is not None), default=None))
     texts = list(costs)
     for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
-        texts += candidates.tags
+        texts += candidates
     fixed = {text: options.threshold_of([text]) for text in texts} | fixed
     return ProjectCorrections(
         labels=with_place,

@@ -110,7 +110,7 @@ def test_stats(said: Ledger) -> None:
     assert "tree" not in text
 
 
-def test_export(said: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export(said: Ledger, tmp_path: Path) -> None:
     rows = json_lines("export")
     assert [(row["task"], row["reference"], row["annotations"]) for row in rows] == [
         (1, "/data/1.jpg", [1]),
@@ -131,9 +131,6 @@ def test_export(said: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows
     with pytest.raises(InputError, match="can't be written"):
         run("export", "-o", tmp_path / "none" / "out.jsonl")
-    monkeypatch.setenv("RAM_LISTED_TAGS", "2")
-    monkeypatch.setenv("RAM_UNTOUCHED_HIDDEN_WEIGHT", "0.01")
-    assert json_lines("export", "--untouched")[2]["tags"]["cat"]["weight"] == 0.01
 
 
 @pytest.mark.parametrize("command", ["list", "stats", "export", "reconcile"])

@@ -93,7 +93,7 @@ def test_quality_by_version_day_and_tag(settings: Settings, learned: Ledger) -> 
 
 def test_its_numbers_are_the_page_s(settings: Settings, learned: Ledger) -> None:
     given = of(settings)
-    statistics = statistics_of(given[0].ledger, settings, given[2])
+    statistics = statistics_of(given[0].ledger, given[2])
     found = project_report(*given)
     assert [(each["tag"], each["shown"], each["precision"]) for each in found["tags"]] == [
         (each.tag, each.shown, each.precision) for each in statistics.tags

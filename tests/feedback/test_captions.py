@@ -9,7 +9,6 @@ from ram_backend.feedback.corrections import caption_corrections, corrections_of
 from ram_backend.feedback.shown import ShownChoice, ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, read_annotation
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.settings import load_settings
 
 SCHEMA = parse_label_config(CONFIG.replace("</View>", '<TextArea name="caption" toName="image"/></View>'))
 LONG = "a brown dog that runs over the grass after a red ball, while two children look on from a wooden bench"
@@ -56,5 +55,5 @@ def test_what_says_nothing_about_a_caption() -> None:
 
 
 def test_a_caption_is_no_tag() -> None:
-    (labels,) = corrections_of(SCHEMA, [current(parsed("dog"))], {1: served("tree")}, load_settings())
+    (labels,) = corrections_of(SCHEMA, [current(parsed("dog"))], {1: served("tree")})
     assert set(labels.states) == {"cat"}

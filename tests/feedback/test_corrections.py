@@ -12,13 +12,11 @@ from feedback.saying import CONFIG, MINUTE, NOW, current, microseconds, said, sh
 
 from ram_backend.feedback.corrections import corrections_of, merge_corrections, shown_to
 from ram_backend.feedback.events import CurrentAnnotation, LabelSpace
-from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, to_matrix, untouched_weight
+from ram_backend.feedback.labels import LabelState, TagLabel, TaskLabels, to_matrix
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.annotations import ParsedAnnotation, ParsedItem
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.settings import load_settings
 
-WEIGHTS = load_settings(untouched_weight=0.5, untouched_hidden_weight=0.05, listed_tags=40)
 SCHEMA = parse_label_config(CONFIG)
 TREE = parse_label_config(
     '<View><Image name="image" value="$image"/><Taxonomy name="tags" toName="image"><Choice value="animal">'
@@ -30,7 +28,7 @@ def only(
     annotation: ParsedAnnotation | CurrentAnnotation, *showings: ShownPrediction, schema: Any = SCHEMA
 ) -> TaskLabels:
     given = current(annotation) if isinstance(annotation, ParsedAnnotation) else annotation
-    (correction,) = corrections_of(schema, [given], {given.parsed.task: showings}, WEIGHTS)
+    (correction,) = corrections_of(schema, [given], {given.parsed.task: showings})
     return correction
 
 
@@ -43,7 +41,7 @@ def merged(*given: Any, **options: Any) -> list[TaskLabels]:
 
 
 def together(*annotations: ParsedAnnotation, schema: Any = SCHEMA, **options: Any) -> list[TaskLabels]:
-    return merged(schema, [current(each) for each in annotations], {}, WEIGHTS, **options)
+    return merged(schema, [current(each) for each in annotations], {}, **options)
 
 
 def paths(*values: tuple[str, ...], kind: str = "taxonomy", name: str = "tags") -> tuple[ParsedItem, ...]:
@@ -63,7 +61,7 @@ def test_against_what_was_shown() -> None:
     assert correction.tags("removed") == ("dog",)
 
 
-OFF = ("untouched", 0.5)
+OFF = ("untouched", 1)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +93,9 @@ def test_tags_that_the_label_config_has_no_more_are_left_out() -> None:
 def test_a_tag_that_came_into_the_label_config_later_is_unknown() -> None:
     earlier = LabelSpace.of(parse_label_config(CONFIG.replace('<Choice value="tree"/>', "")))
     annotation = current(said(1, "cat"), offered=earlier)
-    assert states(only(annotation)) == [("added", 1), ("untouched", 0.5), ("unknown", 0)]
-    (labels,) = merged(SCHEMA, [annotation, current(said(2, "dog", task=1))], {}, WEIGHTS)
-    assert states(labels)[2] == ("untouched", 0.5)  # the other annotator could have ticked it
+    assert states(only(annotation)) == [("added", 1), ("untouched", 1), ("unknown", 0)]
+    (labels,) = merged(SCHEMA, [annotation, current(said(2, "dog", task=1))], {})
+    assert states(labels)[2] == ("untouched", 1)  # the other annotator could have ticked it
 
 
 # Which prediction was shown
@@ -120,17 +118,10 @@ def test_the_prediction_is_found_by_its_number_else_it_is_the_last_that_was_serv
 # Lists and trees
 
 
-def test_what_was_not_on_screen_is_believed_less() -> None:
-    more = "".join(f'<Choice value="t{number}"/>' for number in range(38))
-    long = parse_label_config(CONFIG.replace("</Choices>", f"{more}</Choices>"))
-    assert states(only(said(1, "cat"), schema=long)) == [("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
-    assert untouched_weight(WEIGHTS.model_copy(update={"listed_tags": 41}), long.tag_controls[0], 41) == 0.5
-
-
 def test_a_chosen_entry_of_a_tree_says_nothing_of_those_above_it() -> None:
     parsed = said(1, items=paths(("animal", "cat")))
     names = ("animal", "cat", "dog", "plant")
-    expected = [("unknown", 0), ("added", 1), ("untouched", 0.05), ("untouched", 0.05)]
+    expected = [("unknown", 0), ("added", 1), ("untouched", 1), ("untouched", 1)]
     assert states(only(parsed, schema=TREE), names) == expected
     both = said(1, items=paths(("animal", "cat"), ("animal",)))
     assert states(only(both, schema=TREE), names)[0] == ("added", 1)
@@ -156,7 +147,7 @@ def test_of_several_texts_nobody_knows_which() -> None:
     )
     assert states(only(said(1, "vehicle"), schema=schema), ["bus", "vehicle"]) == [("added", 0.25), ("unknown", 0)]
     assert states(only(said(1, "vehicle", "car"), schema=schema), ["car", "bus"]) == [("added", 1), ("added", 0.25)]
-    assert states(only(said(1), schema=schema), ["car", "bus"]) == [("untouched", 0.5), ("untouched", 0.5)]
+    assert states(only(said(1), schema=schema), ["car", "bus"]) == [("untouched", 1), ("untouched", 1)]
 
 
 def test_dynamic_choices_come_with_the_task() -> None:
@@ -166,12 +157,12 @@ def test_dynamic_choices_come_with_the_task() -> None:
     )
     data = {"image": "/a.jpg", "options": ["bus", {"value": "A tram", "alias": "tram"}]}
     correction = only(current(said(1, "tram"), task_data=data), schema=schema)
-    assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 0.5), ("added", 1), ("unknown", 0)]
+    assert states(correction, ["bus", "A tram", "cat"]) == [("untouched", 1), ("added", 1), ("unknown", 0)]
     other = current(said(2, "cat"), task_data={"image": "/b.jpg", "options": ["cat"]})
-    labels = merged(schema, [current(said(1, "tram"), task_data=data), other], {}, WEIGHTS)
+    labels = merged(schema, [current(said(1, "tram"), task_data=data), other], {})
     on, weights = to_matrix(labels, ["bus", "A tram", "cat"])
     assert on.tolist() == [[False, True, False], [False, False, True]]
-    assert weights.tolist() == [[0.5, 1, 0], [0, 0, 1]]
+    assert weights.tolist() == [[1, 1, 0], [0, 0, 1]]
 
 
 def test_each_image_of_a_task_has_its_own_labels() -> None:
@@ -183,7 +174,7 @@ def test_each_image_of_a_task_has_its_own_labels() -> None:
     annotation = current(
         said(1, items=paths(("cat",), kind="choices", name="two")), task_data={"a": "/a.jpg", "b": "/b.jpg"}
     )
-    left, right = merged(schema, [annotation], {}, WEIGHTS)
+    left, right = merged(schema, [annotation], {})
     assert (left.to_name, left.reference, left.label("cat").label) == ("left", "/a.jpg", False)
     assert (right.to_name, right.reference, right.label("cat").label) == ("right", "/b.jpg", True)
 
@@ -193,10 +184,10 @@ def test_each_image_of_a_task_has_its_own_labels() -> None:
 
 def test_annotators_who_agree_count_in_full() -> None:
     (labels,) = together(said(1, "cat", task=5), said(2, "cat", task=5, completed_by=2))
-    assert states(labels) == [("added", 1), ("untouched", 0.5), ("untouched", 0.5)]
+    assert states(labels) == [("added", 1), ("untouched", 1), ("untouched", 1)]
     assert labels.annotation_ids == (1, 2)
-    (labels,) = together(said(1, "cat", task=5), said(2, task=5))  # who left a tag off says less than who ticked it
-    assert (labels.label("cat").label, states(labels)[0]) == (True, ("added", round(1 / 3, 6)))
+    (labels,) = together(said(1, "cat", task=5), said(2, task=5))  # who left a tag off says as much as who ticked it
+    assert states(labels)[0] == ("unknown", 0)
 
 
 def test_a_tie_is_unknown() -> None:
@@ -208,13 +199,13 @@ def test_a_tie_is_unknown() -> None:
         ([replace(one, id=3)], (True, ("confirmed", third))),
         ([replace(other, id=4)], (False, ("removed", third))),
     ):
-        (labels,) = merged(SCHEMA, [current(each) for each in (one, other, *more)], served, WEIGHTS)
+        (labels,) = merged(SCHEMA, [current(each) for each in (one, other, *more)], served)
         assert (labels.label("cat").label, states(labels)[0]) == expected
 
 
 def test_ground_truth_wins_and_is_flagged() -> None:
     (labels,) = together(said(1, "cat", task=5), said(2, "cat", task=5), said(3, "dog", task=5, ground_truth=True))
-    assert states(labels) == [("untouched", 0.5), ("added", 1), ("untouched", 0.5)]
+    assert states(labels) == [("untouched", 1), ("added", 1), ("untouched", 1)]
     assert labels.ground_truth
     assert labels.annotation_ids == (3,)
     assert not together(said(1, "cat"))[0].ground_truth
@@ -233,7 +224,7 @@ def test_a_matrix() -> None:
     on, weights = to_matrix(labels, ["tree", "cat", "elsewhere"])
     assert (on.dtype, weights.dtype) == (np.bool_, np.float32)
     assert on.tolist() == [[False, True, False], [False, False, False]]
-    assert weights.tolist() == [[0.5, 1, 0], [0.5, 0.5, 0]]
+    assert weights.tolist() == [[1, 1, 0], [1, 1, 0]]
     assert to_matrix([], ["cat"])[0].shape == (0, 1)
     assert labels[0].candidates is labels[1].candidates, "one object for all tasks"
 
@@ -260,8 +251,8 @@ def test_regions_are_deleted_and_drawn() -> None:
         schema=BOXES,
     )
     assert states(correction) == [("confirmed", 1), ("removed", 1), ("added", 1)]
-    assert states(only(stating(1), schema=BOXES)) == [("untouched", 0.5)] * 3
-    assert states(only(stating(1, "cat", kind="choices"), schema=BOXES))[0] == ("untouched", 0.5)
+    assert states(only(stating(1), schema=BOXES)) == [("untouched", 1)] * 3
+    assert states(only(stating(1, "cat", kind="choices"), schema=BOXES))[0] == ("untouched", 1)
 
 
 def test_lines_are_tags_in_anybodys_words() -> None:
@@ -272,10 +263,10 @@ def test_lines_are_tags_in_anybodys_words() -> None:
         ("dog",),
         ("red chair",),
     ]
-    assert states(correction, ["tree", "sofa"]) == [("untouched", 0.05), ("unknown", 0)]
+    assert states(correction, ["tree", "sofa"]) == [("untouched", 1), ("unknown", 0)]
     one, other = together(stating(1, "Sofa", kind="textarea"), stating(2, "lamp", kind="textarea"), schema=WORDS)
-    assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 0.05)]
-    assert states(other, ["Sofa", "lamp"]) == [("untouched", 0.05), ("added", 1)]
+    assert states(one, ["Sofa", "lamp"]) == [("added", 1), ("untouched", 1)]
+    assert states(other, ["Sofa", "lamp"]) == [("untouched", 1), ("added", 1)]
     assert one.candidates is other.candidates
     correction = only(stating(1), schema=WORDS)
-    assert (correction.states, correction.candidates.tags) == ({}, ())
+    assert (correction.states, correction.candidates) == ({}, {})

@@ -92,9 +92,7 @@ def test_a_listing_knows_the_label_space(ledger: Ledger, studio: FakeLabelStudio
     studio.record["label_config"] = CONFIG.replace('<Choice value="dog"/>', "")
     studio.annotate(1, 1, "cat")
     reconcile(ledger, KEY, api, began=LATER)
-    (correction,) = corrections_of(
-        parse_label_config(CONFIG), ledger.annotations(KEY), ledger.shown(KEY), load_settings()
-    )
+    (correction,) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), ledger.shown(KEY))
     assert (correction.label("cat").state, correction.label("dog").state) == ("added", "unknown")
 
 
@@ -213,7 +211,7 @@ def test_predictions_that_nobody_recorded(ledger: Ledger, studio: FakeLabelStudi
     assert known[2] == [shown(2, ["cat", "tree"], ["dog"], prediction_id=12)]
     assert 3 not in known  # its prediction was deleted there
     assert reconcile(ledger, KEY, api, began=LATER).shown == 0
-    (first, *_) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), known, load_settings())
+    (first, *_) = corrections_of(parse_label_config(CONFIG), ledger.annotations(KEY), known)
     assert (first.tags("confirmed"), first.tags("removed")) == (("cat",), ("dog",))
 
 

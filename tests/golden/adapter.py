@@ -75,8 +75,7 @@ def read_history(data_dir: Path) -> dict[str, Any]:
         print_ = ledger.fingerprint(key)
         truth = ledger.annotations(key)
         schema = parse_label_config(project.label_config)
-        weights = settings.model_copy(update={"untouched_weight": 0.5, "untouched_hidden_weight": 0.05})
-        labels = merge_corrections(corrections_of(schema, truth, ledger.shown(key), weights))
+        labels = merge_corrections(corrections_of(schema, truth, ledger.shown(key)))
         versions = {}
         for record in table.list(key):
             version = open_version(version_path(settings.versions_dir, key, record.name), None, key=key)

@@ -143,11 +143,6 @@ def test_what_an_admin_ticks_is_what_is_judged(corrected: Trainings) -> None:
     assert found.most_ticked == 1
 
 
-def weights_change(project: Trainings) -> None:
-    """An untouched tag counts half."""
-    project.changes["untouched_weight"] = 0.5
-
-
 def a_hash_changes(project: Trainings) -> None:
     image = image_key(1, picture_of(1))
     sha256, phash = project.ledger.images(KEY)[image]
@@ -164,7 +159,7 @@ def the_machine_changes(project: Trainings) -> None:
     project.patch.setattr(training_job, "is_tuning_wanted", lambda *_: True)
 
 
-@pytest.mark.parametrize("change", [weights_change, a_hash_changes, an_embedding_changes, the_machine_changes])
+@pytest.mark.parametrize("change", [a_hash_changes, an_embedding_changes, the_machine_changes])
 def test_a_verdict_stands_only_for_what_it_follows_from(
     corrected: Trainings, change: Callable[[Trainings], None]
 ) -> None:
