@@ -1,38 +1,52 @@
-"""Measures the data engine on labels with planted noise, and its time and memory on synthetic tokens.
+"""Measures the data engine on labels with planted noise, and `run_engine` on synthetic tokens.
 
-    python benchmarks/data_engine.py noise --data DIR [--cache DIR] [--seeds 5] [--ablation]
-    python benchmarks/data_engine.py scale [--images 100000]
+    python benchmarks/data_engine.py noise --data DIR [--without SET=SOURCE] [--cache DIR] [--seeds 5] [--ablation]
+    python benchmarks/data_engine.py scale --out DIR [--images 100000]
 
 Noise: of each set's tags (at least 10 or 25 photos) 30 % are dropped, and wrong ones are added, 20 % as many as there
 are right ones, drawn by the tags' frequency. The model whose scores the engine takes is the starter's prior, which no
-label of these photos was used for. The probe is a ridge regression, trained on four fifths of the photos with the
-labels in question, and judged by the clean labels of the other fifth.
+label of these photos was used for; or, where a set is named, a starter that `python -m starter --leave-out-set SET`
+built in the folder SOURCE. The probe is a ridge regression, trained on four fifths of the photos with the labels in
+question, and judged by the clean labels of the other fifth.
+
+Scale: one run of the engine, in a folder that keeps its portions. Killed and run again, it prints the same digest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import resource
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.engine.evidence import FOLDS, SIGNALS, Evidence, Lazy, Portion
-from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW
+from ram_backend.engine.evidence import SIGNALS, Evidence, Portion
+from ram_backend.engine.findings import findings_of
 from ram_backend.engine.noise_model import fit_noise_model
+from ram_backend.engine.run import EngineInput, run_engine
+from ram_backend.gate.folds import FOLDS
 from ram_backend.images.decode import decode
 from ram_backend.metrics import mean_average_precision
+from ram_backend.models.bundle import open_bundle
 from ram_backend.models.delta import features_of
 from ram_backend.models.registry import find_bundle
-from ram_backend.models.starter.network import StarterNetwork
+from ram_backend.models.starter.install import install_starter
+from ram_backend.models.starter.network import COMPONENTS, StarterNetwork
 from ram_backend.settings import load_settings
-from ram_backend.tagging.tagger import rounded
+from ram_backend.tagging.image_loader import LoadedImage
+from ram_backend.tagging.subset import resolve_subset
+from ram_backend.tagging.tagger import Tagger, TagScores, rounded
 from ram_backend.training.ridge import RATE_FLOOR, KernelEigen
 from starter.data import label_matrix, read_set, set_tags
 
@@ -42,29 +56,36 @@ DROPPED, WRONG, PORTION = 0.3, 0.2, 512
 Arrays = tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
-def encoded(data: Path, name: str, cache: Path | None) -> Arrays:
-    """Tokens, scores of the prior, clean labels and known, of the tags with enough photos."""
+def encoded(data: Path, name: str, cache: Path | None, source: Path | None) -> Arrays:
+    """Tokens, the model's log-odds, clean labels and known, of the tags with enough photos."""
     photos, tags = read_set(data, name), set_tags(data, name)
-    file = None if cache is None else cache / f"{name}-encoded.npz"
-    if file is not None and file.exists():
-        stored = np.load(file)
-        tokens, prior = stored["tokens"], stored["prior"]
-    else:
-        settings = load_settings()
-        bundle = find_bundle("starter", settings.bundles_dir)
-        network = StarterNetwork(bundle, device="cpu", precision="fp32", threads=1)
-        queries = network.select([row for row in bundle.vocabulary.resolve(tags) if row is not None])
-        parts = []
-        for at in range(0, len(photos), 16):
-            pixels = np.stack([bundle.preprocessing(_decode(photo.path)) for photo in photos[at : at + 16]])
-            some = rounded(network.encode(pixels), "float16")
-            parts.append((some.astype(np.float16), network.component_logits(some, queries)[2]))
-        tokens, prior = (np.concatenate(each) for each in zip(*parts, strict=True))
-        if file is not None:
-            np.savez(file, tokens=tokens, prior=prior)
     labels, known = label_matrix(photos, tags)
     kept = (labels & known).sum(axis=0) >= SETS[name]
-    return tokens, prior[:, kept], labels[:, kept], known[:, kept]
+    names = [tag for tag, enough in zip(tags, kept, strict=True) if enough]
+    file = None if cache is None else cache / f"{name}-tokens.npy"
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = load_settings()
+        bundle = find_bundle("starter", settings.bundles_dir)
+        if source is not None:
+            bundle = open_bundle(install_starter(Path(scratch), name="without", source=source))
+        network: Any = StarterNetwork(bundle, device="cpu", precision="fp32", threads=1)
+        if file is None or not file.exists():
+            parts = []
+            for at in range(0, len(photos), 16):
+                pixels = np.stack([bundle.preprocessing(_decode(photo.path)) for photo in photos[at : at + 16]])
+                parts.append(rounded(network.encode(pixels), "float16").astype(np.float16))
+            tokens = np.concatenate(parts)
+            if file is not None:
+                np.save(file, tokens)
+        else:
+            tokens = np.load(file)
+        tagger, scores = Tagger(bundle, network, resolve_subset(bundle, names)), []
+        queries = network.select(tagger.subset.entries)
+        for at in range(0, len(tokens), 16):
+            part = tokens[at : at + 16].astype(np.float32)
+            prior = network.component_logits(part, queries)[COMPONENTS.index("prior")]
+            scores.append(prior if source is None else tagger.score(part).log_odds)
+    return tokens, np.concatenate(scores), labels[:, kept], known[:, kept]
 
 
 def planted(labels: NDArray[np.bool_], known: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
@@ -98,19 +119,25 @@ def probe(features: NDArray[np.float32], targets: NDArray[Any], known: NDArray[n
 
 def judge(arrays: Arrays, noisy: NDArray[np.bool_], folds: NDArray[np.int64]) -> tuple[list[Portion], list[Any], Any]:
     """Portions, signals and rates of one draw."""
-    tokens, prior, _, known = arrays
-    numbers = np.arange(len(tokens))
-    whole = Portion(numbers, folds, tokens, prior, noisy, known)
-    portions = [whole.take(slice(at, at + PORTION)) for at in range(0, len(tokens), PORTION)]
+    tokens, scores, _, known = arrays
+    parts = [slice(at, at + PORTION) for at in range(0, len(tokens), PORTION)]
+    portions = [Portion(folds[at], tokens[at], scores[at], noisy[at], known[at]) for at in parts]
     evidence = Evidence(portions)
     return portions, [evidence.signals(portion) for portion in portions], evidence.rates
 
 
-def figures(present: NDArray[np.float64], noisy: Any, labels: Any, known: Any) -> tuple[dict[str, float], Any]:
-    """Of one draw, and the labels that come out."""
-    dropped = noisy & known & (present < DROP_BELOW)
-    added = ~noisy & known & (present >= ADD_ABOVE)
-    result = (noisy & ~dropped) | added
+def cleaned(model: Any, signals: Any, noisy: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The labels with all findings accepted."""
+    result, tags = noisy.copy(), [str(tag) for tag in range(noisy.shape[1])]
+    standard = model.standardised(signals)
+    for each in findings_of(np.arange(len(noisy)), tags, model.present(signals, noisy), standard, noisy, known):
+        result[each.number, int(each.tag)] ^= True
+    return result
+
+
+def figures(present: NDArray[np.float64], result: Any, noisy: Any, labels: Any, known: Any) -> dict[str, float]:
+    """Of one draw, whose labels became `result`."""
+    dropped, added = noisy & ~result, result & ~noisy
 
     def f1(found: NDArray[np.bool_]) -> float:
         return float(2 * (found & labels & known).sum() / ((found & known).sum() + (labels & known).sum()))
@@ -127,7 +154,7 @@ def figures(present: NDArray[np.float64], noisy: Any, labels: Any, known: Any) -
         "precision of additions": (added & labels).sum() / max(1, added.sum()),
         "added": added.sum(),
         "calibration error": float(np.average(gap, weights=[b.sum() for b in _bins(doubt)])),
-    }, result
+    }
 
 
 def _bins(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
@@ -136,13 +163,13 @@ def _bins(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     return [each for each in found if each.any()]
 
 
-def noise_test(data: Path, cache: Path | None, seeds: int, ablation: bool) -> None:
+def noise_test(data: Path, sources: dict[str, Path], cache: Path | None, seeds: int, ablation: bool) -> None:
     every = {"": list(range(len(SIGNALS)))}
     if ablation:
         every |= {f" without {one}": [row for row in every[""] if SIGNALS[row] != one] for one in SIGNALS}
         every |= {f" by {one} alone": [row] for row, one in enumerate(SIGNALS)}
     for name in SETS:
-        arrays = encoded(data, name, cache)
+        arrays = encoded(data, name, cache, sources.get(name))
         tokens, _, labels, known = arrays
         features, rows = features_of(tokens), defaultdict(list)
         clean = probe(features, labels, known, labels)
@@ -155,7 +182,8 @@ def noise_test(data: Path, cache: Path | None, seeds: int, ablation: bool) -> No
                 chosen = [each[used] for each in signals]
                 model = fit_noise_model(chosen, *parts, rates)
                 present = np.concatenate([model.present(*each) for each in zip(chosen, parts[0], strict=True)])
-                found, result = figures(present, noisy, labels, known)
+                result = cleaned(model, np.concatenate(chosen, axis=1), noisy, known)
+                found = figures(present, result, noisy, labels, known)
                 if title:
                     rows["F1 gained" + title].append(found["F1 gained"])
                     continue
@@ -178,27 +206,42 @@ def _interval(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} +- {half:.3f}"
 
 
-def scale(images: int) -> None:
-    """Synthetic tokens of the starter's shape, made portion by portion from a seed."""
+def scale(images: int, folder: Path) -> None:
+    """Synthetic tokens of the starter's shape, from a seed each; every label stands for a shift of the tokens."""
+    random = np.random.default_rng(0)
+    clean = random.random((images, 40)) < 0.07
+    labels = (clean & (random.random(clean.shape) < 0.8)) | (random.random(clean.shape) < 0.01)
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "JPEG")
 
-    def made(at: int) -> Portion:
-        random = np.random.default_rng(at)
-        numbers = np.arange(at * PORTION, min((at + 1) * PORTION, images))
-        tokens = random.standard_normal((len(numbers), 26, 1454), dtype=np.float32).astype(np.float16)
-        scores = tokens[:, 0, :40].astype(np.float32)
-        return Portion(numbers, numbers % FOLDS, tokens, scores, scores > 1.5, np.ones(scores.shape, np.bool_))
+    def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
+        return (picture.getvalue() for _ in numbers)
 
-    began = time.monotonic()
-    portions = Lazy(made, (images + PORTION - 1) // PORTION)
-    evidence = Evidence(portions)
-    fitted = time.monotonic()
-    for portion in portions:
-        evidence.signals(portion)
-    done = time.monotonic()
+    def loaded(_: bytes, *, name: str) -> LoadedImage:
+        own = np.random.default_rng(int(name))
+        tokens = own.standard_normal((26, 1454), dtype=np.float32)
+        tokens[0, :40] += 2 * clean[int(name)]
+        return LoadedImage(f"{int(name):064x}", int(own.integers(2**62)), (8, 8), tokens, None)
+
+    def score(tokens: NDArray[np.float32]) -> TagScores:
+        return TagScores(*3 * [tokens[:, 0, :40].astype(np.float32)])
+
+    began = dict[str, float]()
+
+    def progress(stage: str, step: int, steps: int) -> None:
+        began.setdefault(stage, time.monotonic())
+
+    loader: Any = SimpleNamespace(load=loaded, encode=lambda _, some: [each.tokens for each in some])
+    tagger: Any = SimpleNamespace(model_version="s", score=score, network=SimpleNamespace(token_shape=(26, 1454)))
+    given = EngineInput([str(n) for n in range(images)], tuple(map(str, range(40))), labels, np.ones_like(labels), load)
+    run_engine(folder, given, tagger, loader, limits=(10**6, 10**6), progress=progress)
+    progress("end", 0, 0)
+    digest = hashlib.sha256()
+    for name in ("findings.jsonl", "labels.jsonl", "summary.json", "report.html"):
+        digest.update((folder / name).read_bytes())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{images} images, 40 tags: fitted in {fitted - began:.0f} s, scored in {done - fitted:.0f} s, {peak:.2f} GiB"
-    )
+    stages = ", ".join(f"{one} {began[two] - began[one]:.0f} s" for one, two in pairwise(began))
+    print(f"{images} images, 40 tags: {stages}; peak {peak:.2f} GiB; digest {digest.hexdigest()[:12]}")
 
 
 def _decode(path: Path) -> Image.Image:
@@ -209,15 +252,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["noise", "scale"])
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--without", action="append", default=[], metavar="SET=SOURCE")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()
     if options.what == "scale":
-        scale(options.images)
+        scale(options.images, options.out)
     else:
-        noise_test(options.data, options.cache, options.seeds, options.ablation)
+        sources = {name: Path(source) for name, _, source in (each.partition("=") for each in options.without)}
+        noise_test(options.data, sources, options.cache, options.seeds, options.ablation)
 
 
 if __name__ == "__main__":

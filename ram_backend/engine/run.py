@@ -1,13 +1,13 @@
 """A run of the engine over labelled images: encode, judge, write findings; in a folder of finished portions.
 
-    run.json             what the run is about; another one is refused
-    portions/00000.npz   tokens, scores and hashes of some images; written once, so that a killed run goes on
+    portions/DIGEST.npz  tokens, scores and hashes of some images; written once, so that a killed run goes on
     findings.jsonl       labels that are probably wrong, tags that are probably missing
     labels.jsonl         the labels as they would be with all findings accepted
     report.html          the same with pictures
 
-Nothing here changes a label: people decide. An image is encoded with its
-portion, so a run that was killed gives what an undisturbed one gives.
+Nothing here changes a label: people decide. A portion is named by its images
+and the model, and an image is encoded with its portion: several processes may
+encode for one run, and one that was killed gives what an undisturbed one gives.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -64,12 +66,6 @@ class EngineInput:
     known: NDArray[np.bool_]
     load: Callable[[Sequence[int]], Iterator[bytes | Exception]] = field(repr=False)
 
-    @property
-    def digest(self) -> str:
-        """Names the content."""
-        text = json.dumps([list(self.names), self.tags]).encode()
-        return hashlib.sha256(text + self.labels.tobytes() + self.known.tobytes()).hexdigest()
-
 
 @dataclass(frozen=True)
 class EngineResult:
@@ -100,19 +96,23 @@ def run_engine(
         progress: called with stage, step and steps.
 
     Raises:
-        InputError: the folder is another run's, no image can be read, or no tag
-            has `MIN_LABELS` images.
+        InputError: no image can be read, or no tag has `MIN_LABELS` images.
     """
     columns = np.flatnonzero((images.labels & images.known).sum(axis=0) >= MIN_LABELS)
     if not len(columns):
         raise InputError(f"No tag is on for {MIN_LABELS} images: there is nothing to compare. Label more images.")
-    (folder / "portions").mkdir(parents=True, exist_ok=True)
-    _claim(folder / "run.json", {"images": images.digest, "model_version": tagger.model_version})
-    files, errors = _encode(folder / "portions", images, tagger, loader, progress)
-    parts, content, phash = _hashes(files)
-    rows = np.concatenate([np.empty(0, np.int64), *parts])
-    if not len(rows):
+    files, parts, content, hashes, errors = list[Path](), [], list[str](), [np.empty(0, np.uint64)], list[str]()
+    for file, numbers in encode(folder, images, tagger, loader, progress):
+        with np.load(file) as stored:
+            errors += stored["errors"].tolist()
+            if len(stored["rows"]):
+                files.append(file)
+                parts.append(numbers.start + stored["rows"])
+                content += stored["content"].tolist()
+                hashes.append(stored["phash"])
+    if not files:
         raise InputError(f"None of {len(images.names)} images can be read; the first: {errors[0]}")
+    rows, phash = np.concatenate(parts), np.concatenate(hashes)
     groups = (
         group_near_duplicates(phash, content) if len(rows) <= ALIKE_UP_TO else np.unique(phash, return_inverse=True)[1]
     )
@@ -123,17 +123,13 @@ def run_engine(
     def portion(at: int) -> Portion:
         progress("compare", at, len(files))
         with np.load(files[at]) as stored:
-            scores = stored["scores"][:, columns]
-            return Portion(parts[at], folds[parts[at]], stored["tokens"], scores, labels[at], known[at])
-
-    def signals_file(at: int) -> Path:
-        return files[at].with_suffix(".signals.npy")
+            return Portion(folds[parts[at]], stored["tokens"], stored["scores"][:, columns], labels[at], known[at])
 
     portions = Lazy(portion, len(files))
     evidence = Evidence(portions)
-    for at, each in enumerate(portions):
-        np.save(signals_file(at), evidence.signals(each))
-    signals = Lazy(lambda at: np.load(signals_file(at)), len(files))
+    for file, each in zip(files, portions, strict=True):
+        np.save(file.with_suffix(".npy"), evidence.signals(each))
+    signals = Lazy(lambda at: np.load(files[at].with_suffix(".npy")), len(files))
     model = fit_noise_model(signals, labels, known, evidence.rates)
     names = [images.tags[column] for column in columns]
     findings: list[Finding] = []
@@ -146,7 +142,7 @@ def run_engine(
         "unreadable": errors,
         "tags": len(columns),
         "tags_not_judged": len(images.tags) - len(columns),
-        "labels": int(sum((label & mask).sum() for label, mask in zip(labels, known, strict=True))),
+        "labels": int((images.labels & images.known)[rows][:, columns].sum()),
         "wrong": counts["wrong"],
         "missing": counts["missing"],
         "share_left_out": round(model.missing, 3),
@@ -157,27 +153,35 @@ def run_engine(
     return EngineResult(findings, summary)
 
 
-def _claim(file: Path, identity: dict[str, str]) -> None:
-    """Records what a run is about; InputError where the folder is another one's."""
-    if file.exists() and json.loads(file.read_text()) != identity:
-        raise InputError(f"{file.parent} holds a run over other images, labels or another model: give another folder.")
-    file.write_text(json.dumps(identity))
+def encode(
+    folder: Path, images: EngineInput, tagger: Tagger, loader: ImageLoader, progress: Progress, share: int = 0
+) -> list[tuple[Path, range]]:
+    """Encodes the portions that nobody has encoded yet.
 
+    Args:
+        folder: of the run.
+        images: of the run.
+        tagger: see `run_engine`.
+        loader: see `run_engine`.
+        progress: called with stage, step and steps.
+        share: processes that encode for one run at the same time each have a
+            number, and an order of portions that follows from it.
 
-def _encode(
-    folder: Path, images: EngineInput, tagger: Tagger, loader: ImageLoader, progress: Progress
-) -> tuple[list[Path], list[str]]:
-    """Files of all portions, the missing ones encoded now; and the errors of images that can't be read."""
-    files, errors = [], list[str]()
-    for start in range(0, len(images.names), PORTION):
-        progress("encode", start, len(images.names))
-        file = folder / f"{start // PORTION:05}.npz"
+    Returns:
+        Of each portion its file and the numbers of its images.
+    """
+    (folder / "portions").mkdir(parents=True, exist_ok=True)
+    total, found = len(images.names), list[tuple[Path, range]]()
+    for start in range(0, total, PORTION):
+        numbers = range(start, min(start + PORTION, total))
+        identity = json.dumps([tagger.model_version, *(images.names[number] for number in numbers)])
+        name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
+        found.append((folder / "portions" / name, numbers))
+    for done, (file, numbers) in enumerate(random.Random(share).sample(found, len(found)) if share else found):
+        progress("encode", done, len(found))
         if not file.exists():
-            _encode_portion(file, range(start, min(start + PORTION, len(images.names))), images, tagger, loader)
-        with np.load(file) as stored:
-            errors += stored["errors"].tolist()
-            files += [file] if len(stored["rows"]) else []
-    return files, errors
+            _encode_portion(file, numbers, images, tagger, loader)
+    return found
 
 
 def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tagger, loader: ImageLoader) -> None:
@@ -191,14 +195,14 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         except (ImageError, ImageUnreachable) as error:
             errors.append(f"{images.names[number]}: {error}")
         else:
-            rows.append(number)
+            rows.append(number - numbers.start)
             content.append(waiting[-1].sha256)
             phash.append(waiting[-1].phash)
         if len(waiting) == AT_ONCE or number == numbers[-1]:
             tokens += loader.encode(tagger.network, waiting)
             waiting = []
     stacked = np.stack(tokens) if tokens else np.empty((0, *tagger.network.token_shape), np.float32)
-    partial = file.with_suffix(".partial.npz")
+    partial = file.with_suffix(f".{os.uname().nodename}.{os.getpid()}.partial.npz")
     np.savez(
         partial,
         rows=np.array(rows, dtype=np.int64),
@@ -209,17 +213,6 @@ def _encode_portion(file: Path, numbers: range, images: EngineInput, tagger: Tag
         errors=np.array(errors, dtype=np.str_),
     )
     partial.replace(file)
-
-
-def _hashes(files: Sequence[Path]) -> tuple[list[NDArray[np.int64]], list[str], NDArray[np.uint64]]:
-    """Rows of each portion; sha256 and perceptual hashes of all images that could be read."""
-    rows, content, phash = [], list[str](), [np.empty(0, np.uint64)]
-    for file in files:
-        with np.load(file) as stored:
-            rows.append(stored["rows"])
-            content += stored["content"].tolist()
-            phash.append(stored["phash"])
-    return rows, content, np.concatenate(phash)
 
 
 def _duplicates(groups: NDArray[np.int64], names: Sequence[str]) -> list[list[str]]:

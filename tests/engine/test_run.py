@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ram_backend.engine import run as engine
-from ram_backend.engine.run import EngineInput, run_engine
+from ram_backend.engine.run import EngineInput, encode, run_engine
 from ram_backend.errors import ImageUnreadable, InputError
 from ram_backend.images.decode import decode
 from ram_backend.tagging.image_loader import LoadedImage
@@ -118,12 +119,24 @@ def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_other_labels_of_the_same_images_are_judged_without_encoding(tmp_path: Path) -> None:
     images, _ = _images()
     _run(tmp_path, images)
-    other = EngineInput(images.names, images.tags, ~images.labels, images.known, images.load)
-    with pytest.raises(InputError, match="another folder"):
-        _run(tmp_path, other)
+    other, loader = replace(images, labels=images.labels ^ (np.arange(160) % 20 == 0)[:, None]), _Loader()
+    changed = _run(tmp_path, other, loader)
+    assert loader.loaded == 0
+    assert changed.findings == _run(tmp_path / "fresh", other).findings
+
+
+def test_processes_share_the_encoding(tmp_path: Path) -> None:
+    images, _ = _images()
+    helper, loader = _Loader(die_at=100), _Loader()
+    with pytest.raises(KeyboardInterrupt):
+        encode(tmp_path / "shared", images, _Tagger(), helper, lambda *_: None, share=1)  # type: ignore[arg-type]
+    assert len(set(map(str, (tmp_path / "shared" / "portions").iterdir()))) == 3
+    shared = _run(tmp_path / "shared", images, loader)
+    assert loader.loaded == 160 - 96, "three portions of 32 were encoded by the other one"
+    assert shared == _run(tmp_path / "alone", images)
 
 
 def test_too_few_labels_are_named(tmp_path: Path) -> None:
