@@ -57,7 +57,9 @@ def eval_(
     ram_definition: Annotated[
         bool, typer.Option(help="mAP as RAM's script has it: a tag without positives counts as 0.")
     ] = False,
-    baselines: Annotated[bool, typer.Option(help="Also a linear probe, ConSE and the untrained prior.")] = False,
+    baselines: Annotated[
+        bool, typer.Option(help="Also CLIP, ML-Decoder, linear probe, ConSE and untrained prior.")
+    ] = False,
     as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option("--out", help="Report to write: .html, or .json.")] = None,
     device: DeviceOption = None,

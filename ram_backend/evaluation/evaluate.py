@@ -94,7 +94,7 @@ def evaluate(
         raise InputError(f"{labels.name}: no model can score these tags: {candidates[0].note}")
     models = list(found.values())
     if with_baselines:
-        models += baselines(reference, scored, training, folder, settings)
+        models += baselines(reference, scored, labels, training, folder, settings)
     leaks = _leaks(candidates, scored)
     kept = np.array([keep_leaks or row not in leaks for row in range(len(scored.rows))])
     if not kept.any():

@@ -32,6 +32,7 @@ from ram_backend.finetuning.recipe import Batch, FinetuningOptions, Recipe
 from ram_backend.images.decode import decode
 from ram_backend.models import bundle as bundles
 from ram_backend.models.bundle import CAPTIONER, NETWORK, TRAINING_IMAGES, Bundle
+from ram_backend.models.preprocessing import CLIP_MEAN, CLIP_STD
 from ram_backend.models.starter.export import StarterModule, export_head
 from ram_backend.models.starter.install import HEAD_WEIGHTS
 from ram_backend.models.starter.network import HEAD, HEAD_QUERIES
@@ -45,7 +46,6 @@ LONGEST = 30
 SAVED_EVERY = 200
 """Optimizer steps from one checkpoint to the next."""
 CHECKPOINT = "checkpoint.pt"
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _NO_WORDS = re.compile(r'[.!"()*#:;~\s]+')
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from ram_backend.errors import InputError
 
 _IMAGE_FIELDS = ("file", "image", "image_path", "file_name", "filepath", "url")
 _TEXT_FIELDS = ("captions", "caption", "text", "texts", "sentence", "sentences")
+_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".tar")
 
 Pair = tuple[str, list[str]]
 """An image's name and its captions."""
@@ -25,77 +25,61 @@ def read_captions(path: Path) -> Iterator[Pair]:
     """Images and their captions, one at a time, in the file's order.
 
     Read are, by the ending: `.jsonl` (an object a line: `file` or `image`, and
-    `captions` or `caption`), `.csv` and `.tsv` (with a head line of such names;
-    rows of one image that follow each other are one image), `.json` (COCO's
-    caption annotations, or a list of such objects) and `.tar` (webdataset:
-    `KEY.txt` or a `caption` in `KEY.json`).
+    `captions` or `caption`), `.csv` and `.tsv` (with a head line of such names),
+    `.json` (COCO's caption annotations, or a list of such objects) and `.tar`
+    (webdataset: `KEY.txt` or a `caption` in `KEY.json`). Records of one image
+    that follow each other are one image.
 
     Raises:
         InputError: another ending, no such file, or a record without an image
             or a caption; names file and record.
     """
-    readers = {".jsonl": _lines, ".csv": _table, ".tsv": _table, ".json": _document, ".tar": _archive}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: captions are read from {', '.join(readers)}. Convert the file.")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{path}: captions are read from {', '.join(_SUFFIXES)}. Convert the file.")
     try:
-        yield from _merged(reader(path))
+        pairs = (_pair(record, f"{path}, {where}") for where, record in _records(path))
+        for image, same in groupby(pairs, key=itemgetter(0)):
+            yield image, [caption for _, captions in same for caption in captions]
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror or error}). Check the path.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, tarfile.TarError, csv.Error) as error:
-        raise InputError(f"{path} can't be read as {path.suffix} ({error}). Repair the file.") from None
+    except (ValueError, KeyError, TypeError, tarfile.TarError, csv.Error) as error:
+        raise InputError(f"{path} can't be read as captions in {path.suffix} ({error!r}). Repair the file.") from None
 
 
-def _merged(pairs: Iterable[Pair]) -> Iterator[Pair]:
-    """Pairs that follow each other and name one image, as one."""
-    for image, same in groupby(pairs, key=itemgetter(0)):
-        yield image, [caption for _, captions in same for caption in captions]
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each record is, and what it holds."""
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        yield from _members(path)
+    elif suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(content, dict):
+            names = {image["id"]: image["file_name"] for image in content["images"]}
+            by_image = sorted(content["annotations"], key=itemgetter("image_id"))
+            content = [{"file": names[each["image_id"]], "caption": each["caption"]} for each in by_image]
+        yield from ((f"record {number}", record) for number, record in enumerate(content, start=1))
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if suffix == ".jsonl":
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield f"line {number}", json.loads(line)
+            else:
+                rows = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+                yield from ((f"line {number}", row) for number, row in enumerate(rows, start=2))
 
 
-def _lines(path: Path) -> Iterator[Pair]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _pair(json.loads(line), f"{path}, line {number}")
-
-
-def _table(path: Path) -> Iterator[Pair]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for number, row in enumerate(rows, start=2):
-            yield _pair(row, f"{path}, line {number}")
-
-
-def _document(path: Path) -> Iterator[Pair]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        try:
-            names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-            captions = defaultdict(list)
-            for annotation in content["annotations"]:
-                captions[names[annotation["image_id"]]].append(str(annotation["caption"]))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not COCO's caption annotations ({error!r}). Repair the file.") from None
-        yield from captions.items()
-        return
-    if not isinstance(content, list):
-        raise InputError(f"{path}: neither COCO's caption annotations nor a list of objects. Repair the file.")
-    for number, record in enumerate(content, start=1):
-        yield _pair(record, f"{path}, record {number}")
-
-
-def _archive(path: Path) -> Iterator[Pair]:
+def _members(path: Path) -> Iterator[tuple[str, Any]]:
     with tarfile.open(path) as archive:
         for member in archive:
             name = PurePosixPath(member.name)
             key, _, ending = name.name.partition(".")
             content = archive.extractfile(member) if ending.lower() in ("txt", "caption", "json") else None
-            if content is None:
-                continue
-            text = content.read().decode()
-            record = json.loads(text) if ending.lower() == "json" else {"caption": text.strip()}
-            if isinstance(record, dict) and any(field in record for field in _TEXT_FIELDS):
-                yield _pair({**record, "file": str(name.with_name(key))}, f"{path}, {member.name}")
+            if content is not None:
+                text = content.read().decode()
+                record = json.loads(text) if ending.lower() == "json" else {"caption": text.strip()}
+                if any(field in record for field in _TEXT_FIELDS):
+                    yield member.name, {**record, "file": str(name.with_name(key))}
 
 
 def _pair(record: Any, where: str) -> Pair:

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
+import torch
+from open_clip.model import CLIP
+from open_clip.transform import image_transform
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_score
 from support.commands import connect
@@ -31,10 +35,17 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import load_settings
 from ram_backend.versions.directory import write_version
 from ram_backend.versions.table import VersionTable
+from ram_backend.vocabulary.prompts import prompts
 from ram_backend.worker.training_set import write_folds
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
 TAGS = ["animal", "cat", "my product name", "person", "red"]
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    "quick_gelu": True,
+}
 KEYS = {"images", "tags", "mAP", "micro_f1", "macro_f1", "precision_at_5", "ece"}
 
 
@@ -125,8 +136,32 @@ def test_figures_are_those_of_scikit_learn(data: Path, labels: Path, tmp_path: P
     assert (cat["positives"] > 0, skateboard["AP"]) == (True, None)
     assert some["mAP"] <= 0.5, "of a tag without positives the AP is 0"
     ranked = {each["name"]: each for each in some["models"] if each["baseline"]}
-    assert set(ranked) == {"untrained prior", "ConSE", "linear probe"}
+    assert set(ranked) == {"untrained prior", "ConSE", "CLIP zero-shot", "linear probe", "ML-Decoder"}
+    assert "RAM_CLIP_WEIGHTS" in ranked.pop("CLIP zero-shot")["note"]
     assert all("mAP" in each and "micro_f1" not in each for each in ranked.values())
+
+
+def test_clip_ranks_images_by_their_cosine_with_the_tag(
+    data: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_clip, "get_model_config", lambda _: TINY_CLIP)
+    model = CLIP(**TINY_CLIP).eval()
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    monkeypatch.setenv("RAM_CLIP_WEIGHTS", str(tmp_path / "clip.pt"))
+    lines, random = [json.loads(line) for line in labels.read_text().splitlines()], np.random.default_rng(0)
+    files = [labels.parent / "images" / each["file"] for each in lines]
+    for file in files:  # of CLIP's own size: resampling differs in the last bits
+        Image.fromarray(random.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(file, "PNG")
+    found = {each["name"]: each for each in evaluated(labels, "--baselines")["models"]}["CLIP zero-shot"]
+    prepare = image_transform(32, is_train=False)
+    with torch.inference_mode():
+        word = model.encode_text(open_clip.get_tokenizer("ViT-B-16")(prompts("cat")), normalize=True).mean(dim=0)
+        pixels = torch.stack([prepare(Image.open(file)) for file in files])
+        scores = (model.encode_image(pixels, normalize=True) @ word).numpy()
+    known = np.array(["cat" not in each["maybe"] for each in lines])
+    right = np.array(["cat" in each["tags"] for each in lines])
+    expected = average_precision_score(right[known], scores[known])
+    assert {each["tag"]: each["AP"] for each in found["per_tag"]}["cat"] == pytest.approx(expected, abs=1e-6)
 
 
 def leaky(data: Path, *images: tuple[str, int]) -> None:

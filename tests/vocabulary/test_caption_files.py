@@ -54,8 +54,9 @@ def test_webdataset(tmp_path: Path) -> None:
         ("a.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.jpg"}', "line 2"),
         ("a.jsonl", "{", "Repair"),
         ("a.csv", "picture,words\na,b\n", "line 2"),
-        ("a.json", '{"annotations": [{}], "images": []}', "COCO"),
-        ("a.json", "3", "neither"),
+        ("a.json", '{"annotations": [{}], "images": []}', "captions in .json.*image_id"),
+        ("a.json", "3", "Repair"),
+        ("a.json", "[3]", "record 1: names no image"),
         ("a.tar", "x", "Repair"),
     ],
 )
