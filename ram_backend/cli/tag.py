@@ -33,6 +33,8 @@ PROGRESS_FROM = 20
 NAME_WIDTH = 32
 """Columns of a terminal for the names of images, at most."""
 
+DEMO_TAGS, IN_BRACKETS = 5, "in brackets: below the tag's threshold"
+
 Best = list[tuple[str, float, bool]]
 """Tags of an image, best first: tag, score, whether it is above its threshold."""
 
@@ -168,7 +170,7 @@ def tagged(
             if image.caption and shown.captions is not None and shown.captions.source == "model":
                 out.print(f"{'':{min(width, NAME_WIDTH)}}  {image.caption}", markup=False, style="italic")
     if below and not shown.as_json:
-        notes.print("In brackets: below the tag's threshold.", style="dim")
+        notes.print(f"{IN_BRACKETS.capitalize()}.", style="dim")
 
 
 def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | BoxFile], *, stopped: bool) -> None:
@@ -207,9 +209,7 @@ def _is_there(path: Path, settings: Settings) -> bool:
     return True
 
 
-def demo(
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Show tags that score at least this.")] = 0.7,
-) -> None:
+def demo() -> None:
     """Tag the photos that come with the package, and say what to do next.
 
     The bundle of RAM_BUNDLE (default: starter) is used; the starter is
@@ -217,11 +217,11 @@ def demo(
     """
     settings = load_settings()
     tagger, paths = open_tagger(settings, None), familiar_first()
-    out.print(f"{len(paths)} photos, {len(tagger.tags):,} tags; shown are those that score {min_score:g} or more")
+    out.print(f"{len(paths)} photos, {len(tagger.tags):,} tags; shown are the best {DEMO_TAGS} of each, {IN_BRACKETS}")
     for image in tag_images(tagger, paths, settings):
         if isinstance(image, ImageError):
             raise image
-        _print_tags(image.path, _best(tagger, image.scores, min_score=min_score), NAME_WIDTH)
+        _print_tags(image.path, _best(tagger, image.scores, top=DEMO_TAGS, every=True), NAME_WIDTH)
     out.print(
         "Next: tag your own photos with  .venv/bin/ram-backend tag PHOTO_OR_FOLDER   (any text can be a tag:"
         ' --tags "golden retriever,my product name")',

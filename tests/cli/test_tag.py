@@ -371,7 +371,9 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytes
 def test_demo_tags_every_photo_and_names_the_next_step() -> None:
     result = run("demo")
     assert "cat 0.9" in result.stdout
-    assert all(path.name in result.stdout for path in photo_paths())
+    lines = [line for line in result.stdout.splitlines() if ".jpg" in line]
+    assert sorted(line.split()[0] for line in lines) == [path.name for path in photo_paths()]
+    assert all(line.count(", ") == 4 for line in lines), "each with its best tags, ticked or not"
     assert result.stdout.splitlines()[1].startswith("german_shepherd_dog.jpg"), (
         "what the starter knows well comes first"
     )
