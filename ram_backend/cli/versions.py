@@ -13,8 +13,9 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, print_facts, print_json, print_rows
 from ram_backend.errors import RamError, VersionDamaged, VersionRefused
 from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.models.calibration import sigmoid
 from ram_backend.versions.directory import Version, open_version, version_path
-from ram_backend.versions.records import BASE, Served, VersionRecord
+from ram_backend.versions.records import BASE, Lineage, Served, VersionRecord
 from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, activate, rollback, pin, unpin.", no_args_is_help=True)
@@ -49,9 +50,8 @@ def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
             before, after = (m.get("edits") for m in (each.lineage.metrics_before, each.lineage.metrics_after))
             trainer, count = each.lineage.trainer, str(each.lineage.corrections.count)
             edits = "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
-        made = each.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
         now = mark if served.name == each.name else ""
-        rows.append([each.name, each.state, made, trainer, edits, count, now])
+        rows.append([each.name, each.state, _made(each), trainer, edits, count, now])
     print_rows(("version", "state", "made", "trainer", "edits", "corrections", ""), rows)
     for each in records:
         typer.echo(f"{each.name}  {each.quarantined or each.verdict.get('reason') or each.outcome}")
@@ -75,8 +75,19 @@ def show(
     facts = {**_facts(record, table.served(opened.key)), "files": files}
     if as_json:
         print_json(facts)
-    else:
-        print_facts(dict(_flat(facts)))
+        return
+    figures = record.verdict.get("figures", {})
+    said = {
+        "version": f"{record.name}, {record.state}{', served' * facts['served']}",
+        "made": _made(record),
+        "verdict": record.quarantined or record.verdict.get("reason") or record.outcome,
+        "wrong ticks gone": _counts(figures, "vanished."),
+        "new right ticks": _counts(figures, "found."),
+        "files": files,
+    }
+    if record.lineage is not None:
+        said |= {"after": record.lineage.parent or BASE, "learned by": _training_of(record.lineage)}
+    print_facts({name: value for name, value in said.items() if value} | {"more": "--json"})
 
 
 @app.command()
@@ -100,13 +111,13 @@ def diff(
         print_json({**facts, "metrics": dict(zip(names, metrics, strict=True)), **tags})
         return
     for name, side in zip(names, sides, strict=True):
-        typer.echo(f"{name}: {_training_of(side)}")
+        typer.echo(f"{name}: {'the bundle without any version' if side is None else _training_of(side.lineage)}")
     typer.echo(f"{between:+d} corrections from {before} to {after}")
     if not changes:
         typer.echo("No tag differs.")
         return
-    rows = [[each["tag"], *_numbers(each), f"{each['weights_moved']:.3g}"] for each in changes[:top]]
-    print_rows(("tag", "threshold", "base scale", "bias", "weights moved"), rows)
+    rows = [[each["tag"], *_numbers(each), "too" if each["weights_moved"] else ""] for each in changes[:top]]
+    print_rows(("tag", "ticked above", "what the bundle scores 0.5", "by the photo"), rows)
     more = f"and {len(changes) - top} more; --top shows them. " if len(changes) > top else ""
     typer.echo(f"{more}Each column: {before}, then {after}.")
 
@@ -187,13 +198,14 @@ def _facts(record: VersionRecord, served: Served) -> dict[str, Any]:
     }
 
 
-def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested facts as lines, "lineage.seed" and the like, without empty ones."""
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif value not in (None, "", [], ()):
-            yield f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)
+def _made(record: VersionRecord) -> str:
+    return record.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _counts(figures: Mapping[str, float], prefix: str) -> str:
+    """What the verdict counted per tag, most first."""
+    found = {name.removeprefix(prefix): count for name, count in figures.items() if name.startswith(prefix)}
+    return ", ".join(f"{tag} {count:.0f}" for tag, count in sorted(found.items(), key=lambda each: -each[1]))
 
 
 def _compare(before: Version | None, after: Version | None) -> list[dict[str, Any]]:
@@ -224,19 +236,17 @@ def _tags_of(version: Version | None) -> dict[str, _Tag]:
     return dict(zip(delta.tags, zip(numbers, delta.weight, strict=True), strict=True))
 
 
-def _training_of(version: Version | None) -> str:
-    if version is None:
-        return "the bundle without any version"
-    lineage, used = version.lineage, version.lineage.corrections
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics_after.items()) or "no figures"
-    return (
-        f"trainer {lineage.trainer}, {used.count} corrections (up to event {used.last_event}, {used.added} of them new,"
-        f" {used.withdrawn} withdrawn), {figures}"
-    )
+def _training_of(lineage: Lineage) -> str:
+    used, edits = lineage.corrections, lineage.metrics_after.get("edits")
+    figures = "" if edits is None else f", {edits:.2f} edits per photo"
+    new, gone = f"{used.added} of them new", f", {used.withdrawn} withdrawn" if used.withdrawn else ""
+    return f"{lineage.trainer} from {used.count} corrections ({new}{gone}){figures}"
 
 
 def _numbers(change: Mapping[str, Any]) -> Iterator[str]:
-    for name in NUMBERS:
-        sides = (change["before"][name], change["after"][name])
-        before, after = ("bundle's" if each is None else f"{each:.3g}" for each in sides)
+    """Threshold, and the score of what has log-odds 0 in the bundle: before and after."""
+    sides = [change["before"], change["after"]]
+    thresholds = ["bundle's" if each["threshold"] is None else f"{each['threshold']:.2f}" for each in sides]
+    scores = [f"{sigmoid(np.array(each['bias'])):.2f}" for each in sides]
+    for before, after in (thresholds, scores):
         yield before if before == after else f"{before} to {after}"

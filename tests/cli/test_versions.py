@@ -20,6 +20,7 @@ from ram_backend.versions.directory import write_version
 from ram_backend.versions.table import VersionTable
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
+COUNTED = ACCEPT | {"figures": {"vanished.person": 5.0, "vanished.truck": 12.0, "found.chair": 4.0}}
 
 
 def run(command: str, *arguments: object) -> str:
@@ -67,8 +68,12 @@ def test_show(table: VersionTable) -> None:
     assert facts["lineage"] == lineage("v0001").to_json()
     assert facts["files"] == "whole"
     said = run("show", "v0002")
-    for expected in ("lineage.parent", "v0001", "lineage.corrections.withdrawn", "lineage.seed", "residual", "whole"):
+    for expected in ("v0002, accepted, served", "v0001", "residual from 100 corrections", ACCEPT["reason"], "whole"):
         assert expected in said
+    stored = table.record(write(load_settings().versions_dir, 3.0, key=KEY, parent="v0002", verdict=COUNTED))
+    said = run("show", stored.name)
+    assert "truck 12, person 5" in said
+    assert "chair 4" in said
     with pytest.raises(VersionNotFound, match="v0003"):
         run("show", "v0009")
     with pytest.raises(ProjectNotFound):
@@ -89,7 +94,8 @@ def test_diff(table: VersionTable) -> None:
     assert base["tags"][0]["weights_moved"] == pytest.approx(0.25 * 3**0.5)
     said = run("diff", "base", "v0002", "--top", 1)
     assert "and 1 more" in said
-    assert "bundle's to 0.5" in said
+    assert "bundle's to 0.50" in said
+    assert "0.50 to 0.73" in said, "a bias of 1"
     changed = delta(0.0)
     changed.weight[1] += 2.0
     changed.thresholds[0] = 0.7
