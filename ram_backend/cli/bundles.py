@@ -149,6 +149,26 @@ def show(
         typer.echo("All checksums are right.")
 
 
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(help="Name of a bundle.")],
+    project: Annotated[str, typer.Option(help="Which project: its number, or NUMBER.CREATED.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, and print its result.")] = False,
+) -> None:
+    """Learn a project's corrections anew on another bundle, and serve that if it needs fewer edits.
+
+    A worker does it. The gate compares with what is served, which stays until
+    then; where it refuses, nothing changes. The way back is the same, or
+    `versions rollback`.
+    """
+    from ram_backend.cli.jobs import request_training
+    from ram_backend.cli.opening import open_project
+
+    settings = load_settings()
+    find_bundle(name, settings.bundles_dir)
+    request_training(open_project(project), f"to use bundle {name}", wait=wait, bundle=name)
+
+
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     provenance = manifest.get("provenance", {})

@@ -15,7 +15,7 @@ from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import JsonLines, notes, print_json, print_rows, progress
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, NotAvailable
-from ram_backend.jobs.job import Job, PrelabelOptions, Which
+from ram_backend.jobs.job import Job, JobOptions, Which
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import load_settings
 
@@ -57,8 +57,12 @@ def train(
     reason: Annotated[str, typer.Option(help="Why, for the list of jobs.")] = "asked for on the command line",
 ) -> None:
     """Learn from a project's corrections now, whatever their number. A worker does it."""
-    opened = open_project(project)
-    request = opened.jobs.request_training(opened.key, reason)
+    request_training(open_project(project), reason, wait=wait)
+
+
+def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: str | None = None) -> None:
+    """Requests a training, on another bundle if one is named, says so, and waits for its end if asked to."""
+    request = opened.jobs.request_training(opened.key, reason, bundle=bundle)
     known = "is queued" if request.is_new else f"was {request.job.state} already"
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
     if not wait:
@@ -103,7 +107,7 @@ def prelabel(
     which: tuple[Which, ...] = tuple(name for name, wanted in given.items() if wanted) or ("unlabelled",)
     opened = open_project(project)
     opened.jobs.table.expire()
-    options = PrelabelOptions(which, per_second=per_second)
+    options = JobOptions(which, per_second=per_second)
     request = opened.jobs.request_prelabelling(opened.key, options, "asked for on the command line")
     job = request.job
     if not background:

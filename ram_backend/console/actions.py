@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ram_backend.errors import InputError
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions, parse_options
@@ -19,7 +19,7 @@ _BY_PAGE = "asked for on the admin's page"
 
 def _prelabel(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
     """Requests predictions for all tasks without annotations."""
-    job = jobs.request_prelabelling(key, PrelabelOptions(which=("unlabelled",)), _BY_PAGE).job
+    job = jobs.request_prelabelling(key, JobOptions(which=("unlabelled",)), _BY_PAGE).job
     return f"Predictions are queued as job {job.short}; a worker has Label Studio retrieve them."
 
 

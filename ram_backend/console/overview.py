@@ -66,7 +66,7 @@ async def thresholds_in_force(services: Services, project: Project) -> tuple[dic
         return {}, "The project's tags are still being prepared: their thresholds follow."
     except RamError as error:
         return {}, str(error)
-    source = services.model.known().bundle.name if ref is None else ref.name
+    source = snapshot.config.bundle.name if ref is None else ref.name
     found: dict[str, Threshold] = {}
     for name, control in config.controls.items():
         if (tagger := snapshot.taggers.get(name)) is None:

@@ -145,7 +145,7 @@ def _drift(jobs: JobService, settings: Settings, project: Project, version: Vers
     if FILE not in version.files:
         return None
     try:
-        bundle = find_bundle(settings.bundle, settings.bundles_dir)
+        bundle = find_bundle(version.lineage.bundle, settings.bundles_dir)
     except NotAvailable:
         return None
     loader = open_image_loader(settings, bundle.preprocessing, version.lineage.encoder_id)

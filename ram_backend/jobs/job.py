@@ -53,7 +53,7 @@ class Job(OfProject, Base):
         message: one line for people: the result, or why it waits.
         last_event: number of the last event in the ledger that it has seen;
             None: none.
-        options: `PrelabelOptions` as JSON; None: the kind has none.
+        options: `JobOptions` as JSON; None: the kind has none.
         checkpoint: of an attempt, for the next one.
         request_id: of the first HTTP request for it, as in the server's log.
     """
@@ -143,8 +143,8 @@ class JobResult:
 
 
 @dataclass(frozen=True)
-class PrelabelOptions:
-    """Tasks that are to have a prediction of what is served.
+class JobOptions:
+    """What a job is asked for: a pre-labelling its tasks, a training the bundle to learn on.
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose
@@ -152,21 +152,25 @@ class PrelabelOptions:
             unlabelled ones without any).
         tasks: numbers of further tasks; made distinct, and sorted.
         per_second: highest rate of tasks; None: no limit.
+        bundle: name of the bundle to change to, if the gate finds it better;
+            None: the one that is served.
     """
 
     which: tuple[Which, ...] = ()
     tasks: tuple[int, ...] = ()
     per_second: float | None = None
+    bundle: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "which", tuple(each for each in get_args(Which) if each in self.which))
         object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> PrelabelOptions:
+    def of(cls, options: Mapping[str, Any] | None) -> JobOptions:
         """Those of a job's row."""
         return cls(**(options or {}))
 
-    def __or__(self, other: PrelabelOptions) -> PrelabelOptions:
-        """Both; the other one's rate, where it has one."""
-        return PrelabelOptions(self.which + other.which, self.tasks + other.tasks, other.per_second or self.per_second)
+    def __or__(self, other: JobOptions) -> JobOptions:
+        """Both; the other one's rate and bundle, where it has one."""
+        which, tasks = self.which + other.which, self.tasks + other.tasks
+        return JobOptions(which, tasks, other.per_second or self.per_second, other.bundle or self.bundle)

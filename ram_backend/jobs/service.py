@@ -10,7 +10,7 @@ from typing import Any
 from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound, ProjectPinned
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import Job, PrelabelOptions
+from ram_backend.jobs.job import Job, JobOptions
 from ram_backend.jobs.schedules import ScheduleTable
 from ram_backend.jobs.table import JobTable, Requested
 from ram_backend.projects.keys import ProjectKey
@@ -47,8 +47,10 @@ class JobService:
         self._train_after = settings.train_after
         self._debounce_s = settings.train_debounce_seconds
 
-    def request_training(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> Requested:
-        """Requests a training; five requests make one job.
+    def request_training(
+        self, key: ProjectKey, reason: str, *, debounced: bool = False, bundle: str | None = None
+    ) -> Requested:
+        """Requests a training, on the served bundle or another one; five requests make one job.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
@@ -61,7 +63,8 @@ class JobService:
                 f"Project {key} is pinned to {served.name}, so nothing is learned:"
                 f" `ram-backend versions unpin {key.id}` ends that."
             )
-        return self.table.request(key, "train", reason, delay_s=self._debounce_s if debounced else 0.0)
+        options, delay_s = bundle and JobOptions(bundle=bundle), self._debounce_s if debounced else 0.0
+        return self.table.request(key, "train", reason, options or None, delay_s=delay_s)
 
     def request_training_message(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         """`request_training`, answered for people: "message", and "job", its id, where there is one."""
@@ -82,7 +85,7 @@ class JobService:
         )
         return {"job": job.id, "message": message}
 
-    def request_prelabelling(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> Requested:
+    def request_prelabelling(self, key: ProjectKey, options: JobOptions, reason: str) -> Requested:
         """Requests predictions of many tasks, unless all are in the batch that a running job is waiting for.
 
         Raises:

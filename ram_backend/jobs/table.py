@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from ram_backend.database.engine import Database
 from ram_backend.errors import JobLost
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import OPEN, Job, JobKind, JobResult, JobState, PrelabelOptions
+from ram_backend.jobs.job import OPEN, Job, JobKind, JobOptions, JobResult, JobState
 from ram_backend.logs import request_id
 from ram_backend.periodic import backoff
 from ram_backend.projects.keys import ProjectKey
@@ -65,7 +65,7 @@ class JobTable:
         key: ProjectKey,
         kind: JobKind,
         reason: str,
-        options: PrelabelOptions | None = None,
+        options: JobOptions | None = None,
         *,
         delay_s: float = 0.0,
         within: Session | None = None,
@@ -79,7 +79,7 @@ class JobTable:
             key: of the project.
             kind: of the job.
             reason: in a few words.
-            options: of a pre-labelling; added to those of an open job.
+            options: see `JobOptions`; added to those of an open job.
             delay_s: earliest start; an open job doesn't wait longer for that.
             within: the caller's transaction; None: one of its own.
         """
@@ -100,7 +100,7 @@ class JobTable:
             within.add(job)
             return Requested(job, True)
         if options is not None:
-            job.options = asdict(PrelabelOptions.of(job.options) | options)
+            job.options = asdict(JobOptions.of(job.options) | options)
         if job.state == "running":
             job.rerun_reason, job.not_before = reason, begin
         else:
@@ -256,7 +256,7 @@ class JobTable:
         """
         row.state, row.message, row.finished_at = state, message, database_now(session)
         if row.rerun_reason is not None:
-            options = None if row.options is None else PrelabelOptions.of(row.options)
+            options = None if row.options is None else JobOptions.of(row.options)
             rerun = self.request(row.key, row.kind, row.rerun_reason, options, within=session).job
             rerun.not_before = row.not_before
         ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable, InputError, NotAvailable, QuotaExceeded, RamError, SettingsError
 from ram_backend.feedback.events import events_of
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, Task, WebhookRequest
 from ram_backend.projects.keys import ProjectKey
@@ -140,7 +140,7 @@ async def _late(services: Services, key: ProjectKey, snapshot: Snapshot | None, 
         return NotAvailable(late)
     reason = f"{len(numbers)} tasks were not done within a request"
     try:
-        options = PrelabelOptions(tasks=tuple(numbers))
+        options = JobOptions(tasks=tuple(numbers))
         asking = asyncio.to_thread(services.jobs.request_prelabelling, key, options, reason)
         job = (await asyncio.wait_for(asking, HAND_OVER_S)).job
     except InputError as error:  # no `/setup` has named the project

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary, proxy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,43 @@ class Model:
         self.network.set_result(network)
 
 
+class ModelPool:
+    """The server's own model, and those of bundles that projects have chosen, as long as a version of one is served.
+
+    Args:
+        settings: of the server.
+        own: of the settings' bundle.
+    """
+
+    def __init__(self, settings: Settings, own: Model) -> None:
+        self.own = own
+        self._settings = settings
+        self._opening = threading.Lock()
+        self._others: WeakValueDictionary[str, Model] = WeakValueDictionary()
+
+    def get(self, name: str | None) -> Model:
+        """The model of a bundle (None: of the settings'), loaded in the background. Opens the bundle.
+
+        Raises:
+            NotAvailable: the settings' bundle is not open yet.
+            BundleNotFound, BundleDamaged: the chosen one is not there.
+        """
+        if name is None or name == self.own.known().bundle.name:
+            return self.own
+        with self._opening:
+            model = self._others.get(name)
+            if model is None:
+                settings = self._settings.model_copy(update={"bundle": name})
+                model = self._others[name] = Model(settings, identity=identify(settings))
+                model.start()
+            return model
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for model in (self.own, *self._others.values()):
+            model.close()
+
+
 def identify(settings: Settings) -> ModelIdentity:
     """Opens the settings' bundle and imports its engine; the starter is installed where it is not there yet.
 
@@ -214,7 +252,7 @@ class SharedTextEncoder:
     """
 
     def __init__(self, model: Model, settings: Settings, closed: threading.Event) -> None:
-        self._model = model
+        self._model = proxy(model)  # no cycle: what `gc.freeze` has seen of one stays for ever
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")

@@ -79,7 +79,7 @@ async def predict_tasks(
             nothing is answered for any task.
         ImageUnreachable: none of the images could be had, and later some may.
     """
-    network = await await_shared(services.model.network)
+    network = await await_shared(snapshot.model.network)
     done = await _Request(services, project, snapshot, network).groups(tasks)
     unreachable = [each for each in done if isinstance(each, ImageUnreachable)]
     if len(unreachable) == len(done):
@@ -103,6 +103,7 @@ class _Request:
             return asyncio.Semaphore(max(1, int(self.services.settings.fetch_threads * part)))
 
         self._source = self.services.task_images(self.project)
+        self._loader = self.services.image_loader(self.snapshot.model)
         self._fetching = share(FETCHING_SHARE)
         self._fetching_for_project = self.services.fetching.setdefault(
             self.project.key, share(FETCHING_SHARE_OF_PROJECT)
@@ -168,7 +169,7 @@ class _Request:
         """Per task its captions by control, from the tags that are ticked for the image."""
         config, found = self.snapshot.config, [dict[str, str]() for _ in images]
         for name, to_name in config.schema.captions.items():
-            captions, tokens = self.services.model.captions, _tokens(images, to_name)
+            captions, tokens = self.snapshot.model.captions, _tokens(images, to_name)
             if captions is None or not tokens:
                 continue
             ticked = [
@@ -205,7 +206,7 @@ class _Request:
         self.services.metrics.images.labels("tagged").inc()
         if image.pixels is not None:
             encoded = await asyncio.wrap_future(self.services.batcher.encode(self.network, image.pixels))
-            storing = self.services.cpu_pool.submit(self.services.image_loader.store, image, encoded)
+            storing = self.services.cpu_pool.submit(self._loader.store, image, encoded)
             tokens = await asyncio.wrap_future(storing)
             image = replace(image, tokens=tokens, pixels=None)
         return image
@@ -226,7 +227,7 @@ class _Request:
         with metrics.stage_seconds.labels("fetch").time():
             data = self._source.fetch(reference)
         started = time.perf_counter()
-        image = self.services.image_loader.load(data, name=f"image of task {reference.task}")
+        image = self._loader.load(data, name=f"image of task {reference.task}")
         metrics.token_lookups.labels("miss" if image.tokens is None else "hit").inc()
         if image.tokens is None:
             metrics.stage_seconds.labels("decode").observe(time.perf_counter() - started)

@@ -60,11 +60,12 @@ def unpromised(bundle: Bundle, texts: Sequence[str]) -> dict[str, tuple[str, flo
 
 
 class VersionRef(NamedTuple):
-    """Identity of a version: its project, its name such as "v0003", and the digest that it has to have."""
+    """Identity of a version: its project, its name such as "v0003", the digest that it has to have, its own bundle."""
 
     key: ProjectKey
     name: str
     digest: str
+    bundle: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name} of project {self.key}"

@@ -8,8 +8,8 @@ import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
-from weakref import WeakValueDictionary
+from functools import lru_cache
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import InputError, RamError, SettingsError
@@ -21,7 +21,7 @@ from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey, parse_project
 from ram_backend.projects.project import Connection, Project
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.model import Model, ModelIdentity, await_shared
+from ram_backend.server.model import Model, ModelIdentity, ModelPool, await_shared
 from ram_backend.server.processes import ProcessPool
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.shown_log import ShownLog
@@ -86,13 +86,13 @@ class Services:
         self.body_process = ProcessPool(1, settings.max_image_pixels)
         self._limits = fetch_limits(settings)
         self._images = lru_cache(CLIENTS)(self._open_images)
+        self._loaders: WeakKeyDictionary[Model, ImageLoader] = WeakKeyDictionary()
         builders = (self._builders, self._embedders)
-        self.snapshots = SnapshotCache(
-            self.model, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags
-        )
+        models = self._models = ModelPool(settings, self.model)
+        self.snapshots = SnapshotCache(models, self.cpu_pool, *builders, settings.max_snapshots, settings.max_new_tags)
         table = VersionTable(self._database)
         self.swap = VersionLoader(
-            settings.versions_dir, table, self.store, self.model, self.batcher, self.snapshots, metrics, self.jobs
+            settings.versions_dir, table, self.store, models, self.batcher, self.snapshots, metrics, self.jobs
         )
         self.fetching: WeakValueDictionary[ProjectKey, asyncio.Semaphore] = WeakValueDictionary()
         metrics.ready.set_function(lambda: self.model.state == "ready")
@@ -109,7 +109,7 @@ class Services:
 
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
-        self.model.close()
+        self._models.close()
         self.processes.close()
         self.body_process.close()
         for pool in (self.fetchers, self._builders, self._embedders, self.cpu_pool):
@@ -138,15 +138,17 @@ class Services:
             known = same[0] if len(same) == 1 else None
         return known or Project(ProjectKey("", number, created))
 
-    @cached_property
-    def image_loader(self) -> ImageLoader:
-        """From an image's bytes to tokens of the model's bundle, once that is opened."""
-        settings, identity = self.settings, self.model.known()
-        return open_image_loader(
-            *(settings, identity.bundle.preprocessing, identity.encoder_id),
-            decoders=settings.cpu_threads(),
-            run_in_process=self.processes.decode,
-        )
+    def image_loader(self, model: Model) -> ImageLoader:
+        """From an image's bytes to tokens of a model's bundle, once that is opened."""
+        loader = self._loaders.get(model)
+        if loader is None:
+            settings, identity = self.settings, model.known()
+            loader = self._loaders[model] = open_image_loader(
+                *(settings, identity.bundle.preprocessing, identity.encoder_id),
+                decoders=settings.cpu_threads(),
+                run_in_process=self.processes.decode,
+            )
+        return loader
 
     def task_images(self, project: Project) -> TaskImages:
         """Where the images of a project's tasks come from.

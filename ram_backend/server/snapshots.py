@@ -21,7 +21,7 @@ from ram_backend.models.network import Network
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.server.model import Model
+from ram_backend.server.model import Model, ModelPool
 from ram_backend.server.resolved_config import ResolvedConfig, VersionRef, promises, resolve_config
 from ram_backend.tagging.subset import resolve_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
@@ -86,11 +86,14 @@ class FutureLRU(Generic[K, V]):
 
 @dataclass(frozen=True, eq=False)
 class LoadedVersion:
-    """A version in memory, checked; its network is the bundle's own, or one with the version's head."""
+    """A version in memory, checked; its network is that of the bundle's `model`, or one with the version's head."""
 
     ref: VersionRef
     delta: Delta
     network: Network
+    model: Model
+    learned: int
+    """Number of photos that it has learned from."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Snapshot:
     """Immutable: a resolved config, and the taggers that carry it out.
 
     Attributes:
+        model: of the bundle.
         version: what the project has learned; None: the bundle's base.
         taggers: by control; those with dynamic choices are missing, and those
             without choices.
@@ -106,6 +110,7 @@ class Snapshot:
     """
 
     config: ResolvedConfig
+    model: Model
     version: LoadedVersion | None
     taggers: Mapping[str, Tagger]
     dynamic: FutureLRU[tuple[str, ...], Tagger]
@@ -123,7 +128,7 @@ class SnapshotCache:
     other ones do.
 
     Attributes:
-        model: of the server.
+        models: of the server.
         resolvers: threads that resolve label configs.
         builders: threads that build snapshots whose tags are known.
         embedders: threads that build those with new tags.
@@ -131,7 +136,7 @@ class SnapshotCache:
         max_new_tags: most of one label config, or of one task's choices.
     """
 
-    model: Model
+    models: ModelPool
     resolvers: Executor
     builders: Executor
     embedders: Executor
@@ -166,7 +171,8 @@ class SnapshotCache:
 
         def work() -> ResolvedConfig:
             try:
-                config = resolve_config(self.model.known(), parse_label_config(label_config), project, ref)
+                model = self.models.get(ref and ref.bundle)
+                config = resolve_config(model.known(), parse_label_config(label_config), project, ref)
                 self._check_new_tags(config.new_tags)
             except InputError:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
@@ -221,16 +227,20 @@ class SnapshotCache:
         seconds = time.monotonic() - started
         tags = sum(map(len, by_texts))
         _log.info("snapshot %s ready: %d tags, %d of them new, %.1f s", config.model_version, tags, new, seconds)
-        return Snapshot(config, version, taggers, FutureLRU(DYNAMIC_TAGGERS, self.embedders))
+        return Snapshot(config, self._model(version), version, taggers, FutureLRU(DYNAMIC_TAGGERS, self.embedders))
+
+    def _model(self, version: LoadedVersion | None) -> Model:
+        return self.models.own if version is None else version.model
 
     def _tagger(self, texts: tuple[str, ...], version: LoadedVersion | None) -> Tagger:
         """A tagger; those of one network share what is precomputed, under all versions."""
-        network = self.model.network.result() if version is None else version.network
+        model = self._model(version)
+        network = model.network.result() if version is None else version.network
         key = (texts, id(network))  # a tagger keeps its network, so the number is not given to another one
         plain = self._base_taggers.get(key)
         if plain is None:
-            bundle = self.model.known().bundle
-            encoder = cast(TextEncoder, self.model.text_encoder) if bundle.text_encoder is not None else None
+            bundle = model.known().bundle
+            encoder = cast(TextEncoder, model.text_encoder) if bundle.text_encoder is not None else None
             self._check_new_tags(bundle.vocabulary.resolve(texts).count(None))
             subset = resolve_subset(bundle, texts, encoder)
             plain = self._base_taggers[key] = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)

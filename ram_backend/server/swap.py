@@ -13,7 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ram_backend.errors import DatabaseUnavailable, NotAvailable, RamError, VersionDamaged
+from ram_backend.errors import (
+    BundleDamaged,
+    BundleNotFound,
+    DatabaseUnavailable,
+    NotAvailable,
+    RamError,
+    VersionDamaged,
+)
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.tuned import tuned_network
@@ -21,7 +28,7 @@ from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.batcher import Batcher
-from ram_backend.server.model import CLOSING, Model
+from ram_backend.server.model import CLOSING, Model, ModelPool
 from ram_backend.server.prometheus import ServerMetrics
 from ram_backend.server.resolved_config import VersionRef
 from ram_backend.server.snapshots import LoadedVersion, SnapshotCache
@@ -76,7 +83,7 @@ class _State:
     def is_due(self, bundle: Bundle) -> bool:
         """Whether the loop has to activate it now; an unloaded one is left to its first request."""
         if self.unloaded:
-            return self.desired.bundle_digest != bundle.digest
+            return self.desired.bundle is None and self.desired.bundle_digest != bundle.digest
         actual = (None, None) if self.actual is None else (self.actual.ref.name, self.actual.ref.digest)
         return actual != (self.desired.version, self.desired.digest) and self.next_try <= time.monotonic()
 
@@ -93,13 +100,13 @@ class VersionLoader(PeriodicThread):
     Attributes:
         versions_dir: of the version store.
         table: the rows of what is served, looked at each `POLL_S`.
-        projects, model, batcher, snapshots, metrics, jobs: parts of the server.
+        projects, models, batcher, snapshots, metrics, jobs: parts of the server.
     """
 
     versions_dir: Path
     table: VersionTable
     projects: ProjectCache
-    model: Model
+    models: ModelPool
     batcher: Batcher
     snapshots: SnapshotCache
     metrics: ServerMetrics
@@ -133,7 +140,7 @@ class VersionLoader(PeriodicThread):
         state = self._states.get(key)
         if state is not None and state.unloaded:
             with suppress(VersionDamaged):
-                return _ref(state.desired, self.model.known().bundle)
+                return _ref(state.desired, self.models.own.known().bundle)
         return None if state is None or state.actual is None else state.actual.ref
 
     def actual(self, key: ProjectKey) -> LoadedVersion | Future[None] | None:
@@ -156,9 +163,10 @@ class VersionLoader(PeriodicThread):
         """Reads the desired versions, compares them with the actual ones, and activates those that differ."""
         try:
             self._read()
-            if self.model.state != "failed" and self.model.identity.done():
+            own = self.models.own
+            if own.state != "failed" and own.identity.done():
                 for state in list(self._states.values()):
-                    if state.is_due(self.model.known().bundle):
+                    if state.is_due(own.known().bundle):
                         self._activate_soon(state)
         except Exception:  # the thread continues whatever happens
             _log.exception("Syncing served versions failed unexpectedly")
@@ -202,12 +210,12 @@ class VersionLoader(PeriodicThread):
         try:
             if self._states[key] is not state:
                 return  # overtaken
-            ref = _ref(state.desired, self.model.identity.result().bundle)
-            version = None if ref is None else _load_version(ref, self.versions_dir, self.model)
+            ref = _ref(state.desired, self.models.own.identity.result().bundle)
+            version = None if ref is None else _load_version(ref, self.versions_dir, self.models)
             project = self.projects.get(key)
             snapshot = None if project is None else self.snapshots.prepare(project, version)
             if version is not None and snapshot is not None:
-                _check_scores(snapshot.taggers.values(), self.model, self.batcher)
+                _check_scores(snapshot.taggers.values(), snapshot.model, self.batcher)
             self._assign(state, version)
         except VersionDamaged as error:
             self.metrics.swaps.labels("quarantined").inc()
@@ -258,24 +266,29 @@ def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
     named = f"Version {served.version} of project {served.key}"
     if served.digest is None or served.bundle_digest is None:
         raise VersionDamaged(f"{named} is not recorded: it isn't served. Roll back, or train again.")
-    if served.bundle_digest != bundle.digest:
+    if served.bundle is None and served.bundle_digest != bundle.digest:
         raise VersionDamaged(
             f"{named} belongs to another bundle (digest {served.bundle_digest[:12]}) than the one in use"
             f" ({bundle.name!r}, {bundle.digest[:12]}): it isn't served. Train again, or serve that bundle."
         )
-    return VersionRef(served.key, served.version, served.digest)
+    return VersionRef(served.key, served.version, served.digest, served.bundle)
 
 
-def _load_version(ref: VersionRef, versions_dir: Path, model: Model) -> LoadedVersion:
+def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> LoadedVersion:
     """Reads a version, and checks its checksums and its numbers. Waits for the model."""
     path = version_path(versions_dir, ref.key, ref.name)
+    try:
+        model = models.get(ref.bundle)
+    except (BundleNotFound, BundleDamaged) as error:
+        raise VersionDamaged(f"Version {ref} needs another bundle. {error}") from None
     version = open_version(path, model.known().bundle, key=ref.key, digest=ref.digest)
     if version.outcome != ACCEPTED:
         raise VersionDamaged(f"Version {ref} was not accepted by the gate: it is never served.")
     for name, array in version.delta.to_tensors().items():
         if array.size and float(np.abs(array).max()) > LARGEST:
             raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
-    return LoadedVersion(ref, version.delta, tuned_network(model.network.result(), version.files))
+    network = tuned_network(model.network.result(), version.files)
+    return LoadedVersion(ref, version.delta, network, model, version.lineage.corrections.count)
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:

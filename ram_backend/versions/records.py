@@ -66,6 +66,8 @@ class Lineage(BaseModel):
         parent: name of the version that was served when it was made; None: the
             bundle's base.
         bundle_digest: 64 hex digits.
+        own_bundle: `bundles use` chose the bundle for the project, or for an
+            ancestor; False: it is that of the settings.
         encoder_id: of the network that made the image tokens.
         trainer, params: its name and settings.
         metrics_before: metrics of the parent on the gate's images, by name.
@@ -80,6 +82,7 @@ class Lineage(BaseModel):
     parent: str | None
     bundle: str = Field(validation_alias=AliasPath("bundle", "name"))
     bundle_digest: str = Field(validation_alias=AliasPath("bundle", "digest"))
+    own_bundle: bool = False
     encoder_id: str
     corrections: CorrectionsUsed
     trainer: str = Field(validation_alias="recipe")
@@ -198,6 +201,8 @@ class Served:
             base.
         quarantined: why a server couldn't serve it when it last tried; None: it
             could.
+        bundle: name of the bundle that was chosen for the project; None: that
+            of the settings.
     """
 
     key: ProjectKey
@@ -207,6 +212,7 @@ class Served:
     digest: str | None = None
     bundle_digest: str | None = None
     quarantined: str | None = None
+    bundle: str | None = None
 
     @property
     def name(self) -> str:

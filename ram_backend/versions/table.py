@@ -280,8 +280,11 @@ def _served_row(session: Session, key: ProjectKey) -> ServedRow | None:
 def _served(session: Session, row: ServedRow) -> Served:
     """A row as a value, with the digests of the version that it names."""
     version = None if row.version is None else _version_row(session, row.key, row.version)
-    digests = (version.digest, version.bundle_digest, version.quarantined) if version else ()
-    return Served(row.key, row.version, row.pinned, row.change, *digests)
+    if version is None:
+        return Served(row.key, row.version, row.pinned, row.change)
+    bundle = version.lineage_json["bundle"]["name"] if version.lineage_json.get("own_bundle") else None
+    known = (version.digest, version.bundle_digest, version.quarantined, bundle)
+    return Served(row.key, row.version, row.pinned, row.change, *known)
 
 
 def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:

@@ -17,7 +17,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from math import ceil
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
@@ -52,6 +54,8 @@ MONITORING_S = 5
 RETRY_S = 1.0
 FUNCTION = "ram_backend.worker.run_job.run_job"
 _RESULT_S = 3600
+NICENESS, OOM_SCORE = 10, 500
+"""Of a job's process: a server on the same CPUs goes first, and what ends for want of memory is the job."""
 _QUEUES = list(QUEUES.values())
 _log = logging.getLogger(__name__)
 
@@ -217,6 +221,9 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
 
 def do_job() -> None:
     """Does the job that the environment names."""
+    os.nice(NICENESS)
+    with suppress(OSError):  # no Linux
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     with connect(settings.redis_url or "", None) as connection:

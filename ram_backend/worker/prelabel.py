@@ -23,7 +23,7 @@ from datetime import datetime
 from itertools import chain, islice
 
 from ram_backend.errors import LabelStudioRefused, LabelStudioUnauthorized, LabelStudioUnreachable, NotAvailable, listed
-from ram_backend.jobs.job import JobResult, PrelabelOptions
+from ram_backend.jobs.job import JobOptions, JobResult
 from ram_backend.labelstudio.api_models import ConnectedBackend, TaskPredictions
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker.run_job import JobContext
@@ -114,7 +114,7 @@ class Prelabeller:
     """
 
     api: ProjectApi
-    options: PrelabelOptions
+    options: JobOptions
     size: int
     progress: Callable[[str, int, int], None]
     limit: int | None = None
@@ -228,9 +228,9 @@ def _prelabel(context: JobContext, yields: bool) -> JobResult | None:
         error = LabelStudioRefused if is_refresh else LabelStudioUnreachable
         raise error(f"{message} LABEL_STUDIO_API_KEY.")
     api = ProjectApi(label_studio, context.key.id)
-    options, limit = PrelabelOptions.of(context.job.options), None
+    options, limit = JobOptions.of(context.job.options), None
     if is_refresh:
-        options, limit = PrelabelOptions(("unlabelled",)), settings.refresh_tasks
+        options, limit = JobOptions(("unlabelled",)), settings.refresh_tasks
         _wait_for_swap(context, api)
     prelabeller = Prelabeller(api, options, settings.refresh_portion, progress=context.heartbeat, limit=limit)
     if (before := _last_batch(context)) is not None:

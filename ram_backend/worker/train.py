@@ -13,10 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import socket
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from sqlalchemy.orm import Session
 
 from ram_backend import __version__
@@ -24,7 +29,9 @@ from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionCon
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.jobs.job import JobResult
+from ram_backend.jobs.job import JobOptions, JobResult
+from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
 from ram_backend.training.drift import write_fit_features
@@ -33,8 +40,14 @@ from ram_backend.versions.directory import Version, write_version
 from ram_backend.versions.records import ACCEPTED, CorrectionsUsed, Lineage
 from ram_backend.versions.table import incumbent_of, prune
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.training_data import ProjectCorrections, encode_images, gather_corrections
+from ram_backend.worker.training_data import EncodedImages, ProjectCorrections, encode_images, gather_corrections
 from ram_backend.worker.training_set import Scorer, build_training_set, is_tuning_wanted, trainers_for, write_folds
+
+DEVICE_S = 5.0
+"""Pause before a training asks again for a device that another one has."""
+
+IMAGE_BYTES, PAIR_BYTES = 50_000, 160
+"""Memory per corrected image, and per pair of image and tag: measured with 1,500 images of 160 and of 1,000 tags."""
 
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
@@ -49,6 +62,17 @@ def train(context: JobContext) -> JobResult | None:
         NotAvailable: another attempt may succeed; also where another version
             was published meanwhile.
     """
+    device = f"{socket.gethostname()}-{context.settings.device}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+    lock = FileLock(context.settings.cache_dir / f"training-{device}.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return _train(context)
+    except Timeout:
+        context.service.table.release(context.job, "Another training has the device.", delay_s=DEVICE_S)
+        return None
+
+
+def _train(context: JobContext) -> JobResult | None:
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
@@ -59,17 +83,19 @@ def train(context: JobContext) -> JobResult | None:
             corrections, Verdict("needs_data", "There are no corrections yet: label some tasks, then train.")
         )
 
-    heartbeat("load the model")
-    bundle = find_bundle(settings.bundle, settings.bundles_dir)
-    network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
-    images = encode_images(context, corrections.labels, bundle, network, label_studio)
+    served, wanted = service.versions.served(key), JobOptions.of(context.job.options).bundle
+    serving = served.bundle or settings.bundle
+    images, scorer, parent, training_set = _scored(context, corrections, wanted or serving, label_studio)
+    bundle, network = scorer.bundle, scorer.network
+    if wanted not in (None, serving):
+        *_, parent, compared = _scored(context, corrections, serving, label_studio)
+        if compared.content != training_set.content:
+            raise NotAvailable(f"Not all images are readable for both {bundle.name} and {serving}: try again.")
+        thresholds = compared.incumbent_thresholds
+        training_set = replace(training_set, incumbent=compared.incumbent, incumbent_thresholds=thresholds)
     corrections = replace(corrections, notes=corrections.notes + images.notes)
-    scorer = Scorer(bundle, network, corrections.tags, settings, heartbeat)
-
-    served, parent = incumbent_of(service.versions, settings.versions_dir, key, bundle)
     groups = group_near_duplicates(images.phash, images.content)
     folds = folds_of(groups, images.content)
-    training_set = build_training_set(images, scorer, parent, folds, corrections)
     inputs_digest = _inputs_digest(corrections, training_set, scorer, parent)
     if (earlier := _same_before(context, inputs_digest)) is not None:
         return _result(corrections, earlier, inputs_digest)
@@ -97,6 +123,7 @@ def train(context: JobContext) -> JobResult | None:
         parent=parent.name if parent else None,
         bundle=bundle.name,
         bundle_digest=bundle.digest,
+        own_bundle=wanted is not None or served.bundle is not None,
         encoder_id=network.encoder_id,
         corrections=CorrectionsUsed(
             count=len(training_set),
@@ -131,6 +158,36 @@ def train(context: JobContext) -> JobResult | None:
     _publish(context, stored, served.version, _result(corrections, verdict, inputs_digest, stored.name))
     _prune(context)
     return None
+
+
+def _scored(
+    context: JobContext, corrections: ProjectCorrections, name: str, label_studio: LabelStudio | None
+) -> tuple[EncodedImages, Scorer, Version | None, TrainingSet]:
+    """The corrected images, by a bundle and the version of it that is served (None: none is)."""
+    settings, heartbeat = context.settings, context.heartbeat
+    heartbeat("load the model")
+    bundle = find_bundle(name, settings.bundles_dir)
+    _check_memory(bundle, len(corrections.labels), len(corrections.tags))
+    network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
+    images = encode_images(context, corrections.labels, bundle, network, label_studio)
+    scorer = Scorer(bundle, network, corrections.tags, settings, heartbeat)
+    _, version = incumbent_of(context.service.versions, settings.versions_dir, context.key, bundle)
+    folds = folds_of(group_near_duplicates(images.phash, images.content), images.content)
+    return images, scorer, version, build_training_set(images, scorer, version, folds, corrections)
+
+
+def _check_memory(bundle: Bundle, images: int, tags: int) -> None:
+    """Raises NotAvailable where the machine has less memory than a training takes: weights, features, scores."""
+    needed = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
+    needed += images * (IMAGE_BYTES + PAIR_BYTES * tags)
+    with suppress(OSError):  # no Linux
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+        if free < needed:
+            raise NotAvailable(
+                f"A training takes about {needed / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} MB are free: end other"
+                " programs, or run the worker on another machine."
+            )
 
 
 def _publish(context: JobContext, stored: Version, expected: str | None, result: JobResult) -> None:

@@ -14,7 +14,10 @@ import pytest
 from models import tiny
 from support import commands
 
-from ram_backend.errors import BundleDamaged, CheckpointError
+from ram_backend.errors import BundleDamaged, BundleNotFound, CheckpointError
+from ram_backend.jobs.job import JobOptions
+from ram_backend.jobs.table import JobTable
+from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import load_settings
 
 
@@ -99,3 +102,12 @@ def test_a_file_that_wants_to_run_code_is_refused_in_one_line(tmp_path: Path) ->
     (line,) = done.stderr.splitlines()
     assert "evil.pth" in line
     assert "refused" in line
+
+
+def test_a_project_is_to_use_a_bundle(tmp_path: Path) -> None:
+    queue = JobTable(commands.connect(ProjectKey("http://localhost:8080", 7, 70)))
+    with pytest.raises(BundleNotFound, match="no bundle 'small'"):
+        run("use", "small", "--project", 7)
+    imported(tmp_path)
+    assert "is queued as job" in run("use", "small", "--project", 7)
+    assert [(job.kind, JobOptions.of(job.options).bundle) for job in queue.jobs()] == [("train", "small")]

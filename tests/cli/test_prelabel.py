@@ -11,7 +11,7 @@ from support.jobs import CONFIG
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
-from ram_backend.jobs.job import JobResult, PrelabelOptions
+from ram_backend.jobs.job import JobOptions, JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.worker import prelabel as prelabelling
 
@@ -50,10 +50,10 @@ def test_here(studio: FakeLabelStudio, queue: JobTable) -> None:
 def test_by_a_worker(studio: FakeLabelStudio, queue: JobTable) -> None:
     said = run("--all", "--background", "--per-second", "3")
     (job,) = queue.jobs()
-    assert (job.state, PrelabelOptions.of(job.options)) == ("requested", PrelabelOptions(("all",), per_second=3.0))
+    assert (job.state, JobOptions.of(job.options)) == ("requested", JobOptions(("all",), per_second=3.0))
     assert f"as job {job.short}." in said
     assert "does this as well" in run("--background", "--retry-failed")
-    assert PrelabelOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
+    assert JobOptions.of(queue.jobs()[0].options).which == ("all", "retry-failed")
 
 
 def test_a_worker_that_has_it_is_followed(

@@ -12,7 +12,7 @@ import pytest
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
@@ -65,7 +65,7 @@ def test_what_was_begun_goes_on(settings: Settings) -> None:
     (expired,) = table.expire()
     claim = table.claim(expired.id, "here/1")
     assert claim is not None
-    assert PrelabelOptions.of(claim.options) == PrelabelOptions(("unlabelled",), (3, 4, 9))
+    assert JobOptions.of(claim.options) == JobOptions(("unlabelled",), (3, 4, 9))
     assert (claim.checkpoint or {})["portion"] == [3, 4]
 
 

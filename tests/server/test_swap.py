@@ -16,12 +16,13 @@ import pytest
 from sqlalchemy import text
 from support.processes import wait_until
 from support.server import CONFIG, ON_BOTH_DATABASES, PROJECT, House, choices_config, predict_body, setup_body, tags_of
-from support.tiny_model import GREEN, RED, ColourNetwork, picture
+from support.tiny_model import GREEN, RED, ROLLED, ColourNetwork, RolledNetwork, picture, tiny_bundle
 
 from ram_backend.database.engine import open_database
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.jobs.erasure import erase
-from ram_backend.server import swap
+from ram_backend.models import registry
+from ram_backend.server import model, swap
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.table import VersionTable
 
@@ -47,6 +48,30 @@ def test_a_published_version_is_served_and_rolled_back(house: Callable[..., Hous
     text = there.client.get("/metrics").text
     swaps = ('ram_version_swaps_total{outcome="swapped"} 4.0', "ram_version_swap_seconds_count 4.0")
     assert all(line in text for line in (*swaps, "ram_versions_served 0.0"))
+
+
+def test_a_version_on_a_bundle_of_its_own(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the server's own bundle, until nobody is served it; where it is gone, that is said."""
+    monkeypatch.setattr(model, "find_bundle", lambda name, *_: tiny_bundle(name))
+    monkeypatch.setattr(model, "encoder_id_of", lambda *_, **__: RolledNetwork.encoder_id)
+    monkeypatch.setattr(model, "load_network", lambda *_, **__: RolledNetwork())
+    there, own = house(), {"bundle": ROLLED, "own_bundle": True}
+    base = there.scores()
+    other = there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json()
+    there.serve(there.make(0.0, bundle="e" * 64, lineage=own))
+    name, tags, _ = there.scores()
+    assert (name.startswith("rolled-v0001-"), tags, there.setup()) == (True, ["green"], name)
+    assert there.client.post("/setup", json=setup_body(CONFIG, there.studio, project="2.5")).json() == other
+    loaded = weakref.ref(there.services.swap.actual(there.key).model)
+    there.roll_back(None)
+    assert there.scores() == base
+    wait_until(lambda: gc.collect() >= 0 and loaded() is None, seconds=20)
+    monkeypatch.setattr(model, "find_bundle", registry.find_bundle)
+    there.table.unpin(there.key)
+    there.publish(there.make(0.0, bundle="e" * 64, lineage=own))
+    wait_until(lambda: there.quarantined)
+    assert "There is no bundle 'rolled'" in there.quarantined[0]["reason"]
+    assert there.scores() == base
 
 
 def test_a_rollback_brings_the_thresholds_back(house: Callable[..., House]) -> None:

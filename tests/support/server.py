@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ram_backend.database.migrate import open_migrated
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.uvicorn_runner import bind
 from ram_backend.settings import Settings
@@ -108,7 +108,7 @@ class FakeJobs:
         self.debounced.append(debounced)
         return {"job": "j1", "message": "queued"}
 
-    def request_prelabelling(self, key: ProjectKey, options: PrelabelOptions, reason: str) -> SimpleNamespace:
+    def request_prelabelling(self, key: ProjectKey, options: JobOptions, reason: str) -> SimpleNamespace:
         self.late.append((key, list(options.tasks), reason))
         return SimpleNamespace(job=SimpleNamespace(short="j2"))
 
@@ -156,7 +156,7 @@ class House:
             key or self.key,
             colours(bias, threshold),
             more.pop("files", {}),
-            lineage(bundle_digest=bundle),
+            lineage(bundle_digest=bundle, **more.pop("lineage", {})),
             verdict,
             first_number=self.table.next_number(key or self.key),
         )

@@ -26,13 +26,17 @@ NEW = {"turquoise": (0, 0.9, 0.9), "pink": (0.9, 0.3, 0.3)}
 """Words that the text encoder knows."""
 
 
+ROLLED = "rolled"
+"""Name of a bundle whose network looks at the next colour."""
+
+
 def tiny_bundle(name: str = "colours") -> Bundle:
     """Tags red (on above 0.6), green (0.5), blue (0.7)."""
     return cast(
         Bundle,
         SimpleNamespace(
             name=name,
-            digest="d" * 64,
+            digest=("e" if name == ROLLED else "d") * 64,
             vocabulary=Vocabulary(
                 [Tag("red", synonyms=("crimson",), threshold=0.6), Tag("green"), Tag("blue", threshold=0.7)]
             ),
@@ -45,7 +49,7 @@ def tiny_bundle(name: str = "colours") -> Bundle:
             ),
             text_encoder="colour-words",
             new_tag_threshold=0.5,
-            manifest={},
+            manifest={"files": {}},
         ),
     )
 
@@ -78,6 +82,11 @@ class ColourNetwork:
         maps = np.zeros((len(tokens), 4, 4, len(queries)), dtype=np.float32)
         maps[:, 1, 2] = 1
         return maps
+
+
+class RolledNetwork(ColourNetwork):
+    encoder_id = "rolled-colour"
+    labels = np.roll(LABELS, 1, axis=0)
 
 
 @dataclass

@@ -9,11 +9,11 @@ import pytest
 from jobs.conftest import database, queue
 from support.jobs import KEY, make_due
 from support.processes import wait_until
-from support.tiny_model import ColourNetwork, tiny_bundle
+from support.tiny_model import ROLLED, ColourNetwork, RolledNetwork, tiny_bundle
 from worker.working import none_is_left
 
 from ram_backend.database.engine import Database
-from ram_backend.jobs.job import Job
+from ram_backend.jobs.job import Job, JobOptions
 from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import running_urls
 from ram_backend.settings import Settings
@@ -36,8 +36,9 @@ def nothing_left(settings: Settings) -> Iterator[None]:
 def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
     """Its feature is the mean colour; its tags have no texts."""
     network = ColourNetwork()
-    monkeypatch.setattr(training, "find_bundle", lambda *_, **__: tiny_bundle())
-    monkeypatch.setattr(training, "load_network", lambda *_, **__: network)
+    rolled = RolledNetwork()
+    monkeypatch.setattr(training, "find_bundle", lambda name, *_: tiny_bundle(*[name] * (name == ROLLED)))
+    monkeypatch.setattr(training, "load_network", lambda bundle, **_: rolled if bundle.name == ROLLED else network)
     monkeypatch.setattr(training_set, "tag_embeddings", lambda *_: None)
     return network
 
@@ -46,8 +47,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
 def train(settings: Settings, database: Database, queue: JobTable, network: ColourNetwork) -> Callable[..., Job]:
     """Requests a training and does it, with changed settings."""
 
-    def trained(**changes: Any) -> Job:
-        job = queue.request(KEY, "train", "asked").job
+    def trained(bundle: str | None = None, **changes: Any) -> Job:
+        job = queue.request(KEY, "train", "asked", JobOptions(bundle=bundle)).job
         make_due(database, job.id)
         claim_and_run(settings.model_copy(update={"tuning": "off", **changes}), database, job.id)
         return queue.get(job.id) or job

@@ -17,7 +17,7 @@ from worker.working import kill_at_random, working
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import JobTable
 from ram_backend.projects.keys import ProjectKey
@@ -103,7 +103,7 @@ def test_thirty_kills_of_a_pre_labelling(settings: Settings, database: Database)
         known = {"label_studio_url": studio.url, "label_studio_api_key": LEGACY, "refresh_portion": 4}
         settings = settings.model_copy(update=known)
         queue = JobTable(database)
-        options = PrelabelOptions(tasks=tuple(range(1, TASKS + 1)))
+        options = JobOptions(tasks=tuple(range(1, TASKS + 1)))
         job = JobService(settings, database).request_prelabelling(studio.key, options, "late").job.id
         kill_at_random(settings, queue, random.Random(5))
         assert studio.counts()[1] < TASKS

@@ -13,7 +13,7 @@ from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound
-from ram_backend.jobs.job import Job, PrelabelOptions
+from ram_backend.jobs.job import Job, JobOptions
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.table import database_now
 from ram_backend.projects.keys import ProjectKey
@@ -25,7 +25,7 @@ from ram_backend.worker import prelabel
 from ram_backend.worker.run_job import JobContext, claim_and_run
 
 OLD, NEW = "starter-aaaaaaaaaaaa", "starter-v0003-bbbbbbbbbbbb"
-ALL = PrelabelOptions(("all",))
+ALL = JobOptions(("all",))
 TASKS = 14
 
 
@@ -47,7 +47,7 @@ class Pushes:
         self.service = JobService(self.settings, database)
         self.queue = self.service.table
 
-    def request(self, options: PrelabelOptions) -> Job:
+    def request(self, options: JobOptions) -> Job:
         return self.service.request_prelabelling(self.key, options, "for the test").job
 
     def claim(self, job: Job) -> Job:
@@ -59,7 +59,7 @@ class Pushes:
         claim_and_run(self.settings.model_copy(update=changes), self.database, job.id)
         return job_of(self.queue, job.id)
 
-    def push(self, options: PrelabelOptions) -> Job:
+    def push(self, options: JobOptions) -> Job:
         return self.do(self.request(options))
 
     def refresh(self, served: str | None = "v0003", **changes: Any) -> Job:
@@ -89,30 +89,30 @@ def requested(studio: FakeLabelStudio) -> list[int]:
 
 def test_a_result_and_its_message(jobs: Pushes, studio: FakeLabelStudio) -> None:
     studio.broken = {3}
-    job = jobs.push(PrelabelOptions(("unlabelled",)))
+    job = jobs.push(JobOptions(("unlabelled",)))
     assert job.state == "done"
     assert f"14 tasks have got their prediction of {VERSION}. 1 of them are empty" in job.message
     assert "(tasks 3). Asking with --retry-failed tries those again." in job.message
     assert studio.counts() == {1: TASKS}
     assert job.result is not None
     assert (job.result["model_version"], job.result["tasks"], job.result["empty"]) == (VERSION, TASKS, 1)
-    assert "Nothing to do" in jobs.push(PrelabelOptions(("unlabelled",))).message
+    assert "Nothing to do" in jobs.push(JobOptions(("unlabelled",))).message
 
 
 def test_requests_while_one_waits_are_one_job(jobs: Pushes, studio: FakeLabelStudio) -> None:
     for number in range(1, TASKS + 1):
         studio.annotate(number, number, "red")
-    first = jobs.request(PrelabelOptions(tasks=(1, 2)))
-    second = jobs.request(PrelabelOptions(tasks=(2, 5), per_second=100))
+    first = jobs.request(JobOptions(tasks=(1, 2)))
+    second = jobs.request(JobOptions(tasks=(2, 5), per_second=100))
     assert first.id == second.id
-    assert PrelabelOptions.of(second.options) == PrelabelOptions(tasks=(1, 2, 5), per_second=100)
+    assert JobOptions.of(second.options) == JobOptions(tasks=(1, 2, 5), per_second=100)
     jobs.do(first)
     assert requested(studio) == [1, 2, 5]
 
 
 def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLabelStudio) -> None:
-    claim = jobs.claim(jobs.request(PrelabelOptions(tasks=(1,))))
-    jobs.request(PrelabelOptions(tasks=(9,)))
+    claim = jobs.claim(jobs.request(JobOptions(tasks=(1,))))
+    jobs.request(JobOptions(tasks=(9,)))
     jobs.queue.fail(claim, "It failed.", retry=False)
     following = jobs.queue.jobs()[0]
     assert following.id != claim.id
@@ -124,15 +124,15 @@ def test_its_own_portion_leads_to_no_further_job(jobs: Pushes) -> None:
     """A portion that is late within the server comes from the job that is running."""
     claim = jobs.claim(jobs.request(ALL))
     jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    assert jobs.service.request_prelabelling(jobs.key, PrelabelOptions(tasks=(4, 5)), "late").job.id == claim.id
+    assert jobs.service.request_prelabelling(jobs.key, JobOptions(tasks=(4, 5)), "late").job.id == claim.id
     assert job_of(jobs.queue, claim.id).rerun_reason is None
-    jobs.service.request_prelabelling(jobs.key, PrelabelOptions(tasks=(5, 7)), "late")
+    jobs.service.request_prelabelling(jobs.key, JobOptions(tasks=(5, 7)), "late")
     now = job_of(jobs.queue, claim.id)
-    assert (now.rerun_reason, PrelabelOptions.of(now.options).tasks) == ("late", (5, 7))
+    assert (now.rerun_reason, JobOptions.of(now.options).tasks) == ("late", (5, 7))
 
 
 def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
-    unnamed, options = ProjectKey("", jobs.key.id, jobs.key.created), PrelabelOptions(tasks=tuple(range(1, 501)))
+    unnamed, options = ProjectKey("", jobs.key.id, jobs.key.created), JobOptions(tasks=tuple(range(1, 501)))
     asked = jobs.service.request_prelabelling(unnamed, options, "late").job
     (job,) = jobs.queue.jobs(jobs.key)
     assert (job.id, job.kind, job.reason) == (asked.id, "prelabel", "late")

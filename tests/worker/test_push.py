@@ -12,15 +12,15 @@ from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 from support.processes import wait_until
 
 from ram_backend.errors import JobLost, LabelStudioRefused, LabelStudioUnauthorized, NotAvailable
-from ram_backend.jobs.job import PrelabelOptions
+from ram_backend.jobs.job import JobOptions
 from ram_backend.labelstudio.client import LabelStudio
 from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.worker import prelabel
 from ram_backend.worker.prelabel import Batch, Prelabeller, PrelabelResult
 
-ALL = PrelabelOptions(("all",))
-UNLABELLED = PrelabelOptions(("unlabelled",))
-RETRY = PrelabelOptions(("retry-failed",))
+ALL = JobOptions(("all",))
+UNLABELLED = JobOptions(("unlabelled",))
+RETRY = JobOptions(("retry-failed",))
 NEW = "starter-v0002-aaaaaaaaaaaa"
 
 
@@ -35,7 +35,7 @@ class Attempt:
     """One attempt; `portions` are those that it has recorded, `stages` its progress."""
 
     def __init__(
-        self, studio: FakeLabelStudio, options: PrelabelOptions = ALL, *, size: int = 8, limit: int | None = None
+        self, studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8, limit: int | None = None
     ) -> None:
         self.portions: list[Batch] = []
         self.stages: list[tuple[object, ...]] = []
@@ -53,7 +53,7 @@ class Attempt:
 
 
 def push(
-    studio: FakeLabelStudio, options: PrelabelOptions = ALL, *, size: int = 8, limit: int | None = None
+    studio: FakeLabelStudio, options: JobOptions = ALL, *, size: int = 8, limit: int | None = None
 ) -> PrelabelResult:
     return Attempt(studio, options, size=size, limit=limit).run()
 
@@ -106,7 +106,7 @@ def test_only_unlabelled_ones_or_only_named_ones(studio: FakeLabelStudio) -> Non
         studio.annotate(number, number, "red")
     push(studio, UNLABELLED)
     assert set(requested(studio)) == set(range(51, 61))
-    push(studio, PrelabelOptions(tasks=(3, 4, 55, 999)))
+    push(studio, JobOptions(tasks=(3, 4, 55, 999)))
     assert studio.portions[-1] == [3, 4]
 
 
@@ -205,7 +205,7 @@ def test_images_that_can_not_be_had(studio: FakeLabelStudio) -> None:
 def test_nothing_but_unreachable_images(studio: FakeLabelStudio) -> None:
     """The backend answers 503, so that there is no prediction: they are named, and the others go on."""
     studio.unreachable = {7, 8, 9}
-    assert sorted(push(studio, PrelabelOptions(tasks=(7, 8, 9, 10)), size=1).missing) == [7, 8, 9]
+    assert sorted(push(studio, JobOptions(tasks=(7, 8, 9, 10)), size=1).missing) == [7, 8, 9]
     assert studio.counts()[1] == 1
     studio.unreachable = set()
     push(studio, RETRY)
@@ -255,6 +255,6 @@ def test_a_limit_and_how_many_are_left(studio: FakeLabelStudio) -> None:
 
 def test_no_faster_than_wanted(studio: FakeLabelStudio) -> None:
     began = time.monotonic()
-    push(studio, PrelabelOptions(tasks=tuple(range(1, 13)), per_second=20), size=4)
+    push(studio, JobOptions(tasks=tuple(range(1, 13)), per_second=20), size=4)
     assert time.monotonic() - began >= 0.4, "12 tasks: the last four begin after 8 / 20 s"
     assert [len(portion) for portion in studio.portions] == [4, 4, 4]

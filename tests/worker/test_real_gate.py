@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.jobs import KEY, statement
+from support.tiny_model import ROLLED
 
 from ram_backend.database.engine import Database
 from ram_backend.feedback.ledger import Ledger
@@ -20,7 +22,7 @@ IMAGES = 160
 TAGS = ("red", "green", "blue")
 TICKED_FROM = (0.601, 0.5, 0.712)
 """Levels at which the bundle's scores reach its thresholds of .6, .5 and .7."""
-COLOURS = np.random.default_rng(5).uniform(0.15, 0.85, (IMAGES, 3))
+COLOURS = np.random.default_rng(5).uniform(0.15, 0.85, (300, 3))
 """Mean colour of each image, in [0, 1]."""
 
 
@@ -34,7 +36,7 @@ def noisy_picture(number: int) -> str:
 
 
 def correct_by_two_colours(
-    database: Database, order: np.ndarray, own: float = 0.4, levels: tuple[float, ...] = (0.5, 0.5, 0.5)
+    database: Database, order: np.ndarray | range, own: float = 0.4, levels: tuple[float, ...] = (0.5, 0.5, 0.5)
 ) -> None:
     """Annotators tick "red" where red and blue together are strong, and so on; the bundle looks at red alone.
 
@@ -44,10 +46,11 @@ def correct_by_two_colours(
         [TAGS[place] for place in np.flatnonzero(own * colour + (1 - own) * np.roll(colour, 1) > levels)]
         for colour in COLOURS
     ]
-    Ledger(database).record(KEY, [statement(n + 1, ticked[order[n]], image=noisy_picture(n)) for n in range(IMAGES)])
+    said = [statement(n + 1, ticked[other], image=noisy_picture(n)) for n, other in enumerate(order)]
+    Ledger(database).record(KEY, said)
 
 
-Train = Callable[[], Job]
+Train = Callable[..., Job]
 
 
 def test_what_can_be_learned_is_served(database: Database, train: Train) -> None:
@@ -74,3 +77,22 @@ def test_a_candidate_is_not_served_where_the_bundle_is_right_already(database: D
     versions = VersionTable(database)
     assert [record.outcome for record in versions.list(KEY)] == ["reject"], "it was fitted, judged and kept"
     assert versions.served(KEY).version is None
+
+
+def test_a_project_changes_its_bundle_and_goes_back(database: Database, train: Train) -> None:
+    """With 300 corrections: only where that saves edits, and compared with what the other bundle serves."""
+    correct_by_two_colours(database, range(300))
+    versions = VersionTable(database)
+    first = train(ROLLED)
+    assert first.verdict == "accept", first.message
+    served = versions.served(KEY)
+    assert (served.name, served.bundle, served.bundle_digest) == ("v0001", ROLLED, "e" * 64)
+    back = train("starter")
+    assert (back.verdict, versions.served(KEY).bundle) == ("accept", "colours"), back.message
+    then, now = (versions.get(KEY, name) for name in ("v0001", "v0002"))
+    assert now.verdict["figures"]["edits_incumbent"] == then.verdict["figures"]["edits_candidate"]
+    refused = train(ROLLED)
+    assert (refused.verdict, versions.served(KEY).name) == ("reject", "v0002")
+    assert "edits per photo" in refused.message
+    assert versions.roll_back(KEY, "v0001") == replace(served, pinned=True, change=versions.served(KEY).change)
+    assert versions.roll_back(KEY, None).bundle is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from support.jobs import CONFIG, KEY, correct, picture_of, statement
+from support.jobs import CONFIG, KEY, OTHER, connect, correct, picture_of, statement
 from support.tiny_model import NEW, ColourNetwork, ColourWords, tiny_bundle
 
 from ram_backend.database.engine import Database
@@ -29,6 +30,7 @@ from ram_backend.versions.records import Lineage
 from ram_backend.versions.table import VersionTable
 from ram_backend.vocabulary import embeddings as text_embeddings
 from ram_backend.worker import train as training_job
+from ram_backend.worker.run_job import claim_and_run
 
 ACCEPT = Verdict("accept", "Fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 1.5})
 REJECT = Verdict("reject", "No fewer edits.", {"edits_incumbent": 2.4, "edits_candidate": 2.4})
@@ -235,6 +237,32 @@ def test_something_else_published_meanwhile(corrected: Trainings) -> None:
     corrected.gate(ACCEPT)
     assert corrected.train().message.startswith("v0002 is served")
     assert corrected.lineage("v0002").parent == "v0001"
+
+
+def test_a_device_trains_one_project_at_a_time(corrected: Trainings, settings: Settings) -> None:
+    corrected.gate(ACCEPT)
+    waiting: list[Job] = []
+
+    def meanwhile() -> Verdict:
+        correct(corrected.database, *range(1, 13), key=OTHER)
+        claim = JobTable(corrected.database).request(OTHER, "train", "asked").job
+        claim_and_run(settings, corrected.database, claim.id)
+        waiting.extend(JobTable(corrected.database).jobs(OTHER, kind="train"))
+        return ACCEPT
+
+    connect(corrected.database, OTHER)
+    corrected.gate(meanwhile)
+    assert corrected.train().message.startswith("v0001 is served")
+    assert [(job.state, job.attempt, job.message) for job in waiting] == [
+        ("requested", 0, "Another training has the device.")
+    ]
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(corrected: Trainings, network: ColourNetwork) -> None:
+    corrected.patch.setattr(training_job, "IMAGE_BYTES", 10**15)
+    job = corrected.train()
+    assert (job.state, job.attempt, network.batches) == ("requested", 1, [])
+    assert re.match(r"A training takes about 12,000,000,\d{3} MB of memory, and [\d,]+ MB are free: end", job.message)
 
 
 def test_who_lost_the_claim_publishes_nothing(corrected: Trainings, settings: Settings) -> None:

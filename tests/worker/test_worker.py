@@ -28,6 +28,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
+from ram_backend.worker.main import NICENESS, OOM_SCORE
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("nothing_left")]
 
@@ -171,6 +172,14 @@ def test_told_twice_it_stops_at_once(short: Settings, jobs: Requests) -> None:
         file.unlink()
     with working(short):
         assert jobs.until(job, "done").attempt > 1
+
+
+def test_a_job_goes_after_a_server_on_the_same_machine(settings: Settings, jobs: Requests) -> None:
+    with working(settings):
+        busy(settings)
+        _, pid = jobs.requested_and_running()
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == OOM_SCORE
 
 
 def test_two_workers_share_the_work(settings: Settings, jobs: Requests) -> None:
