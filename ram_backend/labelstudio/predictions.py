@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 from ram_backend.labelstudio.schema import VALUE_KEYS, Choice, ConfidenceControl, LabelSchema, TagControl
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+RANDOM_UNTIL = 200
+"""Photos learned from, from which on the most uncertain tasks come first: earlier the scores say too little."""
+RANDOM_SCORES = (0.28, 0.8)
+"""Lowest and highest score of tasks at a random place: about 5 and 97 % quantile of Flickr photos."""
 
 Item = dict[str, Any]
 Size = tuple[int, int]
@@ -53,9 +58,9 @@ def prediction(
     choice ticks the best of them, and where the annotator is required to choose
     the best of all. A control that ticks nothing has no item.
 
-    The score is the confidence of the least certain control
-    (`control_confidence`), rounded to 6 digits: uncertainty sampling serves low
-    scores first. Where nothing was scored it is 1.0.
+    The score is 1 / (1 + expected edits), rounded to 6 digits: uncertainty
+    sampling serves low scores first. Of each control the choices count that
+    `margins_of` looks at; where nothing was scored it is 1.0.
 
     Args:
         schema: of the project's label config.
@@ -75,20 +80,21 @@ def prediction(
     taken = {control.name for control in schema.tag_controls}
     taken.update(control.name for row in schema.confidence_controls.values() for control in row)
     result: list[Item] = []
-    confidences: list[float] = []
+    expected_edits = 0.0
     shown: dict[str, list[ScoredChoice]] = {}
     for control in schema.tag_controls:
         if not scored.get(control.name):
             continue
-        kept, confidence = tick(control, scored[control.name], limits.get(control.name))
-        confidences.append(confidence)
+        kept, margins = tick(control, scored[control.name], limits.get(control.name))
+        expected_edits += sum(1 - margin for margin in margins) / 2
         shown.setdefault(control.to_name, []).extend(kept)
         if control.regions:
             places = (boxes or {}).get(control.name, {})
             result += _regions(control, kept, places, sizes.get(control.to_name), taken)
         elif kept:
             values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
-            result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": round(confidence, 6)})
+            confidence = round(sum(margins) / len(margins), 6)
+            result.append(_item(control, {VALUE_KEYS[control.kind]: values}) | {"score": confidence})
     for to_name, row in schema.confidence_controls.items():
         best = _best_first(shown.get(to_name, []))
         for where in row if best else ():
@@ -100,7 +106,7 @@ def prediction(
         if text := (captions or {}).get(name):
             names = {"id": name, "from_name": name, "to_name": to_name}
             result.append({**names, "type": "textarea", "value": {"text": [text]}})
-    return {"model_version": model_version, "score": round(min(confidences, default=1.0), 6), "result": result}
+    return {"model_version": model_version, "score": round(1 / (1 + expected_edits), 6), "result": result}
 
 
 def empty_prediction(model_version: str) -> dict[str, Any]:
@@ -108,12 +114,31 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
     return {"model_version": model_version, "score": 1.0, "result": []}
 
 
-def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoice]) -> float:
-    """Confidence of one control, in [0, 1]: the mean margin of its least certain choices.
+def place_in_order(task: int, score: float, learned: int) -> float:
+    """Score by which a task is served, the lowest first (active learning): random, later the most expected edits.
+
+    It is random, by the task's number, until `RANDOM_UNTIL` photos are learned
+    from, and for one task in five for ever. Random ones are spread as scores
+    of photos of everyday life are, so that they come at any time.
+
+    Args:
+        task: its number.
+        score: of its prediction, in [0, 1].
+        learned: number of photos that the served version has learned from.
+    """
+    digest = sha256(str(task).encode()).digest()
+    if learned >= RANDOM_UNTIL and digest[0] % 5:
+        return score
+    low, high = RANDOM_SCORES
+    return round(low + (high - low) * int.from_bytes(digest[1:5], "big") / 2**32, 6)
+
+
+def margins_of(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoice]) -> list[float]:
+    """Margins of the least certain choices of one control, each in [0, 1]; their mean is its confidence.
 
     The margin is the distance of a score from its threshold, as a share of the
     room on that side: |2p - 1| where the threshold is 0.5; 0 for a choice on
-    the wrong side. The mean is over the ticked choices and the same number (at
+    the wrong side. The choices are the ticked ones and the same number (at
     least 1) of the others with the least margins.
 
     Args:
@@ -125,16 +150,17 @@ def control_confidence(kept: Sequence[ScoredChoice], others: Sequence[ScoredChoi
     off = [(float(one.score), float(one.threshold)) for one in others if one.threshold < 1.0]
     ticked = [_share(score - threshold, 1.0 - threshold) for score, threshold in on]
     missed = sorted(_share(threshold - score, threshold) for score, threshold in off)
-    margins = ticked + missed[: max(1, len(ticked))]
-    return sum(margins) / len(margins) if margins else 1.0
+    return ticked + missed[: max(1, len(ticked))] or [1.0]
 
 
 def _share(distance: float, room: float) -> float:
     return _unit(distance / room) if room > 0 else 0.0
 
 
-def tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None) -> tuple[list[ScoredChoice], float]:
-    """The choices that a control ticks, best first, and its confidence."""
+def tick(
+    control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None
+) -> tuple[list[ScoredChoice], list[float]]:
+    """The choices that a control ticks, best first, and `margins_of` them."""
     ranked = _best_first(scored)
     on = [one for one in ranked if one.score > one.threshold]
     if control.single:
@@ -144,7 +170,7 @@ def tick(control: TagControl, scored: Sequence[ScoredChoice], top_k: int | None)
         kept = on[: min(top_k or control.top_k or len(on), control.max_usages or len(on))]
         cut = on[len(kept) :]
     left_out = {id(one) for one in [*kept, *cut]}
-    return kept, control_confidence(kept, [one for one in ranked if id(one) not in left_out])
+    return kept, margins_of(kept, [one for one in ranked if id(one) not in left_out])
 
 
 def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:

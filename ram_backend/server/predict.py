@@ -20,7 +20,15 @@ from PIL import Image
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
 from ram_backend.feedback.shown import ShownImage
 from ram_backend.images.decode import decode
-from ram_backend.labelstudio.predictions import Boxes, ScoredChoice, brush_rle, empty_prediction, prediction, tick
+from ram_backend.labelstudio.predictions import (
+    Boxes,
+    ScoredChoice,
+    brush_rle,
+    empty_prediction,
+    place_in_order,
+    prediction,
+    tick,
+)
 from ram_backend.labelstudio.request_models import Task
 from ram_backend.labelstudio.schema import Choice, TagControl, choices_for, look_up
 from ram_backend.labelstudio.task_images import ImageReference
@@ -283,6 +291,8 @@ class _Request:
         key = self.project.key
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
             version = None if config.version is None else config.version.name
+            learned = 0 if config.version is None else config.version.learned
+            made["score"] = place_in_order(task.id, made["score"], learned)
             served = [
                 ShownImage(name, str(look_up(task.data, config.schema.images[name])), image.sha256, image.phash)
                 for name, image in good.items()
@@ -341,7 +351,7 @@ def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: Floa
     """Per image the choices that matter for its prediction, in the order of the control's.
 
     A choice has the score of its best text. Of thousands that are off, only
-    those count that are nearest to their thresholds (see `control_confidence`),
+    those count that are nearest to their thresholds (see `margins_of`),
     and the best.
 
     Args:

@@ -60,12 +60,17 @@ def unpromised(bundle: Bundle, texts: Sequence[str]) -> dict[str, tuple[str, flo
 
 
 class VersionRef(NamedTuple):
-    """Identity of a version: its project, its name such as "v0003", the digest that it has to have, its own bundle."""
+    """Identity of a version: its project, its name such as "v0003", the digest that it has to have.
+
+    With the bundle that was chosen for it, and the number of photos that it has
+    learned from.
+    """
 
     key: ProjectKey
     name: str
     digest: str
     bundle: str | None = None
+    learned: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} of project {self.key}"

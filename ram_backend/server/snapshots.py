@@ -92,8 +92,6 @@ class LoadedVersion:
     delta: Delta
     network: Network
     model: Model
-    learned: int
-    """Number of photos that it has learned from."""
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def _ref(served: Served, bundle: Bundle) -> VersionRef | None:
             f"{named} belongs to another bundle (digest {served.bundle_digest[:12]}) than the one in use"
             f" ({bundle.name!r}, {bundle.digest[:12]}): it isn't served. Train again, or serve that bundle."
         )
-    return VersionRef(served.key, served.version, served.digest, served.bundle)
+    return VersionRef(served.key, served.version, served.digest, served.bundle, served.learned)
 
 
 def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> LoadedVersion:
@@ -288,7 +288,7 @@ def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> Loa
         if array.size and float(np.abs(array).max()) > LARGEST:
             raise _impossible(f"a number in {name} is larger than {LARGEST:g}")
     network = tuned_network(model.network.result(), version.files)
-    return LoadedVersion(ref, version.delta, network, model, version.lineage.corrections.count)
+    return LoadedVersion(ref, version.delta, network, model)
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:

@@ -98,6 +98,8 @@ class Lineage(BaseModel):
         """As a JSON object."""
         fields = self.model_dump()
         fields["recipe"] = fields.pop("trainer")
+        if not self.own_bundle:
+            del fields["own_bundle"]
         bundle = {"name": fields.pop("bundle"), "digest": fields.pop("bundle_digest")}
         metrics = {"before": fields.pop("metrics_before"), "after": fields.pop("metrics_after")}
         created_at = self.created_at.astimezone(UTC).isoformat()
@@ -203,6 +205,7 @@ class Served:
             could.
         bundle: name of the bundle that was chosen for the project; None: that
             of the settings.
+        learned: number of photos that the version has learned from.
     """
 
     key: ProjectKey
@@ -213,6 +216,7 @@ class Served:
     bundle_digest: str | None = None
     quarantined: str | None = None
     bundle: str | None = None
+    learned: int = 0
 
     @property
     def name(self) -> str:

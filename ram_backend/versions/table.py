@@ -282,8 +282,9 @@ def _served(session: Session, row: ServedRow) -> Served:
     version = None if row.version is None else _version_row(session, row.key, row.version)
     if version is None:
         return Served(row.key, row.version, row.pinned, row.change)
-    bundle = version.lineage_json["bundle"]["name"] if version.lineage_json.get("own_bundle") else None
-    known = (version.digest, version.bundle_digest, version.quarantined, bundle)
+    lineage = version.lineage_json
+    bundle = lineage["bundle"]["name"] if lineage.get("own_bundle") else None
+    known = (version.digest, version.bundle_digest, version.quarantined, bundle, lineage["corrections"]["count"])
     return Served(row.key, row.version, row.pinned, row.change, *known)
 
 

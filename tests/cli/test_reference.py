@@ -27,7 +27,7 @@ from ram_backend.versions.table import VersionTable
 CONFIG = Path(__file__).resolve().parents[2] / "label_configs" / "choices_with_confidence.xml"
 ELSEWHERE = {  # these run until they are stopped, download, or need a server or files: other tests start them
     *("serve", "worker", "studio", "demo", "tag", "eval", "engine run", "bundles pull", "bundles import", "finetune"),
-    *("vocabulary parse", "vocabulary build"),
+    *("vocabulary parse", "vocabulary build", "bundles use"),
 }
 WITHOUT_TABLE = ELSEWHERE - {"tag"} | {
     "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "project forget",

@@ -13,10 +13,12 @@ from support.studio_api import unpacked
 
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import (
+    RANDOM_UNTIL,
     ScoredChoice,
     brush_rle,
-    control_confidence,
     empty_prediction,
+    margins_of,
+    place_in_order,
     prediction,
 )
 from ram_backend.labelstudio.schema import free_choice
@@ -59,11 +61,10 @@ def values(answer: dict[str, Any]) -> list[Any]:
 
 def test_one_item_with_all_ticked_values_best_first() -> None:
     answer = predict(TAGS, of(0.61, 0.93, 0.5, 0.1))
-    score = answer["score"]
-    item = {"id": "tags", "from_name": "tags", "to_name": "image", "type": "choices", "score": score}
+    item = {"id": "tags", "from_name": "tags", "to_name": "image", "type": "choices", "score": 0.47}
     assert answer == {
         "model_version": "v1",
-        "score": score,
+        "score": round(1 / (1 + 0.39 + 0.07 + 0.5 + 0.1), 6),
         "result": [item | {"value": {"choices": ["dog", "cat"]}}],
     }
 
@@ -122,7 +123,7 @@ def test_each_control_has_its_own_item_and_images_their_own_lines() -> None:
     named = [(item["from_name"], item["to_name"], item["type"]) for item in answer["result"]]
     assert named == [("x", "image", "choices"), ("y", "back", "choices"), ("t", "back", "textarea")]
     assert values(answer) == [["cat"], ["dog"], ["dog  80%"]]
-    assert answer["score"] == min(item["score"] for item in answer["result"][:2])
+    assert answer["score"] == pytest.approx(1 / (1 + 0.1 + 0.2), abs=1e-6), "of both"
 
 
 def region(name: str, score: float, label: str, **more: Any) -> dict[str, Any]:
@@ -231,9 +232,25 @@ def test_an_image_that_cannot_be_tagged_comes_last_in_uncertainty_order() -> Non
 def test_the_score_falls_where_a_tag_is_close_to_its_threshold() -> None:
     given_scores = (of(0.99, 0.02, 0.01, 0.0), of(0.99, 0.49, 0.01, 0.0), of(0.51, 0.49, 0.01, 0.0))
     sure, close, barely = (predict(TAGS, scores)["score"] for scores in given_scores)
-    assert sure > 0.9
-    assert barely < close < sure
-    assert barely < 0.05
+    assert sure == pytest.approx(1 / (1 + 0.01 + 0.02), abs=1e-6)
+    assert close == pytest.approx(1 / (1 + 0.01 + 0.49), abs=1e-6)
+    assert barely == pytest.approx(1 / (1 + 0.49 + 0.49), abs=1e-6)
+
+
+def test_tasks_are_served_at_random_first_then_by_expected_edits_but_for_one_in_five() -> None:
+    tasks, scores = range(1, 5001), np.random.default_rng(0).beta(5, 5, 5000)
+    early, again, late = (
+        np.array([place_in_order(task, score, learned) for task, score in zip(tasks, given, strict=True)])
+        for given, learned in ((scores, 0), (1 - scores, RANDOM_UNTIL - 1), (scores, RANDOM_UNTIL))
+    )
+    assert (early == again).all(), "whatever the scores say"
+    assert abs(np.corrcoef(early, tasks)[0, 1]) < 0.05
+    random = late != scores
+    assert (late[random] == early[random]).all(), "the same tasks, at the same places"
+    assert 0.18 < random.mean() < 0.22
+    first = np.argsort(late)[:1000]
+    assert 0.1 < random[first].mean() < 0.3
+    assert scores[first][~random[first]].max() < np.quantile(scores, 0.25)
 
 
 def scored(score: float, threshold: float = 0.5) -> ScoredChoice:
@@ -254,7 +271,7 @@ def scored(score: float, threshold: float = 0.5) -> ScoredChoice:
 def test_confidence_is_measured_from_the_threshold(
     kept: list[ScoredChoice], others: list[ScoredChoice], confidence: float
 ) -> None:
-    assert control_confidence(kept, others) == pytest.approx(confidence)
+    assert np.mean(margins_of(kept, others)) == pytest.approx(confidence)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), st.floats(0, 1, width=32))

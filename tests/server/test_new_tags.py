@@ -86,7 +86,8 @@ def test_pieces_are_embedded_in_the_order_in_which_they_come(
     monkeypatch.setattr(model, "CHUNK", 1)
     monkeypatch.setattr(model, "ThreadPoolExecutor", Threads)
     words.go_on.clear()
-    encoder = colour_model(settings).text_encoder
+    loaded = colour_model(settings)
+    encoder = loaded.text_encoder
     with ThreadPoolExecutor(2) as projects:
         for name in ("many", "few"):
             projects.submit(encoder.embed, [name] * 3)
