@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.engine import Base
 from ram_backend.projects.table import OfProject
 
-JobKind = Literal["train", "refresh", "reconcile", "prelabel"]
+JobKind = Literal["train", "refresh", "reconcile", "prelabel", "finetune"]
 JobState = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
@@ -23,6 +23,7 @@ QUEUES: dict[JobKind, str] = {
     "reconcile": "ram-reconcile",
     "train": "ram-train",
     "prelabel": "ram-prelabel",
+    "finetune": "ram-finetune",
 }
 """Names of the RQ queues; a worker looks into the first one first."""
 
@@ -38,7 +39,7 @@ class Job(OfProject, Base):
         kind: "train": learn from the corrections; "refresh": have Label Studio
             retrieve fresh predictions after a swap; "reconcile": compare the
             ledger with it; "prelabel": have it retrieve predictions of what is
-            served for many tasks.
+            served for many tasks; "finetune": make a bundle of the corrections.
         state: "done" whatever the verdict.
         reason: of the request, in a few words.
         rerun_reason: of a request that came while it was running: its end
@@ -144,7 +145,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a job is asked for: a pre-labelling its tasks, a training the bundle to learn on.
+    """What a job is asked for: a pre-labelling its tasks, a training or fine-tuning the bundle to learn on.
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose
@@ -153,13 +154,15 @@ class JobOptions:
         tasks: numbers of further tasks; made distinct, and sorted.
         per_second: highest rate of tasks; None: no limit.
         bundle: name of the bundle to change to, if the gate finds it better;
-            None: the one that is served.
+            None: the one that is served. Of a fine-tuning: its base.
+        finetuning: of a fine-tuning, what `finetuning.run.make_bundle` wants.
     """
 
     which: tuple[Which, ...] = ()
     tasks: tuple[int, ...] = ()
     per_second: float | None = None
     bundle: str | None = None
+    finetuning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "which", tuple(each for each in get_args(Which) if each in self.which))
@@ -171,6 +174,7 @@ class JobOptions:
         return cls(**(options or {}))
 
     def __or__(self, other: JobOptions) -> JobOptions:
-        """Both; the other one's rate and bundle, where it has one."""
+        """Both; the other one's rate, bundle and fine-tuning, where it has one."""
         which, tasks = self.which + other.which, self.tasks + other.tasks
-        return JobOptions(which, tasks, other.per_second or self.per_second, other.bundle or self.bundle)
+        rate, bundle = other.per_second or self.per_second, other.bundle or self.bundle
+        return JobOptions(which, tasks, rate, bundle, other.finetuning or self.finetuning)
