@@ -19,18 +19,20 @@ from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
-from ram_backend.feedback.corrections import corrections_of, merge_corrections
-from ram_backend.feedback.labels import to_matrix
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.task_images import ImageReference, TaskImages
+from ram_backend.labelstudio.task_images import TaskImages
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
+from ram_backend.versions.directory import engine_folder
+from ram_backend.worker.engine import project_images
+
+REASON = "asked for on the command line"
 
 app = typer.Typer(help="Clean labels and complete them: the data engine.", no_args_is_help=True)
 
@@ -50,26 +52,38 @@ def run(
     images: Annotated[Path | None, typer.Option(help="Folder that the files of --labels are in.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was killed goes on there.")] = Path("engine"),
     push: Annotated[bool, typer.Option("--push", help="Put the findings into the project's review queue.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Leave it to this many workers, and return at once.")] = 0,
     bundle: BundleOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Find labels that are probably wrong and tags that are probably missing; no label is changed.
 
-    --out gets report.html, findings.jsonl, labels.jsonl and summary.json.
+    --out gets report.html, findings.jsonl, labels.jsonl and summary.json. With
+    --workers these are in the data folder, and on the admin's page.
     """
     settings = load_settings(bundle=bundle, device=device)
     if labels is not None and images is not None and project is None:
         _run(settings, _of_file(labels, images, settings), out)
     elif project is not None and labels is None and images is None:
         opened = open_project(project)
+        if workers:
+            _leave(opened, workers)
+            return
         studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
         with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
-            given = _of_project(opened, source)
+            given = project_images(opened.project, Ledger(opened.database), source)
             findings = _run(settings, given, out)
         if push:
             _push(opened, studio, given, findings)
     else:
         raise InputError("Give a project, or --labels with --images.")
+
+
+def _leave(opened: OpenProject, workers: int) -> None:
+    jobs = [opened.jobs.table.request(opened.key, "engine", REASON, share=share).job for share in range(workers)]
+    folder = engine_folder(opened.settings.versions_dir, opened.key)
+    typer.echo(f"Queued as {', '.join(job.short for job in jobs)}; `ram-backend jobs` shows how far it is.")
+    typer.echo(f"Afterwards: ram-backend engine run {opened.key.id} --push --out {folder}")
 
 
 def _push(opened: OpenProject, studio: LabelStudio, images: EngineInput, findings: Sequence[Finding]) -> None:
@@ -97,13 +111,9 @@ def _run(settings: Settings, images: EngineInput, out: Path) -> list[Finding]:
             bar.update(task, description=stage, completed=step, total=steps)
 
         result = run_engine(out, images, tagger, loader, limits=limits, progress=progress)
-    found = result.summary
-    for error in found["unreadable"][:5]:
+    for error in result.summary["unreadable"][:5]:
         notes.print(f"skipped: {error}", markup=False)
-    typer.echo(
-        f"{found['images']} images, {found['labels']} labels: {found['wrong']} probably wrong, {found['missing']}"
-        f" probably missing, {len(found['near_duplicates'])} groups of near-duplicates. See {out / 'report.html'}."
-    )
+    typer.echo(f"{result.message} See {out / 'report.html'}.")
     return result.findings
 
 
@@ -120,21 +130,3 @@ def _of_file(labels: Path, images: Path, settings: Settings) -> EngineInput:
                 yield error
 
     return EngineInput([image.file for image in found.images], tags, *found.matrices(tags), load)
-
-
-def _of_project(opened: OpenProject, source: TaskImages) -> EngineInput:
-    """All current corrections of a project."""
-    ledger = Ledger(opened.database)
-    schema = parse_label_config(opened.project.label_config)
-    shown = ledger.shown(opened.key, annotated=True)
-    merged = merge_corrections(corrections_of(schema, ledger.annotations(opened.key), shown))
-    rows = [each for each in merged if each.reference]
-    tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
-    if not tags:
-        raise InputError(f"Project {opened.key} has no tag that somebody left on: annotate some tasks first.")
-    labels, believed = to_matrix(rows, tags)
-
-    def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:
-        yield from source.fetch_all(ImageReference(rows[number].task_id, rows[number].reference) for number in numbers)
-
-    return EngineInput([str(each.task_id) for each in rows], tags, labels, believed > 0, load)

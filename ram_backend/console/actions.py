@@ -80,6 +80,7 @@ def _number(name: str, text: str) -> float:
 ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]] = {
     "train": lambda jobs, key, _: str(jobs.request_training_message(key, _BY_PAGE)["message"]),
     "prelabel": _prelabel,
+    "engine": lambda jobs, key, _: f"Queued as job {jobs.table.request(key, 'engine', _BY_PAGE).job.short}.",
     "pin": lambda jobs, key, _: (
         f"Pinned to {jobs.versions.pin(key).name}: no training, no new version until it is unpinned."
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
@@ -32,6 +32,7 @@ from ram_backend.server.app import Server
 from ram_backend.server.middleware import Refused
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
+from ram_backend.versions.directory import engine_folder
 
 TOKEN_HEADER = "x-ram-page-token"
 TAGS = 200
@@ -100,6 +101,7 @@ class _Page:
             "/projects/{reference}/connection": self._connection,
             "/projects/{reference}/tag": self._tag,
             "/projects/{reference}/report": self._report,
+            "/projects/{reference}/engine": self._engine,
             "/projects/{reference}/photos/{task}": self._photo,
         }
         for path, view in views.items():
@@ -131,6 +133,14 @@ class _Page:
     async def _report(self, services: Server, project: Known) -> HTMLResponse:
         values = await asyncio.to_thread(report_values, services.jobs, services.settings, project)
         return self._render(services, "report.html", layout="base.html", **values)
+
+    async def _engine(self, services: Server, project: Known) -> Response:
+        """The report of the last engine job, with its styles and pictures inside."""
+        path = engine_folder(services.settings.versions_dir, project.key) / "report.html"
+        if not await asyncio.to_thread(path.is_file):
+            raise ProjectNotFound(f"No worker has looked at the labels of project {project.key} yet.")
+        inside = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        return FileResponse(path, headers={**_HEADERS, "Content-Security-Policy": inside})
 
     async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
         """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
@@ -180,6 +190,7 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "jobs": jobs.table.jobs(key, limit=JOBS),
         "schedules": jobs.schedules.schedules(key),
         "kinds": KINDS,
+        "checked": (engine_folder(services.settings.versions_dir, key) / "report.html").is_file(),
         "options": project.admin_options,
         "extra": ", ".join(project.extra_params.to_json()),
     }

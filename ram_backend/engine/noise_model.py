@@ -88,33 +88,24 @@ def fit_noise_model(
     """Fits all parameters.
 
     Args:
-        signals: of each portion (S, n, L); iterated over several times.
+        signals: of each portion (S, n, L); iterated over once.
         labels: of each portion (n, L).
         known: of each portion (n, L); unknown pairs say nothing.
         rates: (L,) in (0, 1).
     """
     from scipy.optimize import minimize
 
-    shape = (len(next(iter(signals))), len(rates))
-    count, total, squares = np.zeros(len(rates)), np.zeros(shape), np.zeros(shape)
-    for part, mask in zip(signals, known, strict=True):
-        wide = np.where(mask, part.astype(np.float64), 0)
-        count += mask.sum(axis=0)
-        total += wide.sum(axis=1)
-        squares += (wide**2).sum(axis=1)
-    mean = total / np.maximum(count, 1)
-    spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0)) + 1e-6
     step = max(1, sum(each.size for each in labels) // PAIRS)
-    logit = np.log(rates / (1 - rates))
-    rows, on = [], []
-    for part, label, mask in zip(signals, labels, known, strict=True):
-        standard = (part[:, ::step] - mean[:, None]) / spread[:, None]
-        pairs = mask[::step]
-        constants = (np.broadcast_to(each, pairs.shape) for each in (np.ones(len(rates)), logit, rates))
-        rows.append(np.stack([each[pairs] for each in (*standard, *constants)], axis=1))
-        on.append(label[::step][pairs])
-    inputs, rate = np.concatenate(rows)[:, :-1], np.concatenate(rows)[:, -1]
-    seen = np.concatenate(on).astype(np.float64)
+    values = np.concatenate([each[:, ::step] for each in signals], axis=1).astype(np.float64)
+    on, pairs = (np.concatenate([each[::step] for each in parts]) for parts in (labels, known))
+    count = np.maximum(pairs.sum(axis=0), 1)
+    mean = (values * pairs).sum(axis=1) / count
+    spread = np.sqrt(((values - mean[:, None]) ** 2 * pairs).sum(axis=1) / count) + 1e-6
+    constants = (
+        np.broadcast_to(each, pairs.shape) for each in (np.ones(len(rates)), np.log(rates / (1 - rates)), rates)
+    )
+    *columns, rate = (each[pairs] for each in (*(values - mean[:, None]) / spread[:, None], *constants))
+    inputs, seen, tied = np.stack(columns, axis=1), on[pairs].astype(np.float64), len(mean)
     centre = np.array([_logit(EXPECTED_MISSING), _logit(EXPECTED_WRONG)])
     strength = PRIOR_STRENGTH * seen.sum()
 
@@ -128,17 +119,16 @@ def fit_noise_model(
         gradient[:-2] = -(inputs.T @ (by_p * (1 - missing - wrong) * present * (1 - present)))
         gradient[-2] = (by_p * present).sum() * missing * (1 - missing)
         gradient[-1] = -(by_p * rate * (1 - present)).sum() * share * (1 - share)
-        gradient[: shape[0]] += values[: shape[0]]
-        gradient[-2:] += strength * (values[-2:] - centre)
-        penalty = (values[: shape[0]] ** 2).sum() + strength * ((values[-2:] - centre) ** 2).sum()
+        pulled = np.concatenate([values[:tied], [0, 0], strength * (values[-2:] - centre)])
+        penalty = (values[:tied] ** 2).sum() + strength * ((values[-2:] - centre) ** 2).sum()
         likelihood = (seen * np.log(p) + (1 - seen) * np.log(1 - p)).sum()
-        return float(penalty / 2 - likelihood), gradient
+        return float(penalty / 2 - likelihood), gradient + pulled
 
-    start = np.concatenate([np.full(shape[0], 0.5), [0.0, 1.0], centre])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    found = minimize(loss, np.concatenate([np.full(tied, 0.5), [0.0, 1.0], centre]), jac=True, method="L-BFGS-B").x
     missing, wrong = sigmoid(found[-2:])
-    weights, bias, slope = found[: shape[0]], float(found[-4]), float(found[-3])
-    return NoiseModel(mean, spread, rates, weights, bias, slope, float(missing), float(wrong))
+    return NoiseModel(
+        mean, spread, rates, found[:tied], float(found[-4]), float(found[-3]), float(missing), float(wrong)
+    )
 
 
 def _logit(share: float) -> float:

@@ -3,6 +3,7 @@
     portions/DIGEST.npz  tokens, scores and hashes of some images; written once, so that a killed run goes on
     findings.jsonl       labels that are probably wrong, tags that are probably missing
     labels.jsonl         the labels as they would be with all findings accepted
+    probabilities.npz    that each judged tag is there, whatever its label
     report.html          the same with pictures
 
 Nothing here changes a label: people decide. A portion is named by its images
@@ -74,6 +75,15 @@ class EngineResult:
     findings: list[Finding]
     summary: dict[str, Any]
 
+    @property
+    def message(self) -> str:
+        """One line for people."""
+        found = self.summary
+        return (
+            f"{found['images']} images, {found['labels']} labels: {found['wrong']} probably wrong,"
+            f" {found['missing']} probably missing, {len(found['near_duplicates'])} groups of near-duplicates."
+        )
+
 
 def run_engine(
     folder: Path,
@@ -133,8 +143,12 @@ def run_engine(
     model = fit_noise_model(signals, labels, known, evidence.rates)
     names = [images.tags[column] for column in columns]
     findings: list[Finding] = []
+    probabilities = np.full((len(images.names), len(names)), np.nan, dtype=np.float16)
     for part, found, on, mask in zip(parts, signals, labels, known, strict=True):
-        findings += findings_of(part, names, model.present(found, on), model.standardised(found), on, mask)
+        present = model.present(found, on)
+        probabilities[part] = np.where(mask, present, np.nan)
+        findings += findings_of(part, names, present, model.standardised(found), on, mask)
+    np.savez(folder / "probabilities.npz", files=list(images.names), tags=names, probabilities=probabilities)
     findings.sort(key=lambda each: (-each.probability, each.number, each.tag))
     counts = Counter(each.kind for each in findings)
     summary = {

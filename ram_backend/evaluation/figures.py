@@ -69,7 +69,7 @@ def figures(
         found["mAP"] = official["mAP"]
     if thresholds is None:
         return found
-    averages: tuple[Literal["micro"], Literal["macro"]] = ("micro", "macro")
+    averages: tuple[Literal["micro", "macro"], ...] = ("micro", "macro")
     for average in averages:
         values = metrics.precision_recall_f1(scores, labels, thresholds, known, average)
         found |= zip((f"{average}_precision", f"{average}_recall", f"{average}_f1"), values, strict=True)

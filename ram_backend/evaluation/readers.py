@@ -77,31 +77,26 @@ def _read_ram(path: Path) -> LabelSet:
     place`, both with `NAME_taglist.txt`; `NAME_idannots.txt` has `path,id,id`
     with `NAME_tagidlist.txt` and `tag2text_ori_tag_list.txt`.
     """
-    if path.name.endswith("_idannots.txt"):
+    by_id = path.name.endswith("_idannots.txt")
+    if by_id:
+        list_file = path.with_name(path.name.replace("_idannots", "_tagidlist"))
         names = read_text(path.with_name("tag2text_ori_tag_list.txt")).splitlines()
-        listed = read_text(path.with_name(path.name.replace("_idannots", "_tagidlist"))).splitlines()
-        with naming(str(path.with_name(path.name.replace("_idannots", "_tagidlist"))), "a list of ids of Tag2Text's"):
-            tags = [names[_place(each)] for each in listed]
+        with naming(str(list_file), "a list of ids of Tag2Text's"):
+            tags = [names[_place(each)] for each in read_text(list_file).splitlines()]
     elif path.name.endswith("_annots.txt"):
         tags = names = read_text(path.with_name(path.name.replace("_annots", "_taglist"))).splitlines()
     else:
         raise InputError(f"{path}: RAM's annotation files are called NAME_annots.txt or NAME_idannots.txt.")
-    by_id = path.name.endswith("_idannots.txt")
     known, images = set(tags), []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         file, _, rest = line.partition(",")
         with naming(f"{path}, line {number}", "an image and its tags"):
-            if Path(file).suffix:
-                found = frozenset(names[_place(each)] for each in rest.split())
-            else:
-                cells = [each.strip() for each in rest.split(",") if each.strip()]
-                file, found = (
-                    f"{file}.jpg",
-                    frozenset(names[_place(each)] for each in cells) if by_id else frozenset(cells),
-                )
+            placed = bool(Path(file).suffix)
+            cells = rest.split() if placed else [each.strip() for each in rest.split(",") if each.strip()]
+            found = frozenset(names[_place(each)] for each in cells) if placed or by_id else frozenset(cells)
             if not found <= known:
                 raise ValueError(f"{sorted(found - known)[0]!r} is not in the list of tags")
-        images.append(LabelledImage(file, found))
+        images.append(LabelledImage(file if placed else f"{file}.jpg", found))
     return LabelSet(path.stem.removesuffix("_annots").removesuffix("_idannots"), tuple(images), tuple(tags))
 
 

@@ -68,9 +68,10 @@ class JobTable:
         options: JobOptions | None = None,
         *,
         delay_s: float = 0.0,
+        share: int = 0,
         within: Session | None = None,
     ) -> Requested:
-        """Requests a job. Of each kind a project has one open job at most, so five requests make one.
+        """Requests a job. Of each kind and share a project has one open job at most, so five requests make one.
 
         Where it runs already, its end requests another one. Where it waits
         after a failed attempt, it waits no longer.
@@ -81,20 +82,23 @@ class JobTable:
             reason: in a few words.
             options: see `JobOptions`; added to those of an open job.
             delay_s: earliest start; an open job doesn't wait longer for that.
+            share: of jobs that share the work.
             within: the caller's transaction; None: one of its own.
         """
         if within is None:
             with suppress(IntegrityError), self._database.writing() as session:
-                return self.request(key, kind, reason, options, delay_s=delay_s, within=session)
+                return self.request(key, kind, reason, options, delay_s=delay_s, share=share, within=session)
             with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)
-                return self.request(key, kind, reason, options, delay_s=delay_s, within=session)
+                return self.request(key, kind, reason, options, delay_s=delay_s, share=share, within=session)
         now = database_now(within)
         begin = now + timedelta(seconds=delay_s)
         job = within.scalars(
-            select(Job).where(of_project(Job, key), Job.kind == kind, Job.state.in_(OPEN)).with_for_update()
+            select(Job)
+            .where(of_project(Job, key), Job.kind == kind, Job.share == share, Job.state.in_(OPEN))
+            .with_for_update()
         ).one_or_none()
         if job is None:
-            job = Job(id=uuid.uuid4().hex, kind=kind, reason=reason, **key_columns(key))
+            job = Job(id=uuid.uuid4().hex, kind=kind, share=share, reason=reason, **key_columns(key))
             job.requested_at, job.not_before, job.request_id = now, begin, request_id.get()
             job.options = None if options is None else asdict(options)
             within.add(job)
@@ -257,7 +261,7 @@ class JobTable:
         row.state, row.message, row.finished_at = state, message, database_now(session)
         if row.rerun_reason is not None:
             options = None if row.options is None else JobOptions.of(row.options)
-            rerun = self.request(row.key, row.kind, row.rerun_reason, options, within=session).job
+            rerun = self.request(row.key, row.kind, row.rerun_reason, options, share=row.share, within=session).job
             rerun.not_before = row.not_before
         ended = select(Job.id).where(of_project(Job, row.key), Job.kind == row.kind, Job.state.not_in(OPEN))
         latest = ended.order_by(Job.requested_at.desc()).limit(MAX_ENDED)

@@ -81,6 +81,11 @@ def version_path(versions_dir: Path, key: ProjectKey, name: str) -> Path:
     return versions_dir / folder_of(key) / name
 
 
+def engine_folder(versions_dir: Path, key: ProjectKey) -> Path:
+    """Folder of what the data engine found by workers in a project: beside its versions, and removed with them."""
+    return versions_dir / folder_of(key) / "engine"
+
+
 def write_version(
     versions_dir: Path,
     key: ProjectKey,

@@ -83,7 +83,7 @@ FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "refresh": "ram_backend.worker.prelabel:prelabel",
     "reconcile": "ram_backend.worker.training_data:reconcile_ledger",
     "prelabel": "ram_backend.worker.prelabel:prelabel",
-    "finetune": "ram_backend.worker.finetune:finetune_project",
+    "engine": "ram_backend.worker.engine:engine",
 }
 """Function of each kind of job, or its name: imported only in the process of a job."""
 

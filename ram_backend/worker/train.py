@@ -76,7 +76,7 @@ def _train(context: JobContext) -> JobResult | None:
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
-    corrections = gather_corrections(project, label_studio, service.ledger, heartbeat)
+    corrections = gather_corrections(context, project, label_studio)
     service.table.note_seen(context.job, corrections.last_event)
     if not corrections.labels:
         return _result(

@@ -20,7 +20,7 @@ from ram_backend.jobs.service import JobService
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.server.app import create_app
 from ram_backend.settings import Settings
-from ram_backend.versions.directory import write_version
+from ram_backend.versions.directory import engine_folder, write_version
 
 
 def test_no_project_yet(console: Console) -> None:
@@ -76,6 +76,20 @@ def test_buttons_ask_for_jobs_and_pin(corrected: Console) -> None:
     assert "Pinned to base" in corrected.post("pin").json()["message"]
     assert "pinned" in corrected.text()
     assert "base is served" in corrected.post("unpin").json()["message"]
+
+
+def test_what_workers_found_in_the_labels(corrected: Console) -> None:
+    link, path = "Suspicious labels", f"/projects/1.{CREATED}/engine"
+    assert link not in corrected.text()
+    assert corrected.get(path).status_code == 404
+    corrected.post("engine")
+    assert corrected.jobs.table.jobs(corrected.key)[0].kind == "engine"
+    folder = engine_folder(corrected.settings.versions_dir, corrected.key)
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<style>p {}</style><p>Two are wrong.</p>")
+    assert link in corrected.text()
+    assert "Two are wrong." in corrected.text("/engine")
+    assert "style-src 'unsafe-inline'" in corrected.get(path).headers["content-security-policy"]
 
 
 def test_another_version_is_served(corrected: Console) -> None:

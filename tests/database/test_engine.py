@@ -58,6 +58,9 @@ def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> N
             "DROP TABLE schedules",
             "ALTER TABLE backend DROP COLUMN pinned_by_command",
             "ALTER TABLE backend DROP COLUMN pinned_token",
+            "DROP INDEX uq_jobs_open",
+            "ALTER TABLE jobs DROP COLUMN share",
+            "CREATE INDEX uq_jobs_open ON jobs (kind)",
             *(f"ALTER TABLE jobs ADD COLUMN {name} TEXT" for name in ("queued_at", "queued_as", "eta_s")),
             "UPDATE alembic_version SET version_num = '0006'",
         ):

@@ -43,7 +43,7 @@ def do_job() -> None:
     prelabel.WAITING_S = 10.0  # the tests' Label Studio answers within a second
     table.BACKOFF_S = (0.1, 1.0)
     run_job.FUNCTIONS["train"] = f"worker.working:{os.environ['QUICK_FUNCTION']}"
-    run_job.FUNCTIONS["refresh"] = "worker.working:sleep"
+    run_job.FUNCTIONS |= {"refresh": "worker.working:sleep", "engine": "worker.working:look"}
     main.do_job()
 
 
@@ -86,6 +86,19 @@ def learn(context: JobContext) -> JobResult | None:
     train.refuse_before_fitting = lambda *_, **__: None
     train.judge_candidate = judge
     return train.train(context)
+
+
+def look(context: JobContext) -> JobResult:
+    """The real engine job, with a slow network that is computed by hand, and small portions."""
+    from support.tiny_model import ColourNetwork, tiny_bundle
+
+    from ram_backend.engine import run
+    from ram_backend.worker import engine
+
+    run.PORTION = 8
+    engine.find_bundle = lambda *_, **__: tiny_bundle()
+    engine.load_network = lambda *_, **__: ColourNetwork(seconds=0.1)
+    return engine.engine(context)
 
 
 class RunningWorker:

@@ -1,4 +1,4 @@
-"""Second revision: jobs without queue columns, the pin's origin and token, schedules.
+"""Second revision: jobs without queue columns and with shares, the pin's origin and token, schedules.
 
 Pins made before don't say whether a command or a `/setup` request named the
 host, so they are dropped.
@@ -19,6 +19,11 @@ def upgrade() -> None:
     """Drops and adds columns, drops the pin, makes the table of schedules."""
     for column in ("queued_at", "queued_as", "eta_s"):
         op.drop_column("jobs", column)
+    op.add_column("jobs", sa.Column("share", sa.Integer(), nullable=False, server_default="0"))
+    op.drop_index("uq_jobs_open", "jobs")
+    is_open = sa.text("state IN ('requested', 'running')")
+    shared = ("kind", "instance", "project_id", "created", "share")
+    op.create_index("uq_jobs_open", "jobs", shared, unique=True, sqlite_where=is_open, postgresql_where=is_open)
     op.add_column("backend", sa.Column("pinned_by_command", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("backend", sa.Column("pinned_token", sa.Text(), nullable=True))
     op.execute("UPDATE backend SET pinned_host = NULL, change = change + 1 WHERE pinned_host IS NOT NULL")
