@@ -110,7 +110,6 @@ def round_of(studio: Studio, truth: Mapping[int, Sequence[str]], numbers: Sequen
     print(f"{corrected} corrections: {job['state']}, {job['message']}")
     end = f"served after {served:.1f} s" if served else f"ended after {now:.1f} s, nothing new is served"
     print(f"  answered after {answered * 1000:.0f} ms, begun after {begun:.1f} s, {end}")
-    print(f"  stages: {(job['result'] or {}).get('seconds')}", flush=True)
 
 
 def main() -> None:

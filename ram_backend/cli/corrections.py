@@ -90,7 +90,7 @@ def stats(
         "tasks_of_several_annotators": len({each.task_id for each in labels if len(each.annotation_ids) > 1}),
         "agreement": agreement_of(corrections),
         **{state: states[state] for state in _STATES},
-        "changed_since_last_training": opened.jobs.pending(opened.key),
+        "changed_since_last_training": opened.jobs.waiting(opened.key)[opened.key].changed,
     }
     rows = [{**asdict(each), "right": each.precision, "found": each.recall} for each in count_tags(corrections)[:top]]
     by_day = {str(day): found for day, found in edits_by_day(annotations, corrections).items()}

@@ -183,11 +183,11 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     with progress("Looking for tasks") as show:
         job = _follow(table, job_id, step)
     typer.echo(job.message)
-    result = job.result or {}
-    took, tasks = sum(result.get("seconds", {}).values()), result.get("tasks", 0)
-    if tasks and took:
+    tasks = (job.result or {}).get("tasks", 0)
+    if tasks and job.started_at and job.finished_at:
+        took = (job.finished_at - job.started_at).total_seconds()
         by = "" if job.worker == worker_name(os.getpid()) else ", by a worker"
-        typer.echo(f"{took:.0f} s, {tasks / took:.1f} tasks a second{by}.")
+        typer.echo(f"{took:.0f} s, {tasks / max(took, 0.001):.1f} tasks a second{by}.")
 
 
 def _follow(table: JobTable, job_id: str, step: Callable[[Job], None]) -> Job:

@@ -107,10 +107,11 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
     opened = open_project(project)
     facts = _facts(opened.project, opened.trusted_host, opened.settings)
     served = VersionTable(opened.database).served(opened.key)
+    waiting = opened.jobs.waiting(opened.key)[opened.key]
     facts |= {
         "in_force": _in_force(opened.project, opened.settings.bundle),
         "served": f"{served.name}, pinned" if served.pinned else served.name,
-        "corrections": f"{opened.jobs.pending(opened.key)} changed, {opened.jobs.next_training(opened.key)}",
+        "corrections": f"{waiting.changed} changed, {waiting.next_training}",
     }
     notes = {"precision": _promises(opened.project, opened.settings), "remarks": _remarks(opened.project)}
     facts |= {name: lines for name, lines in notes.items() if lines}

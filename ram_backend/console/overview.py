@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ram_backend.errors import RamError
 from ram_backend.jobs.job import Job
+from ram_backend.jobs.service import Waiting
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.project import Project
 from ram_backend.server.model import await_shared
@@ -26,8 +27,7 @@ class Row(NamedTuple):
 
     key: ProjectKey
     served: Served
-    pending: int
-    next_training: str
+    waiting: Waiting
     job: Job | None
 
 
@@ -47,8 +47,8 @@ def overview(services: Services) -> list[Row]:
     jobs = services.jobs
     served = {each.key: each for each in jobs.versions.changes().served}
     latest = {job.key: job for job in sorted(jobs.table.jobs(limit=JOBS), key=lambda job: job.requested_at)}
-    waiting = jobs.waiting(sorted(project.key for project in services.store.projects()))
-    return [Row(key, served.get(key, Served(key)), *counts, latest.get(key)) for key, counts in waiting.items()]
+    waiting = jobs.waiting(*(project.key for project in services.store.projects()))
+    return [Row(key, served.get(key, Served(key)), each, latest.get(key)) for key, each in waiting.items()]
 
 
 async def thresholds_in_force(services: Services, project: Project) -> tuple[dict[str, Threshold], str | None]:

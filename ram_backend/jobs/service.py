@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ram_backend.database.engine import Database
 from ram_backend.errors import ProjectNotFound, ProjectPinned
@@ -20,8 +20,20 @@ from ram_backend.versions.directory import open_version, version_path
 from ram_backend.versions.records import ACCEPTED, BASE, Served
 from ram_backend.versions.table import VersionTable
 
-_PROJECTS = 1000
+_PROJECTS = 10_000
 """Projects whose counts of corrections are kept until their ledger grows."""
+
+
+class Waiting(NamedTuple):
+    """Corrections that have changed since a project's last training, and how many begin the next; None: any number."""
+
+    changed: int
+    enough: int | None
+
+    @property
+    def next_training(self) -> str:
+        """When the project is trained by itself, in a few words."""
+        return "trained when asked" if self.enough is None else f"trained at {self.enough}"
 
 
 class JobService:
@@ -78,10 +90,10 @@ class JobService:
             message = f"Training was queued already, as job {job.short}."
         else:
             message = f"Training is running, as job {job.short}; corrections that came since it began get another one."
+        waiting = self.waiting(job.key)[job.key]
         message += (
-            f" {self.pending(job.key)} corrections have changed; by itself the project is"
-            f" {self.next_training(job.key)}. `ram-backend jobs` and the server's page show how far it is; it needs a"
-            " worker."
+            f" {waiting.changed} corrections have changed; by itself the project is {waiting.next_training}."
+            " `ram-backend jobs` and the server's page show how far it is; it needs a worker."
         )
         return {"job": job.id, "message": message}
 
@@ -122,48 +134,28 @@ class JobService:
             return served, None
         return served, self.table.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
 
-    def pending(self, key: ProjectKey | None = None) -> int:
-        """Number of corrections of a project, or of all, that have changed since the last training."""
-        if key is None:
-            return sum(changed for changed, _ in self.waiting(self.ledger.last_events()).values())
-        return _changed(self.ledger, key, self.table.last_attempt(key), self.ledger.last_event(key))
-
-    def waiting(self, keys: Iterable[ProjectKey]) -> dict[ProjectKey, tuple[int, str]]:
-        """`pending` and `next_training` of many projects."""
-        events, attempts = self.ledger.last_events(), self.table.last_attempts()
-        found = {}
-        for key in keys:
+    def waiting(self, *keys: ProjectKey) -> dict[ProjectKey, Waiting]:
+        """What these projects, by default all that have events, wait with for their next training."""
+        one = keys[0] if len(keys) == 1 else None
+        events = self.ledger.last_events() if one is None else {one: self.ledger.last_event(one)}
+        attempts, found = self.table.last_attempts(one), {}
+        for key in keys or events:
             names = key, ProjectKey("", key.id, key.created)
-            last, attempt = (max(each.get(name, 0) for name in names) for each in (events, attempts))
-            found[key] = _changed(self.ledger, key, attempt, last), self._next_training(key, attempt)
+            last, attempt = (max(rows.get(name, 0) for name in names) for rows in (events, attempts))
+            seen = _seen(self.ledger, key, attempt) if attempt else 0
+            enough = max(1, self._train_after - seen, -(-seen // 2)) if self._train_after else None
+            found[key] = Waiting(_changed(self.ledger, key, attempt, last), enough)
         return found
 
-    def next_training(self, key: ProjectKey) -> str:
-        """When a project is trained by itself, in a few words."""
-        return self._next_training(key, self.table.last_attempt(key))
-
-    def _threshold(self, key: ProjectKey, attempt: int) -> int:
-        """Changed corrections at which a project is trained: first `train_after`, then half as many as there were."""
-        seen = _seen(self.ledger, key, attempt) if attempt else 0
-        return max(1, self._train_after - seen, -(-seen // 2))
-
-    def _next_training(self, key: ProjectKey, attempt: int) -> str:
-        return f"trained at {self._threshold(key, attempt)}" if self._train_after else "trained when asked"
-
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
-        """Requests a training of each of these projects that has enough pending corrections, and no open training."""
-        if not keys or not self._train_after:
-            return []
+        """Requests a training of these projects, by default all, that have enough corrections and no open training."""
         found: list[Job] = []
-        known = self.projects.keys()
-        for each in keys:
-            with suppress(ProjectNotFound, ProjectPinned):
-                key = _known(each, known)
+        for key, (changed, enough) in self.waiting(*(keys or self.projects.keys())).items():
+            if enough is not None and changed >= enough:
                 if any(job.is_open for job in self.table.jobs(key, kind="train", limit=1)):
                     continue  # its end checks the project again
-                attempt = self.table.last_attempt(key)
-                if (pending := self.pending(key)) >= self._threshold(key, attempt):
-                    found.append(self.request_training(key, f"{pending} corrections have changed").job)
+                with suppress(ProjectNotFound, ProjectPinned):
+                    found.append(self.request_training(key, f"{changed} corrections have changed").job)
         return found
 
 

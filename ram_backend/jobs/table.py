@@ -133,18 +133,12 @@ class JobTable:
         with self._database.reading() as session:
             return {**none, **{(kind, state): count for kind, state, count in session.execute(query)}}
 
-    def last_attempt(self, key: ProjectKey) -> int:
-        """Number of the last event that an ended training of the project has seen; 0: none."""
-        query = select(func.max(Job.last_event)).where(
-            of_project(Job, key, unnamed=True), Job.kind == "train", Job.state.not_in(OPEN)
-        )
-        with self._database.reading() as session:
-            return session.scalar(query) or 0
-
-    def last_attempts(self) -> dict[ProjectKey, int]:
-        """`last_attempt` of each project that has one, by the key that its jobs have."""
+    def last_attempts(self, key: ProjectKey | None = None) -> dict[ProjectKey, int]:
+        """Number of the last event that ended trainings of a project, or of each, have seen, by their key."""
         project = (Job.instance, Job.project_id, Job.created)
         query = select(*project, func.max(Job.last_event)).where(Job.kind == "train", Job.state.not_in(OPEN))
+        if key is not None:
+            query = query.where(of_project(Job, key, unnamed=True))
         with self._database.reading() as session:
             return {ProjectKey(*row[:3]): row[3] or 0 for row in session.execute(query.group_by(*project))}
 

@@ -60,8 +60,7 @@ class Heartbeat(PeriodicThread):
         self._on_end = on_end
         self._on_progress = on_progress
         self._stage: tuple[Any, ...] = ()  # name, step and steps; written in the job's thread
-        self._stage_began = self._job_began = time.monotonic()
-        self._seconds: dict[str, float] = {}
+        self._job_began = time.monotonic()
         self._written: tuple[Any, ...] = ()
         self._written_at = 0.0
         self._lost = False
@@ -74,22 +73,9 @@ class Heartbeat(PeriodicThread):
         """
         if self._lost:
             raise JobLost(f"Job {self._job.id} belongs to another worker by now.")
-        self._add_seconds()
         self._stage = (stage, step, steps)
         if self._on_progress is not None:
             self._on_progress(stage, step, steps)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each stage so far, in order; for the job's thread."""
-        self._add_seconds()
-        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
-
-    def _add_seconds(self) -> None:
-        now = time.monotonic()
-        for stage in self._stage[:1]:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._stage_began
-        self._stage_began = now
 
     def tick(self) -> bool:
         """Writes new progress, or renews the lease; False: the job has ended."""

@@ -37,7 +37,6 @@ from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
 from ram_backend.periodic import PeriodicThread
-from ram_backend.projects.keys import ProjectKey
 from ram_backend.settings import Settings, load_settings
 from ram_backend.worker.run_job import worker_name
 
@@ -46,9 +45,6 @@ ROUND_S = 0.5
 
 SCHEDULES_S = 10.0
 """Pause between two looks at the schedules, whose times are whole minutes."""
-
-COUNT_ALL_S = 60.0
-"""Pause between two counts of all projects' corrections; in between only projects with new events are counted."""
 
 MONITORING_S = 5
 RETRY_S = 1.0
@@ -77,8 +73,7 @@ class Maintenance(PeriodicThread):
         self._service = JobService(settings, database)
         self._valkey = valkey
         self._parent = os.getppid() if with_parent else None
-        self._events: dict[ProjectKey, int] = {}  # the last one of each project that was counted
-        self._count_at = self._count_all_at = self._schedules_at = 0.0
+        self._count_at = self._schedules_at = 0.0
         self._no_expiry_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
 
@@ -88,7 +83,9 @@ class Maintenance(PeriodicThread):
         try:
             if time.monotonic() >= self._no_expiry_until:
                 self.expire()
-            self._request_due_trainings()
+            if time.monotonic() >= self._count_at:
+                self._count_at = time.monotonic() + self._settings.train_debounce_seconds
+                self._service.request_due_trainings()
             if (due := self._service.table.due()) and self._valkey.revive():
                 self._dispatch(due)
             if time.monotonic() >= self._schedules_at:
@@ -118,18 +115,6 @@ class Maintenance(PeriodicThread):
             self.expire((str(job.args[0]), worker_name(pid or 0)))
         except DatabaseUnavailable as error:
             _log.warning("%s", error)
-
-    def _request_due_trainings(self) -> None:
-        """Requests a training of each project of which enough corrections have changed, debounced."""
-        now = time.monotonic()
-        if now < self._count_at:
-            return
-        self._count_at = now + self._settings.train_debounce_seconds
-        events = self._service.ledger.last_events()
-        if now >= self._count_all_at:
-            self._count_all_at, self._events = now + COUNT_ALL_S, {}
-        self._service.request_due_trainings(*(key for key, last in events.items() if self._events.get(key) != last))
-        self._events = events
 
     def _dispatch(self, jobs: Iterable[Job]) -> None:
         """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.

@@ -6,10 +6,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pkgutil import resolve_name
-
-from sqlalchemy.orm import Session
 
 from ram_backend.database.engine import Database, open_database
 from ram_backend.errors import (
@@ -68,11 +66,6 @@ class JobContext:
             return project, label_studio_of(self.settings, project, trusted_host=changes.trusted_host)
         except LabelStudioUnreachable:
             return project, None
-
-    def finish(self, result: JobResult, session: Session | None = None) -> None:
-        """Ends the job with the seconds of its stages, see `JobTable.finish`."""
-        seconds = {**result.result, "seconds": self.heartbeat.seconds}
-        self.service.table.finish(self.job, replace(result, result=seconds), session)
 
 
 JobFunction = Callable[[JobContext], JobResult | None]
@@ -152,7 +145,7 @@ def _run(context: JobContext, function: JobFunction | str) -> str:
         with context.heartbeat:
             result = work(context)
         if result is not None:
-            context.finish(result)
+            table.finish(job, result)
         ended = table.get(job.id)
         return "gone" if ended is None else ended.message
     except JobLost:

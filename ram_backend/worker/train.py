@@ -201,7 +201,8 @@ def _publish(context: JobContext, stored: Version, expected: str | None, result:
 
     def end(session: Session, message: str, refresh: str | None = None) -> None:
         versions.record(stored, session=session)
-        context.finish(replace(result, message=f"{message} {result.message}", refresh=refresh), session)
+        ended = replace(result, message=f"{message} {result.message}", refresh=refresh)
+        context.service.table.finish(context.job, ended, session)
 
     message = f"{stored.name} is kept and not served."
     if stored.outcome == ACCEPTED:

@@ -64,10 +64,12 @@ def test_a_worker_that_has_it_is_followed(
     assert claim is not None
 
     def end(_seconds: float) -> None:
-        queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30, "seconds": {"predict": 2.0}}))
+        queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30}))
 
     monkeypatch.setattr("ram_backend.cli.jobs.time", SimpleNamespace(sleep=end))  # where it waits for the worker
-    assert "30 tasks have got theirs.\n2 s, 15.0 tasks a second, by a worker." in run()
+    said = run()
+    assert "30 tasks have got theirs." in said
+    assert "tasks a second, by a worker." in said
 
 
 def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:

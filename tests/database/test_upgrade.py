@@ -59,7 +59,7 @@ def test_what_was_begun_goes_on(settings: Settings) -> None:
     table = JobTable(database)
     (key, other) = (each.key for each in ProjectTable(database).changes().projects)
     assert VersionTable(database).served(key).version == "v0001"
-    assert Ledger(database).changes_since(key, table.last_attempt(key)).total == 0
+    assert Ledger(database).changes_since(key, table.last_attempts(key)[key]).total == 0
     assert [job.state for job in table.jobs(other)] == ["failed"]
     assert [job.kind for job in table.due()] == ["refresh"]
     (expired,) = table.expire()

@@ -67,9 +67,9 @@ def test_enough_corrections_ask_by_themselves(service: JobService, database: Dat
     connect(database, OTHER)
     correct(database, 1, 2)
     correct(database, 1, 2, 3, key=OTHER)
-    assert service.pending() == 5
-    assert [job.reason for job in service.request_due_trainings(KEY, OTHER)] == ["3 corrections have changed"]
-    assert service.request_due_trainings(KEY, OTHER) == []
+    assert [each.changed for _, each in sorted(service.waiting().items())] == [2, 3]
+    assert [job.reason for job in service.request_due_trainings()] == ["3 corrections have changed"]
+    assert service.request_due_trainings() == []
     assert [job.key for job in queue.jobs()] == [OTHER]
 
 
@@ -78,9 +78,9 @@ def test_an_edit_counts_and_a_repetition_does_not(service: JobService, database:
     correct(database, 1, 2, 3)
     end(queue, service.request_due_trainings(KEY)[0].id, 3)
     correct(database, 1, 2, 3)  # the same events again
-    assert service.pending(KEY) == 0
+    assert service.waiting(KEY)[KEY].changed == 0
     correct(database, 1, 2, second=1)  # saved again, with the same tags
-    assert service.pending(KEY) == 2
+    assert service.waiting(KEY)[KEY].changed == 2
     correct(database, 4, 5, 6)
     assert len(service.request_due_trainings(KEY)) == 1
 
@@ -106,7 +106,7 @@ def test_each_attempt_needs_half_as_many_corrections_again(
             end(queue, jobs[0].id, last)
             rounds.append(number)
     assert rounds == [3, 5, 8, 12, 18, 27, 41]
-    assert service.next_training(KEY) == "trained at 21"
+    assert service.waiting(KEY)[KEY].next_training == "trained at 21"
 
 
 def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:
@@ -128,5 +128,5 @@ def test_a_look_at_all_projects_loads_them_once(service: JobService, database: D
     def note(*details: object) -> None:
         statements.append(str(details[2]))
 
-    service.request_due_trainings(*keys)
+    service.request_due_trainings()
     assert sum("FROM projects" in each for each in statements) == 1

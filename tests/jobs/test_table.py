@@ -94,7 +94,7 @@ def test_from_request_to_end(queue: JobTable) -> None:
     queue.finish(claim, JobResult("v0001 is served", {"verdict": {"outcome": "accept"}}, 17, refresh="v0001 is served"))
     done = job_of(queue, claim.id)
     assert (done.state, done.verdict, done.last_event, done.message) == ("done", "accept", 17, "v0001 is served")
-    assert queue.last_attempt(KEY) == 17
+    assert queue.last_attempts(KEY)[KEY] == 17
     assert open_jobs(queue) == [("refresh", "requested", "v0001 is served")]
     assert queue.request(KEY, "train", "later").is_new
 
@@ -135,7 +135,7 @@ def test_jobs_of_a_project_that_nobody_had_named(queue: JobTable) -> None:
     nameless = ProjectKey("", KEY.id, KEY.created)
     queue.finish(running(queue, nameless), JobResult("done", {}, 9))
     assert [job.key for job in queue.jobs(KEY)] == [nameless]
-    assert queue.last_attempt(KEY) == 9
+    assert queue.last_attempts(KEY) == {nameless: 9}
 
 
 @pytest.mark.parametrize("how", ["finish", "fail"])
@@ -262,7 +262,7 @@ def test_killed_three_times_is_given_up(queue: JobTable, database: Database, oth
         make_due(database, expired.id)
     assert expired.state == "failed"
     assert "Given up after 3 attempts" in expired.message
-    assert queue.last_attempt(KEY) == last_event
+    assert queue.last_attempts(KEY)[KEY] == last_event
     assert queue.due() == []
     assert queue.request(KEY, "train", "asked later").is_new
 
@@ -281,7 +281,7 @@ def test_old_jobs_are_forgotten_but_not_the_last_attempt(queue: JobTable, monkey
     for number in range(15):
         queue.finish(running(queue), JobResult("done", {}, 1000 if number == 0 else number))
     assert len(queue.jobs()) == 11
-    assert queue.last_attempt(KEY) == 1000
+    assert queue.last_attempts(KEY)[KEY] == 1000
     for _ in range(15):
         end(queue, running(queue, kind="refresh"), "fail")
     assert len(queue.jobs(kind="refresh")) == 10

@@ -265,7 +265,7 @@ def test_jobs_and_corrections_are_counted_when_somebody_looks(
 def test_they_are_not_counted_again_so_soon() -> None:
     times: list[int] = []
     jobs, metrics = FakeJobs(), ServerMetrics()
-    jobs.pending = lambda: times.append(1) or metrics.count_jobs(jobs) or 0  # type: ignore[assignment, func-returns-value]
+    jobs.waiting = lambda: times.append(1) or metrics.count_jobs(jobs) or {}  # type: ignore[method-assign, func-returns-value]
     metrics.count_jobs(jobs)
     metrics.count_jobs(jobs)
     assert len(times) == 1, "also while they are being counted"

@@ -115,8 +115,8 @@ class FakeJobs:
     def open_jobs(self) -> dict[tuple[str, str], int]:
         return {("train", "requested"): len(self.asked), ("train", "running"): 0}
 
-    def pending(self) -> int:
-        return self.corrections
+    def waiting(self) -> dict[str, SimpleNamespace]:
+        return {"project": SimpleNamespace(changed=self.corrections)}
 
     def jobs(self, key: ProjectKey | None = None) -> list[SimpleNamespace]:
         row = {"id": "j1", "project": None if key is None else str(key)}

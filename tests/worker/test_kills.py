@@ -72,7 +72,9 @@ def test_thirty_kills(settings: Settings, database: Database) -> None:
         kill_at_random(settings, queue, random.Random(4), "learn", between_jobs=True)
     service.request_training(KEY, "pressed")
     with working(settings, "learn"):
-        wait_until(lambda: service.pending(KEY) == 0 and not any(job.is_open for job in queue.jobs(KEY)), 600)
+        wait_until(
+            lambda: service.waiting(KEY)[KEY].changed == 0 and not any(job.is_open for job in queue.jobs(KEY)), 600
+        )
 
     parsed = [annotation.parsed.id for annotation in ledger.annotations(KEY)]
     assert parsed == sorted(acknowledged)
