@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from ram_backend.errors import InputError
 from ram_backend.models.bundle import file_sha256
 from ram_backend.models.preprocessing import Preprocessing
 from ram_backend.models.starter.components import (
+    CLASSES,
     IMAGE_SIZE,
+    POOLINGS,
     Classifier,
     PriorTags,
     Reference,
@@ -64,6 +66,9 @@ PREPROCESSING = Preprocessing(
     alpha="white",
 )  # fmt: skip
 TRAINING_VIEWS = ("plain", "mirrored", "varied-1")
+TOP_CLASSES = 32
+"""Classes kept per pooling of a reference photo."""
+
 REFERENCE_PHOTOS = 300
 FOLDS = 4
 HEAD_OPTIONS = HeadOptions(epochs=10)
@@ -165,7 +170,7 @@ def _build(
         measured = np.zeros(len(inputs.vocabulary), dtype=np.bool_)
         measured[np.concatenate(list(inputs.listed.values()))] = True
         grounded = np.array([bool(numbers) for numbers in inputs.classes])
-        kinds = np.where(grounded, material.prior.logit_at(CLASS_SHOWN), np.nan)
+        kinds = np.where(grounded, logit_at(material.prior, CLASS_SHOWN), np.nan)
         curves = calibrate(held_out, logits, shared.offsets(own_counts, rates), kinds, measured)
         say(f"mixing: trained tags {shared}, others {unseen.tolist()}")
     everyone = np.arange(len(inputs.photos))
@@ -250,7 +255,20 @@ def _reference(
     )
     chosen = np.random.default_rng(seed).permutation(ordinary)[:REFERENCE_PHOTOS]
     parts = [tokens[chosen[at : at + 32]].astype(np.float32) for at in range(0, len(chosen), 32)]
-    return Reference.of(np.concatenate([classifier.class_probabilities(part) for part in parts]))
+    return largest_classes(np.concatenate([classifier.class_probabilities(part) for part in parts]))
+
+
+def largest_classes(evidence: NDArray[np.float32]) -> Reference:
+    """The `TOP_CLASSES` largest probabilities of (R, 3, K)."""
+    classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :TOP_CLASSES]
+    return Reference(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
+
+
+def logit_at(prior: PriorTags, probabilities: Sequence[float]) -> NDArray[np.float32]:
+    """The prior's scores (L,) where the classes of each tag together have these probabilities per pooling."""
+    evidence, only = np.zeros((1, POOLINGS, CLASSES), np.float32), np.zeros((len(prior.mean), CLASSES), np.float32)
+    evidence[0, :, 0], only[:, 0] = probabilities, 1
+    return replace(prior, weights=only).scores(evidence)[0]
 
 
 def _out_of_fold(inputs: BuildInputs, seed: int, say: Progress, options: HeadOptions) -> OutOfFold:

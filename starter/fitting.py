@@ -92,7 +92,7 @@ class TrainingSet:
         place = {int(row): at for at, row in enumerate(fitted.probe_rows)}
         weight, bias = fitted.probes.of_tags(embeddings, [place.get(int(row)) for row in rows])
         result = np.empty((3, len(tokens), len(rows)), dtype=np.float32)
-        prior = self.prior.take(rows.tolist())
+        prior = PriorTags(self.prior.weights[rows], self.prior.mean[rows], self.prior.spread[rows])
         with torch.no_grad():
             queries = module.queries(torch.from_numpy(embeddings))
             for start in range(0, len(tokens), 32):

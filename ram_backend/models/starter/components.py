@@ -52,8 +52,6 @@ TEXT_SHARE = 0.2
 """Weight of all similar classes together, where a kind of the tag has 1."""
 SPREAD_FLOOR = 0.15
 """Added to the spread of a tag's evidence: bounds the evidence of a tag that reference photos never show."""
-TOP_CLASSES = 32
-"""Classes kept per pooling of a reference photo."""
 
 KERNEL_BANDWIDTH = 0.1
 """Length scale of the kernel, in cosine distance."""
@@ -84,18 +82,12 @@ class Reference:
     """Evidence of the reference photos, the background of each tag's: the largest classes only.
 
     Attributes:
-        classes: (R, 3, TOP_CLASSES) int32 class numbers.
-        values: (R, 3, TOP_CLASSES) float16 probabilities.
+        classes: (R, 3, k) int32 class numbers.
+        values: (R, 3, k) float16 probabilities.
     """
 
     classes: NDArray[np.int32]
     values: NDArray[np.float16]
-
-    @classmethod
-    def of(cls, evidence: FloatArray) -> Reference:
-        """Keeps the largest probabilities of (R, 3, K)."""
-        classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :TOP_CLASSES]
-        return cls(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
 
     def background(self) -> FloatArray:
         """(R, 3, K) float32, 0 where not kept."""
@@ -112,21 +104,9 @@ class PriorTags:
     mean: FloatArray
     spread: FloatArray
 
-    def take(self, rows: Sequence[int]) -> PriorTags:
-        """A selection, in that order."""
-        return PriorTags(self.weights[rows], self.mean[rows], self.spread[rows])
-
     def scores(self, evidence: FloatArray) -> FloatArray:
         """Evidence (B, 3, K) to comparable numbers (B, L): 0 is the background, above 3 it grows slowly."""
-        return self._comparable(_log_evidence(evidence, self.weights))
-
-    def logit_at(self, probabilities: Sequence[float]) -> FloatArray:
-        """What `scores` gives (L,) where a tag's classes together have these probabilities per pooling."""
-        logs = np.log(np.asarray(probabilities, dtype=np.float32) + np.float32(EPSILON)).mean()
-        return self._comparable(np.broadcast_to(logs, self.mean.shape))
-
-    def _comparable(self, logs: FloatArray) -> FloatArray:
-        raised = (logs - self.mean) / (self.spread + np.float32(SPREAD_FLOOR))
+        raised = (_log_evidence(evidence, self.weights) - self.mean) / (self.spread + np.float32(SPREAD_FLOOR))
         high = np.maximum(raised - 3, 0)
         return (np.minimum(raised, 3) + 2 * np.log1p(high / 2)).astype(np.float32)
 

@@ -19,6 +19,7 @@ from ram_backend.models.starter.components import (
 )
 from ram_backend.models.starter.export import _pooling_matrix
 from ram_backend.vocabulary.tags import Tag, Vocabulary
+from starter.build import largest_classes, logit_at
 from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
@@ -26,7 +27,7 @@ from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 def reference() -> Reference:
     rng = np.random.default_rng(0)
     evidence = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
-    return Reference.of(evidence)
+    return largest_classes(evidence)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -91,12 +92,12 @@ def test_scores_rise_with_evidence_and_reach_the_level(reference: Reference) -> 
     evidence[:, :, 0] = np.array([0, 1e-4, 1e-3, 1e-2, 0.1, 0.9])[:, None]
     scores = tags.scores(evidence)[:, 0]
     assert (np.diff(scores) > 0).all()
-    assert scores[3] < tags.logit_at((0.3, 0.3, 0.3))[0] < scores[5]
+    assert scores[3] < logit_at(tags, (0.3, 0.3, 0.3))[0] < scores[5]
 
 
 def test_reference_keeps_the_largest_classes() -> None:
     evidence = np.random.default_rng(4).dirichlet(np.full(CLASSES, 0.01), size=(3, 3)).astype(np.float32)
-    kept = Reference.of(evidence).background()
+    kept = largest_classes(evidence).background()
     np.testing.assert_allclose(kept.max(-1), evidence.max(-1), rtol=1e-3)
     assert (np.count_nonzero(kept, axis=-1) <= 32).all()
 
