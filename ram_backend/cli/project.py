@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +23,12 @@ from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server.resolved_config import promises, remarks, resolve_config, unknown_choices
+from ram_backend.server.resolved_config import promises, resolve_config
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.table import VersionTable
+
+NAMED = 5
+"""Choices in a remark."""
 
 _PER_TAG = re.compile(r"(.*\S.*)=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", re.IGNORECASE | re.DOTALL)
 
@@ -63,7 +68,7 @@ def set_(
         options = "--tags, --tags-file, --threshold, --per-tag, --top-k, --precision or --add-cost"
         raise InputError(f"Nothing to set: give {options}.")
     new, opened = parse_options(given, source="project set"), open_project(project)
-    if not force and (schema := _plan(opened.project)) and (unknown := unknown_choices(schema, new)):
+    if not force and (schema := _plan(opened.project)) and (unknown := _unknown_choices(schema, new)):
         raise InputError(f"No choice of the label config is called {unknown}; --force sets it nevertheless.")
     _set_options(opened, lambda old: merge(new, old))
 
@@ -269,13 +274,35 @@ def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
 
 
 def _remarks(project: Project) -> list[str]:
-    """Effects of the label config on the set options; or why it can't be read."""
+    """Sentences about label config and options: what is not filled, overruled, or fits nothing; or why it is unread."""
     if not project.label_config:
         return []
     try:
-        return remarks(parse_label_config(project.label_config), project)
+        schema = parse_label_config(project.label_config)
     except RamError as error:
         return [str(error)]
+    found = [*schema.notes]
+    found += [
+        f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
+        for control in schema.tag_controls
+        if (stronger := ProjectOptions(**control.attributes).to_json())
+    ]
+    if unknown := _unknown_choices(schema, project.options()):
+        found.append(f"No choice of the label config is called {unknown}: see how they are written there.")
+    return found
+
+
+def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
+    """The tags of the options that no choice is called, each with the closest one, for people; "" where all are."""
+    if any(control.free_text or control.dynamic is not None for control in schema.tag_controls):
+        return ""  # their choices are any text, or come with each task
+    names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}
+    folded = {name.casefold() for name in names}
+    missing = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
+    unknown = list(dict.fromkeys(missing + [name for name in options.per_tag if name not in names]))
+    close = {name: get_close_matches(name.casefold(), folded, n=1) for name in unknown[:NAMED]}
+    hints = {name: f" (did you mean {near[0]}?)" for name, near in close.items() if near}
+    return listed(unknown, NAMED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
 def _promises(project: Project, settings: Settings) -> list[str]:

@@ -1,15 +1,17 @@
-"""Value objects and JSON codec of shown predictions, and of the identity of their images. Pure."""
+"""Value objects and JSON codec of shown predictions, and of the identity of their images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
-from ram_backend.labelstudio.annotations import ChoiceId, canonical_json
+from ram_backend.labelstudio.annotations import ChoiceId, canonical_json, caption_in, read_items, ticked_paths
+from ram_backend.labelstudio.predictions import ScoredChoice
+from ram_backend.labelstudio.schema import LabelSchema
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,44 @@ class ShownPrediction:
         places = [each.reference if len(each.reference) <= 2000 else "" for each in self.images]
         rows = zip(self.images, places, strict=True)
         return canonical_json([[each.to_name, place, each.sha256, f"{each.phash:016x}"] for each, place in rows])
+
+
+def shown_of(
+    schema: LabelSchema,
+    task_id: int,
+    prediction: Mapping[str, Any],
+    scored: Mapping[str, Sequence[ScoredChoice]],
+    images: Sequence[ShownImage],
+    version: str | None,
+) -> ShownPrediction:
+    """What one prediction shows now.
+
+    Args:
+        schema: of the label config.
+        task_id: Label Studio's number.
+        prediction: in Label Studio's shape.
+        scored: by control, all choices whose scores are known.
+        images: that were tagged.
+        version: name of the project's version; None: the bundle's base.
+    """
+    choices: list[ShownChoice] = []
+    items = read_items(prediction["result"])
+    for control in schema.tag_controls:
+        ticked = ticked_paths(control, items)
+        for one in scored.get(control.name, ()):
+            path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
+            choices.append(ShownChoice(control.name, path, one.score, path in ticked))
+    for caption in schema.captions:
+        if text := caption_in(caption, items):
+            choices.append(ShownChoice(caption, (text,), None, True))
+    return ShownPrediction(
+        task_id=task_id,
+        model_version=prediction["model_version"],
+        shown_at=datetime.now(UTC),
+        choices=tuple(choices),
+        images=tuple(images),
+        version=version,
+    )
 
 
 ImageHashes = Mapping[tuple[int, str], tuple[str, int]]

@@ -98,17 +98,12 @@ class JobService:
         return {"job": job.id, "message": message}
 
     def request_prelabelling(self, key: ProjectKey, options: JobOptions, reason: str) -> Requested:
-        """Requests predictions of many tasks, unless all are in the batch that a running job is waiting for.
+        """Requests predictions of many tasks.
 
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
         """
-        key = _known(key, self.projects.keys())
-        for job in self.table.jobs(key, kind="prelabel", limit=1):
-            portion = (job.checkpoint or {}).get("portion", ())
-            if job.state == "running" and not options.which and set(options.tasks) <= set(portion):
-                return Requested(job, False)
-        return self.table.request(key, "prelabel", reason, options)
+        return self.table.request(_known(key, self.projects.keys()), "prelabel", reason, options)
 
     def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
         """Serves another version, or `BASE`, from now on, pinned; a worker renews the predictions.

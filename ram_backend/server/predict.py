@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ram_backend.errors import ImageError, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
-from ram_backend.feedback.shown import ShownImage
+from ram_backend.feedback.shown import ShownImage, shown_of
 from ram_backend.images.decode import decode
 from ram_backend.labelstudio.predictions import (
     Boxes,
@@ -39,7 +39,6 @@ from ram_backend.projects.project import Project
 from ram_backend.server.model import await_shared
 from ram_backend.server.resolved_config import ControlChoices
 from ram_backend.server.services import Services
-from ram_backend.server.shown_log import shown_of
 from ram_backend.server.snapshots import Snapshot
 from ram_backend.tagging.image_loader import LoadedImage
 from ram_backend.tagging.tagger import Tagger

@@ -9,6 +9,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ram_backend.errors import RamError
+from ram_backend.feedback.events import DELETING, DELETING_TASKS, STATING
 from ram_backend.jobs.service import JobService
 
 COUNT_S = 15.0
@@ -19,11 +20,7 @@ ROUTES = frozenset(
      "/openapi.json")
 )  # fmt: skip
 _METHODS = frozenset({"GET", "HEAD", "POST"})
-_ACTIONS = frozenset(
-    ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "TASKS_CREATED",
-     "TASKS_DELETED", "PROJECT_CREATED", "PROJECT_UPDATED", "PROJECT_DELETED", "LABEL_LINK_CREATED",
-     "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED", "START_TRAINING")
-)  # fmt: skip
+_ACTIONS = STATING | DELETING | DELETING_TASKS | {"START_TRAINING"}
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 90)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -89,7 +86,7 @@ class ServerMetrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def event(self, action: str) -> None:
-        """Counts an event; unknown actions count as one."""
+        """Counts an event; actions that change nothing here count as one."""
         self._events.labels(action if action in _ACTIONS else "other").inc()
 
     def count_jobs(self, jobs: JobService) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -173,40 +172,6 @@ def _control_choices(
     thresholds = [_threshold(choice, options, least) for choice in chosen]
     cost = control.add_cost if options.add_cost is None else options.add_cost
     return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
-
-
-def remarks(schema: LabelSchema, project: Project) -> list[str]:
-    """Sentences about a label config and an admin's options: what is not filled, overruled, or fits nothing.
-
-    Args:
-        schema: of the project's label config.
-        project: with its options.
-
-    Returns:
-        For people, one sentence each; none where there is nothing to say.
-    """
-    found = [*schema.notes]
-    found += [
-        f"Stronger, from the label config, for {control.name!r}: {json.dumps(stronger)}."
-        for control in schema.tag_controls
-        if (stronger := ProjectOptions(**control.attributes).to_json())
-    ]
-    if unknown := unknown_choices(schema, project.options()):
-        found.append(f"No choice of the label config is called {unknown}: see how they are written there.")
-    return found
-
-
-def unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
-    """The tags of the options that no choice is called, each with the closest one, for people; "" where all are."""
-    if any(control.free_text or control.dynamic is not None for control in schema.tag_controls):
-        return ""  # their choices are any text, or come with each task
-    names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}
-    folded = {name.casefold() for name in names}
-    missing = [tag for tag in options.tags or () if tag.strip().casefold() not in folded]
-    unknown = list(dict.fromkeys(missing + [name for name in options.per_tag if name not in names]))
-    close = {name: get_close_matches(name.casefold(), folded, n=1) for name in unknown[:_LISTED]}
-    hints = {name: f" (did you mean {near[0]}?)" for name, near in close.items() if near}
-    return listed(unknown, _LISTED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
 def promises(config: ResolvedConfig) -> list[str]:

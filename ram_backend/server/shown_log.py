@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from queue import Full, Queue
-from typing import Any
 
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ShownChoice, ShownImage, ShownPrediction
-from ram_backend.labelstudio.annotations import caption_in, read_items, ticked_paths
-from ram_backend.labelstudio.predictions import ScoredChoice
-from ram_backend.labelstudio.schema import LabelSchema
+from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.server.prometheus import ServerMetrics
@@ -27,44 +22,6 @@ LIMIT = 20_000
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
-
-
-def shown_of(
-    schema: LabelSchema,
-    task_id: int,
-    prediction: Mapping[str, Any],
-    scored: Mapping[str, Sequence[ScoredChoice]],
-    images: Sequence[ShownImage],
-    version: str | None,
-) -> ShownPrediction:
-    """What one prediction shows now.
-
-    Args:
-        schema: of the label config.
-        task_id: Label Studio's number.
-        prediction: in Label Studio's shape.
-        scored: by control, all choices whose scores are known.
-        images: that were tagged.
-        version: name of the project's version; None: the bundle's base.
-    """
-    choices: list[ShownChoice] = []
-    items = read_items(prediction["result"])
-    for control in schema.tag_controls:
-        ticked = ticked_paths(control, items)
-        for one in scored.get(control.name, ()):
-            path = (one.choice.value,) if control.nesting == "flat" else one.choice.path
-            choices.append(ShownChoice(control.name, path, one.score, path in ticked))
-    for caption in schema.captions:
-        if text := caption_in(caption, items):
-            choices.append(ShownChoice(caption, (text,), None, True))
-    return ShownPrediction(
-        task_id=task_id,
-        model_version=prediction["model_version"],
-        shown_at=datetime.now(UTC),
-        choices=tuple(choices),
-        images=tuple(images),
-        version=version,
-    )
 
 
 class ShownLog(PeriodicThread):

@@ -19,7 +19,7 @@ from support.tiny_model import BLUE, RED, picture
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import DatabaseUnavailable
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.shown import ShownPrediction, image_key
+from ram_backend.feedback.shown import ShownPrediction, image_key, shown_of
 from ram_backend.images.decode import decode, perceptual_hash
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
@@ -28,7 +28,7 @@ from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
 from ram_backend.server import handlers
 from ram_backend.server.prometheus import ServerMetrics
-from ram_backend.server.shown_log import LIMIT, ShownLog, shown_of
+from ram_backend.server.shown_log import LIMIT, ShownLog
 from ram_backend.settings import Settings
 
 pytestmark = ON_BOTH_DATABASES

@@ -120,17 +120,6 @@ def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLab
     assert requested(studio) == [1, 9]
 
 
-def test_its_own_portion_leads_to_no_further_job(jobs: Pushes) -> None:
-    """A portion that is late within the server comes from the job that is running."""
-    claim = jobs.claim(jobs.request(ALL))
-    jobs.queue.checkpoint(claim, {"version": VERSION, "portion": [4, 5, 6]})
-    assert jobs.service.request_prelabelling(jobs.key, JobOptions(tasks=(4, 5)), "late").job.id == claim.id
-    assert job_of(jobs.queue, claim.id).rerun_reason is None
-    jobs.service.request_prelabelling(jobs.key, JobOptions(tasks=(5, 7)), "late")
-    now = job_of(jobs.queue, claim.id)
-    assert (now.rerun_reason, JobOptions.of(now.options).tasks) == ("late", (5, 7))
-
-
 def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
     unnamed, options = ProjectKey("", jobs.key.id, jobs.key.created), JobOptions(tasks=tuple(range(1, 501)))
     asked = jobs.service.request_prelabelling(unnamed, options, "late").job
