@@ -171,11 +171,6 @@ class JobTable:
                 row.stage, row.step, row.steps = stage, step, steps
             return True
 
-    def note_seen(self, job: Job, last_event: int) -> None:
-        """Records the last event of the ledger that a job has read."""
-        with self._database.writing() as session:
-            _claimed(session, job).last_event = last_event
-
     def checkpoint(self, job: Job, checkpoint: Mapping[str, Any], *, progressed: bool = False) -> None:
         """Records JSON for the next attempt, with the time as "at"; `progressed`: this attempt counts as the first."""
         with self._database.writing() as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import gc
 import multiprocessing
@@ -11,8 +10,9 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -91,7 +91,7 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> None:
 def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT, then answers what has been asked (at most `drain_seconds`) and returns.
 
-    A second signal ends it at once.
+    A second Ctrl-C ends it at once.
 
     Args:
         app: from `create_app`.
@@ -105,8 +105,10 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     gc.set_threshold(*COLLECTIONS)
     unmap_freed_memory()
     threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
-    server = _Server(server_config(app, settings))
-    server.run(sockets=[listening])
+    server = uvicorn.Server(server_config(app, settings))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises its signal again in the end
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
     if not server.started:
         raise NotAvailable("The server could not start; the lines above tell why.")
 
@@ -144,21 +146,6 @@ class ReasonPhraseProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Puts the reason-writing transport between the connection and the real one."""
         super().connection_made(_Transport(transport))
-
-
-class _Server(uvicorn.Server):
-    """Ends with status 0 on a signal: uvicorn's own raises the signal again."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, self._stop)
-        yield
-
-    def _stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
 
 
 def _prepare(settings: Settings) -> None:

@@ -43,9 +43,6 @@ from ram_backend.worker.run_job import worker_name
 ROUND_S = 0.5
 """Pause between two rounds of maintenance."""
 
-SCHEDULES_S = 10.0
-"""Pause between two looks at the schedules, whose times are whole minutes."""
-
 MONITORING_S = 5
 RETRY_S = 1.0
 FUNCTION = "ram_backend.worker.run_job.run_job"
@@ -73,7 +70,7 @@ class Maintenance(PeriodicThread):
         self._service = JobService(settings, database)
         self._valkey = valkey
         self._parent = os.getppid() if with_parent else None
-        self._count_at = self._schedules_at = 0.0
+        self._count_at = 0.0
         self._no_expiry_until = 0.0  # while the database was away nobody could renew a lease
         self._problem = ""
 
@@ -88,9 +85,7 @@ class Maintenance(PeriodicThread):
                 self._service.request_due_trainings()
             if (due := self._service.table.due()) and self._valkey.revive():
                 self._dispatch(due)
-            if time.monotonic() >= self._schedules_at:
-                self._schedules_at = time.monotonic() + SCHEDULES_S
-                self._service.schedules.request_due()
+            self._service.schedules.request_due()
         except Exception as error:
             problem, is_ours = repr(error), isinstance(error, RamError)
             if isinstance(error, DatabaseUnavailable):

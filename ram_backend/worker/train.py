@@ -77,7 +77,6 @@ def _train(context: JobContext) -> JobResult | None:
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
     corrections = gather_corrections(context, project, label_studio)
-    service.table.note_seen(context.job, corrections.last_event)
     if not corrections.labels:
         return _result(
             corrections, Verdict("needs_data", "There are no corrections yet: label some tasks, then train.")

@@ -179,7 +179,6 @@ def test_whoever_lost_a_lease_writes_nothing(queue: JobTable, database: Database
     before = job_of(queue, claim.id)
     writes: list[Callable[[], object]] = [
         lambda: queue.heartbeat(claim, "fit"),
-        lambda: queue.note_seen(claim, 99),
         lambda: queue.checkpoint(claim, {"portion": []}),
         *(lambda how=how: end(queue, claim, how) for how in ("finish", "retry", "release")),
     ]
