@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, cast
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
@@ -50,36 +49,26 @@ _TEMPLATE = """\
 """
 
 
-@dataclass
-class Node:
+class Node(ElementTree.Element):
     """One element; names of elements and attributes in lower case, as Label Studio's page reads them.
 
     `conditional`: it or an ancestor is shown only under a condition
     (`visibleWhen`).
     """
 
-    name: str
-    attributes: dict[str, str]
-    conditional: bool = False
-    children: list[Node] = field(default_factory=list)
+    conditional = False
 
-    def get(self, name: str) -> str:
+    def get(self, name: str) -> str:  # type: ignore[override]
         """An attribute without whitespace around it; "" if there is none."""
-        return self.attributes.get(name, "").strip()
+        return self.attrib.get(name, "").strip()
 
     def is_true(self, name: str) -> bool:
         """Whether an attribute is set to true."""
         return self.get(name).lower() in {"true", "1", "yes"}
 
-    def walk(self) -> Iterator[Node]:
-        """This node and its descendants, in the order of the text."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
 
-
-def read_markup(text: str) -> Node:
-    """The root element of a label config.
+def read_markup(text: str) -> list[Node]:
+    """The elements of a label config, in the order of the text.
 
     Raises:
         LabelConfigError: no XML, beyond `MAX_CHARACTERS`, `MAX_DEPTH` or
@@ -89,51 +78,42 @@ def read_markup(text: str) -> Node:
         raise LabelConfigError(f"The label config has {len(text)} characters; at most {MAX_CHARACTERS} can be read.")
     if not text.strip():
         raise LabelConfigError(f"The label config is empty. {_PASTE}.")
-    builder = _Builder()
-    parser = ElementTree.XMLParser(target=builder)
+    parser = ElementTree.XMLParser(target=_Builder())
     try:
         parser.feed(text.strip())
-        parser.close()
+        return cast("list[Node]", list(parser.close().iter()))
     except ElementTree.ParseError as error:
         raise LabelConfigError(f"The label config is not well-formed XML: {error}. {_PASTE}.") from None
     except (ValueError, LookupError):
         raise LabelConfigError(f"The label config holds characters that XML does not allow. {_PASTE}.") from None
-    assert builder.root is not None  # without an element it is not well-formed
-    return builder.root
 
 
-class _Builder:
+class _Builder(ElementTree.TreeBuilder):
     """Takes the parser's events."""
 
     def __init__(self) -> None:
-        self.root: Node | None = None
+        super().__init__(element_factory=Node)
         self._open: list[Node] = []
         self._elements = 0
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, attributes: dict[str, str]) -> Node:
         if len(self._open) >= MAX_DEPTH:
             raise LabelConfigError(f"The label config nests deeper than {MAX_DEPTH} elements. Make it flatter.")
         self._elements += 1
         if self._elements > MAX_ELEMENTS:
             raise LabelConfigError(f"The label config has more than {MAX_ELEMENTS:,} elements. Offer fewer choices.")
-        node = Node(name.lower(), {key.lower(): value for key, value in attributes.items()})
-        node.conditional = node.get("visiblewhen").lower() not in {"", "no-region-selected"}
-        if self._open:
-            parent = self._open[-1]
-            node.conditional = node.conditional or parent.conditional
-            parent.children.append(node)
-        elif self.root is None:
-            self.root = node
+        node = cast(Node, super().start(name.lower(), {key.lower(): value for key, value in attributes.items()}))
+        hidden = node.get("visiblewhen").lower() not in {"", "no-region-selected"}
+        node.conditional = hidden or any(each.conditional for each in self._open[-1:])
         self._open.append(node)
+        return node
 
-    def end(self, name: str) -> None:
+    def end(self, name: str) -> Node:
         self._open.pop()
+        return cast(Node, super().end(name.lower()))
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
         raise LabelConfigError("The label config has a document type (<!DOCTYPE ...>), which is not read. Remove it.")
-
-    def close(self) -> None:
-        return None
 
 
 def vocabulary_config(tags: Iterable[Tag], control: Control = "taxonomy") -> str:

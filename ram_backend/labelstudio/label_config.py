@@ -52,7 +52,7 @@ def parse_label_config(xml: str) -> LabelSchema:
         LabelConfigError: not readable, an attribute that can't be used, or
             nothing to tag; says what to change.
     """
-    nodes = list(read_markup(xml).walk())
+    nodes = read_markup(xml)
     notes: list[str] = []
     images = _images(nodes, notes)
     found = [_tag_control(node, nodes, images, notes) for node in _filled(nodes, images, notes)]
@@ -74,23 +74,23 @@ def parse_label_config(xml: str) -> LabelSchema:
 
 def _needed(nodes: Sequence[Node], images: Mapping[str, str]) -> str:
     """What would help: to fill a control that is there, or another one."""
-    others = [node for node in nodes if node.name in _SPELLED and node.name not in _LISTS and _to_name(node, images)]
+    others = [node for node in nodes if node.tag in _SPELLED and node.tag not in _LISTS and _to_name(node, images)]
     for node in others:
         if not (node.get("model_tags") or node.is_true("perregion") or _shows_confidences(node)):
-            wanted = "model_masks" if node.name == "brushlabels" else "model_tags"
+            wanted = "model_masks" if node.tag == "brushlabels" else "model_tags"
             return f'Needed: {wanted}="true" on {_shown(node)}, which then gets the tags, or another control'
     return _NEEDED
 
 
 def _images(nodes: Sequence[Node], notes: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    if any(node.name == "repeater" for node in nodes):
+    if any(node.tag == "repeater" for node in nodes):
         notes.append("what is in the Repeater is left alone: pages of a task are not tagged one by one")
     for node in nodes:
         name, path = node.get("name"), _variable(node)
-        if node.name == "image" and name and path:
+        if node.tag == "image" and name and path:
             found[name] = path
-        elif node.name == "image":
+        elif node.tag == "image":
             shown = f"Image {name!r}" if name else "an Image without a name"
             is_list, value = node.get("valuelist"), node.get("value")
             why = "shows a list (valueList)" if is_list else f"value={value!r} is not a $variable"
@@ -109,22 +109,22 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
     chosen: list[Node] = []
     others: list[Node] = []
     for node in nodes:
-        if node.name not in _SPELLED or (node.name == "textarea" and node.is_true("model_caption")):
+        if node.tag not in _SPELLED or (node.tag == "textarea" and node.is_true("model_caption")):
             continue
-        if node.name == "brushlabels" and not node.is_true("model_masks"):
+        if node.tag == "brushlabels" and not node.is_true("model_masks"):
             continue
         wanted = node.get("model_tags").lower()
         if wanted not in {"", "true", "1", "yes", "false", "0", "no"}:
             _refuse(node, "model_tags", '"true" or "false"')
         if wanted and not node.is_true("model_tags"):
             notes.append(f'{_shown(node)} is left alone: model_tags="false"')
-        elif wanted or node.name in _LISTS:
+        elif wanted or node.tag in _LISTS:
             chosen.append(node)
         else:
             others.append(node)
-    if chosen or any(node.name in _LISTS for node in nodes):
+    if chosen or any(node.tag in _LISTS for node in nodes):
         return chosen
-    if regions := [node for node in others if node.name in REGIONS]:
+    if regions := [node for node in others if node.tag in REGIONS]:
         return [node for node in regions if not _is_invisible(node)] or regions
     areas = [node for node in others if not _shows_confidences(node) and _to_name(node, images)]
     areas = [node for node in areas if not _is_caption(node)] or areas
@@ -136,7 +136,7 @@ def _filled(nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) 
 
 
 def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], notes: list[str]) -> TagControl | None:
-    kind, name, to_name = cast("ControlKind", node.name), node.get("name"), _to_name(node, images)
+    kind, name, to_name = cast("ControlKind", node.tag), node.get("name"), _to_name(node, images)
     is_list, free, entry = kind in _LISTS, kind == "textarea", "label" if kind in REGIONS else "choice"
     nesting: Nesting = "nodes" if kind == "taxonomy" else "flat"
     if node.is_true({"taxonomy": "leafsonly", "choices": "allownested"}.get(kind, "")):
@@ -145,7 +145,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
     dynamic = None if free else _variable(node)
     rectangle_control = None
     if kind == "labels":  # the control that says where its regions are
-        tools = (each for each in nodes if each.name == "rectangle" and to_name in _to_names(each))
+        tools = (each for each in nodes if each.tag == "rectangle" and to_name in _to_names(each))
         rectangle_control = next((each.get("name") for each in tools if each.get("name")), None)
     problem = (
         ("it has no name" if not name else None)
@@ -206,17 +206,17 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
 
 def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
     """The nearest `Choice` (or `Label`) descendants, also through layout elements such as `View`."""
-    for child in control.children:
-        if child.name != name:
+    for child in cast("Sequence[Node]", control):
+        if child.tag != name:
             yield from _options(child, name)
-        elif not child.attributes.get("value", "").startswith("$"):
-            yield {**child.attributes, "children": list(_options(child, "choice"))}
+        elif not child.attrib.get("value", "").startswith("$"):
+            yield {**child.attrib, "children": list(_options(child, "choice"))}
 
 
 def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, str]:
     """Editable `TextArea`s of the tagged images that ask for a caption, by attribute or name, and get no tags."""
     images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
-    found = (node for node in nodes if node.name == "textarea" and _is_caption(node) and not _shows_confidences(node))
+    found = (node for node in nodes if node.tag == "textarea" and _is_caption(node) and not _shows_confidences(node))
     return {
         node.get("name"): to_name
         for node in found
@@ -245,13 +245,13 @@ def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceCont
     name, to_name = node.get("name"), _to_name(node, images)
     if not name or to_name is None or node.is_true("perregion") or node.is_true("peritem"):
         return None
-    if node.name == "textarea" and not node.conditional and _shows_confidences(node):
+    if node.tag == "textarea" and not node.conditional and _shows_confidences(node):
         return ConfidenceControl(name, to_name, "textarea")
-    if node.name == "rectanglelabels" and _is_invisible(node):
+    if node.tag == "rectanglelabels" and _is_invisible(node):
         labels: dict[str, str] = {}
-        for label in node.walk():
+        for label in node.iter():
             result = label.get("alias") or label.get("value")
-            if label.name == "label" and result:
+            if label.tag == "label" and result:
                 labels.setdefault(label.get("value") or result, result)
                 labels.setdefault(result, result)
         return ConfidenceControl(name, to_name, "rectanglelabels", tuple(labels.items()))
@@ -277,7 +277,7 @@ def _to_name(node: Node, images: Mapping[str, str]) -> str | None:
 
 
 def _shown(node: Node) -> str:
-    return f"{_SPELLED[node.name]} {node.get('name')!r}"
+    return f"{_SPELLED[node.tag]} {node.get('name')!r}"
 
 
 def _refuse(node: Node, attribute: str, allowed: str) -> None:
