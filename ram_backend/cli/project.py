@@ -23,8 +23,9 @@ from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server.resolved_config import promises, resolve_config
+from ram_backend.server.resolved_config import VersionRef, promises, resolve_config
 from ram_backend.settings import Settings, load_settings
+from ram_backend.versions.records import Served
 from ram_backend.versions.table import VersionTable
 
 NAMED = 5
@@ -118,7 +119,7 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
         "served": f"{served.name}, pinned" if served.pinned else served.name,
         "corrections": f"{waiting.changed} changed, {waiting.next_training}",
     }
-    notes = {"precision": _promises(opened.project, opened.settings), "remarks": _remarks(opened.project)}
+    notes = {"precision": _promises(opened.project, served, opened.settings), "remarks": _remarks(opened.project)}
     facts |= {name: lines for name, lines in notes.items() if lines}
     if as_json:
         print_json(facts, indent=1)
@@ -305,8 +306,8 @@ def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
     return listed(unknown, NAMED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
-def _promises(project: Project, settings: Settings) -> list[str]:
-    """The tags for which a requested precision can be promised."""
+def _promises(project: Project, served: Served, settings: Settings) -> list[str]:
+    """Whether a requested precision can be promised."""
     from ram_backend.models.registry import find_bundle
     from ram_backend.server.model import ModelIdentity
 
@@ -316,7 +317,8 @@ def _promises(project: Project, settings: Settings) -> list[str]:
     try:
         schema = parse_label_config(project.label_config)
         identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
-        return promises(resolve_config(identity, schema, project))
+        version = served.version and VersionRef(project.key, served.version, served.digest or "", None, served.learned)
+        return promises(resolve_config(identity, schema, project, version or None))
     except RamError as error:
         return [f"not known: {error}"]
 

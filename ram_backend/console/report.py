@@ -38,7 +38,7 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
     own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
 
     def rows(tags: Sequence[TagCounts]) -> list[dict[str, Any]]:
-        given = {each.tag: options.threshold_of([each.tag]) for each in tags}
+        given = {each.tag: options.threshold_of([each.tag], served.learned) for each in tags}
         own_or_given = {tag: own.get(tag) if value is None else value for tag, value in given.items()}
         figures = [{"shown": each.shown, "precision": each.precision, "recall": each.recall} for each in tags]
         return [

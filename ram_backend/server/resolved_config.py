@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from ram_backend.errors import LabelConfigError, listed
 from ram_backend.labelstudio.annotations import normalise_line
 from ram_backend.labelstudio.schema import Choice, LabelSchema, TagControl, free_choice
 from ram_backend.models.bundle import Bundle
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.options import ProjectOptions
+from ram_backend.projects.options import PROMISED_FROM, ProjectOptions
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
 from ram_backend.tagging.tagger import TOKEN_DTYPE
@@ -24,38 +22,6 @@ CONFIG_FORMAT = 1
 """Raise it when the same config begins to give other predictions."""
 
 _LISTED = 5
-_NEW = "not in the vocabulary, scored from their text alone"
-_SHARED = "no calibration of their own, one curve serves many tags"
-_PLAIN = "not calibrated, their scores are the network's own"
-
-
-def unpromised(bundle: Bundle, texts: Sequence[str]) -> dict[str, tuple[str, float]]:
-    """Tags that a bundle's calibration promises no precision for.
-
-    A calibrated score is the expected precision at that score, so at least p of
-    all ticks above p are right, however the scores are spread, and no lower
-    threshold promises that. It holds for tags with a calibration curve of their
-    own, on photos such as those it was fitted on. Others are never ticked below
-    the bundle's threshold, and are named.
-
-    Args:
-        bundle: whose calibration it is.
-        texts: distinct tags, in the vocabulary or not.
-
-    Returns:
-        By text, why nothing is promised for it, and the bundle's threshold in
-        [0, 1).
-    """
-    vocabulary, curves = bundle.vocabulary, bundle.calibration.slope + 1j * bundle.calibration.offset
-    _, curve_of, tags_of = np.unique(curves, return_inverse=True, return_counts=True)
-    found: dict[str, tuple[str, float]] = {}
-    for text, row in zip(texts, vocabulary.resolve(texts) if texts else (), strict=True):
-        if row is None:
-            found[text] = (_NEW, bundle.new_tag_threshold)
-        elif curves[row] == 1 or tags_of[curve_of[row]] > 1:
-            reason = _PLAIN if curves[row] == 1 else _SHARED
-            found[text] = (reason, float(vocabulary.thresholds[row]))
-    return found
 
 
 class VersionRef(NamedTuple):
@@ -122,7 +88,7 @@ class ResolvedConfig:
 
     def dynamic(self, control: TagControl, choices: Sequence[Choice]) -> ControlChoices:
         """What is scored of a dynamic control, given its choices for one task."""
-        return _control_choices(self.bundle, control, choices, self.options[control.name])
+        return _control_choices(control, choices, self.options[control.name], self.version)
 
 
 def resolve_config(
@@ -145,7 +111,7 @@ def resolve_config(
         if control.dynamic is None:
             settled = options[control.name]
             choices = _free_choices(model, schema, control, settled) if control.free_text else control.choices
-            controls[control.name] = _control_choices(model.bundle, control, choices, settled)
+            controls[control.name] = _control_choices(control, choices, settled, version)
     if controls and len(controls) == len(schema.tag_controls) and not any(each.choices for each in controls.values()):
         wanted = listed(next(iter(options.values())).tags or (), _LISTED, repr)
         offered = [choice.value for control in schema.tag_controls for choice in control.choices[:_LISTED]]
@@ -161,46 +127,37 @@ def resolve_config(
 
 
 def _control_choices(
-    bundle: Bundle, control: TagControl, choices: Sequence[Choice], options: ProjectOptions
+    control: TagControl, choices: Sequence[Choice], options: ProjectOptions, version: VersionRef | None
 ) -> ControlChoices:
     """The choices that remain after the admin's tags, their texts and thresholds."""
     wanted = None if options.tags is None else {tag.strip().casefold() for tag in options.tags}
     chosen = [choice for choice in choices if wanted is None or any(name.casefold() in wanted for name in choice.names)]
     texts: dict[str, int] = {}
     columns = [tuple(texts.setdefault(text, len(texts)) for text in choice.texts) for choice in chosen]
-    least = unpromised(bundle, list(texts)) if options.precision is not None else {}
-    thresholds = [_threshold(choice, options, least) for choice in chosen]
+    learned = 0 if version is None else version.learned
+    thresholds = [options.threshold_of(choice.names, learned) for choice in chosen]
     cost = control.add_cost if options.add_cost is None else options.add_cost
     return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
 
 
 def promises(config: ResolvedConfig) -> list[str]:
-    """Sentences about a precision that is asked for: of which tags it is promised, and of which not."""
-    found: list[str] = []
-    for control in config.schema.tag_controls:
-        options, scored = config.options[control.name], config.controls.get(control.name)
+    """Sentences about a precision that is asked for: what promises it, or why it can't be promised."""
+    learned, found = 0 if config.version is None else config.version.learned, list[str]()
+    for name, options in config.options.items():
         if options.precision is None:
             continue
-        ticks = f"{control.name!r} ticks tags where at least {options.precision:.0%} of such ticks are right"
-        if scored is None:
+        if learned < PROMISED_FROM:
             found.append(
-                f"{ticks}; its choices come with each task: it is not promised for those that the vocabulary doesn't"
-                " know, or has no calibration of their own for."
+                f"{name!r}: that {options.precision:.0%} of the ticks are right can't be promised before a version has"
+                f" learned from {PROMISED_FROM} photos (now {learned}): no tag is ticked."
             )
-            continue
-        reasons = {text: reason for text, (reason, _) in unpromised(config.bundle, scored.texts).items()}
-        for choice in scored.choices:
-            if any(name in options.per_tag for name in choice.names):
-                reasons |= dict.fromkeys(choice.texts, "a threshold of their own")
-        found.append(
-            f"{ticks}: promised, on photos like those that bundle {config.bundle.name!r} was calibrated"
-            f" with, for {len(scored.texts) - len(reasons)} of {len(scored.texts)} tags."
-        )
-        for reason in dict.fromkeys(reasons.values()):
-            tags = listed([text for text in scored.texts if reasons.get(text) == reason], _LISTED, repr)
-            found.append(f"{control.name!r}: not promised for {tags}: {reason}.")
-    if found and config.version is not None:
-        found.append(f"Tags that {config.version.name} has learned have its calibration: on photos like the project's.")
+        else:
+            found.append(
+                f"{name!r} ticks tags where at least {options.precision:.0%} of such ticks are right, by what"
+                f" {config.version} has learned from {learned} photos: on photos like these."
+            )
+        if own := listed(list(options.per_tag), _LISTED, repr):
+            found.append(f"{name!r}: {own} have thresholds of their own, which promise nothing.")
     return found
 
 
@@ -213,13 +170,6 @@ def _free_choices(
     names = model.bundle.vocabulary.names if options.tags is None else options.tags
     lines = dict.fromkeys(normalise_line(name) for name in names)
     return tuple(free_choice(line) for line in lines if line is not None and line.casefold() not in taken)
-
-
-def _threshold(choice: Choice, options: ProjectOptions, least: Mapping[str, tuple[str, float]]) -> float | None:
-    found = options.threshold_of(choice.names)
-    if options.precision is None or any(name in options.per_tag for name in choice.names):
-        return found
-    return max([options.precision, *(float(f"{least[text][1]:.6g}") for text in choice.texts if text in least)])
 
 
 def _model_version(

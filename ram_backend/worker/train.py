@@ -76,13 +76,14 @@ def _train(context: JobContext) -> JobResult | None:
     settings, service, key, heartbeat = context.settings, context.service, context.key, context.heartbeat
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
-    corrections = gather_corrections(context, project, label_studio)
+    served = service.versions.served(key)
+    corrections = gather_corrections(context, project, label_studio, served.learned)
     if not corrections.labels:
         return _result(
             corrections, Verdict("needs_data", "There are no corrections yet: label some tasks, then train.")
         )
 
-    served, wanted = service.versions.served(key), JobOptions.of(context.job.options).bundle
+    wanted = JobOptions.of(context.job.options).bundle
     serving = served.bundle or settings.bundle
     images, scorer, parent, training_set = _scored(context, corrections, wanted or serving, label_studio)
     bundle, network = scorer.bundle, scorer.network
@@ -259,7 +260,16 @@ def _inputs_digest(
         __version__,
     ]
     inputs_digest = hashlib.sha256(json.dumps(identity).encode())
-    arrays = ("base", "incumbent", "labels", "weights", "phash", "base_thresholds", "incumbent_thresholds", "add_costs")
+    arrays = (
+        "base",
+        "incumbent",
+        "labels",
+        "weights",
+        "phash",
+        "base_thresholds",
+        "incumbent_thresholds",
+        "thresholds",
+    )
     for name in arrays:
         inputs_digest.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
     return inputs_digest.hexdigest()

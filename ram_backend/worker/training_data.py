@@ -45,8 +45,9 @@ class ProjectCorrections:
     Labels are one per image with a statement, as far as its place is known.
     Notes are for people, one sentence each. Annotators are users by annotation;
     `add_costs` is what it costs to add a tag, in removed ticks.
-    `fixed_thresholds` are an admin's. At most `most_ticked` tags are ticked per
-    image, by all controls together; None: any number.
+    `fixed_thresholds` are an admin's, for the new version and for the served
+    one. At most `most_ticked` tags are ticked per image, by all controls
+    together; None: any number.
     """
 
     labels: Sequence[TaskLabels]
@@ -55,7 +56,7 @@ class ProjectCorrections:
     fingerprint: Fingerprint
     annotators: Mapping[int, int | None]
     add_costs: Mapping[str, float]
-    fixed_thresholds: Mapping[str, float]
+    fixed_thresholds: Mapping[str, tuple[float, float]]
     most_ticked: int | None
     notes: tuple[str, ...]
 
@@ -77,8 +78,12 @@ class EncodedImages:
     notes: tuple[str, ...]
 
 
-def gather_corrections(context: JobContext, project: Project, label_studio: LabelStudio | None) -> ProjectCorrections:
+def gather_corrections(
+    context: JobContext, project: Project, label_studio: LabelStudio | None, learned: int = 0
+) -> ProjectCorrections:
     """Reconciles the ledger with Label Studio, if that answers, and reads all current corrections.
+
+    What is served has `learned` from that many photos.
 
     Raises:
         LabelConfigError: the project's label config can't be used.
@@ -103,19 +108,23 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
     with_place = [each for each in labels if each.reference]
     if len(with_place) < len(labels):
         notes.append(f"{len(labels) - len(with_place)} tasks have no image reference.")
-    costs, fixed, limits = dict[str, float](), dict[str, float | None](), list[int | None]()
+    costs, fixed, limits = dict[str, float](), dict[str, tuple[float | None, float | None]](), list[int | None]()
+
+    def thresholds(options: ProjectOptions, names: Sequence[str]) -> tuple[float | None, float | None]:
+        return options.threshold_of(names, len(with_place)), options.threshold_of(names, learned)
+
     for control in schema.tag_controls:
         options = project.options(ProjectOptions(**control.attributes))
         cost = control.add_cost if options.add_cost is None else options.add_cost
         for choice in control.choices:
             costs |= dict.fromkeys(choice.texts, cost)
-            fixed |= dict.fromkeys(choice.texts, options.threshold_of(choice.names))
+            fixed |= dict.fromkeys(choice.texts, thresholds(options, choice.names))
         most = [1 if control.single else None, options.top_k, control.max_usages]
         limits.append(min((each for each in most if each is not None), default=None))
     texts = list(costs)
     for candidates in {id(each.candidates): each.candidates for each in with_place}.values():
         texts += candidates
-    fixed = {text: options.threshold_of([text]) for text in texts} | fixed
+    fixed = {text: thresholds(options, [text]) for text in texts} | fixed
     return ProjectCorrections(
         labels=with_place,
         tags=tuple(dict.fromkeys(text for text in texts if text.strip())),
@@ -123,7 +132,9 @@ def gather_corrections(context: JobContext, project: Project, label_studio: Labe
         fingerprint=ledger.fingerprint(key, up_to=last_event),
         annotators={each.parsed.id: each.parsed.completed_by for each in annotations},
         add_costs=dict.fromkeys(texts, cost) | costs,
-        fixed_thresholds={text: value for text, value in fixed.items() if value is not None},
+        fixed_thresholds={
+            text: (new, old) for text, (new, old) in fixed.items() if new is not None and old is not None
+        },
         most_ticked=None if None in limits else sum(each for each in limits if each is not None),
         notes=tuple(notes),
     )

@@ -151,7 +151,8 @@ def build_training_set(
         pairs = zip(subset.names, thresholds, strict=True)
         thresholds = np.array([learned.get(name, threshold) for name, threshold in pairs], dtype=np.float32)
     costs = np.array([corrections.add_costs.get(name, 1.0) for name in subset.names], dtype=np.float32)
-    fixed = np.array([corrections.fixed_thresholds.get(name, np.nan) for name in subset.names], dtype=np.float32)
+    given = [corrections.fixed_thresholds.get(name, (np.nan, np.nan)) for name in subset.names]
+    fixed, before = np.array(given, dtype=np.float32).T
     labels, weights = to_matrix(images.labels, subset.names)
     if subset.calibration.fitted:
         ticked = np.array(
@@ -172,7 +173,7 @@ def build_training_set(
         content=images.content,
         phash=images.phash,
         base_thresholds=subset.thresholds,
-        incumbent_thresholds=np.where(np.isnan(fixed), cost_thresholds(thresholds, costs), fixed),
+        incumbent_thresholds=np.where(np.isnan(before), cost_thresholds(thresholds, costs), before),
         add_costs=costs,
         fixed_thresholds=fixed,
         most_ticked=corrections.most_ticked,

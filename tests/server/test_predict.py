@@ -54,7 +54,7 @@ def test_free_tags_are_the_best_of_the_vocabulary_or_of_the_admins(
     connect(client, studio, config)
     body = predict_body(config, [red])
     assert ticked(client, body)[0] == ["red"]
-    connect(client, studio, config, extra_params={"tags": ["blue", "pink", "red"], "precision": 0.8})
+    connect(client, studio, config, extra_params={"tags": ["blue", "pink", "red"], "threshold": 0.8})
     assert ticked(client, body)[0] == ["red", "pink"]
 
 

@@ -15,10 +15,8 @@ from ram_backend.errors import LabelConfigError
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import ScoredChoice, prediction
 from ram_backend.labelstudio.schema import choices_for
-from ram_backend.models.bundle import Bundle
-from ram_backend.models.calibration import Calibration
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.options import parse_options
+from ram_backend.projects.options import PROMISED_FROM, parse_options
 from ram_backend.projects.project import Project
 from ram_backend.server.model import ModelIdentity
 from ram_backend.server.predict import scored_choices
@@ -178,52 +176,29 @@ def test_free_tags_leave_out_what_other_controls_of_the_image_offer() -> None:
     assert (found["tags"].texts, found["words"].texts) == (("RED", "pink"), ("turquoise",))
 
 
-def calibrated() -> Bundle:
-    """Red has a curve of its own; green and blue share one."""
-    bundle = tiny_bundle()
-    curves = np.array([3, 4, 4], dtype=np.float32), np.full(3, -2, dtype=np.float32)
-    bundle.calibration = Calibration(*curves, new_slope=4, new_offset=-2)  # type: ignore[misc]
-    return bundle
+def precise(precision: float, learned: int | None, config: str = "", **more: object) -> ResolvedConfig:
+    version = None if learned is None else VersionRef(ProjectKey("", 1, 2), "v0001", "a" * 64, learned=learned)
+    return recipe(config or choices_config("red", "green"), {"precision": precision, **more}, version=version)
 
 
-def precise(precision: float, bundle: Bundle, *tags: str, **more: object) -> ResolvedConfig:
-    return recipe(choices_config(*tags), {"precision": precision, **more}, model=identity(bundle))
-
-
-def test_a_precision_is_the_threshold_where_the_calibration_promises_it() -> None:
-    tags = ("red", "green", "blue", "turquoise")
-    found, high = precise(0.55, calibrated(), *tags), precise(0.9, calibrated(), *tags)
-    assert found.controls["tags"].thresholds == (0.55, 0.55, 0.7, 0.55)
-    assert high.controls["tags"].thresholds == (0.9,) * 4
-    same = recipe(choices_config(*tags), {"threshold": 0.9}, model=identity(calibrated()))
-    assert found.model_version != high.model_version == same.model_version
-
-
-def test_it_is_said_for_which_tags_the_precision_is_promised() -> None:
-    found = precise(0.9, calibrated(), "red", "green", "blue", "turquoise", per_tag={"green": 0.2})
-    first, *others = promises(found)
-    assert "90%" in first
-    assert "1 of 4 tags" in first
-    assert [note.split(": ", 1)[1].split(",")[0] for note in others] == [
-        "not promised for 'green': a threshold of their own.",
-        "not promised for 'blue': no calibration of their own",
-        "not promised for 'turquoise': not in the vocabulary",
-    ]
+@pytest.mark.parametrize("learned", [None, PROMISED_FROM - 1])
+def test_a_precision_is_not_promised_before_it_is_learned(learned: int | None) -> None:
+    found = precise(0.9, learned, per_tag={"green": 0.2})
+    assert found.controls["tags"].thresholds == (1.0, 0.2)
+    first, other = promises(found)
+    assert "90% of the ticks are right can't be promised before a version has learned from 300 photos" in first
+    assert "'green' have thresholds of their own" in other
     assert promises(recipe()) == []
-    plain = calibrated()
-    plain.calibration = Calibration(np.ones(3), np.zeros(3))  # type: ignore[misc]
-    first, other = promises(precise(0.6, plain, "red", "green"))
-    assert "0 of 2 tags" in first
-    assert "'red', 'green': not calibrated" in other
 
 
-def test_a_precision_for_choices_that_come_with_each_task() -> None:
-    config = choices_config(attributes='value="$options" model_min_precision="0.65"')
-    made = recipe(config, model=identity(calibrated()))
-    (control,) = made.schema.tag_controls
-    offered = choices_for(control, {"options": ["red", "blue", "pink"]})
-    assert made.dynamic(control, offered).thresholds == (0.65, 0.7, 0.65)
-    assert "come with each task" in promises(made)[0]
+def test_a_precision_is_a_threshold_above_it() -> None:
+    found = precise(0.9, PROMISED_FROM)
+    assert found.controls["tags"].thresholds == pytest.approx((0.971, 0.971), abs=0.001)
+    (said,) = promises(found)
+    assert "at least 90% of such ticks are right, by what v0001 of project 1.2 has learned from 300 photos" in said
+    dynamic = precise(0.9, PROMISED_FROM, choices_config(attributes='value="$options"'))
+    offered = choices_for(dynamic.schema.tag_controls[0], {"options": ["red", "pink"]})
+    assert dynamic.dynamic(dynamic.schema.tag_controls[0], offered).thresholds == pytest.approx((0.971,) * 2, abs=0.001)
 
 
 def test_what_lies_above_is_right_so_often_whatever_the_scores_are() -> None:
@@ -232,5 +207,5 @@ def test_what_lies_above_is_right_so_often_whatever_the_scores_are() -> None:
     for a, b in ((0.5, 1.0), (1.0, 1.0), (5.0, 2.0)):
         scores = random.beta(a, b, 200_000)
         right = random.random(len(scores)) < scores
-        (threshold,) = precise(0.8, calibrated(), "red").controls["tags"].thresholds
+        (threshold,) = precise(0.8, PROMISED_FROM, choices_config("red")).controls["tags"].thresholds
         assert right[scores > float(threshold or 0)].mean() >= 0.8

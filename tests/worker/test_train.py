@@ -22,6 +22,7 @@ from ram_backend.gate.judge import Verdict
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import Job
 from ram_backend.jobs.table import JobTable
+from ram_backend.projects import options
 from ram_backend.projects.project import Setup
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
@@ -142,6 +143,21 @@ def test_what_an_admin_ticks_is_what_is_judged(corrected: Trainings) -> None:
     )
     assert found.incumbent_thresholds == pytest.approx(found.thresholds)
     assert found.most_ticked == 1
+
+
+def test_a_precision_ticks_nothing_where_nothing_promises_it(corrected: Trainings) -> None:
+    """Neither by what is served nor by a candidate of too few photos; a later one is judged against nothing."""
+    setup = Setup.read(KEY, label_config=CONFIG, access_token="t", extra_params={"precision": 0.9})
+    ProjectTable(corrected.database).apply(setup)
+    corrected.gate(REJECT)
+    judged: list[TrainingSet] = []
+    corrected.patch.setattr(training_job, "judge_candidate", lambda *args, **_: judged.append(args[0]) or REJECT)
+    corrected.train()
+    corrected.patch.setattr(options, "PROMISED_FROM", 12)
+    corrected.train()
+    few, enough = judged
+    assert [few.thresholds.tolist(), enough.incumbent_thresholds.tolist()] == [[1, 1, 1]] * 2
+    assert enough.thresholds == pytest.approx([0.971] * 3, abs=0.001)
 
 
 def a_hash_changes(project: Trainings) -> None:
