@@ -197,7 +197,7 @@ class VersionLoader(PeriodicThread):
 
     def _activate_soon(self, state: _State) -> Future[None]:
         with self._lock:
-            if state.activating is None:
+            if state.activating is None or state.activating.done():
                 try:
                     state.activating = self._activators.submit(self._activate, state)
                 except RuntimeError:
@@ -233,7 +233,7 @@ class VersionLoader(PeriodicThread):
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
         finally:
-            state.next_try, state.activating = time.monotonic() + next(state.pauses), None
+            state.next_try = time.monotonic() + next(state.pauses)
 
     def _assign(self, state: _State, version: LoadedVersion | None) -> None:
         """The swap: later requests get the new version."""

@@ -40,7 +40,13 @@ GUARDED = {
     "projects/keys.py": ("projects/test_keys.py", HOSTILE),
     "projects/options.py": ("projects/test_options.py", HOSTILE),
     "projects/cache.py": (*STORE, HOSTILE),
-    "server/handlers.py": ("server/test_feedback.py", "server/test_late.py", HOSTILE),
+    "server/handlers.py": (
+        "server/test_feedback.py",
+        "server/test_late.py",
+        "server/test_new_tags.py",
+        "server/test_swap.py",
+        HOSTILE,
+    ),
     "server/middleware.py": (
         "server/test_access.py",
         "server/test_reasons.py",

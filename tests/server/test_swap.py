@@ -156,6 +156,22 @@ def test_a_version_is_known_at_once_after_a_start(house: Callable[..., House], m
         assert asking.result(30) == there, "the first prediction waits for it"
 
 
+def test_a_version_that_cannot_be_read_for_now_is_asked_for_again(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = house()
+    first.serve(first.make(-5.0))
+    there = first.scores()
+    with monkeypatch.context() as patched:
+        patched.setattr(swap, "open_version", Mock(side_effect=OSError("Stale file handle")))
+        second = house()
+        body = predict_body(CONFIG, [second.red], PROJECT)
+        answer = second.client.post("/predict", json=body)
+    assert (answer.status_code, "can't be loaded now: try again" in answer.json()["error"]) == (503, True)
+    wait_until(lambda: second.client.post("/predict", json=body).status_code == 200)
+    assert second.scores() == there
+
+
 def test_a_server_names_versions_that_nobody_asked_it_about(house: Callable[..., House]) -> None:
     """Behind a round-robin it may be another one that Label Studio has connected."""
     first, second = house(), house()
