@@ -21,6 +21,9 @@ from ram_backend.errors import InputError
 out = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
+MAX_WIDTH = 2000
+"""Columns of a table that isn't shown in a terminal, at most."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="JSON.")]
 PROGRESS_INTERVAL_S = 5.0
 """Seconds between two lines of progress where no terminal shows it."""
@@ -44,7 +47,7 @@ def print_facts(facts: Mapping[str, str]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
-    out.print(table)
+    _print_table(table)
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -52,7 +55,12 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    out.print(table)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """Prints a table; a file or a pipe gets each row as one line."""
+    out.print(table, width=None if out.is_terminal else MAX_WIDTH)
 
 
 @contextmanager
