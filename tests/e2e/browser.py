@@ -68,12 +68,16 @@ class StudioPage:
         self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
         return self._read(task)
 
-    def open_stream(self, project: int) -> Seen:
-        """Presses "Label All Tasks" in the Data Manager: the label stream serves its first task."""
+    def begin_stream(self, project: int) -> int:
+        """Presses "Label All Tasks" in the Data Manager; returns the task that the label stream serves."""
         self.page.goto(f"{self.url}/projects/{project}/data")
         with self.page.expect_response(_is_next_task, timeout=TIMEOUT_MS) as served:
             self.page.get_by_role("button", name="Label All Tasks").click()
-        return self._read(int(served.value.json()["id"]))
+        return int(served.value.json()["id"])
+
+    def open_stream(self, project: int) -> Seen:
+        """What the first task of the label stream shows."""
+        return self._read(self.begin_stream(project))
 
     def tick(self, tag: str) -> None:
         """Clicks a choice: ticks it, or takes its tick away."""
@@ -85,6 +89,18 @@ class StudioPage:
         with self.page.expect_response(_is_submit, timeout=TIMEOUT_MS) as stored:
             self.page.locator(SUBMIT).first.click()
         assert stored.value.ok
+
+    def submit_by_key(self) -> int:
+        """Presses Ctrl+Enter in the label stream; returns the task that it serves next."""
+        with self.page.expect_response(_is_next_task, timeout=TIMEOUT_MS) as served:
+            self.page.keyboard.press("Control+Enter")
+        return int(served.value.json()["id"])
+
+    def wait_for_ticks(self, count: int) -> None:
+        """Waits until so many boxes are ticked on a page that can be submitted."""
+        self.page.locator(SUBMIT).first.wait_for(state="visible", timeout=TIMEOUT_MS)
+        ticked = "document.querySelectorAll('.lsf-choice__checkbox input:checked').length"
+        self.page.wait_for_function(f"{ticked} === {count}", timeout=TIMEOUT_MS)
 
     def screenshot(self, name: str) -> None:
         """Keeps what is in the window now, when the photo is there."""
