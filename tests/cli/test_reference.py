@@ -27,7 +27,7 @@ from ram_backend.versions.table import VersionTable
 CONFIG = Path(__file__).resolve().parents[2] / "label_configs" / "choices_with_confidence.xml"
 ELSEWHERE = {  # these run until they are stopped, download, or need a server or files: other tests start them
     *("serve", "worker", "studio", "demo", "tag", "eval", "engine run", "bundles pull", "bundles import", "finetune"),
-    *("vocabulary parse", "vocabulary build", "bundles use"),
+    *("vocabulary parse", "vocabulary build", "bundles use", "label"),
 }
 WITHOUT_TABLE = ELSEWHERE - {"tag"} | {
     "connect", "prelabel", "train", "project set", "project unset", "project pin-host", "project forget",
@@ -75,7 +75,7 @@ def test_json_of_every_table(project: None) -> None:
     examples = {name_of(words): words for words in [*COMMANDS, ["vocabulary", "find", "dogs"], ["doctor"]]}
     commands.run("train", 1)
     commands.run("schedule", "set", 1, "train", "0 3 * * *")
-    for name in sorted(names - WITHOUT_TABLE - {"tag", "label"}):
+    for name in sorted(names - WITHOUT_TABLE - {"tag"}):
         printed = commands.run(*examples[name], "--json", status=1 if name == "doctor" else 0)
         try:
             found = [json.loads(line) for line in printed.splitlines()]
