@@ -46,8 +46,17 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
             for each, figure in zip(tags, figures, strict=True)
         ]
 
-    curve = [(each.lineage.corrections.count, row[2]) for each in records if each.lineage and (row := plotted(each))]
-    saving, drift = expected_saving(curve), None if version is None else _drift(jobs, settings, project, version)
+    counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
+    saving, drift = (
+        expected_saving(
+            [
+                (counts[parent], counts[each.name], row[1] - row[2])
+                for each in records
+                if each.lineage and (row := plotted(each)) and (parent := each.lineage.parent) in counts
+            ]
+        ),
+        None if version is None else _drift(jobs, settings, project, version),
+    )
     facts = [{"version": BASE, "state": "", "verdict": "the bundle without any version"}, *map(_facts, records)]
     counted = [statistics.by_version.get(each["version"], (count_edits(()), ())) for each in facts]
     return {
@@ -98,20 +107,31 @@ def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
     return record.name, lineage.metrics_before["edits"], lineage.metrics_after["edits"], record.outcome == "accept"
 
 
-def expected_saving(curve: Sequence[tuple[int, float]]) -> float | None:
-    """Edits per photo that `MORE` photos would save, by a learning curve a + b / sqrt(n) of least squares.
+def expected_saving(steps: Sequence[tuple[int, int, float]]) -> float | None:
+    """Edits per photo that `MORE` photos may save: a learning curve a + b / sqrt(n), plus a standard error.
+
+    What a version saves over its parent is measured on the same photos, and so
+    has far less noise than the edits of each. b is fitted to these differences
+    by least squares, weighted by their photos, of which each is taken to have
+    a standard deviation of one edit.
 
     Args:
-        curve: number of corrected photos, and edits per photo, of each version.
+        steps: of each version the number of photos that its parent has learned
+            from, its own, which is larger, and the edits per photo that it
+            saves.
 
     Returns:
-        At least 0; None for fewer than three different numbers of photos.
+        At least 0; None for fewer than two versions that were compared with
+        another one.
     """
-    if len({count for count, _ in curve}) < 3:
+    steps = [each for each in steps if 0 < each[0] < each[1]]
+    if len(steps) < 2:
         return None
-    counts, edits = np.array(curve, dtype=np.float64).T
-    slope = float(np.polyfit(counts**-0.5, edits, 1)[0])
-    return max(0.0, slope * float(counts.max() ** -0.5 - (counts.max() + MORE) ** -0.5))
+    before, after, saved = np.array(steps, dtype=np.float64).T
+    x, latest = before**-0.5 - after**-0.5, after.max()
+    information = float((after * x * x).sum())
+    slope = max(0.0, float((after * x * saved).sum()) / information) + information**-0.5
+    return float(slope * (latest**-0.5 - (latest + MORE) ** -0.5))
 
 
 def share(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -49,9 +50,10 @@ def of(settings: Settings) -> tuple[JobService, Settings, Project]:
 def version(
     settings: Settings, count: int, edits: tuple[float, float], verdict: dict[str, Any], **files: bytes
 ) -> None:
-    used = CorrectionsUsed(count, 1, count, count, "c" * 64)
-    made = lineage(corrections=used, metrics_before={"edits": edits[0]}, metrics_after={"edits": edits[1]})
-    table = VersionTable(open_migrated(settings))
+    used, table = CorrectionsUsed(count, 1, count, count, "c" * 64), VersionTable(open_migrated(settings))
+    before, after = ({"edits": each} for each in edits)
+    parent = next((each.name for each in table.list(KEY)), None)
+    made = lineage(parent, corrections=used, metrics_before=before, metrics_after=after)
     changes = delta(tags=("cat", "dog"))
     table.record(write_version(settings.versions_dir, KEY, changes, files, made, verdict))
 
@@ -102,13 +104,16 @@ def test_its_numbers_are_the_page_s(settings: Settings, learned: Ledger) -> None
 
 
 def test_the_learning_curve_says_when_to_stop() -> None:
-    def curve(slope: float, *counts: int) -> list[tuple[int, float]]:
-        return [(count, 1.0 + slope * count**-0.5) for count in counts]
+    def saving(slope: float, *counts: int) -> float | None:
+        steps = itertools.pairwise(counts)
+        return expected_saving([(a, b, slope * (a**-0.5 - b**-0.5)) for a, b in steps])
 
-    assert expected_saving(curve(5, 50, 100)) is None
-    assert expected_saving(curve(5, 100, 100, 100)) is None
-    assert expected_saving(curve(5, 25, 50, 100)) == pytest.approx(5 * (0.1 - 200**-0.5))
-    assert expected_saving(curve(-5, 25, 50, 100)) == 0.0, "it gets no better"
+    assert saving(5, 50, 100) is None
+    assert saving(5, 100, 100, 100) is None
+    some, more, none = (saving(slope, 50, 100, 200) or 0.0 for slope in (5, 7, -5))
+    assert more - some == pytest.approx(2 * (200**-0.5 - 300**-0.5))
+    assert 0.01 < none < some, "what two versions say is uncertain"
+    assert (saving(5, 200, 400, 800, 1600) or 1) < 0.01
 
 
 def test_stop_is_said(settings: Settings, learned: Ledger) -> None:

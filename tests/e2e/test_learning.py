@@ -148,6 +148,10 @@ class Annotated:
         """Model version -> prediction that is stored for a task."""
         return {each["model_version"]: each for each in self.api.call("GET", f"/api/tasks/{task}")["predictions"]}
 
+    def first_of(self, tasks: Sequence[dict[str, Any]], version: str) -> int:
+        """The task whose prediction of a version has the lowest score."""
+        return min((self.predictions(task["id"])[version]["score"], task["id"]) for task in tasks)[1]
+
 
 def hits(project: Annotated, tasks: Sequence[dict[str, Any]], version: str) -> float:
     """F1 of the ticked tags of a version's stored predictions against the truth."""
@@ -192,7 +196,8 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     before, after = hits(project, left, first), hits(project, left, second)
     assert after > before + 0.1, (before, after)
 
-    # The next task that the label stream serves shows the new version's tags; the uncertainty order works.
+    # The next task that the label stream serves shows the new version's tags; it has the most expected edits.
+    api.call("PATCH", f"/api/projects/{project.id}", json={"sampling": "Uncertainty sampling"})
     wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == second, 600)
     seen = studio_page.open_stream(project.id)
     studio_page.screenshot("label-stream-second-version")
@@ -200,6 +205,7 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     newest = max(stored["predictions"], key=lambda each: each["id"])
     assert newest["model_version"] == second
     agrees(seen, stored)
+    assert seen.task == project.first_of(left, second)
 
     # Back to the first version: the very same name, the very same scores; later corrections don't undo it.
     backend.installation.run("versions", "rollback", str(project.id), "base")
