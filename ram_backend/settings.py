@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         """What can be recomputed: text embeddings, image tokens."""
         return self.data_dir / "cache"
 
+    @property
+    def photos_dir(self) -> Path:
+        """Images of tasks, fetched for `label` and `finetune`: one directory per project."""
+        return self.cache_dir / "photos"
+
     def basic_auth(self) -> tuple[str, str] | None:
         """User and password that the server asks for; None: it asks for none."""
         user, password = self.basic_auth_user, self.basic_auth_pass

@@ -16,6 +16,7 @@ from ram_backend.cli.opening import DeviceOption, listed_tags, open_project, ope
 from ram_backend.cli.output import AsJson, check_folder_of, notes, out, print_json, print_rows, written_whole
 from ram_backend.errors import InputError, TextEncoderUnavailable
 from ram_backend.evaluation.evaluate import Candidate, evaluate
+from ram_backend.evaluation.labels import TRAIN
 from ram_backend.evaluation.leaks import TrainingImages, bundle_training_images
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.evaluation.report import LEGEND, cell, html_report, overview
@@ -27,8 +28,6 @@ from ram_backend.versions.directory import Version, open_version, version_path
 from ram_backend.versions.records import BASE
 from ram_backend.versions.table import VersionTable
 
-TRAIN = "train"
-"""Split that baselines learn from."""
 COLUMNS = {
     "mAP": "mAP",
     "micro_f1": "micro F1",

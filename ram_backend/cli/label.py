@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,8 @@ import numpy as np
 import typer
 
 from ram_backend.cli.contact_sheet import ContactSheet
-from ram_backend.cli.opening import BundleOption, DeviceOption, open_project, open_tagger
-from ram_backend.cli.output import JsonLines, notes, printable
+from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
+from ram_backend.cli.output import JsonLines, notes, printable, progress
 from ram_backend.cli.tag import Shown, found_files, tag_images, tagged
 from ram_backend.cli.tag_files import BoxFile
 from ram_backend.demo import photo_paths
@@ -19,12 +20,18 @@ from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.labelstudio.project_api import ProjectApi
+from ram_backend.labelstudio.schema import LabelSchema, look_up
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.settings import load_settings
+from ram_backend.versions.directory import folder_of
 
 
 def label(
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders that are searched for images.")],
     prompt: Annotated[str, typer.Option(help='Words and phrases, e.g. "hard hat; a person without a hard hat".')],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Image files, or folders that are searched for images.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Without IMAGES: label the tasks of this project.")] = None,
     bundle: BundleOption = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for a contact sheet to accept and reject.")
@@ -34,8 +41,8 @@ def label(
         list[str] | None, typer.Option(help="coco=FILE.json, yolo=FOLDER or voc=FOLDER; may be repeated.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option(help="Project to write predictions into; missing photos are uploaded.")
-    ] = None,
+        bool, typer.Option("--push", help="Write predictions into --project; IMAGES that it lacks are uploaded.")
+    ] = False,
     as_json: JsonLines = False,
     device: DeviceOption = None,
 ) -> None:
@@ -49,14 +56,19 @@ def label(
     phrases = list(dict.fromkeys(each.strip() for each in prompt.split(";") if each.strip()))
     if not phrases:
         raise InputError("--prompt names nothing: give words or phrases with semicolons between them.")
-    paths = found_files(images, folder)
+    if ((project is None) == push) if images else project is None:
+        raise InputError("Name photos, or a --project whose tasks they are; --push writes predictions into --project.")
+    tasks, lacking = dict[Path, int](), 0
+    if project is not None:
+        opened = open_project(project)
+        studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
+        api = ProjectApi(studio, opened.key.id)
+        schema = schema_with(api, phrases if push else ())
+        if not images:
+            tasks, lacking = _fetched(opened, api, schema)
+    paths = found_files(images, folder) if images else list(tasks)
     kept = None if accepted is None else {each.file: each.positives for each in read_labels(accepted).images}
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
-    if push is not None:
-        project = open_project(push)
-        studio = label_studio_of(project.settings, project.project, trusted_host=project.trusted_host)
-        api = ProjectApi(studio, project.key.id)
-        schema = schema_with(api, phrases)
     tagger = open_tagger(settings, phrases)
     photos = [image for image in tag_images(tagger, photo_paths(), settings) if not isinstance(image, ImageError)]
     tagger = calibrate_phrases(tagger, np.stack([image.tokens for image in photos if image.tokens is not None]))
@@ -75,8 +87,21 @@ def label(
     for file in files:
         file.close()
         notes.print(f"Written: {file.path}", markup=False)
-    if push is not None:
-        push_labels(api, schema, rows)
-        typer.echo(f"{len(rows)} photos have predictions in project {push}.")
-    if len(rows) < len(paths):
+    if push:
+        push_labels(api, schema, rows, tasks)
+        typer.echo(f"{len(rows)} photos have predictions in project {project}.")
+    if len(rows) < len(paths) + lacking:
         raise typer.Exit(1)
+
+
+def _fetched(opened: OpenProject, api: ProjectApi, schema: LabelSchema) -> tuple[dict[Path, int], int]:
+    """Files of the tasks' images, each with its task's number; reports those that can't be had, and counts them."""
+    key, folder = schema.tag_controls[0].image_key, opened.settings.photos_dir / folder_of(opened.key)
+    asked = [ImageReference(task.id, look_up(task.data, key)) for task in api.all_tasks()]
+    threads = opened.settings.fetch_threads
+    with closing(TaskImages(api.label_studio, threads=threads)) as source, progress("Fetching the photos"):
+        saved = source.save_all(asked, folder, lambda error: notes.print(f"skipped: {error}", markup=False))
+    tasks = {path: each.task for each, path in zip(asked, saved, strict=True) if path is not None}
+    if not tasks:
+        raise InputError(f"Project {opened.key} has no task with a photo that can be fetched: import some.")
+    return tasks, len(asked) - len(tasks)

@@ -191,7 +191,7 @@ def forget(
     opened = open_project(project)
     traces = traces_of(opened.settings, opened.database, opened.key)
     counts = {"row of " + table: count for table, count in traces.rows.items()}
-    counts |= {"version": len(traces.versions), "cached image": len(traces.tokens)}
+    counts |= {"version": len(traces.versions), "cached image": len(traces.images)}
     typer.echo(f"Project {opened.key}: {', '.join(f'{count:,} x {name}' for name, count in counts.items())}.")
     if dry_run:
         return

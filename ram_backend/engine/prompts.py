@@ -16,7 +16,7 @@ from ram_backend.errors import InputError
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.predictions import ScoredChoice, brush_rle, prediction
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.schema import LabelSchema
+from ram_backend.labelstudio.schema import LabelSchema, look_up
 from ram_backend.models.calibration import NEUTRAL, Calibration
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.tagging.subset import whole_vocabulary
@@ -72,7 +72,10 @@ def schema_with(api: ProjectApi, phrases: Iterable[str]) -> LabelSchema:
 
 
 def push_labels(
-    api: ProjectApi, schema: LabelSchema, found: Iterable[tuple[Path, tuple[int, int], Mapping[str, Any]]]
+    api: ProjectApi,
+    schema: LabelSchema,
+    found: Iterable[tuple[Path, tuple[int, int], Mapping[str, Any]]],
+    tasks: Mapping[Path, int],
 ) -> None:
     """Writes predictions into a project; photos that it doesn't have by file name are uploaded.
 
@@ -81,13 +84,13 @@ def push_labels(
         schema: of its label config.
         found: per photo its size and its record with `tags`, `regions` and
             `model_version`.
+        tasks: of photos that are known to be a task's; empty: none is.
     """
-    references = (
-        (task.id, str(task.data.get(path, ""))) for task in api.all_tasks() for path in schema.images.values()
-    )
-    tasks = {_stored_name(reference): task for task, reference in references}
+    listed = () if tasks else api.all_tasks()
+    references = ((task.id, str(look_up(task.data, path))) for task in listed for path in schema.images.values())
+    names = {_stored_name(reference): task for task, reference in references}
     for path, size, record in found:
-        task = tasks.get(_stored_name(path.name))
+        task = tasks.get(path) or names.get(_stored_name(path.name))
         if task is None:
             address = f"/api/projects/{api.project_id}/import?return_task_ids=true"
             task = int(api.label_studio.upload(address, [path])["task_ids"][0])

@@ -18,6 +18,9 @@ from pydantic import ValidationError
 from ram_backend.errors import InputError
 from ram_backend.vocabulary.tags import first_error
 
+TRAIN = "train"
+"""Split that baselines and fine-tuning learn from."""
+
 
 @dataclass(frozen=True)
 class LabelledImage:

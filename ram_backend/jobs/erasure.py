@@ -29,13 +29,13 @@ class Traces:
     Attributes:
         rows: number of rows by table, without tables that have none.
         versions: directories of its versions.
-        tokens: cached files of its images; not of those that another project
-            has, too.
+        images: fetched ones, and cached tokens; not those of images that
+            another project has, too.
     """
 
     rows: Mapping[str, int]
     versions: tuple[Path, ...]
-    tokens: tuple[Path, ...]
+    images: tuple[Path, ...]
 
 
 def traces_of(settings: Settings, database: Database, key: ProjectKey) -> Traces:
@@ -62,15 +62,16 @@ def erase(settings: Settings, database: Database, key: ProjectKey) -> Traces:
             raise NotAvailable(
                 f"Job {running.short} of project {key} is running: wait for its end, or stop the worker."
             )
-        traces, folder = _traces(settings, session, key), settings.versions_dir / folder_of(key)
+        traces = _traces(settings, session, key)
         for table in OfProject.__subclasses__():
             session.execute(delete(table).where(of_project(table, key, unnamed=True)))
         counter.change += 1
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
-            for path in traces.tokens:
+            for path in traces.images:
                 path.unlink(missing_ok=True)
+            for folder in (settings.versions_dir / folder_of(key), settings.photos_dir / folder_of(key)):
+                if folder.exists():
+                    shutil.rmtree(folder)
         except OSError as error:
             raise VersionsUnavailable(f"{error.filename} can't be removed ({error.strerror}): try again.") from error
     database.checkpoint()
@@ -93,5 +94,8 @@ def _traces(settings: Settings, session: Session, key: ProjectKey) -> Traces:
     return Traces(
         rows={name: count for name, count in sorted(rows.items()) if count},
         versions=tuple(sorted((settings.versions_dir / folder_of(key)).glob("v*"))),
-        tokens=tuple(path for digest in sorted(hashes) for path in cache.files(digest)),
+        images=(
+            *sorted((settings.photos_dir / folder_of(key)).glob("*")),
+            *(path for digest in sorted(hashes) for path in cache.files(digest)),
+        ),
     )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.engine import Base
 from ram_backend.projects.table import OfProject
 
-JobKind = Literal["train", "refresh", "reconcile", "prelabel", "engine"]
+JobKind = Literal["train", "refresh", "reconcile", "prelabel", "engine", "finetune"]
 JobState = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
@@ -24,6 +24,7 @@ QUEUES: dict[JobKind, str] = {
     "train": "ram-train",
     "prelabel": "ram-prelabel",
     "engine": "ram-engine",
+    "finetune": "ram-finetune",
 }
 """Names of the RQ queues; a worker looks into the first one first."""
 
@@ -39,7 +40,8 @@ class Job(OfProject, Base):
         kind: "train": learn from the corrections; "refresh": have Label Studio
             retrieve fresh predictions after a swap; "reconcile": compare the
             ledger with it; "prelabel": have it retrieve predictions of what is
-            served for many tasks; "engine": look for wrong and missing labels.
+            served for many tasks; "engine": look for wrong and missing labels;
+            "finetune": make a bundle of the corrections.
         share: number of this job among those that share the work of a kind.
         state: "done" whatever the verdict.
         reason: of the request, in a few words.
@@ -147,7 +149,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a job is asked for: a pre-labelling its tasks, a training the bundle to learn on.
+    """What a job is asked for: a pre-labelling its tasks, a training or fine-tuning the bundle to learn on.
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose
@@ -156,13 +158,15 @@ class JobOptions:
         tasks: numbers of further tasks; made distinct, and sorted.
         per_second: highest rate of tasks; None: no limit.
         bundle: name of the bundle to change to, if the gate finds it better;
-            None: the one that is served.
+            None: the one that is served. Of a fine-tuning: its base.
+        finetuning: of a fine-tuning, what `finetuning.run.make_bundle` wants.
     """
 
     which: tuple[Which, ...] = ()
     tasks: tuple[int, ...] = ()
     per_second: float | None = None
     bundle: str | None = None
+    finetuning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "which", tuple(each for each in get_args(Which) if each in self.which))
@@ -174,6 +178,7 @@ class JobOptions:
         return cls(**(options or {}))
 
     def __or__(self, other: JobOptions) -> JobOptions:
-        """Both; the other one's rate and bundle, where it has one."""
+        """Both; the other one's rate, bundle and fine-tuning, where it has one."""
         which, tasks = self.which + other.which, self.tasks + other.tasks
-        return JobOptions(which, tasks, other.per_second or self.per_second, other.bundle or self.bundle)
+        rate, bundle = other.per_second or self.per_second, other.bundle or self.bundle
+        return JobOptions(which, tasks, rate, bundle, other.finetuning or self.finetuning)

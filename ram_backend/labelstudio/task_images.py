@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from urllib.parse import unquote
+from zlib import crc32
 
 from ram_backend.errors import ImageError, ImageRefused, ImageUnreachable, ImageUnreadable, LabelStudioUnreachable
+from ram_backend.images.decode import SUFFIXES
 from ram_backend.images.fetch import Fetcher, FetchLimits
 from ram_backend.images.guard import LONGEST_URL, redacted
 from ram_backend.labelstudio.client import LabelStudio
@@ -99,6 +102,29 @@ class TaskImages:
         waiting = iter(references)
         while batch := list(islice(waiting, self._batch)):
             yield from self._pool.map(self._outcome, batch)
+
+    def save_all(
+        self, references: Sequence[ImageReference], folder: Path, failed: Callable[[str], object]
+    ) -> list[Path | None]:
+        """Files of images in a folder, each named by its task's number; `failed` is called where there is none.
+
+        Raises:
+            LabelStudioUnreachable: as `fetch_all`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        found = list[Path | None]()
+        for each, outcome in zip(references, self.fetch_all(references), strict=True):
+            if isinstance(outcome, bytes):
+                value = str(each.value)
+                suffix = Path(value.partition("?")[0]).suffix.lower()
+                name = f"{each.task}-{crc32(value.encode()):08x}{suffix if suffix in SUFFIXES else '.jpg'}"
+                path = folder / name
+                path.write_bytes(outcome)
+                found.append(path)
+            else:
+                failed(f"task {each.task}: {outcome}")
+                found.append(None)
+        return found
 
     def close(self) -> None:
         """Ends its threads, after what they do now."""

@@ -11,6 +11,7 @@ from ram_backend.errors import TextEncoderUnavailable, VocabularyError, listed
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import Calibration
 from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
+from ram_backend.settings import Settings
 from ram_backend.vocabulary.embeddings import TextEncoder
 from ram_backend.vocabulary.prompts import unit_rows
 
@@ -51,6 +52,19 @@ def whole_vocabulary(bundle: Bundle) -> Subset:
         thresholds=vocabulary.thresholds,
         calibration=bundle.calibration,
     )
+
+
+def open_subset(bundle: Bundle, tags: Sequence[str], settings: Settings) -> Subset:
+    """Tags of a bundle, with the embeddings of those that its vocabulary lacks.
+
+    Raises:
+        TextEncoderUnavailable: there is no encoder for these.
+    """
+    if bundle.text_encoder is None or None not in bundle.vocabulary.resolve(tags):
+        return resolve_subset(bundle, tags)
+    from ram_backend.vocabulary.embeddings import open_text_encoder
+
+    return resolve_subset(bundle, tags, open_text_encoder(bundle.text_encoder, settings))
 
 
 def resolve_subset(

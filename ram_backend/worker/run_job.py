@@ -77,6 +77,7 @@ FUNCTIONS: dict[JobKind, JobFunction | str] = {
     "reconcile": "ram_backend.worker.training_data:reconcile_ledger",
     "prelabel": "ram_backend.worker.prelabel:prelabel",
     "engine": "ram_backend.worker.engine:engine",
+    "finetune": "ram_backend.worker.finetune:finetune_project",
 }
 """Function of each kind of job, or its name: imported only in the process of a job."""
 

@@ -77,7 +77,7 @@ def _train(context: JobContext) -> JobResult | None:
     _prune(context)  # attempts that were killed before they published, too
     project, label_studio = context.open_project()
     served = service.versions.served(key)
-    corrections = gather_corrections(context, project, label_studio, served.learned)
+    corrections = gather_corrections(project, label_studio, service.ledger, heartbeat, served.learned)
     if not corrections.labels:
         return _result(
             corrections, Verdict("needs_data", "There are no corrections yet: label some tasks, then train.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice, repeat
@@ -17,6 +17,7 @@ from ram_backend.errors import ImageError, ImageUnreachable, InputError, LabelSt
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.events import Fingerprint
 from ram_backend.feedback.labels import TaskLabels
+from ram_backend.feedback.ledger import Ledger
 from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import image_key
 from ram_backend.jobs.job import JobResult
@@ -79,7 +80,11 @@ class EncodedImages:
 
 
 def gather_corrections(
-    context: JobContext, project: Project, label_studio: LabelStudio | None, learned: int = 0
+    project: Project,
+    label_studio: LabelStudio | None,
+    ledger: Ledger,
+    heartbeat: Callable[..., None],
+    learned: int = 0,
 ) -> ProjectCorrections:
     """Reconciles the ledger with Label Studio, if that answers, and reads all current corrections.
 
@@ -88,7 +93,7 @@ def gather_corrections(
     Raises:
         LabelConfigError: the project's label config can't be used.
     """
-    key, ledger, heartbeat = context.key, context.service.ledger, context.heartbeat
+    key = project.key
     schema = parse_label_config(project.label_config)
     notes: list[str] = []
     newer: Mapping[int, Mapping[str, Any]] = {}

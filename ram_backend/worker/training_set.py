@@ -22,7 +22,7 @@ from ram_backend.models.network import Network
 from ram_backend.models.tuned import tuned_network
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
-from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
+from ram_backend.tagging.subset import Subset, open_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
@@ -70,12 +70,7 @@ class Scorer:
     @cached_property
     def subset(self) -> Subset:
         """The tags, with the embeddings of those that the vocabulary lacks."""
-        encoder = self.bundle.text_encoder
-        if encoder is None or all(row is not None for row in self.bundle.vocabulary.resolve(self.tags)):
-            return resolve_subset(self.bundle, self.tags)
-        from ram_backend.vocabulary.embeddings import open_text_encoder
-
-        return resolve_subset(self.bundle, self.tags, open_text_encoder(encoder, self.settings))
+        return open_subset(self.bundle, self.tags, self.settings)
 
     def log_odds(
         self, stage: str, tokens: Tokens, files: Mapping[str, bytes] | None = None, delta: Delta | None = None

@@ -12,14 +12,21 @@ import numpy as np
 import pytest
 from finetuning import small
 from models import tiny
-from support.commands import run
+from support.commands import connect, run
+from support.label_studio import LEGACY, FakeLabelStudio
+from support.processes import wait_until
+from support.server import choices_config, predict_body, results, serving
+from support.server import connect as connect_server
 
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError
+from ram_backend.jobs.table import JobTable
 from ram_backend.models.bundle import open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
 from ram_backend.models.network import load_network
+from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
+from ram_backend.worker.run_job import claim_and_run
 
 
 def write_labels(folder: Path, paths: list[Path], tags: list[list[str]], **more: list) -> Path:
@@ -75,6 +82,61 @@ def test_the_starter_goes_the_whole_way(starter: Path, tmp_path: Path) -> None:
     assert "Bundle again is ready" in run("finetune", *again)
     shutil.rmtree(starter / "mine")
     assert [each["name"] for each in objects("bundles", "list", "--json")] == ["starter", "again"]
+
+
+def test_a_project_s_corrections_become_a_bundle_that_it_uses_and_leaves(
+    starter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = choices_config("outdoor thing", "cat", "nobody has left this on")
+    with FakeLabelStudio() as studio:
+        studio.record["label_config"] = config
+        monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        database = connect(studio.key, config)
+        given = ["--project", studio.project, "--batch", 4, "--learning-rate", 0.001, "--out"]
+        with pytest.raises(InputError, match="no tag that somebody left on"):
+            run("finetune", *given, "mine")
+        images = [studio.upload(photo.name, photo.read_bytes()) for photo in photo_paths()]
+        for number, image in enumerate(images, start=1):
+            studio.task(number, image=image)
+            studio.annotate(number, number, "outdoor thing", *["cat"] * (number % 2))
+        studio.task(99, image="/data/upload/1/gone.jpg")
+        studio.annotate(99, 99, "cat")
+        printed = run("finetune", *given, "mine")
+        assert "1 images can't be fetched" in printed
+        assert "images that were left out, 2 tags" in printed
+        made = open_bundle(starter / "mine")
+        assert len((made.path / "training_images.txt").read_text().splitlines()) > len(images) * 0.8
+        assert "is queued as job" in run("finetune", *given, "again", "--queue")
+        with pytest.raises(InputError, match="has an open fine-tuning already"):
+            run("finetune", *given, "third", "--queue")
+        table = JobTable(database)
+        (job,) = table.jobs(studio.key)
+        claim_and_run(load_settings(), database, job.id)
+        done = table.get(job.id)
+        assert done is not None
+        assert (done.state, done.message[:24]) == ("done", "Bundle again is ready: o"), done.message
+        assert open_bundle(starter / "again").digest == made.digest
+        answers = []
+        for name in ("starter", "mine", "starter"):
+            with serving(create_app(load_settings(bundle=name))) as client:
+                wait_until(lambda client=client: client.get("/ready").status_code == 200, 120)
+                project = f"{studio.project}.{studio.key.created}"
+                connect_server(client, studio, config, project=project)
+                answers.append(results(client, predict_body(config, images[:3], project)))
+    assert answers[0] == answers[2]
+    for name, answer in zip(("starter", "mine"), answers, strict=False):
+        assert {each["model_version"].partition("-")[0] for each in answer} == {name}
+
+
+def test_what_is_learned_from_has_to_be_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ["--labels", tmp_path / "labels.jsonl"]
+    for given in ([], labels, ["--images", tmp_path], [*labels, "--project", 1], ["--queue"]):
+        with pytest.raises(InputError, match="Give --labels with --images, or a --project"):
+            run("finetune", "--out", "mine", *given)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="with torchrun give --labels"):
+        run("finetune", "--out", "mine", "--project", 1)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

@@ -119,8 +119,8 @@ def test_photos_get_predictions_in_a_project_and_are_uploaded_once(
 ) -> None:
     tiny_detectors.save_sam(folder_of("sam", with_starter))
     try:
-        found = label(photos, "--push", studio.project)
-        label(photos, "--push", studio.project)
+        found = label(photos, "--project", studio.project, "--push")
+        label(photos, "--project", studio.project, "--push")
     finally:
         shutil.rmtree(with_starter / "detectors")
     assert len(studio.tasks) == len(found) == 4
@@ -144,8 +144,39 @@ def test_photos_get_predictions_in_a_project_and_are_uploaded_once(
 
 def test_a_project_without_the_labels_is_left_alone(photos: Path, studio: FakeLabelStudio) -> None:
     with pytest.raises(InputError, match="has no 'scaffold': add these labels"):
-        run("label", photos, "--prompt", f"scaffold; {KITTEN}", "--push", studio.project)
+        run("label", photos, "--prompt", f"scaffold; {KITTEN}", "--project", studio.project, "--push")
     assert not studio.tasks
+
+
+def test_the_tasks_of_a_project_are_labelled_and_get_what_was_accepted(
+    photos: Path, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="has no task with a photo that can be fetched"):
+        run("label", "--prompt", KITTEN, "--project", studio.project)
+    for number, path in enumerate(sorted(photos.iterdir()), start=1):
+        studio.task(number, image=studio.upload(f"98d5a99{number}-photo.jpeg", path.read_bytes()))
+    studio.task(5, image="/data/upload/1/gone.jpg")
+    given = ["--prompt", f"{KITTEN}; {NOTHING}", "--project", studio.project, "--push", "--json"]
+    export = ["--export", f"yolo={tmp_path / 'yolo'}"]
+    printed = run("label", *given, *export, status=1)
+    assert "skipped: task 5: " in printed
+    assert f"4 photos have predictions in project {studio.project}." in printed
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [Path(row["image"]).stem.partition("-")[0] for row in rows] == ["1", "2", "3", "4"]
+    (shown,) = [number for number in range(1, 5) if studio.tasks[number]["predictions"][0]["result"]]
+    cat = sorted(photos.iterdir())[shown - 1]
+    assert "cat" in cat.name
+    assert (tmp_path / "yolo" / "images" / Path(rows[shown - 1]["image"]).name).read_bytes() == cat.read_bytes()
+    accepted = tmp_path / "accepted.jsonl"
+    accepted.write_text(json.dumps({"file": rows[shown - 1]["image"], "tags": [NOTHING]}) + "\n")
+    run("label", *given, "--accepted", accepted, status=1)
+    assert [task["predictions"][1]["result"] for number, task in studio.tasks.items() if number < 5] == [[]] * 4
+
+
+def test_what_is_asked_for_has_to_be_clear(photos: Path) -> None:
+    for given in ([], ["--push"], [photos, "--push"], [photos, "--project", 1]):
+        with pytest.raises(InputError, match="Name photos, or a --project whose tasks they are"):
+            run("label", "--prompt", KITTEN, *given)
 
 
 @pytest.mark.e2e

@@ -69,7 +69,9 @@ def test_phrases_are_written_into_a_project(
     config = f'<View><Image name="image" value="$image"/>{labels}</View>'
     project = new_project("Phrases", config, [cat], installation.server.url)
     for _ in range(2):
-        printed = installation.run("label", str(cat), str(other), "--prompt", phrase, "--push", str(project))
+        printed = installation.run(
+            "label", str(cat), str(other), "--prompt", phrase, "--project", str(project), "--push"
+        )
         assert f"2 photos have predictions in project {project}." in printed
     first, second = sorted(api.tasks(project), key=lambda task: task["id"])
     for task, path, shown in ((first, cat, {phrase}), (second, other, set())):

@@ -24,6 +24,7 @@ from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.versions.directory import folder_of
 from ram_backend.versions.table import VersionTable
 
 SHARED, MINE, THEIRS = (picture((n, 10, 10), (6, 6)) for n in (1, 2, 3))
@@ -47,6 +48,9 @@ def fill(settings: Settings, database: Database, key: ProjectKey, pictures: tupl
         choices = (ShownChoice("tags", ("red",), 0.9, True),)
         ledger.record_shown(key, [ShownPrediction(task, "m", datetime.now(UTC), choices, (image,))])
     correct(database, 1, 2, key=key)
+    folder = settings.photos_dir / folder_of(key)
+    folder.mkdir(parents=True)
+    (folder / "1.jpg").write_bytes(pictures[-1])
     table = VersionTable(database)
     table.record(write(settings.versions_dir, key=key))
     table.publish(key, "v0001", expected=None)
@@ -86,7 +90,7 @@ def test_nothing_is_left_and_other_projects_keep_theirs(settings: Settings, two_
     assert tables >= {"feedback_events", "shown", "task_images", "versions", "served", "jobs"}
     assert set(counted.rows) == tables, "the fixture fills every table"
     assert counted.rows["feedback_events"] == 3, "what came before its Label Studio was named, too"
-    assert (len(counted.versions), len(counted.tokens)) == (1, 1)
+    assert (len(counted.versions), len(counted.images)) == (1, 2)
     assert erase(settings, two_projects, KEY) == counted
     assert rows(two_projects, KEY) == {}
     two_projects.close()
