@@ -68,6 +68,8 @@ def train(context: JobContext) -> JobResult | None:
         with lock.acquire(timeout=0):
             return _train(context)
     except Timeout:
+        if context.job.attempt > 1:  # an earlier attempt that lost its lease may hold the lock as long as it hangs
+            return _train(context)
         context.service.table.release(context.job, "Another training has the device.", delay_s=DEVICE_S)
         return None
 
