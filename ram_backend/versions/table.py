@@ -284,7 +284,8 @@ def _served(session: Session, row: ServedRow) -> Served:
         return Served(row.key, row.version, row.pinned, row.change)
     lineage = version.lineage_json
     bundle = lineage["bundle"]["name"] if lineage.get("own_bundle") else None
-    known = (version.digest, version.bundle_digest, version.quarantined, bundle, lineage["corrections"]["count"])
+    learned = lineage.get("corrections", {}).get("count", 0)  # of a database of 0.1.0 it may be unknown
+    known = (version.digest, version.bundle_digest, version.quarantined, bundle, learned)
     return Served(row.key, row.version, row.pinned, row.change, *known)
 
 

@@ -20,6 +20,7 @@ from ram_backend.versions.table import VersionTable
 
 DUMP = Path(__file__).with_name("revision_0006.sql")
 DROPPED = {"jobs": {"queued_at", "queued_as", "eta_s"}}
+ADDED = {"jobs": {"share": 0}}
 
 
 @pytest.fixture
@@ -47,8 +48,9 @@ def test_nothing_is_lost(settings: Settings) -> None:
     assert after.pop("backend") == [before.pop("backend")[0] | renewed], "nobody knows who had pinned that host"
     assert after.keys() - before.keys() == {"schedules"}
     for table, found in before.items():
-        dropped = DROPPED.get(table, set())
-        assert after[table] == [{name: row[name] for name in row if name not in dropped} for row in found], table
+        dropped, added = DROPPED.get(table, set()), ADDED.get(table, {})
+        kept = [{name: row[name] for name in row if name not in dropped} for row in found]
+        assert after[table] == [row | added for row in kept], table
     assert {table: len(found) for table, found in after.items() if found} == {
         **{"feedback_events": 5, "jobs": 5, "projects": 2, "served": 1, "versions": 1},
     }
