@@ -67,7 +67,8 @@ def label(
         if not images:
             tasks, lacking = _fetched(opened, api, schema)
     paths = found_files(images, folder) if images else list(tasks)
-    kept = None if accepted is None else {each.file: each.positives for each in read_labels(accepted).images}
+    reviewed = () if accepted is None else read_labels(accepted, may_lack_tags=True).images
+    kept = {each.file: each.positives for each in reviewed}
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
     tagger = open_tagger(settings, phrases)
     photos = [image for image in tag_images(tagger, photo_paths(), settings) if not isinstance(image, ImageError)]
@@ -76,17 +77,19 @@ def label(
         files.append(ContactSheet(folder, tagger, settings, resume=False))
     rows = []
     shown = Shown(None, None, given=False, as_json=as_json, regions=True, captions=None)
-    for found, image in tagged(tagger, paths, settings, shown):
-        record = dict(found)
-        if kept is not None:
-            on = kept.get(printable(record["image"]), frozenset())
-            record |= {key: [each for each in record[key] if each["tag"] in on] for key in ("tags", "regions")}
+    try:
+        for found, image in tagged(tagger, paths, settings, shown):
+            record = dict(found)
+            if accepted is not None:
+                on = kept.get(printable(record["image"]), frozenset())
+                record |= {key: [each for each in record[key] if each["tag"] in on] for key in ("tags", "regions")}
+            for file in files:
+                file.add(record, image)
+            rows.append((image.path, image.size, record))
+    finally:
         for file in files:
-            file.add(record, image)
-        rows.append((image.path, image.size, record))
-    for file in files:
-        file.close()
-        notes.print(f"Written: {file.path}", markup=False)
+            file.close()
+            notes.print(f"{len(rows)} of {len(paths)} photos are in {file.path}.", markup=False)
     if push:
         push_labels(api, schema, rows, tasks)
         typer.echo(f"{len(rows)} photos have predictions in project {project}.")

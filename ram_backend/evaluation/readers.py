@@ -19,7 +19,7 @@ FORMATS = (
 )
 
 
-def read_labels(path: Path) -> LabelSet:
+def read_labels(path: Path, *, may_lack_tags: bool = False) -> LabelSet:
     """Reads an annotation file, or a folder of them, by its format (see `FORMATS`).
 
     A tag of a detection data set is right for an image where it has an object.
@@ -40,7 +40,7 @@ def read_labels(path: Path) -> LabelSet:
         raise InputError(f"{path}: no known format of labels. Give {FORMATS}.")
     found = read(path)
     labels = found.labels() if isinstance(found, BoxSet) else found
-    if not labels.images or not labels.tags:
+    if not labels.images or not (labels.tags or may_lack_tags):
         raise InputError(f"{path}: has no {'images' if not labels.images else 'tags'}. Give {FORMATS}.")
     return labels
 

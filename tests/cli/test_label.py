@@ -17,6 +17,7 @@ from support.commands import connect, run
 from support.http_server import Request
 from support.label_studio import LEGACY, FakeLabelStudio
 
+from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.demo import photo_paths
 from ram_backend.errors import InputError
 from ram_backend.evaluation.detection_formats import read_coco
@@ -77,7 +78,7 @@ def test_an_unreadable_photo_is_skipped_and_the_status_says_so(photos: Path) -> 
 def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None:
     cat = next(path for path in sorted(photos.iterdir()) if "cat" in path.name)
     accepted, out = tmp_path / "accepted.jsonl", tmp_path / "boxes.json"
-    for tags, expected in (([KITTEN], {KITTEN}), ([NOTHING], set())):
+    for tags, expected in (([KITTEN], {KITTEN}), ([NOTHING], set()), ([], set())):
         accepted.write_text(json.dumps({"file": str(cat), "tags": tags}) + "\n")
         label(photos, "--accepted", accepted, "--export", f"coco={out}")
         assert {each.tag for image in read_coco(out).images for each in image.boxes} == expected
@@ -86,6 +87,25 @@ def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None
         label(photos, "--accepted", accepted)
     with pytest.raises(InputError, match="names nothing"):
         label(photos, prompt=" ; ")
+
+
+def test_ctrl_c_keeps_a_sheet_of_what_is_done(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, done = ContactSheet.add, list[str]()
+
+    def stop_at_the_third(sheet: ContactSheet, record: Any, image: Any) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        add(sheet, record, image)
+        done.append(Path(record["image"]).name)
+
+    monkeypatch.setattr(ContactSheet, "add", stop_at_the_third)
+    printed = run("label", photos, "--prompt", KITTEN, "--out", tmp_path / "sheet", status=130)
+    assert f"2 of 4 photos are in {tmp_path / 'sheet' / 'index.html'}" in re.sub(r"\n", "", printed)
+    page = (tmp_path / "sheet" / "index.html").read_text()
+    assert [name in page for name in sorted(path.name for path in photos.iterdir())].count(True) == 2
+    assert all(name in page for name in done)
 
 
 @pytest.fixture
