@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import cos, pi
 from pathlib import Path
+from time import monotonic
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,8 +44,8 @@ from ram_backend.vocabulary.caption_parser import CaptionParser
 
 LONGEST = 30
 """Words of a caption that are learned from."""
-SAVED_EVERY = 200
-"""Optimizer steps from one checkpoint to the next."""
+SAVED_EVERY = 120.0
+"""Seconds from one checkpoint to the next."""
 CHECKPOINT = "checkpoint.pt"
 _NO_WORDS = re.compile(r'[.!"()*#:;~\s]+')
 
@@ -174,7 +175,7 @@ def finetune(
         start = state["step"]
     keys = [[(epoch, int(row)) for row in rows[rank]] for epoch, rows in steps[start:]]
     items = _Items(bundle, examples, clip, options.seed, settings)
-    workers = min(8, (settings.cpu_threads() - 1) // processes)
+    workers, saved = min(8, (settings.cpu_threads() - 1) // processes), monotonic()
     with torch.random.fork_rng(devices=[]):
         for step, item in enumerate(DataLoader(items, batch_sampler=keys, num_workers=workers), start=start + 1):
             torch.manual_seed((options.seed * len(steps) + step) * processes + rank)
@@ -185,11 +186,13 @@ def finetune(
                 accelerator.backward(losses["loss"])
                 optimizer.step()
                 optimizer.zero_grad()
-            if accelerator.is_main_process and (step % (SAVED_EVERY * options.accumulate) == 0 or step == len(steps)):
+            due = monotonic() >= saved + SAVED_EVERY and step % options.accumulate == 0
+            if accelerator.is_main_process and (due or step == len(steps)):
                 state = {"run": run, "step": step, "learning": learning, "optimizer": optimizer.state_dict()}
                 work.mkdir(parents=True, exist_ok=True)
                 torch.save(state, file.with_suffix(".partial"))
                 file.with_suffix(".partial").replace(file)
+                saved = monotonic()
             progress(step, len(steps), {name: float(value.detach()) for name, value in losses.items()})
     main = accelerator.is_main_process
     accelerator.end_training()
