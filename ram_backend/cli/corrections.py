@@ -19,10 +19,9 @@ from ram_backend.errors import InputError
 from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
 from ram_backend.feedback.events import CurrentAnnotation
 from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
-from ram_backend.feedback.reconcile import label_studio_of, reconcile
+from ram_backend.feedback.reconcile import reconcile
 from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.schema import LabelSchema
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
@@ -148,8 +147,7 @@ def export(
 def reconcile_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Ask Label Studio for all annotations, and add to the ledger what its events did not bring."""
     opened = open_project(project)
-    api = ProjectApi(label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host), opened.key.id)
-    found = reconcile(opened.jobs.ledger, opened.key, api)
+    found = reconcile(opened.jobs.ledger, opened.key, opened.api)
     if as_json:
         counts = ("listed", "added", "gone", "returned", "shown", "left_out")
         print_json({name: getattr(found, name) for name in counts})

@@ -19,12 +19,8 @@ from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
-from ram_backend.feedback.ledger import Ledger
-from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.images.decode import read_file
-from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.task_images import TaskImages
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.image_loader import open_image_loader
@@ -69,12 +65,11 @@ def run(
         if workers:
             _leave(opened, workers)
             return
-        studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
-        with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
-            given = project_images(opened.project, Ledger(opened.database), source)
+        with closing(TaskImages(opened.api.label_studio)) as source:
+            given = project_images(opened.project, opened.jobs.ledger, source)
             findings = _run(settings, given, out)
         if push:
-            _push(opened, studio, given, findings)
+            _push(opened, given, findings)
     else:
         raise InputError("Give a project, or --labels with --images.")
 
@@ -86,7 +81,7 @@ def _leave(opened: OpenProject, workers: int) -> None:
     typer.echo(f"Afterwards: ram-backend engine run {opened.key.id} --push --out {folder}")
 
 
-def _push(opened: OpenProject, studio: LabelStudio, images: EngineInput, findings: Sequence[Finding]) -> None:
+def _push(opened: OpenProject, images: EngineInput, findings: Sequence[Finding]) -> None:
     tasks = [int(name) for name in images.names]
     of_task = [replace(each, number=tasks[each.number]) for each in findings]
     tags_of = {
@@ -94,7 +89,7 @@ def _push(opened: OpenProject, studio: LabelStudio, images: EngineInput, finding
         for task, on in zip(tasks, images.labels & images.known, strict=True)
     }
     schema = parse_label_config(opened.project.label_config)
-    pushed = push_review(ProjectApi(studio, opened.key.id), schema, of_task, tags_of, lambda *_: None)
+    pushed = push_review(opened.api, schema, of_task, tags_of, lambda *_: None)
     typer.echo(f"{pushed} tasks are in the review queue: sort by {ORDER} in Label Studio's Data Manager.")
 
 

@@ -20,13 +20,11 @@ from ram_backend.evaluation.labels import TRAIN
 from ram_backend.evaluation.leaks import TrainingImages, bundle_training_images
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.evaluation.report import LEGEND, cell, html_report, overview
-from ram_backend.feedback.ledger import Ledger
 from ram_backend.models.tuned import tuned_network
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.directory import Version, open_version, version_path
 from ram_backend.versions.records import BASE
-from ram_backend.versions.table import VersionTable
 
 COLUMNS = {
     "mAP": "mAP",
@@ -129,8 +127,8 @@ def _bundle(name: str, tags: Sequence[str], settings: Settings) -> Candidate:
 def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[Candidate]:
     """Versions of a project, by default the served one; a version's images and its bundle's are its training images."""
     opened = open_project(project)
-    key, table = opened.key, VersionTable(opened.database)
-    images = list(Ledger(opened.database).images(key).values())
+    key, table = opened.key, opened.jobs.versions
+    images = list(opened.jobs.ledger.images(key).values())
     base, found = _bundle(settings.bundle, tags, settings), []
     for name in names or [table.served(key).name]:
         if name == BASE or base.tagger is None:

@@ -16,7 +16,6 @@ from ram_backend.cli.opening import BundleOption, DeviceOption, open_project
 from ram_backend.cli.output import notes, out, print_rows, progress
 from ram_backend.errors import InputError
 from ram_backend.evaluation.readers import read_labels
-from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.job import JobOptions
 from ram_backend.models.bundle import check_new_name
 from ram_backend.settings import load_settings
@@ -74,7 +73,7 @@ def finetune(
         if labels is not None and images is not None:
             found, folder = read_labels(labels), images
         elif opened is not None:
-            studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
+            studio = opened.api.label_studio
             found, folder = project_labels(opened.project, studio, opened.jobs.ledger, settings, step, note)
         made = make_bundle(found, folder, settings, wanted, step, note)
     if made is not None:

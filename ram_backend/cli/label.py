@@ -18,8 +18,6 @@ from ram_backend.demo import photo_paths
 from ram_backend.engine.prompts import calibrate_phrases, push_labels, schema_with
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
-from ram_backend.feedback.reconcile import label_studio_of
-from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.labelstudio.schema import LabelSchema, look_up
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.settings import load_settings
@@ -61,11 +59,9 @@ def label(
     tasks, lacking = dict[Path, int](), 0
     if project is not None:
         opened = open_project(project)
-        studio = label_studio_of(opened.settings, opened.project, trusted_host=opened.trusted_host)
-        api = ProjectApi(studio, opened.key.id)
-        schema = schema_with(api, phrases if push else ())
+        schema = schema_with(opened.api, phrases if push else ())
         if not images:
-            tasks, lacking = _fetched(opened, api, schema)
+            tasks, lacking = _fetched(opened, schema)
     paths = found_files(images, folder) if images else list(tasks)
     reviewed = () if accepted is None else read_labels(accepted, may_lack_tags=True).images
     kept = {each.file: each.positives for each in reviewed}
@@ -91,18 +87,18 @@ def label(
             file.close()
             notes.print(f"{len(rows)} of {len(paths)} photos are in {file.path}.", markup=False)
     if push:
-        push_labels(api, schema, rows, tasks)
+        push_labels(opened.api, schema, rows, tasks)
         typer.echo(f"{len(rows)} photos have predictions in project {project}.")
     if len(rows) < len(paths) + lacking:
         raise typer.Exit(1)
 
 
-def _fetched(opened: OpenProject, api: ProjectApi, schema: LabelSchema) -> tuple[dict[Path, int], int]:
+def _fetched(opened: OpenProject, schema: LabelSchema) -> tuple[dict[Path, int], int]:
     """Files of the tasks' images, each with its task's number; reports those that can't be had, and counts them."""
     key, folder = schema.tag_controls[0].image_key, opened.settings.photos_dir / folder_of(opened.key)
-    asked = [ImageReference(task.id, look_up(task.data, key)) for task in api.all_tasks()]
+    asked = [ImageReference(task.id, look_up(task.data, key)) for task in opened.api.all_tasks()]
     threads = opened.settings.fetch_threads
-    with closing(TaskImages(api.label_studio, threads=threads)) as source, progress("Fetching the photos"):
+    with closing(TaskImages(opened.api.label_studio, threads=threads)) as source, progress("Fetching the photos"):
         saved = source.save_all(asked, folder, lambda error: notes.print(f"skipped: {error}", markup=False))
     tasks = {path: each.task for each, path in zip(asked, saved, strict=True) if path is not None}
     if not tasks:

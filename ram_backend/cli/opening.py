@@ -14,7 +14,9 @@ from ram_backend.cli.output import notes, read_text
 from ram_backend.database.engine import Database, open_database
 from ram_backend.database.migrate import open_migrated, upgrade
 from ram_backend.errors import VocabularyError, listed
+from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.project_api import ProjectApi
 from ram_backend.models.bundle import Bundle, file_sha256
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
@@ -48,8 +50,14 @@ class OpenProject:
 
     @cached_property
     def jobs(self) -> JobService:
-        """Requests for jobs."""
+        """Requests for jobs, and the tables that they need."""
         return JobService(self.settings, self.database)
+
+    @cached_property
+    def api(self) -> ProjectApi:
+        """Its Label Studio; LabelStudioUnreachable where nobody has named one."""
+        studio = label_studio_of(self.settings, self.project, trusted_host=self.trusted_host)
+        return ProjectApi(studio, self.key.id)
 
 
 def existing_database(settings: Settings) -> Database | None:

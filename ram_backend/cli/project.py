@@ -26,7 +26,6 @@ from ram_backend.projects.table import ProjectTable
 from ram_backend.server.resolved_config import VersionRef, promises, resolve_config
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
-from ram_backend.versions.table import VersionTable
 
 NAMED = 5
 """Choices in a remark."""
@@ -112,7 +111,7 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
     """Show what is known of a project, what is in force and from where, what is served, and what comes next."""
     opened = open_project(project)
     facts = _facts(opened.project, opened.trusted_host, opened.settings)
-    served = VersionTable(opened.database).served(opened.key)
+    served = opened.jobs.versions.served(opened.key)
     waiting = opened.jobs.waiting(opened.key)[opened.key]
     facts |= {
         "in_force": _in_force(opened.project, opened.settings.bundle),
@@ -203,7 +202,7 @@ def forget(
 
 def _set_options(opened: OpenProject, edit: Callable[[ProjectOptions], ProjectOptions]) -> None:
     """Changes what `set` has set, and prints what holds then."""
-    changed = ProjectTable(opened.database).edit_options(opened.key, edit)
+    changed = opened.jobs.projects.edit_options(opened.key, edit)
     typer.echo(f"Project {changed.key}: set {_text(changed.admin_options.to_json())}.")
     if changed.extra_params:
         typer.echo(f"Stronger, from the extra params of its connection: {_text(changed.extra_params.to_json())}.")

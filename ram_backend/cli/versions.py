@@ -16,7 +16,6 @@ from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.calibration import sigmoid
 from ram_backend.versions.directory import Version, open_version, version_path
 from ram_backend.versions.records import BASE, Lineage, Served, VersionRecord
-from ram_backend.versions.table import VersionTable
 
 app = typer.Typer(help="Versions of a project: list, show, diff, activate, rollback, pin, unpin.", no_args_is_help=True)
 
@@ -31,7 +30,8 @@ _BASE: _Tag = ({"threshold": None, "base_scale": 1.0, "bias": 0.0}, _NONE)
 @app.command("list")
 def list_(project: ProjectArgument, as_json: AsJson = False) -> None:
     """List a project's versions, oldest first, with the gate's verdict on each; rejected ones, too."""
-    opened, table = _open(project)
+    opened = open_project(project)
+    table = opened.jobs.versions
     served, records = table.served(opened.key), table.list(opened.key)
     if as_json:
         versions = [_facts(each, served) for each in records]
@@ -64,15 +64,15 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show where a version comes from, what the gate said, and whether its files are whole."""
-    opened, table = _open(project)
-    record = table.get(opened.key, version)
+    opened = open_project(project)
+    record = opened.jobs.versions.get(opened.key, version)
     try:
         files = "removed, as newer versions came" if record.removed else "whole"
         if not record.removed:
             _read(opened, record)
     except VersionDamaged as error:
         files = str(error)
-    facts = {**_facts(record, table.served(opened.key)), "files": files}
+    facts = {**_facts(record, opened.jobs.versions.served(opened.key)), "files": files}
     if as_json:
         print_json(facts)
         return
@@ -99,9 +99,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: the tags that changed most, the figures of the gate, the corrections between them."""
-    opened, table = _open(project)
-    names = (before, after)
-    sides = [None if name == BASE else _read(opened, table.get(opened.key, name)) for name in names]
+    opened, names = open_project(project), (before, after)
+    records = [None if name == BASE else opened.jobs.versions.get(opened.key, name) for name in names]
+    sides = [None if record is None else _read(opened, record) for record in records]
     counts = [0 if side is None else side.lineage.corrections.count for side in sides]
     between, changes = counts[1] - counts[0], _compare(*sides)
     if as_json:
@@ -130,38 +130,40 @@ def rollback(
     ] = None,
 ) -> None:
     """Serve an earlier version, or the bundle's base, from now on; nothing replaces it until `unpin`."""
-    opened, table = _open(project)
+    opened = open_project(project)
     if version is None:
+        table = opened.jobs.versions
         served = table.served(opened.key)
         if served.version is None:
             raise VersionRefused(f"Project {opened.key} is served the bundle's base, and there is nothing before it.")
         lineage = table.get(opened.key, served.version).lineage
         version = (lineage.parent if lineage is not None else None) or BASE
-    _serve(opened, table, version)
+    _serve(opened, version)
 
 
 @app.command()
 def activate(project: ProjectArgument, version: Name) -> None:
     """Serve this version from now on, also a later one than is served; nothing replaces it until `unpin`."""
-    _serve(*_open(project), version)
+    _serve(open_project(project), version)
 
 
 @app.command()
 def pin(project: ProjectArgument) -> None:
     """Keep what is served now: no training, no new version until `unpin`."""
-    opened, table = _open(project)
-    typer.echo(f"Project {opened.key} is pinned to {table.pin(opened.key).name}.")
+    opened = open_project(project)
+    typer.echo(f"Project {opened.key} is pinned to {opened.jobs.versions.pin(opened.key).name}.")
 
 
 @app.command()
 def unpin(project: ProjectArgument) -> None:
     """Let new versions be served again; what is served stays until one is accepted."""
-    opened, table = _open(project)
-    typer.echo(f"Project {opened.key} is not pinned any more; it is served {table.unpin(opened.key).name}.")
+    opened = open_project(project)
+    served = opened.jobs.versions.unpin(opened.key)
+    typer.echo(f"Project {opened.key} is not pinned any more; it is served {served.name}.")
 
 
-def _serve(opened: OpenProject, table: VersionTable, name: str) -> None:
-    before = table.served(opened.key)
+def _serve(opened: OpenProject, name: str) -> None:
+    before = opened.jobs.versions.served(opened.key)
     served, job = opened.jobs.roll_back(opened.key, name)
     typer.echo(f"Project {opened.key} is served {served.name} instead of {before.name}, and pinned to it.")
     try:
@@ -171,11 +173,6 @@ def _serve(opened: OpenProject, table: VersionTable, name: str) -> None:
         return
     if job is not None:
         typer.echo(f"A worker brings Label Studio's predictions up to date (job {job.short}).")
-
-
-def _open(project: str) -> tuple[OpenProject, VersionTable]:
-    opened = open_project(project)
-    return opened, VersionTable(opened.database)
 
 
 def _read(opened: OpenProject, record: VersionRecord) -> Version:
