@@ -24,7 +24,7 @@ from ram_backend.projects.keys import ProjectKey, select
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
+from ram_backend.tagging.subset import Subset, open_subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.vocabulary.embeddings import embed_descriptions, load_descriptions, open_text_encoder
 
@@ -118,13 +118,11 @@ def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: P
 
 
 def _subset(bundle: Bundle, names: Sequence[str] | None, descriptions: Path | None, settings: Settings) -> Subset:
-    sentences = load_descriptions(descriptions) if descriptions is not None else {}
-    names = names if names is not None else list(sentences) or None
-    if names is None:
-        return whole_vocabulary(bundle)
-    sentences = {name: sentences[name] for name in names if name in sentences}
-    needed = bool(sentences) or any(row is None for row in bundle.vocabulary.resolve(names))
-    encoder = open_text_encoder(bundle.text_encoder, settings) if needed and bundle.text_encoder else None
+    if descriptions is None:
+        return whole_vocabulary(bundle) if names is None else open_subset(bundle, names, settings)
+    sentences = load_descriptions(descriptions)
+    asked = list(sentences) if names is None else names
+    sentences = {name: sentences[name] for name in asked if name in sentences}
+    encoder = open_text_encoder(bundle.text_encoder, settings) if bundle.text_encoder else None
     described = embed_descriptions(encoder, sentences) if encoder is not None else {}
-    digest = file_sha256(descriptions) if descriptions is not None else ""
-    return resolve_subset(bundle, names, encoder, described=described, described_from=digest)
+    return resolve_subset(bundle, asked, encoder, described=described, described_from=file_sha256(descriptions))
