@@ -68,7 +68,7 @@ def label(
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
     tagger = open_tagger(settings, phrases)
     photos = [image for image in tag_images(tagger, photo_paths(), settings) if not isinstance(image, ImageError)]
-    tagger = calibrate_phrases(tagger, np.stack([image.tokens for image in photos if image.tokens is not None]))
+    tagger = calibrate_phrases(tagger, np.stack([image.tokens for image in photos]))
     if folder is not None:
         files.append(ContactSheet(folder, tagger, settings, resume=False))
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -147,7 +147,7 @@ def tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
     """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
-    find = FileRegions(tagger, settings) if shown.regions else None
+    find = region_finder(tagger, settings) if shown.regions else None
     width, below = max((len(path.name) for path in paths), default=0), False
     every = shown.given or shown.top is not None
     for image in tag_images(tagger, paths, settings, shown.captions, given=shown.given):
@@ -229,39 +229,29 @@ def demo() -> None:
     )
 
 
-class FileRegions:
-    """Places tags in files; says once what weights are missing.
+def region_finder(tagger: Tagger, settings: Settings) -> Callable[[TaggedImage, Best], list[dict[str, object]]]:
+    """A function that places an image's tags: regions as JSON, with a segmenter each with a `mask` in run lengths.
 
-    Args:
-        tagger: which scored the tags.
-        settings: data folder, device, limits of images.
+    Says what weights are missing. The function raises ImageError where the
+    image has gone since it was tagged.
     """
+    from ram_backend.regions.finder import RegionFinder
+    from ram_backend.regions.segmenter import run_lengths
 
-    def __init__(self, tagger: Tagger, settings: Settings) -> None:
-        from ram_backend.regions.finder import RegionFinder
+    finder = RegionFinder(settings.data_dir, device=settings.device)
+    if finder.detector is None:
+        notes.print("Regions are rough ones, of the tagging network: for better ones run")
+        notes.print("  ram-backend bundles pull grounding-dino", markup=False)
+    most, longest = settings.max_image_pixels, settings.max_image_bytes
 
-        self._tagger, self._settings = tagger, settings
-        self._finder = RegionFinder(settings.data_dir, device=settings.device)
-        if self._finder.detector is None:
-            notes.print("Regions are rough ones, of the tagging network: for better ones run")
-            notes.print("  ram-backend bundles pull grounding-dino", markup=False)
-
-    def __call__(self, image: TaggedImage, best: Sequence[tuple[str, float, bool]]) -> list[dict[str, object]]:
-        """The regions of an image's tags as JSON; with a segmenter each has a `mask` in COCO's run lengths.
-
-        Raises:
-            ImageError: the image has gone since it was tagged.
-        """
-        from ram_backend.regions.segmenter import run_lengths
-
-        assert image.tokens is not None
+    def find(image: TaggedImage, best: Best) -> list[dict[str, object]]:
         names, scores = [name for name, _, _ in best], [score for _, score, _ in best]
-        entries = [self._tagger.subset.entries[self._tagger.tags.index(name)] for name in names]
-        most, longest = self._settings.max_image_pixels, self._settings.max_image_bytes
+        entries = [tagger.subset.entries[tagger.tags.index(name)] for name in names]
         photo = partial(decode, image.path, exif_orientation=True, alpha="white", max_pixels=most, max_bytes=longest)
-        network = self._tagger.network
-        found = self._finder.find(network, entries, names, scores, image.tokens, lambda: photo()[0])
+        found = finder.find(tagger.network, entries, names, scores, image.tokens, lambda: photo()[0])
         return [region.as_json() | ({} if mask is None else {"mask": run_lengths(mask)}) for region, mask in found]
+
+    return find
 
 
 def tag_images(

@@ -33,7 +33,7 @@ class TaggedImage(NamedTuple):
     path: Path
     logits: NDArray[np.float32]
     scores: NDArray[np.float32]
-    tokens: NDArray[np.float32] | None = None
+    tokens: NDArray[np.float32]
     caption: str | None = None
     size: tuple[int, int] = (0, 0)
 
@@ -188,37 +188,29 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def _read(path: Path) -> Iterator[tuple[Record, TaggedImage]]:
-    nothing = np.empty(0, np.float32)
+    none = np.empty(0, np.float32)
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".npz":
+        if suffix == ".npz":
             with np.load(path) as arrays:
-                rows = zip(arrays["images"], arrays["logits"], arrays["scores"], strict=True)
-                version = str(arrays["model_version"])
-                for name, logits, scores in rows:
-                    yield {"image": str(name), "model_version": version}, TaggedImage(Path(str(name)), logits, scores)
+                version = {"model_version": str(arrays["model_version"])}
+                for name, logits, scores in zip(arrays["images"], arrays["logits"], arrays["scores"], strict=True):
+                    yield {**version, "image": str(name)}, TaggedImage(Path(str(name)), logits, scores, none)
             return
-        for record in _READERS[path.suffix.lower()](path):
-            yield record, TaggedImage(Path(record["image"]), nothing, nothing)
+        if suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file)
+                records: Iterable[Record] = list(rows)
+            if rows.fieldnames != list(COLUMNS):
+                raise ValueError
+        else:
+            records = read_records(path) if suffix == ".jsonl" else json.loads(path.read_bytes())
+        for record in records:
+            yield record, TaggedImage(Path(record["image"]), none, none, none)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         raise InputError(
             f"{path} is not what `tag --out` writes, so --resume can't go on: choose another file."
         ) from None
-
-
-def _read_json(path: Path) -> Iterator[Record]:
-    yield from json.loads(path.read_bytes())
-
-
-def _read_csv(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError
-        for row in rows:
-            yield {"image": row["image"], "model_version": row["model_version"]}
-
-
-_READERS = {".jsonl": read_records, ".json": _read_json, ".csv": _read_csv}
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:
