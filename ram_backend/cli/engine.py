@@ -10,10 +10,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
-from ram_backend.cli.output import notes
+from ram_backend.cli.output import notes, progress
 from ram_backend.engine.findings import Finding
 from ram_backend.engine.review import ORDER, push_review
 from ram_backend.engine.run import EngineInput, run_engine
@@ -98,14 +97,8 @@ def _run(settings: Settings, images: EngineInput, out: Path) -> list[Finding]:
     tagger = Tagger(tagger.bundle, tagger.network, tagger.subset, token_dtype=TOKEN_DTYPE)
     loader = open_image_loader(settings, tagger.bundle.preprocessing, tagger.network.encoder_id)
     limits = (settings.max_image_pixels, settings.max_image_bytes)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
-        task = bar.add_task("")
-
-        def progress(stage: str, step: int, steps: int) -> None:
-            bar.update(task, description=stage, completed=step, total=steps)
-
-        result = run_engine(out, images, tagger, loader, limits=limits, progress=progress)
+    with progress("Looking at the images") as show:
+        result = run_engine(out, images, tagger, loader, limits=limits, progress=show)
     for error in result.summary["unreadable"][:5]:
         notes.print(f"skipped: {error}", markup=False)
     typer.echo(f"{result.message} See {out / 'report.html'}.")

@@ -67,7 +67,7 @@ def finetune(
         def step(stage: str, at: int = 0, steps: int = 0, losses: Mapping[str, float] | None = None) -> None:
             if rank in (None, "0"):
                 parts = ", ".join(f"{key} {value:.4g}" for key, value in (losses or {}).items())
-                show(f"{stage} {at} of {steps} {parts}" if steps else stage)
+                show(f"{stage} {parts}".strip(), at, steps)
 
         note = partial(notes.print, markup=False)
         if labels is not None and images is not None:

@@ -67,19 +67,7 @@ def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: st
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
     if not wait:
         return
-    warn_at = time.monotonic() + UNTAKEN_S
-    with notes.status("Waiting for a worker") as status:
-
-        def show(job: Job) -> None:
-            nonlocal warn_at
-            status.update(progress_of(job))
-            if job.attempt == 0 and time.monotonic() > warn_at:
-                warn_at = math.inf
-                notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
-            time.sleep(LOOK_S)
-
-        job = _follow(opened.jobs.table, request.job.id, show)
-    typer.echo(job.message)
+    typer.echo(_follow(opened.jobs.table, request.job.id).message)
 
 
 def prelabel(
@@ -163,25 +151,12 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     from ram_backend.worker.prelabel import prelabel as work
     from ram_backend.worker.run_job import claim_and_run, worker_name
 
-    table = opened.jobs.table
-    run = partial(work, yields=False)
+    function = partial(work, yields=False)
 
-    def update(stage: str, step: int, steps: int) -> None:
-        show(f"{stage} {step:,}/{steps:,}" if steps else stage)
+    def run(show: Callable[..., None]) -> None:
+        claim_and_run(opened.settings, opened.database, job_id, {"prelabel": function}, on_progress=show)
 
-    def step(job: Job) -> None:
-        if job.state == "requested":
-            claim_and_run(opened.settings, opened.database, job_id, {"prelabel": run}, on_progress=update)
-            job = table.get(job_id) or job
-        else:
-            table.expire()
-        if job.is_open:
-            text = progress_of(job)
-            show(f"{text}: {job.message}" if job.message else text)
-            time.sleep(LOOK_S)
-
-    with progress("Looking for tasks") as show:
-        job = _follow(table, job_id, step)
+    job = _follow(opened.jobs.table, job_id, run)
     typer.echo(job.message)
     tasks = (job.result or {}).get("tasks", 0)
     if tasks and job.started_at and job.finished_at:
@@ -190,21 +165,31 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
         typer.echo(f"{took:.0f} s, {tasks / max(took, 0.001):.1f} tasks a second{by}.")
 
 
-def _follow(table: JobTable, job_id: str, step: Callable[[Job], None]) -> Job:
-    """Calls `step` with a job until it has ended; `step` waits.
+def _follow(table: JobTable, job_id: str, run: Callable[[Callable[..., None]], None] | None = None) -> Job:
+    """Shows a job until it has ended; `run`, which is given the display, does it where nobody else has taken it.
 
     Raises:
         NotAvailable: it has failed, or is gone.
     """
-    while True:
-        job = table.get(job_id)
-        if job is None:
-            raise NotAvailable(f"Job {job_id[:8]} is gone from the database: ask again.")
-        if job.state == "failed":
-            raise NotAvailable(f"Job {job.short} failed: {job.message}")
-        if not job.is_open:
-            return job
-        step(job)
+    warn_at = time.monotonic() + UNTAKEN_S if run is None else math.inf
+    with progress("Waiting") as show:
+        while True:
+            job = table.get(job_id)
+            if job is not None and job.state == "requested" and run is not None:
+                run(show)
+                job = table.get(job_id)
+            if job is None:
+                raise NotAvailable(f"Job {job_id[:8]} is gone from the database: ask again.")
+            if job.state == "failed":
+                raise NotAvailable(f"Job {job.short} failed: {job.message}")
+            if not job.is_open:
+                return job
+            show(f"{progress_of(job)}: {job.message}" if job.message else progress_of(job))
+            if job.attempt == 0 and time.monotonic() > warn_at:
+                warn_at = math.inf
+                notes.print("No worker has taken it yet: is one running? `ram-backend worker` starts one.")
+            time.sleep(LOOK_S)
+            table.expire()
 
 
 def progress_of(job: Job) -> str:

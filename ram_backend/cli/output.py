@@ -64,12 +64,16 @@ def _print_table(table: Table) -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that shows how far it is: in a terminal in one line, elsewhere in one every few seconds."""
+def progress(text: str) -> Iterator[Callable[..., None]]:
+    """Gives a function that shows a stage, and its step of how many steps where there are any.
+
+    In a terminal it is one line, elsewhere one every few seconds.
+    """
     printed, at = "", -math.inf
 
-    def show(news: str) -> None:
+    def show(stage: str, step: int = 0, steps: int = 0) -> None:
         nonlocal printed, at
+        news = f"{stage} {step:,}/{steps:,}" if steps else stage
         if notes.is_terminal:
             status.update(Text(news))
         elif news != printed and time.monotonic() - at > PROGRESS_INTERVAL_S:
