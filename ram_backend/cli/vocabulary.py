@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,6 @@ from ram_backend.vocabulary.tags import Vocabulary
 CaptionsOption = Annotated[
     list[Path] | None, typer.Option(help="File of images and captions; may be given several times.")
 ]
-Control = StrEnum("Control", ["taxonomy", "choices"])
 
 app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
 
@@ -110,16 +108,15 @@ def parse(
 
 @app.command("label-config")
 def label_config(
-    control: Annotated[Control, typer.Option(help="Tree by category, or flat list.")] = Control.taxonomy,
     bundle: Annotated[str | None, typer.Option(help="Its tags (default: the starter's).")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: print it).")] = None,
 ) -> None:
-    """Make a label config for Label Studio with all tags, with a confidence each."""
+    """Make a label config for Label Studio with all tags in a tree by category, with a confidence each."""
     from ram_backend.labelstudio.config_xml import vocabulary_config
 
     settings = load_settings()
     vocabulary = load_label_system() if bundle is None else find_bundle(bundle, settings.bundles_dir).vocabulary
-    text = vocabulary_config(vocabulary, "choices" if control is Control.choices else "taxonomy")
+    text = vocabulary_config(vocabulary)
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, cast
+from collections.abc import Iterable, Iterator
+from typing import cast
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
@@ -16,32 +16,16 @@ MAX_ELEMENTS = 100_000
 
 _PASTE = "Paste a complete config from Settings > Labeling Interface > Code"
 
-Control = Literal["taxonomy", "choices"]
-
-_WHEN = {
-    "taxonomy": (
-        "Whole vocabulary ({count} tags), grouped by category, with a search box and a confidence per tag.\n"
-        "     Use it beyond a hundred tags or so, or while you find out which tags your photos need.\n"
-        "     Made by: ram-backend vocabulary label-config"
-    ),
-    "choices": (
-        "Whole vocabulary ({count} tags) as check boxes, with a confidence per tag.\n"
-        "     Use it for vocabularies of at most a hundred tags or so; a Taxonomy opens faster and can be searched.\n"
-        "     Made by: ram-backend vocabulary label-config (with its option for choices)"
-    ),
-}
-_OPEN = {
-    "taxonomy": 'Taxonomy name="tags" toName="image" leafsOnly="true" minWidth="400px" placeholder="Search tags"',
-    "choices": 'Choices name="tags" toName="image" choice="multiple" showInline="true"',
-}
 _TEMPLATE = """\
 <View style="display:flex; gap:16px">
-  <!-- {when} -->
+  <!-- Whole vocabulary ({count} tags), grouped by category, with a search box and a confidence per tag.
+     Use it beyond a hundred tags or so, or while you find out which tags your photos need.
+     Made by: ram-backend vocabulary label-config -->
   <View style="flex:60%"><Image name="image" value="$image" zoom="true"/></View>
   <View style="flex:40%">
-    <{opening}>
+    <Taxonomy name="tags" toName="image" leafsOnly="true" minWidth="400px" placeholder="Search tags">
 {choices}
-    </{element}>
+    </Taxonomy>
     <Header value="Model confidence" size="5"/>
     <TextArea name="confidence" toName="image" editable="false" maxSubmissions="0" rows="1"/>
   </View>
@@ -116,35 +100,19 @@ class _Builder(ElementTree.TreeBuilder):
         raise LabelConfigError("The label config has a document type (<!DOCTYPE ...>), which is not read. Remove it.")
 
 
-def vocabulary_config(tags: Iterable[Tag], control: Control = "taxonomy") -> str:
-    """A label config (XML, one tag a line) with all `tags`, each name once, in alphabetical order.
-
-    Args:
-        tags: at least one.
-        control: `taxonomy`: by category, only tags can be ticked; `choices`:
-            one flat list.
-    """
+def vocabulary_config(tags: Iterable[Tag]) -> str:
+    """A `Taxonomy` (XML, one tag a line) of all `tags` by category, each name once, in alphabetical order."""
     first: dict[str, Tag] = {}
     for tag in tags:
         first.setdefault(tag.name, tag)
     ordered = sorted(first.values(), key=lambda tag: (tag.name.casefold(), tag.name))
-    lines = [_choice(tag.name, 6) for tag in ordered] if control == "choices" else _grouped(ordered)
-    return _TEMPLATE.format(
-        when=_WHEN[control].format(count=len(ordered)),
-        opening=_OPEN[control],
-        choices="\n".join(lines),
-        element=control.title(),
-    )
+    return _TEMPLATE.format(count=len(ordered), choices="\n".join(_grouped(ordered)))
 
 
-def _grouped(tags: list[Tag]) -> Iterable[str]:
+def _grouped(tags: list[Tag]) -> Iterator[str]:
     for category in CATEGORIES:
         inside = [tag for tag in tags if tag.category == category]
         if inside:
             yield f"      <Choice value={quoteattr(category)}>"
-            yield from (_choice(tag.name, 8) for tag in inside)
+            yield from (f"        <Choice value={quoteattr(tag.name)}/>" for tag in inside)
             yield "      </Choice>"
-
-
-def _choice(name: str, indent: int) -> str:
-    return f"{' ' * indent}<Choice value={quoteattr(name)}/>"

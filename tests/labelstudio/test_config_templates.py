@@ -22,13 +22,10 @@ TAGS = [
 ]
 
 
-def test_a_taxonomy_goes_from_category_to_tag_and_choices_are_one_list():
+def test_a_taxonomy_goes_from_category_to_tag():
     (taxonomy,) = parse_label_config(vocabulary_config(TAGS)).tag_controls
     paths = [("object", '10" <pipe> & co'), ("animal", "cat"), ("animal", "zebra")]
     assert [choice.path for choice in taxonomy.choices] == paths
-    (choices,) = parse_label_config(vocabulary_config(TAGS, "choices")).tag_controls
-    assert [choice.value for choice in choices.choices] == ['10" <pipe> & co', "cat", "zebra"]
-    assert not choices.single
 
 
 def ready(name):
@@ -85,9 +82,9 @@ def test_the_taxonomy_has_the_whole_vocabulary_of_today():
 
 
 def test_the_command_prints_or_writes(tmp_path):
-    printed = CliRunner().invoke(app, ["vocabulary", "label-config", "--control", "choices"])
+    printed = CliRunner().invoke(app, ["vocabulary", "label-config"])
     assert printed.exit_code == 0
-    assert printed.stdout == vocabulary_config(load_label_system(), "choices")
+    assert printed.stdout == vocabulary_config(load_label_system())
     target = tmp_path / "config.xml"
     written = CliRunner().invoke(app, ["vocabulary", "label-config", "--out", str(target)])
     assert written.exit_code == 0
