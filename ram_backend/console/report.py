@@ -37,26 +37,19 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
     records, options = jobs.versions.list(key), project.options()
     own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
 
-    def rows(tags: Sequence[TagCounts]) -> list[dict[str, Any]]:
-        given = {each.tag: options.threshold_of([each.tag], served.learned) for each in tags}
-        own_or_given = {tag: own.get(tag) if value is None else value for tag, value in given.items()}
-        figures = [{"shown": each.shown, "precision": each.precision, "recall": each.recall} for each in tags]
-        return [
-            {**asdict(each), **figure, "threshold": own_or_given[each.tag]}
-            for each, figure in zip(tags, figures, strict=True)
-        ]
+    def row(tag: TagCounts) -> dict[str, Any]:
+        given = options.threshold_of([tag.tag], served.learned)
+        figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall}
+        return {**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given}
 
     counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
-    saving, drift = (
-        expected_saving(
-            [
-                (counts[parent], counts[each.name], row[1] - row[2])
-                for each in records
-                if each.lineage and (row := plotted(each)) and (parent := each.lineage.parent) in counts
-            ]
-        ),
-        None if version is None else _drift(jobs, settings, project, version),
-    )
+    steps = [
+        (counts[parent], counts[each.name], figures[1] - figures[2])
+        for each in records
+        if each.lineage and (figures := plotted(each)) and (parent := each.lineage.parent) in counts
+    ]
+    saving = expected_saving(steps)
+    drift = None if version is None else _drift(jobs, settings, project, version)
     facts = [{"version": BASE, "state": "", "verdict": "the bundle without any version"}, *map(_facts, records)]
     counted = [statistics.by_version.get(each["version"], (count_edits(()), ())) for each in facts]
     return {
@@ -67,8 +60,10 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
         "agreement": statistics.agreement,
         "problem": statistics.problem,
         "days": {str(day): edits for day, edits in statistics.edits_by_day.items()},
-        "versions": [{**fact, **edits, "tags": rows(tags)} for fact, (edits, tags) in zip(facts, counted, strict=True)],
-        "tags": rows(statistics.tags),
+        "versions": [
+            {**fact, **edits, "tags": [*map(row, tags)]} for fact, (edits, tags) in zip(facts, counted, strict=True)
+        ],
+        "tags": [*map(row, statistics.tags)],
         "saving_per_100_photos": saving,
         "stop": None if saving is None else saving < WORTH_IT,
         "drift": None if drift is None else {**asdict(drift), "alarm_rate": ALARM_RATE},
