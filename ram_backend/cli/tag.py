@@ -24,7 +24,7 @@ from ram_backend.demo import familiar_first
 from ram_backend.errors import ImageError, InputError
 from ram_backend.images.decode import check_start, decode, find_images
 from ram_backend.settings import Settings, load_settings
-from ram_backend.tagging.image_loader import ImageLoader
+from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.tagger import Tagger
 
 PROGRESS_FROM = 20
@@ -269,17 +269,12 @@ def tag_images(
     """
     columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines themselves are there
-    loader = ImageLoader(
-        tagger.bundle.preprocessing,
-        tagger.network.encoder_id,
-        None,  # so that logits are those of unrounded tokens
-        max_pixels=settings.max_image_pixels,
-        max_bytes=settings.max_image_bytes,
-        decoders=settings.cpu_threads(),
-    )
+    threads, encoder = settings.cpu_threads(), tagger.network.encoder_id
+    # without a cache, logits are those of unrounded tokens
+    loader = open_image_loader(settings, tagger.bundle.preprocessing, encoder, cached=False, decoders=threads)
     with Progress(*columns, console=notes, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=len(paths))
-        for batch in loader.batches(paths, settings.batch_size, threads=settings.cpu_threads()):
+        for batch in loader.batches(paths, settings.batch_size, threads=threads):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
             encoded = loader.encode(tagger.network, good)
             tokens = np.stack(encoded) if encoded else np.empty((0, *tagger.network.token_shape), np.float32)
