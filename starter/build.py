@@ -26,7 +26,7 @@ from ram_backend.models.starter.components import (
     POOLINGS,
     Classifier,
     PriorTags,
-    Reference,
+    background_evidence,
     background_stats,
     class_weights,
 )
@@ -60,6 +60,8 @@ from starter.mixing import (
 )
 
 Progress = Callable[[str], Any]
+LargestClasses = tuple[NDArray[np.int32], NDArray[np.float16]]
+"""Numbers and probabilities of each reference photo's largest classes, (R, 3, k) each."""
 
 PREPROCESSING = Preprocessing(
     size=IMAGE_SIZE, resize="crop", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3, exif_orientation=True,
@@ -90,7 +92,7 @@ class BuildInputs:
     material: TrainingSet
     classes: list[list[int]]
     class_embeddings: NDArray[np.float32]
-    reference: Reference
+    reference: LargestClasses
     allowed: NDArray[np.bool_]
     listed: dict[str, NDArray[np.int64]]
     encoder_digest: str
@@ -221,7 +223,7 @@ def _prepare(
     classifier = Classifier(weight, bias)
     reference = _reference(photos, views[0], classifier, seed)
     shares = class_weights(embeddings, classes, class_embeddings)
-    prior = PriorTags(shares, *background_stats(shares, reference))
+    prior = PriorTags(shares, *background_stats(shares, background_evidence(*reference)))
     listed = {
         name: np.array(sorted({row for row in map(vocabulary.find, set_tags(data, name)) if row is not None}))
         for name in sets
@@ -248,7 +250,7 @@ def _chosen_sets(leave_out: Iterable[str]) -> list[str]:
 
 def _reference(
     photos: list[LabelledPhoto], tokens: NDArray[np.float16], classifier: Classifier, seed: int
-) -> Reference:
+) -> LargestClasses:
     """Evidence of photos that were not chosen to show one class."""
     ordinary = [at for at, photo in enumerate(photos) if "imagenet_index" not in photo.entry] or list(
         range(len(photos))
@@ -258,10 +260,10 @@ def _reference(
     return largest_classes(np.concatenate([classifier.class_probabilities(part) for part in parts]))
 
 
-def largest_classes(evidence: NDArray[np.float32]) -> Reference:
+def largest_classes(evidence: NDArray[np.float32]) -> LargestClasses:
     """The `TOP_CLASSES` largest probabilities of (R, 3, K)."""
     classes = np.argsort(-evidence, axis=2, kind="stable")[:, :, :TOP_CLASSES]
-    return Reference(classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16))
+    return classes.astype(np.int32), np.take_along_axis(evidence, classes, axis=2).astype(np.float16)
 
 
 def logit_at(prior: PriorTags, probabilities: Sequence[float]) -> NDArray[np.float32]:

@@ -44,8 +44,8 @@ def write_source(
     save_file(
         {
             "class_embeddings": inputs.class_embeddings.astype(np.float16),
-            "reference_classes": inputs.reference.classes,
-            "reference_values": inputs.reference.values,
+            "reference_classes": inputs.reference[0],
+            "reference_values": inputs.reference[1],
             "classes": np.array([number for numbers in inputs.classes for number in numbers], dtype=np.int32),
             "class_counts": np.array([len(numbers) for numbers in inputs.classes], dtype=np.int32),
         },

@@ -78,25 +78,6 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Evidence of the reference photos, the background of each tag's: the largest classes only.
-
-    Attributes:
-        classes: (R, 3, k) int32 class numbers.
-        values: (R, 3, k) float16 probabilities.
-    """
-
-    classes: NDArray[np.int32]
-    values: NDArray[np.float16]
-
-    def background(self) -> FloatArray:
-        """(R, 3, K) float32, 0 where not kept."""
-        dense = np.zeros((*self.classes.shape[:2], CLASSES), dtype=np.float32)
-        np.put_along_axis(dense, self.classes.astype(np.int64), self.values.astype(np.float32), axis=2)
-        return dense
-
-
-@dataclass(frozen=True)
 class PriorTags:
     """The prior's arrays of L tags: class weights (L, K), mean and spread (L,) of the evidence on reference photos."""
 
@@ -138,9 +119,16 @@ def class_weights(
     return weights
 
 
-def background_stats(weights: FloatArray, reference: Reference) -> tuple[FloatArray, FloatArray]:
-    """Mean and spread (L,) of tags' evidence on reference photos, from their class weights (L, K)."""
-    logs = _log_evidence(reference.background(), weights)
+def background_evidence(classes: NDArray[np.int32], values: NDArray[np.float16]) -> FloatArray:
+    """Evidence of reference photos, (R, 3, K), from numbers and probabilities of their largest classes, (R, 3, k)."""
+    dense = np.zeros((*classes.shape[:2], CLASSES), dtype=np.float32)
+    np.put_along_axis(dense, classes.astype(np.int64), values.astype(np.float32), axis=2)
+    return dense
+
+
+def background_stats(weights: FloatArray, background: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread (L,) of tags' evidence on reference photos (R, 3, K), from their class weights (L, K)."""
+    logs = _log_evidence(background, weights)
     return logs.mean(axis=0), logs.std(axis=0)
 
 

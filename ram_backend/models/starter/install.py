@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ram_backend.errors import BundleDamaged, CheckpointError
 from ram_backend.models.bundle import STARTER, TRAINING_IMAGES, bundle_digest, file_sha256, new_bundle
 from ram_backend.models.preprocessing import Preprocessing
-from ram_backend.models.starter.components import Reference, background_stats, class_weights
+from ram_backend.models.starter.components import background_evidence, background_stats, class_weights
 
 PACKAGED = Path(__file__).parent.with_name("starter_data")
 DESCRIPTION = "starter.json"
@@ -143,5 +143,6 @@ def _background(source: Path) -> dict[str, NDArray[np.float32]]:
         np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1]),
         prior["class_embeddings"].astype(np.float32),
     )
-    mean, spread = background_stats(weights, Reference(prior["reference_classes"], prior["reference_values"]))
+    background = background_evidence(prior["reference_classes"], prior["reference_values"])
+    mean, spread = background_stats(weights, background)
     return {"mean": mean, "spread": spread}

@@ -31,7 +31,7 @@ from ram_backend.models.starter.components import (
     Classifier,
     PriorTags,
     Probes,
-    Reference,
+    background_evidence,
     background_stats,
     class_weights,
     deep_features,
@@ -105,7 +105,7 @@ class StarterNetwork:
             self.classifier = Classifier(classifier["weight"], classifier["bias"])
             self.class_embeddings = prior["class_embeddings"].astype(np.float32)
             self._prior_mean, self._prior_spread = background["mean"], background["spread"]
-            self._reference = Reference(prior["reference_classes"], prior["reference_values"])
+            self._background = background_evidence(prior["reference_classes"], prior["reference_values"])
             self._classes = np.split(prior["classes"], np.cumsum(prior["class_counts"])[:-1])
             self._own_mixing = probes["mixing"]
             rows = probes["rows"].tolist()
@@ -178,7 +178,7 @@ class StarterNetwork:
         mean, spread = self._prior_mean[rows], self._prior_spread[rows]
         new = [place for place, row in enumerate(known) if row is None]
         if new:
-            mean[new], spread[new] = background_stats(weights[new], self._reference)
+            mean[new], spread[new] = background_stats(weights[new], self._background)
         return PriorTags(weights, mean, spread)
 
 

@@ -12,7 +12,7 @@ from ram_backend.models.starter.components import (
     WIDTH,
     Classifier,
     PriorTags,
-    Reference,
+    background_evidence,
     background_stats,
     class_weights,
     deep_features,
@@ -24,10 +24,10 @@ from starter.imagenet import CLASSES, classes_of_tags, imagenet_classes
 
 
 @pytest.fixture
-def reference() -> Reference:
+def background() -> np.ndarray:
     rng = np.random.default_rng(0)
     evidence = rng.dirichlet(np.full(CLASSES, 0.05), size=(40, 3)).astype(np.float32)
-    return largest_classes(evidence)
+    return background_evidence(*largest_classes(evidence))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -35,10 +35,10 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def prior_tags(
-    embeddings: np.ndarray, classes: list[list[int]], class_embeddings: np.ndarray, reference: Reference
+    embeddings: np.ndarray, classes: list[list[int]], class_embeddings: np.ndarray, background: np.ndarray
 ) -> PriorTags:
     weights = class_weights(embeddings, classes, class_embeddings)
-    return PriorTags(weights, *background_stats(weights, reference))
+    return PriorTags(weights, *background_stats(weights, background))
 
 
 def test_evidence_reads_the_whole_photo_and_its_parts() -> None:
@@ -72,10 +72,10 @@ def test_pooling_keeps_a_constant_map_and_covers_every_place() -> None:
     assert (matrix.sum(0) > 0).all()
 
 
-def test_a_kind_of_the_tag_counts_more_than_a_similar_word(reference: Reference) -> None:
+def test_a_kind_of_the_tag_counts_more_than_a_similar_word(background: np.ndarray) -> None:
     rng = np.random.default_rng(2)
     class_embeddings = unit(rng.standard_normal((CLASSES, 16)))
-    tags = prior_tags(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings, reference)
+    tags = prior_tags(class_embeddings[[10, 10]], [[20, 21], []], class_embeddings, background)
     assert tags.weights[0, 20] >= 1 > tags.weights[0, 10] > tags.weights[0, 30]
     assert tags.weights[1].argmax() == 10
     evidence = np.full((2, 3, CLASSES), 1e-5, dtype=np.float32)
@@ -85,9 +85,9 @@ def test_a_kind_of_the_tag_counts_more_than_a_similar_word(reference: Reference)
     assert scores[0, 1] == pytest.approx(scores[1, 1], abs=0.5)
 
 
-def test_scores_rise_with_evidence_and_reach_the_level(reference: Reference) -> None:
+def test_scores_rise_with_evidence_and_reach_the_level(background: np.ndarray) -> None:
     class_embeddings = unit(np.random.default_rng(3).standard_normal((CLASSES, 16)))
-    tags = prior_tags(class_embeddings[:1], [[0]], class_embeddings, reference)
+    tags = prior_tags(class_embeddings[:1], [[0]], class_embeddings, background)
     evidence = np.zeros((6, 3, CLASSES), dtype=np.float32)
     evidence[:, :, 0] = np.array([0, 1e-4, 1e-3, 1e-2, 0.1, 0.9])[:, None]
     scores = tags.scores(evidence)[:, 0]
@@ -97,7 +97,7 @@ def test_scores_rise_with_evidence_and_reach_the_level(reference: Reference) -> 
 
 def test_reference_keeps_the_largest_classes() -> None:
     evidence = np.random.default_rng(4).dirichlet(np.full(CLASSES, 0.01), size=(3, 3)).astype(np.float32)
-    kept = largest_classes(evidence).background()
+    kept = background_evidence(*largest_classes(evidence))
     np.testing.assert_allclose(kept.max(-1), evidence.max(-1), rtol=1e-3)
     assert (np.count_nonzero(kept, axis=-1) <= 32).all()
 
