@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ram_backend.cli.output import AsJson, JsonLines, notes, out, print_facts, print_json, print_rows
+from ram_backend.cli.output import AsJson, JsonLines, notes, out, print_json, print_rows
 from ram_backend.models.bundle import Bundle, verify
 from ram_backend.models.registry import find_bundle, list_bundles
 from ram_backend.settings import load_settings
@@ -144,7 +144,7 @@ def show(
     if as_json:
         print_json(bundle.manifest, indent=1)
         return
-    print_facts(_facts(bundle))
+    print_rows((), _facts(bundle).items())
     if check:
         typer.echo("All checksums are right.")
 

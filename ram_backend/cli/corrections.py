@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,11 @@ from ram_backend.cli.output import AsJson, JsonLines, check_folder_of, print_jso
 from ram_backend.console.report import html_report, project_report
 from ram_backend.console.statistics import agreement_of, edits_by_day
 from ram_backend.errors import InputError
-from ram_backend.feedback.corrections import caption_corrections, corrections_of, merge_corrections
+from ram_backend.feedback.corrections import CaptionCorrection, caption_corrections, corrections_of, merge_corrections
 from ram_backend.feedback.events import CurrentAnnotation
 from ram_backend.feedback.labels import LabelState, TaskLabels, count_tags
 from ram_backend.feedback.reconcile import reconcile
-from ram_backend.feedback.shown import ShownPrediction
 from ram_backend.labelstudio.label_config import parse_label_config
-from ram_backend.labelstudio.schema import LabelSchema
 
 app = typer.Typer(help="What people said about tags: list, stats, export, reconcile.", no_args_is_help=True)
 
@@ -38,10 +36,11 @@ def list_(
 ) -> None:
     """List annotations, latest first, with what each says about the tags that were shown."""
     opened = open_project(project)
-    annotations = [each for each in _annotations(opened) if task in (None, each.parsed.task)]
+    everything, said, _ = _read(opened)
+    annotations = [each for each in everything if task in (None, each.parsed.task)]
     chosen = sorted(annotations, key=lambda each: (each.parsed.updated_us, each.parsed.id), reverse=True)[:limit]
     corrections: dict[int, list[TaskLabels]] = defaultdict(list)
-    for correction in _corrections(opened, chosen):
+    for correction in said:
         corrections[correction.annotation_ids[0]].append(correction)
     facts = [_facts(each, corrections[each.parsed.id]) for each in chosen]
     if as_json:
@@ -74,8 +73,7 @@ def stats(
     is there had been shown.
     """
     opened = open_project(project)
-    annotations = _annotations(opened)
-    corrections = _corrections(opened, annotations)
+    annotations, corrections, _ = _read(opened)
     labels = merge_corrections(corrections)
     states = Counter(label.state for each in corrections for label in each.states.values())
     totals: dict[str, Any] = {
@@ -124,13 +122,10 @@ def export(
     untouched: Annotated[bool, typer.Option("--untouched", help="With the tags that nobody touched.")] = False,
 ) -> None:
     """Write what is known about each image, one JSON object a line: tags with label, weight and state, captions."""
-    opened = open_project(project)
-    annotations = _annotations(opened)
-    corrections = _corrections(opened, annotations)
+    _, corrections, texts = _read(open_project(project))
     rows = [_exported(each, untouched) for each in merge_corrections(corrections)]
     captions: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    schema, shown = _plan_and_shown(opened)
-    for each in caption_corrections(schema, annotations, shown):
+    for each in texts:
         captions[each.task_id, each.to_name].append({**asdict(each), "state": each.state})
     for row in rows:
         if said := captions.get((row["task"], row["image"])):
@@ -175,18 +170,12 @@ def report(
     typer.echo(f"The report on project {opened.key} is in {out}.")
 
 
-def _annotations(opened: OpenProject) -> list[CurrentAnnotation]:
-    return opened.jobs.ledger.annotations(opened.key)
-
-
-def _corrections(opened: OpenProject, annotations: Sequence[CurrentAnnotation]) -> list[TaskLabels]:
-    schema, shown = _plan_and_shown(opened)
-    return corrections_of(schema, annotations, shown)
-
-
-def _plan_and_shown(opened: OpenProject) -> tuple[LabelSchema, Mapping[int, Sequence[ShownPrediction]]]:
+def _read(opened: OpenProject) -> tuple[list[CurrentAnnotation], list[TaskLabels], list[CaptionCorrection]]:
+    """Annotations, and what they say about tags and captions."""
+    annotations = opened.jobs.ledger.annotations(opened.key)
     shown = opened.jobs.ledger.shown(opened.key, annotated=True)
-    return parse_label_config(opened.project.label_config), shown
+    schema = parse_label_config(opened.project.label_config)
+    return annotations, corrections_of(schema, annotations, shown), caption_corrections(schema, annotations, shown)
 
 
 def _facts(annotation: CurrentAnnotation, corrections: Sequence[TaskLabels]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -42,24 +42,14 @@ def print_json(*values: Any, indent: int | None = None) -> None:
         typer.echo(printable(json.dumps(value, ensure_ascii=False, indent=indent)))
 
 
-def print_facts(facts: Mapping[str, str]) -> None:
-    """Prints names and values as a table."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
-    _print_table(table)
-
-
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows as a table without lines."""
-    table = Table(*columns, box=None, pad_edge=False)
+    """Prints rows as a table without lines, and without heads where no columns are named.
+
+    A file or a pipe gets each row as one line.
+    """
+    table = Table(*columns, box=None, pad_edge=False, show_header=bool(columns))
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    """Prints a table; a file or a pipe gets each row as one line."""
     out.print(table, width=None if out.is_terminal else MAX_WIDTH)
 
 

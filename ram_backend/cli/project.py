@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, listed_tags, open_project
-from ram_backend.cli.output import AsJson, JsonLines, print_facts, print_json
+from ram_backend.cli.output import AsJson, JsonLines, print_json, print_rows
 from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import InputError, RamError, listed
 from ram_backend.jobs.erasure import erase, traces_of
@@ -125,7 +125,7 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
         return
     facts["in_force"] = [f"{each['option']} {_short(each['value'])}  ({each['from']})" for each in facts["in_force"]]
     del facts["holds"]
-    print_facts({name.replace("_", " "): _text(value) for name, value in facts.items()})
+    print_rows((), [(name.replace("_", " "), _text(value)) for name, value in facts.items()])
 
 
 @app.command("list")

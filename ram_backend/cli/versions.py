@@ -10,7 +10,7 @@ import typer
 from numpy.typing import NDArray
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
-from ram_backend.cli.output import AsJson, print_facts, print_json, print_rows
+from ram_backend.cli.output import AsJson, print_json, print_rows
 from ram_backend.errors import RamError, VersionDamaged, VersionRefused
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.calibration import sigmoid
@@ -87,7 +87,7 @@ def show(
     }
     if record.lineage is not None:
         said |= {"after": record.lineage.parent or BASE, "learned by": _training_of(record.lineage)}
-    print_facts({name: value for name, value in said.items() if value} | {"more": "--json"})
+    print_rows((), [*((name, value) for name, value in said.items() if value), ("more", "--json")])
 
 
 @app.command()
