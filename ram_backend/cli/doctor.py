@@ -172,25 +172,20 @@ def _queue(settings: Settings) -> Iterator[Finding]:
     """Redis, and the workers that look into its queues."""
     from rq import Worker
 
-    urls, version = running_urls(settings), "?"
-    if settings.redis_url is None:
-        yield Finding("Redis", "ok", "not set (RAM_REDIS_URL): tagging does not need it")
-    workers: list[Worker] = []
+    found, workers = "not set (RAM_REDIS_URL): tagging does not need it", list[Worker]()
     try:
-        for url in urls:
+        for url in running_urls(settings):
             with connect(url, TIMEOUT_S) as connection:
-                version = connection.info("server").get("redis_version", "?")
+                if settings.redis_url is not None:
+                    version = connection.info("server").get("redis_version", "?")
+                    found = f"{redacted(settings.redis_url)} answers, version {version}"
                 there = Worker.all(connection=connection)
                 workers += [each for each in there if set(each.queue_names()) & set(QUEUES.values())]
     except (RedisError, RamError, ValueError, OSError) as error:
-        if settings.redis_url is not None:
-            found = f"{redacted(settings.redis_url)}: {error}"
-            yield Finding("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
-        found = f"the queue doesn't answer ({type(error).__name__})"
-        yield Finding("workers", "bad", found, "see RAM_REDIS_URL")
+        found = f"{redacted(settings.redis_url or 'our own')} doesn't answer: {error}"
+        yield Finding("Redis", "bad", found, "start it, or correct or unset RAM_REDIS_URL")
         return
-    if settings.redis_url is not None:
-        yield Finding("Redis", "ok", f"{redacted(settings.redis_url)} answers, version {version}")
+    yield Finding("Redis", "ok", found)
     alive = [each for each in workers if _age_s(each.last_heartbeat) < SILENT_S]
     if alive:
         busy = sum(each.get_state() == "busy" for each in alive)
