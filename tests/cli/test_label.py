@@ -89,9 +89,7 @@ def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None
         label(photos, prompt=" ; ")
 
 
-def test_ctrl_c_keeps_a_sheet_of_what_is_done(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_keeps_a_sheet_of_what_is_done(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add, done = ContactSheet.add, list[str]()
 
     def stop_at_the_third(sheet: ContactSheet, record: Any, image: Any) -> None:
