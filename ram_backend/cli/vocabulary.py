@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from ram_backend.cli.opening import BundleOption
+from ram_backend.cli.opening import BundleOption, open_project
 from ram_backend.cli.output import JsonLines, check_folder_of, print_json, written_whole
 from ram_backend.cli.output import out as console
+from ram_backend.errors import InputError, listed
+from ram_backend.labelstudio.label_config import parse_label_config
+from ram_backend.labelstudio.schema import look_up
 from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
-from ram_backend.vocabulary.caption_files import read_captions
+from ram_backend.vocabulary.caption_files import Pair, read_captions
 from ram_backend.vocabulary.caption_parser import CaptionParser, vocabulary_of_captions
 from ram_backend.vocabulary.label_system import build_label_system, load_label_system
 from ram_backend.vocabulary.tags import Vocabulary
@@ -81,14 +85,21 @@ def build(
 
 @app.command()
 def parse(
-    captions: Annotated[list[Path], typer.Argument(help="Files of images and captions: .jsonl, .csv, .json or .tar.")],
     out: Annotated[Path, typer.Option(help="JSON Lines file to write, one image a line.")],
+    captions: Annotated[
+        list[Path] | None, typer.Argument(help="Files of images and captions: .jsonl, .csv, .json or .tar.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Instead of files: the captions of this project's tasks.")] = None,
+    field: Annotated[str, typer.Option(help="With --project: where a task's data has its caption.")] = "caption",
     tags: Annotated[Path | None, typer.Option(help="Tags to find, one a line, or a vocabulary file (.json).")] = None,
     bundle: BundleOption = None,
     min_mentions: Annotated[int, typer.Option(min=1, help="Captions of an image that have to name a tag.")] = 1,
 ) -> None:
     """Turn captions into tags: `file`, `tags`, and `maybe` for those that fewer captions name."""
     check_folder_of(out)
+    if bool(captions) == bool(project):
+        raise InputError("Give files of images and captions, or a --project whose tasks have captions.")
+    pairs = _task_captions(project, field) if project else chain.from_iterable(map(read_captions, captions or ()))
     settings = load_settings(bundle=bundle)
     if tags is None:
         vocabulary = find_bundle(settings.bundle, settings.bundles_dir).vocabulary
@@ -96,7 +107,7 @@ def parse(
         vocabulary = Vocabulary.load(tags) if tags.suffix == ".json" else Vocabulary.from_files(tags)
     parser, images, said = CaptionParser(vocabulary), 0, 0
     with written_whole(out) as file:
-        for image, texts in (pair for path in captions for pair in read_captions(path)):
+        for image, texts in pairs:
             counts = Counter(name for text in texts for name in parser.parse(text))
             sure = [name for name, count in counts.items() if count >= min_mentions]
             maybe = [name for name in counts if name not in sure]
@@ -104,6 +115,19 @@ def parse(
             file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
             images, said = images + 1, said + len(sure)
     typer.echo(f"{out}: {said} tags of {images} images")
+
+
+def _task_captions(project: str, field: str) -> list[Pair]:
+    """Image and captions of each task that has some."""
+    opened = open_project(project)
+    (image, *_) = parse_label_config(opened.project.label_config).images.values()
+    tasks = list(opened.api.all_tasks())
+    said = [(str(look_up(task.data, image)), look_up(task.data, field)) for task in tasks]
+    found = [(image, list(map(str, each)) if isinstance(each, list) else [str(each)]) for image, each in said if each]
+    if not found:
+        known = listed([key for task in tasks[:1] for key in task.data], 8) or "none"
+        raise InputError(f"No task of project {opened.key} has data {field!r}; the first has: {known}. Name a --field.")
+    return found
 
 
 @app.command("label-config")

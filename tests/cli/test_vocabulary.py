@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.commands import run
+from support.commands import connect, run
+from support.label_studio import LEGACY, FakeLabelStudio
 
 from ram_backend.errors import InputError
 from ram_backend.vocabulary.label_system import load_label_system
@@ -48,3 +49,25 @@ def test_captions_become_tags_and_a_vocabulary(tmp_path: Path) -> None:
         "vocabulary", "parse", captions, "--tags", tmp_path / "vocabulary.json", "--out", tmp_path / "dogs.jsonl"
     )
     assert "2 tags of 2 images" in text
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_captions_of_a_project_become_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = '<View><Image name="i" value="$photo"/><TextArea name="t" toName="i"/></View>'
+    with FakeLabelStudio.with_tasks(0) as studio:
+        studio.record["label_config"] = config
+        studio.task(1, photo="/data/a.jpg", text="A dog on grass.")
+        studio.task(2, photo="/data/b.jpg", text=["No dog.", "A cat"])
+        studio.task(3, photo="/data/c.jpg")
+        monkeypatch.setenv("RAM_DATABASE_URL", f"sqlite:///{tmp_path / 'ram.db'}")
+        monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        connect(studio.key, config)
+        parse = ("vocabulary", "parse", "--project", studio.project, "--out", tmp_path / "tags.jsonl")
+        assert "3 tags of 2 images" in run(*parse, "--field", "text")
+        with pytest.raises(InputError, match="the first has: photo, text"):
+            run(*parse)
+        with pytest.raises(InputError, match="or a --project"):
+            run(*parse, tmp_path / "captions.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_text().splitlines()]
+    assert found == [{"file": "/data/a.jpg", "tags": ["dog", "grass"]}, {"file": "/data/b.jpg", "tags": ["cat"]}]
