@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ram_backend.gate.folds import folds_of, group_near_duplicates
+from ram_backend.gate.folds import group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.images.decode import decode, perceptual_hash
@@ -126,34 +126,27 @@ def learning_round(
         seed: of random numbers.
         look_alikes: False: each photo is a group of its own.
     """
-    groups = (
-        group_near_duplicates(training_set.phash, training_set.content) if look_alikes else np.arange(len(training_set))
-    )
-    folds = folds_of(groups, training_set.content)
-    refusal = refuse_before_fitting(training_set, groups, seed)
+    if not look_alikes:
+        training_set = replace(training_set, groups=np.arange(len(training_set)))
+    refusal = refuse_before_fitting(training_set, seed)
     if refusal is not None:
         return TrainingRound(refusal, None, None)
-    candidate = fit_candidate(training_set, groups, folds, seed=seed)
+    candidate = fit_candidate(training_set, seed=seed)
     verdict = judge_candidate(
-        against(training_set, served, folds),
-        groups,
-        folds,
-        candidate.log_odds,
-        evaluated=candidate.evaluated,
-        seed=seed,
+        against(training_set, served), candidate.log_odds, evaluated=candidate.evaluated, seed=seed
     )
     content = frozenset(training_set.content)
     return TrainingRound(verdict, candidate, Served(candidate, content) if verdict.accepted else None)
 
 
-def against(training_set: TrainingSet, served: Served | None, folds: NDArray[np.int64]) -> TrainingSet:
+def against(training_set: TrainingSet, served: Served | None) -> TrainingSet:
     """The training set with a served version as the incumbent, read out of fold where it was fitted on a photo."""
     if served is None:
         return training_set
     incumbent = served.candidate.delta.log_odds(training_set.base, training_set.features)
     seen = np.array([each in served.content for each in training_set.content])
     for fold, delta in served.candidate.folds.items():
-        rows = seen & (folds == fold)
+        rows = seen & (training_set.folds == fold)
         incumbent[rows] = delta.log_odds(training_set.base[rows], training_set.features[rows])
     return replace(training_set, incumbent=incumbent, incumbent_thresholds=training_set.thresholds)
 
@@ -239,6 +232,7 @@ def annotated(
     found = [tagger.score(tokens[at : at + BATCH].astype(np.float32)) for at in range(0, len(tokens), BATCH)]
     base = np.concatenate([part.log_odds for part in found])
     labels, known = label_matrix(photos, tags)
+    content = tuple(photo.sha256() for photo in photos)
     training_set = TrainingSet(
         tags=tuple(tags),
         features=features_of(tokens),
@@ -247,8 +241,8 @@ def annotated(
         incumbent=base,
         labels=labels & known,
         weights=known.astype(np.float32),
-        content=tuple(photo.sha256() for photo in photos),
-        phash=hashes,
+        content=content,
+        groups=group_near_duplicates(hashes, content),
         base_thresholds=subset.thresholds,
         incumbent_thresholds=subset.thresholds,
         add_costs=np.ones(len(tags), dtype=np.float32),

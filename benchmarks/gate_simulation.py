@@ -183,6 +183,7 @@ def many(pool: TrainingSet, photos: int) -> TrainingSet:
         pool.take(rows),
         features=projected[rows].astype(np.float32),
         content=tuple(hashlib.sha256(f"{row}".encode()).hexdigest() for row in range(photos)),
+        groups=np.arange(photos),
     )
 
 

@@ -95,12 +95,11 @@ class Verdict:
         return self.outcome == "accept"
 
 
-def refuse_before_fitting(training_set: TrainingSet, groups: NDArray[np.int64], seed: int = 0) -> Verdict | None:
+def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict | None:
     """What can be said before anything is fitted: too little to judge by, or labels unrelated to the images.
 
     Args:
         training_set: all corrections.
-        groups: (N,) near-duplicates have the same number.
         seed: of the permutations.
 
     Returns:
@@ -108,7 +107,7 @@ def refuse_before_fitting(training_set: TrainingSet, groups: NDArray[np.int64], 
     """
     known = training_set.known
     right, wrong = training_set.labels & known, ~training_set.labels & known
-    images = len(np.unique(groups[known.any(axis=1)]))
+    images = len(np.unique(training_set.groups[known.any(axis=1)]))
     positives = int(right[:, right.any(axis=0) & wrong.any(axis=0)].sum())
     figures: dict[str, float] = {"images": images, "positives": positives}
     missing = float(max(FEWEST_IMAGES - images, 0))
@@ -121,14 +120,13 @@ def refuse_before_fitting(training_set: TrainingSet, groups: NDArray[np.int64], 
             f" {FEWEST_IMAGES} with {FEWEST_POSITIVES} are needed; {_count(more, 'more corrected image')} will do."
         )
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
-    figures |= permutation_test(training_set.base, training_set.labels, training_set.weights, groups, seed)
+    labels, weights = training_set.labels, training_set.weights
+    figures |= permutation_test(training_set.base, labels, weights, training_set.groups, seed)
     return Verdict("reject", _unrelated(figures), figures) if figures["p_unrelated"] > UNRELATED_FROM else None
 
 
 def judge_candidate(
     training_set: TrainingSet,
-    groups: NDArray[np.int64],
-    folds: NDArray[np.int64],
     candidate: NDArray[np.floating],
     *,
     evaluated: NDArray[np.bool_] | None = None,
@@ -141,8 +139,6 @@ def judge_candidate(
     Args:
         training_set: all corrections; its `incumbent` is read out of fold where
             the served version was fitted on an image.
-        groups: (N,) near-duplicates have the same number.
-        folds: (N,) from `folds_of`.
         candidate: (N, L) cross-fitted log-odds, ticked above the training set's
             `thresholds`.
         evaluated: (N,) rows of which that is so; None: all.
@@ -164,8 +160,8 @@ def judge_candidate(
     """
     spoken = training_set.known.any(axis=1)
     rows = np.flatnonzero(spoken if evaluated is None else spoken & evaluated)
-    some, groups, folds, candidate = training_set.take(rows), groups[rows], folds[rows], candidate[rows]
-    figures: dict[str, float] = {"images": len(np.unique(groups)), "needed_p_value": SIGNIFICANCE_LEVEL}
+    some, folds, candidate = training_set.take(rows), training_set.folds[rows], candidate[rows]
+    figures: dict[str, float] = {"images": len(np.unique(some.groups)), "needed_p_value": SIGNIFICANCE_LEVEL}
     for trainer, found in (cross_validated or {}).items():
         figures |= {f"cross_validated.{trainer}.{name}": value for name, value in found.items()}
     if shift is not None:
@@ -174,7 +170,7 @@ def judge_candidate(
     if not np.isfinite(candidate).all():
         return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
     before = some.edits(some.incumbent, some.incumbent_thresholds)
-    change = compare_edits(before, some.edits(candidate, some.thresholds), groups, seed)
+    change = compare_edits(before, some.edits(candidate, some.thresholds), some.groups, seed)
     low, high = change.interval
     figures |= {"edits_incumbent": change.before, "edits_candidate": change.after, "edits_change": change.change}
     figures |= {"change_low": low, "change_high": high, "p_value": change.p_value}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
+from ram_backend.gate.folds import folds_of
 from ram_backend.metrics import edits
 from ram_backend.models.calibration import NEUTRAL, cost_thresholds, sigmoid
 
@@ -37,7 +39,7 @@ class TrainingSet:
         weights: (N, L) float32 in [0, 1], how much the label is believed; 0:
             nobody said.
         content: N sha256 of the images' bytes.
-        phash: (N,) uint64 perceptual hashes.
+        groups: (N,) int64, near-duplicates have the same number.
         base_thresholds: (L,) float32 in [0, 1), the bundle's.
         incumbent_thresholds: (L,) float32 in [0, 1), above which a tag is
             ticked now.
@@ -64,7 +66,7 @@ class TrainingSet:
     labels: NDArray[np.bool_]
     weights: FloatArray
     content: tuple[str, ...]
-    phash: NDArray[np.uint64]
+    groups: NDArray[np.int64]
     base_thresholds: FloatArray
     incumbent_thresholds: FloatArray
     add_costs: FloatArray
@@ -81,6 +83,11 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @cached_property
+    def folds(self) -> NDArray[np.int64]:
+        """(N,) see `folds_of`."""
+        return folds_of(self.groups, self.content)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -110,7 +117,7 @@ class TrainingSet:
         """The training set of some images, by index in that order or by mask."""
         places = np.asarray(rows)
         places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
-        arrays = ("features", "base", "incumbent", "labels", "weights", "phash")
+        arrays = ("features", "base", "incumbent", "labels", "weights", "groups")
         taken: dict[str, Any] = {name: getattr(self, name)[places] for name in arrays}
         if self.incumbent is self.base:
             taken["incumbent"] = taken["base"]

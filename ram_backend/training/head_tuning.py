@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ram_backend.errors import NotAvailable
-from ram_backend.gate.folds import folds_of
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle
@@ -115,9 +114,7 @@ class HeadTrainer:
         """Stands in a version's lineage."""
         return "tuning" if self.options.rank is None else "low-rank"
 
-    def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
-    ) -> Candidate | None:
+    def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
         """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
 
         Raises:
@@ -125,6 +122,7 @@ class HeadTrainer:
             NotAvailable: LoRA without peft.
             SettingsError: the device is not there.
         """
+        groups = training_set.groups
         if len(np.unique(groups)) < MIN_GROUPS:
             return None
         rest, held = next(
@@ -138,8 +136,7 @@ class HeadTrainer:
             epoch, files, tuned = _Tuning(self, training_set, rest, held).run(np.random.default_rng(seed), progress)
         if not files or (self.harmless is not None and not self.harmless(files)):
             return None
-        left_out = replace(training_set.take(held), base=tuned)
-        on_top = fit_candidate(left_out, groups[held], folds_of(groups[held], left_out.content), seed=seed)
+        on_top = fit_candidate(replace(training_set.take(held), base=tuned), seed=seed)
         log_odds, evaluated = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
         log_odds[held], evaluated[held] = on_top.log_odds, True
         params: dict[str, Any] = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay}

@@ -84,15 +84,12 @@ class Trainer(Protocol):
     def name(self) -> str:
         """Stands in a version's lineage."""
 
-    def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
-    ) -> Candidate | None:
+    def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
         """Learns from all of the training set; None: nothing came out of it.
 
         Args:
-            training_set: N images, N at least 1.
-            groups: (N,) near-duplicates have the same number: none of them says
-                anything about another.
+            training_set: N images, N at least 1; those of one group say nothing
+                about each other.
             seed: equal seeds give equal proposals.
             progress: see `Progress`.
         """
@@ -104,7 +101,7 @@ class RecalibrationTrainer:
 
     name: str = "recalibration"
 
-    def fit(self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress) -> Candidate:
+    def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate:
         """As `Trainer` says; nothing here is random."""
         progress(self.name, 0, 1)
         pair_weight = pair_weights(training_set.labels, training_set.weights)
@@ -131,9 +128,7 @@ class RidgeTrainer:
     smoothing: bool | None = None
     name: str = "residual"
 
-    def fit(
-        self, training_set: TrainingSet, groups: NDArray[np.int64], seed: int, progress: Progress
-    ) -> Candidate | None:
+    def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
         """As `Trainer` says; nothing here is random."""
         pair_weight = pair_weights(training_set.labels, training_set.weights)
         slope, offset = _base_calibration(training_set, pair_weight)
@@ -145,7 +140,7 @@ class RidgeTrainer:
         spectrum = KernelEigen.of(training_set.features)
         tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
         for strength in self.strengths if learned.any() else self.strengths[-1:]:
-            ridge = spectrum.ridge(targets, groups, strength)
+            ridge = spectrum.ridge(targets, training_set.groups, strength)
             tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
             progress(self.name, len(tried), steps)
         strength = max(tried, key=lambda each: tried[each][0])
@@ -154,7 +149,8 @@ class RidgeTrainer:
             positives = (training_set.labels & training_set.known).sum(axis=0) * learned
             residual_targets = residualise(targets, training_set.base, training_set.weights)
             mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
-            smoothed = _weighed(training_set, pair_weight, spectrum.ridge(mixed, groups, strength), learned)
+            mixed_ridge = spectrum.ridge(mixed, training_set.groups, strength)
+            smoothed = _weighed(training_set, pair_weight, mixed_ridge, learned)
             if self.smoothing or smoothed[0] > likelihood:
                 (_, ridge, common), sharing = smoothed, True
         if self.smoothing is None and (common is None or common[0] <= 0):
@@ -172,8 +168,6 @@ class RidgeTrainer:
 
 def fit_candidate(
     training_set: TrainingSet,
-    groups: NDArray[np.int64],
-    folds: NDArray[np.int64],
     trainers: Sequence[Trainer] = (RecalibrationTrainer(), RidgeTrainer()),
     seed: int = 0,
     progress: Progress = lambda *_: None,
@@ -182,8 +176,6 @@ def fit_candidate(
 
     Args:
         training_set: N images, N at least 1.
-        groups: (N,) near-duplicates have the same number.
-        folds: (N,) from `gate.folds.folds_of`.
         trainers: simplest first, of which that one always makes a proposal.
         seed: equal seeds give equal candidates.
         progress: see `Progress`.
@@ -194,38 +186,31 @@ def fit_candidate(
         the standard error of the difference.
     """
     candidates = [
-        _cross_fitted(training_set, groups, folds, trainer, found, seed)
+        _cross_fitted(training_set, trainer, found, seed)
         for trainer in trainers
-        if (found := trainer.fit(training_set, groups, seed, progress)) is not None
+        if (found := trainer.fit(training_set, seed, progress)) is not None
     ]
     rows = np.logical_and.reduce([candidate.evaluated for candidate in candidates])
     some = training_set.take(rows)
     edits = [some.edits(candidate.log_odds[rows], some.thresholds) for candidate in candidates]
     best = 0
     for place in range(1, len(candidates)):
-        change = compare_edits(edits[best], edits[place], groups[rows], seed)
+        change = compare_edits(edits[best], edits[place], some.groups, seed)
         if change.before - change.after > change.standard_error:
             best = place
     figures = {each.trainer: {"edits": float(found.mean())} for each, found in zip(candidates, edits, strict=True)}
     return replace(candidates[best], cross_validated=figures)
 
 
-def _cross_fitted(
-    training_set: TrainingSet,
-    groups: NDArray[np.int64],
-    folds: NDArray[np.int64],
-    trainer: Trainer,
-    found: Candidate,
-    seed: int,
-) -> Candidate:
+def _cross_fitted(training_set: TrainingSet, trainer: Trainer, found: Candidate, seed: int) -> Candidate:
     if found.refit_trainer is None:
         return replace(found, trainer=trainer.name)
-    log_odds, deltas = training_set.base.copy(), {}
+    folds, log_odds, deltas = training_set.folds, training_set.base.copy(), {}
     for fold in np.unique(folds).tolist():
         inside, outside = folds != fold, folds == fold
         if not inside.any():
             continue
-        without = found.refit_trainer.fit(training_set.take(inside), groups[inside], seed, lambda *_: None)
+        without = found.refit_trainer.fit(training_set.take(inside), seed, lambda *_: None)
         if without is not None:
             deltas[fold] = without.delta
             rest = training_set.take(outside)

@@ -26,7 +26,6 @@ from sqlalchemy.orm import Session
 
 from ram_backend import __version__
 from ram_backend.errors import NotAvailable, ProjectPinned, RamError, VersionConflict
-from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobOptions, JobResult
@@ -96,24 +95,21 @@ def _train(context: JobContext) -> JobResult | None:
         thresholds = compared.incumbent_thresholds
         training_set = replace(training_set, incumbent=compared.incumbent, incumbent_thresholds=thresholds)
     corrections = replace(corrections, notes=corrections.notes + images.notes)
-    groups = group_near_duplicates(images.phash, images.content)
-    folds = folds_of(groups, images.content)
     inputs_digest = _inputs_digest(corrections, training_set, scorer, parent)
     if (earlier := _same_before(context, inputs_digest)) is not None:
         return _result(corrections, earlier, inputs_digest)
 
     seed = int(corrections.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
-    if (refusal := refuse_before_fitting(training_set, groups, seed)) is not None:
+    if (refusal := refuse_before_fitting(training_set, seed)) is not None:
         return _result(corrections, refusal, inputs_digest)
 
     heartbeat("fit")
-    trainers = trainers_for(scorer, training_set, seed)
-    fitted = fit_candidate(training_set, groups, folds, trainers, seed=seed, progress=heartbeat)
+    fitted = fit_candidate(training_set, trainers_for(scorer, training_set, seed), seed, heartbeat)
 
     heartbeat("gate")
     shift = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
     verdict = judge_candidate(
-        training_set, groups, folds, fitted.log_odds,
+        training_set, fitted.log_odds,
         evaluated=fitted.evaluated, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
     )  # fmt: skip
 
@@ -174,8 +170,7 @@ def _scored(
     images = encode_images(context, corrections.labels, bundle, network, label_studio)
     scorer = Scorer(bundle, network, corrections.tags, settings, heartbeat)
     _, version = incumbent_of(context.service.versions, settings.versions_dir, context.key, bundle)
-    folds = folds_of(group_near_duplicates(images.phash, images.content), images.content)
-    return images, scorer, version, build_training_set(images, scorer, version, folds, corrections)
+    return images, scorer, version, build_training_set(images, scorer, version, corrections)
 
 
 def _check_memory(bundle: Bundle, images: int, tags: int) -> None:
@@ -267,7 +262,7 @@ def _inputs_digest(
         "incumbent",
         "labels",
         "weights",
-        "phash",
+        "groups",
         "base_thresholds",
         "incumbent_thresholds",
         "thresholds",

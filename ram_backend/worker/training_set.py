@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ram_backend.demo import photo_paths
 from ram_backend.errors import VersionDamaged
 from ram_backend.feedback.labels import to_matrix
+from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import OffTargetShift, measure_shift
 from ram_backend.gate.statistics import reliable_pairs
 from ram_backend.gate.training_set import TrainingSet
@@ -121,24 +122,24 @@ def build_training_set(
     images: EncodedImages,
     scorer: Scorer,
     incumbent: Version | None,
-    folds: NDArray[np.int64],
     corrections: ProjectCorrections,
 ) -> TrainingSet:
     """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
 
     Images that the incumbent was fitted on are read by its fit without their
-    fold (N,).
+    fold.
 
     Raises:
         VersionDamaged: the incumbent was made for another bundle.
     """
     subset, tokens = scorer.subset, images.tokens
     base = served = scorer.log_odds("scores", tokens)
-    thresholds = subset.thresholds
+    thresholds, groups = subset.thresholds, group_near_duplicates(images.phash, images.content)
     if incumbent is not None:
         delta = incumbent.delta
         served = scorer.log_odds("scores of the version", tokens, incumbent.files, delta)
         without, seen = read_folds(incumbent.files, delta.tags, images.content)
+        folds = folds_of(groups, images.content)
         for fold, each in without.items():
             rows = np.flatnonzero(seen & (folds == fold))
             served[rows] = scorer.log_odds("scores of the version", tokens[rows], delta=each)
@@ -166,7 +167,7 @@ def build_training_set(
         labels=labels,
         weights=weights,
         content=images.content,
-        phash=images.phash,
+        groups=groups,
         base_thresholds=subset.thresholds,
         incumbent_thresholds=np.where(np.isnan(before), cost_thresholds(thresholds, costs), before),
         add_costs=costs,

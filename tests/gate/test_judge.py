@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ram_backend.gate import judge as gate
-from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import UNRELATED, Verdict, judge_candidate, measure_shift, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.training.selection import fit_candidate
@@ -46,22 +45,20 @@ def project(seed: int, images: int, *, shuffled: bool = False, tags: int = TAGS)
         labels=labels,
         weights=np.where(labels, 1.0, 0.5).astype(np.float32),
         content=tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
-        phash=random.integers(0, 2**64, images, dtype=np.uint64),
+        groups=np.arange(images),
         base_thresholds=np.full(tags, 0.5, dtype=np.float32),
         incumbent_thresholds=np.full(tags, 0.5, dtype=np.float32),
         add_costs=np.ones(tags, dtype=np.float32),
     )
 
 
-def learned(training_set: TrainingSet, seed: int = 0, groups: Array | None = None) -> Verdict:
+def learned(training_set: TrainingSet, seed: int = 0) -> Verdict:
     """A round from corrections to verdict, with the default trainers."""
-    groups = group_near_duplicates(training_set.phash, training_set.content) if groups is None else groups
-    folds = folds_of(groups, training_set.content)
-    refusal = refuse_before_fitting(training_set, groups, seed)
+    refusal = refuse_before_fitting(training_set, seed)
     if refusal is not None:
         return refusal
-    candidate = fit_candidate(training_set, groups, folds, seed=seed)
-    return judge_candidate(training_set, groups, folds, candidate.log_odds, evaluated=candidate.evaluated, seed=seed)
+    candidate = fit_candidate(training_set, seed=seed)
+    return judge_candidate(training_set, candidate.log_odds, evaluated=candidate.evaluated, seed=seed)
 
 
 def scored(seed: int = 0, images: int = 60, tags: int = 8) -> tuple[Array, Labels]:
@@ -77,7 +74,7 @@ def judged(incumbent: Array, candidate: Array, labels: Labels, weights: Array | 
     training_set = dataclasses.replace(
         project(0, images, tags=tags), incumbent=incumbent, labels=labels, weights=believed
     )
-    return judge_candidate(training_set, np.arange(images), np.arange(images) % 5, candidate, **options)
+    return judge_candidate(training_set, candidate, **options)
 
 
 def test_honest_corrections_are_served_and_the_reason_speaks_of_edits() -> None:
@@ -95,7 +92,7 @@ def test_honest_corrections_are_served_and_the_reason_speaks_of_edits() -> None:
 def test_labels_of_other_images_are_refused_before_anything_is_fitted() -> None:
     for seed in range(6):
         training_set = project(seed, 200, shuffled=True)
-        verdict = refuse_before_fitting(training_set, np.arange(200), seed)
+        verdict = refuse_before_fitting(training_set, seed)
         assert verdict is not None
         assert verdict.outcome == "reject"
         assert UNRELATED in verdict.reason
@@ -103,7 +100,7 @@ def test_labels_of_other_images_are_refused_before_anything_is_fitted() -> None:
 
 
 def test_few_corrections_need_more_and_the_verdict_says_how_many() -> None:
-    verdict = refuse_before_fitting(project(0, 12), np.arange(12))
+    verdict = refuse_before_fitting(project(0, 12))
     assert verdict is not None
     assert verdict.outcome == "needs_data"
     assert verdict.figures["more_corrections"] >= gate.FEWEST_IMAGES - 12
@@ -114,11 +111,11 @@ def test_images_without_right_tags_and_tags_that_are_always_right_need_more() ->
     training_set = project(0, 100)
     labels = np.zeros_like(training_set.labels)
     labels[:5, 0] = True
-    verdict = refuse_before_fitting(dataclasses.replace(training_set, labels=labels), np.arange(100))
+    verdict = refuse_before_fitting(dataclasses.replace(training_set, labels=labels))
     assert verdict is not None
     assert "5 right tags" in verdict.reason
     assert verdict.figures["more_corrections"] == 100  # 5 more, of which 100 images give 5
-    always = refuse_before_fitting(dataclasses.replace(training_set, labels=np.ones_like(labels)), np.arange(100))
+    always = refuse_before_fitting(dataclasses.replace(training_set, labels=np.ones_like(labels)))
     assert always is not None
     assert always.outcome == "needs_data"
 
@@ -127,7 +124,7 @@ def test_photos_that_are_no_evidence_are_not_counted() -> None:
     training_set = project(0, 100)
     weights = training_set.weights.copy()
     weights[15:] = 0
-    verdict = refuse_before_fitting(dataclasses.replace(training_set, weights=weights), np.arange(100))
+    verdict = refuse_before_fitting(dataclasses.replace(training_set, weights=weights))
     assert verdict is not None
     assert "15 images" in verdict.reason
 
@@ -176,7 +173,7 @@ def test_an_added_tag_counts_by_its_cost() -> None:
     training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
     for cost, accepted in ((1, False), (6, True)):
         costly = dataclasses.replace(training_set, add_costs=np.full(8, cost, dtype=np.float32))
-        verdict = judge_candidate(costly, np.arange(200), np.arange(200) % 5, scores)
+        verdict = judge_candidate(costly, scores)
         assert verdict.accepted == accepted
 
 
@@ -186,7 +183,7 @@ def test_fixed_thresholds_and_a_limit_of_ticks_are_judged_as_they_tick() -> None
     training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
     never = np.full(8, 0.99999, dtype=np.float32)
     fixed = dataclasses.replace(training_set, fixed_thresholds=never, incumbent_thresholds=never)
-    verdict = judge_candidate(fixed, np.arange(200), np.arange(200) % 5, better)
+    verdict = judge_candidate(fixed, better)
     assert verdict.figures["edits_candidate"] == verdict.figures["edits_incumbent"] == labels.sum(axis=1).mean()
     own = dataclasses.replace(training_set, fixed_thresholds=np.full(8, np.nan, dtype=np.float32))
     assert own.thresholds.tolist() == training_set.thresholds.tolist()
@@ -194,7 +191,7 @@ def test_fixed_thresholds_and_a_limit_of_ticks_are_judged_as_they_tick() -> None
     ticked = np.zeros_like(labels)
     ticked[np.arange(200), better.argmax(axis=1)] = better.max(axis=1) > 0
     expected = (ticked != labels).sum(axis=1).mean()
-    verdict = judge_candidate(one, np.arange(200), np.arange(200) % 5, better)
+    verdict = judge_candidate(one, better)
     assert verdict.figures["edits_candidate"] == pytest.approx(expected)
 
 
@@ -256,9 +253,9 @@ def test_bursts_of_near_duplicates_need_folds_over_groups(folds_see_groups: bool
             single.take(rows),
             labels=labels[rows],
             content=tuple(hashlib.sha256(f"{seed} {row}".encode()).hexdigest() for row in range(200)),
+            groups=rows if folds_see_groups else np.arange(200),
         )
-        groups = rows if folds_see_groups else np.arange(200)
-        served.append(learned(burst, seed, groups).accepted)
+        served.append(learned(burst, seed).accepted)
     assert sum(served) <= 1 if folds_see_groups else sum(served) >= 4
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 from ram_backend.database.migrate import open_migrated
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.ledger import Ledger
-from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import judge_candidate, refuse_before_fitting
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.table import JobTable
@@ -52,12 +51,10 @@ def tiny_logits(kind: str) -> NDArray[np.float32]:
 def gate_round(seed: int, images: int, shuffled: bool) -> dict[str, Any]:
     """Outcome and figures of a simulated project's round: refusal or fit, verdict."""
     training_set = TrainingSet(**cases.simulated(seed, images, shuffled))
-    groups = group_near_duplicates(training_set.phash, training_set.content)
-    folds = folds_of(groups, training_set.content)
-    verdict = refuse_before_fitting(training_set, groups, seed)
+    verdict = refuse_before_fitting(training_set, seed)
     if verdict is None:
-        candidate = fit_candidate(training_set, groups, folds, seed=seed)
-        verdict = judge_candidate(training_set, groups, folds, candidate.log_odds, seed=seed)
+        candidate = fit_candidate(training_set, seed=seed)
+        verdict = judge_candidate(training_set, candidate.log_odds, seed=seed)
     by_tag = ("found.", "vanished.")  # said of tags since
     figures = {name: value for name, value in sorted(verdict.figures.items()) if not name.startswith(by_tag)}
     return {"outcome": verdict.outcome, "figures": figures}

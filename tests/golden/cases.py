@@ -52,7 +52,7 @@ def simulated(seed: int, images: int, shuffled: bool, tags: int = 12, width: int
         "labels": labels,
         "weights": np.where(labels, 1.0, 0.5).astype(np.float32),
         "content": tuple(hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(images)),
-        "phash": random.integers(0, 2**64, images, dtype=np.uint64),
+        "groups": np.arange(images),
         "base_thresholds": np.full(tags, 0.5, dtype=np.float32),
         "incumbent_thresholds": np.full(tags, 0.5, dtype=np.float32),
         "add_costs": np.ones(tags, dtype=np.float32),

@@ -16,7 +16,6 @@ from models import tiny as tiny_files
 from training import tiny_head as tiny
 
 from ram_backend.errors import NotAvailable, SettingsError, VersionDamaged
-from ram_backend.gate.folds import folds_of
 from ram_backend.gate.judge import measure_shift
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
@@ -60,14 +59,12 @@ def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
 
 def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> Candidate | None:
     training_set = tiny.training_set(images=IMAGES) if training_set is None else training_set
-    return trainer.fit(training_set, np.arange(len(training_set)), seed, lambda *_: None)
+    return trainer.fit(training_set, seed, lambda *_: None)
 
 
 def candidate_of(training_set: TrainingSet, tuning: HeadTrainer, seed: int = 0) -> Candidate:
     """The winner of all trainers."""
-    groups = np.arange(len(training_set))
-    folds = folds_of(groups, training_set.content)
-    return fit_candidate(training_set, groups, folds, (RecalibrationTrainer(), RidgeTrainer(), tuning), seed=seed)
+    return fit_candidate(training_set, (RecalibrationTrainer(), RidgeTrainer(), tuning), seed=seed)
 
 
 def log_odds_change(bundle: Bundle, subset: Subset, files: dict[str, bytes], training_set: TrainingSet) -> np.ndarray:
@@ -171,9 +168,7 @@ def test_the_best_epoch_is_kept_and_it_stops_when_nothing_improves(
     monkeypatch.setattr(head_tuning._Tuning, "_quality", lambda run, log_odds: next(qualities))
     epochs: list[int] = []
     training_set = tiny.training_set(images=IMAGES)
-    result = trainer(bundle, stop_after=2).fit(
-        training_set, np.arange(IMAGES), 5, lambda stage, done, total: epochs.append(done)
-    )
+    result = trainer(bundle, stop_after=2).fit(training_set, 5, lambda stage, done, total: epochs.append(done))
     assert result is not None
     assert result.params["epoch"] == 2
     assert epochs == [1, 2, 3, 4]  # two epochs without improvement: the 0.9 is never reached
@@ -189,7 +184,7 @@ def test_no_result_where_the_bundle_s_own_head_is_best(bundle: Bundle, monkeypat
 def test_no_result_without_labels_with_few_images_or_where_it_does_harm(bundle: Bundle) -> None:
     training_set = tiny.training_set(images=IMAGES)
     assert fitted(trainer(bundle), replace(training_set, weights=np.zeros_like(training_set.weights))) is None
-    assert trainer(bundle).fit(tiny.training_set(images=40), np.arange(40) // 2, 0, lambda *_: None) is None
+    assert fitted(trainer(bundle), replace(tiny.training_set(images=40), groups=np.arange(40) // 2)) is None
     asked: list[set[str]] = []
 
     def harmless(files: dict[str, bytes]) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import InputError, VersionDamaged
-from ram_backend.gate.folds import folds_of
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import calibration_error, mean_average_precision
 from ram_backend.models.calibration import sigmoid
@@ -18,7 +17,6 @@ from ram_backend.training.selection import Candidate, RecalibrationTrainer, Ridg
 from ram_backend.worker.training_set import read_folds, write_folds
 
 WIDTH = 24
-EACH = np.arange  # every image is a group of its own
 
 
 def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rate: float = -2.0) -> TrainingSet:
@@ -40,7 +38,7 @@ def drawn(images: int, tags: int = 6, seed: int = 0, knowledge: float = 0.5, rat
         labels=labels,
         weights=np.where(labels, 1, 0.5).astype(np.float32),
         content=tuple(f"{seed:08x}{number:08x}" for number in range(images)),
-        phash=random.integers(0, 2**63, size=images).astype(np.uint64),
+        groups=np.arange(images),
         base_thresholds=np.full(tags, 0.7, dtype=np.float32),
         incumbent_thresholds=np.full(tags, 0.7, dtype=np.float32),
         add_costs=np.ones(tags, dtype=np.float32),
@@ -55,11 +53,9 @@ def quality(log_odds: np.ndarray) -> float:
     return mean_average_precision(log_odds, UNSEEN.labels)
 
 
-def fitted(training_set: TrainingSet, groups: np.ndarray | None = None, *trainers: Any, **options: Any) -> Candidate:
+def fitted(training_set: TrainingSet, *trainers: Any, **options: Any) -> Candidate:
     """The candidate of the default trainers, or of these."""
-    groups = EACH(len(training_set)) if groups is None else groups
-    folds = folds_of(groups, training_set.content)
-    return fit_candidate(training_set, groups, folds, *([trainers] if trainers else []), **options)
+    return fit_candidate(training_set, *([trainers] if trainers else []), **options)
 
 
 def log_odds(candidate: Candidate, features: np.ndarray | None = None) -> np.ndarray:
@@ -67,13 +63,13 @@ def log_odds(candidate: Candidate, features: np.ndarray | None = None) -> np.nda
     return candidate.delta.log_odds(UNSEEN.base, UNSEEN.features if features is None else features)
 
 
-def served(training_set: TrainingSet, groups: np.ndarray | None = None) -> np.ndarray:
+def served(training_set: TrainingSet) -> np.ndarray:
     """What the candidate says about unseen photos."""
-    return log_odds(fitted(training_set, groups))
+    return log_odds(fitted(training_set))
 
 
 def test_more_corrections_teach_more() -> None:
-    candidates = [fitted(drawn(images), None, RidgeTrainer()) for images in (40, 150, 600)]
+    candidates = [fitted(drawn(images), RidgeTrainer()) for images in (40, 150, 600)]
     reached = [quality(UNSEEN.base), *(quality(log_odds(each)) for each in candidates)]
     assert reached == sorted(reached)
     assert reached[-1] > reached[0] + 0.1
@@ -148,7 +144,7 @@ def test_tiny_material(images: int, tags: int, labels: str) -> None:
 
 def test_look_alikes_are_no_evidence_for_each_other() -> None:
     single = drawn(40, knowledge=0.0, seed=4)
-    burst = single.take(np.repeat(EACH(40), 5))  # each photo five times
+    burst = single.take(np.repeat(np.arange(40), 5))  # each photo five times
     noise = np.random.default_rng(0).normal(size=burst.features.shape) * 0.01
     drawn_labels = np.random.default_rng(1).random(single.labels.shape) < 0.3
     flat = np.full(burst.base.shape, -1, dtype=np.float32)
@@ -162,8 +158,8 @@ def test_look_alikes_are_no_evidence_for_each_other() -> None:
         content=tuple(f"{number:016x}" for number in range(200)),
     )
     apart, together = (
-        fitted(burst, groups, RidgeTrainer()).cross_validated["residual"]["edits"]
-        for groups in (EACH(200) // 5, EACH(200))
+        fitted(replace(burst, groups=groups), RidgeTrainer()).cross_validated["residual"]["edits"]
+        for groups in (np.arange(200) // 5, np.arange(200))
     )
     assert together < 0.8 * apart, "a photo's twin knows its labels"
 
@@ -185,7 +181,7 @@ def test_new_tags_learn_from_tags_of_like_meaning() -> None:
         nothing = np.zeros((1500, 6), dtype=np.float32)
         reached = []
         for texts in (None, embeddings):
-            candidate = fitted(replace(training_set, embeddings=texts), None, RidgeTrainer())
+            candidate = fitted(replace(training_set, embeddings=texts), RidgeTrainer())
             assert candidate.params["sharing"] == (texts is not None)
             found = candidate.delta.log_odds(nothing, UNSEEN.features)[:, new]
             reached.append(mean_average_precision(found, UNSEEN.labels[:, twins][:, new]))
@@ -211,7 +207,6 @@ def test_new_tags_are_lent_what_the_bundle_does_not_know_yet() -> None:
             incumbent=known,
             embeddings=(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32),
         ),
-        None,
         RidgeTrainer(),
     )
     assert candidate.params["sharing"]
@@ -234,7 +229,7 @@ def test_recalibration_moves_offsets_alone_and_only_where_the_evidence_is_clear(
     base = np.log(np.full(training_set.base.shape, 0.25) / 0.75).astype(np.float32)
     labels = np.random.default_rng(1).random(base.shape) < 0.25
     labels[:, 0] = True
-    delta = fitted(replace(training_set, base=base, labels=labels, calibrated=True), None, RecalibrationTrainer()).delta
+    delta = fitted(replace(training_set, base=base, labels=labels, calibrated=True), RecalibrationTrainer()).delta
     assert (delta.base_scale == 1).all()
     assert not delta.weight.any()
     assert delta.bias[0] > 1
@@ -245,7 +240,7 @@ def test_recalibration_moves_offsets_alone_and_only_where_the_evidence_is_clear(
 def test_a_bundle_without_calibration_is_calibrated_around_its_thresholds() -> None:
     training_set = drawn(400, knowledge=1)
     for trainer in (RecalibrationTrainer(), RidgeTrainer()):
-        candidate = fitted(training_set, None, trainer)
+        candidate = fitted(training_set, trainer)
         assert calibration_error(sigmoid(log_odds(candidate).astype(np.float64)), UNSEEN.labels) < 0.1
         edits = UNSEEN.edits(log_odds(candidate), UNSEEN.thresholds).mean()
         assert edits < UNSEEN.edits(UNSEEN.base, UNSEEN.base_thresholds).mean()
@@ -258,7 +253,7 @@ def test_folds_come_back_from_a_versions_file() -> None:
     folds, seen = read_folds(files, training_set.tags, (*training_set.content[:3], "ff" * 8))
     assert seen.tolist() == [True, True, True, False]
     assert set(folds) == set(range(5))
-    rows = folds_of(EACH(60), training_set.content) == 2
+    rows = training_set.folds == 2
     out_of_fold = folds[2].log_odds(training_set.base[rows], training_set.features[rows])
     assert np.array_equal(out_of_fold, candidate.log_odds[rows])
     assert read_folds({}, training_set.tags, training_set.content)[0] == {}
@@ -296,9 +291,7 @@ EVERYWHERE = np.ones(60, dtype=np.bool_)
 def test_the_trainer_with_the_fewest_edits_wins_and_brings_its_files() -> None:
     training_set = drawn(60)
     truth = np.where(training_set.labels, 5, -5).astype(np.float32)
-    candidate = fitted(
-        training_set, None, Fixed("poor", -truth, EVERYWHERE), Silent(), Fixed("good", truth, EVERYWHERE)
-    )
+    candidate = fitted(training_set, Fixed("poor", -truth, EVERYWHERE), Silent(), Fixed("good", truth, EVERYWHERE))
     assert (candidate.trainer, candidate.files, candidate.params) == ("good", {"head": b"tuned"}, {"by": "good"})
     assert set(candidate.cross_validated) == {"poor", "good"}
     assert candidate.cross_validated["good"]["edits"] == 0
@@ -310,17 +303,17 @@ def test_a_difference_within_its_error_goes_to_the_simpler_trainer() -> None:
     slightly = training_set.base.copy()
     slightly[0] = np.where(training_set.labels[0], 5, -5)
     trainers = [Fixed("simple", training_set.base, EVERYWHERE), Fixed("costly", slightly, EVERYWHERE)]
-    assert fitted(training_set, None, *trainers).trainer == "simple"
+    assert fitted(training_set, *trainers).trainer == "simple"
 
 
 def test_trainers_are_compared_on_images_that_none_was_fitted_on() -> None:
     training_set = drawn(60)
     truth = np.where(training_set.labels, 5, -5).astype(np.float32)
-    first, second = (EACH(60) < limit for limit in (40, 30))
+    first, second = (np.arange(60) < limit for limit in (40, 30))
     lucky = truth.copy()
     lucky[second] = -truth[second]  # right only where the other was fitted
     trainers = [Fixed("even", training_set.base, second), Fixed("lucky", lucky, first)]
-    assert fitted(training_set, None, *trainers).trainer == "even"
+    assert fitted(training_set, *trainers).trainer == "even"
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:

@@ -56,7 +56,7 @@ def training_set(seed: int = 1, images: int = IMAGES) -> TrainingSet:
         labels=labels,
         weights=np.ones(labels.shape, dtype=np.float32),
         content=tuple(f"{seed:08x}{number:08x}" for number in range(images)),
-        phash=np.arange(images, dtype=np.uint64),
+        groups=np.arange(images),
         base_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
         incumbent_thresholds=np.full(TAGS, 0.5, dtype=np.float32),
         add_costs=np.ones(TAGS, dtype=np.float32),
