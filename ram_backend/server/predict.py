@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,6 +97,23 @@ async def predict_tasks(
 
 
 @dataclass
+class _Tagging:
+    """A task in work: its images by name, or why they can't be tagged, and by control what is found in them."""
+
+    task: Task
+    images: Mapping[str, LoadedImage | ImageFailure]
+    choices: dict[str, list[ScoredChoice]] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
+    boxes: dict[str, Boxes] = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> dict[str, FloatArray]:
+        """Of the images that can be tagged, by name."""
+        found = {name: image.tokens for name, image in self.images.items() if isinstance(image, LoadedImage)}
+        return {name: tokens for name, tokens in found.items() if tokens is not None}
+
+
+@dataclass
 class _Request:
     """A request in work."""
 
@@ -132,67 +149,51 @@ class _Request:
         """Some tasks: their images at the same time, then each control's scores of all of them at once."""
         names = list(self.snapshot.config.schema.images)
         loaded = iter(await all_of(self._image(task, name) for task in tasks for name in names))
-        images = [{name: next(loaded) for name in names} for _ in tasks]
-        scored: list[dict[str, list[ScoredChoice]]] = [{} for _ in tasks]
+        group = [_Tagging(task, {name: next(loaded) for name in names}) for task in tasks]
         for control in self.snapshot.config.schema.tag_controls:
-            if tokens := _tokens(images, control.to_name):
-                found = await self._score(control, [tasks[place] for place in tokens], [*tokens.values()])
-                for place, choices in zip(tokens, found, strict=True):
-                    scored[place][control.name] = choices
-        captions, boxes = await self._captions(images, scored), await self._boxes(tasks, images, scored)
-        return [self._prediction(*each) for each in zip(tasks, images, scored, captions, boxes, strict=True)]
+            if some := [each for each in group if control.to_name in each.tokens]:
+                for each, choices in zip(some, await self._score(control, some), strict=True):
+                    each.choices[control.name] = choices
+        await self._write_captions(group)
+        await self._locate(group)
+        return [self._prediction(each) for each in group]
 
-    async def _boxes(
-        self,
-        tasks: Sequence[Task],
-        images: Sequence[Mapping[str, LoadedImage | ImageFailure]],
-        scored: Sequence[Mapping[str, list[ScoredChoice]]],
-    ) -> list[dict[str, Boxes]]:
-        """Per task and control the boxes or masks of the ticked labels, where a config asks for them."""
-        config, found = self.snapshot.config, [dict[str, Boxes]() for _ in images]
-        for control in config.schema.tag_controls:
+    def _ticked(self, tagging: _Tagging, control: TagControl) -> list[ScoredChoice]:
+        choices = tagging.choices.get(control.name, ())
+        return tick(control, choices, self.snapshot.config.options[control.name].top_k)[0]
+
+    async def _locate(self, group: Sequence[_Tagging]) -> None:
+        """The boxes or masks of the ticked labels, where a config asks for them."""
+        for control in self.snapshot.config.schema.tag_controls:
             tagger = self.snapshot.taggers.get(control.name) if control.boxes else None
-            if tagger is None:
-                continue
-            for place, tokens in _tokens(images, control.to_name).items():
-                choices = scored[place].get(control.name, ())
-                kept, _ = tick(control, choices, config.options[control.name].top_k)
+            for each in group:
+                tokens = each.tokens.get(control.to_name)
+                if tagger is None or tokens is None:
+                    continue
+                kept = self._ticked(each, control)
                 work = partial(_located, tagger, kept, tokens)
                 if control.kind == "brushlabels":
                     finder = await asyncio.wrap_future(self.services.cpu_pool.submit(lambda: self.services.model.masks))
                     if finder is None or not kept:
                         continue
-                    read = partial(self._photo, self._reference(tasks[place], control.to_name))
+                    read = partial(self._photo, self._reference(each.task, control.to_name))
                     photo = await in_thread(self.services.fetchers, self._fetching_for_project, read)
                     work = partial(_masked, finder, tagger, kept, tokens, *photo)
-                found[place][control.name] = await asyncio.wrap_future(self.services.batcher.submit_scoring(work))
-        return found
+                each.boxes[control.name] = await asyncio.wrap_future(self.services.batcher.submit_scoring(work))
 
-    async def _captions(
-        self,
-        images: Sequence[Mapping[str, LoadedImage | ImageFailure]],
-        scored: Sequence[Mapping[str, list[ScoredChoice]]],
-    ) -> list[dict[str, str]]:
-        """Per task its captions by control, from the tags that are ticked for the image."""
-        config, found = self.snapshot.config, [dict[str, str]() for _ in images]
-        for name, to_name in config.schema.captions.items():
-            captions, tokens = self.snapshot.model.captions, _tokens(images, to_name)
-            if captions is None or not tokens:
+    async def _write_captions(self, group: Sequence[_Tagging]) -> None:
+        """Captions from the tags that are ticked for the image."""
+        schema = self.snapshot.config.schema
+        for name, to_name in schema.captions.items():
+            captions, some = self.snapshot.model.captions, [each for each in group if to_name in each.tokens]
+            if captions is None or not some:
                 continue
-            ticked = [
-                [
-                    tick(control, scored[place].get(control.name, ()), config.options[control.name].top_k)[0]
-                    for control in config.schema.tag_controls
-                    if control.to_name == to_name
-                ]
-                for place in tokens
-            ]
-            tags = [[one.choice.label for one in chain.from_iterable(rows)] for rows in ticked]
-            write = partial(captions.write, np.stack([*tokens.values()]), tags)
+            controls = [control for control in schema.tag_controls if control.to_name == to_name]
+            tags = [[one.choice.label for control in controls for one in self._ticked(each, control)] for each in some]
+            write = partial(captions.write, np.stack([each.tokens[to_name] for each in some]), tags)
             texts = await asyncio.wrap_future(self.services.batcher.submit_scoring(write))
-            for place, text in zip(tokens, texts, strict=True):
-                found[place][name] = text
-        return found
+            for each, text in zip(some, texts, strict=True):
+                each.captions[name] = text
 
     async def _image(self, task: Task, to_name: str) -> LoadedImage | ImageFailure:
         try:
@@ -240,16 +241,14 @@ class _Request:
             metrics.stage_seconds.labels("decode").observe(time.perf_counter() - started)
         return image
 
-    async def _score(
-        self, control: TagControl, tasks: Sequence[Task], tokens: Sequence[FloatArray]
-    ) -> list[list[ScoredChoice]]:
-        config = self.snapshot.config
+    async def _score(self, control: TagControl, group: Sequence[_Tagging]) -> list[list[ScoredChoice]]:
+        config, tokens = self.snapshot.config, [each.tokens[control.to_name] for each in group]
         if control.name in config.controls:
             fixed = self.snapshot.taggers.get(control.name)
             return await self._choices(config.controls[control.name], fixed, np.stack(tokens))
         found: list[list[ScoredChoice]] = []
-        for task, one in zip(tasks, tokens, strict=True):
-            choices, tagger = config.dynamic(control, choices_for(control, task.data)), None
+        for each, one in zip(group, tokens, strict=True):
+            choices, tagger = config.dynamic(control, choices_for(control, each.task.data)), None
             if choices.texts:
                 tagger = await await_shared(self.services.snapshots.tagger(self.snapshot, choices.texts))
             found += await self._choices(choices, tagger, one[None])
@@ -265,27 +264,21 @@ class _Request:
         choose = partial(scored_choices, choices, found.scores, tagger.thresholds)
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
-    def _prediction(
-        self,
-        task: Task,
-        images: Mapping[str, LoadedImage | ImageFailure],
-        scored: Mapping[str, Sequence[ScoredChoice]],
-        captions: Mapping[str, str],
-        boxes: Mapping[str, Boxes],
-    ) -> dict[str, Any] | ImageFailure:
+    def _prediction(self, tagging: _Tagging) -> dict[str, Any] | ImageFailure:
         """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
-        good = {name: image for name, image in images.items() if isinstance(image, LoadedImage)}
+        task, images = tagging.task, tagging.images.items()
+        good = {name: image for name, image in images if isinstance(image, LoadedImage)}
         if not good:
-            return next(image for image in images.values() if isinstance(image, ImageFailure))
+            return next(image for _, image in images if isinstance(image, ImageFailure))
         config = self.snapshot.config
         made = prediction(
             config.schema,
-            scored,
+            tagging.choices,
             model_version=config.model_version,
             image_sizes={name: image.size for name, image in good.items()},
             top_k={name: options.top_k for name, options in config.options.items()},
-            captions=captions,
-            boxes=boxes,
+            captions=tagging.captions,
+            boxes=tagging.boxes,
         )
         key = self.project.key
         if isinstance(task.id, int) and task.id > 0 and key.id > 0:  # else the ledger can't name it
@@ -296,7 +289,7 @@ class _Request:
                 ShownImage(name, str(look_up(task.data, config.schema.images[name])), image.sha256, image.phash)
                 for name, image in good.items()
             ]
-            self.services.shown_log.put(key, shown_of(config.schema, task.id, made, scored, served, version))
+            self.services.shown_log.put(key, shown_of(config.schema, task.id, made, tagging.choices, served, version))
         return made
 
 
@@ -335,15 +328,6 @@ def _asked(tagger: Tagger, kept: Sequence[ScoredChoice]) -> tuple[list[Entry], l
     columns = [tagger.tags.index(one.choice.texts[0]) for one in kept]
     entries = [tagger.subset.entries[column] for column in columns]
     return entries, [one.choice.value for one in kept], [one.score for one in kept]
-
-
-def _tokens(images: Sequence[Mapping[str, LoadedImage | ImageFailure]], to_name: str) -> dict[int, FloatArray]:
-    """Tokens of the tasks' images of one name, by the place of the task; those that can't be tagged are missing."""
-    return {
-        place: image.tokens
-        for place, of_task in enumerate(images)
-        if isinstance(image := of_task[to_name], LoadedImage) and image.tokens is not None
-    }
 
 
 def scored_choices(control: ControlChoices, scores: FloatArray, thresholds: FloatArray) -> list[list[ScoredChoice]]:
