@@ -55,10 +55,17 @@ _ADAPTER = "default"
 
 
 @dataclass(frozen=True)
-class TuningOptions:
-    """Hyperparameters of a fine-tuning.
+class HeadTrainer:
+    """Fine-tunes the head, then recalibrates its scores, or fits a ridge on them, on the images left out.
 
     Attributes:
+        bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
+        subset: the training set's tags.
+        replay_tokens: (M, T, D) tokens of other photos on which the bundle's
+            scores are replayed, too.
+        harmless: whether a head, given as files of a version, leaves other tags
+            alone; one that doesn't is discarded, so that a simpler trainer can
+            win. None: no check.
         rank: r of LoRA (needs peft); None: the whole head learns.
         epochs: at most.
         batch: images a step.
@@ -74,6 +81,10 @@ class TuningOptions:
         device: "auto" takes a CUDA device where there is one.
     """
 
+    bundle: Bundle
+    subset: Subset = field(repr=False)
+    replay_tokens: NDArray[np.float16] | None = field(default=None, repr=False)
+    harmless: Callable[[dict[str, bytes]], bool] | None = field(default=None, repr=False)
     rank: int | None = None
     epochs: int = 12
     batch: int = 32
@@ -87,32 +98,10 @@ class TuningOptions:
     stop_after: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-
-@dataclass(frozen=True)
-class HeadTrainer:
-    """Fine-tunes the head, then recalibrates its scores, or fits a ridge on them, on the images left out.
-
-    Attributes:
-        bundle: of RAM, RAM++ or Tag2Text; the starter's head is not fine-tuned.
-        subset: the training set's tags.
-        options: see there.
-        replay_tokens: (M, T, D) tokens of other photos on which the bundle's
-            scores are replayed, too.
-        harmless: whether a head, given as files of a version, leaves other tags
-            alone; one that doesn't is discarded, so that a simpler trainer can
-            win. None: no check.
-    """
-
-    bundle: Bundle
-    subset: Subset = field(repr=False)
-    options: TuningOptions = TuningOptions()
-    replay_tokens: NDArray[np.float16] | None = field(default=None, repr=False)
-    harmless: Callable[[dict[str, bytes]], bool] | None = field(default=None, repr=False)
-
     @property
     def name(self) -> str:
         """Stands in a version's lineage."""
-        return "tuning" if self.options.rank is None else "low-rank"
+        return "tuning" if self.rank is None else "low-rank"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
         """As `selection.Trainer` says; None for too few images, or a head that is no better or not harmless.
@@ -126,7 +115,7 @@ class HeadTrainer:
         if len(np.unique(groups)) < MIN_GROUPS:
             return None
         rest, held = next(
-            GroupShuffleSplit(1, test_size=self.options.validation, random_state=seed).split(groups, groups=groups)
+            GroupShuffleSplit(1, test_size=self.validation, random_state=seed).split(groups, groups=groups)
         )
         rest = rest[training_set.known[rest].any(axis=1)]
         if not len(rest):
@@ -139,7 +128,7 @@ class HeadTrainer:
         on_top = fit_candidate(replace(training_set.take(held), base=tuned), seed=seed)
         log_odds, evaluated = training_set.base.copy(), np.zeros(len(training_set), dtype=np.bool_)
         log_odds[held], evaluated[held] = on_top.log_odds, True
-        params: dict[str, Any] = {"epoch": epoch, "rank": self.options.rank, "replay": self.options.replay}
+        params: dict[str, Any] = {"epoch": epoch, "rank": self.rank, "replay": self.replay}
         params |= {"on_top": on_top.trainer, **on_top.params}
         return Candidate(on_top.delta, params, log_odds=log_odds, evaluated=evaluated, files=files)
 
@@ -156,34 +145,34 @@ class _Tuning:
         self, trainer: HeadTrainer, training_set: TrainingSet, rest: NDArray[np.int64], held: NDArray[np.int64]
     ) -> None:
         assert training_set.tokens is not None
-        self.options, self.replay_tokens = trainer.options, trainer.replay_tokens
+        self.trainer = trainer
         self.training_set, self.tokens, self.rest, self.held = training_set, training_set.tokens, rest, held
         self.entries, self.slope = trainer.subset.entries, trainer.subset.calibration.slope
         self.outside = np.setdiff1d(np.arange(len(trainer.bundle.vocabulary)), _rows(self.entries))
         self.outside_slope = trainer.bundle.calibration.slope[self.outside]
         self.labels = LabelEmbeddings.open(trainer.bundle.path)
-        self.device = torch_device(self.options.device)
+        self.device = torch_device(trainer.device)
         self.frozen = load_module(trainer.bundle).requires_grad_(False)
         self.frozen.head.to(self.device)
         copies = {name: part.clone() for name, part in self.frozen.head.state_dict().items()}
-        self.tuned = self.frozen.with_head(copies, dropout=self.options.dropout)
+        self.tuned = self.frozen.with_head(copies, dropout=trainer.dropout)
         self.head = self.tuned.head
-        if self.options.rank is not None:
-            add_factors(self.head, self.options.rank)
+        if trainer.rank is not None:
+            add_factors(self.head, trainer.rank)
             self.head.to(self.device)
 
     def run(self, rng: np.random.Generator, progress: Progress) -> tuple[int, dict[str, bytes], FloatArray]:
         """The best epoch, the head's files and its log-odds (H, L) on the images left out; 0 and no files: none."""
-        options = self.options
+        trainer = self.trainer
         learning = [part for part in self.head.parameters() if part.requires_grad]
-        rate = options.learning_rate or (0.15 if options.rank is None else 1.0) / self.head.config.hidden
+        rate = trainer.learning_rate or (0.15 if trainer.rank is None else 1.0) / self.head.config.hidden
         optimizer = torch.optim.AdamW(learning)
-        steps = -(-len(self.rest) // options.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, options.epochs * steps, pct_start=0.1)
+        steps = -(-len(self.rest) // trainer.batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, trainer.epochs * steps, pct_start=0.1)
         base = self.training_set.base[self.held]
         best: tuple[int, dict[str, bytes], FloatArray] = (0, {}, base)
         highest = self._quality(base)
-        for epoch in range(1, options.epochs + 1):
+        for epoch in range(1, trainer.epochs + 1):
             self.head.train()
             for rows in np.array_split(rng.permutation(self.rest), steps):
                 optimizer.zero_grad(set_to_none=True)
@@ -194,14 +183,14 @@ class _Tuning:
             tuned = self._held_out()
             if (quality := self._quality(tuned)) > highest:
                 highest, best = quality, (epoch, self.files(), tuned)
-            progress("fine-tuning the head", epoch, options.epochs)
-            if epoch - best[0] >= options.stop_after:
+            progress("fine-tuning the head", epoch, trainer.epochs)
+            if epoch - best[0] >= trainer.stop_after:
                 break
         return best
 
     def loss(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Of the project's tags on images `rows`, and of replay; a scalar."""
-        options, training_set = self.options, self.training_set
+        trainer, training_set = self.trainer, self.training_set
         columns = _drawn_tags(training_set.known[rows], training_set.labels[rows], TAGS_AT_ONCE, rng)
         tokens = self._tensor(self.tokens[rows])
         change = self._change(tokens, [self.entries[column] for column in columns], self.slope[columns])
@@ -209,28 +198,29 @@ class _Tuning:
             self._tensor(values[np.ix_(rows, columns)])
             for values in (training_set.base, training_set.labels, training_set.weights)
         )
-        loss = asymmetric_loss(base + change, labels, weights, gamma_neg=options.gamma_neg, clip=options.clip)
-        count = min(options.replay_tags, len(self.outside)) if options.replay else 0
+        loss = asymmetric_loss(base + change, labels, weights, gamma_neg=trainer.gamma_neg, clip=trainer.clip)
+        count = min(trainer.replay_tags, len(self.outside)) if trainer.replay else 0
         if count:
             drawn = rng.choice(len(self.outside), count, replace=False)
             self.head.eval()
             for seen in (tokens, *self._replay_photos(rng)):
                 drift = self._change(seen, self.outside[drawn].tolist(), self.outside_slope[drawn])
                 huber = functional.huber_loss(drift, torch.zeros_like(drift), delta=HUBER_DELTA)
-                loss = loss + options.replay * count * huber
+                loss = loss + trainer.replay * count * huber
             self.head.train()
         return loss
 
     def files(self) -> dict[str, bytes]:
         """The head as files of a version: all of it, or its LoRA factors."""
-        if self.options.rank is not None:
+        if self.trainer.rank is not None:
             return head_file(LOW_RANK_FILE, factors_of(self.head))
         return head_file(HEAD_FILE, {name: part.float().cpu().numpy() for name, part in self.head.state_dict().items()})
 
     def _replay_photos(self, rng: np.random.Generator) -> Iterator[Tensor]:
-        if self.replay_tokens is not None and len(self.replay_tokens):
-            count = min(len(self.replay_tokens), max(1, self.options.batch // 4))
-            yield self._tensor(self.replay_tokens[rng.choice(len(self.replay_tokens), count, replace=False)])
+        photos = self.trainer.replay_tokens
+        if photos is not None and len(photos):
+            count = min(len(photos), max(1, self.trainer.batch // 4))
+            yield self._tensor(photos[rng.choice(len(photos), count, replace=False)])
 
     def _change(self, tokens: Tensor, entries: Sequence[Entry], slope: FloatArray) -> Tensor:
         """Calibrated log-odds (B, C) of the head minus the bundle's."""

@@ -188,7 +188,7 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
     trainers: list[Trainer] = [RecalibrationTrainer(), RidgeTrainer()]
     if not is_tuning_wanted(settings, len(fit)) or scorer.bundle.kind == "starter":
         return trainers
-    from ram_backend.training.head_tuning import HeadTrainer, TuningOptions
+    from ram_backend.training.head_tuning import HeadTrainer
 
     tokens = fit.tokens
     assert tokens is not None
@@ -196,7 +196,8 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
         HeadTrainer(
             scorer.bundle,
             scorer.subset,
-            TuningOptions(rank=LORA_RANK if settings.tuning == "low-rank" else None, device=settings.device),
+            rank=LORA_RANK if settings.tuning == "low-rank" else None,
+            device=settings.device,
             replay_tokens=scorer.photo_tokens,
             harmless=lambda files: scorer.off_target(files, tokens, seed).harmless,
         )

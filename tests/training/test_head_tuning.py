@@ -14,6 +14,7 @@ import torch
 from models import reference
 from models import tiny as tiny_files
 from training import tiny_head as tiny
+from training.tiny_head import trainer
 
 from ram_backend.errors import NotAvailable, SettingsError, VersionDamaged
 from ram_backend.gate.judge import measure_shift
@@ -51,10 +52,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def head(bundle: Bundle) -> dict[str, np.ndarray]:
     """The tensors of the bundle's own head."""
     return load_network(bundle, device="cpu").head_tensors()  # type: ignore[attr-defined]
-
-
-def trainer(bundle: Bundle, **changed: object) -> HeadTrainer:
-    return HeadTrainer(bundle, tiny.subset(bundle), tiny.options(**changed))
 
 
 def fitted(trainer: HeadTrainer, training_set: TrainingSet | None = None, seed: int = 5) -> Candidate | None:
@@ -248,8 +245,8 @@ def test_a_bundle_is_tuned_and_served_with_what_training_promised(kind: str, ran
         incumbent_thresholds=tagger.thresholds,
         add_costs=np.ones(3, dtype=np.float32),
     )
-    rows, options = np.arange(40), tiny.options(rank=rank, replay_tags=3)
-    run = head_tuning._Tuning(HeadTrainer(bundle, subset, options), training_set, rows[:30], rows[30:])
+    rows, tuning = np.arange(40), trainer(bundle, subset, rank=rank, replay_tags=3)
+    run = head_tuning._Tuning(tuning, training_set, rows[:30], rows[30:])
     optimizer = torch.optim.AdamW([part for part in run.head.parameters() if part.requires_grad], 1e-2)
     for _ in range(3):
         optimizer.zero_grad()

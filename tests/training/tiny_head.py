@@ -12,7 +12,7 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.importing import import_checkpoint
 from ram_backend.tagging.subset import Subset, resolve_subset
-from ram_backend.training.head_tuning import TuningOptions
+from ram_backend.training.head_tuning import HeadTrainer
 
 TAGS, OUTSIDE, IMAGES = 5, 12, 64
 TOKENS, WIDTH = 17, tiny.WIDTH
@@ -23,8 +23,8 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def options(**changed: Any) -> TuningOptions:
-    return TuningOptions(**{**QUICK, **changed})
+def trainer(bundle: Bundle, tags: Subset | None = None, **changed: Any) -> HeadTrainer:
+    return HeadTrainer(bundle, tags or subset(bundle), **{**QUICK, **changed})
 
 
 def import_bundle(folder: Path) -> Bundle:
