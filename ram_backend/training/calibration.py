@@ -81,14 +81,7 @@ def fit_pooled_prior(
         pairs that they were learned from, at most 0, comparable between several
         u of the same labels.
     """
-    known = pair_weight > 0
-    if not (labels & known).any() or not (~labels & known).any():
-        return None, 0.0
-    tags = _stratified_tags(labels, known, np.flatnonzero(known.any(axis=0)))
-    common, _, likelihood = _fit(
-        z, u, labels, pair_weight, tags, np.array(START), np.array(COMMON_PRECISION), np.array(OWN_PRECISION)
-    )
-    return common, likelihood
+    return _fit_common(z, u, labels, pair_weight, START, COMMON_PRECISION, OWN_PRECISION)
 
 
 def fit_tag_calibrations(
@@ -153,26 +146,29 @@ def fit_common_curve(margin: NDArray[np.float32], labels: BoolArray, pair_weight
         Slope, within `SLOPES`, and offset; (1, 0) where the known labels are
         all equal.
     """
+    nothing, bundle = np.zeros(margin.shape, dtype=np.float32), (1.0, 0.0)
+    precision, no_own = (10.0, COMMON_PRECISION[1]), (_FIXED, _FIXED)
+    common, _ = _fit_common(nothing, margin, labels, pair_weight, bundle, precision, no_own)
+    slope, offset = bundle if common is None else common.tolist()
+    return float(np.clip(slope, *SLOPES)), offset
+
+
+def _fit_common(
+    z: NDArray[np.float32], u: FloatArray | NDArray[np.float32], labels: BoolArray, pair_weight: FloatArray,
+    centre: tuple[float, float], precision: tuple[float, float], own_precision: tuple[float, float],
+) -> tuple[FloatArray | None, float]:  # fmt: skip
+    """Common coefficients (2,) and likelihood, from tags stratified from the rarest to the most frequent."""
     known = pair_weight > 0
     if not (labels & known).any() or not (~labels & known).any():
-        return 1.0, 0.0
-    precision = np.array([10.0, COMMON_PRECISION[1]])
-    tags = _stratified_tags(labels, known, np.flatnonzero(known.any(axis=0)))
-    nothing = np.zeros(margin.shape, dtype=np.float32)
-    (slope, offset), _, _ = _fit(
-        nothing, margin, labels, pair_weight, tags, np.array([1.0, 0.0]), precision, np.full(2, _FIXED)
-    )
-    return float(np.clip(slope, *SLOPES)), float(offset)
-
-
-def _stratified_tags(labels: BoolArray, known: BoolArray, tags: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tags from which the common coefficients are learned: stratified from the rarest to the most frequent."""
-    most = max(1, PAIRS_AT_ONCE // len(labels))
-    if len(tags) <= most:
-        return tags
-    by_count = tags[np.argsort((labels & known).sum(axis=0)[tags], kind="stable")]
-    places = np.linspace(len(by_count) - 1, 0, most).round().astype(np.int64)  # the most frequent one is always there
-    return np.sort(by_count[np.unique(places)])
+        return None, 0.0
+    tags, most = np.flatnonzero(known.any(axis=0)), max(1, PAIRS_AT_ONCE // len(labels))
+    if len(tags) > most:
+        by_count = tags[np.argsort((labels & known).sum(axis=0)[tags], kind="stable")]
+        places = np.linspace(len(by_count) - 1, 0, most).round().astype(np.int64)  # with the most frequent one
+        tags = np.sort(by_count[np.unique(places)])
+    gaussians = map(np.array, (centre, precision, own_precision))
+    common, _, likelihood = _fit(z, u, labels, pair_weight, tags, *gaussians)
+    return common, likelihood
 
 
 def _fit(
