@@ -11,12 +11,11 @@ the gate compared with.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import socket
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -244,31 +243,15 @@ def _result(
 def _inputs_digest(
     corrections: ProjectCorrections, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None
 ) -> str:
-    """Digest of everything that determines the verdict."""
-    identity = [
-        corrections.fingerprint.hash,
-        scorer.settings.tuning,
-        is_tuning_wanted(scorer.settings, len(training_set)),
-        training_set.tags,
-        training_set.content,
-        training_set.most_ticked,
-        scorer.bundle.digest,
-        None if incumbent is None else incumbent.digest,
-        __version__,
-    ]
-    inputs_digest = hashlib.sha256(json.dumps(identity).encode())
-    arrays = (
-        "base",
-        "incumbent",
-        "labels",
-        "weights",
-        "groups",
-        "base_thresholds",
-        "incumbent_thresholds",
-        "thresholds",
-    )
-    for name in arrays:
-        inputs_digest.update(np.ascontiguousarray(getattr(training_set, name)).tobytes())
+    """Digest of everything that determines the verdict; tokens, features and embeddings follow from the rest."""
+    tuning = (scorer.settings.tuning, is_tuning_wanted(scorer.settings, len(training_set)))
+    served = None if incumbent is None else incumbent.digest
+    identity = (__version__, corrections.fingerprint.hash, tuning, scorer.bundle.digest, served)
+    inputs_digest = hashlib.sha256(repr(identity).encode())
+    for field in fields(training_set):
+        value = getattr(training_set, field.name)
+        if field.name not in ("tokens", "features", "embeddings"):
+            inputs_digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
     return inputs_digest.hexdigest()
 
 

@@ -160,10 +160,11 @@ def test_a_precision_ticks_nothing_where_nothing_promises_it(corrected: Training
     assert enough.thresholds == pytest.approx([0.971] * 3, abs=0.001)
 
 
-def a_hash_changes(project: Trainings) -> None:
-    image = image_key(1, picture_of(1))
-    sha256, phash = project.ledger.images(KEY)[image]
-    project.ledger.record_images(KEY, {image: (sha256, phash ^ 255)})
+def images_become_near_duplicates(project: Trainings) -> None:
+    images = project.ledger.images(KEY)
+    some = [image_key(task, picture_of(task)) for task in (1, 2)]
+    far = images[some[0]][1] ^ (2**64 - 1)  # from all others
+    project.ledger.record_images(KEY, {image: (images[image][0], far) for image in some})
 
 
 def an_embedding_changes(project: Trainings) -> None:
@@ -176,7 +177,7 @@ def the_machine_changes(project: Trainings) -> None:
     project.patch.setattr(training_job, "is_tuning_wanted", lambda *_: True)
 
 
-@pytest.mark.parametrize("change", [a_hash_changes, an_embedding_changes, the_machine_changes])
+@pytest.mark.parametrize("change", [images_become_near_duplicates, an_embedding_changes, the_machine_changes])
 def test_a_verdict_stands_only_for_what_it_follows_from(
     corrected: Trainings, change: Callable[[Trainings], None]
 ) -> None:
