@@ -13,19 +13,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ram_backend.database.engine import Base
 from ram_backend.projects.table import OfProject
 
-JobKind = Literal["train", "refresh", "reconcile", "prelabel", "engine", "finetune"]
+JobKind = Literal["refresh", "reconcile", "train", "prelabel", "engine", "finetune"]
 JobState = Literal["requested", "running", "done", "failed"]
 """A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
-QUEUES: dict[JobKind, str] = {
-    "refresh": "ram-refresh",
-    "reconcile": "ram-reconcile",
-    "train": "ram-train",
-    "prelabel": "ram-prelabel",
-    "engine": "ram-engine",
-    "finetune": "ram-finetune",
-}
+QUEUES: dict[JobKind, str] = {kind: f"ram-{kind}" for kind in get_args(JobKind)}
 """Names of the RQ queues; a worker looks into the first one first."""
 
 OPEN: tuple[JobState, ...] = ("requested", "running")
