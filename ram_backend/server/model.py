@@ -264,11 +264,6 @@ class SharedTextEncoder:
         """Identity of the encoder."""
         return self._opened().id
 
-    @property
-    def dim(self) -> int:
-        """Width of an embedding."""
-        return self._opened().dim
-
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds tags.
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ram_backend.database.engine import open_database
-from ram_backend.errors import InputError, RamError, SettingsError
+from ram_backend.errors import InputError, SettingsError
 from ram_backend.feedback.ledger import Ledger
 from ram_backend.jobs.service import JobService
 from ram_backend.labelstudio.client import fetch_limits, open_label_studio
@@ -39,8 +36,6 @@ EMBEDDED_AT_ONCE = 32
 
 IDENTITY_WAIT_S = 2.0
 """How long `/setup` waits until the bundle is opened: Label Studio gives up after 3 s."""
-
-_log = logging.getLogger(__name__)
 
 
 class Services:
@@ -101,11 +96,10 @@ class Services:
         metrics.projects.set_function(lambda: len(self.store.projects()))
 
     def start(self) -> None:
-        """Begins to load the model, to watch what is served, and to build snapshots."""
+        """Begins to load the model, and to watch what is served."""
         self.model.start()
         self.swap.start(look=self.store.problem is None)
         self.shown_log.start()
-        threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
         """Stops the threads. What is being computed ends first, what waits is given up."""
@@ -169,17 +163,3 @@ class Services:
             if connection.trusted and not hostname:
                 raise
         return TaskImages(label_studio, limits=self._limits, threads=1)
-
-    def _warm(self) -> None:
-        """Builds the snapshots of the latest projects before their first request."""
-        try:
-            self.model.identity.result()
-            known = sorted(self.store.projects(), key=lambda each: each.updated_at or datetime.min.replace(tzinfo=UTC))
-            for project in known[-self.settings.max_snapshots // 2 :]:
-                actual = self.swap.actual(project.key)
-                if isinstance(actual, Future):
-                    actual.result()
-                else:
-                    self.snapshots.prepare(project, actual)
-        except (RamError, RuntimeError, CancelledError) as error:  # also: the server is going down
-            _log.info("Snapshots are not built beforehand: %s", error)
