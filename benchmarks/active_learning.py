@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def _fitted(
     known: NDArray[np.bool_],
 ) -> tuple[Delta | None, tuple[float, float]]:  # fmt: skip
     some = photos.without_tokens(taken)
-    candidate = RidgeTrainer().fit(some, np.arange(len(some)), 0, lambda *_: None)
+    candidate = RidgeTrainer().fit(replace(some, groups=np.arange(len(some))), 0, lambda *_: None)
     delta = None if candidate is None else candidate.delta
     scores = measured.base if delta is None else delta.log_odds(measured.base, measured.features)
     edits = float(measured.edits(scores, measured.thresholds).mean())
