@@ -231,7 +231,7 @@ def _facts(project: Project, trusted_host: TrustedHost | None, settings: Setting
         "address": connection.base_url or "unknown",
         "host": host if connection.base_url else "unknown",
         "access_token": "set" if project.access_token else "not set",
-        "label_config": f"{len(config):,} characters, sha256 {project.label_config_digest[:12]}" if config else "none",
+        "label_config": f"{len(config):,} characters" if config else "none",
         "extra_params": project.extra_params.to_json(),
         "extra_params_problem": project.extra_params_error,
         "set": project.admin_options.to_json(),

@@ -11,7 +11,7 @@ from ram_backend.database.engine import open_database
 from ram_backend.database.migrate import upgrade
 from ram_backend.errors import DatabaseUnavailable, ProjectOptionsError, QuotaExceeded
 from ram_backend.images.guard import is_loopback
-from ram_backend.projects.keys import ProjectKey
+from ram_backend.projects.keys import ProjectKey, instance_of, parse_project
 from ram_backend.projects.project import NO_OPTIONS, Connection, Project, Setup, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
 from ram_backend.settings import Settings
@@ -144,7 +144,7 @@ class ProjectCache:
         Raises:
             InputError: `project` or `hostname` is malformed.
         """
-        key = ProjectKey.parse(project, hostname)
+        key = ProjectKey(instance_of(hostname), *parse_project(project))
         if self._url and key.created and key not in self._projects and (known := self.find(key.id, key.created)):
             return known.key
         return key

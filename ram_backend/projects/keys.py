@@ -30,15 +30,6 @@ class ProjectKey:
     id: int
     created: int
 
-    @classmethod
-    def parse(cls, project: str | int, hostname: str | None) -> ProjectKey:
-        """The key of what `/setup` brings: `project` "1.1795452148" and `hostname` (protocol section 2).
-
-        Raises:
-            InputError: either is malformed.
-        """
-        return cls(instance_of(hostname), *parse_project(project))
-
     def __str__(self) -> str:
         return f"{self.id}.{self.created}@{self.instance}" if self.instance else f"{self.id}.{self.created}"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 from ram_backend.errors import ProjectOptionsError
@@ -50,11 +49,6 @@ class Project:
     def hostname(self) -> str:
         """Address of the project's Label Studio, as `/setup` named it; "" where it named none."""
         return self.key.instance
-
-    @cached_property
-    def label_config_digest(self) -> str:
-        """sha256 of the label config, in hex."""
-        return sha256(self.label_config.encode()).hexdigest()
 
     @cached_property
     def characters(self) -> int:

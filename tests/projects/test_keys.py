@@ -71,8 +71,8 @@ def test_what_is_no_address(hostname: str) -> None:
 
 
 def test_a_project_made_anew_is_another() -> None:
-    assert ProjectKey.parse("1.100", LOCAL) == OLD != ProjectKey.parse("1.200", LOCAL)
-    assert ProjectKey.parse("1.200", LOCAL) != ProjectKey.parse("1.200", REMOTE)
+    assert ProjectKey(instance_of(LOCAL), *parse_project("1.100")) == OLD
+    assert ProjectKey(instance_of(LOCAL), *parse_project("1.200")) != OLD
 
 
 @pytest.mark.parametrize(
