@@ -77,8 +77,6 @@ def prediction(
             has the whole image, and no mask.
     """
     limits, sizes = top_k or {}, image_sizes or {}
-    taken = {control.name for control in schema.tag_controls}
-    taken.update(control.name for row in schema.confidence_controls.values() for control in row)
     result: list[Item] = []
     expected_edits = 0.0
     shown: dict[str, list[ScoredChoice]] = {}
@@ -90,7 +88,7 @@ def prediction(
         shown.setdefault(control.to_name, []).extend(kept)
         if control.regions:
             places = (boxes or {}).get(control.name, {})
-            result += _regions(control, kept, places, sizes.get(control.to_name), taken)
+            result += _regions(control, kept, places, sizes.get(control.to_name))
         elif kept:
             values = [one.choice.value if control.nesting == "flat" else list(one.choice.path) for one in kept]
             confidence = round(sum(margins) / len(margins), 6)
@@ -101,7 +99,7 @@ def prediction(
             if where.kind == "textarea":
                 result.append(_text_item(where, best))
             elif to_name in sizes:
-                result += _rectangle_items(where, best, sizes[to_name], taken)
+                result += _rectangle_items(where, best, sizes[to_name])
     for name, to_name in schema.captions.items():
         if text := (captions or {}).get(name):
             names = {"id": name, "from_name": name, "to_name": to_name}
@@ -177,9 +175,7 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
     return sorted(scored, key=lambda one: -one.score)
 
 
-def _regions(
-    control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None, taken: set[str]
-) -> list[Item]:
+def _regions(control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None) -> list[Item]:
     """A region per box or mask of each choice; a box over the whole image where it has none."""
     items: list[Item] = []
     nothing = [] if control.kind == "brushlabels" else [WHOLE]
@@ -187,7 +183,7 @@ def _regions(
         (one, box) for one in kept for box in boxes.get(one.choice.value) or [(one.score, box) for box in nothing]
     ]
     for number, (one, (score, box)) in enumerate(placed, start=1):
-        region = _region(control, score, number, one.choice.value, size, taken, box)
+        region = _region(control, score, number, one.choice.value, size, box)
         if control.rectangle_control is not None:
             place = {name: value for name, value in region["value"].items() if name != control.kind}
             items.append(region | {"from_name": control.rectangle_control, "type": "rectangle", "value": place})
@@ -201,10 +197,9 @@ def _region(
     number: int,
     label: str,
     size: Size | None,
-    taken: set[str],
     box: tuple[float, float, float, float] | list[int] = WHOLE,
 ) -> Item:
-    """A rectangle in percent of the image, or a mask, with a new id."""
+    """A rectangle in percent of the image, or a mask, with an id of its own."""
     place: dict[str, Any] = {"format": "rle", "rle": box}
     if not isinstance(box, list):
         x0, y0, x1, y1 = (round(100 * edge, 3) for edge in box)
@@ -213,11 +208,7 @@ def _region(
     item |= {"score": round(_unit(score), 6), "image_rotation": 0}
     if size is not None:
         item |= {"original_width": int(size[0]), "original_height": int(size[1])}
-    new_id = f"{control.name}-{number}"
-    while new_id in taken:
-        new_id += "-"
-    taken.add(new_id)
-    return item | {"id": new_id}
+    return item | {"id": f"{control.name}-region-{number}"}
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
@@ -257,9 +248,7 @@ def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Ite
     return _item(control, {"text": lines})
 
 
-def _rectangle_items(
-    control: ConfidenceControl, shown: Sequence[ScoredChoice], size: Size, taken: set[str]
-) -> list[Item]:
+def _rectangle_items(control: ConfidenceControl, shown: Sequence[ScoredChoice], size: Size) -> list[Item]:
     """One invisible rectangle over the whole image per tag that has a `Label`, with the tag's score."""
     labels = dict(control.labels)
     best: dict[str, ScoredChoice] = {}
@@ -267,7 +256,7 @@ def _rectangle_items(
         if label := labels.get(one.choice.value) or labels.get(one.choice.label):
             best.setdefault(label, one)
     return [
-        _region(control, one.score, number, label, size, taken) | {"readonly": True}
+        _region(control, one.score, number, label, size) | {"readonly": True}
         for number, (label, one) in enumerate(best.items(), start=1)
     ]
 

@@ -128,7 +128,7 @@ def test_each_control_has_its_own_item_and_images_their_own_lines() -> None:
 
 def region(name: str, score: float, label: str, **more: Any) -> dict[str, Any]:
     return {
-        "id": f"{name}-1",
+        "id": f"{name}-region-1",
         "from_name": name,
         "to_name": "image",
         "type": "rectanglelabels",
@@ -147,7 +147,7 @@ def test_rectangles_carry_a_score_per_tag_that_has_a_label() -> None:
     answer = predict(xml, scores, **SIZE)
     assert values(answer) == [["dog", "sky", "cat"], ["sky"], ["cat"]]
     assert answer["result"][1] == region("conf", 0.8, "sky", readonly=True)
-    assert (answer["result"][2]["id"], answer["result"][2]["score"]) == ("conf-2", 0.6)
+    assert (answer["result"][2]["id"], answer["result"][2]["score"]) == ("conf-region-2", 0.6)
     assert len(predict(xml, scores)["result"]) == 1
 
 
@@ -158,7 +158,7 @@ def test_labels_have_a_region_per_box() -> None:
     first, second, third = answer["result"]
     place = {"x": 25, "y": 50, "width": 50, "height": 50, "rotation": 0}
     assert first == region("tags", 0.8, "cat") | {"value": place | {"rectanglelabels": ["cat"]}}
-    assert (second["id"], second["score"], second["value"]["width"]) == ("tags-2", 0.4, 10)
+    assert (second["id"], second["score"], second["value"]["width"]) == ("tags-region-2", 0.4, 10)
     assert third["value"] == PLACE | {"rectanglelabels": ["d"]}  # no box: the whole image
 
 
@@ -200,7 +200,7 @@ def test_ids_are_unique_also_where_a_control_is_named_like_one() -> None:
 def test_labels_are_regions_over_the_whole_image_with_a_score_each() -> None:
     first, second = predict(REGIONS, {"cat": 0.61, "d": 0.93}, **SIZE)["result"]
     assert first == region("tags", 0.93, "d")
-    assert (second["id"], second["score"]) == ("tags-2", 0.61)
+    assert (second["id"], second["score"]) == ("tags-region-2", 0.61)
     (item, _) = predict(REGIONS, {"cat": 0.61, "d": 0.93})["result"]
     assert "original_width" not in item, "regions are not lost where nobody knows the size"
 
@@ -209,10 +209,10 @@ def test_labels_with_a_rectangle_are_pairs_of_one_id() -> None:
     xml = f'<Labels name="tags" toName="image">{LABELS}</Labels><Rectangle name="where" toName="image"/>'
     result = predict(xml, {"cat": 0.9, "d": 0.8}, **SIZE)["result"]
     assert [(item["id"], item["from_name"], item["type"]) for item in result] == [
-        ("tags-1", "where", "rectangle"),
-        ("tags-1", "tags", "labels"),
-        ("tags-2", "where", "rectangle"),
-        ("tags-2", "tags", "labels"),
+        ("tags-region-1", "where", "rectangle"),
+        ("tags-region-1", "tags", "labels"),
+        ("tags-region-2", "where", "rectangle"),
+        ("tags-region-2", "tags", "labels"),
     ]
     assert [item["value"] for item in result[:2]] == [PLACE, PLACE | {"labels": ["cat"]}]
 
