@@ -20,7 +20,7 @@ from ram_backend.evaluation.labels import TRAIN
 from ram_backend.evaluation.leaks import TrainingImages, bundle_training_images
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.evaluation.report import LEGEND, cell, html_report, overview
-from ram_backend.models.tuned import tuned_network
+from ram_backend.models.network import tuned_network
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.versions.directory import Version, open_version, version_path

@@ -23,7 +23,7 @@ from ram_backend.errors import (
 )
 from ram_backend.jobs.service import JobService
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.tuned import tuned_network
+from ram_backend.models.network import tuned_network
 from ram_backend.periodic import PeriodicThread, backoff
 from ram_backend.projects.cache import ProjectCache
 from ram_backend.projects.keys import ProjectKey

@@ -31,9 +31,8 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.label_embeddings import Entry, LabelEmbeddings
-from ram_backend.models.network import Network
+from ram_backend.models.network import HEAD_FILE, LOW_RANK_FILE, Network, head_file, tuned_network
 from ram_backend.models.torch_network import load_module, torch_device
-from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
 from ram_backend.tagging.subset import Subset
 from ram_backend.training.selection import Candidate, Progress, fit_candidate
 

@@ -19,8 +19,7 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.calibration import cost_thresholds, sigmoid
 from ram_backend.models.delta import Delta, features_of
-from ram_backend.models.network import Network
-from ram_backend.models.tuned import tuned_network
+from ram_backend.models.network import Network, tuned_network
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.tagging.subset import Subset, open_subset, tag_embeddings

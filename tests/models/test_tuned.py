@@ -14,10 +14,9 @@ from safetensors.numpy import load, save
 from ram_backend.errors import VersionDamaged
 from ram_backend.models.bundle import Bundle, open_bundle, verify
 from ram_backend.models.label_embeddings import LabelEmbeddings
-from ram_backend.models.network import load_network
+from ram_backend.models.network import HEAD_FILE, LOW_RANK_FILE, head_file, load_network, tuned_network
 from ram_backend.models.starter.network import StarterNetwork
 from ram_backend.models.torch_network import TorchNetwork, load_module
-from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
 
 TinyBundle = Callable[[str], Bundle]
 L = len(tiny.TAGS)

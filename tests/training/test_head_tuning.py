@@ -22,9 +22,8 @@ from ram_backend.gate.training_set import TrainingSet
 from ram_backend.metrics import mean_average_precision
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.importing import import_checkpoint
-from ram_backend.models.network import load_network
+from ram_backend.models.network import HEAD_FILE, LOW_RANK_FILE, head_file, load_network, tuned_network
 from ram_backend.models.torch_network import load_module
-from ram_backend.models.tuned import HEAD_FILE, LOW_RANK_FILE, head_file, tuned_network
 from ram_backend.tagging.subset import Subset, resolve_subset, whole_vocabulary
 from ram_backend.tagging.tagger import Tagger
 from ram_backend.training import head_tuning
