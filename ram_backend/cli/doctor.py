@@ -248,7 +248,7 @@ def _versions(database: Database) -> Iterator[Finding]:
     for project in ProjectTable(database).changes().projects:
         key, served = project.key, table.served(project.key)
         if served.quarantined is not None:
-            remedy = f"ram-backend versions rollback {key.id} VERSION, and train again"
+            remedy = f"ram-backend versions rollback {key.id} VERSION, then versions unpin {key.id}, and train again"
             found = f"project {key}: {served.name} can't be served ({served.quarantined}); another one is meanwhile"
             yield Finding("versions", "bad", found, remedy)
         spoilt = [each.name for each in table.list(key) if each.state == "quarantined" and each.name != served.version]

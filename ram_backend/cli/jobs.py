@@ -83,7 +83,7 @@ def prelabel(
         float | None, typer.Option("--per-second", min=0.001, help="At most this many tasks a second.")
     ] = None,
 ) -> None:
-    """Push predictions of what is served now into Label Studio, for every task that has none.
+    """Push predictions of what is served now into Label Studio, for every unlabelled task that has none.
 
     Label Studio asks the running server, a portion of tasks at a time. Stop it
     whenever you like and ask again: it continues with what is missing, and each

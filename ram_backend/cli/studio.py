@@ -74,7 +74,7 @@ def studio(
         raise InputError(f"No photos in {photos}: name a folder that holds some.")
     folder = settings.data_dir / "label-studio"
     with ended_by_signals(), ExitStack() as started:
-        with progress("Starting Label Studio (its first start takes some minutes)") as show:
+        with progress("Starting Label Studio (its first start takes a minute or two)") as show:
             account = open_account(folder)
             labelling = start_label_studio(Path(executable).absolute(), folder, account, label_studio_port, show)
             started.callback(labelling.stop)
