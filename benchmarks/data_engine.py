@@ -31,10 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ram_backend.engine.evidence import SIGNALS, Evidence, Portion
 from ram_backend.engine.findings import findings_of
 from ram_backend.engine.noise_model import fit_noise_model
 from ram_backend.engine.run import EngineInput, run_engine
+from ram_backend.engine.signals import SIGNALS, Evidence, Portion
 from ram_backend.gate.folds import FOLDS
 from ram_backend.images.decode import decode
 from ram_backend.metrics import mean_average_precision

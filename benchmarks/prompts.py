@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
-from ram_backend.engine.prompts import calibrate_phrases
+from ram_backend.engine.phrases import calibrate_phrases
 from ram_backend.images.decode import decode
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle

@@ -33,7 +33,7 @@ def connect(
     ] = None,
     label_config: Annotated[
         Path | None,
-        typer.Option(help="XML file that replaces the project's; without it, one without anything to tag gets all tags."),
+        typer.Option(help="XML file in place of the project's (else kept, but one without anything to tag)."),
     ] = None,
     extra_params: Annotated[str | None, typer.Option(help="JSON object, such as '{\"threshold\": 0.4}'.")] = None,
     uncertain_first: Annotated[

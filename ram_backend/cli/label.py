@@ -15,7 +15,7 @@ from ram_backend.cli.output import JsonLines, notes, printable, progress
 from ram_backend.cli.tag import Shown, found_files, tag_images, tagged
 from ram_backend.cli.tag_files import BoxFile
 from ram_backend.demo import photo_paths
-from ram_backend.engine.prompts import calibrate_phrases, push_labels, schema_with
+from ram_backend.engine.phrases import calibrate_phrases, push_labels, schema_with
 from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.labelstudio.schema import LabelSchema, look_up

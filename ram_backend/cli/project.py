@@ -1,4 +1,4 @@
-"""`ram-backend project`: what admins settle for one Label Studio project."""
+"""`ram-backend project`: options of one project (tags, thresholds, top-k), trusted host, deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of this version: made at once in a new database, by Alembic's migrations in an earlier one, under a lock."""
+"""Schema creation in a new database, Alembic's migrations of an older one; under a lock."""
 
 from __future__ import annotations
 

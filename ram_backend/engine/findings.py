@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ram_backend.engine.evidence import SIGNALS
+from ram_backend.engine.signals import SIGNALS
 
 Kind = Literal["wrong", "missing"]
 

@@ -28,9 +28,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from ram_backend.engine.evidence import SIGNALS, Evidence, Lazy, Portion
 from ram_backend.engine.findings import Finding, findings_of
 from ram_backend.engine.noise_model import fit_noise_model
+from ram_backend.engine.signals import SIGNALS, Evidence, Lazy, Portion
 from ram_backend.errors import ImageError, ImageUnreachable, InputError
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.images.decode import thumbnail

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the server: one registry per app, whose label values are few whatever is asked."""
+"""Prometheus metrics of the server: one registry per app, with bounded label cardinality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subset: asked tags resolved to entries of the vocabulary and embeddings for unknown texts."""
+"""Requested tags: rows of the vocabulary for known ones, text embeddings for new ones."""
 
 from __future__ import annotations
 

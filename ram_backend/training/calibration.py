@@ -1,4 +1,4 @@
-"""MAP offsets per tag, and hierarchical Platt scaling of the ridge score beside the bundle's.
+"""Maximum a posteriori offsets per tag, and hierarchical Platt scaling of the ridge score beside the bundle's.
 
     log-odds = z + residual_scale * u + offset
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ram_backend.engine.evidence import SIGNALS, Evidence, Portion
 from ram_backend.engine.findings import ADD_ABOVE, DROP_BELOW, findings_of
 from ram_backend.engine.noise_model import NoiseModel, fit_noise_model
+from ram_backend.engine.signals import SIGNALS, Evidence, Portion
 from ram_backend.gate.folds import FOLDS
 
 IMAGES, TAGS, WIDTH, REGIONS = 600, 6, 48, 4

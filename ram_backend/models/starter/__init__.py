@@ -1,1 +1,1 @@
-"""The embedded default's network: prior, probes and a RAM-shaped head on onnxruntime; its export and installation."""
+"""The starter bundle: network on onnxruntime (ImageNet prior, linear probes, RAM-style head), export, installation."""

@@ -1,4 +1,4 @@
-"""Evidence for each image-tag pair, out of fold: ridge regression, the same on the best region, the model's score.
+"""Signals per image-tag pair, out of fold: ridge score of the image, of its best region, and the model's own score.
 
 The ridge of an image learned from images of other folds alone (near-duplicates
 share one), so a label says nothing about itself. All sums are taken portion by

@@ -1,4 +1,4 @@
-"""Labels by prompt: an empirical null (Efron 2004) decides on phrases that no vocabulary has; predictions of them."""
+"""Labels by prompt: thresholds of open-vocabulary phrases by an empirical null (Efron 2004), and predictions."""
 
 from __future__ import annotations
 
