@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,8 +39,7 @@ class JobService:
     """Requests jobs for server, worker and commands. Safe for many threads; all of it waits for the database.
 
     A request is one row in the database, durable without queue or worker:
-    workers look for rows that are due. Where a key has no Label Studio (""), as
-    in webhooks, the project of that number is meant.
+    workers look for rows that are due.
 
     Args:
         settings: number of changed corrections that are enough, and the
@@ -68,7 +66,7 @@ class JobService:
             ProjectNotFound: no `/setup` has brought the project.
             ProjectPinned: its version is pinned by hand.
         """
-        key = _known(key, self.projects.keys())
+        self._check_known(key)
         served = self.versions.served(key)
         if served.pinned:
             raise ProjectPinned(
@@ -103,7 +101,8 @@ class JobService:
         Raises:
             ProjectNotFound: no `/setup` has brought the project.
         """
-        return self.table.request(_known(key, self.projects.keys()), "prelabel", reason, options)
+        self._check_known(key)
+        return self.table.request(key, "prelabel", reason, options)
 
     def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
         """Serves another version, or `BASE`, from now on, pinned; a worker renews the predictions.
@@ -153,6 +152,12 @@ class JobService:
                     found.append(self.request_training(key, f"{changed} corrections have changed").job)
         return found
 
+    def _check_known(self, key: ProjectKey) -> None:
+        known = self.projects.keys()
+        if key not in known:
+            message = "open its Settings > Model in Label Studio once, so that it calls /setup."
+            raise ProjectNotFound(f"Project {key} is not known yet: {message}")
+
 
 @lru_cache(_PROJECTS)
 def _changed(ledger: Ledger, key: ProjectKey, since: int, last_event: int) -> int:
@@ -162,15 +167,3 @@ def _changed(ledger: Ledger, key: ProjectKey, since: int, last_event: int) -> in
 @lru_cache(_PROJECTS)
 def _seen(ledger: Ledger, key: ProjectKey, last_event: int) -> int:
     return ledger.fingerprint(key, up_to=last_event).count
-
-
-def _known(key: ProjectKey, keys: Collection[ProjectKey]) -> ProjectKey:
-    """The key under which `/setup` has brought the project; an event doesn't name its Label Studio."""
-    if key in keys:
-        return key
-    same = [each for each in keys if (each.id, each.created) == (key.id, key.created)]
-    if key.instance == "" and len(same) == 1:
-        return same[0]
-    raise ProjectNotFound(
-        f"Project {key} is not known yet: open its Settings > Model in Label Studio once, so that it calls /setup."
-    )

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple, cast, get_args
 
-from sqlalchemy import and_, delete, func, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -204,28 +204,24 @@ class JobTable:
             pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, row.attempt - 1), None))
             return self._end_attempt(session, row, message, pause_s if retry else None)
 
-    def expire(self, killed: tuple[str, str] | None = None) -> list[Job]:
-        """Ends the attempts whose lease has run out, or that of one killed process: its job's id, and its worker.
+    def expire(self) -> list[Job]:
+        """Ends the attempts whose lease has run out.
 
         Returns:
             The jobs: waiting for a worker again, or failed after their last
                 attempt.
         """
         with self._database.reading() as session:
-            if killed is None:
-                stale = Job.heartbeat_at < database_now(session) - timedelta(seconds=self._lease_s)
-                reason = f"The worker sent no heartbeat for {self._lease_s:g} s"
-            else:
-                stale = and_(Job.id == killed[0], Job.worker == killed[1])
-                reason = "The worker's process has ended before the job did"
-            expired = select(Job).where(Job.state == "running", stale)
+            since = database_now(session) - timedelta(seconds=self._lease_s)
+            expired = select(Job).where(Job.state == "running", Job.heartbeat_at < since)
             if session.scalars(expired).first() is None:
                 return []
         with self._database.writing() as session:
             rows = session.scalars(expired.with_for_update(skip_locked=True)).all()  # locked: a heartbeat comes
             for row in rows:
                 row.fence += 1
-                message = f"{reason} (attempt {row.attempt} of {self._attempts})."
+                attempt = f"attempt {row.attempt} of {self._attempts}"
+                message = f"The worker sent no heartbeat for {self._lease_s:g} s ({attempt})."
                 self._end_attempt(session, row, message, 0.0)
             return list(rows)
 

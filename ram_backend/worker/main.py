@@ -38,7 +38,6 @@ from ram_backend.jobs.valkey import Valkey, connect
 from ram_backend.logs import LogFormat, configure
 from ram_backend.periodic import PeriodicThread
 from ram_backend.settings import Settings, load_settings
-from ram_backend.worker.run_job import worker_name
 
 ROUND_S = 0.5
 """Pause between two rounds of maintenance."""
@@ -79,7 +78,8 @@ class Maintenance(PeriodicThread):
         problem = ""
         try:
             if time.monotonic() >= self._no_expiry_until:
-                self.expire()
+                for job in self._service.table.expire():
+                    _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
             if time.monotonic() >= self._count_at:
                 self._count_at = time.monotonic() + self._settings.train_debounce_seconds
                 self._service.request_due_trainings()
@@ -98,18 +98,6 @@ class Maintenance(PeriodicThread):
         _log.info("The process that started this worker has ended: so does the worker.")
         os.kill(os.getpid(), signal.SIGTERM)
         return False
-
-    def expire(self, killed: tuple[str, str] | None = None) -> None:
-        """See `JobTable.expire`."""
-        for job in self._service.table.expire(killed):
-            _log.warning("job %s of project %s: %s", job.id, job.key, job.message)
-
-    def on_killed(self, job: QueuedJob, pid: int | None, *_: object) -> None:
-        """Ends the lease of a job whose process was killed."""
-        try:
-            self.expire((str(job.args[0]), worker_name(pid or 0)))
-        except DatabaseUnavailable as error:
-            _log.warning("%s", error)
 
     def _dispatch(self, jobs: Iterable[Job]) -> None:
         """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.
@@ -182,17 +170,15 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
         ValkeyUnavailable: the data folder's own queue can't be started.
     """
     database = open_migrated(settings)
-    with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent) as maintenance:
+    with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
         os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs
-        killed = maintenance.on_killed
         while not worker.stopped:
             for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own ones are in place while it works
                 signal.signal(number, lambda number, _frame: worker.stopped.append(number))
             try:
                 with connect(valkey.url, None) as connection:
-                    options = {"connection": connection, "serializer": JSONSerializer}
-                    options |= {"job_monitoring_interval": MONITORING_S, "work_horse_killed_handler": killed}
-                    worker(_QUEUES, **options).work(logging_level="WARNING")
+                    options = {"serializer": JSONSerializer, "job_monitoring_interval": MONITORING_S}
+                    worker(_QUEUES, connection=connection, **options).work(logging_level="WARNING")
                     return
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)

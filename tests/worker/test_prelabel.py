@@ -121,8 +121,8 @@ def test_a_request_while_one_runs_is_done_after_it(jobs: Pushes, studio: FakeLab
 
 
 def test_the_server_hands_over_late_tasks(jobs: Pushes) -> None:
-    unnamed, options = ProjectKey("", jobs.key.id, jobs.key.created), JobOptions(tasks=tuple(range(1, 501)))
-    asked = jobs.service.request_prelabelling(unnamed, options, "late").job
+    options = JobOptions(tasks=tuple(range(1, 501)))
+    asked = jobs.service.request_prelabelling(jobs.key, options, "late").job
     (job,) = jobs.queue.jobs(jobs.key)
     assert (job.id, job.kind, job.reason) == (asked.id, "prelabel", "late")
     with pytest.raises(ProjectNotFound, match="not known yet"):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support.jobs import KEY, connect, correct, job_of, make_due
+from support.jobs import KEY, connect, correct, job_of, make_due, make_old
 from support.label_studio import LEGACY, FakeLabelStudio
 from support.processes import wait_until
 
@@ -183,14 +183,17 @@ def test_out_of_time(do: Do, ends: list[str], monkeypatch: pytest.MonkeyPatch, f
     assert ends == ["It took longer than 0.1 s"]
 
 
-def test_whoever_loses_the_lease_is_told_and_writes_nothing(do: Do, queue: JobTable, ends: list[str]) -> None:
+def test_whoever_loses_the_lease_is_told_and_writes_nothing(
+    do: Do, database: Database, queue: JobTable, ends: list[str]
+) -> None:
     def function(context: JobContext) -> JobResult | None:
-        assert queue.expire((context.job.id, str(context.job.worker)))
+        make_old(database, context.job.id, 16)
+        assert queue.expire()
         return until_the_end(ends)(context)
 
     job = do(function)
     assert (job.state, job.fence) == ("requested", 2)
-    assert "ended before the job did" in job.message
+    assert "no heartbeat for 15 s" in job.message
     assert len(ends) == 1
 
 

@@ -126,10 +126,9 @@ def test_a_queue_that_is_killed_loses_nothing(settings: Settings, jobs: Requests
         assert worker.process.poll() is None
 
 
-def test_a_job_that_kills_its_process_each_time_is_given_up(settings: Settings, jobs: Requests) -> None:
-    """Each attempt begins at once, long before the lease of the one before has run out."""
-    with working(settings.model_copy(update={"job_attempts": 2, "lease_seconds": 600})):
-        file = busy(settings)
+def test_a_job_that_kills_its_process_each_time_is_given_up(short: Settings, jobs: Requests) -> None:
+    with working(short.model_copy(update={"job_attempts": 2})):
+        file = busy(short)
         job = jobs.request()
         for attempt in (1, 2):
             kill(jobs.until_running(job, attempt))
