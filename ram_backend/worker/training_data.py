@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,11 @@ from ram_backend.jobs.job import JobResult
 from ram_backend.labelstudio.client import LabelStudio, fetch_limits
 from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.labelstudio.project_api import ProjectApi
-from ram_backend.labelstudio.task_images import ImageReference, Outcome, TaskImages
+from ram_backend.labelstudio.task_images import ImageReference, TaskImages
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import Network
 from ram_backend.projects.options import ProjectOptions
 from ram_backend.projects.project import Project
-from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import LoadedImage, open_image_loader
 from ram_backend.worker.run_job import JobContext
 
@@ -188,23 +187,24 @@ def encode_images(
     errors: list[Exception] = []
 
     def load() -> Iterator[tuple[int, LoadedImage]]:
-        references = [ImageReference(labels[row].task_id, labels[row].reference) for row in new]
-        fetched = zip(new, _fetch(settings, label_studio, references), strict=True)
-        for count, (row, outcome) in enumerate(fetched):
+        fetched = source.fetch_all(ImageReference(labels[row].task_id, labels[row].reference) for row in new)
+        for count, row in enumerate(new):
             context.heartbeat("new images", count, len(new))
             try:
+                outcome = next(fetched, None)
                 if not isinstance(outcome, bytes):
-                    raise outcome
+                    raise outcome or errors[-1]  # where Label Studio has failed, all others have
                 image = loader.load(outcome, name=f"image of task {labels[row].task_id}")
             except (ImageError, ImageUnreachable) as error:
                 errors.append(error)
             else:
                 yield row, image
 
-    loaded = load()
-    while batch := dict(islice(loaded, settings.batch_size)):
-        for row, encoded in zip(batch, loader.encode(network, list(batch.values())), strict=True):
-            tokens[row], hashes[row] = encoded, (batch[row].sha256, batch[row].phash)
+    loaded, limits = load(), fetch_limits(settings)
+    with closing(TaskImages(label_studio, limits=limits, threads=settings.fetch_threads)) as source:
+        while batch := dict(islice(loaded, settings.batch_size)):
+            for row, encoded in zip(batch, loader.encode(network, list(batch.values())), strict=True):
+                tokens[row], hashes[row] = encoded, (batch[row].sha256, batch[row].phash)
     unreachable = [error for error in errors if not isinstance(error, ImageError)]
     if len(unreachable) > MOST_MISSING * len(labels):
         count = f"{len(unreachable)} of {len(labels)} corrected images"
@@ -222,17 +222,3 @@ def encode_images(
         tokens=tokens[: len(rows)],
         notes=(f"{len(errors)} images were left out; the first of them: {errors[0]}",) if errors else (),
     )
-
-
-def _fetch(
-    settings: Settings, label_studio: LabelStudio | None, references: Sequence[ImageReference]
-) -> Iterator[Outcome]:
-    """The bytes of images or why there are none; where Label Studio fails, all others have failed."""
-    limits, done = fetch_limits(settings), 0
-    with closing(TaskImages(label_studio, limits=limits, threads=settings.fetch_threads)) as source:
-        try:
-            for outcome in source.fetch_all(references):
-                yield outcome
-                done += 1
-        except LabelStudioUnreachable as error:
-            yield from repeat(error, len(references) - done)
