@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from ram_backend.engine.run import EngineInput, encode, run_engine
-from ram_backend.errors import InputError
 from ram_backend.feedback.corrections import corrections_of, merge_corrections
 from ram_backend.feedback.labels import to_matrix
 from ram_backend.feedback.ledger import Ledger
@@ -18,10 +17,11 @@ from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
 from ram_backend.projects.project import Project
 from ram_backend.tagging.image_loader import open_image_loader
+from ram_backend.tagging.subset import open_subset
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.versions.directory import engine_folder
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.training_set import Scorer
+from ram_backend.worker.training_data import tags_left_on
 
 
 def engine(context: JobContext) -> JobResult:
@@ -36,18 +36,15 @@ def engine(context: JobContext) -> JobResult:
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     network = load_network(bundle, device=settings.device, precision=settings.precision, threads=settings.cpu_threads())
     loader = open_image_loader(settings, bundle.preprocessing, network.encoder_id)
-    limits, folder = (
-        (settings.max_image_pixels, settings.max_image_bytes),
-        engine_folder(settings.versions_dir, context.key),
-    )
-    with closing(TaskImages(studio, limits=fetch_limits(settings))) as source:
+    limits, folder = fetch_limits(settings), engine_folder(settings.versions_dir, context.key)
+    pictures = (settings.max_image_pixels, settings.max_image_bytes)
+    with closing(TaskImages(studio, limits=limits)) as source:
         images = project_images(project, context.service.ledger, source)
-        subset = Scorer(bundle, network, images.tags, settings, heartbeat).subset
-        tagger = Tagger(bundle, network, subset, token_dtype=TOKEN_DTYPE)
+        tagger = Tagger(bundle, network, open_subset(bundle, images.tags, settings), token_dtype=TOKEN_DTYPE)
         if context.job.share:
             encode(folder, images, tagger, loader, heartbeat, context.job.share)
             return JobResult("All images are encoded.")
-        result = run_engine(folder, images, tagger, loader, limits=limits, progress=heartbeat)
+        result = run_engine(folder, images, tagger, loader, limits=pictures, progress=heartbeat)
     return JobResult(result.message, result.summary)
 
 
@@ -61,9 +58,7 @@ def project_images(project: Project, ledger: Ledger, source: TaskImages) -> Engi
     annotations, shown = ledger.annotations(project.key), ledger.shown(project.key, annotated=True)
     merged = merge_corrections(corrections_of(schema, annotations, shown))
     rows = [each for each in merged if each.reference]
-    tags = tuple(sorted({tag for each in rows for tag, label in each.states.items() if label.label}))
-    if not tags:
-        raise InputError(f"Project {project.key} has no tag that somebody left on: annotate some tasks first.")
+    tags = tags_left_on(project, rows)
     labels, believed = to_matrix(rows, tags)
 
     def load(numbers: Sequence[int]) -> Iterator[bytes | Exception]:

@@ -6,7 +6,6 @@ from contextlib import closing
 from itertools import compress
 from pathlib import Path
 
-from ram_backend.errors import InputError
 from ram_backend.evaluation.labels import LabelledImage, LabelSet
 from ram_backend.evaluation.report import cell
 from ram_backend.feedback.labels import to_matrix
@@ -20,7 +19,7 @@ from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import folder_of
 from ram_backend.worker.run_job import JobContext
-from ram_backend.worker.training_data import gather_corrections
+from ram_backend.worker.training_data import gather_corrections, tags_left_on
 
 
 def finetune_project(context: JobContext) -> JobResult:
@@ -58,9 +57,7 @@ def project_labels(
         LabelStudioUnreachable: no image can be had.
     """
     found = gather_corrections(project, label_studio, ledger, progress)
-    tags = tuple(sorted({tag for each in found.labels for tag, label in each.states.items() if label.label}))
-    if not tags:
-        raise InputError(f"Project {project.key} has no tag that somebody left on: annotate some tasks first.")
+    tags = tags_left_on(project, found.labels)
     on, weights = to_matrix(found.labels, tags)
     references = [ImageReference(each.task_id, each.reference) for each in found.labels]
     folder, images, errors = settings.photos_dir / folder_of(project.key), list[LabelledImage](), list[str]()

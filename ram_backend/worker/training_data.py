@@ -144,6 +144,18 @@ def gather_corrections(
     )
 
 
+def tags_left_on(project: Project, labels: Sequence[TaskLabels]) -> tuple[str, ...]:
+    """The tags that are on for at least one image, sorted.
+
+    Raises:
+        InputError: there are none.
+    """
+    tags = tuple(sorted({tag for each in labels for tag, label in each.states.items() if label.label}))
+    if not tags:
+        raise InputError(f"Project {project.key} has no tag that somebody left on: annotate some tasks first.")
+    return tags
+
+
 def reconcile_ledger(context: JobContext) -> JobResult:
     """Does a job that only compares the ledger with Label Studio.
 
