@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_backend.demo import photo_paths
-from ram_backend.errors import VersionDamaged
 from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import OffTargetShift, measure_shift
@@ -240,26 +241,17 @@ def read_folds(
             there are no folds.
         tags: of its delta.
         content: N sha256 of images.
-
-    Raises:
-        VersionDamaged: the file can't be read.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     if FOLDS_FILE not in files:
         return {}, np.zeros(len(content), dtype=np.bool_)
-    try:
-        arrays = load(files[FOLDS_FILE])
-        seen = np.isin(_short(content), arrays.pop("content"))
-        folds = sorted({int(name.partition(".")[0]) for name in arrays})
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise VersionDamaged(f"{FOLDS_FILE} of a version can't be read ({error}): train again.") from None
-    tensors = {
-        fold: {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{fold}.")}
-        for fold in folds
-    }
-    return {fold: Delta.from_tensors(tags, each) for fold, each in tensors.items()}, seen
+    arrays, tensors = load(files[FOLDS_FILE]), defaultdict[str, dict[str, NDArray[Any]]](dict)
+    seen = np.isin(_short(content), arrays.pop("content"))
+    for name, array in arrays.items():
+        fold, _, field = name.partition(".")
+        tensors[fold][field] = array
+    return {int(fold): Delta.from_tensors(tags, each) for fold, each in tensors.items()}, seen
 
 
 def _short(content: Sequence[str]) -> NDArray[np.uint64]:
