@@ -179,9 +179,9 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
                 with connect(valkey.url, None) as connection:
                     options = {"serializer": JSONSerializer, "job_monitoring_interval": MONITORING_S}
                     worker(_QUEUES, connection=connection, **options).work(logging_level="WARNING")
-                    return
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
+            if not worker.stopped:  # RQ may also end without an error where the queue goes away
                 time.sleep(RETRY_S)
 
 
