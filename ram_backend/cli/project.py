@@ -163,11 +163,8 @@ def pin_host(
     table = ProjectTable(open_migrated(settings))
     before = table.changes()
     table.pin_host(host)
-    instead = (
-        f" instead of {before.trusted_host.host}"
-        if before.trusted_host is not None and before.trusted_host.host != host
-        else ""
-    )
+    earlier = before.trusted_host.host if before.trusted_host else host
+    instead = f" instead of {earlier}" if earlier != host else ""
     typer.echo(f"{host} is trusted{instead}.")
     if settings.label_studio_url:
         typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")

@@ -167,11 +167,7 @@ class ProjectCache:
             found = [
                 each for each in self._projects.values() if (each.key.id, each.key.created) == (project_id, created)
             ]
-        trusted = [
-            each
-            for each in found
-            if self._url is None and self.trusted_host and each.hostname == self.trusted_host.host
-        ]
+        trusted = [each for each in found if self.connection(each).trusted]
         return next(reversed(trusted or found), None)
 
     def connection(self, project: Project) -> Connection:

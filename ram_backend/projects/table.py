@@ -193,11 +193,8 @@ class ProjectTable:
             earlier = before.token if before is not None and before.by_command and before.host == host else None
             trusted_host = TrustedHost(host, by_command, token or earlier)
             if trusted_host != before:
-                backend.pinned_host, backend.pinned_by_command, backend.pinned_token = (
-                    trusted_host.host,
-                    by_command,
-                    trusted_host.token,
-                )
+                backend.pinned_host, backend.pinned_by_command = host, by_command
+                backend.pinned_token = trusted_host.token
                 backend.change += 1
             return trusted_host
 
