@@ -143,24 +143,21 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
         nesting = "leaves"
     choices = () if free else choices_of(list(_options(node, entry)), nesting)
     dynamic = None if free else _variable(node)
-    rectangle_control = None
-    if kind == "labels":  # the control that says where its regions are
-        tools = (each for each in nodes if each.tag == "rectangle" and to_name in _to_names(each))
-        rectangle_control = next((each.get("name") for each in tools if each.get("name")), None)
-    problem = (
-        ("it has no name" if not name else None)
-        or (f"toName={node.get('toname')!r} is not an Image that can be tagged" if to_name is None else None)
-        or next((f"it is {flag}" for flag in ("perRegion", "perItem") if node.is_true(flag.lower())), None)
-        or ("it is shown only under a condition (visibleWhen)" if node.conditional else None)
-        or ("it labels text (labeling)" if node.is_true("labeling") else None)
-        or ("its entries come from apiUrl" if node.get("apiurl") else None)
-        or (None if choices or dynamic or free else f'it has no <{entry.title()} value="..."/>')
-        or (
-            "there is no <Rectangle> for its regions on that image"
-            if kind == "labels" and not rectangle_control
-            else None
-        )
-    )
+    # the control that says where regions of `Labels` are
+    tools = (each.get("name") for each in nodes if each.tag == "rectangle" and to_name in _to_names(each))
+    rectangle_control = next(filter(None, tools), None) if kind == "labels" else None
+    problems = {
+        "it has no name": not name,
+        f"toName={node.get('toname')!r} is not an Image that can be tagged": to_name is None,
+        "it is perRegion": node.is_true("perregion"),
+        "it is perItem": node.is_true("peritem"),
+        "it is shown only under a condition (visibleWhen)": node.conditional,
+        "it labels text (labeling)": node.is_true("labeling"),
+        "its entries come from apiUrl": node.get("apiurl"),
+        f'it has no <{entry.title()} value="..."/>': not (choices or dynamic or free),
+        "there is no <Rectangle> for its regions on that image": kind == "labels" and not rectangle_control,
+    }
+    problem = next((problem for problem, holds in problems.items() if holds), None)
     if problem or to_name is None:
         notes.append(f"{_shown(node)} is left alone: {problem}")
         return None
@@ -309,13 +306,10 @@ def _digest(
     images: Mapping[str, str],
     captions: Mapping[str, str],
 ) -> str:
-    def newer(control: TagControl) -> list[object]:
+    def newer(control: TagControl) -> dict[str, object]:
         """Attributes without which the digest, and so the model version, is that of older releases."""
-        options = {"precision": control.precision, "tool": control.rectangle_control}
-        given = {name: value for name, value in options.items() if value is not None}
-        if control.boxes:
-            given["boxes"] = True
-        return [given] if given else []
+        given = {"precision": control.precision, "tool": control.rectangle_control, "boxes": control.boxes or None}
+        return {name: value for name, value in given.items() if value is not None}
 
     content: dict[str, object] = {
         "tags": [
@@ -323,7 +317,7 @@ def _digest(
                 *(control.name, control.to_name, control.kind, control.single, control.dynamic, control.threshold),
                 *(control.top_k, control.required, control.max_usages, control.nesting),
                 [[choice.path, choice.texts, choice.label] for choice in control.choices],
-                *newer(control),
+                *filter(None, [newer(control)]),
             ]
             for control in tags
         ],
