@@ -133,6 +133,18 @@ def test_a_page_that_sends_to_the_login(studio: FakeLabelStudio) -> None:
         LabelStudio(studio.url, LEGACY).get(FILE)
 
 
+def test_a_personal_access_token_that_is_none(studio: FakeLabelStudio) -> None:
+    studio.routes["/api/token/refresh/"] = Reply(status=400, body=b'{"detail": "Token is invalid"}')
+    with pytest.raises(LabelStudioUnauthorized, match="personal access token"):
+        LabelStudio(studio.url, PERSONAL).get(FILE)
+
+
+def test_redirects_without_end(studio: FakeLabelStudio) -> None:
+    studio.file(FILE, redirect(FILE))
+    with pytest.raises(ImageUnreadable, match="too many redirects"):
+        LabelStudio(studio.url, LEGACY).get(FILE)
+
+
 def test_nothing_shows_a_token(studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="ram_backend"):
         client = LabelStudio(studio.url, PERSONAL)
