@@ -18,7 +18,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from textwrap import shorten
 from urllib.parse import parse_qsl
 
 from fastapi.responses import JSONResponse
@@ -51,6 +50,7 @@ _STATUS: dict[int, tuple[type[errors.RamError], ...]] = {
 }
 
 RETRY_AFTER_S = 5
+LONGEST_MESSAGE = 1500
 LONGEST_REASON = 300
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -76,9 +76,10 @@ def problem(status: int, message: str, *, kind: str) -> JSONResponse:
 
     Args:
         status: of HTTP, 400 or more.
-        message: one line for people.
+        message: one line for people; shortened to `LONGEST_MESSAGE`.
         kind: name of an error class, for programs.
     """
+    message = _shortened(message, LONGEST_MESSAGE)
     headers = {"x-reason": as_reason(message)}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -108,7 +109,11 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
 
 def as_reason(message: str) -> str:
     """A message as a status line can hold it: printable ASCII on one line, not too long."""
-    return shorten(re.sub(r"[^ -~]", "?", " ".join(message.split())), LONGEST_REASON, placeholder=" ...")
+    return _shortened(re.sub(r"[^ -~]", "?", " ".join(message.split())), LONGEST_REASON)
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class Access:
