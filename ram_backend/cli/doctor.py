@@ -259,7 +259,7 @@ def _versions(database: Database) -> Iterator[Finding]:
 def _label_studio(settings: Settings) -> Iterator[Finding]:
     """The Label Studio of the settings: address, then token."""
     if settings.label_studio_url is None:
-        yield Finding("Label Studio", "ok", "not set (LABEL_STUDIO_URL): tagging does not need it")
+        yield Finding("Label Studio", "ok", "not set (LABEL_STUDIO_URL): projects keep their own address")
         return
     base = settings.label_studio_url.rstrip("/")
     label_studio = open_label_studio(settings, base, settings.label_studio_api_key)

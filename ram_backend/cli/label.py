@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from ram_backend.cli.contact_sheet import ContactSheet
 from ram_backend.cli.opening import BundleOption, DeviceOption, OpenProject, open_project, open_tagger
 from ram_backend.cli.output import JsonLines, notes, printable, progress
-from ram_backend.cli.tag import Shown, found_files, tag_images, tagged
+from ram_backend.cli.tag import Shown, found_files, is_there, tag_images, tagged
 from ram_backend.cli.tag_files import BoxFile
 from ram_backend.demo import photo_paths
 from ram_backend.engine.phrases import calibrate_phrases, push_labels, schema_with
@@ -20,7 +21,7 @@ from ram_backend.errors import ImageError, InputError
 from ram_backend.evaluation.readers import read_labels
 from ram_backend.labelstudio.schema import LabelSchema, look_up
 from ram_backend.labelstudio.task_images import ImageReference, TaskImages
-from ram_backend.settings import load_settings
+from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.directory import folder_of
 
 
@@ -62,7 +63,8 @@ def label(
         schema = schema_with(opened.api, phrases if push else ())
         if not images:
             tasks, lacking = _fetched(opened, schema)
-    paths = found_files(images, folder) if images else list(tasks)
+    found = found_files(images, folder) if images else list(tasks)
+    paths = _readable(found, settings)
     reviewed = () if accepted is None else read_labels(accepted, may_lack_tags=True).images
     kept = {each.file: each.positives for each in reviewed}
     files: list[BoxFile | ContactSheet] = [BoxFile(each, paths, phrases) for each in export or ()]
@@ -74,8 +76,8 @@ def label(
     rows = []
     shown = Shown(None, None, given=False, as_json=as_json, regions=True, captions=None)
     try:
-        for found, image in tagged(tagger, paths, settings, shown):
-            record = dict(found)
+        for tags, image in tagged(tagger, paths, settings, shown):
+            record = dict(tags)
             if accepted is not None:
                 on = kept.get(printable(record["image"]), frozenset())
                 record |= {key: [each for each in record[key] if each["tag"] in on] for key in ("tags", "regions")}
@@ -85,12 +87,20 @@ def label(
     finally:
         for file in files:
             file.close()
-            notes.print(f"{len(rows)} of {len(paths)} photos are in {file.path}.", markup=False)
+            notes.print(f"{len(rows)} of {len(found)} photos are in {file.path}.", markup=False)
     if push:
         push_labels(opened.api, schema, rows, tasks)
         typer.echo(f"{len(rows)} photos have predictions in project {project}.")
-    if len(rows) < len(paths) + lacking:
+    if len(rows) < len(found) + lacking:
         raise typer.Exit(1)
+
+
+def _readable(found: Sequence[Path], settings: Settings) -> list[Path]:
+    """The files that are there; others are reported. Before a model is loaded, and a folder made."""
+    paths = [path for path in found if is_there(path, settings)]
+    if not paths:
+        raise InputError("None of these photos can be read: nothing is written.")
+    return paths
 
 
 def _fetched(opened: OpenProject, schema: LabelSchema) -> tuple[dict[Path, int], int]:

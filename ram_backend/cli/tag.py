@@ -95,7 +95,7 @@ def tag(
     if resume and export:
         raise InputError("--export is written as a whole: leave out --resume.")
     found = found_files(images, save)
-    paths = [path for path in found if _is_there(path, settings)]
+    paths = [path for path in found if is_there(path, settings)]
     exports = [BoxFile(each, paths, names) for each in export or ()]
     files: list[TagFile | ContactSheet | BoxFile] = []
     done, stopped = 0, False
@@ -199,7 +199,7 @@ def found_files(images: Sequence[str], save: Path | None) -> list[Path]:
     return found
 
 
-def _is_there(path: Path, settings: Settings) -> bool:
+def is_there(path: Path, settings: Settings) -> bool:
     """Whether a file can be opened, which is cheap; reports it where not."""
     try:
         check_start(path, settings.max_image_bytes, str(path))

@@ -222,7 +222,7 @@ def measure_shift(
 
 def edits_sentence(change: EditChange) -> str:
     """For people: "1.47 -> 1.18 edits per photo (-20 %, 95 % interval -28 to -11 %, judged on 250 photos)"."""
-    low, high = (100 * end for end in change.interval)
+    low, high = (max(-100.0, 100 * end) for end in change.interval)  # edits can't fall below 0
     return (
         f"{change.before:.2f} -> {change.after:.2f} edits per photo ({100 * change.change:+.0f} %, 95 % interval"
         f" {low:+.0f} to {high:+.0f} %, judged on {_count(change.groups, 'photo')})"

@@ -32,7 +32,7 @@ class Waiting(NamedTuple):
     @property
     def next_training(self) -> str:
         """When the project is trained by itself, in a few words."""
-        return "trained when asked" if self.enough is None else f"trained at {self.enough}"
+        return "trained when asked" if self.enough is None else f"next training at {self.enough}"
 
 
 class JobService:
@@ -126,7 +126,7 @@ class JobService:
         served = self.versions.roll_back(key, None if name == BASE else name)
         if served.version == before.version:
             return served, None
-        return served, self.table.request(key, "refresh", f"rolled back from {before.name} to {served.name}").job
+        return served, self.table.request(key, "refresh", f"{served.name} is served instead of {before.name}").job
 
     def waiting(self, *keys: ProjectKey) -> dict[ProjectKey, Waiting]:
         """What these projects, by default all that have events, wait with for their next training."""

@@ -73,6 +73,9 @@ def test_an_unreadable_photo_is_skipped_and_the_status_says_so(photos: Path) -> 
     printed = run("label", photos, "--prompt", KITTEN, status=1)
     assert "broken.jpg" in printed
     assert "cat" in printed
+    with pytest.raises(InputError, match="nothing is written"):
+        label(photos / "missing.jpg", "--out", photos / "sheet")
+    assert not (photos / "sheet").exists()
 
 
 def test_only_what_was_accepted_is_written(photos: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_each_option_in_force_comes_from_a_layer(table: ProjectTable) -> None:
         "top_k": (4, "extra params"),
         "per_tag": ({"dog": 0.5, "cat": 0.2}, "extra params and project set"),
     }
-    assert (facts["served"], facts["corrections"]) == ("base", "0 changed, trained at 30")
+    assert (facts["served"], facts["corrections"]) == ("base", "0 changed, next training at 30")
     assert "threshold 0.3  (label config, control tags)" in run("show", 7)
     run("unset", 7, "--all")
     connect(SEVEN, CONFIG.format(""), extra_params={})

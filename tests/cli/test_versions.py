@@ -112,7 +112,7 @@ def test_rollback(table: VersionTable) -> None:
     said = run("rollback")
     assert "is served v0001 instead of v0002, and pinned" in said
     assert "A worker brings Label Studio's predictions up to date (job " in said
-    assert requested() == [(KEY, "rolled back from v0002 to v0001")]
+    assert requested() == [(KEY, "v0001 is served instead of v0002")]
     now = table.served(KEY)
     assert (now.version, now.pinned) == ("v0001", True)
     assert "served, pinned" in run("list")

@@ -117,7 +117,7 @@ def test_an_hour_with_your_own_photos(
         replace_tags(page, 1)
         prelabel, show, doctor = block("ram-backend prelabel")
         run(prelabel)
-        assert "trained at 30" in run(show)
+        assert "next training at 30" in run(show)
         run(doctor)
         tasks = api.tasks(1)
         first = api.backends(1)[0].model_version

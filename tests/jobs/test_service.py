@@ -102,7 +102,7 @@ def test_each_attempt_needs_half_as_many_corrections_again(
             end(queue, jobs[0].id, last)
             rounds.append(number)
     assert rounds == [3, 5, 8, 12, 18, 27, 41]
-    assert service.waiting(KEY)[KEY].next_training == "trained at 21"
+    assert service.waiting(KEY)[KEY].next_training == "next training at 21"
 
 
 def test_counting_can_be_turned_off(few: Settings, database: Database) -> None:
