@@ -119,6 +119,11 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
             f"Too little to judge by: {_count(images, 'image')} with {_count(positives, 'right tag')}, and"
             f" {FEWEST_IMAGES} with {FEWEST_POSITIVES} are needed; {_count(more, 'more corrected image')} will do."
         )
+        if images >= FEWEST_IMAGES and not positives:
+            reason = (
+                "Nothing to judge by yet: no tag is right on some images and wrong on others;"
+                f" {FEWEST_POSITIVES} right ones of such tags are needed."
+            )
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
     labels, weights = training_set.labels, training_set.weights
     figures |= permutation_test(training_set.base, labels, weights, training_set.groups, seed)

@@ -118,6 +118,7 @@ def test_images_without_right_tags_and_tags_that_are_always_right_need_more() ->
     always = refuse_before_fitting(dataclasses.replace(training_set, labels=np.ones_like(labels)))
     assert always is not None
     assert always.outcome == "needs_data"
+    assert "no tag is right on some images and wrong on others" in always.reason
 
 
 def test_photos_that_are_no_evidence_are_not_counted() -> None:
