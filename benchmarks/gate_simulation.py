@@ -379,8 +379,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the draws")
     parser.add_argument("--threads", type=int, default=2, help="for scoring")
     parser.add_argument("--processes", type=int, default=2, help="for the draws")
-    chosen = parser.parse_args()
-    settings = load_settings()
+    chosen, settings = parser.parse_args(), load_settings()
     print("| claim | limit | measured | |\n| --- | --- | --- | --- |", flush=True)
     started, kept = time.monotonic(), []
     of_set = [
