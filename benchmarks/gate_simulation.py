@@ -32,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from annotated_photos import Served, annotated, edits_of, in_processes, learning_round
+from annotated_photos import Served, against, annotated, edits_of, in_processes, learning_round
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from ram_backend.gate.statistics import reliable_pairs
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import STARTER
 from ram_backend.models.calibration import NEUTRAL, sigmoid
@@ -109,11 +108,8 @@ def project(
         new = pool.take(np.arange(done, size))
         ticked[done:size] = ticks(new, served)
         labels[done:size] = annotated_by(new, ticked[done:size], annotators[done:size], kinds, random)
-        some = pool.take(np.arange(size))
-        believed = reliable_pairs(
-            sigmoid(some.base), labels[:size], some.known, ticked[:size], annotators[:size].tolist()
-        )
-        some = replace(some, labels=labels[:size], weights=some.weights * believed)
+        some = against(replace(pool.take(np.arange(size)), labels=labels[:size]), served)
+        some = some.screened(ticked[:size], annotators[:size].tolist())
         found = learning_round(some, served, 100 * seed + size, look_alikes=look_alikes)
         done = size
         if found.served is not None:

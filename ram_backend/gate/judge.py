@@ -105,9 +105,9 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
     Returns:
         `needs_data` or `reject`; None where fitting is worth while.
     """
-    known = training_set.known
-    right, wrong = training_set.labels & known, ~training_set.labels & known
-    images = len(np.unique(training_set.groups[known.any(axis=1)]))
+    said = training_set.said
+    right, wrong = training_set.labels & said, ~training_set.labels & said
+    images = len(np.unique(training_set.groups[said.any(axis=1)]))
     positives = int(right[:, right.any(axis=0) & wrong.any(axis=0)].sum())
     figures: dict[str, float] = {"images": images, "positives": positives}
     missing = float(max(FEWEST_IMAGES - images, 0))
@@ -125,7 +125,7 @@ def refuse_before_fitting(training_set: TrainingSet, seed: int = 0) -> Verdict |
                 f" {FEWEST_POSITIVES} right ones of such tags are needed."
             )
         return Verdict("needs_data", reason, figures | {"more_corrections": more})
-    labels, weights = training_set.labels, training_set.weights
+    labels, weights = training_set.labels, training_set.weights * said
     figures |= permutation_test(training_set.base, labels, weights, training_set.groups, seed)
     return Verdict("reject", _unrelated(figures), figures) if figures["p_unrelated"] > UNRELATED_FROM else None
 
@@ -184,7 +184,7 @@ def judge_candidate(
         return Verdict("reject", _harm(shift), figures)
     if change.p_value > SIGNIFICANCE_LEVEL:
         return _not_certain(change, figures)
-    lost, error = ranking_change(some.incumbent, candidate, some.labels, some.known, folds)
+    lost, error = ranking_change(some.incumbent, candidate, some.labels, some.said, folds)
     figures["map_change"] = lost
     if lost < -LARGEST_RANKING_LOSS - NormalDist().inv_cdf(0.95) * error:
         reason = f"Fewer edits, but the ranking is worse ({lost:+.3f} mAP): {edits_sentence(change)}."
@@ -238,8 +238,8 @@ def _ticks_that_change(some: TrainingSet, candidate: NDArray[np.floating]) -> di
     before = some.ticked(some.incumbent, some.incumbent_thresholds)
     after = some.ticked(candidate, some.thresholds)
     changes = {
-        "vanished": before & ~after & ~some.labels & some.known,
-        "found": ~before & after & some.labels & some.known,
+        "vanished": before & ~after & ~some.labels & some.said,
+        "found": ~before & after & some.labels & some.said,
     }
     counts = {name: change.sum(axis=0) for name, change in changes.items()}
     return {

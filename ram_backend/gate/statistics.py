@@ -169,13 +169,13 @@ def permutation_test(
     return {"place": observed + 0.5, "place_by_chance": by_chance, "p_unrelated": p_unrelated}
 
 
-def reliable_pairs(
+def filter_annotators(
     scores: NDArray[np.floating], labels: BoolArray, known: BoolArray, ticked: BoolArray, annotators: Sequence[Hashable]
-) -> BoolArray:
-    """The known pairs that are evidence: a one-sided Poisson test of each annotator's edits.
+) -> tuple[BoolArray, BoolArray]:
+    """Which pairs are no evidence, and which are unsaid: a one-sided Poisson test of each annotator's edits.
 
     An untouched tag is a "no" at full weight, unless its annotator adds far
-    fewer tags than the scores expect: then tags that were off say nothing.
+    fewer tags than the scores expect: then tags that stayed off are unsaid.
     Annotators who remove far fewer, too, accept everything, and their photos
     are no evidence.
 
@@ -187,14 +187,14 @@ def reliable_pairs(
         annotators: of the N images, equal where the same people annotated.
 
     Returns:
-        (N, L).
+        Two of (N, L), of known pairs: no evidence; unsaid.
     """
     from scipy.stats import poisson
 
-    reliable = known.copy()
     numbers = {each: number for number, each in enumerate(dict.fromkeys(annotators))}
     of_row = np.array([numbers[each] for each in annotators], dtype=np.int64)
     off, on = known & ~ticked, known & ticked
+    nothing, unsaid = np.zeros_like(known), np.zeros_like(known)
     expected = [(scores * off).sum(axis=1), ((1 - scores) * on).sum(axis=1)]
     edits = [(labels & off).sum(axis=1), (~labels & on).sum(axis=1)]
     for number in numbers.values():
@@ -202,8 +202,9 @@ def reliable_pairs(
         counts, means = ([each[rows].sum() for each in pair] for pair in (edits, expected))
         added, removed = poisson.cdf(counts, FAR_FEWER * np.array(means)) <= CERTAIN
         if added:
-            reliable[rows] &= on[rows] & (not removed)
-    return reliable
+            nothing[rows] = known[rows] & removed
+            unsaid[rows] = off[rows] & ~labels[rows] & (not removed)
+    return nothing, unsaid
 
 
 def _some_groups(groups: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

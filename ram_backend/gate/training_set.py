@@ -6,7 +6,7 @@ embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ram_backend.errors import InputError
 from ram_backend.gate.folds import folds_of
+from ram_backend.gate.statistics import filter_annotators
 from ram_backend.metrics import edits
 from ram_backend.models.calibration import NEUTRAL, cost_thresholds, sigmoid
 
@@ -38,6 +39,8 @@ class TrainingSet:
         labels: (N, L) bool, what people said; False where nobody said anything.
         weights: (N, L) float32 in [0, 1], how much the label is believed; 0:
             nobody said.
+        unsaid: (N, L) bool, known pairs whose annotator leaves out what is
+            missing: their labels are drawn from what is served. None: no pair.
         content: N sha256 of the images' bytes.
         groups: (N,) int64, near-duplicates have the same number.
         base_thresholds: (L,) float32 in [0, 1), the bundle's.
@@ -74,6 +77,7 @@ class TrainingSet:
     most_ticked: int | None = None
     calibrated: bool = True
     embeddings: FloatArray | None = None
+    unsaid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for name in ("features", "base", "incumbent", "weights", "embeddings"):
@@ -91,8 +95,13 @@ class TrainingSet:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(N, L) bool: somebody said something, however little it is believed."""
+        """(N, L) bool: there is a label, however little it is believed."""
         return self.weights > 0
+
+    @property
+    def said(self) -> NDArray[np.bool_]:
+        """(N, L) bool: known, and by what somebody said."""
+        return self.known if self.unsaid is None else self.known & ~self.unsaid
 
     @property
     def thresholds(self) -> FloatArray:
@@ -110,8 +119,33 @@ class TrainingSet:
         return ticked
 
     def edits(self, log_odds: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:
-        """(N,): cost of the edits of each image where these log-odds (N, L) tick above these thresholds (L,)."""
-        return edits(self.ticked(log_odds, thresholds), self.labels, 0.5, self.known, self.add_costs)
+        """(N,): cost of the edits of each image where these log-odds (N, L) tick above these thresholds (L,).
+
+        A tick on an unsaid pair costs what is expected beyond that of leaving
+        it off: the incumbent's scores are the probabilities.
+        """
+        ticked = self.ticked(log_odds, thresholds)
+        found = edits(ticked, self.labels, 0.5, self.said, self.add_costs)
+        if self.unsaid is not None:
+            expected = 1 - sigmoid(self.incumbent) * (1 + self.add_costs)
+            found += (np.maximum(expected, 0) * (ticked & self.known & self.unsaid)).sum(axis=1)
+        return found
+
+    def screened(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
+        """Without what is no evidence, see `filter_annotators`; unsaid pairs are as the incumbent's scores have it.
+
+        Where they were left out instead, hardly any "no" would be known of a
+        tag that its annotator keeps, and ticks on new photos would cost nothing.
+
+        Args:
+            ticked: (N, L) tags that were ticked when the annotator began.
+            annotators: of the N images.
+        """
+        nothing, unsaid = filter_annotators(sigmoid(self.base), self.labels, self.known, ticked, annotators)
+        seeds = [int(each[:16], 16) for each in self.content]  # in each round alike
+        chance = np.stack([np.random.default_rng(seed).random(len(self.tags)) for seed in seeds])
+        labels = np.where(unsaid, chance < sigmoid(self.incumbent), self.labels)
+        return replace(self, labels=labels, weights=self.weights * ~nothing, unsaid=unsaid)
 
     def take(self, rows: Rows) -> TrainingSet:
         """The training set of some images, by index in that order or by mask."""
@@ -121,5 +155,7 @@ class TrainingSet:
         taken: dict[str, Any] = {name: getattr(self, name)[places] for name in arrays}
         if self.incumbent is self.base:
             taken["incumbent"] = taken["base"]
-        tokens = None if self.tokens is None else self.tokens[places]
-        return replace(self, **taken, tokens=tokens, content=tuple(self.content[place] for place in places))
+        tokens, unsaid = (None if each is None else each[places] for each in (self.tokens, self.unsaid))
+        return replace(
+            self, **taken, tokens=tokens, unsaid=unsaid, content=tuple(self.content[place] for place in places)
+        )

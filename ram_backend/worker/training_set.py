@@ -15,10 +15,9 @@ from ram_backend.demo import photo_paths
 from ram_backend.feedback.labels import to_matrix
 from ram_backend.gate.folds import folds_of, group_near_duplicates
 from ram_backend.gate.judge import OffTargetShift, measure_shift
-from ram_backend.gate.statistics import reliable_pairs
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.models.bundle import Bundle
-from ram_backend.models.calibration import cost_thresholds, sigmoid
+from ram_backend.models.calibration import cost_thresholds
 from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network, tuned_network
 from ram_backend.settings import Settings
@@ -150,15 +149,7 @@ def build_training_set(
     given = [corrections.fixed_thresholds.get(name, (np.nan, np.nan)) for name in subset.names]
     fixed, before = np.array(given, dtype=np.float32).T
     labels, weights = to_matrix(images.labels, subset.names)
-    if subset.calibration.fitted:
-        ticked = np.array(
-            [[each.label(name).state in ("confirmed", "removed") for name in subset.names] for each in images.labels]
-        )
-        people = [
-            frozenset(corrections.annotators.get(number) for number in each.annotation_ids) for each in images.labels
-        ]
-        weights = weights * reliable_pairs(sigmoid(base), labels, weights > 0, ticked, people)
-    return TrainingSet(
+    training_set = TrainingSet(
         tags=subset.names,
         features=features_of(tokens),
         tokens=tokens,
@@ -176,6 +167,11 @@ def build_training_set(
         calibrated=subset.calibration.fitted,
         embeddings=tag_embeddings(scorer.bundle, subset),
     )
+    if not subset.calibration.fitted:
+        return training_set
+    states = [[each.label(name).state for name in subset.names] for each in images.labels]
+    people = [frozenset(corrections.annotators.get(number) for number in each.annotation_ids) for each in images.labels]
+    return training_set.screened(np.isin(states, ("confirmed", "removed")), people)
 
 
 def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
