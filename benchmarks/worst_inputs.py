@@ -15,6 +15,7 @@ import argparse
 import base64
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from photo_studio import start_label_studio
 from PIL import Image
 from serving import SERVE, TAGS, Caller, _port, _wait_ready, borrow, config, predict_body, setup_body
 
+from ram_backend.labelstudio.request_models import MAX_CONTAINERS, MAX_VALUES
 from ram_backend.settings import load_settings
 
 SIDE = 9_990
@@ -61,9 +65,9 @@ def worst_inputs() -> Iterator[tuple[str, str, bytes]]:
     yield "16-bit PNG", "/predict", image_body("1.1", encoded(grey, "PNG"))
     rgba = np.full((SIDE, SIDE, 4), 90, np.uint8)
     yield "RGBA PNG", "/predict", image_body("1.1", encoded(rgba, "PNG"))
-    yield "string of 60 MB", "/predict", image_body("1.1", "data:," + "a" * 60_000_000)
-    yield "4 million values", "/predict", image_body("1.1", "x", [1] * 3_900_000)
-    yield "a million objects", "/predict", image_body("1.1", "x", [{}] * 990_000)
+    yield "string of 30 MB", "/predict", image_body("1.1", "data:," + "a" * 30_000_000)
+    yield "most values", "/predict", image_body("1.1", "x", [1] * (MAX_VALUES - 100))
+    yield "most objects", "/predict", image_body("1.1", "x", [{}] * (MAX_CONTAINERS - 100))
     yield "percent signs", "/predict", image_body("1.1", "/data/" + "%" * 20_000_000)
     words = config([f"invented {number}" for number in range(10_000)])
     yield "10,000 new tags", "/setup", setup_body("http://127.0.0.1:1", words, "1.1")
@@ -101,24 +105,17 @@ def server(source: Path | None = None) -> Iterator[tuple[int, psutil.Process]]:
                 process.terminate()
 
 
-def repeated(stop: threading.Event, pause_s: float, ask: Callable[[int], int]) -> tuple[threading.Thread, list[float]]:
-    """Asks again and again in a thread; the seconds of each answer."""
-    times: list[float] = []
-
-    def work() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            started = time.perf_counter()
-            status = ask(number)
-            times.append(time.perf_counter() - started)
-            if status != 200:
-                print(f"another project was answered {status}")
-            time.sleep(pause_s)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread, times
+def repeated(stop: Event, times: Queue[list[float]], pause_s: float, ask: Callable[[int], int]) -> None:
+    """Asks again and again until it is stopped; then puts the seconds of each answer."""
+    found: list[float] = []
+    while not stop.is_set():
+        started = time.perf_counter()
+        status = ask(len(found) + 1)
+        found.append(time.perf_counter() - started)
+        if status != 200:
+            print(f"another project was answered {status}")
+        time.sleep(pause_s)
+    times.put(found)
 
 
 def report(name: str, seconds: list[float]) -> None:
@@ -139,9 +136,12 @@ def attack(rest_s: float) -> None:
             small = np.full((40, 40, 3), (number % 256, number // 256 % 256, 7), np.uint8)
             return caller.ask("POST", "/predict", image_body("2.1", encoded(small, "PNG")))[0]
 
+        def health(_: int) -> int:
+            return healthy.ask("GET", "/health")[0]
+
         predict(0)
         time.sleep(10)
-        before, peak, stop = memory(process), [0], threading.Event()
+        before, peak, stop = memory(process), [0], multiprocessing.Event()
 
         def watch() -> None:
             while not stop.wait(0.05):
@@ -149,8 +149,12 @@ def attack(rest_s: float) -> None:
 
         watching = threading.Thread(target=watch)
         watching.start()
-        small, of_small = repeated(stop, 0.2, predict)
-        health, of_health = repeated(stop, 0.02, lambda _: healthy.ask("GET", "/health")[0])
+        asked = {"/predict, small image": (0.2, predict), "/health": (0.02, health)}
+        times = {name: multiprocessing.Queue() for name in asked}
+        # in processes of their own: they measure the server, not what the senders' threads wait for each other
+        askers = [multiprocessing.Process(target=repeated, args=(stop, times[name], *asked[name])) for name in asked]
+        for asker in askers:
+            asker.start()
 
         def send(name: str, path: str, body: bytes) -> None:
             for number in range(ROUNDS):
@@ -166,10 +170,9 @@ def attack(rest_s: float) -> None:
         for sender in senders:
             sender.join()
         stop.set()
-        for thread in (watching, small, health):
-            thread.join()
-        report("/predict, small image", of_small)
-        report("/health", of_health)
+        watching.join()
+        for name in asked:
+            report(name, times[name].get())
         time.sleep(rest_s)
         after = memory(process)
         print(f"memory: {before / 1e6:.0f} MB, at most {peak[0] / 1e6:.0f} MB, {rest_s:g} s later {after / 1e6:.0f} MB")

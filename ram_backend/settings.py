@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     basic_auth_user: str | None = Field(None, validation_alias=_either("BASIC_AUTH_USER"))
     basic_auth_pass: str | None = Field(None, repr=False, validation_alias=_either("BASIC_AUTH_PASS"))
     webhook_secret: str | None = Field(default=None, repr=False)
-    max_body_bytes: int = Field(default=64_000_000, ge=1)
+    max_body_bytes: int = Field(default=32_000_000, ge=1)
     request_seconds: float = Field(default=60, gt=0)
     predict_seconds: float = Field(default=90, gt=0)
     drain_seconds: float = Field(default=95, ge=0)

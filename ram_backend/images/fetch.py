@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
@@ -33,6 +33,7 @@ _CONNECT_S = 5.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429})
 _CHUNK = 65536
+_PART = 1 << 20
 _QUOTED = re.compile(rb"%([0-9a-fA-F]{2})")
 _NAME_UNKNOWN = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "ram-backend"}
@@ -202,21 +203,36 @@ def _failure(address: Address, error: HTTPError, deadline: Deadline) -> ImageUnr
 def _from_data_uri(uri: str, limit: int) -> bytes:
     """Bytes of `data:[type][;base64],...`; whitespace, missing padding and the URL-safe alphabet are forgiven."""
     name = redacted(uri)
-    head, comma, content = uri.partition(",")
-    if not comma:
+    comma = uri.find(",")
+    if comma < 0:
         raise ImageUnreadable(f"{name}: has no comma before its data. Export the task again.")
-    data = _unquoted(content)
-    if head.lower().rstrip().endswith(";base64"):
-        data = data.translate(bytes.maketrans(b"-_", b"+/"), delete=b" \t\n\r\f\v").rstrip(b"=")
-        try:
-            data = base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            raise ImageUnreadable(f"{name}: its base64 is damaged or cut off. Export the task again.") from None
+    parts: Iterable[bytes] = _unquoted(uri, comma + 1)
+    try:
+        data = b"".join(_from_base64(parts) if uri[:comma].lower().rstrip().endswith(";base64") else parts)
+    except (binascii.Error, ValueError):
+        raise ImageUnreadable(f"{name}: its data is damaged or cut off. Export the task again.") from None
     if len(data) > limit:
         raise _too_large(name, limit)
     return data
 
 
-def _unquoted(text: str) -> bytes:
-    """As `unquote_to_bytes`, which takes a hundred times as much memory as "%%%..." has."""
-    return _QUOTED.sub(lambda byte: bytes.fromhex(byte[1].decode()), text.encode())
+def _unquoted(text: str, start: int) -> Iterator[bytes]:
+    """As `unquote_to_bytes`, in parts: it takes a hundred times the memory, and other threads wait for it."""
+    rest = b""
+    for at in range(start, len(text), _PART):
+        rest += text[at : at + _PART].encode()
+        whole = rest.rfind(b"%", len(rest) - 2) % (len(rest) + 1)  # -1, not found: all of it
+        yield _QUOTED.sub(lambda byte: bytes.fromhex(byte[1].decode()), rest[:whole])
+        rest = rest[whole:]
+    yield rest
+
+
+def _from_base64(parts: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for part in parts:
+        rest += part.translate(bytes.maketrans(b"-_", b"+/"), delete=b" \t\n\r\f\v")
+        whole = len(rest) // 4 * 4
+        yield base64.b64decode(rest[:whole], validate=True)
+        rest = rest[whole:]
+    rest = rest.rstrip(b"=")
+    yield base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)

@@ -158,9 +158,12 @@ def is_internal(ip: IPAddress) -> bool:
 
 def redacted(url: str) -> str:
     """A URL on one short line, without user, password and query (but with the path of a local file)."""
-    url = _CONTROL.sub("_", url.strip())
+    url = url.strip()
     if url[:5].lower() == "data:":
         return f"a data URI ({len(url):,} characters)"
+    if len(url) > LONGEST_URL:
+        return f"an address ({len(url):,} characters)"
+    url = _CONTROL.sub("_", url)
     start, _, query = url.partition("#")[0].partition("?")
     scheme, slashes, rest = start.partition("//")
     authority, slash, path = rest.partition("/")
@@ -168,7 +171,7 @@ def redacted(url: str) -> str:
         scheme = scheme.rpartition("@")[2]
     shown = scheme + slashes + authority.rpartition("@")[2] + slash + path
     if query and start.endswith("/data/local-files/"):
-        file = parse_qs(query[:LONGEST_URL]).get("d")
+        file = parse_qs(query).get("d")
         shown += f"?d={file[0]}" if file else ""
     return shown if len(shown) <= _LONGEST_SHOWN else shown[: _LONGEST_SHOWN - 3] + "..."
 

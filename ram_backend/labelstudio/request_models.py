@@ -7,6 +7,7 @@ and tasks of a webhook stay unparsed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -17,8 +18,8 @@ from ram_backend.labelstudio.annotations import unix_microseconds
 from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
 MAX_TASKS = 100_000
-MAX_CONTAINERS = 1_000_000
-MAX_VALUES = 4_000_000
+MAX_CONTAINERS = 250_000
+MAX_VALUES = 1_200_000
 """Limits for tasks, for lists and objects, and for values: more would take many times the body's size in memory."""
 
 _LARGEST = 2**63 - 1
@@ -126,8 +127,8 @@ class WebhookRequest(_Lenient):
         return [*_objects(self.task), *_objects(self.tasks)]
 
 
-def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str, Any]) -> Body:
-    """Validates a request's body: JSON, or parsed already.
+def read_request(model: type[Body], body: bytes | bytearray | str | Path | Mapping[str, Any]) -> Body:
+    """Validates a request's body: JSON, a file of it, or parsed already.
 
     Raises:
         InputError: no JSON, no object, too many values, or a bad field; names
@@ -136,6 +137,8 @@ def read_request(model: type[Body], body: bytes | bytearray | str | Mapping[str,
     try:
         if isinstance(body, Mapping):
             return model.model_validate(body)
+        if isinstance(body, Path):
+            body = body.read_bytes()
         content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         # Brackets and commas inside texts count, too.
         if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS or content.count(b",") > MAX_VALUES:

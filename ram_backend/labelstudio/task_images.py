@@ -68,6 +68,12 @@ class TaskImages:
                 " `value` of the Image tag."
             )
         value, studio = value.strip(), self.label_studio
+        if value[:5].lower() == "data:":
+            return self._fetcher.get(value)
+        if len(value) > LONGEST_URL:
+            raise ImageRefused(
+                f"{redacted(value)}: is longer than {LONGEST_URL:,} characters. Import the image in another way."
+            )
         is_path = value.startswith("/") and not value.startswith(("//", "/\\"))
         is_cloud = value.lower().startswith(_CLOUD)
         if studio is None and (is_path or is_cloud):
@@ -81,7 +87,7 @@ class TaskImages:
             if studio.is_api(own):
                 raise ImageRefused(f"{redacted(value)}: is of Label Studio's API, and no image. Check the task's data.")
             return studio.get(own)
-        if value.partition(":")[0].lower() in ("http", "https", "data"):
+        if value.partition(":")[0].lower() in ("http", "https"):
             return self._fetcher.get(value)
         raise ImageRefused(
             f"{redacted(value)}: isn't an address that can be fetched (http, https, data, s3, gs, azure-blob or in"
@@ -144,12 +150,8 @@ def _check_path(value: str) -> None:
 
     Raises:
         ImageRefused: the path, or that of a local file in the query, has a step
-            up, or is longer than any.
+            up.
     """
-    if len(value) > LONGEST_URL:
-        raise ImageRefused(
-            f"{redacted(value)}: is longer than {LONGEST_URL:,} characters. Import the image in another way."
-        )
     path = value
     for _ in range(_DECODINGS):
         if _UP.search(path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -91,10 +93,11 @@ def _body(model: type[M]) -> Any:
             if len(body) <= SMALL_BODY_BYTES:
                 yield read_request(model, body)
             else:
-                with server.body_process.in_use():
-                    parsed = await asyncio.to_thread(server.body_process.run, read_request, model, body)
+                with server.body_process.in_use(), NamedTemporaryFile() as file:  # its pickle would take the lock
+                    path = Path(file.name)
+                    await asyncio.to_thread(path.write_bytes, body)
                     body.clear()
-                    yield parsed
+                    yield await asyncio.to_thread(server.body_process.run, read_request, model, path)
 
     return Depends(received)
 
