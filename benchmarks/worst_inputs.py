@@ -150,7 +150,7 @@ def attack(rest_s: float) -> None:
         watching = threading.Thread(target=watch)
         watching.start()
         asked = {"/predict, small image": (0.2, predict), "/health": (0.02, health)}
-        times = {name: multiprocessing.Queue() for name in asked}
+        times: dict[str, Queue[list[float]]] = {name: multiprocessing.Queue() for name in asked}
         # in processes of their own: they measure the server, not what the senders' threads wait for each other
         askers = [multiprocessing.Process(target=repeated, args=(stop, times[name], *asked[name])) for name in asked]
         for asker in askers:

@@ -155,7 +155,8 @@ class TrainingSet:
         taken: dict[str, Any] = {name: getattr(self, name)[places] for name in arrays}
         if self.incumbent is self.base:
             taken["incumbent"] = taken["base"]
-        tokens, unsaid = (None if each is None else each[places] for each in (self.tokens, self.unsaid))
+        tokens = None if self.tokens is None else self.tokens[places]
+        unsaid = None if self.unsaid is None else self.unsaid[places]
         return replace(
             self, **taken, tokens=tokens, unsaid=unsaid, content=tuple(self.content[place] for place in places)
         )
