@@ -89,6 +89,8 @@ def studio(
             predicted, tasks = _predict(api, backend.url, settings, show)
         _print_addresses(labelling, backend, account, api.project_id, f"{predicted} of {tasks} photos have predictions")
         typer.echo(_learning(tasks, settings))
+        if tasks < len(files):
+            typer.echo(f"The folder holds {len(files)} photos: import the new ones in Label Studio, with Import.")
         if not predicted:
             log = "what it printed" if backend.service is None else str(backend.service.log)
             notes.print(f"No prediction came: the backend could not read the photos; see {log}.", markup=False)

@@ -222,6 +222,8 @@ def demo() -> None:
         if isinstance(image, ImageError):
             raise image
         _print_tags(image.path, _best(tagger, image.scores, top=DEMO_TAGS, every=True), NAME_WIDTH)
+    if tagger.bundle.kind == "starter":
+        out.print("The starter is small, and errs. RAM++:  ram-backend bundles pull ram-plus  and RAM_BUNDLE=ram-plus")
     out.print(
         "Next: tag your own photos with  .venv/bin/ram-backend tag PHOTO_OR_FOLDER   (any text can be a tag:"
         ' --tags "golden retriever,my product name")',
