@@ -104,6 +104,17 @@ class TrainingSet:
         return self.known if self.unsaid is None else self.known & ~self.unsaid
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on the photos of annotators who are believed in part or not at all."""
+        if self.unsaid is None:
+            return ()
+        found = {
+            "add hardly any tag: what stayed off is not held for wrong": self.unsaid.any(axis=1),
+            "accept all that is ticked: these photos say nothing": ~self.known.any(axis=1),
+        }
+        return tuple(f"Annotators of {rows.sum()} photos {what}." for what, rows in found.items() if rows.any())
+
+    @property
     def thresholds(self) -> FloatArray:
         """(L,): fixed, or else the decision of least expected cost on a calibrated probability, 1 / (1 + add_costs)."""
         found = cost_thresholds(np.full(len(self.tags), NEUTRAL, dtype=np.float32), self.add_costs)

@@ -93,7 +93,7 @@ def _train(context: JobContext) -> JobResult | None:
             raise NotAvailable(f"Not all images are readable for both {bundle.name} and {serving}: try again.")
         thresholds = compared.incumbent_thresholds
         training_set = replace(training_set, incumbent=compared.incumbent, incumbent_thresholds=thresholds)
-    corrections = replace(corrections, notes=corrections.notes + images.notes)
+    corrections = replace(corrections, notes=corrections.notes + images.notes + training_set.notes)
     inputs_digest = _inputs_digest(corrections, training_set, scorer, parent)
     if (earlier := _same_before(context, inputs_digest)) is not None:
         return _result(corrections, earlier, inputs_digest)

@@ -82,6 +82,8 @@ def test_what_an_annotator_who_only_removes_one_tag_teaches_is_no_loss() -> None
         given, new = photos(seed, 150), photos(seed + 100, 400)
         ticked = sigmoid(given.base) > 0.5
         some = replace(given, labels=ticked & (given.labels | (np.arange(8) > 0))).screened(ticked, ["a"] * 150)
+        (note,) = some.notes
+        assert "add hardly any tag" in note
         candidate = fit_candidate(some)
         if judge_candidate(some, candidate.log_odds, evaluated=candidate.evaluated).accepted:
             accepted += 1
@@ -90,3 +92,11 @@ def test_what_an_annotator_who_only_removes_one_tag_teaches_is_no_loss() -> None
             added = (log_odds > 0) & (new.base <= 0) & ~new.labels
             assert added[:, 0].mean() < 0.01
     assert accepted
+
+
+def test_an_annotator_who_accepts_everything_is_named() -> None:
+    given = photos(0, 60)
+    ticked = sigmoid(given.base) > 0.5
+    some = replace(given, labels=ticked).screened(ticked, ["a"] * 60)
+    assert some.notes == ("Annotators of 60 photos accept all that is ticked: these photos say nothing.",)
+    assert given.screened(ticked, ["a"] * 60).notes == ()
