@@ -25,14 +25,7 @@ from ram_backend.training.calibration import (
     fit_tag_calibrations,
     pair_weights,
 )
-from ram_backend.training.ridge import (
-    KernelEigen,
-    Ridge,
-    residualise,
-    smoothed_targets,
-    smoothing_matrix,
-    standardised_targets,
-)
+from ram_backend.training.ridge import KernelEigen, Ridge, standardised_targets
 
 FloatArray = NDArray[np.float32]
 Numbers = NDArray[np.floating]
@@ -115,17 +108,15 @@ class RecalibrationTrainer:
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength, scales, and whether weights are smoothed over tags of
-    similar meaning, are chosen on leave-group-out scores; where their common
-    scale is not above 0, there is no proposal.
+    Ridge strength and scales are chosen on leave-group-out scores; where their
+    common scale is not above 0, there is no proposal, unless the strength is
+    chosen already.
 
     Attributes:
         strengths: ridge penalties to choose from.
-        smoothing: whether weights are smoothed over tags; None: chosen.
     """
 
     strengths: tuple[float, ...] = RIDGE_ALPHAS
-    smoothing: bool | None = None
     name: str = "residual"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
@@ -135,7 +126,7 @@ class RidgeTrainer:
         bundle, training_set = training_set, replace(training_set, base=slope * training_set.base + offset)
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
-        steps = len(self.strengths) + 2
+        steps = len(self.strengths) + 1
         progress(self.name, 0, steps)
         spectrum = KernelEigen.of(training_set.features)
         tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
@@ -144,16 +135,8 @@ class RidgeTrainer:
             tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
             progress(self.name, len(tried), steps)
         strength = max(tried, key=lambda each: tried[each][0])
-        (likelihood, ridge, common), sharing = tried[strength], False
-        if self.smoothing is not False and training_set.embeddings is not None and learned.sum() > 1:
-            positives = (training_set.labels & training_set.known).sum(axis=0) * learned
-            residual_targets = residualise(targets, training_set.base, training_set.weights)
-            mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
-            mixed_ridge = spectrum.ridge(mixed, training_set.groups, strength)
-            smoothed = _weighed(training_set, pair_weight, mixed_ridge, learned)
-            if self.smoothing or smoothed[0] > likelihood:
-                (_, ridge, common), sharing = smoothed, True
-        if self.smoothing is None and (common is None or common[0] <= 0):
+        _, ridge, common = tried[strength]
+        if len(self.strengths) > 1 and (common is None or common[0] <= 0):
             return None
         scores = ridge.out_of_group_scores
         scale, shift = fit_tag_calibrations(training_set.base, scores, training_set.labels, pair_weight, common)
@@ -161,8 +144,8 @@ class RidgeTrainer:
         progress(self.name, steps, steps)
         return Candidate(
             delta=_delta(bundle, slope, learned_ridge.weight, learned_ridge.bias + shift + offset),
-            params={"strength": strength, "sharing": sharing},
-            refit_trainer=replace(self, strengths=(strength,), smoothing=sharing),
+            params={"strength": strength},
+            refit_trainer=replace(self, strengths=(strength,)),
         )
 
 
