@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from PIL import Image
 from ram_backend.errors import InputError
 from ram_backend.regions.evidence import Region
 from ram_backend.regions.weights import loading
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float32]
 
@@ -24,15 +27,8 @@ _SPLITTERS = ".?"
 """Characters that end a phrase for the network."""
 
 
-class Detector(Protocol):
-    """Finds tags in an image."""
-
-    def detect(self, image: Image.Image, tags: Sequence[str]) -> list[Region]:
-        """Boxes of the tags, best first per tag, in the order of the tags; a tag that is not found has none."""
-
-
 class GroundingDino:
-    """A `Detector` on transformers' Grounding DINO. Safe for one thread.
+    """Finds tags in an image with transformers' Grounding DINO. Safe for one thread.
 
     A prompt holds as many tags as fit the text limit of the checkpoint (256
     tokens). Tags don't attend to each other in it, and each is mapped to its
@@ -48,7 +44,7 @@ class GroundingDino:
         BundleDamaged: it is not such a checkpoint.
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, *, device: torch.device | str = "cpu") -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, GroundingDinoForObjectDetection
 
         with loading("grounding-dino", folder):
@@ -60,13 +56,15 @@ class GroundingDino:
         self.text_limit = int(self._model.config.max_text_len)
 
     def detect(self, image: Image.Image, tags: Sequence[str]) -> list[Region]:
-        """See `Detector`.
+        """Boxes of the tags, best first per tag, in the order of the tags; a tag that is not found has none.
 
         Raises:
             InputError: a tag is longer than the text limit.
         """
         found: list[list[Region]] = [[] for _ in tags]
-        for prompts in _batches(list(self.prompts(tags))):
+        waiting = list(self.prompts(tags))
+        for start in range(0, len(waiting), PROMPTS_AT_ONCE):
+            prompts = waiting[start : start + PROMPTS_AT_ONCE]
             boxes, scores = self._scores(image, [prompt for prompt, _ in prompts])
             for (_, spans), places, per_token in zip(prompts, boxes, scores, strict=True):
                 for tag, span in spans:
@@ -109,26 +107,13 @@ class GroundingDino:
         """Boxes (P, Q, 4) as shares (x0, y0, x1, y1), and scores (P, Q, tokens) of P prompts on an image."""
         import torch
 
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
-        mask = torch.tensor([[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
-        pixels = self._images(images=[image.convert("RGB")] * len(prompts), return_tensors="pt")
+        texts = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        pixels = self._images(images=[image.convert("RGB")] * len(prompts), return_tensors="pt").to(self._device)
         with torch.inference_mode():
-            answer = self._model(
-                pixel_values=pixels["pixel_values"].to(self._device),
-                pixel_mask=pixels["pixel_mask"].to(self._device),
-                input_ids=ids.to(self._device),
-                token_type_ids=torch.zeros_like(ids).to(self._device),
-                attention_mask=mask.to(self._device),
-            )
+            answer = self._model(**pixels, **texts, token_type_ids=torch.zeros_like(texts["input_ids"]))
         centre, size = answer.pred_boxes[..., :2], answer.pred_boxes[..., 2:]
         corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
         return corners.float().cpu().numpy(), answer.logits.sigmoid().float().cpu().numpy()
-
-
-def _batches(prompts: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        yield prompts[start : start + PROMPTS_AT_ONCE]
 
 
 def _regions(tag: str, boxes: FloatArray, per_token: FloatArray) -> list[Region]:

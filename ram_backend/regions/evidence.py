@@ -45,7 +45,11 @@ class Region:
 def locate(
     network: Network, entries: Sequence[Entry], tags: Sequence[str], scores: Sequence[float], tokens: FloatArray
 ) -> list[Region]:
-    """Regions of L tags in one image from the tagging network itself; see `regions_of`.
+    """At most three regions per tag of one image, from the tagging network itself.
+
+    They are in the order of the tags, best first per tag. The first region of a
+    tag has the tag's score; others have it times their peak's share of the
+    first one's, both above the map's mean.
 
     Args:
         network: which made the tokens.
@@ -56,20 +60,7 @@ def locate(
     """
     if not tags:
         return []
-    return regions_of(tags, scores, network.evidence(tokens[None], network.select(entries))[0])
-
-
-def regions_of(tags: Sequence[str], scores: Sequence[float], maps: FloatArray) -> list[Region]:
-    """At most three regions per tag, best first per tag, in the order of the tags.
-
-    The first region of a tag has the tag's score; others have it times their
-    peak's share of the first one's, both above the map's mean.
-
-    Args:
-        tags: L tags of one image.
-        scores: of the tags, in [0, 1].
-        maps: (S, S, L) evidence of its cells (`Network.evidence`).
-    """
+    maps = network.evidence(tokens[None], network.select(entries))[0]
     found: list[Region] = []
     for tag, score, evidence in zip(tags, scores, np.moveaxis(maps, -1, 0), strict=True):
         found += [Region(tag, float(score * share), box, point) for share, box, point in _boxes(evidence)]

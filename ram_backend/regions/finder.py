@@ -11,9 +11,9 @@ from PIL import Image
 
 from ram_backend.models.label_embeddings import Entry
 from ram_backend.models.network import Network
-from ram_backend.regions.detector import Detector, GroundingDino
+from ram_backend.regions.detector import GroundingDino
 from ram_backend.regions.evidence import Region, locate
-from ram_backend.regions.segmenter import SegmentAnything, Segmenter
+from ram_backend.regions.segmenter import SegmentAnything
 from ram_backend.regions.weights import folder_of, is_installed
 
 
@@ -25,16 +25,21 @@ class RegionFinder:
 
     Args:
         data_dir: the folder of all data.
-        device: "cpu", or anything else for a GPU where there is one.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        SettingsError: the device is not there.
     """
 
     def __init__(self, data_dir: Path, *, device: str) -> None:
-        self.detector: Detector | None = None
-        self.segmenter: Segmenter | None = None
+        from ram_backend.models.torch_network import torch_device
+
+        self.detector: GroundingDino | None = None
+        self.segmenter: SegmentAnything | None = None
         if is_installed("grounding-dino", data_dir):
-            self.detector = GroundingDino(folder_of("grounding-dino", data_dir), device=_torch_device(device))
+            self.detector = GroundingDino(folder_of("grounding-dino", data_dir), device=torch_device(device))
         if is_installed("sam", data_dir):
-            self.segmenter = SegmentAnything(folder_of("sam", data_dir), device=_torch_device(device))
+            self.segmenter = SegmentAnything(folder_of("sam", data_dir), device=torch_device(device))
 
     def find(
         self,
@@ -63,9 +68,3 @@ class RegionFinder:
         if self.segmenter is None or image is None:
             return [(region, None) for region in found]
         return list(zip(found, self.segmenter.masks(image, [region.box for region in found]), strict=True))
-
-
-def _torch_device(wanted: str) -> str:
-    import torch
-
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"

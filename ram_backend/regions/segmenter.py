@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +12,14 @@ from PIL import Image
 
 from ram_backend.regions.weights import loading
 
+if TYPE_CHECKING:
+    import torch
+
 Box = tuple[float, float, float, float]
 
 
-class Segmenter(Protocol):
-    """Finds the pixels of what boxes hold."""
-
-    def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
-        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height."""
-
-
 class SegmentAnything:
-    """A `Segmenter` on transformers' SAM or SAM 2. Safe for one thread.
+    """Finds the pixels of what boxes hold with transformers' SAM or SAM 2. Safe for one thread.
 
     Args:
         folder: a checkpoint as the hub has it; its config.json says which of
@@ -35,7 +31,7 @@ class SegmentAnything:
         BundleDamaged: it is not such a checkpoint.
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, *, device: torch.device | str = "cpu") -> None:
         from transformers import AutoConfig, Sam2Model, Sam2Processor, SamModel, SamProcessor
 
         with loading("sam", folder):
@@ -46,7 +42,7 @@ class SegmentAnything:
         self._device = device
 
     def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
-        """See `Segmenter`; one mask a box, the network's single answer to it."""
+        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height, one for each."""
         import torch
 
         if not boxes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from ram_backend.demo import photo_paths
 from ram_backend.images.decode import decode
 from ram_backend.models.bundle import open_bundle
 from ram_backend.models.network import load_network
-from ram_backend.regions.evidence import Region, locate, regions_of
+from ram_backend.regions.evidence import Region, locate
+
+
+def regions_of(tags: list[str], scores: list[float], maps: np.ndarray) -> list[Region]:
+    """What a network with these evidence maps (S, S, L) places."""
+    network: Any = SimpleNamespace(select=len, evidence=lambda tokens, _: maps[None])
+    return locate(network, range(len(tags)), tags, scores, np.zeros((1, 1), np.float32))
 
 
 def bumps(*places: tuple[float, float, float], side: int = 9) -> np.ndarray:
