@@ -30,10 +30,9 @@ from ram_backend.models.starter.components import (
     background_stats,
     class_weights,
 )
-from ram_backend.vocabulary.label_system import SOURCES, load_label_system
+from ram_backend.vocabulary.label_system import SOURCES, load_label_system, read_senses
 from ram_backend.vocabulary.minilm import MiniLMTextEncoder
 from ram_backend.vocabulary.tags import Vocabulary
-from ram_backend.vocabulary.wordnet import read_senses
 from starter.data import (
     PRESENT,
     TRAINING_SETS,

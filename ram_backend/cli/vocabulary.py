@@ -22,7 +22,7 @@ from ram_backend.models.registry import find_bundle
 from ram_backend.settings import load_settings
 from ram_backend.vocabulary.caption_files import Pair, read_captions
 from ram_backend.vocabulary.caption_parser import CaptionParser, vocabulary_of_captions
-from ram_backend.vocabulary.label_system import build_label_system, load_label_system
+from ram_backend.vocabulary.label_system import SOURCES, build_label_system, load_label_system
 from ram_backend.vocabulary.tags import Vocabulary
 
 CaptionsOption = Annotated[
@@ -58,10 +58,7 @@ def find(
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    sources: Annotated[Path | None, typer.Option(help="Folder of word lists (default: those that ship).")] = None,
-    wordnet: Annotated[
-        Path | None, typer.Option(help="WordNet 3.0's dictionary files; needed only after the lists have changed.")
-    ] = None,
+    sources: Annotated[Path, typer.Option(help="Folder of word lists.", show_default="those that ship")] = SOURCES,
     captions: CaptionsOption = None,
     min_count: Annotated[int, typer.Option(min=1, help="Captions that have to name a tag.")] = 10,
 ) -> None:
@@ -75,8 +72,7 @@ def build(
         texts = (text for path in captions for _, pair in read_captions(path) for text in pair)
         vocabulary = vocabulary_of_captions(texts, min_count)
     else:
-        given = {"sources": sources} if sources is not None else {}
-        vocabulary = build_label_system(**given, wordnet=wordnet)
+        vocabulary = build_label_system(sources)
     vocabulary.save(out)
     counts = Counter(tag.category for tag in vocabulary)
     typer.echo(f"{out}: {len(vocabulary)} tags, {sum(len(tag.synonyms) for tag in vocabulary)} synonyms")

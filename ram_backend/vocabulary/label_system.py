@@ -15,22 +15,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ram_backend.errors import VocabularyError
 from ram_backend.vocabulary.normalisation import fold, singular_forms, verb_forms
 from ram_backend.vocabulary.tags import CATEGORIES, Tag, Vocabulary, read_text
-from ram_backend.vocabulary.wordnet import (
-    CATEGORY_OF_FILE,
-    COMPATIBLE_FILES,
-    Sense,
-    WordNet,
-    closure,
-    read_senses,
-    write_senses,
-)
 
 SOURCES = Path(__file__).with_name("sources")
 SHIPPED = Path(__file__).with_name("label_system.json")
@@ -42,8 +33,28 @@ ORDER = (
     "food101", "dtd", "pets", "imagenet1k", "caltech101", "flowers102", "kinetics", "captions", "imagenet21k",
 )  # fmt: skip
 
+CATEGORY_OF_FILE = {
+    4: "action", 5: "animal", 6: "object", 7: "attribute", 8: "object", 11: "event", 13: "food", 15: "scene",
+    17: "scene", 18: "person", 19: "scene", 20: "plant", 27: "material",
+}  # fmt: skip
+"""Number of a lexicographer file (WordNet's lexnames(5WN)) -> category of a tag."""
+
 _NAMED_IN_WORDNET = ("object", "animal", "plant", "food", "scene", "material")
 _GLOSSED = re.compile(r"(?P<name>.+?) \((?P<gloss>[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Sense:
+    """One noun synset: its offset, lexicographer file, the offsets of all broader ones (nearest first) and its words.
+
+    `words` are lower-case words whose most frequent sense this is, so that they
+    may stand for it without doubt.
+    """
+
+    synset: str
+    file: int
+    ancestors: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,21 +79,17 @@ def load_label_system() -> Vocabulary:
     return Vocabulary.load(SHIPPED)
 
 
-def build_label_system(sources: Path = SOURCES, wordnet: Path | None = None) -> Vocabulary:
+def build_label_system(sources: Path = SOURCES) -> Vocabulary:
     """Builds the label system from its word lists, tags in alphabetical order.
 
     Args:
         sources: folder with the lists of `ORDER` and the rules.
-        wordnet: folder with WordNet 3.0's dictionary files: `wordnet.txt` is
-            extracted again first (needed only after the lists have changed).
 
     Raises:
         VocabularyError: a list is missing or malformed, or two rules contradict
             each other.
     """
-    drafts = _named(_gather(sources))
-    if wordnet is not None:
-        _extract(drafts, WordNet(wordnet), sources)
+    drafts = merged_lists(sources)
     senses = read_senses(sources / "wordnet.txt")
     for draft in drafts:
         draft.sense = senses.get(draft.name)
@@ -158,8 +165,8 @@ class _Merger:
             self._verbs.setdefault(form, draft)
 
 
-def _gather(sources: Path) -> list[Draft]:
-    """All lists merged, in order; excluded words are gone, renamed ones have their common name."""
+def merged_lists(sources: Path) -> list[Draft]:
+    """All lists merged, in order, without senses; excluded words are gone, renamed ones have their common name."""
     excluded = {fold(word) for word in read_words(sources / "excluded.txt")}
     separate = {fold(word) for word in read_words(sources / "separate.txt")}
     renamed = {fold(old): new for new, olds in read_pairs(sources / "renamed.txt", "=") for old in olds}
@@ -169,7 +176,7 @@ def _gather(sources: Path) -> list[Draft]:
             entry.name, entry.gloss = _split_gloss(renamed.get(fold(entry.full_name), entry.full_name))
             if fold(entry.full_name) not in excluded:
                 merger.add(entry)
-    return merger.drafts
+    return _named(merger.drafts)
 
 
 def _named(drafts: list[Draft]) -> list[Draft]:
@@ -185,20 +192,6 @@ def _named(drafts: list[Draft]) -> list[Draft]:
         draft.synonyms = list(free.values())
         taken |= free.keys()
     return drafts
-
-
-def _extract(drafts: Iterable[Draft], wordnet: WordNet, sources: Path) -> None:
-    """Writes `wordnet.txt` for these drafts: the first sense that fits the category, or the one in `senses.txt`."""
-    chosen = {name: synsets[0] for name, synsets in read_pairs(sources / "senses.txt", "=")}
-    senses = []
-    for draft in drafts:
-        word, _, number = chosen.get(draft.name, "").partition("#")
-        words = [word] if word else [draft.name.split(" (")[0], *draft.synonyms]
-        found = [sense for each in words for sense in wordnet.senses(each)]
-        fitting = CATEGORY_OF_FILE if draft.category is None else COMPATIBLE_FILES[draft.category]
-        usable = found[int(number) - 1 :] if number else [sense for sense in found if sense.file in fitting]
-        senses += [(draft.name, sense) for sense in usable[:1] if word != "none"]
-    write_senses(sources / "wordnet.txt", senses, {sense.synset for _, sense in senses})
 
 
 def _add_words(drafts: list[Draft], excluded: set[str]) -> None:
@@ -274,6 +267,16 @@ def _broader(
     return broader
 
 
+def closure(start: str, above: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
+    """Everything above `start`, breadth first; with `start` itself where it is above itself."""
+    found: dict[str, None] = {}
+    layer = list(above(start))
+    while layer:
+        found.update(dict.fromkeys(layer))
+        layer = [up for one in layer for up in above(one) if up not in found]
+    return tuple(found)
+
+
 def _split_gloss(name: str) -> tuple[str, str | None]:
     match = _GLOSSED.fullmatch(name)
     return (match["name"], match["gloss"]) if match else (name, None)
@@ -329,3 +332,21 @@ def read_pairs(path: Path, mark: str) -> list[tuple[str, list[str]]]:
             raise VocabularyError(f"{path}, line {number}: expected 'word {mark} word, word'. Correct that line.")
         pairs.append((key.strip(), words))
     return pairs
+
+
+def read_senses(path: Path) -> dict[str, Sense]:
+    """Reads `sources/wordnet.txt`: name -> sense.
+
+    Raises:
+        VocabularyError: a malformed row; names the line.
+    """
+    senses = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("#"):
+            continue
+        fields = line.split("\t")
+        if len(fields) != 5 or not fields[2].isdigit():
+            raise VocabularyError(f"{path}, line {number}: not name, synset, file, ancestors, words. Extract it again.")
+        words = tuple(fields[4].split("|")) if fields[4] else ()
+        senses[fields[0]] = Sense(fields[1], int(fields[2]), tuple(fields[3].split()), words)
+    return senses

@@ -1,27 +1,21 @@
-"""Senses of WordNet 3.0: synset, hypernyms and synonyms of the label system's names.
+"""Senses of WordNet 3.0 for the label system's names: `python -m starter.wordnet FOLDER` writes `wordnet.txt` again.
 
-WordNet's dictionary files (`data.noun`, `index.noun`; Debian's `wordnet-base`,
-about 20 MB) are read once by whoever changes the word lists; what the build
-needs of them is in `sources/wordnet.txt`, one row per name: name, synset
-(offset of the noun), lexicographer file, offsets of all broader synsets
-(nearest first), and the other words of the synset for which it is the most
-frequent sense.
+Run it once after the word lists have changed. FOLDER has WordNet's dictionary
+files (`data.noun`, `index.noun`; Debian's `wordnet-base`, about 20 MB).
+`wordnet.txt` has a row per name: name, synset (offset of the noun),
+lexicographer file, offsets of all broader synsets (nearest first), and the
+other words of the synset for which it is the most frequent sense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ram_backend.errors import VocabularyError
+from ram_backend.vocabulary.label_system import CATEGORY_OF_FILE, SOURCES, Sense, closure, merged_lists, read_pairs
 from ram_backend.vocabulary.tags import read_text
 
-CATEGORY_OF_FILE = {
-    4: "action", 5: "animal", 6: "object", 7: "attribute", 8: "object", 11: "event", 13: "food", 15: "scene",
-    17: "scene", 18: "person", 19: "scene", 20: "plant", 27: "material",
-}  # fmt: skip
-"""Number of a lexicographer file (WordNet's lexnames(5WN)) -> category of a tag."""
 COMPATIBLE_FILES = {
     "object": {6, 8, 10, 17, 19, 21, 25},
     "scene": {6, 15, 17, 19, 26, 28},
@@ -37,20 +31,6 @@ COMPATIBLE_FILES = {
     "other": {10, 6},
 }
 """Category of a tag -> files of senses that it may have."""
-
-
-@dataclass(frozen=True)
-class Sense:
-    """One noun synset: its offset, lexicographer file, the offsets of all broader ones (nearest first) and its words.
-
-    `words` are lower-case words whose most frequent sense this is, so that they
-    may stand for it without doubt.
-    """
-
-    synset: str
-    file: int
-    ancestors: tuple[str, ...]
-    words: tuple[str, ...] = ()
 
 
 class WordNet:
@@ -85,32 +65,18 @@ def _records(path: Path) -> Iterator[str]:
     return (line for line in read_text(path).splitlines() if not line.startswith(" "))
 
 
-def closure(start: str, above: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
-    """Everything above `start`, breadth first; with `start` itself where it is above itself."""
-    found: dict[str, None] = {}
-    layer = list(above(start))
-    while layer:
-        found.update(dict.fromkeys(layer))
-        layer = [up for one in layer for up in above(one) if up not in found]
-    return tuple(found)
-
-
-def read_senses(path: Path) -> dict[str, Sense]:
-    """Reads `sources/wordnet.txt`: name -> sense.
-
-    Raises:
-        VocabularyError: a malformed row; names the line.
-    """
-    senses = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.startswith("#"):
-            continue
-        fields = line.split("\t")
-        if len(fields) != 5 or not fields[2].isdigit():
-            raise VocabularyError(f"{path}, line {number}: not name, synset, file, ancestors, words. Extract it again.")
-        words = tuple(fields[4].split("|")) if fields[4] else ()
-        senses[fields[0]] = Sense(fields[1], int(fields[2]), tuple(fields[3].split()), words)
-    return senses
+def extract(folder: Path, sources: Path = SOURCES) -> None:
+    """Writes `wordnet.txt` in `sources`: the first sense that fits a tag's category, or the one in `senses.txt`."""
+    wordnet, senses = WordNet(folder), []
+    chosen = {name: synsets[0] for name, synsets in read_pairs(sources / "senses.txt", "=")}
+    for draft in merged_lists(sources):
+        word, _, number = chosen.get(draft.name, "").partition("#")
+        words = [word] if word else [draft.name.split(" (")[0], *draft.synonyms]
+        found = [sense for each in words for sense in wordnet.senses(each)]
+        fitting = CATEGORY_OF_FILE if draft.category is None else COMPATIBLE_FILES[draft.category]
+        usable = found[int(number) - 1 :] if number else [sense for sense in found if sense.file in fitting]
+        senses += [(draft.name, sense) for sense in usable[:1] if word != "none"]
+    write_senses(sources / "wordnet.txt", senses, {sense.synset for _, sense in senses})
 
 
 def write_senses(path: Path, senses: Iterable[tuple[str, Sense]], needed: set[str]) -> None:
@@ -124,3 +90,7 @@ def write_senses(path: Path, senses: Iterable[tuple[str, Sense]], needed: set[st
         "# name, synset, lexicographer file, broader synsets that are tags too, words; from WordNet 3.0 (Princeton)\n"
     )
     path.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    extract(Path(sys.argv[1]))
