@@ -51,9 +51,6 @@ def eval_(
     ] = None,
     tags: Annotated[Path | None, typer.Option(help="File of tags, one a line (default: those of the labels).")] = None,
     keep_leaks: Annotated[bool, typer.Option(help="Count images that a model has learned from.")] = False,
-    ram_definition: Annotated[
-        bool, typer.Option(help="mAP as RAM's script has it: a tag without positives counts as 0.")
-    ] = False,
     baselines: Annotated[
         bool, typer.Option(help="Also CLIP, ML-Decoder, linear probe, ConSE and untrained prior.")
     ] = False,
@@ -92,7 +89,6 @@ def eval_(
                 candidates,
                 settings,
                 keep_leaks=keep_leaks,
-                ram_definition=ram_definition,
                 with_baselines=baselines,
                 training=training,
                 progress=partial(bar.advance, task),

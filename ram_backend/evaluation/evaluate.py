@@ -44,7 +44,6 @@ def evaluate(
     settings: Settings,
     *,
     keep_leaks: bool = False,
-    ram_definition: bool = False,
     with_baselines: bool = False,
     training: LabelSet | None = None,
     progress: Callable[[int], object] = lambda _: None,
@@ -58,7 +57,6 @@ def evaluate(
         candidates: at least one.
         settings: batch size, threads, limits.
         keep_leaks: leaks are reported, and counted nevertheless.
-        ram_definition: see `figures`.
         with_baselines: further models, on the tokens of the first candidate.
         training: labelled images for the baselines that learn; None: there are
             none.
@@ -101,7 +99,7 @@ def evaluate(
         raise InputError(f"{labels.name}: the models have learned from all of its images: give others, or a --split.")
     right, known = (each[scored.rows[kept]] for each in labels.matrices(tags))
     kept_models = [replace(each, scores=None if each.scores is None else each.scores[kept]) for each in models]
-    described = describe_models(kept_models, tags, right, known, ram_definition)
+    described = describe_models(kept_models, tags, right, known)
     first = next(each for each in described["models"] if "mAP" in each)
     files = [labels.images[row].file for row in scored.rows]
     return {

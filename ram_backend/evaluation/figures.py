@@ -48,7 +48,6 @@ def figures(
     labels: BoolArray,
     known: BoolArray,
     thresholds: FloatArray | None,
-    ram_definition: bool = False,
 ) -> dict[str, float]:
     """All figures of (N, L) scores; those that need thresholds only where there are some.
 
@@ -57,16 +56,14 @@ def figures(
         labels: (N, L).
         known: (N, L).
         thresholds: (L,) or None.
-        ram_definition: mAP is RAM's, where a tag without positives counts as 0.
     """
+    official = metrics.ram_figures(scores, labels, 1.0 if thresholds is None else thresholds, known)
     found = {
         "mAP": metrics.mean_average_precision(scores, labels, known, MIN_POSITIVES),
         "micro_mAP": metrics.micro_average_precision(scores, labels, known),
         "precision_at_5": metrics.precision_at_k(scores, labels, known, 5),
+        "ram_mAP": official["mAP"],
     }
-    official = metrics.ram_figures(scores, labels, 1.0 if thresholds is None else thresholds, known)
-    if ram_definition:
-        found["mAP"] = official["mAP"]
     if thresholds is None:
         return found
     averages: tuple[Literal["micro", "macro"], ...] = ("micro", "macro")
@@ -87,7 +84,6 @@ def describe_models(
     tags: Sequence[str],
     labels: BoolArray,
     known: BoolArray,
-    ram_definition: bool = False,
     resamples: int = metrics.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -108,11 +104,9 @@ def describe_models(
         if model.scores is None:
             continue
         drawn = metrics.bootstrap(model.scores, labels, known, model.thresholds, weights)
-        facts |= figures(model.scores, labels, known, model.thresholds, ram_definition)
-        if ram_definition:
-            del drawn["mAP"]  # resampled is the other one
+        facts |= figures(model.scores, labels, known, model.thresholds)
         facts["intervals"] = {name: metrics.interval(each) for name, each in drawn.items()}
-        facts |= _apart(model, labels, known, ram_definition) | _points(model, tags, labels, known)
+        facts |= _apart(model, labels, known) | _points(model, tags, labels, known)
         first = first or (facts, drawn)
         for figure in () if first[0] is facts else sorted(drawn.keys() & first[1].keys()):
             before, after = first[1][figure], drawn[figure]
@@ -132,7 +126,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _apart(model: ModelScores, labels: BoolArray, known: BoolArray, ram_definition: bool) -> dict[str, Any]:
+def _apart(model: ModelScores, labels: BoolArray, known: BoolArray) -> dict[str, Any]:
     """Figures of "seen" and of "unseen" tags, as far as there are such; nothing of a baseline."""
     if model.scores is None or model.unseen is None or model.thresholds is None:
         return {}
@@ -140,7 +134,7 @@ def _apart(model: ModelScores, labels: BoolArray, known: BoolArray, ram_definiti
     for name, columns in (("seen", ~model.unseen), ("unseen", model.unseen)):
         if columns.any():
             arrays = (model.scores[:, columns], labels[:, columns], known[:, columns], model.thresholds[columns])
-            found[name] = {"tags": int(columns.sum()), **figures(*arrays, ram_definition)}
+            found[name] = {"tags": int(columns.sum()), **figures(*arrays)}
     return found
 
 
