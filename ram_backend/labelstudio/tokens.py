@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from ram_backend.errors import SettingsError
 
@@ -33,9 +32,8 @@ class Login:
             )
         self._token = token
         self._refresh = refresh
-        self._lock = threading.Lock()  # around the field below
-        self._access: Future[str] = Future()  # the latest refresh, shared by the threads that need its token
-        self._access.set_result("")
+        self._lock = threading.Lock()  # held during a refresh, so that threads share its token
+        self._access = ""
         self.is_personal = is_personal(token)
 
     def __bool__(self) -> bool:
@@ -59,16 +57,9 @@ class Login:
 
     def _renewed(self, stale: str) -> str:
         with self._lock:
-            access = self._access
-            begin = access.done() and (access.exception() is not None or access.result() == stale)
-            if begin:
-                self._access = access = Future()
-        if begin:
-            try:
-                access.set_result(self._refresh(self._token))
-            except BaseException as error:
-                access.set_exception(error)
-        return access.result()
+            if self._access == stale:
+                self._access = self._refresh(self._token)
+            return self._access
 
 
 def is_personal(token: str) -> bool:

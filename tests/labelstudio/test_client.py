@@ -23,7 +23,6 @@ from ram_backend.errors import (
 from ram_backend.images.fetch import FetchLimits
 from ram_backend.images.guard import AddressGuard
 from ram_backend.labelstudio.client import LabelStudio
-from ram_backend.labelstudio.tokens import Login
 
 FILE = "/data/upload/1/a.jpg"
 
@@ -78,27 +77,6 @@ def test_many_threads_renew_once(studio: FakeLabelStudio, known: bool) -> None:
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, range(12))) == [b"photo"] * 12
     assert studio.refreshed == refreshed + 1
-
-
-def test_threads_that_waited_for_a_refresh_that_failed_do_not_try_again_each() -> None:
-    tried, waiting = [], threading.Barrier(6)
-
-    def refresh(_: str) -> str:
-        tried.append(1)
-        ends.wait(1)
-        raise LabelStudioUnreachable("away")
-
-    ends = threading.Event()
-    login = Login(PERSONAL, refresh)
-
-    def ask(_: int) -> None:
-        waiting.wait()
-        with pytest.raises(LabelStudioUnreachable):
-            login.header()
-
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(ask, range(6)))
-    assert len(tried) == 1
 
 
 @pytest.mark.parametrize(
