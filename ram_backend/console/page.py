@@ -18,8 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from ram_backend import __version__
 from ram_backend.console.actions import ACTIONS
-from ram_backend.console.charts import bars_per_day, before_and_after
-from ram_backend.console.report import plotted, report_values, share
+from ram_backend.console.report import bars_per_day, edits_of, report_values, share
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound, RamError
 from ram_backend.images.decode import thumbnail
@@ -193,7 +192,7 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "waiting": jobs.waiting(key)[key],
         "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
         "versions": versions[::-1],
-        "plot": before_and_after([row for each in versions if (row := plotted(each))]),
+        "edits": {each.name: edits_of(each) for each in versions},
         "jobs": jobs.table.jobs(key, limit=JOBS),
         "schedules": jobs.schedules.schedules(key),
         "kinds": KINDS,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from ram_backend.console.charts import bars_per_day, before_and_after
 from ram_backend.console.statistics import count_edits, statistics_of
 from ram_backend.errors import NotAvailable
 from ram_backend.feedback.labels import TagCounts
@@ -24,6 +24,9 @@ from ram_backend.training.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_
 from ram_backend.versions.directory import Version
 from ram_backend.versions.records import BASE, VersionRecord
 from ram_backend.versions.table import incumbent_of
+
+DAYS, WIDTH, HEIGHT = 30, 600, 90
+"""Days in a plot, and its size."""
 
 MORE = 100
 WORTH_IT = 0.01
@@ -44,9 +47,9 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
 
     counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
     steps = [
-        (counts[parent], counts[each.name], figures[1] - figures[2])
+        (counts[parent], counts[each.name], figures[0] - figures[1])
         for each in records
-        if each.lineage and (figures := plotted(each)) and (parent := each.lineage.parent) in counts
+        if each.lineage and (figures := edits_of(each)) and (parent := each.lineage.parent) in counts
     ]
     saving = expected_saving(steps)
     drift = None if version is None else _drift(jobs, settings, project, version)
@@ -71,13 +74,12 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
 
 
 def report_values(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """What `report.html` shows: the report, its plots, tables of tags, and sentences."""
+    """What `report.html` shows: the report, its plot, tables of tags, and sentences."""
     report = project_report(jobs, settings, project)
     days = {date.fromisoformat(day): each["edits"] / each["photos"] for day, each in report["days"].items()}
     return {
         "report": report,
         "days": bars_per_day(days, max(days, default=datetime.now(UTC).date()), "Edits per photo"),
-        "plot": before_and_after([row for each in jobs.versions.list(project.key) if (row := plotted(each))]),
         "tables": [("All", report["tags"]), *((each["version"], each["tags"]) for each in report["versions"])],
         "sentences": list(_sentences(report)),
     }
@@ -94,12 +96,36 @@ def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
     )
 
 
-def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
-    """A version's name, its edits per photo before and after, and whether it was accepted; None: they aren't known."""
+def edits_of(record: VersionRecord) -> tuple[float, float] | None:
+    """Edits per photo before and after a version, on the gate's photos; None: they aren't known."""
     lineage = record.lineage
     if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
         return None
-    return record.name, lineage.metrics_before["edits"], lineage.metrics_after["edits"], record.outcome == "accept"
+    return lineage.metrics_before["edits"], lineage.metrics_after["edits"]
+
+
+def bars_per_day(values: Mapping[date, float], until: date, what: str = "Corrections") -> Markup:
+    """A bar for each of the last `DAYS` days.
+
+    Args:
+        values: by day.
+        until: the last day.
+        what: the values are.
+    """
+    days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
+    highest = max([values.get(day, 0) for day in days] + [1])
+    step = WIDTH / DAYS
+    bars = Markup("").join(
+        Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:.4g}</title></rect>').format(
+            place * step, HEIGHT - (height := HEIGHT * values.get(day, 0) / highest), step - 2, height, day,
+            values.get(day, 0),
+        )
+        for place, day in enumerate(days)
+    )  # fmt: skip
+    label = f"{what} by day from {days[0]} to {days[-1]}, at most {highest:.4g}"
+    return Markup('<svg class="bars" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, label, bars
+    )
 
 
 def expected_saving(steps: Sequence[tuple[int, int, float]]) -> float | None:
@@ -135,8 +161,8 @@ def share(value: float | None) -> str:
 
 
 def _facts(record: VersionRecord) -> dict[str, Any]:
-    row, made = plotted(record), record.recorded_at.isoformat(timespec="seconds")
-    edits = {"edits_before": row and row[1], "edits_after": row and row[2]}
+    made, (before, after) = record.recorded_at.isoformat(timespec="seconds"), edits_of(record) or (None, None)
+    edits = {"edits_before": before, "edits_after": after}
     verdict = str(record.verdict.get("reason") or record.outcome)
     return {"version": record.name, "state": record.state, "made": made, "verdict": verdict, **edits}
 
