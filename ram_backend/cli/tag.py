@@ -74,7 +74,8 @@ def tag(
         typer.Option(help="Also write the regions: coco=FILE.json, yolo=FOLDER or voc=FOLDER; may be repeated."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out and --save: leave out the images that they have.")
+        bool,
+        typer.Option("--resume", help="Go on with --out FILE.jsonl and --save: leave out images that they have."),
     ] = False,
     device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto (default: RAM_PRECISION).")] = None,
@@ -92,8 +93,8 @@ def tag(
         check_tag_file(file)
     if resume and file is None and save is None:
         raise InputError("--resume goes on with the files of --out or --save: name one of them.")
-    if resume and export:
-        raise InputError("--export is written as a whole: leave out --resume.")
+    if resume and (export or (file is not None and file.suffix.lower() != ".jsonl")):
+        raise InputError("--resume goes on with --out FILE.jsonl and --save: other files are written as a whole.")
     found = found_files(images, save)
     paths = [path for path in found if is_there(path, settings)]
     exports = [BoxFile(each, paths, names) for each in export or ()]
@@ -177,7 +178,7 @@ def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | B
     """Says how many images are tagged and where; ends with status 130 or 1 where not all are."""
     where = ", ".join(str(each.path) for each in files)
     if stopped:
-        resume = f"and in {where}; --resume goes on" if files else "with --out FILE, --resume goes on from there"
+        resume = f"and in {where}; --resume goes on" if files else "with --out FILE.jsonl, --resume goes on from there"
         notes.print(f"\nStopped: {done} of {images} images are tagged, {resume}.", markup=False)
         raise typer.Exit(130)
     if files:

@@ -1,4 +1,4 @@
-"""Files of tagged images by suffix, which `--resume` goes on with (JSON, CSV, NumPy), and data sets of boxes."""
+"""Files of tagged images by suffix (JSON Lines, JSON, CSV, NumPy), and data sets of boxes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import os
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +45,12 @@ def check_tag_file(path: Path) -> None:
 
 
 class TagFile:
-    """A file of tagged images: `.jsonl` and `.csv` get each image at once, `.json` and `.npz` are written by `close`.
+    """A file of tagged images: `.jsonl` gets each image at once, the others are written by `close`.
 
     Args:
         path: with one of `SUFFIXES`.
         tagger: whose tags and thresholds they are.
-        resume: keep what the file has; False: begin anew.
+        resume: keep what a `.jsonl` file has; False: begin anew.
 
     Raises:
         InputError: the file can't be read or written, or was written with other
@@ -63,21 +62,19 @@ class TagFile:
         self._tagger = tagger
         self._suffix = path.suffix.lower()
         self._rows: list[tuple[Record, TaggedImage]] = []
-        if resume and path.exists():
-            self._rows = list(_read(path))
-            if {record["model_version"] for record, _ in self._rows} - {tagger.model_version}:
-                raise InputError(f"{path} was written with other tags or another bundle: choose another file.")
-        self.images = {printable(record["image"]) for record, _ in self._rows}
-        """Printable names of the images in it."""
         self._lines: io.TextIOBase | None = None
-        if self._suffix in (".jsonl", ".csv"):
-            self._rows = []
-            try:
-                self._lines = path.open("a" if self.images else "w", encoding="utf-8", errors="backslashreplace")
-            except OSError as error:
-                raise InputError(f"{path} can't be written ({error.strerror}): choose another file.") from None
-            if self._suffix == ".csv" and not self.images:
-                self._write(_csv([COLUMNS]))
+        self.images: set[str] = set()
+        """Printable names of the images in it."""
+        if self._suffix != ".jsonl":
+            return
+        records = read_records(path) if resume and path.exists() else []
+        if {record["model_version"] for record in records} - {tagger.model_version}:
+            raise InputError(f"{path} was written with other tags or another bundle: choose another file.")
+        self.images = {printable(record["image"]) for record in records}
+        try:
+            self._lines = path.open("a" if records else "w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise InputError(f"{path} can't be written ({error.strerror}): choose another file.") from None
 
     def add(self, record: Record, image: TaggedImage) -> None:
         """Adds an image, unless it is there already."""
@@ -85,33 +82,35 @@ class TagFile:
         if name in self.images:
             return
         self.images.add(name)
-        if self._suffix == ".jsonl":
-            self._write(json.dumps(record, ensure_ascii=False) + "\n")
-        elif self._suffix == ".csv":
-            tags = [(each["tag"], each["score"]) for each in record["tags"]] or [("", "")]
-            self._write(_csv((record["image"], record["model_version"], *each) for each in tags))
-        else:
+        if self._lines is None:
             self._rows.append((record, image))
+            return
+        try:
+            self._lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise InputError(f"{self.path} can't be written ({error.strerror}): --resume goes on.") from None
 
     def close(self) -> None:
         """Writes what is not written yet."""
         if self._lines is not None:
             self._lines.close()
             return
+        records = [record for record, _ in self._rows]
         with written_whole(self.path) as file:
             if self._suffix == ".json":
-                rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record, _ in self._rows)
+                rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
                 file.write(printable(f"[{rows}]\n").encode())
+            elif self._suffix == ".csv":
+                text = io.StringIO()
+                writer = csv.writer(text, lineterminator="\n")
+                writer.writerow(COLUMNS)
+                for record in records:
+                    tags = [(each["tag"], each["score"]) for each in record["tags"]] or [("", "")]
+                    writer.writerows((record["image"], record["model_version"], *each) for each in tags)
+                file.write(printable(text.getvalue()).encode())
             else:
                 np.savez(file, **self._arrays())
-
-    def _write(self, text: str) -> None:
-        assert self._lines is not None
-        try:
-            self._lines.write(text)
-            self._lines.flush()
-        except OSError as error:
-            raise InputError(f"{self.path} can't be written ({error.strerror}): --resume goes on.") from None
 
     def _arrays(self) -> dict[str, Any]:
         shape = (len(self._rows), len(self._tagger.tags))
@@ -177,43 +176,20 @@ class BoxFile:
             link.symlink_to(self._root / image.file)
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Reads the records of a `.jsonl` file; a last line that was cut off is removed from it."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    for line in content[:whole].splitlines():
-        yield json.loads(line)
+def read_records(path: Path) -> list[Record]:
+    """Reads the records of a `.jsonl` file; a last line that was cut off is removed from it.
 
-
-def _read(path: Path) -> Iterator[tuple[Record, TaggedImage]]:
-    none = np.empty(0, np.float32)
-    suffix = path.suffix.lower()
+    Raises:
+        InputError: it is not what `TagFile` writes.
+    """
     try:
-        if suffix == ".npz":
-            with np.load(path) as arrays:
-                version = {"model_version": str(arrays["model_version"])}
-                for name, logits, scores in zip(arrays["images"], arrays["logits"], arrays["scores"], strict=True):
-                    yield {**version, "image": str(name)}, TaggedImage(Path(str(name)), logits, scores, none)
-            return
-        if suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = csv.DictReader(file)
-                records: Iterable[Record] = list(rows)
-            if rows.fieldnames != list(COLUMNS):
-                raise ValueError
-        else:
-            records = read_records(path) if suffix == ".jsonl" else json.loads(path.read_bytes())
-        for record in records:
-            yield record, TaggedImage(Path(record["image"]), none, none, none)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+        records = [json.loads(line) for line in content[:whole].splitlines()]
+        return [{**each, "image": each["image"], "model_version": each["model_version"]} for each in records]
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is not what `tag --out` writes, so --resume can't go on: choose another file."
         ) from None
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
