@@ -22,14 +22,6 @@ Model = StrEnum(
     {"ram_plus": "ram-plus", "ram": "ram", "tag2text": "tag2text", "grounding_dino": "grounding-dino", "sam": "sam"},
 )
 
-AllowExtra = Annotated[
-    bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
-]
-Descriptions = Annotated[int | None, typer.Option(min=1, help="RAM++: label embeddings per tag (default: 51).")]
-ImageSize = Annotated[
-    int | None, typer.Option(min=1, help="Side of the images that the file was trained for (default: 384).")
-]
-
 
 @app.command("import")
 def import_(
@@ -39,9 +31,15 @@ def import_(
     thresholds: Annotated[
         Path | None, typer.Option(help="One threshold a line (default: the authors' flat ones).")
     ] = None,
-    allow_extra: AllowExtra = False,
-    descriptions: Descriptions = None,
-    image_size: ImageSize = None,
+    allow_extra: Annotated[
+        bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
+    ] = False,
+    descriptions: Annotated[
+        int | None, typer.Option(min=1, help="RAM++: label embeddings per tag (default: 51).")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images that the file was trained for (default: 384).")
+    ] = None,
 ) -> None:
     """Make a bundle of an official weight file.
 
@@ -76,16 +74,11 @@ def pull(
     ] = None,
     filename: Annotated[str | None, typer.Option(help="Another file in that repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit (default: main).")] = None,
-    tags: Annotated[str | None, typer.Option(help="Another tag list: address or local file.")] = None,
-    thresholds: Annotated[str | None, typer.Option(help="Other thresholds: address or local file.")] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(envvar="HF_ENDPOINT", help="Address of the hub or of a mirror.")
-    ] = None,
-    allow_extra: AllowExtra = False,
-    descriptions: Descriptions = None,
-    image_size: ImageSize = None,
 ) -> None:
     """Download a released model (1.3 to 5.6 GB) and make a bundle of it; a download that stopped resumes.
+
+    HF_ENDPOINT is the address of a mirror of the hub. A file with other tags is
+    for `bundles import`.
 
     grounding-dino and sam (0.4 to 1 GB) are not bundles: `tag --regions` uses
     them.
@@ -99,11 +92,10 @@ def pull(
     if kind == "grounding-dino" or kind == "sam":  # noqa: PLR1714, mypy narrows the type by `==` only
         from ram_backend.regions.weights import pull as pull_detector
 
-        folder = pull_detector(kind, settings.data_dir, repository=repository, revision=revision, endpoint=endpoint)
+        folder = pull_detector(kind, settings.data_dir, repository=repository, revision=revision, endpoint=None)
         out.print(f"{kind} is in {folder}", markup=False)
         return
-    files = {"repository": repository, "filename": filename, "revision": revision}
-    named = {**files, "tags": tags, "thresholds": thresholds}
+    named = {"repository": repository, "filename": filename, "revision": revision}
     release = replace(RELEASES[kind], **{key: value for key, value in named.items() if value is not None})
     bundle = pull_release(
         kind,
@@ -111,10 +103,6 @@ def pull(
         cache_dir=settings.cache_dir,
         name=name,
         release=release,
-        endpoint=endpoint,
-        allow_extra=allow_extra,
-        descriptions=descriptions,
-        image_size=image_size,
         progress=lambda text: notes.print(f"{text} ...", markup=False),
     )
     _announce(bundle)

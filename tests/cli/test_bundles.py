@@ -77,12 +77,12 @@ def test_pull_hands_the_addresses_on(monkeypatch: pytest.MonkeyPatch) -> None:
         raise CheckpointError("enough")
 
     monkeypatch.setattr("ram_backend.models.hub.pull", pull)
-    addresses = ("--repository", "me/mine", "--tags", "t.txt", "--endpoint", "http://x")
+    addresses = ("--repository", "me/mine", "--revision", "v2")
     with pytest.raises(CheckpointError):
         run("pull", "ram-plus", *addresses, "--name", "n")
-    assert (asked["kind"], asked["name"], asked["endpoint"]) == ("ram-plus", "n", "http://x")
+    assert (asked["kind"], asked["name"]) == ("ram-plus", "n")
     release = asked["release"]
-    assert (release.repository, release.tags, release.filename) == ("me/mine", "t.txt", "ram_plus_swin_large_14m.pth")
+    assert (release.repository, release.revision, release.filename) == ("me/mine", "v2", "ram_plus_swin_large_14m.pth")
     run("pull", "yolo", status=2)
 
 
