@@ -209,13 +209,6 @@ def start_backend(
     return Server(url, service)
 
 
-def running_backend(port: int) -> Server | None:
-    """A `ram-backend serve` that listens at that port already."""
-    url = f"http://127.0.0.1:{port}"
-    health = _answer(f"{url}/health")
-    return Server(url, None) if isinstance(health, dict) and {"bundle", "model"} <= health.keys() else None
-
-
 def free_port(first: int) -> int:
     """The first free port from `first` on; raises SettingsError if none near is free."""
     from ram_backend.server.uvicorn_runner import bind

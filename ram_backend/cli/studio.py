@@ -18,7 +18,6 @@ from ram_backend.cli.servers import (
     Server,
     ended_by_signals,
     open_account,
-    running_backend,
     start_backend,
     start_label_studio,
 )
@@ -80,7 +79,7 @@ def studio(
             started.callback(labelling.stop)
             show("Starting the backend and a worker")
             ProjectTable(open_migrated(settings)).pin_host(instance_of(labelling.url), token=account.token)
-            backend = running_backend(settings.port) or start_backend(
+            backend = start_backend(
                 folder / "backend.log", settings.port, labelling.url, account.token, {"RAM_WORKER": "true"}
             )
             started.callback(backend.stop)
@@ -92,7 +91,7 @@ def studio(
         if tasks < len(files):
             typer.echo(f"The folder holds {len(files)} photos: import the new ones in Label Studio, with Import.")
         if not predicted:
-            log = "what it printed" if backend.service is None else str(backend.service.log)
+            log = folder / "backend.log"
             notes.print(f"No prediction came: the backend could not read the photos; see {log}.", markup=False)
         _watch(labelling, backend)
 
@@ -138,11 +137,11 @@ def _learning(photos: int, settings: Settings) -> str:
 
 
 def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
-    ran = "  (ran already, and keeps running)"
-    typer.echo(f"Label Studio  {labelling.url}{'' if labelling.service else ran}")
+    ran = "" if labelling.service else "  (ran already, and keeps running)"
+    typer.echo(f"Label Studio  {labelling.url}{ran}")
     typer.echo(f"  e-mail      {account.email}")
     typer.echo(f"  password    {account.password}")
-    typer.echo(f"Backend       {backend.url}{'' if backend.service else ran}")
+    typer.echo(f"Backend       {backend.url}")
     typer.echo(f"Project {project:<5} {labelling.url}/projects/{project}/data  ({photos})")
     typer.echo(
         "Next: log in there and open the project. A click on a photo shows its tags and a confidence each;"

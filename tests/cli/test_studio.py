@@ -25,7 +25,6 @@ from ram_backend.cli.servers import (
     ended_by_signals,
     free_port,
     open_account,
-    running_backend,
     start_label_studio,
 )
 from ram_backend.demo import familiar_first, photo_paths
@@ -122,16 +121,11 @@ def test_a_label_studio_whose_login_is_lost_is_not_touched(tmp_path: Path) -> No
     assert (tmp_path / "label_studio.sqlite3").read_bytes() == b"precious"
 
 
-def test_servers_that_run_already_are_used_as_they_are(tmp_path: Path) -> None:
+def test_a_label_studio_that_runs_already_is_used_as_it_is(tmp_path: Path) -> None:
     with FakeLabelStudio() as running:
         (tmp_path / "address").write_text(running.url)
         server = start_label_studio(tmp_path / "never started", tmp_path, Account(token=LEGACY), 18_080)
         assert server == Server(running.url, None)
-    with FakeLabelStudio() as other:
-        other.routes["/health"] = Reply(body=b'{"status": "UP"}')
-        assert running_backend(other.port) is None
-        other.routes["/health"] = Reply(body=b'{"status": "UP", "bundle": "starter", "model": "ready"}')
-        assert running_backend(other.port) == Server(other.url, None)
 
 
 def test_photos_are_uploaded_as_one_form(tmp_path: Path) -> None:
