@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,8 @@ NAMED = 5
 """Choices in a remark."""
 
 _PER_TAG = re.compile(r"(.*\S.*)=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", re.IGNORECASE | re.DOTALL)
+
+Option = StrEnum("Option", ("tags", "threshold", "per_tag", "top_k", "precision", "add_cost", "all"))
 
 app = typer.Typer(help="Tags and thresholds of a Label Studio project: set, show, list, forget.", no_args_is_help=True)
 
@@ -76,32 +79,13 @@ def set_(
 @app.command()
 def unset(
     project: ProjectArgument,
-    tags: Annotated[bool, typer.Option("--tags", help="All tags of the label config again.")] = False,
-    threshold: Annotated[bool, typer.Option("--threshold", help="The bundle's thresholds again.")] = False,
-    per_tag: Annotated[
-        list[str] | None, typer.Option(help="No own threshold for the tag NAME; may be repeated.")
-    ] = None,
-    top_k: Annotated[bool, typer.Option("--top-k", help="Any number of tags again.")] = False,
-    precision: Annotated[bool, typer.Option("--precision", help="The bundle's thresholds again.")] = False,
-    add_cost: Annotated[bool, typer.Option("--add-cost", help="The cost by the kind of control again.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="All that was set.")] = False,
+    options: Annotated[list[Option], typer.Argument(metavar="OPTION", help=f"{', '.join(Option)}.")],
 ) -> None:
     """Take back what `set` has set."""
-    names = set(per_tag or ())
-    flags = {"tags": tags, "threshold": threshold, "top_k": top_k, "precision": precision, "add_cost": add_cost}
-    if not (names or everything or any(flags.values())):
-        options = "--tags, --threshold, --per-tag NAME, --top-k, --precision, --add-cost or --all"
-        raise InputError(f"Nothing to unset: give {options}.")
 
     def without(old: ProjectOptions) -> ProjectOptions:
-        if everything:
-            return ProjectOptions()
-        if unknown := sorted(names - set(old.per_tag)):
-            known = ", ".join(sorted(old.per_tag)) or "none"
-            raise InputError(f"No threshold was set for {', '.join(map(repr, unknown))} (set: {known}).")
-        per_tag = {name: value for name, value in old.per_tag.items() if name not in names}
-        rest = {key: value for key, value in old.to_json().items() if not flags.get(key)}
-        return parse_options({**rest, "per_tag": per_tag}, source="project unset")
+        rest = {name: value for name, value in old.to_json().items() if not {name, "all"} & set(options)}
+        return parse_options(rest, source="project unset")
 
     _set_options(open_project(project), without)
 

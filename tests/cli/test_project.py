@@ -56,11 +56,11 @@ def test_set_adds_and_unset_takes_back(table: ProjectTable) -> None:
     run("set", 7, "--threshold", 0.5, "--per-tag", "cat=0.4", "--per-tag", "dog=0.3", "--tags", "x")
     run("set", 7, "--per-tag", "cat=0.1", "--top-k", 2)
     assert shown(7)["set"] == {"tags": ["x"], "threshold": 0.5, "per_tag": {"cat": 0.1, "dog": 0.3}, "top_k": 2}
-    run("unset", 7, "--per-tag", "cat", "--tags")
-    assert shown(7)["set"] == {"threshold": 0.5, "per_tag": {"dog": 0.3}, "top_k": 2}
-    run("unset", 7, "--threshold", "--top-k")
-    assert shown(7)["set"] == {"per_tag": {"dog": 0.3}}
-    run("unset", 7, "--all")
+    run("unset", 7, "per_tag", "tags")
+    assert shown(7)["set"] == {"threshold": 0.5, "top_k": 2}
+    run("unset", 7, "top_k")
+    assert shown(7)["set"] == {"threshold": 0.5}
+    run("unset", 7, "all")
     assert shown(7)["set"] == {}
     assert {project.key.id for project in table.changes().projects if project.admin_options} == set()
 
@@ -90,7 +90,7 @@ def test_each_option_in_force_comes_from_a_layer(table: ProjectTable) -> None:
     }
     assert (facts["served"], facts["corrections"]) == ("base", "0 changed, next training at 30")
     assert "threshold 0.3  (label config, control tags)" in run("show", 7)
-    run("unset", 7, "--all")
+    run("unset", 7, "all")
     connect(SEVEN, CONFIG.format(""), extra_params={})
     assert "threshold per tag  (what is served, else the bundle starter)" in run("show", 7)
 
@@ -131,9 +131,7 @@ def test_an_ambiguous_project_names_the_candidates_and_changes_none(table: Proje
         (["set", "7", "--tags", "a", "--tags-file", "b"], InputError, "use one"),
         (["set", "7", "--tags-file", "missing.txt"], InputError, "missing.txt can't be read"),
         (["set", "8", "--threshold", "0.5"], ProjectNotFound, "no project 8 .*7.70@"),
-        (["show", "demo"], InputError, "give its number"),
-        (["unset", "7"], InputError, "Nothing to unset"),
-        (["unset", "7", "--per-tag", "cat"], InputError, r"'cat' \(set: none\)"),
+        (["show", "demo"], InputError, "names no project"),
         (["pin-host", "ftp://x"], InputError, "not an address"),
         (["pin-host", " "], InputError, "empty"),
     ],
@@ -179,7 +177,7 @@ def test_a_precision_that_cannot_be_promised_yet(table: ProjectTable, starter_da
     (first,) = shown(7)["precision"]
     assert "that 90% of the ticks are right can't be promised" in first
     assert "can't be promised" in run("show", 7)
-    run("unset", 7, "--precision")
+    run("unset", 7, "precision")
     assert shown(7)["holds"] == {}
     connect(SEVEN, CONFIG.format('model_min_precision="0.8"'))
     assert "80%" in shown(7)["precision"][0]
