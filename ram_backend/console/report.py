@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from ram_backend.console.statistics import count_edits, statistics_of
 from ram_backend.errors import NotAvailable
 from ram_backend.feedback.labels import TagCounts
 from ram_backend.jobs.service import JobService
+from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.registry import find_bundle
+from ram_backend.projects.options import ProjectOptions, merge
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.training.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_since
 from ram_backend.versions.directory import Version
-from ram_backend.versions.records import BASE, VersionRecord
+from ram_backend.versions.records import BASE, Served, VersionRecord
 from ram_backend.versions.table import incumbent_of
 
 DAYS, WIDTH, HEIGHT = 30, 600, 90
@@ -34,17 +37,11 @@ WORTH_IT = 0.01
 
 
 def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """The report as JSON. Thresholds are an admin's or the served version's. Waits for database and disk."""
+    """The report as JSON. Waits for database and disk."""
     key, statistics = project.key, statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
-    records, options = jobs.versions.list(key), project.options()
-    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
-
-    def row(tag: TagCounts) -> dict[str, Any]:
-        given = options.threshold_of([tag.tag], served.learned)
-        figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall}
-        return {**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given}
-
+    records = jobs.versions.list(key)
+    rows = partial(rows_of, project=project, served=served, version=version)
     counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
     steps = [
         (counts[parent], counts[each.name], figures[0] - figures[1])
@@ -63,14 +60,34 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
         "agreement": statistics.agreement,
         "problem": statistics.problem,
         "days": {str(day): edits for day, edits in statistics.edits_by_day.items()},
-        "versions": [
-            {**fact, **edits, "tags": [*map(row, tags)]} for fact, (edits, tags) in zip(facts, counted, strict=True)
-        ],
-        "tags": [*map(row, statistics.tags)],
+        "versions": [{**fact, **edits, "tags": rows(tags)} for fact, (edits, tags) in zip(facts, counted, strict=True)],
+        "tags": rows(statistics.tags),
         "saving_per_100_photos": saving,
         "stop": None if saving is None else saving < WORTH_IT,
         "drift": None if drift is None else {**asdict(drift), "alarm_rate": ALARM_RATE},
     }
+
+
+def rows_of(
+    tags: Sequence[TagCounts], project: Project, served: Served, version: Version | None
+) -> list[dict[str, Any]]:
+    """Tags as JSON: counts, the "threshold" in force, in [0, 1] (None: the bundle's), and its "source".
+
+    Where controls of the label config differ in their thresholds, those of the
+    first one are shown.
+    """
+    if not tags:
+        return []
+    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
+    controls = parse_label_config(project.label_config).tag_controls
+    options = project.options(merge(*(ProjectOptions(**each.attributes) for each in controls)))
+    rows = []
+    for tag in tags:
+        given = options.threshold_of([tag.tag], served.learned)
+        source = "settings" if given is not None else served.name if tag.tag in own else "bundle"
+        figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall, "source": source}
+        rows.append({**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given})
+    return rows
 
 
 def report_values(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
