@@ -14,7 +14,7 @@ import typer
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import JsonLines, notes, print_json, print_rows, progress
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import InputError, NotAvailable
+from ram_backend.errors import NotAvailable
 from ram_backend.jobs.job import Job, JobOptions, Which
 from ram_backend.jobs.table import JobTable
 from ram_backend.settings import load_settings
@@ -73,7 +73,6 @@ def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: st
 def prelabel(
     project: ProjectArgument,
     everything: Annotated[bool, typer.Option("--all", help="All tasks, those with annotations, too.")] = False,
-    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Tasks without any annotation (default).")] = False,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Tasks whose image was unavailable, and unlabelled ones without any."),
@@ -89,9 +88,7 @@ def prelabel(
     whenever you like and ask again: it continues with what is missing, and each
     task ends with exactly one prediction of the version.
     """
-    if everything and unlabelled:
-        raise InputError("--all and --unlabelled contradict each other: give one of them.")
-    given: dict[Which, bool] = {"all": everything, "unlabelled": unlabelled, "retry-failed": retry_failed}
+    given: dict[Which, bool] = {"all": everything, "retry-failed": retry_failed}
     which: tuple[Which, ...] = tuple(name for name, wanted in given.items() if wanted) or ("unlabelled",)
     opened = open_project(project)
     opened.jobs.table.expire()

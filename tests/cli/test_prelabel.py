@@ -10,7 +10,7 @@ from support import commands
 from support.jobs import CONFIG
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
 
-from ram_backend.errors import InputError, NotAvailable, ProjectNotFound
+from ram_backend.errors import NotAvailable, ProjectNotFound
 from ram_backend.jobs.job import JobOptions, JobResult
 from ram_backend.jobs.table import JobTable
 from ram_backend.worker import prelabel as prelabelling
@@ -103,10 +103,7 @@ def test_a_command_that_was_killed_is_taken_over(studio: FakeLabelStudio, queue:
         run()
 
 
-@pytest.mark.parametrize(
-    ("project", "arguments", "error"), [(7, ["--all", "--unlabelled"], InputError), (99, [], ProjectNotFound)]
-)
-def test_what_can_not_be_asked(queue: JobTable, project: int, arguments: list[str], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        run(*arguments, project=project)
+def test_what_can_not_be_asked(queue: JobTable) -> None:
+    with pytest.raises(ProjectNotFound):
+        run(project=99)
     assert queue.jobs() == []
