@@ -11,7 +11,6 @@ from ram_backend.images.guard import Address, redacted
 
 _LARGEST = 2**63 - 1
 _LONGEST_ADDRESS = 2000
-_SELECTOR = re.compile(r"\s*(\d+)(?:\.(\d+))?(?:@(\S+))?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -76,15 +75,11 @@ def select(keys: Iterable[ProjectKey], text: str) -> ProjectKey:
         ProjectAmbiguous: several; the message lists them.
         InputError: it is malformed.
     """
-    match = _SELECTOR.fullmatch(text)
-    if not match:
-        expected = "give its number, such as 1, or 1.1795452148, or 1@http://localhost:8080"
-        raise InputError(f"{text[:60]!r} names no project: {expected}.")
-    number, created = int(match[1]), int(match[2]) if match[2] is not None else None
-    instance = instance_of(match[3]) if match[3] else None
-    known_keys = sorted(keys)
-    same = [key for key in known_keys if key.id == number and created in (None, key.created)]
-    found = [key for key in same if instance in (None, key.instance)]
+    reference, _, hostname = text.strip().partition("@")
+    number, created = parse_project(reference)
+    instance, known_keys = instance_of(hostname), sorted(keys)
+    same = [key for key in known_keys if key.id == number and (key.created == created or "." not in reference)]
+    found = [key for key in same if instance in ("", key.instance)]
     if not found:
         known = listed(known_keys, 20) or "none yet: connect this backend in Label Studio first"
         raise ProjectNotFound(f"There is no project {text.strip()} (known: {known}).")

@@ -105,5 +105,5 @@ def test_none_is_found() -> None:
         select(ALL, "2")
     with pytest.raises(ProjectNotFound, match="connect this backend"):
         select([], "1")
-    with pytest.raises(InputError, match="give its number"):
+    with pytest.raises(InputError, match="names no project"):
         select(ALL, "demo")
