@@ -69,7 +69,6 @@ def connect(
     trusted = table.pin_host(host, token=token)  # for servers that share this database
     _report("trust", f"{host} may be sent this token{instead}", trusted != before)
     Provisioner(ProjectApi(label_studio, project), options, _report).run()
-    _warn_of_other_addresses(table, host, project)
     out.print(f"Project {project} is connected: {label_studio.base_url}/projects/{project}/data", markup=False)
     out.print(f"Predictions for all tasks at once: ram-backend prelabel {project}", markup=False)
 
@@ -93,17 +92,6 @@ def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple
     found.version()
     found.whoami()
     return found, token
-
-
-def _warn_of_other_addresses(table: ProjectTable, host: str, project: int) -> None:
-    """A server may know the project under another address than the pinned one."""
-    names = {each.hostname for each in table.changes().projects if each.key.id == project}
-    if names and host not in names:
-        out.print(
-            f"Label Studio calls itself {', '.join(sorted(names))}: set LABEL_STUDIO_URL={host} for the server, too, or"
-            " connect again with LABEL_STUDIO_URL as Label Studio writes it.",
-            markup=False,
-        )
 
 
 def _backend_url(url: str | None, settings: Settings) -> str:
