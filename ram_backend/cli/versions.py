@@ -98,21 +98,14 @@ def diff(
     top: Annotated[int, typer.Option(min=1, help="At most this many tags, those that changed most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two versions: the tags that changed most, the figures of the gate, the corrections between them."""
-    opened, names = open_project(project), (before, after)
-    records = [None if name == BASE else opened.jobs.versions.get(opened.key, name) for name in names]
+    """Compare two versions: the tags that changed most; `show` has the corrections and the figures of each."""
+    opened = open_project(project)
+    records = [None if name == BASE else opened.jobs.versions.get(opened.key, name) for name in (before, after)]
     sides = [None if record is None else _read(opened, record) for record in records]
-    counts = [0 if side is None else side.lineage.corrections.count for side in sides]
-    between, changes = counts[1] - counts[0], _compare(*sides)
+    changes = _compare(*sides)
     if as_json:
-        metrics = [{} if side is None else dict(side.lineage.metrics_after) for side in sides]
-        facts = {"before": before, "after": after, "corrections_between": between}
-        tags = {"tags_that_differ": len(changes), "tags": changes[:top]}
-        print_json({**facts, "metrics": dict(zip(names, metrics, strict=True)), **tags})
+        print_json({"before": before, "after": after, "tags_that_differ": len(changes), "tags": changes[:top]})
         return
-    for name, side in zip(names, sides, strict=True):
-        typer.echo(f"{name}: {'the bundle without any version' if side is None else _training_of(side.lineage)}")
-    typer.echo(f"{between:+d} corrections from {before} to {after}")
     if not changes:
         typer.echo("No tag differs.")
         return
