@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from ram_backend import __version__
 from ram_backend.console.actions import ACTIONS
-from ram_backend.console.report import bars_per_day, edits_of, report_values, rows_of, share
+from ram_backend.console.report import edits_of, report_values, rows_of, share
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
 from ram_backend.errors import InputError, ProjectNotFound
 from ram_backend.images.decode import thumbnail
@@ -183,7 +182,6 @@ def _facts(services: Services, project: Project) -> dict[str, Any]:
         "tags": rows_of(statistics.tags[:TAGS], project, served, version),
         "tags_left": max(0, len(statistics.tags) - TAGS),
         "waiting": jobs.waiting(key)[key],
-        "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
         "versions": versions[::-1],
         "edits": {each.name: edits_of(each) for each in versions},
         "jobs": jobs.table.jobs(key, limit=JOBS),

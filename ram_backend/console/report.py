@@ -96,7 +96,7 @@ def report_values(jobs: JobService, settings: Settings, project: Project) -> dic
     days = {date.fromisoformat(day): each["edits"] / each["photos"] for day, each in report["days"].items()}
     return {
         "report": report,
-        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date()), "Edits per photo"),
+        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date())),
         "tables": [("All", report["tags"]), *((each["version"], each["tags"]) for each in report["versions"])],
         "sentences": list(_sentences(report)),
     }
@@ -121,13 +121,12 @@ def edits_of(record: VersionRecord) -> tuple[float, float] | None:
     return lineage.metrics_before["edits"], lineage.metrics_after["edits"]
 
 
-def bars_per_day(values: Mapping[date, float], until: date, what: str = "Corrections") -> Markup:
-    """A bar for each of the last `DAYS` days.
+def bars_per_day(values: Mapping[date, float], until: date) -> Markup:
+    """A bar for each of the last `DAYS` days: edits per photo.
 
     Args:
         values: by day.
         until: the last day.
-        what: the values are.
     """
     days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
     highest = max([values.get(day, 0) for day in days] + [1])
@@ -139,7 +138,7 @@ def bars_per_day(values: Mapping[date, float], until: date, what: str = "Correct
         )
         for place, day in enumerate(days)
     )  # fmt: skip
-    label = f"{what} by day from {days[0]} to {days[-1]}, at most {highest:.4g}"
+    label = f"Edits per photo by day from {days[0]} to {days[-1]}, at most {highest:.4g}"
     return Markup('<svg class="bars" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, bars
     )
