@@ -24,7 +24,7 @@ from ram_backend.projects.keys import instance_of
 from ram_backend.projects.options import ProjectOptions, merge, parse_options
 from ram_backend.projects.project import Project, TrustedHost, connection_of
 from ram_backend.projects.table import ProjectTable
-from ram_backend.server.resolved_config import VersionRef, promises, resolve_config
+from ram_backend.server.resolved_config import VersionRef, promises
 from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.records import Served
 
@@ -102,7 +102,7 @@ def show(project: ProjectArgument, as_json: AsJson = False) -> None:
         "served": f"{served.name}, pinned" if served.pinned else served.name,
         "corrections": f"{waiting.changed} changed, {waiting.next_training}",
     }
-    notes = {"precision": _promises(opened.project, served, opened.settings), "remarks": _remarks(opened.project)}
+    notes = {"precision": _promises(opened, served), "remarks": _remarks(opened.project)}
     facts |= {name: lines for name, lines in notes.items() if lines}
     if as_json:
         print_json(facts, indent=1)
@@ -286,21 +286,13 @@ def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
     return listed(unknown, NAMED, lambda name: f"{name!r}{hints.get(name, '')}")
 
 
-def _promises(project: Project, served: Served, settings: Settings) -> list[str]:
+def _promises(opened: OpenProject, served: Served) -> list[str]:
     """Whether a requested precision can be promised."""
-    from ram_backend.models.registry import find_bundle
-    from ram_backend.server.model import ModelIdentity
-
-    requested = project.options().precision is not None or "model_min_precision" in project.label_config.lower()
-    if not project.label_config or not requested:
-        return []
-    try:
-        schema = parse_label_config(project.label_config)
-        identity = ModelIdentity(find_bundle(settings.bundle, settings.bundles_dir), "")
-        version = served.version and VersionRef(project.key, served.version, served.digest or "", None, served.learned)
-        return promises(resolve_config(identity, schema, project, version or None))
-    except RamError as error:
-        return [f"not known: {error}"]
+    schema = _plan(opened.project)
+    controls = schema.tag_controls if schema else ()
+    options = {each.name: opened.project.options(ProjectOptions(**each.attributes)) for each in controls}
+    version = served.version and VersionRef(opened.key, served.version, served.digest or "", None, served.learned)
+    return promises(options, version or None)
 
 
 def _text(value: object) -> str:

@@ -140,10 +140,10 @@ def _control_choices(
     return ControlChoices(tuple(chosen), tuple(texts), tuple(columns), tuple(thresholds), cost)
 
 
-def promises(config: ResolvedConfig) -> list[str]:
+def promises(by_control: Mapping[str, ProjectOptions], version: VersionRef | None) -> list[str]:
     """Sentences about a precision that is asked for: what promises it, or why it can't be promised."""
-    learned, found = 0 if config.version is None else config.version.learned, list[str]()
-    for name, options in config.options.items():
+    learned, found = 0 if version is None else version.learned, list[str]()
+    for name, options in by_control.items():
         if options.precision is None:
             continue
         if learned < PROMISED_FROM:
@@ -154,7 +154,7 @@ def promises(config: ResolvedConfig) -> list[str]:
         else:
             found.append(
                 f"{name!r} ticks tags where at least {options.precision:.0%} of such ticks are right, by what"
-                f" {config.version} has learned from {learned} photos: on photos like these."
+                f" {version} has learned from {learned} photos: on photos like these."
             )
         if own := listed(list(options.per_tag), _LISTED, repr):
             found.append(f"{name!r}: {own} have thresholds of their own, which promise nothing.")

@@ -176,7 +176,7 @@ class SnapshotCache:
                 self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
                 raise
             _log.info("project %s is served as %s", project.key, config.model_version)
-            for note in (*config.schema.notes, *promises(config)):
+            for note in (*config.schema.notes, *promises(config.options, ref)):
                 _log.info("project %s: %s", project.key, note)
             return config
 
