@@ -121,16 +121,11 @@ class Database:
         with self._translated(), self.engine.execution_options(**{_WRITES: True}).begin() as connection:
             yield connection
 
-    def use_wal(self) -> None:
-        """Switches a SQLite file to write-ahead logging for good; one process at a time."""
-        with self._translated(), closing(self.engine.raw_connection()) as connection:
-            connection.cursor().execute("PRAGMA journal_mode = WAL")
-
-    def checkpoint(self) -> None:
-        """Empties the write-ahead log of a SQLite file, where no other process is reading."""
+    def pragma(self, statement: str) -> None:
+        """Runs a PRAGMA of a SQLite file, outside of any transaction; nothing with PostgreSQL."""
         if self.file is not None:
             with self._translated(), closing(self.engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.cursor().execute(f"PRAGMA {statement}")
 
     def close(self) -> None:
         """Closes all connections; the next transaction opens new ones."""

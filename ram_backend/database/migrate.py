@@ -60,8 +60,7 @@ def upgrade(database: Database) -> None:
                 if _is_current(MigrationContext.configure(session.connection()), script, database.display_url):
                     return
         with _one_process(database):
-            if database.file is not None:
-                database.use_wal()
+            database.pragma("journal_mode = WAL")  # for good; one process at a time
             with database.migrating() as connection:
                 if database.file is None:
                     connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))

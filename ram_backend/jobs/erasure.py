@@ -74,7 +74,7 @@ def erase(settings: Settings, database: Database, key: ProjectKey) -> Traces:
                     shutil.rmtree(folder)
         except OSError as error:
             raise VersionsUnavailable(f"{error.filename} can't be removed ({error.strerror}): try again.") from error
-    database.checkpoint()
+    database.pragma("wal_checkpoint(TRUNCATE)")  # what was deleted is in the log, too
     return traces
 
 
