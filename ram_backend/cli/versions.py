@@ -151,7 +151,7 @@ def pin(project: ProjectArgument) -> None:
 def unpin(project: ProjectArgument) -> None:
     """Let new versions be served again; what is served stays until one is accepted."""
     opened = open_project(project)
-    served = opened.jobs.versions.unpin(opened.key)
+    served = opened.jobs.versions.pin(opened.key, pinned=False)
     typer.echo(f"Project {opened.key} is not pinned any more; it is served {served.name}.")
 
 

@@ -85,7 +85,7 @@ ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]
         f"Pinned to {jobs.versions.pin(key).name}: no training, no new version until it is unpinned."
     ),
     "unpin": lambda jobs, key, _: (
-        f"Not pinned any more; {jobs.versions.unpin(key).name} is served until a better one is accepted."
+        f"Not pinned any more; {jobs.versions.pin(key, pinned=False).name} is served until a better one is accepted."
     ),
     "serve": _serve,
     "options": _set_options,

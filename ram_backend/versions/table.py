@@ -162,15 +162,11 @@ class VersionTable:
             return _serve(session, counter, key, name, pinned=True)
 
     def pin(self, key: ProjectKey, *, pinned: bool = True) -> Served:
-        """Keeps what is served until it is unpinned or rolled back."""
+        """Keeps what is served until it is unpinned or rolled back; not `pinned`: versions may be published again."""
         with self._database.writing() as session:
             counter = locked_counter(session)
             now = self.served(key, session=session)
             return now if now.pinned == pinned else _serve(session, counter, key, now.version, pinned=pinned)
-
-    def unpin(self, key: ProjectKey) -> Served:
-        """Lets versions be published again; what is served stays until then."""
-        return self.pin(key, pinned=False)
 
     def quarantine(self, key: ProjectKey, name: str, reason: str | None) -> None:
         """Records why a version's directory can't be served; None: it can."""

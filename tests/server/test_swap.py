@@ -67,7 +67,7 @@ def test_a_version_on_a_bundle_of_its_own(house: Callable[..., House], monkeypat
     assert there.scores() == base
     wait_until(lambda: gc.collect() >= 0 and loaded() is None, seconds=20)
     monkeypatch.setattr(model, "find_bundle", registry.find_bundle)
-    there.table.unpin(there.key)
+    there.table.pin(there.key, pinned=False)
     there.publish(there.make(0.0, bundle="e" * 64, lineage=own))
     wait_until(lambda: there.quarantined)
     assert "There is no bundle 'rolled'" in there.quarantined[0]["reason"]
@@ -275,7 +275,7 @@ def test_no_request_fails_or_mixes_while_versions_change(house: Callable[..., Ho
         expected[answer["model_version"]] = answer["results"]
     assert len(expected) == len(stored)
     assert len({str(each) for each in expected.values()}) == len(stored), "they can be told apart by their scores"
-    there.table.unpin(there.key)
+    there.table.pin(there.key, pinned=False)
     wrong: list[str] = []
     seen: set[str] = set()
     stop = threading.Event()

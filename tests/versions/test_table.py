@@ -112,7 +112,7 @@ def test_rolling_back_pins(table: VersionTable, stored: list[Version]) -> None:
     assert (back.version, back.pinned, back.digest) == ("v0001", True, stored[0].digest)
     with pytest.raises(ProjectPinned, match=r"pinned to v0001: v0003 is kept and not served"):
         table.publish(KEY, "v0003", expected="v0001")
-    assert table.unpin(KEY).version == "v0001", "unpinning changes nothing by itself"
+    assert table.pin(KEY, pinned=False).version == "v0001", "unpinning changes nothing by itself"
     assert table.publish(KEY, "v0003", expected="v0001").pinned is False
     base = table.roll_back(KEY, None)
     assert (base.version, base.name, base.pinned, base.digest) == (None, "base", True, None)
@@ -126,7 +126,7 @@ def test_pinning(table: VersionTable, stored: list[Version]) -> None:
     assert table.pin(KEY) == pinned, "once more writes nothing"
     with pytest.raises(ProjectPinned):
         table.publish(KEY, "v0001", expected=None)
-    table.unpin(KEY)
+    table.pin(KEY, pinned=False)
     assert table.publish(KEY, "v0001", expected=None).version == "v0001"
     assert table.pin(KEY).version == "v0001"
 

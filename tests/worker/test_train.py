@@ -203,11 +203,11 @@ def test_pinned_meanwhile(corrected: Trainings) -> None:
     assert "pinned to base" in job.message
     assert corrected.served is None
     assert [record.outcome for record in corrected.versions.list(KEY)] == ["accept"]
-    corrected.versions.unpin(KEY)
+    corrected.versions.pin(KEY, pinned=False)
     corrected.gate(ACCEPT)
     assert corrected.train().message.startswith("v0002 is served")
     corrected.versions.roll_back(KEY, None)
-    corrected.versions.unpin(KEY)
+    corrected.versions.pin(KEY, pinned=False)
     assert corrected.train().message.startswith("v0003 is served")
 
 
@@ -239,7 +239,7 @@ def test_something_else_published_meanwhile(corrected: Trainings) -> None:
     corrected.gate(ACCEPT)
     corrected.train()
     corrected.versions.roll_back(KEY, None)
-    corrected.versions.unpin(KEY)
+    corrected.versions.pin(KEY, pinned=False)
     corrected.correct(13)
 
     def publish_first() -> Verdict:
