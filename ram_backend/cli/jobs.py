@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -146,20 +145,14 @@ def remove(project: ProjectArgument, kind: Kind) -> None:
 def _prelabel_here(opened: OpenProject, job_id: str) -> None:
     """Does a job in this process, or follows the worker that has it."""
     from ram_backend.worker.prelabel import prelabel as work
-    from ram_backend.worker.run_job import claim_and_run, worker_name
+    from ram_backend.worker.run_job import claim_and_run
 
     function = partial(work, yields=False)
 
     def run(show: Callable[..., None]) -> None:
         claim_and_run(opened.settings, opened.database, job_id, {"prelabel": function}, on_progress=show)
 
-    job = _follow(opened.jobs.table, job_id, run)
-    typer.echo(job.message)
-    tasks = (job.result or {}).get("tasks", 0)
-    if tasks and job.started_at and job.finished_at:
-        took = (job.finished_at - job.started_at).total_seconds()
-        by = "" if job.worker == worker_name(os.getpid()) else ", by a worker"
-        typer.echo(f"{took:.0f} s, {tasks / max(took, 0.001):.1f} tasks a second{by}.")
+    typer.echo(_follow(opened.jobs.table, job_id, run).message)
 
 
 def _follow(table: JobTable, job_id: str, run: Callable[[Callable[..., None]], None] | None = None) -> Job:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -270,13 +270,12 @@ def tag_images(
     Captions are of all the tagger's tags where these were given, else of those
     above their thresholds.
     """
-    columns = (TextColumn("Tagging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines themselves are there
     threads, encoder = settings.cpu_threads(), tagger.network.encoder_id
     # without a cache, logits are those of unrounded tokens
     loader = open_image_loader(settings, tagger.bundle.preprocessing, encoder, cached=False, decoders=threads)
-    with Progress(*columns, console=notes, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=len(paths))
+    with Progress(console=notes, transient=True, disable=hidden) as bar:
+        task = bar.add_task("Tagging", total=len(paths))
         for batch in loader.batches(paths, settings.batch_size, threads=threads):
             good = [image for _, image in batch if not isinstance(image, ImageError)]
             encoded = loader.encode(tagger.network, good)

@@ -39,7 +39,6 @@ def test_here(studio: FakeLabelStudio, queue: JobTable) -> None:
         studio.annotate(number, number, "red")
     said = run()
     assert f"25 tasks have got their prediction of {VERSION}" in said
-    assert "tasks a second" in said
     assert studio.counts() == {0: 5, 1: 25}
     assert studio.connected[0]["title"] == VERSION == studio.record["model_version"], "the project shows them"
     assert "5 tasks have got" in run("--all")
@@ -67,9 +66,7 @@ def test_a_worker_that_has_it_is_followed(
         queue.finish(claim, JobResult("30 tasks have got theirs.", {"tasks": 30}))
 
     monkeypatch.setattr("ram_backend.cli.jobs.time", SimpleNamespace(sleep=end))  # where it waits for the worker
-    said = run()
-    assert "30 tasks have got theirs." in said
-    assert "tasks a second, by a worker." in said
+    assert "30 tasks have got theirs." in run()
 
 
 def test_ctrl_c_and_again(studio: FakeLabelStudio, queue: JobTable, monkeypatch: pytest.MonkeyPatch) -> None:
