@@ -144,17 +144,10 @@ def pin_host(
     host = instance_of(url)
     if not host:
         raise InputError("The address is empty: give that of Label Studio, such as http://localhost:8080.")
-    table = ProjectTable(open_migrated(settings))
-    before = table.changes()
-    table.pin_host(host)
-    earlier = before.trusted_host.host if before.trusted_host else host
-    instead = f" instead of {earlier}" if earlier != host else ""
-    typer.echo(f"{host} is trusted{instead}.")
+    ProjectTable(open_migrated(settings)).pin_host(host)
+    typer.echo(f"{host} is trusted, for projects with that address in `project list`.")
     if settings.label_studio_url:
         typer.echo("LABEL_STUDIO_URL is set and stronger: unset it to use what is pinned.")
-    elif before.projects and all(each.hostname != host for each in before.projects):
-        known = ", ".join(sorted({each.hostname or "(unknown)" for each in before.projects}))
-        typer.echo(f"No project uses that address yet: they use {known}. The address has to be the one that they name.")
 
 
 @app.command()
