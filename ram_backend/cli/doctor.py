@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_backend import __version__
-from ram_backend.cli.opening import existing_database
 from ram_backend.cli.output import JsonLines, out, print_json
-from ram_backend.database.engine import Database
+from ram_backend.database.engine import Database, open_database
+from ram_backend.database.migrate import upgrade
 from ram_backend.errors import (
     DatabaseUnavailable,
     LabelStudioRefused,
@@ -52,6 +52,8 @@ MAX_PROJECTS = 20
 """The latest projects are checked."""
 
 TOKEN = "make a personal access token (Account & Settings in Label Studio), and set LABEL_STUDIO_API_KEY to it"
+CONNECT = "ram-backend connect PROJECT --url BACKEND, or Settings > Model in Label Studio"
+NONE_CONNECTED = Finding("projects", "note", "none has been connected yet", CONNECT)
 START_WORKER = "start `ram-backend worker`, or `ram-backend serve --with-worker`"
 
 
@@ -85,13 +87,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _queue, _database, _label_studio, check_projects,
+        _queue, _label_studio, _database,
     )  # fmt: skip
     for check in checks:
         try:
             yield from check(settings)
         except RamError as error:
-            yield Finding(check.__name__.removeprefix("check").strip("_").replace("_", " "), "bad", str(error))
+            yield Finding(check.__name__.strip("_").replace("_", " "), "bad", str(error))
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -180,18 +182,21 @@ def _queue(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
+    database = open_database(settings)
+    if database.file is not None and not database.file.exists():
+        yield Finding("database", "ok", "none yet: made at the first start of server, worker or command")
+        yield NONE_CONNECTED
+        return
     try:
-        database = existing_database(settings)
+        upgrade(database)
     except DatabaseUnavailable as error:
         remedy = "see that it runs, and RAM_DATABASE_URL; the server still serves what it has meanwhile"
         yield Finding("database", "bad", str(error), remedy)
         return
-    if database is None:
-        yield Finding("database", "ok", "none yet: made at the first start of server, worker or command")
-        return
     yield Finding("database", "ok", f"{database.display_url} answers")
     yield from _jobs(settings, database)
     yield from _versions(database)
+    yield from check_projects(settings, database)
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:
@@ -245,17 +250,11 @@ def _label_studio(settings: Settings) -> Iterator[Finding]:
         yield _token(label_studio, settings.label_studio_api_key)
 
 
-def check_projects(settings: Settings) -> Iterator[Finding]:
+def check_projects(settings: Settings, database: Database) -> Iterator[Finding]:
     """Each project that Label Studio has connected, checked in both directions."""
-    try:
-        database = existing_database(settings)
-    except DatabaseUnavailable:
-        return  # a finding about the database says so
-    changes = None if database is None else ProjectTable(database).changes()
-    if changes is None or not changes.projects:
-        remedy = "ram-backend connect PROJECT --url BACKEND, or Settings > Model in Label Studio"
-        yield Finding("projects", "note", "none has been connected yet", remedy)
-        return
+    changes = ProjectTable(database).changes()
+    if not changes.projects:
+        yield NONE_CONNECTED
     latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
     for project in latest[: -MAX_PROJECTS - 1 : -1]:
         for finding in check_project(settings, project, changes.trusted_host):

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from ram_backend.cli.output import notes, read_text
-from ram_backend.database.engine import Database, open_database
-from ram_backend.database.migrate import open_migrated, upgrade
+from ram_backend.database.engine import Database
+from ram_backend.database.migrate import open_migrated
 from ram_backend.errors import VocabularyError, listed
 from ram_backend.feedback.reconcile import label_studio_of
 from ram_backend.jobs.service import JobService
@@ -58,15 +58,6 @@ class OpenProject:
         """Its Label Studio; LabelStudioUnreachable where nobody has named one."""
         studio = label_studio_of(self.settings, self.project, trusted_host=self.trusted_host)
         return ProjectApi(studio, self.key.id)
-
-
-def existing_database(settings: Settings) -> Database | None:
-    """The migrated database of the settings; None: there is none yet."""
-    database = open_database(settings)
-    if database.file is not None and not database.file.exists():
-        return None
-    upgrade(database)
-    return database
 
 
 def open_project(text: str) -> OpenProject:
