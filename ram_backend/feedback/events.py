@@ -34,8 +34,6 @@ EventKind = Literal["stated", "annotation_deleted", "task_deleted", "annotation_
 id is given twice. `annotation_missing`: a complete listing lacked the annotation; a later listing that has it again
 revokes that (`annotation_found`)."""
 
-Source = Literal["webhook", "listing"]
-
 STATING = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_UPDATED"})
 DELETING = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})
 DELETING_TASKS = frozenset({"TASK_DELETED", "TASKS_DELETED"})
@@ -108,7 +106,6 @@ class FeedbackEvent:
     statement: str = field(default="", repr=False)
     content: str = ""
     usable: bool = False
-    source: Source = "webhook"
     task_data: str | None = field(default=None, repr=False)
     offered: LabelSpace | None = field(default=None, repr=False)
 
@@ -202,7 +199,6 @@ def statement_event(
     *,
     task_data: object = None,
     offered: LabelSpace | None = None,
-    source: Source = "webhook",
 ) -> FeedbackEvent:
     """The event of one statement; `task_data` as received."""
     statement = parsed.canonical()
@@ -215,7 +211,6 @@ def statement_event(
         statement=statement,
         content=content_hash(statement),
         usable=parsed.usable,
-        source=source,
         task_data=trimmed_task_data(task_data),
         offered=offered,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Index, UniqueConstraint, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Mapped, Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ram_backend.database.engine import Base, Database, RowId
 from ram_backend.feedback.events import (
@@ -60,7 +60,7 @@ class EventRow(OfProject, Base):
     statement: Mapped[str]
     task_data: Mapped[str | None]
     offered: Mapped[str]
-    source: Mapped[str]
+    source: Mapped[str] = mapped_column(default="")  # 0.1.0 wrote where an event came from
     received_at: Mapped[datetime]
 
 

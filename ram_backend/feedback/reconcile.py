@@ -113,9 +113,7 @@ def reconcile(
     added = ledger.record(key, events)
     seen: dict[EventKind, list[ParsedAnnotation]] = {"annotation_missing": gone, "annotation_found": returned}
     pairs = ((kind, each) for kind, rows in seen.items() for each in rows)
-    ledger.record(
-        key, [FeedbackEvent(kind, each.id, each.task, began, moment, source="listing") for kind, each in pairs]
-    )
+    ledger.record(key, [FeedbackEvent(kind, each.id, each.task, began, moment) for kind, each in pairs])
     numbers = {each.prediction_id for rows in ledger.shown(key, annotated=True).values() for each in rows}
     shown = [each for each in listing.shown.values() if each.prediction_id not in numbers]
     ledger.record_shown(key, shown)
@@ -173,7 +171,7 @@ class _Listing:
                 self.left_out += 1
                 continue
             self.parsed[parsed.id] = parsed
-            event = statement_event(parsed, self._began, task_data=task.data, offered=self._offered, source="listing")
+            event = statement_event(parsed, self._began, task_data=task.data, offered=self._offered)
             self.statements.append(event)
             if (number := parsed.parent_prediction) and number in predictions:
                 self.shown[number] = _shown(task.id, parsed, predictions[number])
