@@ -197,7 +197,6 @@ class Served:
     Attributes:
         version: its name; None: the bundle's base.
         pinned: nothing may be published over it.
-        change: the counter when this was last written; 0: never.
         digest: of the version, None for the base.
         bundle_digest: of the bundle that the version belongs to, None for the
             base.
@@ -211,7 +210,6 @@ class Served:
     key: ProjectKey
     version: str | None = None
     pinned: bool = False
-    change: int = 0
     digest: str | None = None
     bundle_digest: str | None = None
     quarantined: str | None = None

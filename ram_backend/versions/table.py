@@ -277,12 +277,12 @@ def _served(session: Session, row: ServedRow) -> Served:
     """A row as a value, with the digests of the version that it names."""
     version = None if row.version is None else _version_row(session, row.key, row.version)
     if version is None:
-        return Served(row.key, row.version, row.pinned, row.change)
+        return Served(row.key, row.version, row.pinned)
     lineage = version.lineage_json
     bundle = lineage["bundle"]["name"] if lineage.get("own_bundle") else None
     learned = lineage.get("corrections", {}).get("count", 0)  # of a database of 0.1.0 it may be unknown
     known = (version.digest, version.bundle_digest, version.quarantined, bundle, learned)
-    return Served(row.key, row.version, row.pinned, row.change, *known)
+    return Served(row.key, row.version, row.pinned, *known)
 
 
 def _serve(session: Session, counter: BackendRow, key: ProjectKey, name: str | None, *, pinned: bool) -> Served:
