@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,9 @@ def export_onnx(
 
     dimensions = {name: torch.export.Dim(name) for axis in axes for name in axis.values()}
     shapes = tuple({at: dimensions[name] for at, name in axis.items()} for axis in axes)
-    with _quiet(), torch.no_grad():
+    for name in ("torch.onnx", "onnxscript"):  # the exporter is verbose; errors still raise
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()), torch.no_grad():
         torch.onnx.export(
             module,
             inputs,
@@ -70,18 +71,3 @@ def onnx_session(path: Path, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own
         raise RuntimeError(f"{path.name}: {str(error).splitlines()[0][:160]}") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter is verbose; errors still raise."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
