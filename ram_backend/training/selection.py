@@ -129,13 +129,16 @@ class RidgeTrainer:
         steps = len(self.strengths) + 1
         progress(self.name, 0, steps)
         spectrum = KernelEigen.of(training_set.features)
-        tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
+        tried = list[tuple[float, float, Ridge, NDArray[np.float64] | None]]()
         for strength in self.strengths if learned.any() else self.strengths[-1:]:
             ridge = spectrum.ridge(targets, training_set.groups, strength)
-            tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
+            size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
+            ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))  # to a mean square of 1
+            scores = ridge.out_of_group_scores
+            common, likelihood = fit_pooled_prior(training_set.base, scores, training_set.labels, pair_weight)
+            tried.append((likelihood, strength, ridge, common))
             progress(self.name, len(tried), steps)
-        strength = max(tried, key=lambda each: tried[each][0])
-        _, ridge, common = tried[strength]
+        _, strength, ridge, common = max(tried, key=lambda each: each[0])
         if len(self.strengths) > 1 and (common is None or common[0] <= 0):
             return None
         scores = ridge.out_of_group_scores
@@ -200,17 +203,6 @@ def _cross_fitted(training_set: TrainingSet, trainer: Trainer, found: Candidate,
             log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
     everywhere = np.ones(len(training_set), dtype=np.bool_)
     return replace(found, trainer=trainer.name, log_odds=log_odds, evaluated=everywhere, folds=deltas)
-
-
-def _weighed(
-    training_set: TrainingSet, pair_weight: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_]
-) -> tuple[float, Ridge, NDArray[np.float64] | None]:
-    """A ridge, brought to a mean square of 1, beside the bundle: likelihood, ridge, common coefficients."""
-    size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
-    ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
-    scores = ridge.out_of_group_scores
-    common, likelihood = fit_pooled_prior(training_set.base, scores, training_set.labels, pair_weight)
-    return likelihood, ridge, common
 
 
 def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
