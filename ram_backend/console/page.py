@@ -6,6 +6,8 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +18,10 @@ from starlette.staticfiles import StaticFiles
 
 from ram_backend import __version__
 from ram_backend.console.actions import ACTIONS
-from ram_backend.console.report import edits_of, report_values, rows_of, share
+from ram_backend.console.charts import bars_per_day, before_and_after
+from ram_backend.console.report import plotted, report_values, share
 from ram_backend.console.statistics import CorrectedPhoto, statistics_of
-from ram_backend.errors import InputError, ProjectNotFound
+from ram_backend.errors import InputError, ProjectNotFound, RamError
 from ram_backend.images.decode import thumbnail
 from ram_backend.images.guard import is_loopback
 from ram_backend.jobs.schedules import KINDS
@@ -27,11 +30,11 @@ from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Server
 from ram_backend.server.middleware import Refused
+from ram_backend.server.model import await_shared
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import engine_folder
 from ram_backend.versions.records import Served
-from ram_backend.versions.table import incumbent_of
 
 TOKEN_HEADER = "x-ram-page-token"
 TAGS = 200
@@ -43,6 +46,9 @@ JOBS = 15
 
 LATEST_JOBS = 1000
 """Latest jobs of all projects among which each project's is looked for."""
+
+WAIT_S = 2.0
+"""How long a view waits for a snapshot that is being built."""
 
 _HERE = Path(__file__).parent
 _HEADERS = {
@@ -114,8 +120,12 @@ class _Page:
         return self._render(services, "projects.html", rows=await asyncio.to_thread(_overview, services))
 
     async def _project(self, services: Server, project: Known, reference: str) -> HTMLResponse:
+        thresholds, problem = await _thresholds_in_force(services, project)
         facts = await asyncio.to_thread(_facts, services, project)
-        return self._render(services, "project.html", reference=reference, **facts)
+        notes = [each for each in (problem, project.extra_params_error) if each]
+        return self._render(
+            services, "project.html", reference=reference, thresholds=thresholds, problems=notes, **facts
+        )
 
     async def _connection(self, services: Server, project: Known) -> HTMLResponse:
         def look() -> list[Finding]:
@@ -174,16 +184,16 @@ class _Page:
 def _facts(services: Services, project: Project) -> dict[str, Any]:
     key, jobs, statistics = project.key, services.jobs, statistics_of(services.ledger, project)
     versions = jobs.versions.list(key)
-    served, version = incumbent_of(jobs.versions, services.settings.versions_dir, key, None)
     return {
         "project": project,
-        "served": served,
+        "served": jobs.versions.served(key),
         "statistics": statistics,
-        "tags": rows_of(statistics.tags[:TAGS], project, served, version),
+        "tags": statistics.tags[:TAGS],
         "tags_left": max(0, len(statistics.tags) - TAGS),
         "waiting": jobs.waiting(key)[key],
+        "days": bars_per_day(statistics.per_day, datetime.now(UTC).date()),
         "versions": versions[::-1],
-        "edits": {each.name: edits_of(each) for each in versions},
+        "plot": before_and_after([row for each in versions if (row := plotted(each))]),
         "jobs": jobs.table.jobs(key, limit=JOBS),
         "schedules": jobs.schedules.schedules(key),
         "kinds": KINDS,
@@ -209,3 +219,35 @@ def _overview(services: Services) -> list[dict[str, Any]]:
         {"key": key, "served": served.get(key, Served(key)), "waiting": each, "job": latest.get(key)}
         for key, each in waiting.items()
     ]
+
+
+async def _thresholds_in_force(services: Services, project: Project) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """By scored text, those of what is served now; and why there are none, in one line.
+
+    A tag is ticked above its "value", in [0, 1], as the "source" says:
+    "settings", a version or the bundle.
+    """
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await services.identity()
+            actual = services.swap.actual(project.key)
+            if isinstance(actual, Future):
+                return {}, "The project's version is still being loaded."
+            ref = None if actual is None else actual.ref
+            config = await await_shared(services.snapshots.resolve(project, project.label_config, ref))
+            snapshot = await await_shared(services.snapshots.get(config, actual))
+    except TimeoutError:
+        return {}, "The project's tags are still being prepared: their thresholds follow."
+    except RamError as error:
+        return {}, str(error)
+    source = snapshot.config.bundle.name if ref is None else ref.name
+    found: dict[str, dict[str, Any]] = {}
+    for name, control in config.controls.items():
+        if (tagger := snapshot.taggers.get(name)) is None:
+            continue
+        for columns, given in zip(control.columns, control.thresholds, strict=True):
+            for column in columns:
+                value = float(tagger.thresholds[column]) if given is None else given
+                said = source if given is None else "settings"
+                found[control.texts[column]] = {"value": value, "source": said}
+    return found, None

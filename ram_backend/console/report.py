@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
+from ram_backend.console.charts import bars_per_day, before_and_after
 from ram_backend.console.statistics import count_edits, statistics_of
 from ram_backend.errors import NotAvailable
 from ram_backend.feedback.labels import TagCounts
 from ram_backend.jobs.service import JobService
-from ram_backend.labelstudio.label_config import parse_label_config
 from ram_backend.models.registry import find_bundle
-from ram_backend.projects.options import ProjectOptions, merge
 from ram_backend.projects.project import Project
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
 from ram_backend.training.drift import ALARM_RATE, FILE, MOST_NEW, Drift, drift_since
 from ram_backend.versions.directory import Version
-from ram_backend.versions.records import BASE, Served, VersionRecord
+from ram_backend.versions.records import BASE, VersionRecord
 from ram_backend.versions.table import incumbent_of
-
-DAYS, WIDTH, HEIGHT = 30, 600, 90
-"""Days in a plot, and its size."""
 
 MORE = 100
 WORTH_IT = 0.01
@@ -37,16 +31,22 @@ WORTH_IT = 0.01
 
 
 def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """The report as JSON. Waits for database and disk."""
+    """The report as JSON. Thresholds are an admin's or the served version's. Waits for database and disk."""
     key, statistics = project.key, statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
-    records = jobs.versions.list(key)
-    rows = partial(rows_of, project=project, served=served, version=version)
+    records, options = jobs.versions.list(key), project.options()
+    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
+
+    def row(tag: TagCounts) -> dict[str, Any]:
+        given = options.threshold_of([tag.tag], served.learned)
+        figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall}
+        return {**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given}
+
     counts = {each.name: each.lineage.corrections.count for each in records if each.lineage}
     steps = [
-        (counts[parent], counts[each.name], figures[0] - figures[1])
+        (counts[parent], counts[each.name], figures[1] - figures[2])
         for each in records
-        if each.lineage and (figures := edits_of(each)) and (parent := each.lineage.parent) in counts
+        if each.lineage and (figures := plotted(each)) and (parent := each.lineage.parent) in counts
     ]
     saving = expected_saving(steps)
     drift = None if version is None else _drift(jobs, settings, project, version)
@@ -60,43 +60,24 @@ def project_report(jobs: JobService, settings: Settings, project: Project) -> di
         "agreement": statistics.agreement,
         "problem": statistics.problem,
         "days": {str(day): edits for day, edits in statistics.edits_by_day.items()},
-        "versions": [{**fact, **edits, "tags": rows(tags)} for fact, (edits, tags) in zip(facts, counted, strict=True)],
-        "tags": rows(statistics.tags),
+        "versions": [
+            {**fact, **edits, "tags": [*map(row, tags)]} for fact, (edits, tags) in zip(facts, counted, strict=True)
+        ],
+        "tags": [*map(row, statistics.tags)],
         "saving_per_100_photos": saving,
         "stop": None if saving is None else saving < WORTH_IT,
         "drift": None if drift is None else {**asdict(drift), "alarm_rate": ALARM_RATE},
     }
 
 
-def rows_of(
-    tags: Sequence[TagCounts], project: Project, served: Served, version: Version | None
-) -> list[dict[str, Any]]:
-    """Tags as JSON: counts, the "threshold" in force, in [0, 1] (None: the bundle's), and its "source".
-
-    Where controls of the label config differ in their thresholds, those of the
-    first one are shown.
-    """
-    if not tags:
-        return []
-    own = {} if version is None else dict(zip(version.delta.tags, version.delta.thresholds.tolist(), strict=True))
-    controls = parse_label_config(project.label_config).tag_controls
-    options = project.options(merge(*(ProjectOptions(**each.attributes) for each in controls)))
-    rows = []
-    for tag in tags:
-        given = options.threshold_of([tag.tag], served.learned)
-        source = "settings" if given is not None else served.name if tag.tag in own else "bundle"
-        figures = {"shown": tag.shown, "precision": tag.precision, "recall": tag.recall, "source": source}
-        rows.append({**asdict(tag), **figures, "threshold": own.get(tag.tag) if given is None else given})
-    return rows
-
-
 def report_values(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """What `report.html` shows: the report, its plot, tables of tags, and sentences."""
+    """What `report.html` shows: the report, its plots, tables of tags, and sentences."""
     report = project_report(jobs, settings, project)
     days = {date.fromisoformat(day): each["edits"] / each["photos"] for day, each in report["days"].items()}
     return {
         "report": report,
-        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date())),
+        "days": bars_per_day(days, max(days, default=datetime.now(UTC).date()), "Edits per photo"),
+        "plot": before_and_after([row for each in jobs.versions.list(project.key) if (row := plotted(each))]),
         "tables": [("All", report["tags"]), *((each["version"], each["tags"]) for each in report["versions"])],
         "sentences": list(_sentences(report)),
     }
@@ -113,35 +94,12 @@ def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
     )
 
 
-def edits_of(record: VersionRecord) -> tuple[float, float] | None:
-    """Edits per photo before and after a version, on the gate's photos; None: they aren't known."""
+def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
+    """A version's name, its edits per photo before and after, and whether it was accepted; None: they aren't known."""
     lineage = record.lineage
     if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
         return None
-    return lineage.metrics_before["edits"], lineage.metrics_after["edits"]
-
-
-def bars_per_day(values: Mapping[date, float], until: date) -> Markup:
-    """A bar for each of the last `DAYS` days: edits per photo.
-
-    Args:
-        values: by day.
-        until: the last day.
-    """
-    days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
-    highest = max([values.get(day, 0) for day in days] + [1])
-    step = WIDTH / DAYS
-    bars = Markup("").join(
-        Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:.4g}</title></rect>').format(
-            place * step, HEIGHT - (height := HEIGHT * values.get(day, 0) / highest), step - 2, height, day,
-            values.get(day, 0),
-        )
-        for place, day in enumerate(days)
-    )  # fmt: skip
-    label = f"Edits per photo by day from {days[0]} to {days[-1]}, at most {highest:.4g}"
-    return Markup('<svg class="bars" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, label, bars
-    )
+    return record.name, lineage.metrics_before["edits"], lineage.metrics_after["edits"], record.outcome == "accept"
 
 
 def expected_saving(steps: Sequence[tuple[int, int, float]]) -> float | None:
@@ -177,8 +135,8 @@ def share(value: float | None) -> str:
 
 
 def _facts(record: VersionRecord) -> dict[str, Any]:
-    made, (before, after) = record.recorded_at.isoformat(timespec="seconds"), edits_of(record) or (None, None)
-    edits = {"edits_before": before, "edits_after": after}
+    row, made = plotted(record), record.recorded_at.isoformat(timespec="seconds")
+    edits = {"edits_before": row and row[1], "edits_after": row and row[2]}
     verdict = str(record.verdict.get("reason") or record.outcome)
     return {"version": record.name, "state": record.state, "made": made, "verdict": verdict, **edits}
 

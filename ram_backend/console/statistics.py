@@ -51,6 +51,7 @@ class Statistics:
 
     Attributes:
         annotations: number of usable annotations.
+        per_day: annotations by the day on which they came, UTC.
         tags: the most corrected ones first.
         photos: by tag.
         edits_by_day: by the day of the annotation.
@@ -60,6 +61,7 @@ class Statistics:
     """
 
     annotations: int
+    per_day: Mapping[date, int]
     tags: Sequence[TagCounts] = ()
     photos: Mapping[str, Sequence[CorrectedPhoto]] | None = None
     edits_by_day: Mapping[date, dict[str, Any]] = field(default_factory=dict)
@@ -90,10 +92,11 @@ def statistics_of(ledger: Ledger, project: Project) -> Statistics:
 @lru_cache(PROJECTS)
 def _computed(ledger: Ledger, key: ProjectKey, last_event: int, label_config: str) -> Statistics:
     annotations = [each for each in ledger.annotations(key, up_to=last_event) if each.parsed.usable]
+    per_day = Counter(each.received_at.date() for each in annotations)
     try:
         schema = parse_label_config(label_config)
     except LabelConfigError as error:
-        return Statistics(len(annotations), problem=str(error))
+        return Statistics(len(annotations), per_day, problem=str(error))
     corrections = corrections_of(schema, annotations, ledger.shown(key, annotated=True))
     of_version: dict[str, list[TaskLabels]] = defaultdict(list)
     for each in corrections:
@@ -101,6 +104,7 @@ def _computed(ledger: Ledger, key: ProjectKey, last_event: int, label_config: st
             of_version[next(iter(each.versions), BASE)].append(each)
     return Statistics(
         annotations=len(annotations),
+        per_day=per_day,
         tags=count_tags(corrections),
         photos=_photos(corrections),
         edits_by_day=edits_by_day(annotations, corrections),

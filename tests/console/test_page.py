@@ -39,7 +39,7 @@ def test_acceptance_and_threshold_per_tag(corrected: Console) -> None:
     row = re.search(r"<tr> <td><a[^>]*>red</a></td>(.*?)</tr>", text)
     assert row is not None
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row[1])
-    assert cells == ["2", "1", "1", "0", "50%", "100%", "", "bundle"]
+    assert cells == ["2", "1", "1", "0", "50%", "100%", "0.60", "colours"]
 
 
 def test_names_from_label_studio_are_escaped(corrected: Console) -> None:

@@ -84,7 +84,7 @@ def test_quality_by_version_day_and_tag(settings: Settings, learned: Ledger) -> 
     assert (first["photos"], first["edits"], first["edits_after"]) == (2, 1, 2.0)
     assert first["tags"][0] | {"recall": None} == {
         **{"tag": "dog", "confirmed": 2, "added": 0, "removed": 0, "shown": 2, "precision": 1.0},
-        **{"recall": None, "threshold": 0.5, "source": "v0001"},
+        **{"recall": None, "threshold": 0.5},
     }
     assert tags["cat"]["threshold"] == 0.25, "an admin's is stronger than the version's"
     assert (second["state"], third["verdict"], third["photos"]) == ("rejected", REJECT["reason"], 0)
