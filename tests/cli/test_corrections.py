@@ -82,6 +82,7 @@ def test_list_latest_first(said: Ledger) -> None:
 def test_stats(said: Ledger) -> None:
     found = json.loads(run("stats", "--json"))
     tags = found.pop("tags")
+    assert found.pop("edits") == {"2026-11-24": {"photos": 1, "edits": 2, "tags": 2, "saved": 0.0}}
     annotations = {"annotations": 6, "usable": 4, "skipped": 1, "nobody_looked": 1, "changed_since_last_training": 4}
     tasks = {"tasks": 3, "ground_truth_tasks": 1, "tasks_of_several_annotators": 1, "agreement": 0.5}
     statements = {"confirmed": 1, "added": 4, "removed": 1}
@@ -93,6 +94,19 @@ def test_stats(said: Ledger) -> None:
     ]
     text = run("stats", "--top", 1)
     assert [part in text for part in ("agreement: 50%", "since last training: 4", "cat")] == [True] * 3
+    assert text.splitlines()[-4].split() == [
+        "day",
+        "photos",
+        "edits",
+        "per",
+        "photo",
+        "in",
+        "an",
+        "empty",
+        "form",
+        "saved",
+    ]
+    assert text.splitlines()[-3].split() == ["2026-11-24", "1", "2.00", "2.00", "0%"]
     assert "tree" not in text
 
 
