@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +15,8 @@ import typer
 from redis.exceptions import RedisError
 from rich.table import Table
 from rich.text import Text
+from urllib3 import PoolManager, make_headers
+from urllib3.exceptions import HTTPError
 
 from ram_backend import __version__
 from ram_backend.cli.output import JsonLines, out, print_json
@@ -48,6 +51,18 @@ SILENT_S = 420.0
 """RQ's workers send a heartbeat at least every seven minutes."""
 
 WAITING_S = 15.0
+REFUSALS = {
+    'ram_refused_total{what="projects"}': ("projects over quota", "raise RAM_MAX_PROJECTS, or set a login"),
+    'ram_refused_total{what="new_tags"}': ("requests with too many new tags", "raise RAM_MAX_NEW_TAGS"),
+    'ram_refused_total{what="events"}': (
+        "webhooks of projects with too many events",
+        "they come with the next training",
+    ),
+    "ram_projects_evicted": ("projects that were set up and never used went", "see who connects them, or set a login"),
+    "ram_unknown_events_total": ("events of projects that are not connected", "connect them, or remove their webhooks"),
+}
+"""By metric of the server: of what there was too much, and the remedy."""
+
 MAX_PROJECTS = 20
 """The latest projects are checked."""
 
@@ -87,7 +102,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks; one that fails doesn't prevent the others."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python, _data_folder, _bundles, _served_bundle, _device,
-        _queue, _label_studio, _database,
+        _queue, _refusals, _label_studio, _database,
     )  # fmt: skip
     for check in checks:
         try:
@@ -197,6 +212,21 @@ def _database(settings: Settings) -> Iterator[Finding]:
     yield from _jobs(settings, database)
     yield from _versions(database)
     yield from check_projects(settings, database)
+
+
+def _refusals(settings: Settings) -> Iterator[Finding]:
+    """Refusals and evictions (quota) of the server on this machine, by its metrics."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    login = make_headers(basic_auth=":".join(settings.basic_auth() or ())) if settings.basic_auth() else {}
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/metrics"
+    try:
+        answer = PoolManager().request("GET", url, headers=login, timeout=TIMEOUT_S, retries=False)
+    except HTTPError:
+        return  # none runs
+    for name, (what, remedy) in REFUSALS.items():
+        count = re.search(rf"^{re.escape(name)} (\d+)", answer.data.decode("utf-8", "replace"), re.MULTILINE)
+        if count is not None and int(count[1]):
+            yield Finding("refused", "note", f"{count[1]} {what} since the server's start", remedy)
 
 
 def _jobs(settings: Settings, database: Database) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ from sqlalchemy import text, update
 from support.commands import connect, run
 from support.jobs import CONFIG, make_old
 from support.label_studio import LEGACY, VERSION, FakeLabelStudio
+from support.server import choices_config, serving, setup_body
+from support.tiny_model import colour_model
 
 from ram_backend.cli.doctor import check_projects, examine
 from ram_backend.database.engine import Database
@@ -19,6 +21,7 @@ from ram_backend.jobs.table import JobTable
 from ram_backend.labelstudio.provisioning import Finding
 from ram_backend.projects.keys import ProjectKey
 from ram_backend.projects.table import ProjectTable
+from ram_backend.server.app import create_app
 from ram_backend.settings import load_settings
 
 
@@ -181,3 +184,18 @@ def test_a_database_of_a_newer_version(database: Database) -> None:
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert report()["database"].state == "bad"
+
+
+def test_what_the_server_refused_is_said_with_a_remedy(
+    studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "refused" not in report()
+    settings = load_settings(max_new_tags=1)
+    with serving(create_app(settings, model=colour_model(settings))) as server:
+        monkeypatch.setenv("RAM_PORT", str(server.base_url.port))
+        body = setup_body(choices_config("teal", "umber", "ochre"), studio)
+        assert server.post("/setup", json=body).status_code == 400
+        refused = report()["refused"]
+    assert refused.state == "note"
+    assert "1 requests with too many new tags" in refused.found
+    assert "RAM_MAX_NEW_TAGS" in refused.remedy
