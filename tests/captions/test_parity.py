@@ -31,6 +31,7 @@ SEARCHES = {
     "greedy_max30": Search(1),
     "beam3_max30": Search(),
     "beam3_max50": Search(longest=50),
+    "beam3_max30_rep1.2": Search(repetition_penalty=1.2),
     "beam3_usertags": Search(longest=50),
     "greedy_alt_eos": Search(1),
     "beam3_alt_eos": Search(),

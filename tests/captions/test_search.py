@@ -19,8 +19,10 @@ from ram_backend.models.captioner import Captioner
 
 SEARCHES = {
     "greedy": Search(1),
+    "greedy_repetition": Search(1, repetition_penalty=1.3),
     "beam3": Search(3, 20),
     "beam3_long": Search(3, 40),
+    "beam3_repetition": Search(3, repetition_penalty=1.3),
     "beam5": Search(5),
 }
 ENDS = (2, 4, 27, 57)
@@ -96,6 +98,23 @@ def test_the_decoder_reads_each_word_once(captioner: Captioner, states: Tensor, 
     other.remove()
     assert widths == [4] + [1] * 11
     assert len(crossing) == 1
+
+
+def test_nucleus_sampling(captioner: Captioner, states: Tensor) -> None:
+    greedy = searched(captioner, states, Search(1, 20), 2)
+    assert searched(captioner, states, Search(top_p=1e-6, longest=20), 2) == greedy
+    some, again, others = (
+        searched(captioner, states, Search(top_p=0.9, longest=20, seed=seed), 2) for seed in (1, 1, 2)
+    )
+    assert some == again != others
+    assert some != greedy
+    with torch.inference_mode():
+        shares = captioner.text_decoder(input_ids=PROMPT, encoder_hidden_states=states).logits[0, -1].softmax(-1)
+    sampled = {searched(captioner, states[:1], Search(top_p=0.5, longest=5, seed=seed), 2)[0][4] for seed in range(60)}
+    order = shares.argsort(descending=True).tolist()
+    nucleus = int((shares.sort(descending=True).values.cumsum(0) < 0.5).sum()) + 1
+    assert len(sampled) > 2
+    assert sampled <= set(order[:nucleus])
 
 
 def test_no_text_ends_before_its_shortest_length(captioner: Captioner, states: Tensor) -> None:
