@@ -26,7 +26,7 @@ from ram_backend.models.delta import features_of
 from ram_backend.models.network import Network, load_network
 from ram_backend.models.starter.install import DESCRIPTION, install_starter
 from ram_backend.settings import Settings
-from ram_backend.tagging.subset import Subset, resolve_subset
+from ram_backend.tagging.subset import Subset, resolve_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.selection import Candidate, fit_candidate
 from ram_backend.vocabulary.embeddings import open_text_encoder
@@ -87,6 +87,7 @@ class AnnotatedPhotos:
             base_thresholds=training_set.base_thresholds[columns],
             incumbent_thresholds=training_set.incumbent_thresholds[columns],
             add_costs=training_set.add_costs[columns],
+            embeddings=None if training_set.embeddings is None else training_set.embeddings[columns],
         )
         return replace(self, training_set=fewer, labels=self.labels[:, columns], known=self.known[:, columns])
 
@@ -246,6 +247,7 @@ def annotated(
         incumbent_thresholds=subset.thresholds,
         add_costs=np.ones(len(tags), dtype=np.float32),
         calibrated=subset.calibration.fitted,
+        embeddings=tag_embeddings(bundle, subset),
     )
     splits = np.array([photo.split for photo in photos])
     return AnnotatedPhotos(training_set, labels & known, known, splits, bundle, network, subset)

@@ -1,6 +1,7 @@
 """Training set of a project: features, the bundle's scores, labels and their weights, one row per image.
 
-Shapes: N images, L tags, F feature width, T tokens of width D.
+Shapes: N images, L tags, F feature width, T tokens of width D, E width of text
+embeddings.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class TrainingSet:
         most_ticked: per image, 1 or more; None: any number.
         calibrated: the bundle's scores are calibrated probabilities; False:
             only its thresholds mean something.
+        embeddings: (L, E) float32 text embeddings of the tags, length 1, so
+            that tags of similar meaning can share what they learn, see
+            `tagging.tag_embeddings`; None where the bundle has none.
 
     Raises:
         InputError: numbers that are not finite; names the field.
@@ -72,11 +76,13 @@ class TrainingSet:
     fixed_thresholds: FloatArray | None = None
     most_ticked: int | None = None
     calibrated: bool = True
+    embeddings: FloatArray | None = None
     unsaid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("features", "base", "incumbent", "weights"):
-            if not np.isfinite(getattr(self, name)).all():
+        for name in ("features", "base", "incumbent", "weights", "embeddings"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
                 raise InputError(f"The training set has {name} that are not finite: check the images' tokens.")
 
     def __len__(self) -> int:

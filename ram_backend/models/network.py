@@ -39,10 +39,13 @@ class Network(Protocol):
     Attributes:
         encoder_id: names weights, engine and precision: equal ids give equal
             tokens. Part of cache keys.
+        side_by_side: whether two threads that encode at once get more done than
+            one; if not, the engine uses all its threads for each call.
         token_shape: (T, D), number and width of an image's tokens.
     """
 
     encoder_id: str
+    side_by_side: bool
     token_shape: tuple[int, int]
 
     def encode(self, pixels: FloatArray) -> FloatArray:

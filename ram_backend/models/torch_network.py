@@ -51,6 +51,8 @@ class TorchQueries:
 class TorchNetwork:
     """A `Network` (see `network.py`) on torch; may be used by several threads at once."""
 
+    side_by_side = False  # each calling thread would bring a team of its own
+
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
         """Maps the weights of a bundle and moves them to the device; see `load_network`.
 

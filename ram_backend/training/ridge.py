@@ -11,7 +11,7 @@ Leave-group-out scores follow without refitting: leaving out a group of images
 G, their residuals are (I - H_GG)^-1 times the fitted ones (ESL 7.10, 5.26, for
 groups instead of single images).
 
-Shapes: N images, L tags, F feature width, R rank.
+Shapes: N images, L tags, F feature width, R rank, E width of text embeddings.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ RATE_FLOOR = 0.02
 """Added to the standard deviation of a tag's labels: bounds the targets of a tag seen once in thousands."""
 RANK_FLOOR = 1e-10
 """Eigenvalues below this share of the largest one are taken as 0."""
+KERNEL_BANDWIDTH = 0.3
+"""Cosine distance of centred text embeddings over which the similarity of two tags falls by e (length scale)."""
+NOISE, PSEUDO_COUNT = 0.3, 10
+"""Noise of a tag's weights relative to their own variance: `NOISE` with very many positives, twice that at
+`PSEUDO_COUNT`."""
 
 
 @dataclass(frozen=True)
@@ -146,3 +151,66 @@ def standardised_targets(labels: NDArray[np.bool_], weights: NDArray[np.float32]
     targets: FloatArray = believed * (labels - mean) / (np.sqrt(rate * (1 - rate)) + RATE_FLOOR)
     targets[:, (present <= 0) | (present >= total)] = 0
     return targets
+
+
+def residualise(targets: FloatArray, scores: NDArray[np.float32], weights: NDArray[np.float32]) -> FloatArray:
+    """What is left of the targets after a regression on the bundle's scores, with one slope for all tags.
+
+    Args:
+        targets: (N, L) from `standardised_targets`.
+        scores: (N, L) the bundle's log-odds, brought to a spread of 1 per tag.
+        weights: (N, L) in [0, 1], how much each label is believed.
+
+    Returns:
+        (N, L), columns sum to 0; all 0 for a tag whose targets are.
+    """
+    believed = weights.astype(np.float64)
+    mean = (believed * scores).sum(axis=0) / np.maximum(believed.sum(axis=0), 1e-12)
+    explaining = believed * (scores - mean) * (targets != 0).any(axis=0)
+    explaining /= np.sqrt((explaining**2).mean(axis=0)) + SPREAD_FLOOR
+    slope = (targets * explaining).sum() / max(float((explaining**2).sum()), 1e-12)
+    return targets - slope * explaining
+
+
+def smoothed_targets(targets: FloatArray, residual_targets: FloatArray, smoothing: FloatArray) -> FloatArray:
+    """Targets smoothed over tags by `smoothing_matrix`.
+
+    Other tags contribute only their residual (`residualise`): the bundle's part
+    of it is in the tag's own score, too, and would count twice. A ridge is
+    linear in its targets, so mixing these mixes weights.
+
+    Args:
+        targets: (N, L).
+        residual_targets: (N, L).
+        smoothing: (L, L).
+
+    Returns:
+        (N, L), columns sum to 0.
+    """
+    diagonal = np.diagonal(smoothing)
+    return targets * diagonal + residual_targets @ (smoothing - np.diag(diagonal))
+
+
+def smoothing_matrix(embeddings: NDArray[np.float32], positives: NDArray[np.int64]) -> FloatArray:
+    """Kernel smoothing of tags' weights over their texts (Gaussian process regression).
+
+    A tag's weights are noisy measurements of a function of its text, the
+    noisier the fewer images showed the tag, so rare tags are smoothed and
+    frequent ones hardly change (Rasmussen and Williams 2006, 2.2).
+
+    Args:
+        embeddings: (L, E) of the tags' texts, length 1.
+        positives: (L,) images that show the tag; a tag with none is smoothed
+            from the others alone.
+
+    Returns:
+        (L, L): column j holds the weights of all tags in tag j.
+    """
+    centred = embeddings.astype(np.float64) - embeddings.mean(axis=0)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+    kernel = np.exp((centred @ centred.T - 1) / KERNEL_BANDWIDTH)
+    known_tags = np.flatnonzero(positives > 0)
+    noise = np.diag(NOISE * (1 + PSEUDO_COUNT / positives[known_tags]))
+    smoothing = np.zeros_like(kernel)
+    smoothing[known_tags] = np.linalg.solve(kernel[np.ix_(known_tags, known_tags)] + noise, kernel[known_tags])
+    return smoothing

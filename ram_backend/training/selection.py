@@ -25,7 +25,14 @@ from ram_backend.training.calibration import (
     fit_tag_calibrations,
     pair_weights,
 )
-from ram_backend.training.ridge import KernelEigen, Ridge, standardised_targets
+from ram_backend.training.ridge import (
+    KernelEigen,
+    Ridge,
+    residualise,
+    smoothed_targets,
+    smoothing_matrix,
+    standardised_targets,
+)
 
 FloatArray = NDArray[np.float32]
 Numbers = NDArray[np.floating]
@@ -108,15 +115,17 @@ class RecalibrationTrainer:
 class RidgeTrainer:
     """Ridge regression per tag, weighed against the bundle by hierarchical Platt scaling, see `ridge`, `calibration`.
 
-    Ridge strength and scales are chosen on leave-group-out scores; where their
-    common scale is not above 0, there is no proposal, unless the strength is
-    chosen already.
+    Ridge strength, scales, and whether weights are smoothed over tags of
+    similar meaning, are chosen on leave-group-out scores; where their common
+    scale is not above 0, there is no proposal.
 
     Attributes:
         strengths: ridge penalties to choose from.
+        smoothing: whether weights are smoothed over tags; None: chosen.
     """
 
     strengths: tuple[float, ...] = RIDGE_ALPHAS
+    smoothing: bool | None = None
     name: str = "residual"
 
     def fit(self, training_set: TrainingSet, seed: int, progress: Progress) -> Candidate | None:
@@ -126,20 +135,25 @@ class RidgeTrainer:
         bundle, training_set = training_set, replace(training_set, base=slope * training_set.base + offset)
         targets = standardised_targets(training_set.labels, training_set.weights)
         learned = (targets != 0).any(axis=0)
-        steps = len(self.strengths) + 1
+        steps = len(self.strengths) + 2
         progress(self.name, 0, steps)
         spectrum = KernelEigen.of(training_set.features)
-        tried = list[tuple[float, float, Ridge, NDArray[np.float64] | None]]()
+        tried: dict[float, tuple[float, Ridge, NDArray[np.float64] | None]] = {}
         for strength in self.strengths if learned.any() else self.strengths[-1:]:
             ridge = spectrum.ridge(targets, training_set.groups, strength)
-            size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
-            ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))  # to a mean square of 1
-            scores = ridge.out_of_group_scores
-            common, likelihood = fit_pooled_prior(training_set.base, scores, training_set.labels, pair_weight)
-            tried.append((likelihood, strength, ridge, common))
+            tried[strength] = _weighed(training_set, pair_weight, ridge, learned)
             progress(self.name, len(tried), steps)
-        _, strength, ridge, common = max(tried, key=lambda each: each[0])
-        if len(self.strengths) > 1 and (common is None or common[0] <= 0):
+        strength = max(tried, key=lambda each: tried[each][0])
+        (likelihood, ridge, common), sharing = tried[strength], False
+        if self.smoothing is not False and training_set.embeddings is not None and learned.sum() > 1:
+            positives = (training_set.labels & training_set.known).sum(axis=0) * learned
+            residual_targets = residualise(targets, training_set.base, training_set.weights)
+            mixed = smoothed_targets(targets, residual_targets, smoothing_matrix(training_set.embeddings, positives))
+            mixed_ridge = spectrum.ridge(mixed, training_set.groups, strength)
+            smoothed = _weighed(training_set, pair_weight, mixed_ridge, learned)
+            if self.smoothing or smoothed[0] > likelihood:
+                (_, ridge, common), sharing = smoothed, True
+        if self.smoothing is None and (common is None or common[0] <= 0):
             return None
         scores = ridge.out_of_group_scores
         scale, shift = fit_tag_calibrations(training_set.base, scores, training_set.labels, pair_weight, common)
@@ -147,8 +161,8 @@ class RidgeTrainer:
         progress(self.name, steps, steps)
         return Candidate(
             delta=_delta(bundle, slope, learned_ridge.weight, learned_ridge.bias + shift + offset),
-            params={"strength": strength},
-            refit_trainer=replace(self, strengths=(strength,)),
+            params={"strength": strength, "sharing": sharing},
+            refit_trainer=replace(self, strengths=(strength,), smoothing=sharing),
         )
 
 
@@ -203,6 +217,17 @@ def _cross_fitted(training_set: TrainingSet, trainer: Trainer, found: Candidate,
             log_odds[outside] = without.delta.log_odds(rest.base, rest.features)
     everywhere = np.ones(len(training_set), dtype=np.bool_)
     return replace(found, trainer=trainer.name, log_odds=log_odds, evaluated=everywhere, folds=deltas)
+
+
+def _weighed(
+    training_set: TrainingSet, pair_weight: NDArray[np.float64], ridge: Ridge, learned: NDArray[np.bool_]
+) -> tuple[float, Ridge, NDArray[np.float64] | None]:
+    """A ridge, brought to a mean square of 1, beside the bundle: likelihood, ridge, common coefficients."""
+    size = float(np.sqrt(np.mean(ridge.out_of_group_scores[:, learned] ** 2))) if learned.any() else 0.0
+    ridge = ridge.scaled(np.array(1 / size if size > 1e-9 else 0.0))
+    scores = ridge.out_of_group_scores
+    common, likelihood = fit_pooled_prior(training_set.base, scores, training_set.labels, pair_weight)
+    return likelihood, ridge, common
 
 
 def _base_calibration(training_set: TrainingSet, pair_weight: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:

@@ -243,14 +243,14 @@ def _result(
 def _inputs_digest(
     corrections: ProjectCorrections, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None
 ) -> str:
-    """Digest of everything that determines the verdict; tokens and features follow from the rest."""
+    """Digest of everything that determines the verdict; tokens, features and embeddings follow from the rest."""
     tuning = (scorer.settings.tuning, is_tuning_wanted(scorer.settings, len(training_set)))
     served = None if incumbent is None else incumbent.digest
     identity = (__version__, corrections.fingerprint.hash, tuning, scorer.bundle.digest, served)
     inputs_digest = hashlib.sha256(repr(identity).encode())
     for field in fields(training_set):
         value = getattr(training_set, field.name)
-        if field.name not in ("tokens", "features"):
+        if field.name not in ("tokens", "features", "embeddings"):
             inputs_digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
     return inputs_digest.hexdigest()
 

@@ -22,7 +22,7 @@ from ram_backend.models.delta import Delta, features_of
 from ram_backend.models.network import Network, tuned_network
 from ram_backend.settings import Settings
 from ram_backend.tagging.image_loader import open_image_loader
-from ram_backend.tagging.subset import Subset, open_subset
+from ram_backend.tagging.subset import Subset, open_subset, tag_embeddings
 from ram_backend.tagging.tagger import TOKEN_DTYPE, Tagger
 from ram_backend.training.selection import Progress, RecalibrationTrainer, RidgeTrainer, Trainer
 from ram_backend.versions.directory import Version
@@ -165,6 +165,7 @@ def build_training_set(
         fixed_thresholds=fixed,
         most_ticked=corrections.most_ticked,
         calibrated=subset.calibration.fitted,
+        embeddings=tag_embeddings(scorer.bundle, subset),
     )
     if not subset.calibration.fitted:
         return training_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from ram_backend.errors import NotAvailable
+from ram_backend.server import batcher as batcher_module
 from ram_backend.server.batcher import Batcher
 from ram_backend.server.prometheus import ServerMetrics
 
@@ -20,6 +22,7 @@ from ram_backend.server.prometheus import ServerMetrics
 class Gated:
     """Encodes when it is let; a token is the first pixel."""
 
+    side_by_side = True
     token_shape = (1, 1)
 
     def __init__(self, encoder_id: str = "one") -> None:
@@ -62,6 +65,12 @@ def batcher() -> Iterator[Batcher]:
         yield made
 
 
+@pytest.fixture
+def with_spare() -> Iterator[Batcher]:
+    with closing(Batcher(1, 0.0, ServerMetrics(), spare_thread=True)) as made:
+        yield made
+
+
 def test_what_waits_is_merged_up_to_the_size(batcher: Batcher, network: Gated) -> None:
     first = busy(batcher, network)
     others = put(batcher, network, 1, 2, 3, 4, 5)
@@ -90,6 +99,25 @@ def test_jobs_go_before_the_next_batch(batcher: Batcher, network: Gated) -> None
     assert results(waiting) == [1]
 
 
+def test_a_spare_lane_works_with_the_first(with_spare: Batcher, network: Gated) -> None:
+    futures = put(with_spare, network, 0, 1, 2)
+    for _ in range(2):
+        assert network.entered.acquire(timeout=30)
+    assert put(with_spare, network, 3)[0].cancel()
+    network.go_on.release(3)
+    assert results(futures) == [0, 1, 2]
+    assert sorted(network.batches) == [[0], [1], [2]]
+
+
+def test_a_spare_lane_leaves_networks_alone_that_use_all_threads(with_spare: Batcher, network: Gated) -> None:
+    network.side_by_side = False
+    futures = put(with_spare, network, 0, 1)
+    assert network.entered.acquire(timeout=30)
+    assert not network.entered.acquire(timeout=0.2)
+    network.go_on.release(2)
+    assert results(futures) == [0, 1]
+
+
 class Telling(Gated):
     """Tells what `tell` finds in the thread that encodes."""
 
@@ -100,6 +128,34 @@ class Telling(Gated):
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         self.tell()
         return pixels[:, 0, :1, :1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_only_the_spare_lane_has_a_low_priority(with_spare: Batcher) -> None:
+    def priority() -> None:
+        both.wait(30)
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    both = threading.Barrier(2)
+    found: list[int] = []
+    results(put(with_spare, Telling(priority), 0, 1))
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert sorted(found) == [here, here + batcher_module.SPARE_NICENESS]
+
+
+def test_a_spare_lane_waits_while_the_first_has_a_short_job_or_is_free(with_spare: Batcher, network: Gated) -> None:
+    go_on = threading.Event()
+    job = with_spare.submit_scoring(lambda: go_on.wait(30))
+    futures = put(with_spare, network, 0)
+    assert not network.entered.acquire(timeout=0.2)
+    go_on.set()
+    assert job.result(30)
+    network.go_on.release()
+    assert results(futures) == [0]
+    lanes = set[str]()
+    for number in range(100):
+        results(put(with_spare, Telling(lambda: lanes.add(threading.current_thread().name)), number))
+    assert lanes == {"network"}
 
 
 def test_cancelled_images_are_left_out(batcher: Batcher, network: Gated) -> None:
@@ -156,8 +212,11 @@ def test_a_stream_of_jobs_keeps_no_image_out(batcher: Batcher, network: Gated) -
     assert done > 4
 
 
-def test_jobs_wait_for_one_late_batch_at_most(batcher: Batcher, network: Gated) -> None:
+def test_jobs_wait_for_one_late_batch_at_most(
+    batcher: Batcher, network: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where images never stop coming, what finishes requests still gets its turn after each batch."""
+    monkeypatch.setattr(batcher_module, "AGING_S", -1.0)
     order: list[str] = []
     busy(batcher, network)
     last = put(batcher, network, *range(1, 10))[-1]

@@ -58,6 +58,7 @@ class ColourNetwork:
     """One token, the mean colour; a tag's logit is its dot product with the tag's row. Notes its batches."""
 
     encoder_id = "mean-colour"
+    side_by_side = False
     token_shape = (1, 3)
     labels = LABELS
 

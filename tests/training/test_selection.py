@@ -164,6 +164,57 @@ def test_look_alikes_are_no_evidence_for_each_other() -> None:
     assert together < 0.8 * apart, "a photo's twin knows its labels"
 
 
+def test_new_tags_learn_from_tags_of_like_meaning() -> None:
+    """Pairs of tags that mean the same: one that everybody was asked about, and one that hardly anybody was."""
+    meanings = np.eye(3).repeat(2, axis=0) + 0.1 * np.eye(6)[:, :3]
+    embeddings = (meanings / np.linalg.norm(meanings, axis=1, keepdims=True)).astype(np.float32)
+    twins, new = [0, 0, 2, 2, 4, 4], [1, 3, 5]
+    gains = []
+    for seed in range(4):
+        training_set = drawn(200, seed=seed)
+        base = np.random.default_rng(seed).normal(size=(200, 6)).astype(np.float32)
+        weights = np.ones((200, 6), dtype=np.float32)
+        weights[12:, new] = 0
+        training_set = replace(
+            training_set, labels=training_set.labels[:, twins], weights=weights, base=base, incumbent=base
+        )
+        nothing = np.zeros((1500, 6), dtype=np.float32)
+        reached = []
+        for texts in (None, embeddings):
+            candidate = fitted(replace(training_set, embeddings=texts), RidgeTrainer())
+            assert candidate.params["sharing"] == (texts is not None)
+            found = candidate.delta.log_odds(nothing, UNSEEN.features)[:, new]
+            reached.append(mean_average_precision(found, UNSEEN.labels[:, twins][:, new]))
+        gains.append(reached[1] - reached[0])
+    assert min(gains) > 0.05
+
+
+def test_new_tags_are_lent_what_the_bundle_does_not_know_yet() -> None:
+    """Each pair of tags follows two features, of which the bundle sees the first; the second of a pair is new."""
+    random = np.random.default_rng(0)
+    training_set = drawn(400)
+    pairs = np.arange(3).repeat(2)
+    known, missed = 2 * training_set.features[:, 2 * pairs], 2 * training_set.features[:, 2 * pairs + 1]
+    weights = np.ones((400, 6), dtype=np.float32)
+    weights[8:, 1::2] = 0
+    embeddings = np.eye(3)[pairs] + 0.1 * np.eye(6)[:, :3]
+    candidate = fitted(
+        replace(
+            training_set,
+            labels=random.random((400, 6)) < sigmoid((known + missed - 2).astype(np.float64)),
+            weights=weights,
+            base=known,
+            incumbent=known,
+            embeddings=(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32),
+        ),
+        RidgeTrainer(),
+    )
+    assert candidate.params["sharing"]
+    for pair in range(3):
+        seen, unseen = candidate.delta.weight[2 * pair + 1, [2 * pair, 2 * pair + 1]]
+        assert abs(seen) < 0.6 * unseen
+
+
 def test_progress_is_reported() -> None:
     stages: list[tuple[str, int, int]] = []
     fitted(drawn(30), progress=lambda *news: stages.append(news))

@@ -18,6 +18,7 @@ from ram_backend.jobs.table import JobTable
 from ram_backend.jobs.valkey import running_urls
 from ram_backend.settings import Settings
 from ram_backend.worker import train as training
+from ram_backend.worker import training_set
 from ram_backend.worker.run_job import claim_and_run
 
 __all__ = ["database", "queue"]
@@ -38,6 +39,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> ColourNetwork:
     rolled = RolledNetwork()
     monkeypatch.setattr(training, "find_bundle", lambda name, *_: tiny_bundle(*[name] * (name == ROLLED)))
     monkeypatch.setattr(training, "load_network", lambda bundle, **_: rolled if bundle.name == ROLLED else network)
+    monkeypatch.setattr(training_set, "tag_embeddings", lambda *_: None)
     return network
 
 

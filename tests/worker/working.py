@@ -73,7 +73,7 @@ def learn(context: JobContext) -> JobResult | None:
     from support.tiny_model import ColourNetwork, tiny_bundle
 
     from ram_backend.gate.judge import Verdict
-    from ram_backend.worker import train
+    from ram_backend.worker import train, training_set
 
     def judge(*_args: object, **_named: object) -> Verdict:
         while (context.settings.data_dir / "busy").exists():
@@ -82,6 +82,7 @@ def learn(context: JobContext) -> JobResult | None:
 
     train.find_bundle = lambda *_, **__: tiny_bundle()
     train.load_network = lambda *_, **__: ColourNetwork()
+    training_set.tag_embeddings = lambda *_: None
     train.refuse_before_fitting = lambda *_, **__: None
     train.judge_candidate = judge
     return train.train(context)

@@ -80,6 +80,7 @@ class StarterQueries:
 class StarterNetwork:
     """See `Network`. Thread-safe: nothing changes after loading."""
 
+    side_by_side = True  # a session's calls share its threads
     token_shape = (TOKENS, WIDTH)
 
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
