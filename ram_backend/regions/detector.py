@@ -28,7 +28,7 @@ _SPLITTERS = ".?"
 
 
 class GroundingDino:
-    """Finds tags in an image with transformers' Grounding DINO. Safe for one thread.
+    """A `Detector` on transformers' Grounding DINO. Safe for one thread.
 
     A prompt holds as many tags as fit the text limit of the checkpoint (256
     tokens). Tags don't attend to each other in it, and each is mapped to its
@@ -56,7 +56,7 @@ class GroundingDino:
         self.text_limit = int(self._model.config.max_text_len)
 
     def detect(self, image: Image.Image, tags: Sequence[str]) -> list[Region]:
-        """Boxes of the tags, best first per tag, in the order of the tags; a tag that is not found has none.
+        """See `finder.Detector`.
 
         Raises:
             InputError: a tag is longer than the text limit.

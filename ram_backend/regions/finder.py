@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,22 @@ from ram_backend.models.label_embeddings import Entry
 from ram_backend.models.network import Network
 from ram_backend.regions.detector import GroundingDino
 from ram_backend.regions.evidence import Region, locate
-from ram_backend.regions.segmenter import SegmentAnything
+from ram_backend.regions.segmenter import Box, SegmentAnything
 from ram_backend.regions.weights import folder_of, is_installed
+
+
+class Detector(Protocol):
+    """Finds tags in an image."""
+
+    def detect(self, image: Image.Image, tags: Sequence[str]) -> list[Region]:
+        """Boxes of the tags, best first per tag, in the order of the tags; a tag that is not found has none."""
+
+
+class Segmenter(Protocol):
+    """Finds the pixels of what boxes hold."""
+
+    def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height, one for each."""
 
 
 class RegionFinder:
@@ -34,8 +49,8 @@ class RegionFinder:
     def __init__(self, data_dir: Path, *, device: str) -> None:
         from ram_backend.models.torch_network import torch_device
 
-        self.detector: GroundingDino | None = None
-        self.segmenter: SegmentAnything | None = None
+        self.detector: Detector | None = None
+        self.segmenter: Segmenter | None = None
         if is_installed("grounding-dino", data_dir):
             self.detector = GroundingDino(folder_of("grounding-dino", data_dir), device=torch_device(device))
         if is_installed("sam", data_dir):

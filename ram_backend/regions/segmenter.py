@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 class SegmentAnything:
-    """Finds the pixels of what boxes hold with transformers' SAM or SAM 2. Safe for one thread.
+    """A `Segmenter` on transformers' SAM or SAM 2. Safe for one thread.
 
     Args:
         folder: a checkpoint as the hub has it; its config.json says which of
@@ -42,7 +42,7 @@ class SegmentAnything:
         self._device = device
 
     def masks(self, image: Image.Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
-        """Masks (N, height, width) of N boxes (x0, y0, x1, y1), shares of width and height, one for each."""
+        """See `finder.Segmenter`."""
         import torch
 
         if not boxes:
