@@ -1,6 +1,6 @@
 """Which photos to correct first: edits and mAP by the number of corrected photos, for several orders.
 
-    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--orders near margin]
+    python benchmarks/active_learning.py --data DIR --base DIR [--split val] [--seeds 20] [--first 0] [--orders near]
 
 A simulated annotator (see `annotated_photos.py`) corrects photos of the train split of `flickr8k_tags` with a starter
 that was built without that set. The first `RANDOM_UNTIL` photos are random, and the same for all orders; afterwards
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="starter built without the set, or a bundle")
     parser.add_argument("--split", default="val", choices=("val", "test"), help="of what is measured on")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed; others than 0 to 19 confirm a choice made on these")
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=list(ORDERS))
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
@@ -172,7 +173,7 @@ def main() -> None:
     def one(seed: int) -> list[list[tuple[float, float]]]:
         return curves(photos, test, orders, seed)
 
-    found = np.array(in_processes(one, range(chosen.seeds), chosen.processes))
+    found = np.array(in_processes(one, range(chosen.first, chosen.first + chosen.seeds), chosen.processes))
     found = found.swapaxes(0, 1)
     some = photos.without_tokens(test)
     before = (
