@@ -138,8 +138,9 @@ class TrainingSet:
         ticked = self.ticked(log_odds, thresholds)
         found = edits(ticked, self.labels, 0.5, self.said, self.add_costs)
         if self.unsaid is not None:
-            expected = 1 - sigmoid(self.incumbent) * (1 + self.add_costs)
-            found += (np.maximum(expected, 0) * (ticked & self.known & self.unsaid)).sum(axis=1)
+            rows, tags = np.nonzero(ticked & self.unsaid)
+            expected = 1 - sigmoid(self.incumbent[rows, tags]) * (1 + self.add_costs[tags])
+            np.add.at(found, rows, np.maximum(expected, 0))
         return found
 
     def screened(self, ticked: NDArray[np.bool_], annotators: Sequence[Hashable]) -> TrainingSet:
@@ -153,9 +154,10 @@ class TrainingSet:
             annotators: of the N images.
         """
         nothing, unsaid = filter_annotators(sigmoid(self.base), self.labels, self.known, ticked, annotators)
-        seeds = [int(each[:16], 16) for each in self.content]  # in each round alike
-        chance = np.stack([np.random.default_rng(seed).random(len(self.tags)) for seed in seeds])
-        labels = np.where(unsaid, chance < sigmoid(self.incumbent), self.labels)
+        labels = self.labels.copy()
+        for row in np.flatnonzero(unsaid.any(axis=1)):
+            chance = np.random.default_rng(int(self.content[row][:16], 16)).random(len(self.tags))  # each round's
+            labels[row] |= unsaid[row] & (chance < sigmoid(self.incumbent[row]))
         return replace(self, labels=labels, weights=self.weights * ~nothing, unsaid=unsaid)
 
     def take(self, rows: Rows) -> TrainingSet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -209,7 +208,7 @@ def _from_data_uri(uri: str, limit: int) -> bytes:
     parts: Iterable[bytes] = _unquoted(uri, comma + 1)
     try:
         data = b"".join(_from_base64(parts) if uri[:comma].lower().rstrip().endswith(";base64") else parts)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise ImageUnreadable(f"{name}: its data is damaged or cut off. Export the task again.") from None
     if len(data) > limit:
         raise _too_large(name, limit)

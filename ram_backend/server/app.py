@@ -93,7 +93,7 @@ def _body(model: type[M]) -> Any:
             if len(body) <= SMALL_BODY_BYTES:
                 yield read_request(model, body)
             else:
-                with server.body_process.in_use(), NamedTemporaryFile() as file:  # its pickle would take the lock
+                with server.body_process.in_use(), NamedTemporaryFile() as file:  # pickling holds the lock
                     path = Path(file.name)
                     await asyncio.to_thread(path.write_bytes, body)
                     body.clear()
