@@ -83,6 +83,7 @@ def show(
         "verdict": record.quarantined or record.verdict.get("reason") or record.outcome,
         "wrong ticks gone": _counts(figures, "vanished."),
         "new right ticks": _counts(figures, "found."),
+        "photos at random": _at_random(figures),
         "files": files,
     }
     if record.lineage is not None:
@@ -190,6 +191,15 @@ def _facts(record: VersionRecord, served: Served) -> dict[str, Any]:
 
 def _made(record: VersionRecord) -> str:
     return record.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _at_random(figures: Mapping[str, float]) -> str:
+    """Edits and calibration on photos that active learning didn't choose; "" where it chose none yet."""
+    if "random.images" not in figures:
+        return ""
+    edits = f"{figures['random.incumbent']:.2f} -> {figures['random.candidate']:.2f} edits each"
+    error = figures.get("random.calibration_error", 0)
+    return f"{figures['random.images']:.0f}, {edits}, calibration error {error:.3f}"
 
 
 def _counts(figures: Mapping[str, float], prefix: str) -> str:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ram_backend.gate.statistics import EditChange, compare_edits, permutation_test, ranking_change
 from ram_backend.gate.training_set import TrainingSet
-from ram_backend.metrics import mean_average_precision
+from ram_backend.metrics import calibration_error, mean_average_precision
+from ram_backend.models.calibration import sigmoid
 
 SIGNIFICANCE_LEVEL = 0.01
 """p-value of the sign-flip test up to which a candidate is accepted. A project is judged again and again on largely the
@@ -135,6 +136,7 @@ def judge_candidate(
     candidate: NDArray[np.floating],
     *,
     evaluated: NDArray[np.bool_] | None = None,
+    at_random: NDArray[np.bool_] | None = None,
     shift: OffTargetShift | None = None,
     cross_validated: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
@@ -147,6 +149,7 @@ def judge_candidate(
         candidate: (N, L) cross-fitted log-odds, ticked above the training set's
             `thresholds`.
         evaluated: (N,) rows of which that is so; None: all.
+        at_random: (N,) rows that no score chose; None: all.
         shift: of the scores of tags outside the subset; None: the candidate
             can't change them.
         cross_validated: figures of the trainers that competed, kept among the
@@ -160,6 +163,8 @@ def judge_candidate(
         `needed_p_value`, `map_change` (where the edits are fewer), of the
         `MOST_LISTED` tags that change most the numbers of wrong ticks that
         vanish, `vanished.TAG`, and of right ones that are new, `found.TAG`,
+        on rows at random alone `random.images` (rows), `random.incumbent` and
+        `random.candidate` (edits), `random.calibration_error` (candidate's),
         with a shift `guard_move`, `guard_relative_move`, `guard_agreement`, and
         with the outcome `needs_data` `more_corrections`.
     """
@@ -175,11 +180,16 @@ def judge_candidate(
     if not np.isfinite(candidate).all():
         return Verdict("reject", "The candidate's scores are not finite on some images: training diverged.", figures)
     before = some.edits(some.incumbent, some.incumbent_thresholds)
-    change = compare_edits(before, some.edits(candidate, some.thresholds), some.groups, seed)
+    after = some.edits(candidate, some.thresholds)
+    change = compare_edits(before, after, some.groups, seed)
     low, high = change.interval
     figures |= {"edits_incumbent": change.before, "edits_candidate": change.after, "edits_change": change.change}
     figures |= {"change_low": low, "change_high": high, "p_value": change.p_value}
     figures |= _ticks_that_change(some, candidate)
+    if at_random is not None and (chosen := at_random[rows]).any():
+        error = calibration_error(sigmoid(candidate[chosen]), some.labels[chosen], some.said[chosen])
+        figures |= {"random.images": chosen.sum(), "random.calibration_error": error}
+        figures |= {"random.incumbent": before[chosen].mean(), "random.candidate": after[chosen].mean()}
     if shift is not None and not shift.harmless:
         return Verdict("reject", _harm(shift), figures)
     if change.p_value > SIGNIFICANCE_LEVEL:

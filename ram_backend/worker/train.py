@@ -29,6 +29,7 @@ from ram_backend.gate.judge import Verdict, judge_candidate, refuse_before_fitti
 from ram_backend.gate.training_set import TrainingSet
 from ram_backend.jobs.job import JobOptions, JobResult
 from ram_backend.labelstudio.client import LabelStudio
+from ram_backend.labelstudio.predictions import RANDOM_UNTIL, is_always_random
 from ram_backend.models.bundle import Bundle
 from ram_backend.models.network import load_network
 from ram_backend.models.registry import find_bundle
@@ -107,8 +108,9 @@ def _train(context: JobContext) -> JobResult | None:
 
     heartbeat("gate")
     shift = scorer.off_target(fitted.files, images.tokens, seed) if fitted.files else None
+    at_random = np.array([is_always_random(each.task_id) for each in images.labels])
     verdict = judge_candidate(
-        training_set, fitted.log_odds,
+        training_set, fitted.log_odds, at_random=at_random if served.learned >= RANDOM_UNTIL else None,
         evaluated=fitted.evaluated, shift=shift, cross_validated=fitted.cross_validated, seed=seed,
     )  # fmt: skip
 

@@ -20,7 +20,8 @@ from ram_backend.versions.directory import write_version
 from ram_backend.versions.table import VersionTable
 
 KEY = ProjectKey("http://localhost:8080", 7, 70)
-COUNTED = ACCEPT | {"figures": {"vanished.person": 5.0, "vanished.truck": 12.0, "found.chair": 4.0}}
+RANDOM = {"random.images": 60.0, "random.incumbent": 1.474, "random.candidate": 1.2, "random.calibration_error": 0.02}
+COUNTED = ACCEPT | {"figures": {"vanished.person": 5.0, "vanished.truck": 12.0, "found.chair": 4.0} | RANDOM}
 
 
 def run(command: str, *arguments: object) -> str:
@@ -74,6 +75,7 @@ def test_show(table: VersionTable) -> None:
     said = run("show", stored.name)
     assert "truck 12, person 5" in said
     assert "chair 4" in said
+    assert "60, 1.47 -> 1.20 edits each, calibration error 0.020" in said
     with pytest.raises(VersionNotFound, match="v0003"):
         run("show", "v0009")
     with pytest.raises(ProjectNotFound):

@@ -169,6 +169,19 @@ def test_the_verdict_counts_wrong_ticks_that_vanish_and_right_ones_that_are_new(
     assert {name for name in figures if name.startswith(("vanished.", "found."))} == {"vanished.tag 2", "found.tag 5"}
 
 
+def test_photos_that_no_score_chose_are_reported_alone() -> None:
+    scores, labels = scored(images=200)
+    at_random = np.arange(200) % 5 == 0
+    candidate = scores.copy()
+    candidate[at_random] = np.where(labels, 9, -9)[at_random]
+    figures = judged(scores, candidate, labels, at_random=at_random).figures
+    assert figures["random.images"] == 40
+    assert figures["random.incumbent"] == pytest.approx(((scores > 0) != labels)[at_random].sum(axis=1).mean())
+    assert figures["random.candidate"] == 0 < figures["edits_candidate"]
+    assert figures["random.calibration_error"] < 0.001
+    assert not [name for name in judged(scores, candidate, labels).figures if name.startswith("random.")]
+
+
 def test_an_added_tag_counts_by_its_cost() -> None:
     scores, labels = scored(images=200)
     training_set = dataclasses.replace(project(0, 200, tags=8), incumbent=scores, labels=labels)
