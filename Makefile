@@ -66,9 +66,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Everything whose prerequisites exist; the summary lists what was left out and why.
+# Everything whose prerequisites exist, in two processes; the summary lists what was left out and why.
 test: install lint docs
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest -m '' -n 2 --dist loadfile --no-loadscope-reorder
 
 # The pages of docs/ as a site in build/docs; a dead link or a page that no list names fails.
 docs: install

@@ -35,7 +35,8 @@ VENV = Path(os.environ.get("RAM_STUDIO_VENV", REPOSITORY / ".venv-studio"))
 ARTEFACTS = Path(os.environ.get("RAM_ARTEFACTS", REPOSITORY / "artefacts"))
 pytest.register_assert_rewrite("e2e.browser", "e2e.reading")
 BORROWED = 6
-STUDIO_PORT, BACKEND_PORT = 18_080, 19_090
+_SHIFT = 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # test processes side by side share no port
+STUDIO_PORT, BACKEND_PORT = 18_080 + _SHIFT, 19_090 + _SHIFT
 STRICT = "fflag_feat_utc_210_prediction_validation_15082025"
 Start = Callable[[str, Callable[[], Server]], Server]
 

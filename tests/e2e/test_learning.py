@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -217,15 +218,23 @@ def test_truthful_corrections_become_a_better_version_and_a_rollback_holds(
     assert tags(again) == tags(stored)
     assert confidences(again) == confidences(stored)
 
-    more = left[1:21]
+    left.sort(key=lambda task: task["id"] != seen.task)  # Label Studio keeps what it served for its user
+    more = left[:20]
     project.correct(more, {task["id"]: project.right(task) for task in more})
     project.start_training()  # answered: a job would be on record
     assert len(backend.jobs(project.id)) == 1
     assert project.version == first
     backend.installation.run("versions", "unpin", str(project.id))
     project.start_training()
-    assert backend.trained(project.id, 1)["verdict"] == "accept"
+    job = backend.trained(project.id, 1)
+    assert job["verdict"] == "accept"
+    shown = backend.installation.run("versions", "show", str(project.id), job["result"]["version"])
+    assert re.search(r"photos at random +\d+, \d\.\d\d -> \d\.\d\d edits each", shown), shown
     wait_until(lambda: project.version not in {first, second}, 600)
+    third, unlabelled = project.version, left[20:]
+    wait_until(lambda: all(third in project.predictions(task["id"]) for task in unlabelled), 600)
+    wait_until(lambda: api.call("GET", f"/api/projects/{project.id}")["model_version"] == third, 600)
+    assert studio_page.open_stream(project.id).task == project.first_of(unlabelled, third)
 
 
 def test_a_verdict_on_sixty_corrections_says_what_is_left_to_win(
