@@ -17,10 +17,9 @@ from ram_backend.errors import InputError
 from ram_backend.labelstudio.annotations import unix_microseconds
 from ram_backend.labelstudio.config_xml import MAX_CHARACTERS
 
-MAX_TASKS = 100_000
-MAX_CONTAINERS = 250_000
-MAX_VALUES = 1_200_000
-"""Limits for tasks, for lists and objects, and for values: more would take many times the body's size in memory."""
+MAX_CONTAINERS = 100_000
+MAX_VALUES = 500_000
+"""Limits for lists and objects, and for values: more would take many times the body's size, and long to free."""
 
 _LARGEST = 2**63 - 1
 _Text = str | None
@@ -75,7 +74,7 @@ class PredictRequest(_Lenient):
     """`POST /predict`; without label config, that of the last `/setup` holds."""
 
     project: _Project = ""
-    tasks: Annotated[list[Task], Field(max_length=MAX_TASKS, fail_fast=True)]
+    tasks: Annotated[list[Task], Field(fail_fast=True)]
     label_config: _Text = Field(default=None, max_length=MAX_CHARACTERS)
 
 

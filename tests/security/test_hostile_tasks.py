@@ -73,7 +73,7 @@ def test_too_many_tasks(client: httpx.Client) -> None:
     body = b'{"project": "1", "tasks": [' + b"{}," * 100_000 + b"{}]}"
     answer = client.post("/predict", content=body, headers=JSON)
     assert answer.status_code == 400
-    assert "at most 100000 items" in answer.json()["error"]
+    assert "more than 100,000 lists and objects" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
