@@ -68,7 +68,7 @@ lint: install
 
 # Everything whose prerequisites exist, in two processes; the summary lists what was left out and why.
 test: install lint docs
-	$(BIN)/pytest -m '' -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m '' -n 2 --dist loadfile --no-loadscope-reorder
 
 # The pages of docs/ as a site in build/docs; a dead link or a page that no list names fails.
 docs: install

@@ -119,10 +119,9 @@ def repeated(stop: Event, times: Queue[list[float]], pause_s: float, ask: Callab
 
 
 def report(name: str, seconds: list[float]) -> None:
-    p50, p99 = np.percentile(seconds, [50, 99])
-    print(
-        f"{name:<24} n {len(seconds):>5}   p50 {p50:>7.3f}   p99 {p99:>7.3f}   max {max(seconds):>7.3f} s", flush=True
-    )
+    shares = {"p50": 50, "p99": 99, "p99.9": 99.9, "max": 100}
+    figures = "   ".join(f"{share} {np.percentile(seconds, at):.3f}" for share, at in shares.items())
+    print(f"{name:<24} n {len(seconds):>5}   {figures} s", flush=True)
 
 
 def attack(rest_s: float) -> None:

@@ -101,14 +101,12 @@ def test_the_tags_of_the_caption_and_its_first_logits(full: Full) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_ids_of_one_image_at_a_time(full: Full, name: str) -> None:
-    for image, expected in enumerate(full.expected):
-        if name in expected:
-            run = expected[name]
-            tags = run["tag_input"].split(" | ") if name == "beam3_usertags" else full.tags[image]
-            end = run.get("eos_token_id", 102)
-            ids = full.writer.ids(full.tokens[image : image + 1], [tags], SEARCHES[name], end=end)
-            assert ids == [run["ids"]], image
+def test_ids_of_one_image(full: Full, name: str) -> None:
+    image, run = next((at, each[name]) for at, each in enumerate(full.expected) if name in each)
+    tags = run["tag_input"].split(" | ") if name == "beam3_usertags" else full.tags[image]
+    end = run.get("eos_token_id", 102)
+    ids = full.writer.ids(full.tokens[image : image + 1], [tags], SEARCHES[name], end=end)
+    assert ids == [run["ids"]]
 
 
 @pytest.mark.parametrize("name", ["greedy_max30", "beam3_max30"])

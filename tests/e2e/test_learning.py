@@ -25,7 +25,7 @@ from ram_backend.cli.servers import Service
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 SCENES = ("street", "bedroom", "living room", "bathroom", "kitchen", "dining room")
-CLICKED, LEFT, NONSENSE = 3, 40, 150
+CLICKED, LEFT, NONSENSE = 3, 40, 60
 FEW = 60
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="tags" toName="image" choice="multiple" showInline="true">{}</Choices>
@@ -123,19 +123,9 @@ class Annotated:
         return record.model_version
 
     def correct(self, tasks: Sequence[dict[str, Any]], said: Mapping[int, list[str]]) -> None:
-        """An annotation for each task, through the API, as the page would send it."""
-
-        def send(task: dict[str, Any]) -> None:
-            item = {"from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": said[task["id"]]}}
-            body = {
-                "result": [item | {"id": "tags"}] if said[task["id"]] else [],
-                "parent_prediction": task["predictions"][0]["id"],
-                "lead_time": 2.5,
-            }
-            self.api.call("POST", f"/api/tasks/{task['id']}/annotations", json=body)
-
+        """An annotation for each task."""
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(send, tasks))
+            list(pool.map(lambda task: self.api.annotate(task, said[task["id"]]), tasks))
 
     def right(self, task: dict[str, Any]) -> list[str]:
         return self.truth.tags[photo(task)]

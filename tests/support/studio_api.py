@@ -52,6 +52,13 @@ class StudioApi:
             if not answer["tasks"] or len(found) >= answer["total"]:
                 return sorted(found, key=lambda task: int(task["id"]))
 
+    def annotate(self, task: dict[str, Any], tags: Sequence[str]) -> None:
+        """An annotation of a task with its predictions, as the page would send it, by `Choices` named "tags"."""
+        item = {"id": "tags", "from_name": "tags", "to_name": "image", "type": "choices", "value": {"choices": tags}}
+        newest = max(task["predictions"], key=lambda each: int(each["id"]))
+        body = {"result": [item] if tags else [], "parent_prediction": newest["id"], "lead_time": 2.5}
+        self.call("POST", f"/api/tasks/{task['id']}/annotations", json=body)
+
     def backends(self, project: int) -> list[ConnectedBackend]:
         return valid_rows(ConnectedBackend, self.call("GET", "/api/ml", params={"project": project}))
 
