@@ -1,4 +1,4 @@
-"""Connections and transactions (SQLite in the data folder, or PostgreSQL by URL), and the base of all tables."""
+"""Connections and transactions of SQLite or PostgreSQL, and the base of all tables."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Base(DeclarativeBase):
 
 @dataclass(frozen=True)
 class Database:
-    """An engine and its transactions. Nothing is connected, and no file made, before the first one.
+    """An engine and its transactions; connects, and makes a file, with the first one.
 
     Attributes:
         engine: SQLAlchemy's; its messages show no parameters of statements,
@@ -90,7 +90,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads; on SQLite it sees one moment and waits for no writer.
+        """A transaction that reads; on SQLite it sees one moment and waits for no writer.
 
         Raises:
             DatabaseUnavailable: the database can't be reached or used.
@@ -100,7 +100,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that may write, committed at its end, rolled back where an error leaves it.
+        """A transaction that may write, rolled back where an error leaves it.
 
         On SQLite it takes the write lock at its start, after threads of this
         process have queued: SQLite polls.
@@ -122,7 +122,7 @@ class Database:
             yield connection
 
     def pragma(self, statement: str) -> None:
-        """Runs a PRAGMA of a SQLite file, outside of any transaction; nothing with PostgreSQL."""
+        """Runs a PRAGMA of a SQLite file, outside of transactions."""
         if self.file is not None:
             with self._translated(), closing(self.engine.raw_connection()) as connection:
                 connection.cursor().execute(f"PRAGMA {statement}")
@@ -210,7 +210,7 @@ def _sqlite(file: Path) -> Database:
 
 
 def _make_private(file: Path) -> None:
-    """Makes sure that a database file exists and that only its owner can read it: it holds tokens.
+    """Makes a database file that only its owner can read: it holds tokens.
 
     An existing file is never opened here: a process that closes any other
     handle on it loses SQLite's locks.

@@ -39,7 +39,7 @@ def open_migrated(settings: Settings) -> Database:
 
 
 def upgrade(database: Database) -> None:
-    """Makes the tables, or runs the migrations that a database lacks; only reads where there are none.
+    """Makes the tables, or runs the migrations that a database lacks.
 
     Of several processes that start at once one migrates, and the others wait
     for it. All missing migrations happen in one transaction: a process that is

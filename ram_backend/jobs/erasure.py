@@ -1,4 +1,4 @@
-"""Erasure of a project: its rows in all tables, its version directories, the cached tokens of its images."""
+"""Erasure of a project: its rows in all tables, its versions, its images' cached tokens."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ from ram_backend.versions.directory import folder_of
 
 @dataclass(frozen=True)
 class Traces:
-    """What a project has left.
+    """What a project has left; `rows` are counted by table.
 
-    Attributes:
-        rows: number of rows by table, without tables that have none.
-        versions: directories of its versions.
-        images: fetched ones, and cached tokens; not those of images that
-            another project has, too.
+    Images are fetched ones and cached tokens, not those that another project
+    has, too.
     """
 
     rows: Mapping[str, int]
@@ -47,8 +44,7 @@ def traces_of(settings: Settings, database: Database, key: ProjectKey) -> Traces
 def erase(settings: Settings, database: Database, key: ProjectKey) -> Traces:
     """Removes everything of a project, ledger included; returns what there was.
 
-    Files go before the transaction ends, so that a call that failed can be
-    repeated. Servers notice the removal within a second and serve the base.
+    A call that failed can be repeated. Servers serve the base within a second.
 
     Raises:
         NotAvailable: a job of the project is running.

@@ -15,7 +15,7 @@ from ram_backend.projects.table import OfProject
 
 JobKind = Literal["refresh", "reconcile", "train", "prelabel", "engine", "finetune"]
 JobState = Literal["requested", "running", "done", "failed"]
-"""A claim takes a job from "requested" to "running"; from there it ends, or waits for another claim."""
+"""A claimed job is "running"; from there it ends, or waits for another claim."""
 Which = Literal["all", "unlabelled", "retry-failed"]
 
 QUEUES: dict[JobKind, str] = {kind: f"ram-{kind}" for kind in get_args(JobKind)}
@@ -37,9 +37,7 @@ class Job(OfProject, Base):
             "finetune": make a bundle of the corrections.
         share: number of this job among those that share the work of a kind.
         state: "done" whatever the verdict.
-        reason: of the request, in a few words.
-        rerun_reason: of a request that came while it was running: its end
-            requests another job. None: none came.
+        rerun_reason: of a request that came while it ran: its end makes a job.
         not_before: earliest start: debounce, or backoff after a failed attempt;
             while it runs, that of the rerun.
         fence: fencing number: grows with each claim; what is written under an
@@ -48,8 +46,7 @@ class Job(OfProject, Base):
         worker: host and process number, for people.
         steps: 0 where nobody can say.
         message: one line for people: the result, or why it waits.
-        last_event: number of the last event in the ledger that it has seen;
-            None: none.
+        last_event: number of the ledger's last event that it has seen.
         options: `JobOptions` as JSON; None: the kind has none.
         checkpoint: of an attempt, for the next one.
         request_id: of the first HTTP request for it, as in the server's log.
@@ -124,15 +121,7 @@ class Job(OfProject, Base):
 
 @dataclass(frozen=True)
 class JobResult:
-    """Result of a job.
-
-    Attributes:
-        message: one line for people.
-        result: JSON.
-        last_event: last event of the ledger that the job has seen; None where
-            the ledger doesn't matter.
-        refresh: reason to renew the predictions now; None: there is none.
-    """
+    """Result of a job, for its row; `refresh`: why to renew the predictions now."""
 
     message: str
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -142,7 +131,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a job is asked for: a pre-labelling its tasks, a training or fine-tuning the bundle to learn on.
+    """What is asked for: tasks of a pre-labelling, the bundle of a training or fine-tuning.
 
     Attributes:
         which: "all", "unlabelled" (without annotation), "retry-failed" (whose

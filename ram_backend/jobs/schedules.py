@@ -1,4 +1,4 @@
-"""Cron schedules of jobs: a row per project and kind with its next due time, computed in local time.
+"""Cron schedules of jobs, in local time: a row per project and kind.
 
 In local time each period comes once: one that the change to summer time leaves
 out is due an hour later, one that the change to winter time repeats is due the
@@ -33,7 +33,6 @@ class Schedule(OfProject, Base):
     Attributes:
         cron: five fields: minute, hour, day of month, month, day of week.
         zone: IANA time zone of these.
-        due_at: the next time.
     """
 
     __tablename__ = "schedules"
@@ -55,7 +54,7 @@ class Schedule(OfProject, Base):
 
 
 class ScheduleTable:
-    """Schedules of all projects; waits for the database. Its clock is the database's, where no time is given."""
+    """Schedules of all projects; `now` is by default the database's time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -80,11 +79,7 @@ class ScheduleTable:
             return row
 
     def remove(self, key: ProjectKey, kind: str) -> None:
-        """Removes a schedule.
-
-        Raises:
-            InputError: there is none of that kind.
-        """
+        """Removes a schedule; InputError: there is none."""
         with self._database.writing() as session:
             row = session.scalars(_of_kind(key, kind)).one_or_none()
             if row is None:
@@ -99,7 +94,7 @@ class ScheduleTable:
             return list(session.scalars(select(Schedule).where(of_project(Schedule, key)).order_by(Schedule.kind)))
 
     def request_due(self, *, now: datetime | None = None) -> list[Job]:
-        """Requests a job for each schedule that is due, and moves it on; of several processes one does.
+        """Requests a job for each schedule that is due; of several processes one does.
 
         A project that is pinned isn't trained.
         """

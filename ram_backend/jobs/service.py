@@ -24,7 +24,7 @@ _PROJECTS = 10_000
 
 
 class Waiting(NamedTuple):
-    """Corrections that have changed since a project's last training, and how many begin the next; None: any number."""
+    """Corrections changed since a project's last training, and how many begin the next; None: no number does."""
 
     changed: int
     enough: int | None
@@ -36,15 +36,9 @@ class Waiting(NamedTuple):
 
 
 class JobService:
-    """Requests jobs for server, worker and commands. Safe for many threads; all of it waits for the database.
+    """Requests jobs for server, worker and commands. Safe for many threads; waits for the database.
 
-    A request is one row in the database, durable without queue or worker:
-    workers look for rows that are due.
-
-    Args:
-        settings: number of changed corrections that are enough, and the
-            debounce.
-        database: migrated by the time of the first request.
+    A request is one row in the database, durable without queue or worker.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
@@ -77,7 +71,7 @@ class JobService:
         return self.table.request(key, "train", reason, options or None, delay_s=delay_s)
 
     def request_training_message(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
-        """`request_training`, answered for people: "message", and "job", its id, where there is one."""
+        """`request_training`, answered for people: "message", and the job's id, "job"."""
         try:
             job, is_new = self.request_training(key, reason, debounced=debounced)
         except (ProjectNotFound, ProjectPinned) as error:
@@ -96,22 +90,17 @@ class JobService:
         return {"job": job.id, "message": message}
 
     def request_prelabelling(self, key: ProjectKey, options: JobOptions, reason: str) -> Requested:
-        """Requests predictions of many tasks.
-
-        Raises:
-            ProjectNotFound: no `/setup` has brought the project.
-        """
+        """Requests predictions of many tasks; ProjectNotFound as in a training."""
         self._check_known(key)
         return self.table.request(key, "prelabel", reason, options)
 
     def roll_back(self, key: ProjectKey, name: str) -> tuple[Served, Job | None]:
-        """Serves another version, or `BASE`, from now on, pinned; a worker renews the predictions.
+        """Serves and pins another version, or `BASE`; a worker renews the predictions.
 
         A quarantined version whose files are whole again leaves the quarantine.
 
         Returns:
-            What is served, and the job of the worker; None: it was served
-            already.
+            What is served, and the worker's job; None: it was served already.
 
         Raises:
             VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
@@ -129,7 +118,7 @@ class JobService:
         return served, self.table.request(key, "refresh", f"{served.name} is served instead of {before.name}").job
 
     def waiting(self, *keys: ProjectKey) -> dict[ProjectKey, Waiting]:
-        """What these projects, by default all that have events, wait with for their next training."""
+        """What these projects, by default all with events, wait with for their next training."""
         one = keys[0] if len(keys) == 1 else None
         events = self.ledger.last_events() if one is None else {one: self.ledger.last_event(one)}
         attempts, found = self.table.last_attempts(one), {}
@@ -142,7 +131,7 @@ class JobService:
         return found
 
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
-        """Requests a training of these projects, by default all, that have enough corrections and no open training."""
+        """Trains those of these projects, by default of all, that have enough corrections and no open training."""
         found: list[Job] = []
         for key, (changed, enough) in self.waiting(*(keys or self.projects.keys())).items():
             if enough is not None and changed >= enough:

@@ -1,8 +1,6 @@
 """Job table as a queue: request, claim, lease and heartbeat, retry with backoff, finish.
 
-Each change locks the job's row and is one transaction, or part of the caller's
-(`finish`). Timestamps use the database clock: workers on several machines
-needn't agree about the time.
+Each change locks the job's row and is one transaction, or part of the caller's.
 """
 
 from __future__ import annotations
@@ -49,7 +47,6 @@ class JobTable:
     another claim followed or the job has ended.
 
     Args:
-        database: migrated.
         attempts: claims of a job before it counts as failed.
         lease_s: a claim is good for this time after its last heartbeat.
     """
@@ -71,19 +68,11 @@ class JobTable:
         share: int = 0,
         within: Session | None = None,
     ) -> Requested:
-        """Requests a job. Of each kind and share a project has one open job at most, so five requests make one.
+        """Requests a job. A project has one open job of each kind and share: five requests make one.
 
-        Where it runs already, its end requests another one. Where it waits
-        after a failed attempt, it waits no longer.
-
-        Args:
-            key: of the project.
-            kind: of the job.
-            reason: in a few words.
-            options: see `JobOptions`; added to those of an open job.
-            delay_s: earliest start; an open job doesn't wait longer for that.
-            share: of jobs that share the work.
-            within: the caller's transaction; None: one of its own.
+        Where it runs already, its end requests another one. Where it waits, it
+        gets these options besides its own, and waits no longer for `delay_s`.
+        `within`: the caller's transaction; None: one of its own.
         """
         if within is None:
             with suppress(IntegrityError), self._database.writing() as session:
@@ -117,7 +106,7 @@ class JobTable:
             return session.get(Job, job_id)
 
     def jobs(self, key: ProjectKey | None = None, *, kind: JobKind | None = None, limit: int = 50) -> list[Job]:
-        """Open jobs first, then the latest; of a project also those from before its Label Studio was named."""
+        """Open jobs first, then the latest, those from before a Label Studio was named too."""
         query = select(Job).order_by(Job.state.in_(OPEN).desc(), Job.requested_at.desc(), Job.id)
         if key is not None:
             query = query.where(of_project(Job, key, unnamed=True))
@@ -134,7 +123,7 @@ class JobTable:
             return {**none, **{(kind, state): count for kind, state, count in session.execute(query)}}
 
     def last_attempts(self, key: ProjectKey | None = None) -> dict[ProjectKey, int]:
-        """Number of the last event that ended trainings of a project, or of each, have seen, by their key."""
+        """Number of the last event that ended trainings have seen, by project."""
         project = (Job.instance, Job.project_id, Job.created)
         query = select(*project, func.max(Job.last_event)).where(Job.kind == "train", Job.state.not_in(OPEN))
         if key is not None:
@@ -143,14 +132,14 @@ class JobTable:
             return {ProjectKey(*row[:3]): row[3] or 0 for row in session.execute(query.group_by(*project))}
 
     def due(self, waited_s: float = 0.0) -> list[Job]:
-        """Jobs that a worker may begin, and could begin `waited_s` ago; the oldest first."""
+        """Jobs that a worker could begin `waited_s` ago; the oldest first."""
         with self._database.reading() as session:
             since = database_now(session) - timedelta(seconds=waited_s)
             query = select(Job).where(Job.state == "requested", Job.not_before <= since)
             return list(session.scalars(query.order_by(Job.requested_at, Job.id)))
 
     def claim(self, job_id: str, worker: str) -> Job | None:
-        """Takes a job that is due, with a new fencing number; None: it is not due, taken, ended, or doesn't exist."""
+        """Takes a job that is due, with a new fencing number; None: it isn't there, or not due."""
         with self._database.writing() as session:
             now, job = database_now(session), session.get(Job, job_id, with_for_update=True)
             if job is None or job.state != "requested" or job.not_before > now:
@@ -161,7 +150,7 @@ class JobTable:
             return job
 
     def heartbeat(self, job: Job, stage: str | None = None, step: int = 0, steps: int = 0) -> bool:
-        """Renews a lease, with the progress where a stage is named; False: the job has ended under this very claim."""
+        """Renews a lease, with the progress of a stage; False: the job has ended under this claim."""
         with self._database.writing() as session:
             row = _claimed(session, job, may_have_ended=True)
             if row.state != "running":
@@ -172,7 +161,7 @@ class JobTable:
             return True
 
     def checkpoint(self, job: Job, checkpoint: Mapping[str, Any], *, progressed: bool = False) -> None:
-        """Records JSON for the next attempt, with the time as "at"; `progressed`: this attempt counts as the first."""
+        """Records JSON for the next attempt, and the time "at"; `progressed`: this one counts as the first."""
         with self._database.writing() as session:
             row, now = _claimed(session, job), database_now(session)
             row.checkpoint, row.heartbeat_at = {**checkpoint, "at": now.isoformat()}, now
@@ -180,14 +169,14 @@ class JobTable:
                 row.attempt = 1
 
     def release(self, job: Job, message: str, *, delay_s: float = 1.0) -> None:
-        """Lets other jobs go first: the job waits for a worker again, and this attempt doesn't count."""
+        """Lets other jobs go first: the job waits again, and this attempt doesn't count."""
         with self._database.writing() as session:
             row = _claimed(session, job)
             row.attempt -= 1
             _wait_again(session, row, message, delay_s)
 
     def finish(self, job: Job, result: JobResult, session: Session | None = None) -> None:
-        """Completes a job, whatever its verdict; in the caller's transaction, which a `JobLost` has to roll back."""
+        """Completes a job; a `JobLost` has to roll back the caller's transaction."""
         with self._database.writing() if session is None else nullcontext(session) as transaction:
             row = _claimed(transaction, job)
             row.result = dict(result.result)
@@ -198,19 +187,14 @@ class JobTable:
             self._end(transaction, row, "done", result.message)
 
     def fail(self, job: Job, message: str, *, retry: bool) -> bool:
-        """Records a failed attempt; `retry`: another one may help. Returns whether there will be one, after a pause."""
+        """Records a failed attempt; `retry`: another may help. Returns whether one follows."""
         with self._database.writing() as session:
             row = _claimed(session, job)
             pause_s = next(islice(backoff(*BACKOFF_S, factor=10), max(0, row.attempt - 1), None))
             return self._end_attempt(session, row, message, pause_s if retry else None)
 
     def expire(self) -> list[Job]:
-        """Ends the attempts whose lease has run out.
-
-        Returns:
-            The jobs: waiting for a worker again, or failed after their last
-                attempt.
-        """
+        """Ends attempts whose lease has run out; returns their jobs, which wait again or have failed."""
         with self._database.reading() as session:
             since = database_now(session) - timedelta(seconds=self._lease_s)
             expired = select(Job).where(Job.state == "running", Job.heartbeat_at < since)
@@ -226,7 +210,7 @@ class JobTable:
             return list(rows)
 
     def _end_attempt(self, session: Session, row: Job, message: str, pause_s: float | None) -> bool:
-        """Retries a job after a pause, or fails it: a failed training counts as one that has seen all events."""
+        """Retries a job after a pause, or fails it: a failed training has seen all events."""
         if pause_s is not None and row.attempt < self._attempts:
             _wait_again(session, row, message, pause_s)
             return True
@@ -264,7 +248,7 @@ def database_now(session: Session) -> datetime:
 
 
 def _claimed(session: Session, job: Job, *, may_have_ended: bool = False) -> Job:
-    """The row of a job that runs under this very claim, locked until the transaction ends."""
+    """The locked row of a job that runs under this very claim."""
     row = session.get(Job, job.id, with_for_update=True)
     if row is None or row.fence != job.fence or not (row.state == "running" or may_have_ended):
         raise JobLost(

@@ -1,4 +1,4 @@
-"""The embedded Valkey: a child process of each worker, on a socket in a folder of its own, which ends with the worker.
+"""The embedded Valkey: a child process of each worker, on a socket, which ends with it.
 
 `RAM_REDIS_URL` names a server instead, which workers on all machines share. Of
 our own, each worker has one: the queue carries nothing but ids of jobs, and
@@ -38,7 +38,7 @@ exec 3<&0
 (read -r _; kill $server) <&3 &
 wait $server; kill $! 2>/dev/null; rm -rf "$0"
 """
-"""Runs a server until it ends, or standard input does, and removes its folder, after which the script is named."""
+"""Runs a server until it or standard input ends, and removes its folder, the script's name."""
 
 _SOCKET = "valkey.sock"
 _OPTIONS = (
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class Valkey:
-    """A queue server, running while this is open: that of `redis_url`, else one of our own."""
+    """A queue server while this is open: that of `redis_url`, else our own."""
 
     def __init__(self, settings: Settings) -> None:
         self._external = settings.redis_url is not None
@@ -58,11 +58,7 @@ class Valkey:
         self.url = settings.redis_url or _url(self._folder)
 
     def __enter__(self) -> Valkey:
-        """Starts our own.
-
-        Raises:
-            ValkeyUnavailable: it can't be started.
-        """
+        """Starts our own; ValkeyUnavailable: it can't be started."""
         if not self._external:
             self._start()
         return self
@@ -114,10 +110,9 @@ class Valkey:
 
 
 def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
-    """A connection without retries; `answer_s`: limit for an answer, None for a worker that waits for jobs.
+    """A connection without retries; SettingsError: the URL can't be used.
 
-    Raises:
-        SettingsError: the URL can't be used.
+    `answer_s`: limit for an answer; None for a worker that waits for jobs.
     """
     try:
         once = Retry(NoBackoff(), 0)
@@ -127,7 +122,7 @@ def connect(url: str, answer_s: float | None = ANSWER_S) -> Redis:
 
 
 def running_urls(settings: Settings) -> list[str]:
-    """Addresses of the queues: the external one, or those of our own that answer now, one of each worker."""
+    """Addresses of the queues: the external one, or our own that answer, one of each worker."""
     if settings.redis_url is not None:
         return [settings.redis_url]
     folders = [each for each in Path("/tmp").glob(f"{_prefix(settings)}*") if each.lstat().st_uid == os.getuid()]

@@ -1,4 +1,4 @@
-"""Write-behind cache of the project rows: a server answers from memory, a thread writes and polls the database."""
+"""Write-behind cache of the project rows; a thread writes and polls the database."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CHARACTERS_PER_PROJECT = 100_000
 """Average quota of characters for label config, token and extra params of a project."""
 
 HOST_FRACTION = 4
-"""The quota of an untrusted host is this fraction (1/4) of all projects and of the characters of their texts."""
+"""An untrusted host may have this fraction (1/4) of the projects and of their characters."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
 class ProjectCache:
-    """All projects in memory, with a thread that writes what `/setup` brings and reads what other processes write.
+    """All projects in memory; a thread writes what `/setup` brings, and reads what others write.
 
     Only `start` and `close` wait for the database. While it can't be reached,
     projects are answered from memory, and writes wait.
@@ -40,11 +40,8 @@ class ProjectCache:
             not.
         evicted: number of projects that were evicted, having never been used.
 
-    Args:
-        settings: the database; Label Studio's address (where it is set, nothing
-            is pinned) and token; the server's host (on loopback, the first
-            `/setup` may pin a Label Studio on loopback); the number of
-            projects.
+    Where the settings name a Label Studio, nothing is pinned; else the first
+    `/setup` may pin one on loopback, if the server is on loopback, too.
 
     Raises:
         SettingsError: `database_url` can't be used. A database that can't be
@@ -91,7 +88,7 @@ class ProjectCache:
 
     @property
     def trusted_host(self) -> TrustedHost | None:
-        """The Label Studio that is trusted where the settings name none; None: none, or not known yet.
+        """The Label Studio that is trusted where the settings name none; None: not known.
 
         The first host counts at once where the database had no pin at the last
         read; a pin that another process wrote meanwhile replaces it with the
@@ -101,7 +98,7 @@ class ProjectCache:
         return self._trusted_host or (None if first is None else TrustedHost(first, by_command=False))
 
     def upsert(self, setup: Setup) -> Project:
-        """Stores what `/setup` brings (protocol section 2), in the database a little later; returns the project.
+        """Stores what `/setup` brings (protocol section 2), a little later in the database.
 
         Raises:
             QuotaExceeded: the quota is used up; nothing was stored.
@@ -175,7 +172,7 @@ class ProjectCache:
         return connection_of(self._settings, project, self.trusted_host)
 
     def candidate_connection(self, key: ProjectKey, access_token: str | None) -> Connection | None:
-        """The project's trusted Label Studio with a new token, to try it before it replaces the old one.
+        """The trusted Label Studio with a new token, to be tried before it replaces the old one.
 
         None: the token is not new, replaces none, or would go to a host that is
         not trusted.
@@ -187,12 +184,7 @@ class ProjectCache:
         return replace(connection, token=token) if connection.trusted else None
 
     def _enforce_quota(self, before: Project | None, after: Project) -> None:
-        """Keeps the rows that `/setup` makes within the quota, by evicting projects that were never used.
-
-        Raises:
-            QuotaExceeded: no project can be evicted, of all hosts or of this
-                one.
-        """
+        """Keeps the rows that `/setup` makes within the quota, by evicting never used projects."""
         shares = [(after.hostname, HOST_FRACTION)] if not self.connection(after).trusted else []
         for host, share in [*shares, (None, 1)]:
             most = max(1, self._settings.max_projects // share)
@@ -206,7 +198,7 @@ class ProjectCache:
                 self._evict_one(held, "all hosts" if host is None else host, most)
 
     def _evict_one(self, held: list[Project], whose: str, most: int) -> None:
-        """Evicts the project that was set up first of those never used, from the host that has most of them.
+        """Evicts the first never used project of the host that has most of them.
 
         Raises:
             QuotaExceeded: there is none.
@@ -238,7 +230,7 @@ class ProjectCache:
             self._exchange()
 
     def _exchange(self) -> None:
-        """One round: migrate at the start and after a problem, write what is pending, read what is new."""
+        """Migrates (at the start, after a problem), writes what is pending, reads what is new."""
         problem: str | None = None
         unexpected: Exception | None = None
         try:

@@ -48,7 +48,7 @@ def parse_project(project: str | int) -> tuple[int, int]:
 
 
 def instance_of(hostname: str | None) -> str:
-    """Normalised address of a Label Studio: scheme, host, port unless it is the usual one, and path; "" for none.
+    """Normalised address of a Label Studio: scheme, host, unusual port, path; "" for none.
 
     Raises:
         InputError: it is not an http(s) address.

@@ -96,7 +96,7 @@ class ProjectOptions(BaseModel):
         return hash((self.tags, self.threshold, self.top_k, self.precision, self.add_cost))
 
     def threshold_of(self, names: Sequence[str], learned: int = 0) -> float | None:
-        """Of a tag with these names, its own one first; for a precision one above it, as high scores are too high.
+        """Of a tag with these names, its own first; that of a precision is above it: high scores are too high.
 
         From fewer than `PROMISED_FROM` photos that were `learned` from, none
         promises a precision: nothing is above 1.

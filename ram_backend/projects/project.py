@@ -47,7 +47,7 @@ class Project:
 
     @property
     def hostname(self) -> str:
-        """Address of the project's Label Studio, as `/setup` named it; "" where it named none."""
+        """Address of the Label Studio, as `/setup` named it; "" where it named none."""
         return self.key.instance
 
     @cached_property
@@ -57,7 +57,7 @@ class Project:
         return len(self.label_config) + len(self.access_token or "") + sum(map(len, tags))
 
     def options(self, attributes: ProjectOptions = NO_OPTIONS) -> ProjectOptions:
-        """The merged options, by precedence: extra params, a control's `attributes` in the label config, `project set`.
+        """Merged options: extra params before a control's `attributes` before `project set`.
 
         Where the result has none, the bundle's defaults hold.
         """
@@ -73,7 +73,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Setup:
-    """The content of one `/setup`; None: the earlier token or extra params stay (`error` says why)."""
+    """The content of one `/setup`; None: the earlier ones stay (`error` says why)."""
 
     key: ProjectKey
     label_config: str = field(repr=False)
@@ -102,7 +102,7 @@ class Setup:
 
 
 def _storable(text: str) -> str:
-    """The text without NUL and halves of surrogate pairs, which databases refuse (and XML, too)."""
+    """The text without what databases refuse: NUL, halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
@@ -132,7 +132,7 @@ class Connection:
 
 
 def connection_of(settings: Settings, project: Project, trusted_host: TrustedHost | None) -> Connection:
-    """The settings' address and token where there are any, else those of the project's `/setup`."""
+    """The settings' address and token, else those of the project's `/setup`."""
     key, named = (settings.label_studio_api_key or "").strip(), (settings.label_studio_url or "").strip().rstrip("/")
     if named:
         return Connection(named, key or project.access_token, trusted=True)

@@ -1,4 +1,4 @@
-"""ORM models and repository of projects: reads by a change counter, and writes of one transaction each."""
+"""ORM models and repository of projects: reads by a change counter, one transaction a write."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OfProject:
 
 
 def of_project(table: type[OfProject], key: ProjectKey, *, unnamed: bool = False) -> ColumnElement[bool]:
-    """Condition that a row is of a project; `unnamed`: also if no `/setup` had named its Label Studio yet."""
+    """Condition that a row is of a project; `unnamed`: also before its Label Studio was named."""
     instances = (key.instance, "") if unnamed else (key.instance,)
     return and_(table.project_id == key.id, table.created == key.created, table.instance.in_(instances))
 
@@ -71,7 +71,7 @@ class ProjectRow(OfProject, Base):
 
 
 class BackendRow(Base):
-    """The only row of its table; `change` grows with every write, so that other processes notice it."""
+    """The only row of its table; `change` grows with every write."""
 
     __tablename__ = "backend"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
@@ -95,7 +95,7 @@ _KEY = (ProjectRow.instance, ProjectRow.project_id, ProjectRow.created)
 
 @dataclass(frozen=True)
 class ProjectChanges:
-    """The counter and the pinned Label Studio now, and the projects that were written since an earlier read.
+    """The counter, the pinned Label Studio, and the projects written since an earlier read.
 
     `keys` are all that there are; None: the same as then.
     """
@@ -107,17 +107,16 @@ class ProjectChanges:
 
 
 class ProjectTable:
-    """Project rows. Each write locks the row of the counter first, so that writers of all processes queue."""
+    """Project rows. Writers of all processes queue: each locks the row of the counter.
+
+    DatabaseUnavailable: nothing was read or written.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def changes(self, since: int = -1) -> ProjectChanges:
-        """The projects written after the counter was `since`; all where it is below `since` (a restored database).
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """The projects written after the counter was `since`; all where it is lower (restored)."""
         with self._database.reading() as session:
             backend = session.get_one(BackendRow, 1)
             if backend.change == since:
@@ -128,11 +127,7 @@ class ProjectTable:
             return ProjectChanges(backend.change, backend.trusted_host, tuple(_project(row) for row in rows), keys)
 
     def keys(self) -> list[ProjectKey]:
-        """The keys of all projects.
-
-        Raises:
-            DatabaseUnavailable: see the message.
-        """
+        """The keys of all projects."""
         with self._database.reading() as session:
             return [ProjectKey(*row) for row in session.execute(select(*_KEY))]
 
@@ -143,7 +138,7 @@ class ProjectTable:
             return frozenset(row.key for row in rows if not row.admin_options)
 
     def remove(self, key: ProjectKey) -> bool:
-        """Removes a project, unless something but `/setup` has left a trace of it; returns whether it is gone."""
+        """Removes a project of which only `/setup` has left a trace; returns whether it is gone."""
         with self._database.writing() as session:
             backend, same = locked_counter(session), of_project(ProjectRow, key)
             row = session.scalars(select(ProjectRow).where(same, *_without_traces())).one_or_none()
@@ -154,11 +149,7 @@ class ProjectTable:
             return True
 
     def apply(self, setup: Setup) -> Project:
-        """Writes what a `/setup` changes.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
-        """
+        """Writes what a `/setup` changes."""
         return self._change(setup.key, setup.applied_to)
 
     def edit_options(self, key: ProjectKey, edit: Callable[[ProjectOptions], ProjectOptions]) -> Project:
@@ -166,7 +157,6 @@ class ProjectTable:
 
         Raises:
             ProjectNotFound: there is no such project.
-            DatabaseUnavailable: nothing was written.
         """
 
         def edited(project: Project | None) -> Project:
@@ -181,9 +171,6 @@ class ProjectTable:
 
         Without `token`, an earlier one for the same host stays. A pin that is
         not by command replaces no earlier one.
-
-        Raises:
-            DatabaseUnavailable: nothing was written.
         """
         with self._database.writing() as session:
             backend = locked_counter(session)
@@ -224,7 +211,7 @@ class ProjectTable:
 
 
 def _without_traces() -> list[ColumnElement[bool]]:
-    """Conditions that no table of any room has rows of a project: predictions, corrections, versions or jobs."""
+    """Conditions that no other table has rows of a project."""
 
     def same(table: type[OfProject]) -> list[ColumnElement[bool]]:
         return [getattr(table, name) == getattr(ProjectRow, name) for name in _NAMES]
@@ -233,7 +220,7 @@ def _without_traces() -> list[ColumnElement[bool]]:
 
 
 def locked_counter(session: Session) -> BackendRow:
-    """The counter's row, held until the transaction ends (SQLite: the transaction holds the whole database)."""
+    """The counter's row, locked until the transaction ends."""
     return session.get_one(BackendRow, 1, with_for_update=True, populate_existing=True)
 
 

@@ -1,4 +1,4 @@
-"""Job "engine": the data engine over a project's corrections; jobs of other shares encode images for the first one."""
+"""Job "engine": the data engine over a project's corrections, shared among workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ram_backend.worker.training_data import tags_left_on
 
 
 def engine(context: JobContext) -> JobResult:
-    """Does an engine job. Share 0 judges, and encodes whatever no other share has: it waits for none.
+    """Does an engine job. Share 0 judges, and encodes what no other share has.
 
     Raises:
         InputError: there is nothing to judge.

@@ -50,7 +50,7 @@ def project_labels(
     progress: Progress,
     note: Note,
 ) -> tuple[LabelSet, Path]:
-    """All that annotators say now about the tags that some of them left on, and the folder of the images, fetched.
+    """What annotators say about the tags that some left on, and the folder of fetched images.
 
     Raises:
         InputError: nobody has left a tag on.

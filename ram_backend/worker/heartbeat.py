@@ -1,4 +1,4 @@
-"""Periodic threads: heartbeat of a job with its progress and time limit, supervisor of a worker process."""
+"""Periodic threads: heartbeat of a job, supervisor of a worker process."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ class Heartbeat(PeriodicThread):
     Args:
         settings: time limit, and length of a lease, in which five heartbeats
             are written.
-        table: of the jobs.
-        job: as it was claimed.
         on_end: called, in the thread, with the reason when the lease is lost or
             the time is up; ends the process, since a job may catch every
             exception. None: no time limit.
@@ -107,7 +105,7 @@ class Heartbeat(PeriodicThread):
 
 
 class WorkerSupervisor(PeriodicThread):
-    """Runs a worker beside a server while this is open (`serve --with-worker`); starts it again where it ends."""
+    """Runs a worker while this is open (`serve --with-worker`); starts it again where it ends."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("worker-supervisor", 0.2)

@@ -1,4 +1,4 @@
-"""The RQ worker: a process per job; a maintenance thread expires leases, dispatches jobs, triggers automatic training.
+"""The RQ worker: a process per job, and a maintenance thread.
 
 It is RQ's `SpawnWorker`, but starts the process without the queue's address,
 password included, on its command line, and outlives a queue that goes away for
@@ -47,17 +47,15 @@ RETRY_S = 1.0
 FUNCTION = "ram_backend.worker.run_job.run_job"
 _RESULT_S = 3600
 NICENESS, OOM_SCORE = 10, 500
-"""Of a job's process: a server on the same CPUs goes first, and what ends for want of memory is the job."""
+"""Of a job's process: a server goes first, and the job ends for want of memory."""
 _QUEUES = list(QUEUES.values())
 _log = logging.getLogger(__name__)
 
 
 class Maintenance(PeriodicThread):
-    """Expires leases, requests trainings and scheduled jobs, sends due jobs; several workers may have one each.
+    """Expires leases, requests trainings and scheduled jobs, sends due jobs; one per worker.
 
     Args:
-        settings: of the worker.
-        database: migrated.
         valkey: the queue, which is started again where it is our own and has
             ended.
         with_parent: ends the worker when the process that started it has ended.
@@ -100,7 +98,7 @@ class Maintenance(PeriodicThread):
         return False
 
     def _dispatch(self, jobs: Iterable[Job]) -> None:
-        """Puts the ids of jobs into their queues; one that was sent is sent again after the time of a lease.
+        """Puts the ids of jobs into their queues, again after the time of a lease.
 
         That a job was sent is recorded beside the queues, so that a server that
         loses its memory forgets both.
@@ -135,7 +133,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
     max_connection_wait_time = 2.0
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
-        """Starts the process of a job, with settings and RQ's numbers in its environment."""
+        """Starts the process of a job, with settings and RQ's numbers in the environment."""
         execution = self.execution.id if self.execution else ""
         numbers = {"RQ_WORKER_ID": self.name, "RQ_JOB_ID": job.id, "RQ_EXECUTION_ID": execution}
         command = [sys.executable, "-c", f"from {self.child} import do_job; do_job()"]
@@ -161,13 +159,8 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorker] = JobWorker) -> None:
     """Does jobs until SIGTERM or SIGINT; a running job ends first, unless a second signal comes.
 
-    Args:
-        settings: of the worker.
-        with_parent: end, too, when the process that started this one has ended.
-        worker: its class.
-
-    Raises:
-        ValkeyUnavailable: the data folder's own queue can't be started.
+    `with_parent`: ends, too, when the process that started this one has ended.
+    ValkeyUnavailable: our own queue can't be started.
     """
     database = open_migrated(settings)
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
@@ -201,7 +194,7 @@ def do_job() -> None:
 
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
-    """Sends log lines of workers and of their jobs to standard error, each with the id of the job's request."""
+    """Sends log lines to standard error, each with the id of the job's request."""
     configure(level, log_format, who="worker %(process)d %(request_id)s")
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Pre-labelling: Label Studio gets one prediction per task from the backend, a batch of tasks at a time (AIMD).
+"""Pre-labelling: Label Studio retrieves one prediction per task, batch by batch (AIMD).
 
 Label Studio asks the backend only for tasks that have none of the version which
 `/setup` names (protocol section 2), so an attempt after a kill begins with what
@@ -36,13 +36,13 @@ SWAP_S = 60.0
 """Seconds that a server has to serve the new version."""
 
 WAITING_S = 130.0
-"""Seconds after which Label Studio has given up on a batch, or stored it: it waits 1 + 3 + 100 s."""
+"""Seconds after which Label Studio has stored a batch or given it up: 1 + 3 + 100 s."""
 
 BATCH_S = 15.0
 """If tasks per second are limited, a batch holds what is allowed in that time."""
 
 MAX_EMPTY_SINGLES = 12
-"""A job ends after this number of tasks without a prediction, each asked for alone, where no task has got one."""
+"""A job ends after so many tasks alone without a prediction, where no task has got one."""
 
 LOOK_S = 0.5
 LATEST = 20
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks that Label Studio is asked for at once; `ago_s` is the number of seconds since then."""
+    """Tasks that Label Studio is asked for at once, `ago_s` seconds ago."""
 
     version: str
     tasks: tuple[int, ...]
@@ -121,7 +121,7 @@ class Prelabeller:
     result: PrelabelResult = field(default_factory=PrelabelResult)
 
     def wait_for_inflight(self, batch: Batch) -> None:
-        """Waits until Label Studio no longer waits for the last batch of an earlier attempt."""
+        """Waits until Label Studio no longer waits for an earlier attempt's last batch."""
         began = time.monotonic()
         while any(each.current is None for each in self._look(batch)):
             waited = batch.ago_s + time.monotonic() - began
@@ -200,7 +200,7 @@ class Prelabeller:
 
 
 def prelabel(context: JobContext, *, yields: bool = True) -> JobResult | None:
-    """Does a pre-labelling or a refresh; without rights in Label Studio, a refresh leaves the project as it is.
+    """Does a pre-labelling, or a refresh, which without rights in Label Studio changes nothing.
 
     Returns:
         The result; None: another job goes first (`yields`), and a further
@@ -259,7 +259,7 @@ def _prelabel(context: JobContext, yields: bool) -> JobResult | None:
 
 
 def _wait_for_swap(context: JobContext, api: ProjectApi) -> None:
-    """Waits until Label Studio knows the project's backend to serve what the database says.
+    """Waits until the backend serves what the database says, as Label Studio sees it.
 
     Raises:
         LabelStudioRefused: it doesn't in time.
@@ -291,7 +291,7 @@ def _last_batch(context: JobContext) -> Batch | None:
 
 
 def _show(api: ProjectApi, version: str, login: tuple[str, str] | None) -> tuple[str, str]:
-    """Makes the project show these predictions; returns a sentence for people, and the order of tasks."""
+    """Makes the project show these predictions; returns a sentence, and the order of tasks."""
     backend = _backend(api)
     if backend is None or backend.model_version != version:
         return "Another version is served by now.", "as set"

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobContext:
-    """The arguments of a job's function; `job` is as it was claimed, `heartbeat` is called with stage, step, steps."""
+    """The arguments of a job's function; `heartbeat` is called with stage, step and steps."""
 
     settings: Settings
     database: Database
@@ -88,7 +88,7 @@ def worker_name(pid: int) -> str:
 
 
 def run_job(job_id: str) -> str:
-    """Does a job with the settings of the environment: what RQ calls, in a process of its own."""
+    """Does a job with the environment's settings: what RQ calls, in a process of its own."""
     settings = load_settings()
     database = open_database(settings)  # the worker has seen to its migrations
     try:

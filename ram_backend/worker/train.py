@@ -46,7 +46,7 @@ DEVICE_S = 5.0
 """Pause before a training asks again for a device that another one has."""
 
 IMAGE_BYTES, PAIR_BYTES = 50_000, 160
-"""Memory per corrected image, and per pair of image and tag: measured with 1,500 images of 160 and of 1,000 tags."""
+"""Memory per corrected image, and per image and tag: of 1,500 images with 160 and 1,000 tags."""
 
 SAME = "Nothing has changed since the last attempt. "
 _log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _train(context: JobContext) -> JobResult | None:
 def _scored(
     context: JobContext, corrections: ProjectCorrections, name: str, label_studio: LabelStudio | None
 ) -> tuple[EncodedImages, Scorer, Version | None, TrainingSet]:
-    """The corrected images, by a bundle and the version of it that is served (None: none is)."""
+    """The corrected images, by a bundle and its served version (None: none is)."""
     settings, heartbeat = context.settings, context.heartbeat
     heartbeat("load the model")
     bundle = find_bundle(name, settings.bundles_dir)
@@ -175,7 +175,7 @@ def _scored(
 
 
 def _check_memory(bundle: Bundle, images: int, tags: int) -> None:
-    """Raises NotAvailable where the machine has less memory than a training takes: weights, features, scores."""
+    """Raises NotAvailable where a training takes more memory than is free."""
     needed = sum(entry["bytes"] for entry in bundle.manifest["files"].values())
     needed += images * (IMAGE_BYTES + PAIR_BYTES * tags)
     with suppress(OSError):  # no Linux
@@ -189,7 +189,7 @@ def _check_memory(bundle: Bundle, images: int, tags: int) -> None:
 
 
 def _publish(context: JobContext, stored: Version, expected: str | None, result: JobResult) -> None:
-    """Records a version, ends the job, and publishes the version if the gate accepted it: all or nothing.
+    """Records a version, ends the job, publishes the version if it is accepted: all or nothing.
 
     Raises:
         NotAvailable: the gate compared with another version than is served by
@@ -245,7 +245,7 @@ def _result(
 def _inputs_digest(
     corrections: ProjectCorrections, training_set: TrainingSet, scorer: Scorer, incumbent: Version | None
 ) -> str:
-    """Digest of everything that determines the verdict; tokens, features and embeddings follow from the rest."""
+    """Digest of what determines the verdict; tokens, features, embeddings follow from the rest."""
     tuning = (scorer.settings.tuning, is_tuning_wanted(scorer.settings, len(training_set)))
     served = None if incumbent is None else incumbent.digest
     identity = (__version__, corrections.fingerprint.hash, tuning, scorer.bundle.digest, served)

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProjectCorrections:
-    """The corrections of a project at one time, and the L distinct texts that annotators could choose.
+    """The corrections of a project at one time, and the L texts that could be chosen.
 
     Labels are one per image with a statement, as far as its place is known.
     Notes are for people, one sentence each. Annotators are users by annotation;
@@ -85,7 +85,7 @@ def gather_corrections(
     heartbeat: Callable[..., None],
     learned: int = 0,
 ) -> ProjectCorrections:
-    """Reconciles the ledger with Label Studio, if that answers, and reads all current corrections.
+    """Reconciles the ledger with Label Studio, if possible, and reads all corrections.
 
     What is served has `learned` from that many photos.
 
@@ -178,7 +178,7 @@ def encode_images(
     network: Network,
     label_studio: LabelStudio | None,
 ) -> EncodedImages:
-    """Tokens of corrected images, cached, else fetched and encoded; the ledger records their hashes.
+    """Tokens of corrected images, cached or made; the ledger records the images' hashes.
 
     Raises:
         LabelStudioUnreachable: too many images are unavailable now.

@@ -1,4 +1,4 @@
-"""Training set assembly: batched scores of bundle and incumbent (out of fold), annotator filter; trainers."""
+"""Training set assembly: scores of bundle and incumbent (out of fold), trainers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ AT_ONCE = 64
 """Images that are scored at a time."""
 
 MIN_TUNING_IMAGES = 300
-"""Images from which on "auto" fine-tunes a head where there is a GPU: with fewer, the ridge alone is better."""
+"""Images from which on "auto" fine-tunes a head on a GPU: the ridge is better with fewer."""
 
 FOLDS_FILE = "folds.safetensors"
-"""Of a version: its deltas without each fold, so that its own training images can be read by a fit without them."""
+"""Of a version: its deltas without each fold, by which its training images are read."""
 
 LORA_RANK = 8
 MAX_OFF_TARGET_IMAGES = 200
@@ -47,14 +47,7 @@ MAX_OFF_TARGET_IMAGES = 200
 
 @dataclass(eq=False)
 class Scorer:
-    """Scores tags of one bundle.
-
-    Attributes:
-        bundle: the base model.
-        network: loaded from it.
-        tags: L distinct texts.
-        settings: of the worker.
-        progress: called with stage, step and steps.
+    """Scores L distinct tags of one bundle; `progress` gets stage, step and steps.
 
     Raises:
         TextEncoderUnavailable: a tag is not in the vocabulary, and the bundle
@@ -77,12 +70,7 @@ class Scorer:
     ) -> FloatArray:
         """Calibrated log-odds (N, L) of images with these tokens (N, T, D).
 
-        Args:
-            stage: for the progress.
-            tokens: (N, T, D).
-            files: of a version, which may have a tuned head; None: the bundle's
-                head.
-            delta: of a version; None: none.
+        `files` are of a version, which may have a tuned head, as is `delta`.
 
         Raises:
             VersionDamaged: files or delta were made for another bundle.
@@ -97,7 +85,7 @@ class Scorer:
         return rows
 
     def off_target(self, files: Mapping[str, bytes], tokens: Tokens, seed: int) -> OffTargetShift:
-        """How far the tuned head of `files` moves the scores of tags outside the project, drawn by seed.
+        """How far the tuned head of `files` moves scores of tags outside, drawn by seed.
 
         Images are those of the tokens (N, T, D), at most
         `MAX_OFF_TARGET_IMAGES`, and the package's photos.
@@ -123,7 +111,7 @@ def build_training_set(
     incumbent: Version | None,
     corrections: ProjectCorrections,
 ) -> TrainingSet:
-    """The training set of N images and L tags; `incumbent` is the served version, None the bundle itself.
+    """The training set of N images and L tags; `incumbent` None: the bundle is served.
 
     Images that the incumbent was fitted on are read by its fit without their
     fold.
@@ -175,7 +163,7 @@ def build_training_set(
 
 
 def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
-    """Recalibration, ridge, and head fine-tuning where settings and machine allow it; never of the starter's head.
+    """Recalibration, ridge, and head fine-tuning where it may be; never of the starter's.
 
     Raises:
         BundleDamaged: the bundle's head can't be read.
@@ -202,7 +190,7 @@ def trainers_for(scorer: Scorer, fit: TrainingSet, seed: int) -> list[Trainer]:
 
 
 def is_tuning_wanted(settings: Settings, images: int) -> bool:
-    """Whether RAM_TUNING asks for head fine-tuning, or leaves it to this machine and the number of images ("auto")."""
+    """Whether RAM_TUNING, or a GPU and the number of images ("auto"), ask for fine-tuning."""
     if settings.tuning != "auto":
         return settings.tuning != "off"
     if images < MIN_TUNING_IMAGES or settings.device == "cpu":
