@@ -1,4 +1,4 @@
-"""Actions of the admin's page: train, pre-label, pin, serve a version, options, schedules; each answers a sentence."""
+"""Actions of the admin's page, each of which answers a sentence."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ def _prelabel(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> st
 
 
 def _serve(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
-    """Serves another version, or the bundle's base, and pins it.
-
-    Raises:
-        VersionNotFound, VersionRefused, VersionDamaged: it can't be served.
-    """
+    """Serves another version, or the bundle's base, and pins it; raises as `roll_back`."""
     before = jobs.versions.served(key)
     served, _ = jobs.roll_back(key, str(given.get("version")))
     return f"{served.name} is served instead of {before.name}, and pinned."

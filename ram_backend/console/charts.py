@@ -13,13 +13,7 @@ _VERSION_ROW = 26
 
 
 def bars_per_day(values: Mapping[date, float], until: date, what: str = "Corrections") -> Markup:
-    """A bar for each of the last `DAYS` days.
-
-    Args:
-        values: by day.
-        until: the last day.
-        what: the values are.
-    """
+    """A bar for each of the last `DAYS` days, `until` the last one; `what` the values are."""
     days = [until - timedelta(days=back) for back in reversed(range(DAYS))]
     highest = max([values.get(day, 0) for day in days] + [1])
     step = _WIDTH / DAYS

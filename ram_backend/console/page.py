@@ -64,21 +64,14 @@ Check = Callable[[Settings, Project, TrustedHost | None], Iterable[Finding]]
 def mount(app: FastAPI, *, check: Check) -> None:
     """Adds the page to the server's app, at "/" and below "/projects".
 
-    Args:
-        app: made by `create_app`.
-        check: looks at a project's connection with Label Studio, from both
-            sides.
+    `check` looks at a project's connection with Label Studio, from both sides.
     """
     app.include_router(_Page(check).router)
     app.mount("/console", StaticFiles(directory=_HERE / "static"), name="console")
 
 
 async def _admitted(services: Server, request: Request) -> None:
-    """Without a login the page is for browsers on this machine.
-
-    Raises:
-        Refused: 403.
-    """
+    """Refuses (403) browsers on other machines, without a login."""
     if not services.settings.basic_auth_user and not is_loopback(request.headers.get("host", "")):
         message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
         raise Refused(403, "LoginNeeded", message)
@@ -151,7 +144,7 @@ class _Page:
         return FileResponse(path, headers={**_HEADERS, "Content-Security-Policy": inside})
 
     async def _photo(self, services: Server, project: Known, task: int, image: str) -> Response:
-        """A thumbnail of a photo that somebody corrected, fetched as `/predict` fetches it."""
+        """A thumbnail of a corrected photo, fetched as `/predict` fetches it."""
         statistics = await asyncio.to_thread(statistics_of, services.ledger, project)
         photo = statistics.photo(task, image)
         if photo is None:

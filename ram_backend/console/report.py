@@ -1,4 +1,4 @@
-"""Report on a project: quality by version, day and tag, agreement, drift, a learning curve that says when to stop."""
+"""Report on a project: quality by version, day and tag, agreement, drift, learning curve."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ram_backend.versions.table import incumbent_of
 
 MORE = 100
 WORTH_IT = 0.01
-"""Edits per photo that `MORE` photos have to save; else labelling something else is a better use of time."""
+"""Edits per photo that `MORE` photos have to save; else labelling something else pays more."""
 
 
 def project_report(jobs: JobService, settings: Settings, project: Project) -> dict[str, Any]:
-    """The report as JSON. Thresholds are an admin's or the served version's. Waits for database and disk."""
+    """The report as JSON, with an admin's or the served version's thresholds."""
     key, statistics = project.key, statistics_of(jobs.ledger, project)
     served, version = incumbent_of(jobs.versions, settings.versions_dir, key, None)
     records, options = jobs.versions.list(key), project.options()
@@ -95,7 +95,7 @@ def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
 
 
 def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
-    """A version's name, its edits per photo before and after, and whether it was accepted; None: they aren't known."""
+    """A version's name, edits per photo before and after, and whether it was accepted; None: not known."""
     lineage = record.lineage
     if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
         return None
@@ -156,7 +156,7 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _drift(jobs: JobService, settings: Settings, project: Project, version: Version) -> Drift | None:
-    """Of the images that the version has tagged, as they came, as far as their tokens are cached."""
+    """Of the images that the version has tagged, as far as their tokens are cached."""
     if FILE not in version.files:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Statistics of corrections per tag, day and version, from the ledger; cached until the ledger changes."""
+"""Statistics of corrections per tag, day and version; cached until the ledger changes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,7 @@ PHOTOS = 60
 
 @dataclass(frozen=True)
 class CorrectedPhoto:
-    """A photo on which somebody added or removed a tag.
-
-    Attributes:
-        task: id of the task.
-        to_name: name of the image in the label config.
-        reference: where the image is.
-        state: "added" or "removed".
-        score: that was shown, in [0, 1]; None: not known.
-    """
+    """A photo on which somebody added or removed a tag; `score` is the shown one, in [0, 1]."""
 
     task: int
     to_name: str
@@ -53,10 +45,7 @@ class Statistics:
         annotations: number of usable annotations.
         per_day: annotations by the day on which they came, UTC.
         tags: the most corrected ones first.
-        photos: by tag.
-        edits_by_day: by the day of the annotation.
         by_version: what the predictions of a version got, by its name.
-        agreement: see `agreement_of`.
         problem: why there are no tags; None: there are.
     """
 
@@ -81,11 +70,7 @@ class Statistics:
 
 
 def statistics_of(ledger: Ledger, project: Project) -> Statistics:
-    """The figures of a project. Waits for the database.
-
-    Raises:
-        DatabaseUnavailable: see the message.
-    """
+    """The figures of a project. Waits for the database."""
     return _computed(ledger, project.key, ledger.last_event(project.key), project.label_config)
 
 

@@ -1,4 +1,4 @@
-"""Batching by size and deadline: images of concurrent requests are encoded together; short scorings go first."""
+"""Batching by size and deadline of images of concurrent requests; short scorings go first."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ram_backend.server.model import CLOSING
 from ram_backend.server.prometheus import ServerMetrics
 
 AGING_S = 0.1
-"""After this wait encoding comes before scorings that arrived later (aging): no stream of scorings starves it."""
+"""After this wait encoding comes before later scorings (aging), which can't starve it."""
 
 SPARE_NICENESS = 5
-"""Of the spare worker thread: a third of the CPU share of threads that answer, fetch and decode."""
+"""Of the spare thread: a third of the CPU share of threads that answer, fetch and decode."""
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Item:
-    """An image that waits: its pixels (3, S, S), the network that shall encode it, and where the tokens go."""
+    """An image that waits: pixels (3, S, S), its network, and where the tokens go."""
 
     network: Network
     pixels: FloatArray
@@ -49,18 +49,14 @@ class _Item:
 class Batcher:
     """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
 
-    A batch goes when it is full, or when its first image has waited `wait_s`.
+    A batch goes with `size` images, or when its first one has waited `wait_s`.
     Scorings by a head go before the next batch, because they finish requests;
     after `AGING_S`, only those that were queued during the batch before.
 
     A spare worker thread of low priority encodes, too, while the first one is
     busy, for networks that gain by it (`Network.side_by_side`).
 
-    Args:
-        size: most images of a batch.
-        wait_s: how long a batch waits to be filled, in seconds.
-        metrics: of the server.
-        spare_thread: whether there is one.
+    What is asked for after `close` is refused with NotAvailable.
     """
 
     def __init__(self, size: int, wait_s: float, metrics: ServerMetrics, *, spare_thread: bool = False) -> None:
@@ -81,21 +77,13 @@ class Batcher:
             thread.start()
 
     def encode(self, network: Network, pixels: FloatArray) -> Future[FloatArray]:
-        """Tokens (T, D) float32 of one image, from pixels (3, S, S), when its batch has been encoded.
-
-        Raises:
-            NotAvailable: the batcher is closed.
-        """
+        """Tokens (T, D) float32 of one image, from pixels (3, S, S)."""
         item = _Item(network, pixels, time.monotonic())
         self._put(self._items, item)
         return item.future
 
     def submit_scoring(self, work: Callable[[], T]) -> Future[T]:
-        """The result of a short piece of work on a network, done before the next batch.
-
-        Raises:
-            NotAvailable: the batcher is closed.
-        """
+        """The result of a short piece of work on a network, done before the next batch."""
         future: Future[T] = Future()
         self._put(self._scorings, (future, lambda: [work()]))
         return future

@@ -41,10 +41,8 @@ async def setup(services: Services, request: SetupRequest) -> str:
     """Takes in what `/setup` brings; returns the model version that predictions will have.
 
     Raises:
-        InputError: project, hostname, extra params or label config can't be
-            used.
-        NotAvailable: the bundle can't be opened, or building the snapshot has
-            failed.
+        InputError: a field can't be used.
+        NotAvailable: the bundle can't be opened, or no snapshot be built.
     """
     store, swap = services.store, services.swap
     key = store.key(request.project, request.hostname)

@@ -26,10 +26,6 @@ class InProcess:
 
     Requests name a project by its number alone, for hosts don't tell when it
     was created. What they leave None is what is known from elsewhere.
-
-    Args:
-        settings: of the server.
-        model: None: the settings' one.
     """
 
     def __init__(self, settings: Settings, *, model: Model | None = None) -> None:
@@ -48,15 +44,10 @@ class InProcess:
         return self._portal.call(handlers.setup, self._services, completed)
 
     def predict(self, request: SetupRequest, tasks: Sequence[Any]) -> list[dict[str, Any]]:
-        """One prediction per task, in order, as `handlers.predict`. Waits for the bundle's installation.
+        """One prediction per task, in order. Waits for the bundle's installation.
 
-        Args:
-            request: the project, as `/setup` brings it.
-            tasks: as Label Studio sends them.
-
-        Raises:
-            InputError: project, options, label config or tasks can't be used.
-            NotAvailable: see `predict_tasks`.
+        Raises as `handlers.setup`, with what `/setup` brings, and
+        `handlers.predict`.
         """
         return self._portal.call(self._predict, request, tasks)
 

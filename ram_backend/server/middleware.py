@@ -1,4 +1,4 @@
-"""ASGI middleware: request id, access control, log line, metrics; limits of bodies; error responses.
+"""ASGI middleware: request id, access control, log, metrics, limits of bodies, errors.
 
 An error is one JSON object with one line for people, which the status line
 repeats: of an answer >= 400 Label Studio shows only "400 Client Error: REASON
@@ -36,7 +36,7 @@ SECRET_HEADER = "x-ram-webhook-secret"
 SECRET_PARAMETER = "secret"
 
 BODIES_AT_ONCE = 4
-"""The bodies of all requests together may have this many times the size of the largest one."""
+"""All bodies together may have this many times the size of the largest one."""
 
 SMALL_BODY_BYTES = 1_000_000
 """A body up to this size is always taken."""
@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """A request that is not served: status of the answer, a name for programs, a message for people."""
+    """A refused request: status, a name for programs, a message for people."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)
@@ -72,13 +72,7 @@ class Refused(Exception):
 
 
 def problem(status: int, message: str, *, kind: str) -> JSONResponse:
-    """An answer that refuses, as JSON.
-
-    Args:
-        status: of HTTP, 400 or more.
-        message: one line for people; shortened to `LONGEST_MESSAGE`.
-        kind: name of an error class, for programs.
-    """
+    """An answer that refuses, as JSON; `kind` names an error class, for programs."""
     message = _shortened(message, LONGEST_MESSAGE)
     headers = {"x-reason": as_reason(message)}
     if status == 503:
@@ -88,7 +82,7 @@ def problem(status: int, message: str, *, kind: str) -> JSONResponse:
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
-    """Exception handler of the app: errors on purpose, and HTTP errors of the framework, as JSON."""
+    """Exception handler: our errors, and HTTP errors of the framework, as JSON."""
     if isinstance(error, Refused):
         answer = problem(error.status, str(error), kind=error.kind)
         if error.status == 401:
@@ -120,12 +114,7 @@ class Access:
     """Access control: known Hosts, no foreign web pages, basic auth, a webhook secret.
 
     With a secret `/webhook` needs no basic auth, for Label Studio sends none.
-    `hosts` are the server's names, in lower case and without ports; None: any
-    will do.
-
-    Args:
-        settings: login, webhook secret, the address that the server listens at,
-            its names.
+    `hosts` are the server's names, in lower case, without ports; None: any.
 
     Raises:
         SettingsError: a user without a password, or the other way round.
@@ -202,7 +191,7 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytearray]:
-        """The body of a request, which may be cleared; its bytes count as held until the context ends.
+        """A request's body, which may be cleared; it counts as held until the context ends.
 
         Raises:
             Refused: 413, 408 or 503: it is too large, too slow, or one of too

@@ -37,7 +37,7 @@ LOOK_AGAIN_S = 5.0
 """How often a server checks for its missing bundle."""
 
 CHUNK = 64
-"""Texts embedded per task of the thread: a project with a few new tags needn't wait for one with thousands."""
+"""Texts embedded in turn: a few new tags needn't wait for thousands of another project."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 async def await_shared(future: Future[T]) -> T:
-    """The result of a future that others wait for too: it continues when this waiting is cancelled."""
+    """The result of a shared future, which continues when this waiting is cancelled."""
     if future.done() and not future.cancelled():
         return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
     return await asyncio.shield(asyncio.wrap_future(future))
@@ -62,19 +62,8 @@ class ModelIdentity:
 class Model:
     """Loads the settings' bundle in a thread, unless it is given; installs it if it has to.
 
-    Everybody else asks for the futures, which are new ones where a missing
-    bundle came.
-
-    Attributes:
-        identity: of the bundle, before its weights are read.
-        network: loaded; both end with an error as long as the bundle is missing
-            or damaged.
-        text_encoder: of the bundle.
-
-    Args:
-        settings: of the server.
-        identity: where the bundle is open already.
-        network: where it is loaded already.
+    `identity` is known before the weights are read. Both futures end with an
+    error as long as the bundle is missing or damaged, and are new ones then.
     """
 
     def __init__(
@@ -193,12 +182,7 @@ class Model:
 
 
 class ModelPool:
-    """The server's own model, and those of bundles that projects have chosen, as long as a version of one is served.
-
-    Args:
-        settings: of the server.
-        own: of the settings' bundle.
-    """
+    """The server's own model, and those of other bundles while a version of one is served."""
 
     def __init__(self, settings: Settings, own: Model) -> None:
         self.own = own
@@ -207,7 +191,7 @@ class ModelPool:
         self._others: WeakValueDictionary[str, Model] = WeakValueDictionary()
 
     def get(self, name: str | None) -> Model:
-        """The model of a bundle (None: of the settings'), loaded in the background. Opens the bundle.
+        """The model of a bundle (None: the settings'), loaded in the background.
 
         Raises:
             NotAvailable: the settings' bundle is not open yet.
@@ -230,7 +214,7 @@ class ModelPool:
 
 
 def identify(settings: Settings) -> ModelIdentity:
-    """Opens the settings' bundle and imports its engine; the starter is installed where it is not there yet.
+    """Opens the settings' bundle and imports its engine; installs a missing starter.
 
     Raises:
         BundleNotFound, BundleDamaged, SettingsError: see the message.
@@ -245,7 +229,7 @@ def network_threads(settings: Settings) -> int:
 
 
 class SharedTextEncoder:
-    """The bundle's `TextEncoder`, opened when it is first needed; one thread embeds small pieces as they come.
+    """The bundle's `TextEncoder`, opened at its first use; one thread embeds in small pieces.
 
     Everything here may wait, so building threads call it and no others. When it
     is `closed`, it ends after its chunk.
@@ -265,13 +249,7 @@ class SharedTextEncoder:
         return self._opened().id
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds tags.
-
-        Args:
-            texts: L tags, any number.
-
-        Returns:
-            (L, dim) float32.
+        """Embeddings (L, dim) float32 of L tags.
 
         Raises:
             NotAvailable: the server is going down, or the bundle can't be used.

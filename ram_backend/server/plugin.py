@@ -1,4 +1,4 @@
-"""Model class for label-studio-ml's own server: the 1.0.9 of PyPI, and the 2.x line. Only that host imports it.
+"""Model class for label-studio-ml's own server, 1.0.9 of PyPI or 2.x, which imports it.
 
 Hosts make objects of the class all the time, so it holds nothing; what they
 share is in `in_process`.
@@ -18,14 +18,14 @@ from ram_backend.projects.options import parse_options
 from ram_backend.server.in_process import in_process
 
 IS_SDK_2 = hasattr(LabelStudioMLBase, "set")
-"""The 2.x line keeps a `model_version` per project, and answers `/setup` with it; 1.0.9 always answers "INITIAL"."""
+"""2.x answers `/setup` with a `model_version` per project, 1.0.9 always with "INITIAL"."""
 
 _GIVEN_BY_SETUP = frozenset({"label_config", "hostname", "access_token", "model_version", "train_output"})
 _log = logging.getLogger(__name__)
 
 
 class RAMBackend(LabelStudioMLBase):  # type: ignore[misc]
-    """Tags images with the bundle of the settings (`RAM_BUNDLE`, ...), as `ram-backend serve` does, for one project.
+    """Tags images of one project with the settings' bundle, as `ram-backend serve` does.
 
     On 1.0.9 predictions have no `model_version`: Label Studio puts the one
     there that `/setup` has answered.

@@ -66,24 +66,13 @@ _log = logging.getLogger(__name__)
 async def predict_tasks(
     services: Services, project: Project, tasks: Sequence[Task], snapshot: Snapshot
 ) -> list[dict[str, Any]]:
-    """One prediction per task (at least one), in order; those of images that can't be tagged are empty.
+    """One prediction (protocol section 4) per task, at least one, in order; empty where no image can be tagged.
 
-    All of them are the work of one snapshot. Cancelling stops the work that has
-    not begun.
-
-    Args:
-        services: of the server.
-        project: whose tasks they are.
-        tasks: N of them, N at least 1.
-        snapshot: of the project's label config.
-
-    Returns:
-        N predictions in Label Studio's shape (protocol section 4).
+    Cancelling stops the work that has not begun.
 
     Raises:
         NotAvailable: they can't be made.
-        LabelStudioUnreachable: Label Studio doesn't bring its images now;
-            nothing is answered for any task.
+        LabelStudioUnreachable: it doesn't bring its images: no task is answered.
         ImageUnreachable: none of the images could be had, and later some may.
     """
     network = await await_shared(snapshot.model.network)
@@ -98,7 +87,7 @@ async def predict_tasks(
 
 @dataclass
 class _Tagging:
-    """A task in work: its images by name, or why they can't be tagged, and by control what is found in them."""
+    """A task in work: its images by name, or why they can't be tagged; findings by control."""
 
     task: Task
     images: Mapping[str, LoadedImage | ImageFailure]
@@ -134,7 +123,7 @@ class _Request:
         )
 
     async def groups(self, tasks: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
-        """Per task its prediction, or why its images can't be tagged; some groups of tasks at a time."""
+        """Per task its prediction, or why its images can't be tagged."""
         at_once = asyncio.Semaphore(GROUPS_AT_ONCE)
 
         async def limited(group: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
@@ -146,7 +135,7 @@ class _Request:
         return list(chain.from_iterable(await all_of(limited(group) for group in groups)))
 
     async def _group(self, tasks: Sequence[Task]) -> list[dict[str, Any] | ImageFailure]:
-        """Some tasks: their images at the same time, then each control's scores of all of them at once."""
+        """Some tasks: their images at the same time, then scores of all by control."""
         names = list(self.snapshot.config.schema.images)
         loaded = iter(await all_of(self._image(task, name) for task in tasks for name in names))
         group = [_Tagging(task, {name: next(loaded) for name in names}) for task in tasks]
@@ -224,13 +213,13 @@ class _Request:
         return ImageReference(number, look_up(task.data, self.snapshot.config.schema.images[to_name]))
 
     def _photo(self, reference: ImageReference) -> tuple[Image.Image, tuple[int, int]]:
-        """A photo at the size for masks, and its whole size; decoded in a process of its own, as large ones are."""
+        """A photo at the size for masks, decoded in a process of its own, and its whole size."""
         settings, data = self.services.settings, self._source.fetch(reference)
         limits = {"max_pixels": settings.max_image_pixels, "max_bytes": settings.max_image_bytes}
         return self.services.processes.decode(_reduced, data, **limits)
 
     def _load(self, reference: ImageReference) -> LoadedImage:
-        """Fetches an image and finds its tokens in the cache, or decodes it for the encoder."""
+        """Fetches an image; its tokens from the cache, or its pixels for the encoder."""
         metrics = self.services.metrics
         with metrics.stage_seconds.labels("fetch").time():
             data = self._source.fetch(reference)
@@ -265,7 +254,7 @@ class _Request:
         return await asyncio.wrap_future(self.services.cpu_pool.submit(choose))
 
     def _prediction(self, tagging: _Tagging) -> dict[str, Any] | ImageFailure:
-        """The prediction of a task, which the shown log takes; where no image can be tagged, why."""
+        """A task's prediction, also put into the shown log; where no image can be tagged, why."""
         task, images = tagging.task, tagging.images.items()
         good = {name: image for name, image in images if isinstance(image, LoadedImage)}
         if not good:
@@ -365,7 +354,7 @@ def _that_matter(choices: Sequence[Choice], scores: FloatArray, limits: FloatArr
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order; where one fails or is cancelled, the others are, too."""
+    """The results of all, in order; where one fails, the others are cancelled."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         return await asyncio.gather(*tasks)
@@ -376,7 +365,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def in_thread(threads: Executor, share: asyncio.Semaphore, work: Callable[[], T]) -> T:
-    """The result of work in a thread; the share is held until the thread has ended, awaited or not."""
+    """The result of work in a thread, which holds the share until it has ended."""
     loop = asyncio.get_running_loop()
 
     def give_back(_: Future[T]) -> None:

@@ -73,14 +73,7 @@ class ServerMetrics:
         self._counted_at = -COUNT_S
 
     def request(self, path: str, method: str, status: int, seconds: float) -> None:
-        """Counts a request.
-
-        Args:
-            path: of its URL; unknown ones count as one route.
-            method: of HTTP; likewise.
-            status: of the answer; 0: the caller was gone.
-            seconds: from the request to its answer.
-        """
+        """Counts a request; unknown paths count as one, unknown methods too. Status 0: the caller was gone."""
         route = path if path in ROUTES else "other"
         self._requests.labels(route, method if method in _METHODS else "other", str(status or "gone")).inc()
         self._request_seconds.labels(route).observe(seconds)
@@ -90,7 +83,7 @@ class ServerMetrics:
         self._events.labels(action if action in _ACTIONS else "other").inc()
 
     def count_jobs(self, jobs: JobService) -> None:
-        """Counts open jobs and pending corrections in the database, unless that was done lately."""
+        """Counts open jobs and pending corrections, unless that was done lately."""
         if time.monotonic() - self._counted_at < COUNT_S:
             return
         self._counted_at = time.monotonic()

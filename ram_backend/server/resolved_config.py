@@ -1,4 +1,4 @@
-"""Resolved config: what a label config, options and a version mean for `/predict`; `model_version` names it."""
+"""Resolved config: what label config, options and version mean for `/predict`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ _LISTED = 5
 
 
 class VersionRef(NamedTuple):
-    """Identity of a version: its project, its name such as "v0003", the digest that it has to have.
-
-    With the bundle that was chosen for it, and the number of photos that it has
-    learned from.
-    """
+    """Identity of a version such as "v0003": the digest it has to have, its own bundle, photos learned from."""
 
     key: ProjectKey
     name: str
@@ -66,16 +62,13 @@ class ResolvedConfig:
     """Everything that decides what a project's predictions are.
 
     Attributes:
-        bundle: the base model.
-        schema: of the label config.
         options: by control, what its admins settled.
         controls: by name, what is scored of those with fixed choices; those
             with dynamic ones are missing.
         model_version: names the behaviour; made of identities, never of
             computed numbers.
         version: what the project has learned; None: the bundle's base.
-        new_tags: number of texts of fixed choices that the vocabulary doesn't
-            know.
+        new_tags: texts of fixed choices that the vocabulary doesn't know.
     """
 
     bundle: Bundle
@@ -94,13 +87,9 @@ class ResolvedConfig:
 def resolve_config(
     model: ModelIdentity, schema: LabelSchema, project: Project, version: VersionRef | None = None
 ) -> ResolvedConfig:
-    """Merges what the label config, its admin, the bundle and the project's version say.
+    """Merges what a label config, the admin, the bundle and the project's version say.
 
-    Args:
-        model: identity of the bundle.
-        schema: of a label config, which need not be the stored one.
-        project: options of its admin.
-        version: need not be read yet; None: the base.
+    The label config need not be the stored one, nor the version read yet.
 
     Raises:
         LabelConfigError: the admin's tags leave no choice of the label config.
@@ -141,7 +130,7 @@ def _control_choices(
 
 
 def promises(by_control: Mapping[str, ProjectOptions], version: VersionRef | None) -> list[str]:
-    """Sentences about a precision that is asked for: what promises it, or why it can't be promised."""
+    """Sentences about an asked precision: what promises it, or why nothing does."""
     learned, found = 0 if version is None else version.learned, list[str]()
     for name, options in by_control.items():
         if options.precision is None:
@@ -164,7 +153,7 @@ def promises(by_control: Mapping[str, ProjectOptions], version: VersionRef | Non
 def _free_choices(
     model: ModelIdentity, schema: LabelSchema, control: TagControl, options: ProjectOptions
 ) -> tuple[Choice, ...]:
-    """The admin's tags, or else all of the vocabulary, less what other controls of the same image offer."""
+    """The admin's tags, else the vocabulary, less what other controls of the image offer."""
     others = [each for each in schema.tag_controls if each.to_name == control.to_name and not each.free_text]
     taken = {name.casefold() for each in others for choice in each.choices for name in choice.names}
     names = model.bundle.vocabulary.names if options.tags is None else options.tags

@@ -42,18 +42,13 @@ class Services:
     """The parts of the server (arguments: see `create_app`), and what its handlers look up.
 
     Attributes:
-        settings, metrics, jobs, model: as given, or made of the settings.
         store: project rows in memory.
-        ledger: of corrections.
         event_bytes: of the ledger's events, by project; for the events' thread.
-        shown_log: of served predictions.
         fetchers: threads that fetch and decode images.
         cpu_pool: threads for short work in between.
         events: the one thread that writes events.
-        batcher: encodes and scores.
         processes: for large images.
         body_process: for large bodies.
-        snapshots: of projects.
         swap: what is served for each project.
         fetching: by project in work, its share of the fetchers.
     """
@@ -121,7 +116,7 @@ class Services:
         return self.model.known()
 
     def project(self, reference: str) -> Project:
-        """The project of "1.1795452148" or its number, known or not; anything else is project 0."""
+        """The project of "1.1795452148" or its number; anything else is project 0."""
         try:
             number, created = parse_project(reference)
         except InputError:
@@ -145,11 +140,7 @@ class Services:
         return loader
 
     def task_images(self, project: Project) -> TaskImages:
-        """Where the images of a project's tasks come from.
-
-        Raises:
-            SettingsError: LABEL_STUDIO_URL can't be used.
-        """
+        """Source of a project's images; SettingsError: LABEL_STUDIO_URL can't be used."""
         return self._images(self.store.connection(project), project.hostname)
 
     def _open_images(self, connection: Connection, hostname: str) -> TaskImages:

@@ -25,12 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class ShownLog(PeriodicThread):
-    """Writes records to the ledger in batches; asynchronous, best effort.
-
-    Args:
-        ledger: gets at most `AT_ONCE` records of a project at a time.
-        metrics: count what was written, and lost.
-    """
+    """Writes records to the ledger in batches; asynchronous, best effort."""
 
     def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         super().__init__("shown", WAIT_S)
@@ -63,7 +58,7 @@ class ShownLog(PeriodicThread):
         return True
 
     def _write(self, key: ProjectKey, batch: Sequence[ShownPrediction]) -> bool:
-        """Writes records when the database answers; False where it refuses, or the server stops."""
+        """Writes when the database answers; False: it refuses, or the server stops."""
         for tries, pause_s in enumerate(backoff(2 * WAIT_S, _LONGEST_PAUSE_S)):
             try:
                 self._ledger.record_shown(key, batch)

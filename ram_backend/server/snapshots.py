@@ -43,12 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class FutureLRU(Generic[K, V]):
-    """LRU cache of what threads compute, each value once. Failures are tried again after `RETRY_S`.
-
-    Args:
-        limit: most entries.
-        workers: threads that compute.
-    """
+    """LRU cache of what threads compute, each value once. Failures are tried again after `RETRY_S`."""
 
     def __init__(self, limit: int, workers: Executor) -> None:
         self._limit = limit
@@ -60,13 +55,7 @@ class FutureLRU(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K, compute: Callable[[], V], workers: Executor | None = None) -> Future[V]:
-        """The value of a key, which `compute` makes where it is missing. Waits for nothing.
-
-        Args:
-            key: of the value.
-            compute: makes it.
-            workers: other threads than usual.
-        """
+        """The value of a key, which `compute` makes where it is missing. Waits for nothing."""
         with self._lock:
             future, since = self._entries.get(key, (None, 0.0))
             if future is None or (future.done() and future.exception() and time.monotonic() - since > RETRY_S):
@@ -86,7 +75,7 @@ class FutureLRU(Generic[K, V]):
 
 @dataclass(frozen=True, eq=False)
 class LoadedVersion:
-    """A version in memory, checked; its network is that of the bundle's `model`, or one with the version's head."""
+    """A checked version in memory; its network is the `model`'s, or one with its own head."""
 
     ref: VersionRef
     delta: Delta
@@ -99,7 +88,6 @@ class Snapshot:
     """Immutable: a resolved config, and the taggers that carry it out.
 
     Attributes:
-        model: of the bundle.
         version: what the project has learned; None: the bundle's base.
         taggers: by control; those with dynamic choices are missing, and those
             without choices.
@@ -115,7 +103,7 @@ class Snapshot:
 
 
 _ConfigKey = tuple[ProjectKey, bytes, ProjectOptions, ProjectOptions, VersionRef | None]
-"""Project, digest of the label config (which may have megabytes), extra params, set options, version."""
+"""Project, digest of the label config (of megabytes), extra params, set options, version."""
 
 
 @dataclass(eq=False)
@@ -126,11 +114,9 @@ class SnapshotCache:
     other ones do.
 
     Attributes:
-        models: of the server.
         resolvers: threads that resolve label configs.
         builders: threads that build snapshots whose tags are known.
         embedders: threads that build those with new tags.
-        limit: most snapshots.
         max_new_tags: most of one label config, or of one task's choices.
     """
 
@@ -152,16 +138,10 @@ class SnapshotCache:
     def resolve(
         self, project: Project, label_config: str, version: LoadedVersion | VersionRef | None
     ) -> Future[ResolvedConfig]:
-        """What a label config means for a project. Waits for nothing.
+        """What a label config, its own or another one, means for a project. Waits for nothing.
 
-        Args:
-            project: with its options.
-            label_config: XML, the project's or another one.
-            version: that is served; None: the base.
-
-        Returns:
-            Ends with an InputError where the label config can't be used, with a
-            QuotaExceeded where it has too many new tags.
+        The future ends with an InputError where the label config can't be used,
+        or has too many new tags (QuotaExceeded).
         """
         ref = version.ref if isinstance(version, LoadedVersion) else version
         digest = hashlib.sha256(label_config.encode("utf-8", "surrogatepass")).digest()
@@ -183,25 +163,21 @@ class SnapshotCache:
         return self._configs.get(key, work)
 
     def get(self, config: ResolvedConfig, version: LoadedVersion | None) -> Future[Snapshot]:
-        """The snapshot of a resolved config under the version that it names. Waits for nothing."""
+        """The snapshot of a resolved config and its version. Waits for nothing."""
         build = partial(self._build, config, version)
         workers = self.embedders if config.new_tags else None
         return self._snapshots.get((config.model_version, config.version), build, workers)
 
     def tagger(self, snapshot: Snapshot, texts: tuple[str, ...]) -> Future[Tagger]:
-        """The tagger for the dynamic choices of a task, under the snapshot's version. Waits for nothing."""
+        """The snapshot's tagger for the dynamic choices of a task. Waits for nothing."""
         build = partial(self._tagger, texts, snapshot.version)
         return snapshot.dynamic.get(texts, build)
 
     def prepare(self, project: Project, version: LoadedVersion | None) -> Snapshot | None:
-        """Builds the snapshot of a project's label config under a version, and waits for it.
+        """Builds the snapshot of a project's label config under a version.
 
-        Returns:
-            None where it failed for another reason than the version: requests
-            will say so.
-
-        Raises:
-            VersionDamaged: the version can't be served.
+        None where it failed for another reason than the version: requests will
+        say so. VersionDamaged: the version can't be served.
         """
         try:
             config = self.resolve(project, project.label_config, version).result()

@@ -1,4 +1,4 @@
-"""Control loop of versions: polls the desired version, loads, verifies, canary-tests and hot-swaps it."""
+"""Control loop of versions: polls the desired one, loads, verifies, canary-tests, swaps it."""
 
 from __future__ import annotations
 
@@ -90,17 +90,12 @@ class _State:
 
 @dataclass(eq=False)
 class VersionLoader(PeriodicThread):
-    """Per project the actual version, kept equal to the desired one in the database, which need not be reachable.
+    """Keeps each project's actual version equal to the desired one in the database.
 
     At the start a project's `model_version` already names the database's
     version; its files are loaded for the first request. From then on the old
     version answers until the new one is ready. Versions of another bundle are
     learned anew by a job.
-
-    Attributes:
-        versions_dir: of the version store.
-        table: the rows of what is served, looked at each `POLL_S`.
-        projects, models, batcher, snapshots, metrics, jobs: parts of the server.
     """
 
     versions_dir: Path
@@ -121,7 +116,7 @@ class VersionLoader(PeriodicThread):
         self._activators = ThreadPoolExecutor(2, thread_name_prefix="swap")
 
     def start(self, *, look: bool = True) -> None:
-        """Looks at the database, unless `look` is False, and again and again from now on."""
+        """Looks at the database, unless `look` is False, and from now on regularly."""
         self.metrics.quarantined.set_function(lambda: len(self.failures))
         self.metrics.versions_served.set_function(
             lambda: sum(each.unloaded or each.actual is not None for each in list(self._states.values()))
@@ -136,7 +131,7 @@ class VersionLoader(PeriodicThread):
         self._activators.shutdown(wait=False, cancel_futures=True)
 
     def ref(self, key: ProjectKey) -> VersionRef | None:
-        """Names what a project is served now; None: the bundle's base. NotAvailable: that is not open yet."""
+        """Names what a project is served now; None: the base. NotAvailable: no bundle is open."""
         state = self._states.get(key)
         if state is not None and state.unloaded:
             with suppress(VersionDamaged):
@@ -152,7 +147,7 @@ class VersionLoader(PeriodicThread):
 
     @property
     def failures(self) -> list[dict[str, str]]:
-        """The projects whose version can't be served, by key, what is served instead, and why."""
+        """The projects whose version can't be served, what is served instead, and why."""
         return [
             {"project": str(key), "version": state.desired.name, "serving": state.serving, "reason": state.reason}
             for key, state in sorted(self._states.items())
@@ -160,7 +155,7 @@ class VersionLoader(PeriodicThread):
         ]
 
     def tick(self) -> bool:
-        """Reads the desired versions, compares them with the actual ones, and activates those that differ."""
+        """Reads the desired versions, and activates those that differ from the actual ones."""
         try:
             self._read()
             own = self.models.own
@@ -292,7 +287,7 @@ def _load_version(ref: VersionRef, versions_dir: Path, models: ModelPool) -> Loa
 
 
 def _check_scores(taggers: Iterable[Tagger], model: Model, batcher: Batcher) -> None:
-    """Canary check: the model's test image is scored with taggers of a version, where the network works."""
+    """Canary check: the model's test image is scored with the taggers of a version."""
     for tagger in taggers:
         scores = batcher.submit_scoring(lambda tagger=tagger: tagger.score(model.test_tokens)).result().scores  # type: ignore[misc]
         if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN

@@ -30,13 +30,13 @@ from ram_backend.vocabulary.embeddings import open_text_encoder
 
 PORTS_TRIED = 50
 SWITCH_INTERVAL_S = 0.0005
-"""Python's default is 5 ms, for which a request would wait for each thread that computes."""
+"""Python's default, 5 ms, is what a request waits for each thread that computes."""
 
 COLLECTIONS = (20_000, 20, 20)
-"""Thresholds of Python's garbage collector: by default, reading a request of 100,000 tasks is mostly its work."""
+"""Of Python's garbage collector, which by default is most of reading 100,000 tasks."""
 
 _HEAD = re.compile(rb"\AHTTP/1\.1 ([45]\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*?)x-reason: ([^\r\n]+)\r\n", re.IGNORECASE)
-"""Status, headers before the reason, reason: lines up to the empty one, so nothing of the body."""
+"""Status, headers before the reason, reason: nothing of the body."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -71,14 +71,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def prepare(settings: Settings, say: Callable[[str], object]) -> None:
-    """Installs the starter in a process of its own: that takes torch, and memory for a moment.
+    """Installs the starter, if it is the bundle, in a process of its own: that takes torch, and memory.
 
-    Args:
-        settings: another bundle than the starter is not installed.
-        say: called with a sentence for people before that begins.
-
-    Raises:
-        RamError: as the bundle and its text encoder do.
+    `say` is called with a sentence for people before that begins. Raises
+    RamError as bundle and text encoder do.
     """
     installed = (settings.bundles_dir / STARTER).is_dir()
     if settings.bundle != STARTER or (installed and any(settings.cache_dir.glob("text-encoders/minilm-*/*.onnx"))):
@@ -89,17 +85,9 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> None:
 
 
 def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what has been asked (at most `drain_seconds`) and returns.
+    """Serves until SIGTERM or SIGINT, then answers what was asked, at most `drain_seconds`.
 
-    A second Ctrl-C ends it at once.
-
-    Args:
-        app: from `create_app`.
-        settings: of the server.
-        listening: from `bind`.
-
-    Raises:
-        NotAvailable: the app could not start.
+    A second Ctrl-C ends it at once. NotAvailable: the app could not start.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*COLLECTIONS)
@@ -114,7 +102,7 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the app: how long it drains, and that status lines carry reasons."""
+    """How uvicorn serves the app: it drains, and status lines carry reasons."""
     return uvicorn.Config(
         app,
         http=ReasonPhraseProtocol,
@@ -128,7 +116,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 class _Transport:
-    """A transport that moves the header into the status line; all else goes to the real one."""
+    """A transport that moves the header into the status line."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport

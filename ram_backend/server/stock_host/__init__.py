@@ -1,1 +1,1 @@
-"""The folder that `label-studio-ml start` takes; `python -m ram_backend.server.stock_host` prints where it is."""
+"""The folder that `label-studio-ml start` takes; this module, run, prints where it is."""
