@@ -54,7 +54,7 @@ class DiskCache:
         return content if intact else None
 
     def put(self, name: str, content: bytes) -> bytes:
-        """Stores content unless there is some already; returns what `get` gives from now on, in every process."""
+        """Stores content unless there is some; returns what `get` gives from now on."""
         data = _MAGIC + hashlib.sha256(content).digest() + content
         if len(data) > self._max_bytes:
             return content
@@ -69,14 +69,14 @@ class DiskCache:
         return earlier or content
 
     def files(self, prefix: str) -> list[Path]:
-        """The files of all contents whose names begin with `prefix`, of at least two characters."""
+        """The files whose names begin with `prefix`, of at least two characters."""
         return list((self._folder / prefix[:2]).glob(f"{prefix}*"))
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name
 
     def _write(self, name: str, data: bytes) -> bytes | None:
-        """Creates the file atomically; where another process has done so meanwhile, returns what it stored."""
+        """Creates the file atomically; returns what another process has stored meanwhile."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
@@ -93,7 +93,7 @@ class DiskCache:
         return None
 
     def _evict(self, written: int) -> None:
-        """Checks the size of the folder now and then, and removes the least recently used files if it is too large."""
+        """Now and then removes the least recently used files where the folder is too large."""
         with self._lock:
             if self._written is not None and self._written + written < self._max_bytes // 32:
                 self._written += written

@@ -42,7 +42,7 @@ class ImageTooLarge(ImageError):
 
 
 class ImageRefused(ImageError):
-    """Images may not be fetched from that address: internal, another scheme, with a password."""
+    """Images aren't fetched from that address: internal, another scheme, a password."""
 
 
 class VocabularyError(InputError):
@@ -58,12 +58,7 @@ class ProjectOptionsError(InputError):
 
 
 class QuotaExceeded(InputError):
-    """A project or a host has exceeded its quota.
-
-    Args:
-        what: "projects", "new_tags" or "events".
-        message: for people.
-    """
+    """A project or a host has exceeded its quota of `what`: "projects", "new_tags" or "events"."""
 
     def __init__(self, what: str, message: str) -> None:
         super().__init__(what, message)
@@ -82,11 +77,11 @@ class ProjectAmbiguous(InputError):
 
 
 class VersionNotFound(InputError):
-    """A project has no version of that name (HTTP 404); the message names those that it has."""
+    """A project has no version of that name (HTTP 404); the message lists them."""
 
 
 class VersionRefused(InputError):
-    """A version may not be served: rejected by the gate, quarantined, or removed from disk (HTTP 409)."""
+    """A version may not be served: rejected, quarantined, or removed (HTTP 409)."""
 
 
 class ProjectPinned(InputError):
@@ -94,7 +89,7 @@ class ProjectPinned(InputError):
 
 
 class VersionConflict(InputError):
-    """Another version is served than the compared one, or a version's number is taken (HTTP 409)."""
+    """Another version is served than was compared, or a number is taken (HTTP 409)."""
 
 
 class LabelConfigError(InputError):

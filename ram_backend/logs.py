@@ -19,14 +19,14 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request that is being answered, or that asked for this job; log lines carry it."""
+"""Id of the request that is answered, or that asked for this job; in log lines."""
 
 _OWN = frozenset({"time", "level", "logger", "message", "process", "request", "error"})
 
 
 @contextmanager
 def with_request_id(request: str | None) -> Iterator[None]:
-    """Within this, log lines and requests for jobs belong to that request; None: to none."""
+    """Log lines and requests for jobs within belong to that request; None: to none."""
     token = request_id.set(request)
     try:
         yield

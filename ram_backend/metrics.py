@@ -28,7 +28,7 @@ BoolArray = NDArray[np.bool_]
 RESAMPLES = 1000
 """Bootstrap samples."""
 CALIBRATION_FLOOR = 0.05
-"""Pairs scored at or below this stay out of the calibration error: sure negatives would hide the rest."""
+"""Pairs scored no higher stay out of the calibration error: sure negatives hide the rest."""
 BINS = 15
 """Bins of calibration error and reliability diagram."""
 
@@ -51,7 +51,7 @@ def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: Array
 def mean_average_precision(
     scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None, min_positives: int = 3
 ) -> float:
-    """Macro mAP: the plain mean of `average_precision_per_tag` over the tags with at least `min_positives`.
+    """Macro mAP: mean `average_precision_per_tag` of tags with at least `min_positives`.
 
     The AP of a tag with fewer known positives is mostly luck. In (0, 1]; nan
     where no tag has enough.
@@ -64,7 +64,7 @@ def mean_average_precision(
 
 
 def micro_average_precision(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> float:
-    """Average precision of one ranking of all known pairs: scores of different tags have to be comparable.
+    """Average precision of one ranking of all known pairs, if tags' scores compare.
 
     In (0, 1]; nan where no known pair is right.
     """
@@ -126,7 +126,7 @@ def edits(
     known: ArrayLike | None = None,
     add_costs: ArrayLike = 1.0,
 ) -> FloatArray:
-    """What an annotator does to each image: ticks removed plus tags added, these weighted by their cost.
+    """An annotator's edits of each image: ticks removed plus tags added times their cost.
 
     Args:
         scores: (N, L), on the scale of the thresholds.
@@ -145,7 +145,7 @@ def edits(
 
 
 def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> float:
-    """Share of right tags among the k best-scored known tags of an image, averaged over images, in [0, 1].
+    """Mean share of right tags among the k best-scored known tags of an image, in [0, 1].
 
     An image with fewer than k known tags is judged by those it has. Where tags
     tie for the last places, the share is the expected one if the places were
@@ -252,7 +252,7 @@ def paired_p_value(first: FloatArray, second: FloatArray) -> float:
 def _average_precision(
     scores: FloatArray, labels: BoolArray, known: BoolArray, tag: int | np.intp, weights: FloatArray
 ) -> FloatArray:
-    """(B,) average precision of one tag where images count by their weights (B, N); nan without a positive."""
+    """(B,) average precision of one tag, by weights (B, N) of images; nan without a positive."""
     rows = np.flatnonzero(known[:, tag])
     rows = rows[np.argsort(-scores[rows, tag], kind="stable")]
     if not labels[rows, tag].any():

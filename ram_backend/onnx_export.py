@@ -1,4 +1,4 @@
-"""ONNX: export of a torch module from weights of an installed package to one file, and its session."""
+"""ONNX: export of a torch module to one file, and its session."""
 
 from __future__ import annotations
 

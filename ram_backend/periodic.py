@@ -9,7 +9,7 @@ from typing import Self
 
 
 def backoff(first_s: float, most_s: float, factor: float = 2.0) -> Iterator[float]:
-    """Seconds to wait after the first, second, ... failure, at most `most_s`, without end."""
+    """Seconds to wait after each failure, at most `most_s`, without end."""
     pause_s = first_s
     while True:
         yield min(pause_s, most_s)
@@ -17,7 +17,7 @@ def backoff(first_s: float, most_s: float, factor: float = 2.0) -> Iterator[floa
 
 
 class PeriodicThread(ABC):
-    """A daemon thread that calls `tick` after each pause, from `start` to `close`, or within a `with` block."""
+    """A daemon thread that calls `tick` after each pause, from `start` to `close` or in a `with`."""
 
     def __init__(self, name: str, pause_s: float) -> None:
         self._pause_s = pause_s

@@ -1,4 +1,4 @@
-"""Settings from the environment, built once at the edge (command line, server, worker) and passed in."""
+"""Settings from the environment, built once (command line, server, worker) and passed in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _either(name: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """All settings, each from the environment variable `RAM_<NAME>` or its default; `docs/settings.md` has a table.
+    """All settings, each from the variable `RAM_<NAME>`; `docs/settings.md` has a table.
 
     Sizes are bytes, image limits are pixels (width x height); `threads` None:
     all cores that the process may run on.

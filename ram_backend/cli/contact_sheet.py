@@ -1,4 +1,4 @@
-"""Contact sheet: photos with their tags drawn on, and an HTML page of thumbnails that sorts by tag and score."""
+"""Contact sheet: photos with their tags drawn on, and a page of thumbnails to sort."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def saved_name(image: str) -> str:
 
 
 def draw(photo: Image.Image, record: Record) -> Image.Image:
-    """The photo (mode RGB) with its regions, and its best tags in the top left corner, as many as there is room for."""
+    """The photo (mode RGB) with its regions, and as many of its best tags as there is room for."""
     size, shade = max(12, photo.height // 28), Image.new("RGBA", photo.size)
     pen, font = ImageDraw.Draw(shade), ImageFont.load_default(size)
     for region in record.get("regions", ()):

@@ -1,4 +1,4 @@
-"""`ram-backend corrections`: what people said about the tags of a project, as the ledger has it."""
+"""`ram-backend corrections`: what people said about tags, as the ledger has it."""
 
 from __future__ import annotations
 

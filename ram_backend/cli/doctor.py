@@ -1,4 +1,4 @@
-"""`ram-backend doctor`: checks of this machine, the queue, the database and Label Studio, each with its remedy."""
+"""`ram-backend doctor`: checks of machine, queue, database and Label Studio, with remedies."""
 
 from __future__ import annotations
 

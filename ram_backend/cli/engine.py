@@ -1,4 +1,4 @@
-"""`ram-backend engine`: find labels that are probably wrong and tags that are probably missing."""
+"""`ram-backend engine`: labels that are probably wrong, tags that are probably missing."""
 
 from __future__ import annotations
 

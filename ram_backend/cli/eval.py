@@ -1,4 +1,4 @@
-"""`ram-backend eval`: bundles and versions on labelled images, as a table, as JSON, as an HTML report."""
+"""`ram-backend eval`: bundles and versions on labelled images, as table, JSON, report."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _bundle(name: str, tags: Sequence[str], settings: Settings) -> Candidate:
 
 
 def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[Candidate]:
-    """Versions of a project, by default the served one; a version's images and its bundle's are its training images."""
+    """Versions of a project, by default the served one; they have learned their bundle's images, too."""
     opened = open_project(project)
     key, table = opened.key, opened.jobs.versions
     images = list(opened.jobs.ledger.images(key).values())
@@ -142,7 +142,7 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
 
 
 def _training_images(version: Version, images: Sequence[tuple[str, int]]) -> TrainingImages:
-    """Those of its project's images that a version was fitted on; all where it doesn't say, as with a tuned head."""
+    """The images that a version was fitted on; all where it doesn't say, as with a tuned head."""
     from ram_backend.worker.training_set import read_folds
 
     folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
@@ -150,7 +150,7 @@ def _training_images(version: Version, images: Sequence[tuple[str, int]]) -> Tra
 
 
 def table_row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:
-    """One of the models that `evaluate` describes: name, figures of `COLUMNS`, and the difference to the first one."""
+    """One of the models that `evaluate` describes: name, `COLUMNS`, difference to the first."""
     pairs = (each for each in found["comparisons"] if (each["model"], each["figure"]) == (model["name"], "mAP"))
     known = (each for each in pairs if each["difference"] is not None)
     against = next((f"{each['difference']:+.3f} (p {each['p_value']:.3f})" for each in known), "")

@@ -1,4 +1,4 @@
-"""`ram-backend finetune`: a new bundle from labelled images or corrections, with RAM's own recipe."""
+"""`ram-backend finetune`: a new bundle from labelled images, with RAM's own recipe."""
 
 from __future__ import annotations
 

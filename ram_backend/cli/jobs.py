@@ -1,4 +1,4 @@
-"""`ram-backend jobs`, `train`, `prelabel` and `schedule`: jobs are listed, requested, scheduled, followed."""
+"""`ram-backend jobs`, `train`, `prelabel` and `schedule`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def train(
 
 
 def request_training(opened: OpenProject, reason: str, *, wait: bool, bundle: str | None = None) -> None:
-    """Requests a training, on another bundle if one is named, says so, and waits for its end if asked to."""
+    """Requests a training, on another bundle if one is named, and waits for it if asked to."""
     request = opened.jobs.request_training(opened.key, reason, bundle=bundle)
     known = "is queued" if request.is_new else f"was {request.job.state} already"
     typer.echo(f"Training of project {opened.key} {known} as job {request.job.short}.")
@@ -156,7 +156,7 @@ def _prelabel_here(opened: OpenProject, job_id: str) -> None:
 
 
 def _follow(table: JobTable, job_id: str, run: Callable[[Callable[..., None]], None] | None = None) -> Job:
-    """Shows a job until it has ended; `run`, which is given the display, does it where nobody else has taken it.
+    """Shows a job until it has ended; `run` does it, given the display, where nobody else does.
 
     Raises:
         NotAvailable: it has failed, or is gone.

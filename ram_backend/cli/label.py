@@ -96,7 +96,7 @@ def label(
 
 
 def _readable(found: Sequence[Path], settings: Settings) -> list[Path]:
-    """The files that are there; others are reported. Before a model is loaded, and a folder made."""
+    """The files that are there; others are reported, before a model is loaded."""
     paths = [path for path in found if is_there(path, settings)]
     if not paths:
         raise InputError("None of these photos can be read: nothing is written.")
@@ -104,7 +104,7 @@ def _readable(found: Sequence[Path], settings: Settings) -> list[Path]:
 
 
 def _fetched(opened: OpenProject, schema: LabelSchema) -> tuple[dict[Path, int], int]:
-    """Files of the tasks' images, each with its task's number; reports those that can't be had, and counts them."""
+    """Files of the tasks' images, each with its task; reports and counts those that can't be had."""
     key, folder = schema.tag_controls[0].image_key, opened.settings.photos_dir / folder_of(opened.key)
     asked = [ImageReference(task.id, look_up(task.data, key)) for task in opened.api.all_tasks()]
     threads = opened.settings.fetch_threads

@@ -61,7 +61,7 @@ def _root(
 
 
 def _name_types() -> None:
-    """In the help, types of values are in words: NUMBER for `<int range>`, nothing for a flag."""
+    """Help has types in words: NUMBER for `<int range>`, nothing for a flag."""
     for kind in (TyperOption, TyperArgument):
         if original := getattr(kind, "display_type", None):  # older releases have words of their own
 

@@ -86,7 +86,7 @@ def listed_tags(tags: str | None, tags_file: Path | None) -> list[str] | None:
 
 
 def open_tagger(settings: Settings, names: Sequence[str] | None, descriptions: Path | None = None) -> Tagger:
-    """Opens the bundle of the settings, and a text encoder if a tag needs one, and makes a tagger.
+    """A tagger of the settings' bundle, with a text encoder if a tag needs one.
 
     Args:
         settings: name of the bundle, device, precision, threads.

@@ -1,4 +1,4 @@
-"""Terminal input and output of the commands: consoles, JSON lines, facts as a table, text files."""
+"""Terminal input and output of the commands: consoles, JSON, tables, text files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line.
 
 
 def printable(text: str) -> str:
-    """Text whose odd bytes, those of file names that are not UTF-8, are escaped as JSON does it."""
+    """Text with the bytes of file names that are not UTF-8 escaped as in JSON."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -55,7 +55,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[..., None]]:
-    """Gives a function that shows a stage, and its step of how many steps where there are any.
+    """Gives a function that shows a stage, and its step of how many steps.
 
     In a terminal it is one line, elsewhere one every few seconds.
     """

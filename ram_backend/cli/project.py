@@ -1,4 +1,4 @@
-"""`ram-backend project`: options of one project (tags, thresholds, top-k), trusted host, deletion."""
+"""`ram-backend project`: options of a project, trusted host, deletion."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _plan(project: Project) -> LabelSchema | None:
 
 
 def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
-    """Each option in force: its value, and the layer that it comes from; strongest layers first."""
+    """Each option in force, its value and its layer; strongest layers first."""
     schema = _plan(project)
     controls = schema.tag_controls if schema else ()
     layers = {"extra params": project.extra_params, "project set": project.admin_options}
@@ -248,7 +248,7 @@ def _in_force(project: Project, bundle: str) -> list[dict[str, Any]]:
 
 
 def _remarks(project: Project) -> list[str]:
-    """Sentences about label config and options: what is not filled, overruled, or fits nothing; or why it is unread."""
+    """Sentences about label config and options: what is not filled, overruled, unknown, unread."""
     if not project.label_config:
         return []
     try:
@@ -267,7 +267,7 @@ def _remarks(project: Project) -> list[str]:
 
 
 def _unknown_choices(schema: LabelSchema, options: ProjectOptions) -> str:
-    """The tags of the options that no choice is called, each with the closest one, for people; "" where all are."""
+    """The tags of the options that are no choice, each with the closest one; "": there are none."""
     if any(control.free_text or control.dynamic is not None for control in schema.tag_controls):
         return ""  # their choices are any text, or come with each task
     names = {name for control in schema.tag_controls for choice in control.choices for name in choice.names}

@@ -1,4 +1,4 @@
-"""`ram-backend studio`, which is what `make studio` runs: a real Label Studio with a demo project and the backend."""
+"""`ram-backend studio` (`make studio`): a real Label Studio, a demo project, the backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ram-backend tag` and `demo`: the tags of images, a line each as they are done, and as files."""
+"""`ram-backend tag` and `demo`: the tags of images, a line each, and as files."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Shown(NamedTuple):
 def tagged(
     tagger: Tagger, paths: Sequence[Path], settings: Settings, shown: Shown
 ) -> Iterator[tuple[Record, TaggedImage]]:
-    """Tags files, and prints each when the caller has taken it; reports those that can't be read."""
+    """Tags files, prints each when the caller has taken it, reports unreadable ones."""
     find = region_finder(tagger, settings) if shown.regions else None
     width, below = max((len(path.name) for path in paths), default=0), False
     every = shown.given or shown.top is not None
@@ -175,7 +175,7 @@ def tagged(
 
 
 def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | BoxFile], *, stopped: bool) -> None:
-    """Says how many images are tagged and where; ends with status 130 or 1 where not all are."""
+    """Says how many images are tagged and where; exits with 130 or 1 where not all are."""
     where = ", ".join(str(each.path) for each in files)
     if stopped:
         resume = f"and in {where}; --resume goes on" if files else "with --out FILE.jsonl, --resume goes on from there"
@@ -189,7 +189,7 @@ def _conclude(done: int, images: int, files: Sequence[TagFile | ContactSheet | B
 
 
 def found_files(images: Sequence[str], save: Path | None) -> list[Path]:
-    """The image files that are named or in the named folders, without those in the folder of drawn ones."""
+    """The image files that are named or in the named folders, but for drawn ones in `save`."""
     if addresses := [name for name in images if re.match(r"https?://", name)]:
         raise InputError(f"{addresses[0]} is an address, and only files are tagged: download it first.")
     found = find_images([Path(name) for name in images])
@@ -233,7 +233,7 @@ def demo() -> None:
 
 
 def region_finder(tagger: Tagger, settings: Settings) -> Callable[[TaggedImage, Best], list[dict[str, object]]]:
-    """A function that places an image's tags: regions as JSON, with a segmenter each with a `mask` in run lengths.
+    """A function that places tags: regions as JSON, with a segmenter each with a `mask` (run lengths).
 
     Says what weights are missing. The function raises ImageError where the
     image has gone since it was tagged.

@@ -22,12 +22,12 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".npz")
 COLUMNS = ("image", "model_version", "tag", "score")
 
 Record = Mapping[str, Any]
-"""An image as JSON: `image`, `model_version`, `tags` with `tag` and `score`, best first; perhaps `regions`,
+"""An image as JSON: `image`, `model_version`, `tags` (`tag` and `score`, best first); perhaps `regions`,
 `caption` and `caption_source` ("model" or "template")."""
 
 
 class TaggedImage(NamedTuple):
-    """An image: logits before calibration and calibrated scores, (L,) float32 each; tokens (T, D); (width, height)."""
+    """An image: raw logits and calibrated scores, (L,) float32; tokens (T, D); (width, height)."""
 
     path: Path
     logits: NDArray[np.float32]
@@ -38,14 +38,14 @@ class TaggedImage(NamedTuple):
 
 
 def check_tag_file(path: Path) -> None:
-    """Raises InputError where a file can't be written, or has a suffix that names no format."""
+    """Raises InputError where a file can't be written, or its suffix names no format."""
     check_folder_of(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: its suffix names the format: one of {', '.join(SUFFIXES)}.")
 
 
 class TagFile:
-    """A file of tagged images: `.jsonl` gets each image at once, the others are written by `close`.
+    """A file of tagged images: `.jsonl` gets each at once, others are written by `close`.
 
     Args:
         path: with one of `SUFFIXES`.
@@ -177,7 +177,7 @@ class BoxFile:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Reads the records of a `.jsonl` file; a last line that was cut off is removed from it.
+    """Reads the records of a `.jsonl` file; removes a last line that was cut off.
 
     Raises:
         InputError: it is not what `TagFile` writes.

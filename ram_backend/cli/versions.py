@@ -1,4 +1,4 @@
-"""`ram-backend versions`: what was learned from a project's corrections, and which of it is served."""
+"""`ram-backend versions`: what was learned from a project's corrections, and is served."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def _counts(figures: Mapping[str, float], prefix: str) -> str:
 
 
 def _compare(before: Version | None, after: Version | None) -> list[dict[str, Any]]:
-    """The tags that differ between two versions of one project (None: the base), the most changed one first.
+    """The tags that differ between two versions (None: the base), the most changed first.
 
     A tag's threshold (None: the bundle's), base_scale and bias "before" and
     "after", and the L2 distance of its weights, "weights_moved".

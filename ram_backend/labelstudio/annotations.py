@@ -1,4 +1,4 @@
-"""Parser of annotations and results, from the JSON of a webhook or of the API, with a canonical JSON form."""
+"""Parser of annotations and results of webhooks and the API, with a canonical JSON form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from ram_backend.labelstudio.schema import REGIONS, VALUE_KEYS, ControlKind, TagControl, text_of
 
 MAX_STATEMENT_CHARS = 1_000_000
-"""Longest canonical JSON of one statement: all 4,585 tags of the largest vocabulary fit several times."""
+"""Longest canonical JSON of one statement: the 4,585 tags of RAM fit several times."""
 
 MAX_TASK_DATA_CHARS = 100_000
 """Longest JSON of a task's data; of longer data the longest values are left out."""
@@ -160,7 +160,7 @@ def read_items(result: Iterable[object]) -> tuple[ParsedItem, ...]:
 
 
 def normalise_line(text: str, limit: int = MAX_LINE_CHARS) -> str | None:
-    """A line of a text, by default a tag, with normalised whitespace; None if it is too long, or empty."""
+    """A line, by default a tag, with normalised whitespace; None: too long, or empty."""
     return (" ".join(text.split()) or None) if len(text) <= limit else None
 
 
@@ -191,7 +191,7 @@ def _lines(paths: Iterable[ChoiceId]) -> list[ChoiceId]:
 
 
 def ticked_paths(control: TagControl, items: Iterable[ParsedItem]) -> dict[ChoiceId, None]:
-    """Paths of a control in a result, in order, each once; also those that it no longer offers."""
+    """Paths of a control in a result, each once; also those that it no longer offers."""
     mine = (item for item in items if (item.from_name, item.kind) == (control.name, control.kind))
     return {
         path: None for item in mine for path in item.values if not control.free_text or len(path[0]) <= MAX_LINE_CHARS
@@ -215,7 +215,7 @@ def _storable(text: str) -> str:
 
 
 def parse_id(value: object) -> int | None:
-    """An id of Label Studio: a positive integer, also as digits or as `id` of an object; None for all else."""
+    """An id: a positive integer, also as digits or as `id` of an object; None for all else."""
     if isinstance(value, Mapping):
         value = value.get("id")
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
@@ -224,7 +224,7 @@ def parse_id(value: object) -> int | None:
 
 
 def canonical_json(value: object) -> str:
-    """JSON without whitespace and NUL, keys in order: equal for equal values, and storable in every database."""
+    """Sorted JSON without whitespace and NUL: equal for equal values, storable everywhere."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()
 
@@ -235,7 +235,7 @@ def content_hash(canonical: str) -> str:
 
 
 def trimmed_task_data(data: object, limit: int = MAX_TASK_DATA_CHARS) -> str | None:
-    """A task's data as JSON of at most `limit` characters, without the longest values; None where there is none."""
+    """A task's data as JSON of at most `limit` characters, without the longest values."""
     if not isinstance(data, Mapping) or not data:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Pydantic models of Label Studio's REST API: tasks, backends, settings and webhooks of a project."""
+"""Pydantic models of Label Studio's REST API: tasks, backends, settings, webhooks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Record(BaseModel):
 
 
 class ListedTask(_Record):
-    """A task with its imported data, and all its annotations (skipped ones included) and predictions, unparsed."""
+    """A task with its data, and all its annotations (skipped ones too) and predictions, unparsed."""
 
     id: int
     data: dict[str, Any] = Field(default_factory=dict, repr=False)
@@ -80,7 +80,7 @@ class ConnectedBackend(_Record):
 
 
 class ProjectSettings(_Record):
-    """A project's settings; annotators see predictions of `model_version`: a backend's title (live), or one version."""
+    """A project's settings; `model_version` is a backend's title (live predictions) or a version."""
 
     created_at: str = ""
     label_config: str = Field(default="", repr=False)

@@ -1,4 +1,4 @@
-"""HTTP client of one Label Studio: its files and its API, with a login that is sent to it alone."""
+"""HTTP client of one Label Studio, its files and API; the login is sent to it alone."""
 
 from __future__ import annotations
 
@@ -148,18 +148,10 @@ class LabelStudio:
     def send_json(self, method: str, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
         """One request to the API; follows no redirect.
 
-        Args:
-            method: "GET", "POST", "PATCH", ...
-            path: of the API, with its query.
-            body: sent as JSON; None: nothing is sent.
-            seconds: limit; by default that of the limits.
-
-        Returns:
-            The decoded answer; None where it is empty.
+        Returns the decoded answer; None: it is empty.
 
         Raises:
-            LabelStudioUnreachable: it doesn't answer, answers 5xx, or something
-                that is not JSON.
+            LabelStudioUnreachable: it doesn't answer, answers 5xx, or no JSON.
             LabelStudioUnauthorized: it takes no token that we have, or its user
                 may not do that.
             LabelStudioRefused: it answers any other 4xx.
@@ -229,7 +221,7 @@ class LabelStudio:
         self.fetcher.close()
 
     def _stripped(self, path: str) -> str:
-        """A path without the prefix of the base address, which Label Studio behind a proxy may or may not write."""
+        """A path without the base address's prefix, which Label Studio behind a proxy may write."""
         return path[len(self._prefix) :] if self._prefix and path.startswith(f"{self._prefix}/") else path
 
     def _request(
@@ -333,7 +325,7 @@ def takes_token(label_studio: LabelStudio) -> bool:
 
 
 def _reasons(body: bytes) -> str:
-    """The reasons in a refusal of the API, on one line after a colon, at most 400 characters; "." where it has none."""
+    """The reasons in a refusal on one line, after a colon, at most 400 characters; ".": none."""
     try:
         answer = json.loads(body)
         found = [text for key in ("validation_errors", "detail") for text in _texts(answer.get(key))]

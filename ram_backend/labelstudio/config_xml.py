@@ -1,4 +1,4 @@
-"""XML of label configs: a parser without entities, bounded in depth and size, and a writer of whole vocabularies."""
+"""XML of label configs: a bounded parser without entities, a writer of vocabularies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TEMPLATE = """\
 
 
 class Node(ElementTree.Element):
-    """One element; names of elements and attributes in lower case, as Label Studio's page reads them.
+    """One element; names of elements and attributes are in lower case.
 
     `conditional`: it or an ancestor is shown only under a condition
     (`visibleWhen`).
@@ -101,7 +101,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def vocabulary_config(tags: Iterable[Tag]) -> str:
-    """A `Taxonomy` (XML, one tag a line) of all `tags` by category, each name once, in alphabetical order."""
+    """A `Taxonomy` (XML, one tag a line) of `tags` by category and alphabet, each name once."""
     first: dict[str, Tag] = {}
     for tag in tags:
         first.setdefault(tag.name, tag)

@@ -1,4 +1,4 @@
-"""Parser of label configs: which controls are filled with tags, from which image, and which show confidences."""
+"""Parser of label configs: which controls get tags, of which image, which show confidences."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _tag_control(node: Node, nodes: Sequence[Node], images: Mapping[str, str], n
 
 
 def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
-    """The nearest `Choice` (or `Label`) descendants, also through layout elements such as `View`."""
+    """The nearest `Choice` (or `Label`) descendants, also through layout (`View`)."""
     for child in cast("Sequence[Node]", control):
         if child.tag != name:
             yield from _options(child, name)
@@ -211,7 +211,7 @@ def _options(control: Node, name: str) -> Iterator[dict[str, object]]:
 
 
 def _captions(nodes: Sequence[Node], tags: Sequence[TagControl]) -> dict[str, str]:
-    """Editable `TextArea`s of the tagged images that ask for a caption, by attribute or name, and get no tags."""
+    """`TextArea`s of the tagged images that ask for a caption, by attribute or name."""
     images, names = {control.to_name: "" for control in tags}, {control.name for control in tags}
     found = (node for node in nodes if node.tag == "textarea" and _is_caption(node) and not _shows_confidences(node))
     return {
@@ -238,7 +238,7 @@ def _confidence_controls(nodes: Sequence[Node], tags: Sequence[TagControl]) -> d
 
 
 def _confidence_control(node: Node, images: Mapping[str, str]) -> ConfidenceControl | None:
-    """A `TextArea` that nobody can type in, or invisible `RectangleLabels`, also under a condition that never holds."""
+    """A `TextArea` that nobody can type in, or invisible `RectangleLabels`, also conditional."""
     name, to_name = node.get("name"), _to_name(node, images)
     if not name or to_name is None or node.is_true("perregion") or node.is_true("peritem"):
         return None
@@ -307,7 +307,7 @@ def _digest(
     captions: Mapping[str, str],
 ) -> str:
     def newer(control: TagControl) -> dict[str, object]:
-        """Attributes without which the digest, and so the model version, is that of older releases."""
+        """Attributes without which the digest is that of older releases."""
         given = {"precision": control.precision, "tool": control.rectangle_control, "boxes": control.boxes or None}
         return {name: value for name, value in given.items() if value is not None}
 

@@ -19,9 +19,9 @@ from ram_backend.labelstudio.schema import VALUE_KEYS, Choice, ConfidenceControl
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 RANDOM_UNTIL = 200
-"""Photos learned from, from which on the most uncertain tasks come first: earlier the scores say too little."""
+"""Photos learned from until the most uncertain tasks come first: scores say too little before."""
 RANDOM_SCORES = (0.28, 0.8)
-"""Lowest and highest score of tasks at a random place: about 5 and 97 % quantile of Flickr photos."""
+"""Scores of tasks at a random place: about the 5 and 97 % quantiles of Flickr photos."""
 
 Item = dict[str, Any]
 Size = tuple[int, int]
@@ -34,7 +34,7 @@ RUN_BITS = (4, 8, 12, 16)
 
 @dataclass(frozen=True)
 class ScoredChoice:
-    """A choice, its calibrated probability in [0, 1], and its threshold: it is ticked where the score is above."""
+    """A choice, its calibrated probability in [0, 1], and the threshold above which it is ticked."""
 
     choice: Choice
     score: float
@@ -108,12 +108,12 @@ def prediction(
 
 
 def empty_prediction(model_version: str) -> dict[str, Any]:
-    """For a task whose image can't be tagged: score 1.0, so that uncertainty sampling serves it last."""
+    """Of an image that can't be tagged: score 1.0, so that uncertainty sampling serves it last."""
     return {"model_version": model_version, "score": 1.0, "result": []}
 
 
 def place_in_order(task: int, score: float, learned: int) -> float:
-    """Score by which a task is served, the lowest first (active learning): random, later the most expected edits.
+    """Score by which a task is served, the lowest first: random, later by expected edits.
 
     It is random, by the task's number, until `RANDOM_UNTIL` photos are learned
     from, and for one task in five for ever. Random ones are spread as scores
@@ -184,7 +184,7 @@ def _best_first(scored: Sequence[ScoredChoice]) -> list[ScoredChoice]:
 
 
 def _regions(control: TagControl, kept: Sequence[ScoredChoice], boxes: Boxes, size: Size | None) -> list[Item]:
-    """A region per box or mask of each choice; a box over the whole image where it has none."""
+    """A region per box or mask of each choice, by default the whole image."""
     items: list[Item] = []
     nothing = [] if control.kind == "brushlabels" else [WHOLE]
     placed = [
@@ -247,7 +247,7 @@ def _item(control: TagControl | ConfidenceControl, value: dict[str, Any]) -> Ite
 
 
 def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Item:
-    """Lines such as "cat  93%", best first; where two tags read the same their whole path is named."""
+    """Lines such as "cat  93%", best first; tags that read the same have their whole path."""
     names = [one.choice.label for one in shown]
     lines = [
         f"{name if names.count(name) == 1 else ' / '.join(one.choice.path)}  {_unit(one.score):.0%}"
@@ -257,7 +257,7 @@ def _text_item(control: ConfidenceControl, shown: Sequence[ScoredChoice]) -> Ite
 
 
 def _rectangle_items(control: ConfidenceControl, shown: Sequence[ScoredChoice], size: Size) -> list[Item]:
-    """One invisible rectangle over the whole image per tag that has a `Label`, with the tag's score."""
+    """An invisible rectangle over the whole image, with the score, per tag with a `Label`."""
     labels = dict(control.labels)
     best: dict[str, ScoredChoice] = {}
     for one in shown:

@@ -1,4 +1,4 @@
-"""Client of Label Studio's REST API for one project: tasks, predictions, backends, webhooks and settings."""
+"""Client of Label Studio's REST API for one project."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ProjectApi:
         return next(self._after(_of_version("contains", version), fields="task_only"), None) is not None
 
     def failed(self, version: str) -> Iterator[TaskPredictions]:
-        """The tasks whose prediction of that version is empty because their image could not be fetched."""
+        """The tasks whose prediction of that version is empty: their image was not fetched."""
         tasks = self._after(_filter("predictions_results", "equal", "String", "[]"))
         return (found for task in tasks if (found := TaskPredictions.of(task, version)).failed)
 
@@ -132,7 +132,7 @@ class ProjectApi:
         self._send("PATCH", f"/api/projects/{self.project_id}/", fields)
 
     def add_tabs(self, *tabs: Mapping[str, Any]) -> bool:
-        """Adds tabs of the Data Manager that the project lacks by title; returns whether it lacked any."""
+        """Adds tabs of the Data Manager that the project lacks by title; whether it lacked any."""
         found = self._value(list, self._send("GET", f"/api/dm/views/?{urlencode({'project': self.project_id})}"))
         titles = {each["data"].get("title") for each in found}
         missing = [tab for tab in tabs if tab["title"] not in titles]
@@ -146,7 +146,7 @@ class ProjectApi:
         return valid_rows(ConnectedBackend, self._send("GET", f"/api/ml?{urlencode({'project': self.project_id})}"))
 
     def add_backend(self, url: str, title: str, fields: Mapping[str, Any]) -> None:
-        """Connects a backend; Label Studio requests `/setup` of it, and then registers a webhook.
+        """Connects a backend; Label Studio requests its `/setup`, and registers a webhook.
 
         Raises:
             LabelStudioRefused: it can't reach the backend, or may not; the
@@ -160,12 +160,6 @@ class ProjectApi:
 
         Label Studio requests `/setup` first, with this request's login and
         extra params: so both are sent again.
-
-        Args:
-            backend: as it is on record.
-            login: user and password of the backend's basic auth, where it has
-                one.
-            fields: to be changed.
         """
         body: dict[str, Any] = {"project": self.project_id, "url": backend.url, "title": backend.title}
         if backend.extra_params is not None:
@@ -193,16 +187,9 @@ class ProjectApi:
         So both are set to the model version. A project that names the title
         follows its change.
 
-        Args:
-            backend: the project's first one.
-            version: model version that it serves.
-            login: user and password of the backend's basic auth, where it has
-                one.
-            over_others: also where other predictions were chosen by hand.
-
-        Returns:
-            The version that was chosen by hand and is still shown; None: there
-            is none.
+        `backend` is the project's first one, `version` what it serves; returns
+        the version that was chosen by hand and is still shown, unless
+        `over_others`.
         """
         shown = self.settings().model_version
         if shown not in (backend.title, version, "") and not over_others:
@@ -223,7 +210,7 @@ class ProjectApi:
         self._send("POST", "/api/webhooks/", body)
 
     def complete_webhook(self, webhook: Webhook, headers: Mapping[str, str]) -> None:
-        """Makes a webhook an active one for all events, with these headers besides its own."""
+        """Makes a webhook active, for all events, with these headers besides its own."""
         body = {"url": webhook.url, **_ALL_EVENTS, "headers": {**webhook.headers, **headers}}
         self._send("PATCH", f"/api/webhooks/{webhook.id}/", body)
 
@@ -232,7 +219,7 @@ class ProjectApi:
         self._send("DELETE", f"/api/webhooks/{number}/")
 
     def _after(self, *conditions: Mapping[str, Any], fields: str = "all") -> Iterator[ListedTask]:
-        """The tasks that meet all conditions, by keyset pagination: each page begins after the last number.
+        """The tasks that meet all conditions, by keyset pagination.
 
         Raises:
             LabelStudioUnreachable: also where pages are in another order, since

@@ -40,7 +40,7 @@ UNCERTAIN_FIRST: Mapping[str, Any] = {
     "ordering": ["tasks:predictions_score"],
     "hiddenColumns": {view: [f"tasks:{name}" for name in _UNNEEDED] for view in ("explore", "labeling")},
 }
-"""Tab of the Data Manager: tasks by the score of their prediction, which a column shows beside its tags."""
+"""Tab of the Data Manager: tasks by the score of their prediction."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Provisioner:
         return self._reached()
 
     def _is_right(self, backend: ConnectedBackend) -> bool:
-        """Whether login and extra params on record are those of the options; a wrong password shows as a failure."""
+        """Whether login and extra params on record are the wanted ones; a wrong password is a failure."""
         login, extra = self._options.login, self._options.extra_params
         if login is not None and not backend.answers:
             return False
@@ -237,7 +237,7 @@ def _wants_login(detail: str) -> bool:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report: the checked thing, the state, one line about it, and a remedy ("" where it is well).
+    """One line of a report: the checked thing, its state, a line about it, a remedy or "".
 
     State `note`: it works, with a caveat.
     """
@@ -255,7 +255,7 @@ def diagnose(
     webhooks: Sequence[Webhook],
     secret: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Checks a project's settings, backends (the one that predicts first), and webhooks with their secret headers."""
+    """Checks a project's settings, backends (the one that predicts first), and webhooks."""
     reconnect = f"ram-backend connect {project}"
     if backends:
         first = backends[0]

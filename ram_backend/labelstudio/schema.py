@@ -28,7 +28,7 @@ LISTED_CHOICES = 200
 """A longer list of `Choices` doesn't fit on screen: adding costs as in a `Taxonomy`."""
 
 Nesting = Literal["flat", "nodes", "leaves"]
-"""The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or those with nothing below."""
+"""The entries that can be ticked: the top level (`Choices`), all (`Taxonomy`), or leaves."""
 
 MAX_OPTION_DEPTH, MAX_OPTIONS = 100, 50_000
 MAX_TEXTS = 1000
@@ -131,7 +131,7 @@ class TagControl:
 
 @dataclass(frozen=True)
 class ConfidenceControl:
-    """A control that shows confidences; `labels` of rectangles: value or alias of a `Label` -> its name in results."""
+    """A control that shows confidences; `labels`: value or alias of a `Label` -> name in results."""
 
     name: str
     to_name: str
@@ -164,7 +164,7 @@ class LabelSchema:
 
 
 def choices_for(control: TagControl, task_data: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """Choices of a control for one task: dynamic ones, then those of the config, each once."""
+    """Choices of a control for one task: dynamic ones, then the config's, each once."""
     if control.dynamic is None:
         return control.choices
     options = look_up(task_data, control.dynamic)
@@ -195,7 +195,7 @@ def image_reference(control: TagControl, task_data: Mapping[str, Any]) -> str | 
 
 
 def look_up(task_data: Mapping[str, Any], path: str) -> object:
-    """The value at a path such as "image" or "photos[0].url" of a task's data; None where there is none."""
+    """The value at a path such as "image" or "photos[0].url" of a task's data, or None."""
     if path in task_data:
         return task_data[path]
     found: object = task_data

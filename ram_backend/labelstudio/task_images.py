@@ -1,4 +1,4 @@
-"""Concurrent fetching of the images that tasks refer to, from Label Studio or from elsewhere."""
+"""Concurrent fetching of tasks' images, from Label Studio or from elsewhere."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DECODINGS = 3
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 
 Outcome = bytes | ImageError | ImageUnreachable
-"""An image's bytes; ImageError: it can never be read; ImageUnreachable: asking again later may help."""
+"""An image's bytes; ImageError: it can never be read; ImageUnreachable: it may be later."""
 
 
 @dataclass(frozen=True)
 class ImageReference:
-    """The number of a task, and what its data has for the image: a text, or anything else."""
+    """A task's number, and what its data has for the image: a text, or anything."""
 
     task: int
     value: object
@@ -95,7 +95,7 @@ class TaskImages:
         )
 
     def fetch_all(self, references: Iterable[ImageReference]) -> Iterator[Outcome]:
-        """Images in the order of their references, fetched in batches a little ahead of the consumer.
+        """Images in the order of their references, fetched a batch ahead of the consumer.
 
         Yields:
             The bytes, an `ImageError`, or an `ImageUnreachable` where another
@@ -112,7 +112,7 @@ class TaskImages:
     def save_all(
         self, references: Sequence[ImageReference], folder: Path, failed: Callable[[str], object]
     ) -> list[Path | None]:
-        """Files of images in a folder, each named by its task's number; `failed` is called where there is none.
+        """Files of images in a folder, named by their tasks; `failed` is called where there is none.
 
         Raises:
             LabelStudioUnreachable: as `fetch_all`.

@@ -1,4 +1,4 @@
-"""Login at Label Studio: a legacy token, or a personal access token, exchanged for short-lived access tokens.
+"""Login at Label Studio: a legacy token, or a personal one, exchanged for access tokens.
 
 A personal access token is a JWT of type "refresh": `POST /api/token/refresh/`
 gives an access token, valid 300 s; once that is over, Label Studio answers 401
