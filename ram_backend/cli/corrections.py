@@ -13,7 +13,7 @@ import typer
 
 from ram_backend.cli.opening import OpenProject, ProjectArgument, open_project
 from ram_backend.cli.output import AsJson, JsonLines, check_folder_of, print_json, print_rows, written_whole
-from ram_backend.console.report import html_report, project_report
+from ram_backend.console.report import html_report, project_report, share
 from ram_backend.console.statistics import agreement_of, edits_by_day
 from ram_backend.errors import InputError
 from ram_backend.feedback.corrections import CaptionCorrection, caption_corrections, corrections_of, merge_corrections
@@ -95,21 +95,16 @@ def stats(
         print_json({**totals, "edits": by_day, "tags": rows}, indent=1)
         return
     for name, value in totals.items():
-        typer.echo(f"{name.replace('_', ' ')}: {_share(value) if name == 'agreement' else value}")
+        typer.echo(f"{name.replace('_', ' ')}: {(share(value) or '-') if name == 'agreement' else value}")
     if by_day:
-        per_photo = [
-            [
-                day,
-                str(row["photos"]),
-                *(f"{row[name] / row['photos']:.2f}" for name in ("edits", "tags")),
-                _share(row["saved"]),
-            ]
-            for day, row in by_day.items()
-        ]
+        per_photo = []
+        for day, row in by_day.items():
+            edits, tags = (f"{row[name] / row['photos']:.2f}" for name in ("edits", "tags"))
+            per_photo.append([day, str(row["photos"]), edits, tags, share(row["saved"]) or "-"])
         print_rows(("day", "photos", "edits per photo", "in an empty form", "saved"), per_photo)
     if rows:
         columns = ("tag", *_STATES, "right", "found")
-        shares = [row | {name: _share(row[name]) for name in columns[-2:]} for row in rows]
+        shares = [row | {name: share(row[name]) or "-" for name in columns[-2:]} for row in rows]
         print_rows(columns, [[str(row[name]) for name in columns] for row in shares])
 
 
@@ -213,7 +208,3 @@ def _exported(labels: TaskLabels, untouched: bool) -> dict[str, Any]:
             for tag, each in found.items()
         },
     }
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"

@@ -62,7 +62,11 @@ def run(
     elif project is not None and labels is None and images is None:
         opened = open_project(project)
         if workers:
-            _leave(opened, workers)
+            requests = (opened.jobs.table.request(opened.key, "engine", REASON, share=each) for each in range(workers))
+            queued = ", ".join(request.job.short for request in requests)
+            typer.echo(f"Queued as {queued}; `ram-backend jobs` shows how far it is.")
+            folder = engine_folder(opened.settings.versions_dir, opened.key)
+            typer.echo(f"Afterwards: ram-backend engine run {opened.key.id} --push --out {folder}")
             return
         with closing(TaskImages(opened.api.label_studio)) as source:
             given = project_images(opened.project, opened.jobs.ledger, source)
@@ -71,13 +75,6 @@ def run(
             _push(opened, given, findings)
     else:
         raise InputError("Give a project, or --labels with --images.")
-
-
-def _leave(opened: OpenProject, workers: int) -> None:
-    jobs = [opened.jobs.table.request(opened.key, "engine", REASON, share=share).job for share in range(workers)]
-    folder = engine_folder(opened.settings.versions_dir, opened.key)
-    typer.echo(f"Queued as {', '.join(job.short for job in jobs)}; `ram-backend jobs` shows how far it is.")
-    typer.echo(f"Afterwards: ram-backend engine run {opened.key.id} --push --out {folder}")
 
 
 def _push(opened: OpenProject, images: EngineInput, findings: Sequence[Finding]) -> None:

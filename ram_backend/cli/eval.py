@@ -23,7 +23,7 @@ from ram_backend.evaluation.report import LEGEND, cell, html_report, overview
 from ram_backend.models.network import tuned_network
 from ram_backend.settings import Settings, load_settings
 from ram_backend.tagging.tagger import Tagger
-from ram_backend.versions.directory import Version, open_version, version_path
+from ram_backend.versions.directory import open_version, version_path
 from ram_backend.versions.records import BASE
 
 COLUMNS = {
@@ -122,6 +122,8 @@ def _bundle(name: str, tags: Sequence[str], settings: Settings) -> Candidate:
 
 def _versions(project: str, names: list[str] | None, tags: Sequence[str], settings: Settings) -> list[Candidate]:
     """Versions of a project, by default the served one; they have learned their bundle's images, too."""
+    from ram_backend.worker.training_set import read_folds
+
     opened = open_project(project)
     key, table = opened.key, opened.jobs.versions
     images = list(opened.jobs.ledger.images(key).values())
@@ -136,17 +138,11 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
         tagger = Tagger(
             bundle, tuned_network(network, version.files), subset, delta=version.delta, version=version.digest
         )
-        training = _training_images(version, images)
+        folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
+        rows = zip(images, seen, strict=True)  # all where a version doesn't say, as with a tuned head
+        training = TrainingImages(frozenset(each for each, used in rows if used or not folds))
         found.append(Candidate(f"{project} {name}", tagger, training | (base.training or training)))
     return found
-
-
-def _training_images(version: Version, images: Sequence[tuple[str, int]]) -> TrainingImages:
-    """The images that a version was fitted on; all where it doesn't say, as with a tuned head."""
-    from ram_backend.worker.training_set import read_folds
-
-    folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
-    return TrainingImages(frozenset(each for each, used in zip(images, seen, strict=True) if used or not folds))
 
 
 def table_row(found: dict[str, Any], model: dict[str, Any]) -> list[str]:

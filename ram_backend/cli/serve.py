@@ -11,7 +11,7 @@ from ram_backend.cli.opening import BundleOption, DeviceOption
 from ram_backend.cli.output import notes
 from ram_backend.errors import BundleDamaged, BundleNotFound
 from ram_backend.logs import configure
-from ram_backend.settings import Settings, load_settings
+from ram_backend.settings import load_settings
 
 
 def serve(
@@ -53,7 +53,11 @@ def serve(
     name = identity.bundle.name if identity else settings.bundle
     tags = f"{len(identity.bundle.vocabulary):,} tags" if identity else "which can't be used yet"
     typer.echo(f"ram-backend serves {url} with the bundle {name} ({tags}).")
-    typer.echo(_next_step(url, settings))
+    login = f", user {settings.basic_auth_user}" if settings.basic_auth_user else ""
+    typer.echo(
+        f"Next: in Label Studio open a project's Settings > Model > Connect Model, Backend URL {url}{login}."
+        f" The admin's page is {url}/. Ctrl-C stops."
+    )
     with WorkerSupervisor(settings) if settings.worker else nullcontext():
         app = create_app(settings, model=Model(settings, identity=identity))
         mount(app, check=check_project)
@@ -88,11 +92,3 @@ def url_of(host: str, port: int) -> str:
     """The address of a server on this machine that listens at a host and port."""
     host = "localhost" if host in ("0.0.0.0", "::", "") else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _next_step(url: str, settings: Settings) -> str:
-    login = f", user {settings.basic_auth_user}" if settings.basic_auth_user else ""
-    return (
-        f"Next: in Label Studio open a project's Settings > Model > Connect Model, Backend URL {url}{login}."
-        f" The admin's page is {url}/. Ctrl-C stops."
-    )

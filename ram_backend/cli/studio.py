@@ -87,7 +87,11 @@ def studio(
             api = _project(client, title, config, files, show)
             predicted, tasks = _predict(api, backend.url, settings, show)
         _print_addresses(labelling, backend, account, api.project_id, f"{predicted} of {tasks} photos have predictions")
-        typer.echo(_learning(tasks, settings))
+        first, more = settings.train_after, ", or when you press Start Training."
+        if tasks < first:
+            bring = "your own folder, of 60 photos or more, is taken by `ram-backend studio --photos DIR`."
+            more = f", and the project has {tasks}; {bring}"
+        typer.echo(f"Learning: a first version is tried at {first} corrected photos{more}")
         if tasks < len(files):
             typer.echo(f"The folder holds {len(files)} photos: import the new ones in Label Studio, with Import.")
         if not predicted:
@@ -123,17 +127,6 @@ def _predict(api: ProjectApi, backend: str, settings: Settings, show: Callable[[
         show(f"Tagging photos: {start} of {len(tasks)}")
         api.retrieve(tasks[start : start + UPLOAD])
     return sum(bool(task.predictions) for task in api.all_tasks()), len(tasks)
-
-
-def _learning(photos: int, settings: Settings) -> str:
-    """What is missing for a first version."""
-    first = settings.train_after
-    if photos < first:
-        return (
-            f"Learning: a first version is tried at {first} corrected photos, and the project has {photos}; your own"
-            " folder, of 60 photos or more, is taken by `ram-backend studio --photos DIR`."
-        )
-    return f"Learning: a first version is tried at {first} corrected photos, or when you press Start Training."
 
 
 def _print_addresses(labelling: Server, backend: Server, account: Account, project: int, photos: str) -> None:
