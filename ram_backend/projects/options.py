@@ -16,15 +16,6 @@ MAX_TAGS = 50_000
 MAX_TAG_LENGTH = 500
 MAX_TOP_K = 1_000_000
 
-_ALIASES = {
-    "tags": ("tags", "labels", "tag_list"),
-    "threshold": ("threshold", "model_score_threshold", "score_threshold", "confidence_threshold"),
-    "per_tag": ("per_tag", "per_tag_threshold", "per_tag_thresholds", "tag_thresholds", "thresholds"),
-    "top_k": ("top_k", "topk", "model_top_k"),
-    "precision": ("precision", "min_precision", "model_min_precision"),
-    "add_cost": ("add_cost",),
-}
-_FIELDS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 _ALLOWED = {
     "tags": 'a list of tags, such as ["cat", "dog"], or one text with commas between them, each of at most'
     f" {MAX_TAG_LENGTH} characters",
@@ -133,45 +124,35 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
 def parse_options(value: object, *, source: str = "Extra params of the connection") -> ProjectOptions:
     """Parses admins' settings, as Label Studio's `/setup` brings them: an object, a JSON text, or null.
 
-    Keys may also have the names usual in other backends
-    (`model_score_threshold`, `score_threshold`, ...), in any case and with
-    hyphens; a key whose value is null is not given.
+    Keys may be in any case and with hyphens; one whose value is null is not
+    given.
 
     Raises:
         ProjectOptionsError: begins with `source`; names the first bad key, its
             value and what is allowed.
     """
-    found: dict[str, tuple[str, object]] = {}
+    found: dict[str, object] = {}
     for key, entry in _mapping(value, source).items():
-        folded = str(key).strip().lower().replace("-", "_")
-        name = _FIELDS.get(folded)
-        if name is None:
-            close = get_close_matches(folded[:60], _FIELDS, n=1)
+        name = str(key).strip().lower().replace("-", "_")
+        if name not in _ALLOWED:
+            close = get_close_matches(name[:60], _ALLOWED, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise ProjectOptionsError(
-                f"{source}: {_shown(key)}={_shown(entry)}: there is no such key{hint}; allowed: {', '.join(_ALIASES)}."
+                f"{source}: {_shown(key)}={_shown(entry)}: there is no such key{hint}; allowed: {', '.join(_ALLOWED)}."
             )
-        if entry is None:
-            continue
-        if name in found and found[name][1] != entry:
-            other = found[name][0]
-            raise ProjectOptionsError(f"{source}: {other!r} and {key!r} mean the same and differ; give one of them.")
-        found[name] = (str(key).strip(), entry)
-    if "threshold" in found and "precision" in found:
-        raise ProjectOptionsError(
-            f"{source}: {found['threshold'][0]!r} and {found['precision'][0]!r} both say where tags are ticked; give"
-            " one of them."
-        )
+        if entry is not None:
+            found[name] = entry
+    if found.keys() >= {"threshold", "precision"}:
+        raise ProjectOptionsError(f"{source}: threshold and precision both say where tags are ticked: give one.")
     try:
-        return ProjectOptions.model_validate({name: entry for name, (_, entry) in found.items()})
+        return ProjectOptions.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        field, *inner = first["loc"]
-        key, entry = found[str(field)]
-        shown = f"{key}={_shown(entry)}"
-        if field == "per_tag" and inner:
-            shown = f"{key}[{_shown(inner[0])}]={_shown(first['input'])}"
-        raise ProjectOptionsError(f"{source}: {shown} can't be used; allowed: {_ALLOWED[str(field)]}.") from None
+        name, *inner = map(str, first["loc"])
+        shown = f"{name}={_shown(found[name])}"
+        if name == "per_tag" and inner:
+            shown = f"{name}[{_shown(inner[0])}]={_shown(first['input'])}"
+        raise ProjectOptionsError(f"{source}: {shown} can't be used; allowed: {_ALLOWED[name]}.") from None
 
 
 def _mapping(value: object, source: str) -> Mapping[Any, object]:
@@ -184,7 +165,7 @@ def _mapping(value: object, source: str) -> Mapping[Any, object]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        expected = f"an object with some of the keys {', '.join(_ALIASES)}"
+        expected = f"an object with some of the keys {', '.join(_ALLOWED)}"
         raise ProjectOptionsError(f"{source}: {_shown(value)} is not an object; allowed: {expected}, or nothing.")
     return value
 

@@ -52,7 +52,7 @@ def test_closing_writes_what_is_pending(store: ProjectCache, settings: Settings)
 def test_the_same_setup_again_writes_nothing(store: ProjectCache) -> None:
     first = setup(store, extra_params={"threshold": 0.5})
     settle(store)
-    for same in ('{"threshold": 0.5}', {"score_threshold": 0.5}, {"threshold": 0.5, "tags": None}):
+    for same in ('{"threshold": 0.5}', {"Threshold": 0.5}, {"threshold": 0.5, "tags": None}):
         again = setup(store, extra_params=same)
         assert (again, again.revision) == (first, 1)
         assert store.pending == 0
