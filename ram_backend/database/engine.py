@@ -115,12 +115,6 @@ class Database:
                 session.execute(text(f"SET LOCAL lock_timeout = '{int(BUSY_S * 1000)}ms'"))
             yield session
 
-    @contextmanager
-    def migrating(self) -> Iterator[Connection]:
-        """A transaction for migrations: all of them happen, or none."""
-        with self._translated(), self.engine.execution_options(**{_WRITES: True}).begin() as connection:
-            yield connection
-
     def pragma(self, statement: str) -> None:
         """Runs a PRAGMA of a SQLite file, outside of transactions."""
         if self.file is not None:

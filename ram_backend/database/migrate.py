@@ -61,7 +61,8 @@ def upgrade(database: Database) -> None:
                     return
         with _one_process(database):
             database.pragma("journal_mode = WAL")  # for good; one process at a time
-            with database.migrating() as connection:
+            with database.writing() as session:  # all migrations happen, or none
+                connection = session.connection()
                 if database.file is None:
                     connection.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S)}s'"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})

@@ -53,7 +53,7 @@ def test_a_new_database_has_the_tables_of_all_rooms_whoever_makes_it(settings: S
 
 
 def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> None:
-    with database.migrating() as connection:  # as they were at the base revision
+    with database.writing() as session:  # as they were at the base revision
         for statement in (
             "DROP TABLE schedules",
             "ALTER TABLE backend DROP COLUMN pinned_by_command",
@@ -64,7 +64,7 @@ def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> N
             *(f"ALTER TABLE jobs ADD COLUMN {name} TEXT" for name in ("queued_at", "queued_as", "eta_s")),
             "UPDATE alembic_version SET version_num = '0006'",
         ):
-            connection.execute(text(statement))
+            session.execute(text(statement))
     upgrade(database)
     with database.reading() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
@@ -73,9 +73,9 @@ def test_migrations_make_exactly_the_tables_of_the_rows(database: Database) -> N
 
 def test_a_failed_migration_leaves_nothing_behind(database: Database) -> None:
     def fail_half_way() -> None:
-        with database.migrating() as connection:
-            connection.execute(text("CREATE TABLE half (id INTEGER)"))
-            assert "half" in inspect(connection).get_table_names()
+        with database.writing() as session:
+            session.execute(text("CREATE TABLE half (id INTEGER)"))
+            assert "half" in inspect(session.connection()).get_table_names()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
