@@ -142,10 +142,6 @@ class DatabaseUnavailable(NotAvailable):
     """The database can't be reached, written or migrated."""
 
 
-class ValkeyUnavailable(NotAvailable):
-    """The queue of jobs can't be reached or started; jobs wait in the database."""
-
-
 class JobLost(NotAvailable):
     """The lease of a job has ended or passed on: its former holder may publish nothing."""
 

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from ram_backend.errors import SettingsError, ValkeyUnavailable
+from ram_backend.errors import NotAvailable, SettingsError
 from ram_backend.settings import Settings
 
 START_S = 30.0
@@ -58,7 +58,7 @@ class Valkey:
         self.url = settings.redis_url or _url(self._folder)
 
     def __enter__(self) -> Valkey:
-        """Starts our own; ValkeyUnavailable: it can't be started."""
+        """Starts our own; NotAvailable: it can't be started."""
         if not self._external:
             self._start()
         return self
@@ -75,7 +75,7 @@ class Valkey:
         try:
             self.__exit__()
             self._start()
-        except ValkeyUnavailable as error:
+        except NotAvailable as error:
             _log.warning("%s", error)
             return False
         return True
@@ -88,7 +88,7 @@ class Valkey:
             program = str(get_binary_path())
             self._folder.mkdir(mode=0o700)
         except (ValkeyServerError, OSError) as error:
-            raise ValkeyUnavailable(f"No queue server on this machine ({error}): set RAM_REDIS_URL.") from error
+            raise NotAvailable(f"No queue server on this machine ({error}): set RAM_REDIS_URL.") from error
         command = [program, *_OPTIONS, "--dir", str(self._folder), "--unixsocket", str(self._folder / _SOCKET)]
         deadline = time.monotonic() + START_S
         with tempfile.TemporaryFile() as log:
@@ -104,7 +104,7 @@ class Valkey:
                     self.__exit__()
                     log.seek(0)
                     last = log.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
-                    raise ValkeyUnavailable(f"The queue's server did not start ({last}): set RAM_REDIS_URL.")
+                    raise NotAvailable(f"The queue's server did not start ({last}): set RAM_REDIS_URL.")
                 time.sleep(0.02)
         _log.info("queue server started: %s", self.url)
 

@@ -160,7 +160,7 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
     """Does jobs until SIGTERM or SIGINT; a running job ends first, unless a second signal comes.
 
     `with_parent`: ends, too, when the process that started this one has ended.
-    ValkeyUnavailable: our own queue can't be started.
+    NotAvailable: our own queue can't be started.
     """
     database = open_migrated(settings)
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):

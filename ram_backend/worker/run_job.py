@@ -82,11 +82,6 @@ FUNCTIONS: dict[JobKind, JobFunction | str] = {
 """Function of each kind of job, or its name: imported only in the process of a job."""
 
 
-def worker_name(pid: int) -> str:
-    """Names a process of this machine in the row of a job."""
-    return f"{socket.gethostname()}/{pid}"
-
-
 def run_job(job_id: str) -> str:
     """Does a job with the environment's settings: what RQ calls, in a process of its own."""
     settings = load_settings()
@@ -117,7 +112,7 @@ def claim_and_run(
             runs out.
     """
     service = JobService(settings, database)
-    job = service.table.claim(job_id, worker_name(os.getpid()))
+    job = service.table.claim(job_id, f"{socket.gethostname()}/{os.getpid()}")
     if job is None:
         message = f"job {job_id} is done, taken, or not due"
         _log.info("%s", message)

@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 from support.processes import processes, wait_until
 
-from ram_backend.errors import ValkeyUnavailable
+from ram_backend.errors import NotAvailable
 from ram_backend.jobs import valkey as valkey_module
 from ram_backend.jobs.valkey import Valkey, running_urls
 from ram_backend.settings import Settings, load_settings
@@ -122,7 +122,7 @@ def test_it_is_revived(own: Settings) -> None:
 
 def test_one_that_does_not_start_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(valkey_module, "_OPTIONS", ("--no-such-option", "1"))
-    with pytest.raises(ValkeyUnavailable, match="did not start"):
+    with pytest.raises(NotAvailable, match="did not start"):
         Valkey(own).__enter__()
     monkeypatch.undo()
     with Valkey(own) as valkey:  # and nothing stands in the way later
