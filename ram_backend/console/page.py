@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +28,8 @@ from ram_backend.labelstudio.provisioning import Finding
 from ram_backend.labelstudio.task_images import ImageReference
 from ram_backend.projects.project import Project, TrustedHost
 from ram_backend.server.app import Server
+from ram_backend.server.handlers import snapshot_of
 from ram_backend.server.middleware import Refused
-from ram_backend.server.model import await_shared
 from ram_backend.server.services import Services
 from ram_backend.settings import Settings
 from ram_backend.versions.directory import engine_folder
@@ -222,20 +221,14 @@ async def _thresholds_in_force(services: Services, project: Project) -> tuple[di
     """
     try:
         async with asyncio.timeout(WAIT_S):
-            await services.identity()
-            actual = services.swap.actual(project.key)
-            if isinstance(actual, Future):
-                return {}, "The project's version is still being loaded."
-            ref = None if actual is None else actual.ref
-            config = await await_shared(services.snapshots.resolve(project, project.label_config, ref))
-            snapshot = await await_shared(services.snapshots.get(config, actual))
+            snapshot = await snapshot_of(services, project, project.label_config)
     except TimeoutError:
         return {}, "The project's tags are still being prepared: their thresholds follow."
     except RamError as error:
         return {}, str(error)
-    source = snapshot.config.bundle.name if ref is None else ref.name
+    source = snapshot.config.bundle.name if snapshot.version is None else snapshot.version.ref.name
     found: dict[str, dict[str, Any]] = {}
-    for name, control in config.controls.items():
+    for name, control in snapshot.config.controls.items():
         if (tagger := snapshot.taggers.get(name)) is None:
             continue
         for columns, given in zip(control.columns, control.thresholds, strict=True):

@@ -22,7 +22,6 @@ from ram_backend.errors import (
     LabelStudioRefused,
     LabelStudioUnauthorized,
     LabelStudioUnreachable,
-    RamError,
     SettingsError,
 )
 from ram_backend.images.connections import Deadline
@@ -312,16 +311,6 @@ def connect_command(project: int | None = None) -> str:
     return (
         f"run `ram-backend connect {number}` with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY (a personal access token)"
     )
-
-
-def takes_token(label_studio: LabelStudio) -> bool:
-    """Whether Label Studio answers and takes the client's token."""
-    try:
-        return bool(label_studio.whoami())
-    except RamError:
-        return False
-    finally:
-        label_studio.close()
 
 
 def _reasons(body: bytes) -> str:

@@ -6,22 +6,22 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
-from ram_backend.errors import DatabaseUnavailable, InputError, NotAvailable, QuotaExceeded, RamError, SettingsError
+from ram_backend.errors import DatabaseUnavailable, InputError, NotAvailable, QuotaExceeded, RamError
 from ram_backend.feedback.events import events_of
 from ram_backend.jobs.job import JobOptions
-from ram_backend.labelstudio.client import connect_command, open_label_studio, takes_token
+from ram_backend.labelstudio.client import connect_command, open_label_studio
 from ram_backend.labelstudio.request_models import PredictRequest, SetupRequest, Task, WebhookRequest
 from ram_backend.projects.keys import ProjectKey
-from ram_backend.projects.project import Setup
+from ram_backend.projects.project import Project, Setup
 from ram_backend.server.model import await_shared
 from ram_backend.server.predict import predict_tasks
 from ram_backend.server.services import Services
-from ram_backend.server.snapshots import LoadedVersion, Snapshot
+from ram_backend.server.snapshots import Snapshot
 
 TOKEN_WAIT_S = 1.5
 """How long `/setup` waits until Label Studio takes a changed token: Label Studio gives up after 3 s."""
@@ -73,10 +73,9 @@ async def _accepted_token(services: Services, key: ProjectKey, token: str | None
     connection = services.store.candidate_connection(key, token)
     if connection is None or connection.base_url is None:
         return token
-    with suppress(SettingsError):
-        quick = services.settings.model_copy(update={"fetch_seconds": TOKEN_WAIT_S})
-        label_studio = open_label_studio(quick, connection.base_url, connection.token)
-        if await asyncio.to_thread(takes_token, label_studio):
+    quick = services.settings.model_copy(update={"fetch_seconds": TOKEN_WAIT_S})
+    with suppress(RamError), closing(open_label_studio(quick, connection.base_url, connection.token)) as label_studio:
+        if await asyncio.to_thread(label_studio.whoami):
             return token
     _log.warning("Project %s: Label Studio doesn't take the new token of /setup; the old one stays.", key)
     return None
@@ -97,28 +96,26 @@ async def predict(services: Services, request: PredictRequest) -> dict[str, Any]
     with services.metrics.predicting.track_inprogress():
         try:
             async with asyncio.timeout(services.settings.predict_seconds):
-                await services.identity()
-                version = await _loaded_version(services, project.key)
-                label_config = request.label_config or project.label_config
-                config = await await_shared(services.snapshots.resolve(project, label_config, version))
-                snapshot = await await_shared(services.snapshots.get(config, version))
+                snapshot = await snapshot_of(services, project, request.label_config or project.label_config)
                 results = await predict_tasks(services, project, tasks, snapshot)
         except TimeoutError:
             raise await _late(services, project.key, snapshot, tasks) from None
     services.store.mark_used(project.key)
-    return {"results": results, "model_version": config.model_version}
+    return {"results": results, "model_version": snapshot.config.model_version}
 
 
-async def _loaded_version(services: Services, key: ProjectKey) -> LoadedVersion | None:
-    """The version that a project is served now; the first request after a start loads it."""
-    actual = services.swap.actual(key)
+async def snapshot_of(services: Services, project: Project, label_config: str) -> Snapshot:
+    """What a project is served now; the first request after a start loads its version."""
+    await services.identity()
+    actual = services.swap.actual(project.key)
     if isinstance(actual, Future):
         await await_shared(services.model.network)
         await await_shared(actual)
-        actual = services.swap.actual(key)
+        actual = services.swap.actual(project.key)
     if isinstance(actual, Future):  # it failed, or was overtaken by another one meanwhile
         raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
-    return actual
+    config = await await_shared(services.snapshots.resolve(project, label_config, actual))
+    return await await_shared(services.snapshots.get(config, actual))
 
 
 async def _late(services: Services, key: ProjectKey, snapshot: Snapshot | None, tasks: Sequence[Task]) -> NotAvailable:
