@@ -35,7 +35,7 @@ class DiskCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._written: int | None = None  # bytes since the folder's size was last checked; None: never checked
+        self._written: int | None = None  # bytes since the last check of the folder's size
         self._warned = False
 
     def get(self, name: str) -> bytes | None:
@@ -49,7 +49,7 @@ class DiskCache:
         intact = data[:_HEAD] == _MAGIC + hashlib.sha256(content).digest()
         if not intact:
             _log.warning("The cached file %s is damaged: its content is computed again.", path)
-        with suppress(OSError):  # removed by another process meanwhile, or a folder that may only be read
+        with suppress(OSError):  # it was removed meanwhile, or is read-only
             os.utime(path) if intact else path.unlink()
         return content if intact else None
 
@@ -83,7 +83,7 @@ class DiskCache:
             file.write(data)
         part = Path(file.name)
         try:
-            path.hardlink_to(part)  # unlike a rename it never replaces what another process has stored
+            path.hardlink_to(part)  # a rename would replace another one
         except FileExistsError:
             return self.get(name)
         except OSError:  # a file system without hard links
@@ -100,7 +100,7 @@ class DiskCache:
                 return
             self._written = 0
             files = []
-            for path in self._folder.glob("??/*"):  # also what a killed process has left half written
+            for path in self._folder.glob("??/*"):  # half written ones too
                 with suppress(OSError):  # removed by another process meanwhile
                     state = path.stat()
                     files.append((state.st_mtime, state.st_size, path))

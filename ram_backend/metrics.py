@@ -1,4 +1,4 @@
-"""Metrics of multi-label scores, and their bootstrap: one definition each, for gate, engine and evaluation. Pure.
+"""Metrics of multi-label scores, and their bootstrap: one definition each. Pure.
 
 The arrays of one call share the shape (N, L), N images by L tags:
 
@@ -34,7 +34,7 @@ BINS = 15
 
 
 def average_precision_per_tag(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> FloatArray:
-    """Average precision of each tag's ranking of the images, equal to scikit-learn's `average_precision_score`.
+    """Average precision of each tag's ranking of images, as scikit-learn's `average_precision_score`.
 
     AP = sum over distinct scores, from high to low, of (recall gained) x
     (precision there), not interpolated.
@@ -156,7 +156,7 @@ def precision_at_k(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None
 
 
 def calibration_error(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None = None) -> float:
-    """Expected calibration error: mean over bins of |mean score - share of right tags|, weighted by their pairs.
+    """Expected calibration error: |mean score - share of right tags| of bins, weighted by pairs.
 
     The scores are probabilities in [0, 1]; only pairs with a score strictly
     above `CALIBRATION_FLOOR` count. The `BINS` are equally wide; a bin holds
@@ -238,7 +238,7 @@ def interval(resampled: FloatArray) -> tuple[float, float]:
 
 
 def paired_p_value(first: FloatArray, second: FloatArray) -> float:
-    """Two-sided bootstrap p-value of a difference between models, from (B,) figures of the same resamples; in (0, 1].
+    """Two-sided bootstrap p-value in (0, 1] of a difference, from (B,) figures of the same resamples.
 
     nan where no resample has both.
     """
@@ -257,7 +257,7 @@ def _average_precision(
     rows = rows[np.argsort(-scores[rows, tag], kind="stable")]
     if not labels[rows, tag].any():
         return np.full(len(weights), np.nan)
-    ends = np.append(np.flatnonzero(np.diff(scores[rows, tag])), len(rows) - 1)  # of groups with equal scores
+    ends = np.append(np.flatnonzero(np.diff(scores[rows, tag])), len(rows) - 1)  # of equal scores
     ordered = weights[:, rows]
     counted = np.cumsum(ordered, axis=1)[:, ends]
     hits = np.cumsum(ordered * labels[rows, tag], axis=1)[:, ends]
@@ -311,7 +311,7 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> FloatArray:
 
 
 def _precision_shares(scores: ArrayLike, labels: ArrayLike, known: ArrayLike | None, k: int) -> FloatArray:
-    """(N,) precision among the k best tags of each image, ties for the last places shared evenly.
+    """(N,) precision among the k best tags of each image, ties shared evenly.
 
     nan for an image without a known tag.
     """

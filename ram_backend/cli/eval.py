@@ -139,7 +139,7 @@ def _versions(project: str, names: list[str] | None, tags: Sequence[str], settin
             bundle, tuned_network(network, version.files), subset, delta=version.delta, version=version.digest
         )
         folds, seen = read_folds(version.files, version.delta.tags, [sha256 for sha256, _ in images])
-        rows = zip(images, seen, strict=True)  # all where a version doesn't say, as with a tuned head
+        rows = zip(images, seen, strict=True)  # all where a version doesn't say
         training = TrainingImages(frozenset(each for each, used in rows if used or not folds))
         found.append(Candidate(f"{project} {name}", tagger, training | (base.training or training)))
     return found

@@ -63,7 +63,7 @@ def _root(
 def _name_types() -> None:
     """Help has types in words: NUMBER for `<int range>`, nothing for a flag."""
     for kind in (TyperOption, TyperArgument):
-        if original := getattr(kind, "display_type", None):  # older releases have words of their own
+        if original := getattr(kind, "display_type", None):  # not in older releases
 
             def named(self: object, context: object, original: Callable[..., str] = original) -> str:
                 label = str(original(self, context))
@@ -74,10 +74,10 @@ def _name_types() -> None:
 
 def main() -> None:
     """Runs the command; a RamError becomes one line on standard error and exit status 1."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime from 1.29 on sends usage data by default
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends usage data
     _name_types()
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # libraries' remarks on files that we report on ourselves; python -W shows them
+        warnings.simplefilter("ignore")  # libraries' remarks on files: we report, too
     try:
         app()
     except RamError as error:
@@ -85,7 +85,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except ImportError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a library was loaded
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C in an import
             sys.exit(130)
         raise
     except BrokenPipeError:

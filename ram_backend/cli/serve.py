@@ -43,7 +43,7 @@ def serve(
     configure(settings.log_level, settings.log_format)
     listening = bind(settings.host, settings.port)
     identity = None
-    with notes.status("Opening the bundle") as status, suppress(BundleNotFound, BundleDamaged):  # the server says which
+    with notes.status("Opening the bundle") as status, suppress(BundleNotFound, BundleDamaged):  # it says which
         prepare(settings, status.update)
         identity = identify(settings)
     port_taken = listening.getsockname()[1]

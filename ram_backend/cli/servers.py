@@ -175,7 +175,7 @@ def start_label_studio(
         return Server(before, None)
     port = free_port(first_port)
     url = f"http://127.0.0.1:{port}"
-    reserved = ("LABEL_STUDIO_", "HEARTEX_")  # Label Studio would take them for its own settings
+    reserved = ("LABEL_STUDIO_", "HEARTEX_")  # Label Studio's own settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith(reserved)}
     environment |= {
         **_no_proxy(),

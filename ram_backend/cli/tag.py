@@ -270,7 +270,7 @@ def tag_images(
     Captions are of all the tagger's tags where these were given, else of those
     above their thresholds.
     """
-    hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines themselves are there
+    hidden = len(paths) < PROGRESS_FROM or out.is_terminal  # the lines are there
     threads, encoder = settings.cpu_threads(), tagger.network.encoder_id
     # without a cache, logits are those of unrounded tokens
     loader = open_image_loader(settings, tagger.bundle.preprocessing, encoder, cached=False, decoders=threads)

@@ -1,1 +1,1 @@
-"""The admin's web page: projects, their corrections, versions and jobs, and the few settings."""
+"""The admin's web page: projects, their corrections, versions, jobs and settings."""

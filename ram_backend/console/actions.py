@@ -31,7 +31,7 @@ def _serve(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
 
 
 def _set_options(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
-    """Replaces the settings that the form has; empty fields take them back, other settings stay.
+    """Replaces the settings of the form; empty fields take them back, others stay.
 
     Raises:
         InputError: a field can't be used.

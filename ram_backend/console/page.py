@@ -1,4 +1,4 @@
-"""The admin's page: a router with server-rendered views, and the few actions behind its buttons."""
+"""The admin's page: a router with server-rendered views, and actions behind buttons."""
 
 from __future__ import annotations
 

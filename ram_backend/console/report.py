@@ -95,7 +95,7 @@ def html_report(jobs: JobService, settings: Settings, project: Project) -> str:
 
 
 def plotted(record: VersionRecord) -> tuple[str, float, float, bool] | None:
-    """A version's name, edits per photo before and after, and whether it was accepted; None: not known."""
+    """A version's name, edits per photo before and after, whether it was accepted; None: unknown."""
     lineage = record.lineage
     if lineage is None or not {"edits"} <= lineage.metrics_before.keys() & lineage.metrics_after.keys():
         return None

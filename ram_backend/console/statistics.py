@@ -28,7 +28,7 @@ PHOTOS = 60
 
 @dataclass(frozen=True)
 class CorrectedPhoto:
-    """A photo on which somebody added or removed a tag; `score` is the shown one, in [0, 1]."""
+    """A photo on which a tag was added or removed; `score` is the shown one, in [0, 1]."""
 
     task: int
     to_name: str

@@ -190,9 +190,9 @@ def _sqlite(file: Path) -> Database:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions begin where `_begin` says so, not where the driver guesses
+        connection.isolation_level = None  # `_begin` says where transactions begin
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # what was committed survives a power cut
+        connection.execute("PRAGMA synchronous = FULL")  # survives a power cut
         connection.execute("PRAGMA secure_delete = ON")  # what was deleted is overwritten
 
     @event.listens_for(engine, "begin")

@@ -1,1 +1,1 @@
-"""Job rows: request, claim, heartbeat, finish. A job is a row in the database; RQ carries its id and may lose it."""
+"""Job rows: request, claim, heartbeat, finish. RQ carries a job's id, and may lose it."""

@@ -24,7 +24,7 @@ _PROJECTS = 10_000
 
 
 class Waiting(NamedTuple):
-    """Corrections changed since a project's last training, and how many begin the next; None: no number does."""
+    """Corrections since a project's last training, and how many begin the next; None: none do."""
 
     changed: int
     enough: int | None
@@ -36,7 +36,7 @@ class Waiting(NamedTuple):
 
 
 class JobService:
-    """Requests jobs for server, worker and commands. Safe for many threads; waits for the database.
+    """Requests jobs, from many threads at once; waits for the database.
 
     A request is one row in the database, durable without queue or worker.
     """
@@ -108,7 +108,7 @@ class JobService:
         before = self.versions.served(key)
         if name != BASE:
             record = self.versions.get(key, name)
-            if not record.removed and record.outcome == ACCEPTED:  # else the table refuses it, and says why
+            if not record.removed and record.outcome == ACCEPTED:  # else the table says why not
                 open_version(version_path(self._versions_dir, key, name), None, key=key, digest=record.digest)
                 if record.quarantined is not None:
                     self.versions.quarantine(key, name, None)
@@ -131,7 +131,7 @@ class JobService:
         return found
 
     def request_due_trainings(self, *keys: ProjectKey) -> list[Job]:
-        """Trains those of these projects, by default of all, that have enough corrections and no open training."""
+        """Requests a training of those, by default of all projects, that have enough corrections."""
         found: list[Job] = []
         for key, (changed, enough) in self.waiting(*(keys or self.projects.keys())).items():
             if enough is not None and changed >= enough:

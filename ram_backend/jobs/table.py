@@ -68,7 +68,7 @@ class JobTable:
         share: int = 0,
         within: Session | None = None,
     ) -> Requested:
-        """Requests a job. A project has one open job of each kind and share: five requests make one.
+        """Requests a job, of which a project has one open per kind and share: five requests make one.
 
         Where it runs already, its end requests another one. Where it waits, it
         gets these options besides its own, and waits no longer for `delay_s`.
@@ -77,7 +77,7 @@ class JobTable:
         if within is None:
             with suppress(IntegrityError), self._database.writing() as session:
                 return self.request(key, kind, reason, options, delay_s=delay_s, share=share, within=session)
-            with self._database.writing() as session:  # another process asked at that very moment (PostgreSQL)
+            with self._database.writing() as session:  # another process did so (PostgreSQL)
                 return self.request(key, kind, reason, options, delay_s=delay_s, share=share, within=session)
         now = database_now(within)
         begin = now + timedelta(seconds=delay_s)
@@ -161,7 +161,7 @@ class JobTable:
             return True
 
     def checkpoint(self, job: Job, checkpoint: Mapping[str, Any], *, progressed: bool = False) -> None:
-        """Records JSON for the next attempt, and the time "at"; `progressed`: this one counts as the first."""
+        """Records JSON for the next attempt, and the time "at"; `progressed`: this is the first one."""
         with self._database.writing() as session:
             row, now = _claimed(session, job), database_now(session)
             row.checkpoint, row.heartbeat_at = {**checkpoint, "at": now.isoformat()}, now
@@ -194,14 +194,14 @@ class JobTable:
             return self._end_attempt(session, row, message, pause_s if retry else None)
 
     def expire(self) -> list[Job]:
-        """Ends attempts whose lease has run out; returns their jobs, which wait again or have failed."""
+        """Ends attempts without a lease; returns their jobs, which wait again or have failed."""
         with self._database.reading() as session:
             since = database_now(session) - timedelta(seconds=self._lease_s)
             expired = select(Job).where(Job.state == "running", Job.heartbeat_at < since)
             if session.scalars(expired).first() is None:
                 return []
         with self._database.writing() as session:
-            rows = session.scalars(expired.with_for_update(skip_locked=True)).all()  # locked: a heartbeat comes
+            rows = session.scalars(expired.with_for_update(skip_locked=True)).all()  # a locked one has a heartbeat
             for row in rows:
                 row.fence += 1
                 attempt = f"attempt {row.attempt} of {self._attempts}"

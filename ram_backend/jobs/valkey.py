@@ -38,7 +38,7 @@ exec 3<&0
 (read -r _; kill $server) <&3 &
 wait $server; kill $! 2>/dev/null; rm -rf "$0"
 """
-"""Runs a server until it or standard input ends, and removes its folder, the script's name."""
+"""Runs a server until it or standard input ends; removes its folder, the script's name."""
 
 _SOCKET = "valkey.sock"
 _OPTIONS = (

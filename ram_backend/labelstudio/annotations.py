@@ -148,8 +148,8 @@ def read_annotation(annotation: Mapping[str, Any], *, task: int | None = None) -
 def read_items(result: Iterable[object]) -> tuple[ParsedItem, ...]:
     """The items of tag controls in a result, with the regions of one control merged.
 
-    Read-only regions, confidences as our predictions write them ("cat  93%"), texts of single regions, and lines
-    of more than `MAX_CAPTION_CHARS` are left out.
+    Left out are read-only regions, our confidences ("cat  93%"), texts of single
+    regions, and lines of more than `MAX_CAPTION_CHARS`.
     """
     found: dict[object, ParsedItem] = {}
     for item in filter(None, map(_read_item, result)):

@@ -239,7 +239,7 @@ class LabelStudio:
     def _exchange(self, method: str, address: Address, headers: Mapping[str, str], body: bytes | None) -> Answer:
         try:
             return self.fetcher.exchange(method, address, headers=headers, body=body)
-        except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: there is no host of that name
+        except (ImageUnreachable, ImageUnreadable) as error:  # unreadable: no such host
             raise LabelStudioUnreachable(f"Label Studio: {error}") from None
         except ImageRefused as error:  # only where it is not trusted
             raise LabelStudioUnreachable(f"Label Studio: {error} Or {connect_command()}.") from None

@@ -44,9 +44,9 @@ def parse_label_config(xml: str) -> LabelSchema:
 
     Every `Choices` and `Taxonomy` is filled with tags. Where the config has
     none of either, it is its `Labels`, `RectangleLabels` and, with
-    `model_masks`, `BrushLabels` (visible ones before invisible ones), else its only `TextArea`; `model_tags` decides
-    otherwise. Beside them, a `TextArea` with "caption" in its name is filled
-    with a sentence, unless `model_caption` decides otherwise.
+    `model_masks`, `BrushLabels` (visible ones first), else its only `TextArea`;
+    `model_tags` decides otherwise. Beside them, a `TextArea` with "caption" in
+    its name gets a sentence, unless `model_caption` decides otherwise.
 
     Raises:
         LabelConfigError: not readable, an attribute that can't be used, or

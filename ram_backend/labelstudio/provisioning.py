@@ -179,7 +179,7 @@ class Provisioner:
             try:
                 with _explained():
                     self._api.add_webhook(f"{self._url}/webhook", secret)
-            except LabelStudioRefused:  # half a connection, which looks like a whole one in Settings > Model
+            except LabelStudioRefused:  # half a connection, which looks like a whole one
                 self._api.delete_backend(backend.id)
                 self._report("backend", "deleted again: Label Studio refuses its webhook", True)
                 raise

@@ -32,7 +32,7 @@ class Login:
             )
         self._token = token
         self._refresh = refresh
-        self._lock = threading.Lock()  # held during a refresh, so that threads share its token
+        self._lock = threading.Lock()  # of a refresh: threads share its token
         self._access = ""
         self.is_personal = is_personal(token)
 

@@ -20,7 +20,7 @@ POLL_S = 0.4
 """Pause between two reads of the database."""
 
 CHARACTERS_PER_PROJECT = 100_000
-"""Average quota of characters for label config, token and extra params of a project."""
+"""Average quota of characters for a project's label config, token and extra params."""
 
 HOST_FRACTION = 4
 """An untrusted host may have this fraction (1/4) of the projects and of their characters."""
@@ -55,7 +55,7 @@ class ProjectCache:
         self._database = open_database(settings)
         self._table = ProjectTable(self._database)
         self._url = (settings.label_studio_url or "").strip() or None
-        self._lock = threading.Lock()  # around the fields below; never held while the database works
+        self._lock = threading.Lock()  # of the fields below; not held while the database works
         self._projects: dict[ProjectKey, Project] = {}  # in the order of their last `/setup`
         self._pending: dict[ProjectKey, Setup] = {}
         self._used: set[ProjectKey] = set()
@@ -184,7 +184,7 @@ class ProjectCache:
         return replace(connection, token=token) if connection.trusted else None
 
     def _enforce_quota(self, before: Project | None, after: Project) -> None:
-        """Keeps the rows that `/setup` makes within the quota, by evicting never used projects."""
+        """Keeps the rows of `/setup` within the quota, by evicting never used projects."""
         shares = [(after.hostname, HOST_FRACTION)] if not self.connection(after).trusted else []
         for host, share in [*shares, (None, 1)]:
             most = max(1, self._settings.max_projects // share)
@@ -272,7 +272,7 @@ class ProjectCache:
                 self._used |= changes.keys - unused
                 for key in self._projects.keys() - changes.keys - self._pending.keys():
                     del self._projects[key]  # evicted by another process
-            if changes.change < self._change:  # another database than before, a restored one for instance
+            if changes.change < self._change:  # another database, e.g. a restored one
                 self._projects = {key: self._projects[key] for key in self._pending}
             self._change, self._trusted_host = changes.change, changes.trusted_host
             for project in changes.projects:

@@ -1,4 +1,4 @@
-"""Admins' settings for a project: tags, thresholds and top-k; parsed strictly, merged by precedence."""
+"""Admins' settings for a project, parsed strictly, merged by precedence."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ProjectOptions(BaseModel):
         return hash((self.tags, self.threshold, self.top_k, self.precision, self.add_cost))
 
     def threshold_of(self, names: Sequence[str], learned: int = 0) -> float | None:
-        """Of a tag with these names, its own first; that of a precision is above it: high scores are too high.
+        """Of a tag with these names, its own first; that of a precision is above it.
 
         From fewer than `PROMISED_FROM` photos that were `learned` from, none
         promises a precision: nothing is above 1.
@@ -104,7 +104,7 @@ class ProjectOptions(BaseModel):
 
 
 def merge(*options: ProjectOptions) -> ProjectOptions:
-    """One from several, strongest first: field by field the first that is given; `per_tag` tag by tag.
+    """One from several, strongest first, field by field; `per_tag` tag by tag.
 
     A threshold of a single tag holds also against one for all tags from a
     stronger source. Threshold and precision are alternatives: only the
@@ -122,7 +122,7 @@ def merge(*options: ProjectOptions) -> ProjectOptions:
 
 
 def parse_options(value: object, *, source: str = "Extra params of the connection") -> ProjectOptions:
-    """Parses admins' settings, as Label Studio's `/setup` brings them: an object, a JSON text, or null.
+    """Parses admins' settings, as `/setup` brings them: an object, a JSON text, or null.
 
     Keys may be in any case and with hyphens; one whose value is null is not
     given.

@@ -39,7 +39,7 @@ routes = APIRouter()
 
 
 def create_app(settings: Settings, *, jobs: JobService | None = None, model: Model | None = None) -> FastAPI:
-    """The app that Label Studio talks to; opens and loads when it starts (lifespan).
+    """The app that Label Studio talks to. Nothing is loaded or opened before it starts (lifespan).
 
     Args:
         settings: of the server.
@@ -86,7 +86,7 @@ Server = Annotated[Services, Depends(_services)]
 
 
 def _body(model: type[M]) -> Any:
-    """Dependency: a request's body; large ones are parsed in another process."""
+    """Dependency: a request's body; parsing a large one would hold up all requests of this process."""
 
     async def received(request: Request, server: Server) -> AsyncIterator[M]:
         async with request.app.state.bodies.read(request) as body:

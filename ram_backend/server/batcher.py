@@ -47,7 +47,7 @@ class _Item:
 
 
 class Batcher:
-    """Merges images into batches by size and deadline, one `encoder_id` at a time, oldest first.
+    """Merges images into batches by size and deadline, one `encoder_id` at a time.
 
     A batch goes with `size` images, or when its first one has waited `wait_s`.
     Scorings by a head go before the next batch, because they finish requests;
@@ -65,7 +65,7 @@ class Batcher:
         self._metrics = metrics
         self._items: list[_Item] = []
         self._scorings: deque[tuple[Future[Any], Callable[[], Sequence[Any]]]] = deque()
-        self._aged_scorings = 0  # scorings that have waited for a batch already, and won't for another one
+        self._aged_scorings = 0  # scorings that won't wait for another batch
         self._busy = False  # with a batch: the first thread
         self._changed = threading.Condition()
         self._stopping = False
@@ -107,9 +107,9 @@ class Batcher:
             self._changed.notify_all()
 
     def _run(self, *, spare: bool = False) -> None:
-        if spare and sys.platform == "linux":  # elsewhere a priority belongs to a whole process
+        if spare and sys.platform == "linux":  # there a thread has its own priority
             with suppress(OSError):
-                mine = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, from the process: 0 unless somebody set it
+                mine = os.getpriority(os.PRIO_PROCESS, 0)  # the process's, 0 by default
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, mine + SPARE_NICENESS))
         while (work := self._next(spare=spare)) is not None:
             work()

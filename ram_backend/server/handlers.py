@@ -24,13 +24,13 @@ from ram_backend.server.services import Services
 from ram_backend.server.snapshots import Snapshot
 
 TOKEN_WAIT_S = 1.5
-"""How long `/setup` waits until Label Studio takes a changed token: Label Studio gives up after 3 s."""
+"""How long `/setup` waits for a changed token to be taken: Label Studio waits 3 s."""
 
 HAND_OVER_S = 5.0
-"""How long a late request waits for the database: `predict_seconds` and this stay below Label Studio's 100 s."""
+"""How long a late request waits for the database: with `predict_seconds` less than 100 s."""
 
 MAX_PROJECT_BYTES = 500_000_000
-"""Of a project's events, some hundred thousand; comparing the ledger with Label Studio gets what is refused."""
+"""Of a project's events, some hundred thousand; reconciliation gets what is refused."""
 
 UNKNOWN = "No /setup has named that project, so nothing was done: connect it in Label Studio, Settings > Model."
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 async def setup(services: Services, request: SetupRequest) -> str:
-    """Takes in what `/setup` brings; returns the model version that predictions will have.
+    """Takes in what `/setup` brings; returns the predictions' model version.
 
     Raises:
         InputError: a field can't be used.
@@ -69,7 +69,7 @@ async def setup(services: Services, request: SetupRequest) -> str:
 
 
 async def _accepted_token(services: Services, key: ProjectKey, token: str | None) -> str | None:
-    """The token that a `/setup` request brings; None where Label Studio doesn't take it in place of the known one."""
+    """The token that `/setup` brings; None: Label Studio doesn't take it for the known one."""
     connection = services.store.candidate_connection(key, token)
     if connection is None or connection.base_url is None:
         return token
@@ -82,7 +82,7 @@ async def _accepted_token(services: Services, key: ProjectKey, token: str | None
 
 
 async def predict(services: Services, request: PredictRequest) -> dict[str, Any]:
-    """Answers `/predict`: {"results": [...], "model_version": "..."}, all of it by one snapshot.
+    """Answers `/predict`, by one snapshot: {"results": [...], "model_version": "..."}.
 
     Raises:
         InputError: the label config can't be used.
@@ -112,7 +112,7 @@ async def snapshot_of(services: Services, project: Project, label_config: str) -
         await await_shared(services.model.network)
         await await_shared(actual)
         actual = services.swap.actual(project.key)
-    if isinstance(actual, Future):  # it failed, or was overtaken by another one meanwhile
+    if isinstance(actual, Future):  # it failed, or was overtaken
         raise NotAvailable("The project's version can't be loaded now: try again in a moment.")
     config = await await_shared(services.snapshots.resolve(project, label_config, actual))
     return await await_shared(services.snapshots.get(config, actual))
@@ -157,7 +157,7 @@ async def webhook(services: Services, request: WebhookRequest) -> dict[str, Any]
     """
     services.metrics.event(request.action)
     take = _start_training if request.action == "START_TRAINING" else _record
-    within = copy_context().run  # what is asked for, and what is logged, names this request
+    within = copy_context().run  # with this request's id
     answer = asyncio.get_running_loop().run_in_executor(services.events, within, take, services, request)
     return {"status": "ok", **await answer}
 
@@ -189,7 +189,7 @@ def _record(services: Services, request: WebhookRequest) -> dict[str, Any]:
 
 
 def _known(services: Services, reference: str) -> ProjectKey | None:
-    """The project of an event; None: no `/setup` has named it. DatabaseUnavailable: that can't be known now."""
+    """The project of an event; None: it is not known. DatabaseUnavailable: nobody can know."""
     key = services.project(reference).key
     if services.store.get(key) is not None:
         services.store.mark_used(key)
@@ -205,7 +205,7 @@ def _start_training(services: Services, request: WebhookRequest) -> dict[str, An
     key = _known(services, request.project_reference)
     if key is None:
         return {"message": UNKNOWN}
-    # Label Studio may start a training before it sends the annotation that is the reason (protocol section 8).
+    # Label Studio may send the annotation that is the reason later (protocol section 8).
     every = getattr(request.project, "min_annotations_to_start_training", None)
     submitted = isinstance(every, int) and every > 0
     reason = "an annotation was submitted" if submitted else "Start Training was pressed"

@@ -1,4 +1,4 @@
-"""Blocking portal to the server's handlers, for a host that calls from threads of its own."""
+"""Blocking portal to the server's handlers, for a host with threads of its own."""
 
 from __future__ import annotations
 

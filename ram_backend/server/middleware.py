@@ -139,12 +139,12 @@ class Access:
         """
         headers = Headers(scope=scope)
         hosts = headers.getlist("host") or [""]
-        # DNS rebinding: a page whose own name leads here may read everything, unless its name is unknown here.
+        # DNS rebinding: a page whose name leads here could read all, if that name were known.
         unknown = [host for host in hosts if self.hosts is not None and _host_name(host) not in self.hosts]
         if unknown:
             message = f"The server doesn't answer to the host {unknown[0][:100]!r}: add its name to RAM_ALLOWED_HOSTS."
             raise Refused(421, "UnknownHost", message)
-        # A browser names the page that asks (Origin) and its relation to this server (Sec-Fetch-Site).
+        # A browser names the page that asks (Origin), and its relation to us (Sec-Fetch-Site).
         origins = {origin.lower().partition("://")[2] for origin in headers.getlist("origin")}
         sites = {site.lower() for site in headers.getlist("sec-fetch-site")}
         if origins - {hosts[-1].lower() or None} or (sites - _OWN_SITES and not _opens_page(scope, headers)):
@@ -161,7 +161,7 @@ class Access:
             in_url = parse_qsl(scope["query_string"].decode("latin-1"))
             given = [text.encode() for name, text in in_url if name == SECRET_PARAMETER]
             given.append(headers.get(SECRET_HEADER, "").encode("latin-1"))
-            # Label Studio's connector sends START_TRAINING with basic auth and without our header: either will do.
+            # START_TRAINING comes with basic auth and without our header: either will do.
             has_secret = any(hmac.compare_digest(each, self._secret) for each in given)
             return has_secret or (bool(self._login) and self._has_login(headers))
         return scope["path"] == "/health" or not self._login or self._has_login(headers)

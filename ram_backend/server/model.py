@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 async def await_shared(future: Future[T]) -> T:
     """The result of a shared future, which continues when this waiting is cancelled."""
     if future.done() and not future.cancelled():
-        return future.result()  # without a turn of the event loop, which a busy server pays with milliseconds
+        return future.result()  # a turn of a busy event loop costs milliseconds
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
@@ -177,7 +177,7 @@ class Model:
 
     def _set_network(self, network: Network) -> None:
         gc.collect()
-        gc.freeze()  # what is loaded stays: collections need not look at it again, so they don't hold up requests
+        gc.freeze()  # collections needn't look at what is loaded
         self.network.set_result(network)
 
 
@@ -236,7 +236,7 @@ class SharedTextEncoder:
     """
 
     def __init__(self, model: Model, settings: Settings, closed: threading.Event) -> None:
-        self._model = proxy(model)  # no cycle: what `gc.freeze` has seen of one stays for ever
+        self._model = proxy(model)  # no cycle: `gc.freeze` would keep it for ever
         self._settings = settings.model_copy(update={"threads": network_threads(settings)})
         self._opening = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")

@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 async def predict_tasks(
     services: Services, project: Project, tasks: Sequence[Task], snapshot: Snapshot
 ) -> list[dict[str, Any]]:
-    """One prediction (protocol section 4) per task, at least one, in order; empty where no image can be tagged.
+    """One prediction (protocol section 4) per task (one or more); empty where no image is tagged.
 
     Cancelling stops the work that has not begun.
 

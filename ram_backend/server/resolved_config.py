@@ -25,7 +25,7 @@ _LISTED = 5
 
 
 class VersionRef(NamedTuple):
-    """Identity of a version such as "v0003": the digest it has to have, its own bundle, photos learned from."""
+    """Identity of a version such as "v0003": its digest, its own bundle, photos learned from."""
 
     key: ProjectKey
     name: str

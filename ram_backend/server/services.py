@@ -70,7 +70,7 @@ class Services:
         self._builders = ThreadPoolExecutor(2, thread_name_prefix="build")
         self._embedders = ThreadPoolExecutor(EMBEDDED_AT_ONCE, thread_name_prefix="embed")
         self.events = ThreadPoolExecutor(1, thread_name_prefix="events")
-        spare_thread = settings.threads is None and settings.cpu_threads() == 2  # the network has one of them
+        spare_thread = settings.threads is None and settings.cpu_threads() == 2  # one is the network's
         self.batcher = Batcher(settings.batch_size, settings.batch_wait_seconds, metrics, spare_thread=spare_thread)
         self.processes = ProcessPool(settings.cpu_threads(), settings.max_image_pixels)
         self.body_process = ProcessPool(1, settings.max_image_pixels)

@@ -1,4 +1,4 @@
-"""LRU cache of project snapshots: what the server holds for a label config and its settings."""
+"""LRU cache of project snapshots: what is held for a label config and its settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class FutureLRU(Generic[K, V]):
-    """LRU cache of what threads compute, each value once. Failures are tried again after `RETRY_S`."""
+    """LRU cache of what threads compute once. Failures are tried again after `RETRY_S`."""
 
     def __init__(self, limit: int, workers: Executor) -> None:
         self._limit = limit
@@ -153,7 +153,7 @@ class SnapshotCache:
                 config = resolve_config(model.known(), parse_label_config(label_config), project, ref)
                 self._check_new_tags(config.new_tags)
             except InputError:
-                self._configs.drop(lambda each: each == key)  # the traceback would keep the whole label config
+                self._configs.drop(lambda each: each == key)  # a traceback keeps the label config
                 raise
             _log.info("project %s is served as %s", project.key, config.model_version)
             for note in (*config.schema.notes, *promises(config.options, ref)):
@@ -210,7 +210,7 @@ class SnapshotCache:
         """A tagger; those of one network share what is precomputed, under all versions."""
         model = self._model(version)
         network = model.network.result() if version is None else version.network
-        key = (texts, id(network))  # a tagger keeps its network, so the number is not given to another one
+        key = (texts, id(network))  # a tagger keeps its network, and so the id
         plain = self._base_taggers.get(key)
         if plain is None:
             bundle = model.known().bundle

@@ -109,7 +109,7 @@ class VersionLoader(PeriodicThread):
 
     def __post_init__(self) -> None:
         super().__init__("versions", POLL_S)
-        self._lock = threading.Lock()  # around the fields below; nothing is waited for under it
+        self._lock = threading.Lock()  # of the fields below; nothing waits under it
         self._states: dict[ProjectKey, _State] = {}
         self._change = -1
         self._is_away = False
@@ -179,7 +179,7 @@ class VersionLoader(PeriodicThread):
         desired = {each.key: each for each in changes.served}
         first = self._change < 0
         with self._lock:
-            if changes.keys is not None:  # a forgotten project, or another database: what it lacks is not served
+            if changes.keys is not None:  # forgotten, or another database: the base
                 desired = {key: Served(key) for key in self._states.keys() - changes.keys} | desired
             self._change = changes.change
             for key, served in desired.items():
@@ -224,7 +224,7 @@ class VersionLoader(PeriodicThread):
             elif state.at_start and state.desired.bundle_digest is not None:
                 with suppress(RamError):  # until the next try
                     self.jobs.request_training_message(key, BUNDLE_CHANGED)
-                    state.at_start = False  # one that comes later may be meant for another server
+                    state.at_start = False  # a later one may be another server's
         except Exception as error:
             _log.warning("project %s: %s", key, error, exc_info=not isinstance(error, NotAvailable))
         finally:

@@ -53,7 +53,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise SettingsError(message) from None
     last = min(port + PORTS_TRIED, 65_535) if port else 0
     for candidate in range(port, last + 1):
-        # The protocol is named, for asyncio turns off Nagle's delay (40 ms an answer) only where it is.
+        # asyncio turns off Nagle's delay (40 ms an answer) only where the protocol is named.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -71,7 +71,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def prepare(settings: Settings, say: Callable[[str], object]) -> None:
-    """Installs the starter, if it is the bundle, in a process of its own: that takes torch, and memory.
+    """Installs the starter, if it is the bundle, in a process of its own: that takes memory.
 
     `say` is called with a sentence for people before that begins. Raises
     RamError as bundle and text encoder do.
@@ -92,9 +92,9 @@ def run(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*COLLECTIONS)
     unmap_freed_memory()
-    threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's would take the core left for answers
+    threadpool_limits(limits=network_threads(settings), user_api="blas")  # numpy's take all cores
     server = uvicorn.Server(server_config(app, settings))
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises its signal again in the end
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     if not server.started:

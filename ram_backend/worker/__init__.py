@@ -1,1 +1,1 @@
-"""The RQ worker, its maintenance, and what its jobs do: train, refresh, prelabel, engine."""
+"""The RQ worker, its maintenance, and what its jobs do."""

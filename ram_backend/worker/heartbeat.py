@@ -57,7 +57,7 @@ class Heartbeat(PeriodicThread):
         self._limit_s = None if on_end is None else settings.job_timeout_seconds
         self._on_end = on_end
         self._on_progress = on_progress
-        self._stage: tuple[Any, ...] = ()  # name, step and steps; written in the job's thread
+        self._stage: tuple[Any, ...] = ()  # name, step, steps: of the job's thread
         self._job_began = time.monotonic()
         self._written: tuple[Any, ...] = ()
         self._written_at = 0.0
@@ -90,7 +90,7 @@ class Heartbeat(PeriodicThread):
                 self._written, self._written_at = stage, now
         except JobLost as error:
             return not self._stop.is_set() and self._end(str(error))
-        except DatabaseUnavailable as error:  # tried again at once, as the lease runs out
+        except DatabaseUnavailable as error:  # tried again at once
             if self._written_at:
                 _log.warning("job %s has no heartbeat: %s", self._job.id, error)
             self._written_at = 0.0

@@ -68,7 +68,7 @@ class Maintenance(PeriodicThread):
         self._valkey = valkey
         self._parent = os.getppid() if with_parent else None
         self._count_at = 0.0
-        self._no_expiry_until = 0.0  # while the database was away nobody could renew a lease
+        self._no_expiry_until = 0.0  # after an absence of the database
         self._problem = ""
 
     def tick(self) -> bool:
@@ -129,7 +129,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
     """
 
     child = "ram_backend.worker.main"
-    stopped: ClassVar[list[int]] = []  # the lock of an `Event` may be held by the very thread that a signal interrupts
+    stopped: ClassVar[list[int]] = []  # an `Event` could deadlock with its own signal
     max_connection_wait_time = 2.0
 
     def fork_work_horse(self, job: QueuedJob, queue: Queue) -> None:
@@ -148,7 +148,7 @@ class JobWorker(SpawnWorker):  # type: ignore[misc]
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()
-        self._stop_requested = bool(self.stopped)  # by a signal that came before these handlers
+        self._stop_requested = bool(self.stopped)  # by an earlier signal
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         """Ends the process: at once where it waits, else when its job is done."""
@@ -164,9 +164,9 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
     """
     database = open_migrated(settings)
     with Valkey(settings) as valkey, Maintenance(settings, database, valkey, with_parent=with_parent):
-        os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for the processes of jobs
+        os.environ |= settings.model_copy(update={"redis_url": valkey.url}).environment()  # for jobs
         while not worker.stopped:
-            for number in (signal.SIGINT, signal.SIGTERM):  # RQ's own ones are in place while it works
+            for number in (signal.SIGINT, signal.SIGTERM):  # RQ has its own while it works
                 signal.signal(number, lambda number, _frame: worker.stopped.append(number))
             try:
                 with connect(valkey.url, None) as connection:
@@ -174,7 +174,7 @@ def work(settings: Settings, *, with_parent: bool = False, worker: type[JobWorke
                     worker(_QUEUES, connection=connection, **options).work(logging_level="WARNING")
             except RedisError as error:
                 _log.warning("The queue of jobs doesn't answer (%s); trying again.", type(error).__name__)
-            if not worker.stopped:  # RQ may also end without an error where the queue goes away
+            if not worker.stopped:  # RQ may end without an error
                 time.sleep(RETRY_S)
 
 

@@ -161,7 +161,7 @@ class Prelabeller:
             batch = Batch(version, tuple(left.popleft() for _ in range(min(size, len(left)))))
             yield batch
             for empty in [failed.pop(task) for task in batch.tasks if task in failed]:
-                for number in filter(None, (empty.current, *empty.duplicates)):  # so that Label Studio asks again
+                for number in filter(None, (empty.current, *empty.duplicates)):  # to be asked again
                     api.delete_prediction(number)
             api.retrieve(batch.tasks)
             sent += len(batch.tasks)
@@ -181,7 +181,7 @@ class Prelabeller:
             else:
                 result.missing += missing
                 alone += 1
-                left.rotate(-(len(left) // 2))  # unavailable images come in runs: continue elsewhere
+                left.rotate(-(len(left) // 2))  # unavailable images come in runs
                 if alone >= MAX_EMPTY_SINGLES and not result.done and not api.has_any(version):
                     raise NotAvailable(
                         f"Label Studio stores no predictions of {version} for the tasks that it was asked to retrieve:"

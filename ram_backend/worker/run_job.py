@@ -83,7 +83,7 @@ FUNCTIONS: dict[JobKind, JobFunction | str] = {
 
 
 def run_job(job_id: str) -> str:
-    """Does a job with the environment's settings: what RQ calls, in a process of its own."""
+    """Does a job with the environment's settings, in a process of its own, for RQ."""
     settings = load_settings()
     database = open_database(settings)  # the worker has seen to its migrations
     try:

@@ -67,7 +67,7 @@ def train(context: JobContext) -> JobResult | None:
         with lock.acquire(timeout=0):
             return _train(context)
     except Timeout:
-        if context.job.attempt > 1:  # an earlier attempt that lost its lease may hold the lock as long as it hangs
+        if context.job.attempt > 1:  # an earlier one may hang with the lock
             return _train(context)
         context.service.table.release(context.job, "Another training has the device.", delay_s=DEVICE_S)
         return None
@@ -99,7 +99,7 @@ def _train(context: JobContext) -> JobResult | None:
     if (earlier := _same_before(context, inputs_digest)) is not None:
         return _result(corrections, earlier, inputs_digest)
 
-    seed = int(corrections.fingerprint.hash[:8], 16)  # the same corrections give the same candidate
+    seed = int(corrections.fingerprint.hash[:8], 16)  # reproducible
     if (refusal := refuse_before_fitting(training_set, seed)) is not None:
         return _result(corrections, refusal, inputs_digest)
 

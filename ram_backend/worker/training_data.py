@@ -186,7 +186,7 @@ def encode_images(
     settings, ledger, key = context.settings, context.service.ledger, context.key
     loader = open_image_loader(settings, bundle.preprocessing, network.encoder_id)
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=settings.cache_dir) as file:  # vanishes with the process; may exceed its memory
+    with tempfile.TemporaryFile(dir=settings.cache_dir) as file:  # may exceed the memory
         tokens = np.memmap(file, dtype=np.float16, mode="w+", shape=(len(labels), *network.token_shape))
     known = ledger.images(key)
     hashes: dict[int, tuple[str, int]] = {}  # sha256 and perceptual hash of each row
@@ -205,7 +205,7 @@ def encode_images(
             try:
                 outcome = next(fetched, None)
                 if not isinstance(outcome, bytes):
-                    raise outcome or errors[-1]  # where Label Studio has failed, all others have
+                    raise outcome or errors[-1]  # Label Studio failed: all did
                 image = loader.load(outcome, name=f"image of task {labels[row].task_id}")
             except (ImageError, ImageUnreachable) as error:
                 errors.append(error)
@@ -224,7 +224,7 @@ def encode_images(
     fetched = [row for row in new if row in hashes]
     ledger.record_images(key, {image_key(labels[row].task_id, labels[row].reference): hashes[row] for row in fetched})
     rows = sorted(hashes)
-    for place, row in enumerate(rows):  # rows rise, so none is written over before it has moved
+    for place, row in enumerate(rows):  # none is written over before it has moved
         if row != place:
             tokens[place] = tokens[row]
     return EncodedImages(

@@ -1,1 +1,1 @@
-"""The database's history, for alembic: one file a release in `versions/`, written by hand, never changed after it."""
+"""The database's history, for alembic: a file a release in `versions/`, never changed after it."""

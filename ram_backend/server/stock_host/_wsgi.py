@@ -1,4 +1,4 @@
-"""WSGI app of label-studio-ml 1.0.9 with RAMBackend: what `label-studio-ml start` runs, or gunicorn (`_wsgi:app`).
+"""WSGI app of label-studio-ml 1.0.9 with RAMBackend, for it and gunicorn (`_wsgi:app`).
 
 It is that package's template, but events are only acknowledged: 1.0.9 starts a
 Python process for each.
@@ -25,7 +25,7 @@ _UNPROTECTED = (
     "The stock host checks no webhook secret and no login: unset RAM_WEBHOOK_SECRET, RAM_BASIC_AUTH_USER and"
     " RAM_BASIC_AUTH_PASS and let it listen where only Label Studio reaches it, or use `ram-backend serve`."
 )
-_log = logging.getLogger("ram_backend.server.stock_host")  # also where it runs as a script
+_log = logging.getLogger("ram_backend.server.stock_host")  # of a script, too
 
 
 def make_app(settings: Settings, options: Mapping[str, Any]) -> Flask:

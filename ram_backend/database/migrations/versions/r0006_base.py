@@ -1,4 +1,4 @@
-"""Base revision: the tables of databases that 0.1.0 has made; new databases are made at once as the rows are now."""
+"""Base revision: the tables of databases of 0.1.0; new ones are made as the rows are now."""
 
 revision = "0006"
 down_revision = None
