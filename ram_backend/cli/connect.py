@@ -10,7 +10,7 @@ import typer
 from ram_backend.cli.output import out, read_text
 from ram_backend.cli.serve import url_of
 from ram_backend.database.migrate import open_migrated
-from ram_backend.errors import InputError, SettingsError
+from ram_backend.errors import SettingsError
 from ram_backend.labelstudio.client import LabelStudio, open_label_studio
 from ram_backend.labelstudio.config_xml import vocabulary_config
 from ram_backend.labelstudio.project_api import ProjectApi
@@ -52,7 +52,7 @@ def connect(
     """
     settings = load_settings()
     options = ConnectOptions(
-        url=_backend_url(url, settings),
+        url=url_of(settings.host, settings.port or 9090) if url is None else instance_of(url, of="the backend"),
         label_config=None if label_config is None else read_text(label_config, XML_FILE),
         fallback=lambda: _all_tags(settings),
         login=settings.basic_auth(),
@@ -92,15 +92,6 @@ def _label_studio(settings: Settings, trusted_host: TrustedHost | None) -> tuple
     found.version()
     found.whoami()
     return found, token
-
-
-def _backend_url(url: str | None, settings: Settings) -> str:
-    try:
-        return url_of(settings.host, settings.port or 9090) if url is None else instance_of(url)
-    except InputError:
-        raise InputError(
-            f"--url {url!r:.80} is not an address: give http://HOST:PORT of `ram-backend serve`."
-        ) from None
 
 
 def _all_tags(settings: Settings) -> str:

@@ -47,8 +47,8 @@ def parse_project(project: str | int) -> tuple[int, int]:
     return number, created
 
 
-def instance_of(hostname: str | None) -> str:
-    """Normalised address of a Label Studio: scheme, host, unusual port, path; "" for none.
+def instance_of(hostname: str | None, *, of: str = "a Label Studio") -> str:
+    """Normalised address of a server: scheme, host, unusual port, path; "" for none.
 
     Raises:
         InputError: it is not an http(s) address.
@@ -62,7 +62,7 @@ def instance_of(hostname: str | None) -> str:
             raise ImageRefused("no address")
         address = Address.of(re.sub(r"//[^/]*@", "//", url, count=1))
     except ImageRefused:
-        shown = f"{redacted(text)[:80]!r} is not an address of a Label Studio"
+        shown = f"{redacted(text)[:80]!r} is not an address of {of}"
         raise InputError(f"{shown}: expected http://HOST:PORT or https://HOST.") from None
     return f"{address.origin}{address.target.rstrip('/')}"
 
