@@ -17,12 +17,6 @@ FIELDS = ("tags", "threshold", "precision", "top_k", "per_tag")
 _BY_PAGE = "asked for on the admin's page"
 
 
-def _prelabel(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
-    """Requests predictions for all tasks without annotations."""
-    job = jobs.request_prelabelling(key, JobOptions(which=("unlabelled",)), _BY_PAGE).job
-    return f"Predictions are queued as job {job.short}; a worker has Label Studio retrieve them."
-
-
 def _serve(jobs: JobService, key: ProjectKey, given: Mapping[str, Any]) -> str:
     """Serves another version, or the bundle's base, and pins it; raises as `roll_back`."""
     before = jobs.versions.served(key)
@@ -75,7 +69,10 @@ def _number(name: str, text: str) -> float:
 
 ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]] = {
     "train": lambda jobs, key, _: str(jobs.request_training_message(key, _BY_PAGE)["message"]),
-    "prelabel": _prelabel,
+    "prelabel": lambda jobs, key, _: (
+        f"Queued as job {jobs.request_prelabelling(key, JobOptions(('unlabelled',)), _BY_PAGE).job.short};"
+        " a worker has Label Studio retrieve predictions."
+    ),
     "engine": lambda jobs, key, _: f"Queued as job {jobs.table.request(key, 'engine', _BY_PAGE).job.short}.",
     "pin": lambda jobs, key, _: (
         f"Pinned to {jobs.versions.pin(key).name}: no training, no new version until it is unpinned."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from ram_backend.database.engine import Base, Database, open_database
 from ram_backend.errors import DatabaseUnavailable
@@ -69,19 +69,14 @@ def upgrade(database: Database) -> None:
                 options = {"fn": lambda revision, _: script._upgrade_revs("head", revision)}
                 migration = MigrationContext.configure(connection, opts=options)
                 if migration.get_current_revision() is None:
-                    _make_tables(connection)
+                    for name in _ROWS:
+                        import_module(f"ram_backend.{name}")
+                    Base.metadata.create_all(connection)
+                    connection.execute(Base.metadata.tables["backend"].insert().values(id=1, change=0))
                     migration.stamp(script, "head")
                 elif not _is_current(migration, script, database.display_url):
                     with Operations.context(migration):
                         migration.run_migrations()
-
-
-def _make_tables(connection: Connection) -> None:
-    """All tables, and the one row about the backend itself."""
-    for name in _ROWS:
-        import_module(f"ram_backend.{name}")
-    Base.metadata.create_all(connection)
-    connection.execute(Base.metadata.tables["backend"].insert().values(id=1, change=0))
 
 
 @contextmanager

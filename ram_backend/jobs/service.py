@@ -47,9 +47,7 @@ class JobService:
         self.versions = VersionTable(database)
         self.projects = ProjectTable(database)
         self.schedules = ScheduleTable(database)
-        self._versions_dir = settings.versions_dir
-        self._train_after = settings.train_after
-        self._debounce_s = settings.train_debounce_seconds
+        self._settings = settings
 
     def request_training(
         self, key: ProjectKey, reason: str, *, debounced: bool = False, bundle: str | None = None
@@ -67,8 +65,9 @@ class JobService:
                 f"Project {key} is pinned to {served.name}, so nothing is learned:"
                 f" `ram-backend versions unpin {key.id}` ends that."
             )
-        options, delay_s = bundle and JobOptions(bundle=bundle), self._debounce_s if debounced else 0.0
-        return self.table.request(key, "train", reason, options or None, delay_s=delay_s)
+        options = JobOptions(bundle=bundle) if bundle else None
+        delay_s = self._settings.train_debounce_seconds if debounced else 0.0
+        return self.table.request(key, "train", reason, options, delay_s=delay_s)
 
     def request_training_message(self, key: ProjectKey, reason: str, *, debounced: bool = False) -> dict[str, Any]:
         """`request_training`, answered for people: "message", and the job's id, "job"."""
@@ -109,7 +108,7 @@ class JobService:
         if name != BASE:
             record = self.versions.get(key, name)
             if not record.removed and record.outcome == ACCEPTED:  # else the table says why not
-                open_version(version_path(self._versions_dir, key, name), None, key=key, digest=record.digest)
+                open_version(version_path(self._settings.versions_dir, key, name), None, key=key, digest=record.digest)
                 if record.quarantined is not None:
                     self.versions.quarantine(key, name, None)
         served = self.versions.roll_back(key, None if name == BASE else name)
@@ -121,12 +120,12 @@ class JobService:
         """What these projects, by default all with events, wait with for their next training."""
         one = keys[0] if len(keys) == 1 else None
         events = self.ledger.last_events() if one is None else {one: self.ledger.last_event(one)}
-        attempts, found = self.table.last_attempts(one), {}
+        attempts, found, first = self.table.last_attempts(one), {}, self._settings.train_after
         for key in keys or events:
             names = key, ProjectKey("", key.id, key.created)
             last, attempt = (max(rows.get(name, 0) for name in names) for rows in (events, attempts))
             seen = _seen(self.ledger, key, attempt) if attempt else 0
-            enough = max(1, self._train_after - seen, -(-seen // 2)) if self._train_after else None
+            enough = max(1, first - seen, -(-seen // 2)) if first else None
             found[key] = Waiting(_changed(self.ledger, key, attempt, last), enough)
         return found
 
