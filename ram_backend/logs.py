@@ -21,6 +21,7 @@ LogFormat = Literal["text", "json"]
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is answered, or that asked for this job; in log lines."""
 
+_TEXT = "%(asctime)s %(levelname)s [%(process)d %(request_id)s] %(name)s: %(message)s"
 _OWN = frozenset({"time", "level", "logger", "message", "process", "request", "error"})
 
 
@@ -35,14 +36,7 @@ def with_request_id(request: str | None) -> Iterator[None]:
 
 
 class TextLine(logging.Formatter):
-    """Keeps each message on one line, whatever is in it; only tracebacks have more.
-
-    Args:
-        who: stands in brackets after the level, e.g. "%(request_id)s".
-    """
-
-    def __init__(self, who: str) -> None:
-        super().__init__(f"%(asctime)s %(levelname)s [{who}] %(name)s: %(message)s")
+    """Keeps each message on one line, whatever is in it; only tracebacks have more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line without its traceback."""
@@ -74,13 +68,11 @@ class JsonLine(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: str, log_format: LogFormat, *, who: str = "%(request_id)s") -> None:
-    """Sends log lines to standard error.
-
-    Libraries say warnings and errors only, whatever the level; `who` stands in
-    brackets in text lines (see `TextLine`).
-    """
+def configure(level: str, log_format: LogFormat = "text") -> None:
+    """Sends log lines to standard error; of libraries, whatever the level, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLine() if log_format == "json" else TextLine(who))
+    handler.setFormatter(JsonLine() if log_format == "json" else TextLine(_TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("rq.worker", "rq.job"):  # rq has a level of its own
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ram_backend").setLevel(level.upper())

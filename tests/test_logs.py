@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from ram_backend.logs import configure as configure_logs
-from ram_backend.logs import request_id, with_request_id
-from ram_backend.worker.main import configure_logging as configure_jobs
+from ram_backend.logs import configure, request_id, with_request_id
 
 log = logging.getLogger("ram_backend.test")
-Configure = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +26,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-@pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
-def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     with with_request_id("abc"):
         log.info('%s "quoted"', "a\nb\u2028c", extra={"fields": {"route": "/predict", "ms": 1.5, "level": "forged"}})
@@ -45,8 +41,7 @@ def test_json_is_one_object_a_line(configure: Configure, capsys: pytest.CaptureF
     assert "KeyError: 'gone'" in second["error"], "the traceback is a field"
 
 
-@pytest.mark.parametrize("configure", [configure_logs, configure_jobs])
-def test_text_stays_one_line_and_names_the_request(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_stays_one_line_and_names_the_request(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     with with_request_id("abc"):
         log.info("event %s", "a\nINFO forged\x1b[0m\u2028end")

@@ -79,10 +79,10 @@ def worker(
     SIGTERM: end the job that is being done, then stop; a second one stops at
     once, and the next worker begins the job anew.
     """
-    from ram_backend.worker.main import configure_logging, work
+    from ram_backend.worker.main import work
 
     settings = load_settings(bundle=bundle, device=device)
-    configure_logging(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format)
     typer.echo(f"ram-backend worker waits for jobs (data folder {settings.data_dir}). Ctrl-C stops.")
     work(settings, with_parent=with_parent)
     typer.echo("Worker stopped.")

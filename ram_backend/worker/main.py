@@ -35,7 +35,7 @@ from ram_backend.errors import DatabaseUnavailable, RamError
 from ram_backend.jobs.job import QUEUES, Job
 from ram_backend.jobs.service import JobService
 from ram_backend.jobs.valkey import Valkey, connect
-from ram_backend.logs import LogFormat, configure
+from ram_backend.logs import configure
 from ram_backend.periodic import PeriodicThread
 from ram_backend.settings import Settings, load_settings
 
@@ -184,17 +184,10 @@ def do_job() -> None:
     with suppress(OSError):  # no Linux
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format)
     with connect(settings.redis_url or "", None) as connection:
         worker = JobWorker(_QUEUES, connection=connection, serializer=JSONSerializer)
         worker.name = os.environ["RQ_WORKER_ID"]
         job = QueuedJob.fetch(os.environ["RQ_JOB_ID"], connection=connection, serializer=JSONSerializer)
         worker.execution = Execution.fetch(os.environ["RQ_EXECUTION_ID"], job.id, connection=connection)
         worker.main_work_horse(job, Queue(job.origin, connection=connection, serializer=JSONSerializer))
-
-
-def configure_logging(level: str, log_format: LogFormat = "text") -> None:
-    """Sends log lines to standard error, each with the id of the job's request."""
-    configure(level, log_format, who="worker %(process)d %(request_id)s")
-    for name in ("rq.worker", "rq.job"):
-        logging.getLogger(name).setLevel(logging.WARNING)

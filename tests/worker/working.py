@@ -23,10 +23,11 @@ from ram_backend.worker.run_job import JobContext
 
 KILLS = 30
 PROGRAM = """
+from ram_backend.logs import configure
 from ram_backend.settings import load_settings
-from ram_backend.worker.main import configure_logging, work
+from ram_backend.worker.main import work
 from worker.working import QuickWorker
-configure_logging("info")
+configure("info")
 work(load_settings(), with_parent=True, worker=QuickWorker)
 """
 
