@@ -285,8 +285,7 @@ def check_projects(settings: Settings, database: Database) -> Iterator[Finding]:
     changes = ProjectTable(database).changes()
     if not changes.projects:
         yield NONE_CONNECTED
-    latest = sorted(changes.projects, key=lambda each: each.updated_at.timestamp() if each.updated_at else 0.0)
-    for project in latest[: -MAX_PROJECTS - 1 : -1]:
+    for project in changes.projects[: -MAX_PROJECTS - 1 : -1]:  # the last one was written last
         for finding in check_project(settings, project, changes.trusted_host):
             yield Finding(f"project {project.key.id}: {finding.what}", finding.state, finding.found, finding.remedy)
 
