@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +45,7 @@ from ram_backend.settings import Settings, load_settings
 from ram_backend.versions.table import VersionTable
 from ram_backend.vocabulary.embeddings import open_text_encoder
 
+COLOURS = {"ok": "green", "note": "yellow", "bad": "red"}
 LOW_DISK = 5_000_000_000
 TIMEOUT_S = 3.0
 SILENT_S = 420.0
@@ -84,18 +85,13 @@ def doctor(as_json: JsonLines = False) -> None:
     if as_json:
         print_json(*(asdict(each) for each in findings))
     else:
-        _print(findings)
+        table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
+        for each in findings:
+            found = f"{each.found}\n-> {each.remedy}" if each.remedy else each.found
+            table.add_row(Text(each.state, style=COLOURS[each.state]), Text(each.what), Text(found))
+        out.print(table, soft_wrap=False)
     if any(each.state == "bad" for each in findings):
         raise typer.Exit(1)
-
-
-def _print(findings: Sequence[Finding]) -> None:
-    table = Table("", "what", "found", title=f"ram-backend {__version__}", title_justify="left")
-    colours = {"ok": "green", "note": "yellow", "bad": "red"}
-    for each in findings:
-        found = f"{each.found}\n-> {each.remedy}" if each.remedy else each.found
-        table.add_row(Text(each.state, style=colours[each.state]), Text(each.what), Text(found))
-    out.print(table, soft_wrap=False)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

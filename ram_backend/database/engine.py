@@ -186,7 +186,12 @@ def _sqlite(file: Path) -> Database:
 
     @event.listens_for(engine, "do_connect")
     def _private_file(_dialect: Any, _record: Any, _args: Any, _options: Any) -> None:
-        _make_private(file)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # never opened: closing another handle on it loses SQLite's locks
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
+        if file.stat().st_mode & 0o077:  # it holds tokens
+            with suppress(PermissionError):
+                file.chmod(_OWNER_ONLY)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -201,20 +206,6 @@ def _sqlite(file: Path) -> Database:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return Database(engine=engine, display_url=str(file), file=file)
-
-
-def _make_private(file: Path) -> None:
-    """Makes a database file that only its owner can read: it holds tokens.
-
-    An existing file is never opened here: a process that closes any other
-    handle on it loses SQLite's locks.
-    """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
-    if file.stat().st_mode & 0o077:
-        with suppress(PermissionError):
-            file.chmod(_OWNER_ONLY)
 
 
 def _postgresql(url: URL) -> Database:
