@@ -48,7 +48,7 @@ class DiskCache:
         content = data[_HEAD:]
         intact = data[:_HEAD] == _MAGIC + hashlib.sha256(content).digest()
         if not intact:
-            _log.warning("The cached file %s is damaged: its content is computed again.", path)
+            _log.warning("The cached file %s is damaged: it is made again.", path)
         with suppress(OSError):  # it was removed meanwhile, or is read-only
             os.utime(path) if intact else path.unlink()
         return content if intact else None

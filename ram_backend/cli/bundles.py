@@ -32,13 +32,13 @@ def import_(
         Path | None, typer.Option(help="One threshold a line (default: the authors' flat ones).")
     ] = None,
     allow_extra: Annotated[
-        bool, typer.Option("--allow-extra", help="Leave out keys that are unknown, instead of refusing the file.")
+        bool, typer.Option("--allow-extra", help="Leave out unknown keys instead of refusing the file.")
     ] = False,
     descriptions: Annotated[
         int | None, typer.Option(min=1, help="RAM++: label embeddings per tag (default: 51).")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images that the file was trained for (default: 384).")
+        int | None, typer.Option(min=1, help="Side of the images of its training (default: 384).")
     ] = None,
 ) -> None:
     """Make a bundle of an official weight file.
@@ -70,7 +70,7 @@ def pull(
     model: Annotated[Model, typer.Argument(help="Which released model.")],
     name: Annotated[str | None, typer.Option(help="Name of the new bundle (default: the model's).")] = None,
     repository: Annotated[
-        str | None, typer.Option(help="Another repository on the hub, e.g. OWNER/NAME or spaces/OWNER/NAME.")
+        str | None, typer.Option(help="Another repository of the hub: OWNER/NAME or spaces/OWNER/NAME.")
     ] = None,
     filename: Annotated[str | None, typer.Option(help="Another file in that repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit (default: main).")] = None,

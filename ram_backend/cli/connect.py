@@ -33,14 +33,14 @@ def connect(
     ] = None,
     label_config: Annotated[
         Path | None,
-        typer.Option(help="XML file in place of the project's (else kept, but one without anything to tag)."),
+        typer.Option(help="XML file (default: the project's, if it has something to tag)."),
     ] = None,
     extra_params: Annotated[str | None, typer.Option(help="JSON object, such as '{\"threshold\": 0.4}'.")] = None,
     uncertain_first: Annotated[
-        bool, typer.Option("--uncertain-first", help="Serve the tasks first that the model is least sure of.")
+        bool, typer.Option("--uncertain-first", help="Serve the most uncertain tasks first.")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Delete the project's other backends, and webhooks that such ones left.")
+        bool, typer.Option("--replace", help="Delete other backends of the project, and their webhooks.")
     ] = False,
 ) -> None:
     """Connect a project with a running `ram-backend serve`: label config, backend, webhook with its secret, live order.

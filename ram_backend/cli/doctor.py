@@ -121,7 +121,7 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK
-    remedy = "free some space, or set RAM_DATA_DIR to a larger disk: an imported RAM takes about 1 GB" if low else ""
+    remedy = "free some space, or set RAM_DATA_DIR: an imported RAM takes about 1 GB" if low else ""
     yield Finding("data folder", "note" if low else "ok", f"{folder}, {free / 1e9:.0f} GB free", remedy)
 
 
@@ -130,7 +130,7 @@ def _bundles(settings: Settings) -> Iterator[Finding]:
     for entry in entries:
         yield Finding(f"bundle {entry.name}", "bad" if entry.problem else "ok", entry.problem or entry.summary)
     if all(entry.kind == "starter" for entry in entries):
-        remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import` for a file that you have"
+        remedy = "ram-backend bundles pull ram-plus (3 GB), or `ram-backend bundles import`"
         yield Finding("RAM weights", "note", "none: only the small starter bundle is here", remedy)
 
 
@@ -141,12 +141,12 @@ def _served_bundle(settings: Settings) -> Iterator[Finding]:
     bundle = find_bundle(settings.bundle, settings.bundles_dir)
     known = f"{bundle.name}: {len(bundle.vocabulary)} tags"
     if settings.bundle == "starter" and bundle.digest != starter_digest():
-        remedy = f"stop everything and remove {bundle.path}: this release's is installed; projects then learn anew"
+        remedy = f"stop everything and remove {bundle.path}: the new one comes, and projects learn anew"
         yield Finding("RAM_BUNDLE", "note", f"{known}; it came with another release of the package", remedy)
     else:
         yield Finding("RAM_BUNDLE", "ok", known)
     if bundle.text_encoder is None:
-        yield Finding("new tags", "note", f"{bundle.name} has no text encoder: only its own tags can be scored")
+        yield Finding("new tags", "note", f"{bundle.name} has no text encoder: only its own tags are scored")
         return
     try:
         encoder = open_text_encoder(bundle.text_encoder, settings)
@@ -201,7 +201,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     try:
         upgrade(database)
     except DatabaseUnavailable as error:
-        remedy = "see that it runs, and RAM_DATABASE_URL; the server still serves what it has meanwhile"
+        remedy = "see that it runs, and RAM_DATABASE_URL; the server still serves what it has"
         yield Finding("database", "bad", str(error), remedy)
         return
     yield Finding("database", "ok", f"{database.display_url} answers")
@@ -341,7 +341,7 @@ def _token(label_studio: LabelStudio, token: str, *, of_setup: bool = False) -> 
 def _remedy(base: str) -> str:
     remedy = "start it, or set LABEL_STUDIO_URL to its address as this machine sees it"
     if is_loopback(base):
-        remedy += "; `localhost` is this machine, or this container: use the name of Label Studio's host or service"
+        remedy += "; `localhost` is this machine or container: use Label Studio's host or service"
     return remedy
 
 

@@ -40,7 +40,7 @@ def label(
         list[str] | None, typer.Option(help="coco=FILE.json, yolo=FOLDER or voc=FOLDER; may be repeated.")
     ] = None,
     push: Annotated[
-        bool, typer.Option("--push", help="Write predictions into --project; IMAGES that it lacks are uploaded.")
+        bool, typer.Option("--push", help="Write predictions into --project; upload IMAGES that it lacks.")
     ] = False,
     as_json: JsonLines = False,
     device: DeviceOption = None,

@@ -47,11 +47,9 @@ def set_(
     per_tag: Annotated[list[str] | None, typer.Option(help="Of one tag: NAME=0.4; may be repeated.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Show at most this many tags.")] = None,
     precision: Annotated[
-        float | None, typer.Option(help="In place of a threshold: the share of ticks that are to be right: 0 to 1.")
+        float | None, typer.Option(help="In place of a threshold: share of right ticks, 0 to 1.")
     ] = None,
-    add_cost: Annotated[
-        float | None, typer.Option(help="What adding a missing tag costs, in removed ticks: 0.01 to 100.")
-    ] = None,
+    add_cost: Annotated[float | None, typer.Option(help="Cost of adding a tag, in removed ticks: 0.01 to 100.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also tags that the label config doesn't have.")] = False,
 ) -> None:
     """Set tags, thresholds or the number of tags; what is not named stays.
@@ -143,7 +141,7 @@ def pin_host(
     settings = load_settings()
     host = instance_of(url)
     if not host:
-        raise InputError("The address is empty: give that of Label Studio, such as http://localhost:8080.")
+        raise InputError("The address is empty: give one such as http://localhost:8080.")
     ProjectTable(open_migrated(settings)).pin_host(host)
     typer.echo(f"{host} is trusted, for projects with that address in `project list`.")
     if settings.label_studio_url:

@@ -25,7 +25,7 @@ def serve(
         bool | None,
         typer.Option(
             "--with-worker/--without-worker",
-            help="Also start a worker, which learns from corrections (default: RAM_WORKER, else none).",
+            help="Also start a worker, which learns (default: RAM_WORKER, else none).",
         ),
     ] = None,
 ) -> None:
@@ -69,7 +69,7 @@ def worker(
     bundle: BundleOption = None,
     device: DeviceOption = None,
     with_parent: Annotated[
-        bool, typer.Option("--with-parent", help="End when the process that started this one has ended.", hidden=True)
+        bool, typer.Option("--with-parent", help="End with the process that started this one.", hidden=True)
     ] = False,
 ) -> None:
     """Learn from corrections, as the server or `ram-backend train` asks for it.

@@ -152,7 +152,7 @@ def open_account(folder: Path) -> Account:
         try:
             return Account(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            raise NotAvailable(f"{path} can't be read: delete {folder}, which makes Label Studio anew.") from None
+            raise NotAvailable(f"{path} can't be read: delete {folder} to make Label Studio anew.") from None
     if (folder / "label_studio.sqlite3").exists():
         raise NotAvailable(f"{folder} has a Label Studio whose login is not known: move it away, and try again.")
     account = Account()

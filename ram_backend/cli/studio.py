@@ -40,11 +40,11 @@ UPLOAD = 10
 
 def studio(
     photos: Annotated[
-        Path | None, typer.Option(help="Folder of photos for the project, when it is made (default: the 18 that ship).")
+        Path | None, typer.Option(help="Folder of photos for a new project (default: the 18 that ship).")
     ] = None,
-    label_studio: Annotated[
-        Path, typer.Option(help="Label Studio's command, in a virtual environment of its own (`make studio` makes it).")
-    ] = Path(".venv-studio/bin/label-studio"),
+    label_studio: Annotated[Path, typer.Option(help="Label Studio's command (`make studio` installs it).")] = Path(
+        ".venv-studio/bin/label-studio"
+    ),
     label_config: Annotated[Path, typer.Option(help="Label config of the project, when it is made.")] = Path(
         "label_configs/choices_with_confidence.xml"
     ),

@@ -51,23 +51,21 @@ def tag(
         typer.Option(help="JSON list of {tag: \\[sentence, ...]}: score these tags from their descriptions (RAM++)."),
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show the K best tags, whatever their thresholds.")] = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Show tags that score at least this, whatever their thresholds.")
-    ] = None,
+    min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Show tags that score at least this.")] = None,
     caption: Annotated[
-        bool, typer.Option("--caption", help="Also write a sentence about each image: of its tags, or of --tags.")
+        bool, typer.Option("--caption", help="Also write a sentence of each image's tags, or of --tags.")
     ] = False,
     beams: Annotated[int, typer.Option(min=1, max=20, help="Width of the caption's beam search; 1 is greedy.")] = 3,
     max_length: Annotated[
-        int, typer.Option(min=5, max=200, help="Most word pieces of a caption, its prompt's four included.")
+        int, typer.Option(min=5, max=200, help="Most word pieces of a caption, with its prompt's four.")
     ] = 30,
     as_json: JsonLines = False,
     regions: Annotated[
-        bool, typer.Option("--regions", help="Also place each shown tag: boxes in JSON, in --out and on --save.")
+        bool, typer.Option("--regions", help="Also place shown tags: boxes in JSON, --out and --save.")
     ] = False,
     file: Annotated[Path | None, typer.Option("--out", help=f"Also write a file: {', '.join(SUFFIXES)}.")] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Also write photos with their tags drawn on, and index.html, to this folder.")
+        Path | None, typer.Option(help="Also write photos with drawn tags, and index.html, to this folder.")
     ] = None,
     export: Annotated[
         list[str] | None,
@@ -75,7 +73,7 @@ def tag(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with --out FILE.jsonl and --save: leave out images that they have."),
+        typer.Option("--resume", help="Go on with --out FILE.jsonl and --save: only new images."),
     ] = False,
     device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto (default: RAM_PRECISION).")] = None,

@@ -29,7 +29,7 @@ CaptionsOption = Annotated[
     list[Path] | None, typer.Option(help="File of images and captions; may be given several times.")
 ]
 
-app = typer.Typer(help="Look into a bundle's tags, and build the label system of the starter.", no_args_is_help=True)
+app = typer.Typer(help="Look into a bundle's tags, and build label systems.", no_args_is_help=True)
 
 
 @app.command()

@@ -72,7 +72,7 @@ def mount(app: FastAPI, *, check: Check) -> None:
 async def _admitted(services: Server, request: Request) -> None:
     """Refuses (403) browsers on other machines, without a login."""
     if not services.settings.basic_auth_user and not is_loopback(request.headers.get("host", "")):
-        message = "Without a login the page is for localhost alone: set RAM_BASIC_AUTH_USER and RAM_BASIC_AUTH_PASS."
+        message = "Without a login (RAM_BASIC_AUTH_USER, RAM_BASIC_AUTH_PASS) the page is for localhost alone."
         raise Refused(403, "LoginNeeded", message)
 
 

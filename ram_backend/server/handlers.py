@@ -129,7 +129,7 @@ async def _late(services: Services, key: ProjectKey, snapshot: Snapshot | None, 
     elif isinstance(services.swap.actual(key), Future):
         late = "The project's version is still being loaded: try again in a moment."
     elif snapshot is None:
-        late = "The label config's new tags are still being embedded: try again in a moment, what is done is kept."
+        late = "The label config's new tags are still being embedded: try again in a moment."
     numbers = [task.id for task in tasks if isinstance(task.id, int) and task.id > 0]
     if len(numbers) < 2 or key.id <= 0:
         return NotAvailable(late)

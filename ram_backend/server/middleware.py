@@ -254,7 +254,7 @@ class RequestMiddleware:
         except Exception:
             _log.exception("%s %s failed unexpectedly", method, path)
             if not status:
-                message = f"Something went wrong that should not. The server's log tells more under {identity}."
+                message = f"Something went wrong. The server's log tells more under {identity}."
                 await problem(500, message, kind="InternalError")(scope, receive, send_named)
         finally:
             seconds = time.perf_counter() - started

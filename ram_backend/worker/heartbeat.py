@@ -128,7 +128,7 @@ class WorkerSupervisor(PeriodicThread):
         """Starts another worker where this one has ended."""
         if self._process.poll() is None:
             return True
-        _log.warning("The worker has ended with status %s: starting another one.", self._process.returncode)
+        _log.warning("The worker ended with status %s: starting another.", self._process.returncode)
         if self._stop.wait(RESTART_S):
             return False
         self._start()

@@ -91,7 +91,7 @@ def _train(context: JobContext) -> JobResult | None:
     if wanted not in (None, serving):
         *_, parent, compared = _scored(context, corrections, serving, label_studio)
         if compared.content != training_set.content:
-            raise NotAvailable(f"Not all images are readable for both {bundle.name} and {serving}: try again.")
+            raise NotAvailable(f"Not all images are readable for {bundle.name} and {serving}: try again.")
         thresholds = compared.incumbent_thresholds
         training_set = replace(training_set, incumbent=compared.incumbent, incumbent_thresholds=thresholds)
     corrections = replace(corrections, notes=corrections.notes + images.notes + training_set.notes)
