@@ -176,7 +176,7 @@ class JobTable:
             _wait_again(session, row, message, delay_s)
 
     def finish(self, job: Job, result: JobResult, session: Session | None = None) -> None:
-        """Completes a job; a `JobLost` has to roll back the caller's transaction."""
+        """Completes a job, in a transaction that a `JobLost` has to roll back."""
         with self._database.writing() if session is None else nullcontext(session) as transaction:
             row = _claimed(transaction, job)
             row.result = dict(result.result)
@@ -210,7 +210,7 @@ class JobTable:
             return list(rows)
 
     def _end_attempt(self, session: Session, row: Job, message: str, pause_s: float | None) -> bool:
-        """Retries a job after a pause, or fails it: a failed training has seen all events."""
+        """Retries a job after a pause, or fails it; a failed training counts as one that saw all events."""
         if pause_s is not None and row.attempt < self._attempts:
             _wait_again(session, row, message, pause_s)
             return True
