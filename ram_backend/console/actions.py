@@ -70,8 +70,8 @@ def _number(name: str, text: str) -> float:
 ACTIONS: Mapping[str, Callable[[JobService, ProjectKey, Mapping[str, Any]], str]] = {
     "train": lambda jobs, key, _: str(jobs.request_training_message(key, _BY_PAGE)["message"]),
     "prelabel": lambda jobs, key, _: (
-        f"Queued as job {jobs.request_prelabelling(key, JobOptions(('unlabelled',)), _BY_PAGE).job.short};"
-        " a worker has Label Studio retrieve predictions."
+        f"Predictions queued as job {jobs.request_prelabelling(key, JobOptions(('unlabelled',)), _BY_PAGE).job.short};"
+        " a worker has Label Studio retrieve them."
     ),
     "engine": lambda jobs, key, _: f"Queued as job {jobs.table.request(key, 'engine', _BY_PAGE).job.short}.",
     "pin": lambda jobs, key, _: (
