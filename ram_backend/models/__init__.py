@@ -1,1 +1,1 @@
-"""Networks and bundles: what is on disk, how it got there, and what it computes. No import here loads torch."""
+"""Networks and bundles: on disk, imported, computed. No import here loads torch."""

@@ -1,12 +1,12 @@
 """Bundles: a base model in one directory, written once, opened without reading its weights.
 
-    bundle.json                    what it is: kind, digest, architecture, preprocessing, licence, provenance, checksums
+    bundle.json                    kind, digest, architecture, preprocessing, provenance, ...
     network.safetensors            weights (the starter has ONNX files instead)
     label_embeddings.safetensors   see `label_embeddings.py`
     vocabulary.json                the tags, with their thresholds
     calibration.safetensors        optional, see `calibration.py`
-    captioner.safetensors          the captioner's weights by their official names; tagging never reads it
-    training_images.txt            optional: sha256 and perceptual hash of each image that it learned from, a line each
+    captioner.safetensors          the captioner's weights by their official names
+    training_images.txt            optional: sha256 and perceptual hash of each, a line
 
 What is in a bundle never changes: another model is another bundle.
 """
@@ -40,7 +40,7 @@ TRAINING_IMAGES = "training_images.txt"
 STARTER = "starter"
 """Name of the bundle that installs itself."""
 WAIT_S = 600.0
-"""Longest wait for another process that writes a bundle of the same name, in seconds."""
+"""Longest wait for another process that writes the same bundle, in seconds."""
 
 BundleKind = Literal["ram", "ram_plus", "tag2text", "starter"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,14 +51,9 @@ class Bundle:
     """A base model on disk.
 
     Attributes:
-        path: its directory.
-        name: the directory's name.
-        kind: which network it holds.
         digest: 64 hex digits that name its behaviour: equal on every machine
             that made it from the same files.
         vocabulary: its L tags.
-        preprocessing: from image to pixels.
-        calibration: of its L tags.
         text_encoder: which encoder makes label embeddings for new tags; None:
             it can't take new tags.
         new_tag_threshold: score above which a new tag is on.
@@ -78,7 +73,7 @@ class Bundle:
 
     @property
     def lacks_captioner(self) -> str | None:
-        """Why the bundle can't write captions, and what to do; None: it has a captioner's weights."""
+        """Why the bundle can't write captions, and what to do; None: it can."""
         if CAPTIONER in self.manifest["files"]:
             return None
         if self.kind in ("starter", "ram_plus"):
@@ -93,9 +88,8 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises:
         BundleNotFound: there is no such directory.
-        BundleDamaged: a file is missing, has another size than was written, or
-            says something that can't be; or the format is one that this version
-            doesn't know.
+        BundleDamaged: a file is missing, of another size, or malformed; or the
+            format is unknown to this version.
     """
     if not path.is_dir():
         raise BundleNotFound(f"There is no bundle at {path}: `ram-backend bundles list` shows those that are there.")
@@ -140,11 +134,7 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def verify(bundle: Bundle) -> None:
-    """Reads every file of a bundle and compares its checksum with the one that was written.
-
-    Raises:
-        BundleDamaged: a file differs; names it.
-    """
+    """Compares every file's checksum; BundleDamaged where one differs."""
     for name, entry in bundle.manifest["files"].items():
         if file_sha256(bundle.path / name) != entry["sha256"]:
             raise _damaged(bundle.path, f"the checksum of {name} differs")
@@ -153,34 +143,28 @@ def verify(bundle: Bundle) -> None:
 def bundle_digest(
     kind: BundleKind, architecture: Mapping[str, Any], preprocessing: Preprocessing, sources: Mapping[str, str]
 ) -> str:
-    """Names a bundle's behaviour by what it was made from; `sources` is the sha256 of each file by its role."""
+    """Names a bundle's behaviour; `sources`: sha256 of what it was made from, by role."""
     identity = {"kind": kind, "architecture": architecture, "preprocessing": asdict(preprocessing), "sources": sources}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """64 hex digits; reads the file once."""
+    """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterator[Path]:
-    """Writes a bundle whole or not at all: the body puts the files into an empty directory, which then gets its name.
+    """Writes a bundle whole or not at all: the body fills an empty directory.
 
     Writers of the same name wait for each other on a file lock, which also
-    holds between containers and hosts that share the folder, and is released
-    when its holder is killed.
-
-    Args:
-        bundles_dir: made if it is not there.
-        name: see `check_new_name`.
-        manifest: bundle.json without "format", "name" and "files".
+    holds between hosts that share the folder, and ends with its holder.
+    `manifest` is bundle.json without "format", "name" and "files".
 
     Raises:
         CheckpointError: see `check_new_name`; nothing can be written there; or
-            another process takes longer than `WAIT_S` for a bundle of that
-            name.
+            another process takes longer than `WAIT_S`.
     """
     check_new_name(bundles_dir, name)
     try:
@@ -208,10 +192,9 @@ def new_bundle(bundles_dir: Path, name: str, manifest: dict[str, Any]) -> Iterat
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Makes a directory whole or not at all: the body fills an empty one, which is flushed to disk and gets its name.
+    """Makes a directory whole or not at all: the body fills it, then it gets its name.
 
-    The caller holds a lock; what a killed writer of the same name has left is
-    removed.
+    The caller holds a lock; what a killed writer has left is removed.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -236,12 +219,7 @@ def flush(path: Path) -> None:
 
 
 def check_new_name(bundles_dir: Path, name: str) -> None:
-    """Refuses a name that can't be given to a new bundle.
-
-    Raises:
-        CheckpointError: it is taken, or has other characters than letters,
-            digits, ".", "_" and "-".
-    """
+    """Raises CheckpointError for a name that is taken or has odd characters."""
     if not _NAME.fullmatch(name):
         raise CheckpointError(
             f"{name!r} can't name a bundle: use up to 64 letters, digits, dots, dashes or underscores, starting with a"

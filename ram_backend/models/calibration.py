@@ -1,4 +1,4 @@
-"""Platt scaling per tag: from logits to scores by one strictly increasing curve each."""
+"""Platt scaling per tag: from logits to scores by one increasing curve each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ram_backend.errors import BundleDamaged
 
 FILE = "calibration.safetensors"
 NEUTRAL = 0.5
-"""Threshold of a calibrated tag: the decision of least expected cost where adding a tag costs as much as removing one.
+"""Threshold of a calibrated tag: of least expected cost where adding one costs as much as removing.
 Other thresholds (the authors', those of best F1 of earlier versions) are not about costs and stay as they are."""
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -29,8 +29,7 @@ class Calibration:
     Attributes:
         slope: (L,) float32, above 0.
         offset: (L,) float32.
-        new_slope: slope of tags that the vocabulary doesn't have.
-        new_offset: offset of such tags.
+        new_slope, new_offset: of tags that the vocabulary doesn't have.
     """
 
     slope: NDArray[np.floating]
@@ -52,30 +51,29 @@ class Calibration:
 
     @property
     def fitted(self) -> bool:
-        """Scores are calibrated probabilities; False: the plain sigmoid, of which only thresholds mean something."""
+        """Scores are probabilities; False: sigmoids, of which thresholds count."""
         return not ((self.slope == 1) & (self.offset == 0)).all()
 
     def log_odds(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turns logits (..., L) into calibrated log-odds of the same shape, float32: the sigmoid of them are scores."""
+        """Logits (..., L) to calibrated log-odds of the same shape, float32."""
         return np.asarray(logits, dtype=np.float32) * self.slope + self.offset
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turns logits (..., L) into scores in [0, 1] of the same shape, float32."""
+        """Logits (..., L) to scores in [0, 1] of the same shape, float32."""
         return sigmoid(self.log_odds(logits))
 
     def take(self, rows: Sequence[int | None]) -> Calibration:
-        """The calibration of a selection of tags, in that order; None stands for a new tag."""
+        """The calibration of a selection of tags, in that order; None: a new tag."""
         slope = np.array([self.new_slope if row is None else self.slope[row] for row in rows])
         offset = np.array([self.new_offset if row is None else self.offset[row] for row in rows])
         return Calibration(slope, offset, self.new_slope, self.new_offset)
 
     @classmethod
     def load(cls, directory: Path, tags: int, *, new_slope: float = 1.0, new_offset: float = 0.0) -> Calibration:
-        """Reads a bundle's file; the identity, which is the plain sigmoid, where it has none (RAM, RAM++, Tag2Text).
+        """Reads a bundle's file; the identity where it has none (RAM, RAM++, Tag2Text).
 
         Raises:
-            BundleDamaged: the file is malformed, or is for another number of
-                tags.
+            BundleDamaged: the file is malformed, or for another number of tags.
         """
         path = directory / FILE
         if not path.exists():
@@ -96,12 +94,10 @@ class Calibration:
 
 
 def cost_thresholds(thresholds: NDArray[Real], add_costs: NDArray[np.floating] | float) -> NDArray[Real]:
-    """Thresholds of least expected cost, 1 / (1 + add_costs), where they are `NEUTRAL`; the others as they are.
+    """Thresholds (L,) of least expected cost, 1 / (1 + add_costs), in place of `NEUTRAL`.
 
-    Args:
-        thresholds: (L,).
-        add_costs: (L,) or one number: what it costs to add a missing tag, in
-            removed ticks.
+    `add_costs`: (L,) or one number: what it costs to add a missing tag, in
+    removed ticks.
     """
     costly = np.asarray(1 / (1 + np.asarray(add_costs, dtype=np.float64)), dtype=thresholds.dtype)
     return np.where(thresholds == NEUTRAL, costly, thresholds)

@@ -1,8 +1,8 @@
-"""Captioner of Tag2Text and RAM: a BERT encoder over tags and image tokens, and a causal BERT decoder.
+"""Captioner of Tag2Text and RAM: BERT over tags and image tokens, and a causal BERT decoder.
 
-Tag2Text paper, section 3.3 (arXiv 2303.05657): the tags of an image, as one text, attend to its image tokens; the
-decoder writes the caption while it attends to what comes of that. Both are transformers' BERT; weights come by the
-official names, which are those of transformers.
+Tag2Text paper, section 3.3 (arXiv 2303.05657): the tags of an image, as one
+text, attend to its tokens; the decoder attends to the result. Weights come by
+the official names, which are those of transformers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ PAD = 0
 
 
 class Captioner(nn.Module):
-    """Tag encoder and text decoder.
-
-    Args:
-        encoder, decoder: their numbers.
-        token_width: D of the image tokens.
-    """
+    """Tag encoder and text decoder; `token_width` is D of the image tokens."""
 
     def __init__(self, encoder: BertConfig, decoder: BertConfig, token_width: int) -> None:
         super().__init__()
@@ -45,13 +40,10 @@ class Captioner(nn.Module):
 
     @classmethod
     def with_weights(cls, weights: Mapping[str, Tensor]) -> Captioner:
-        """A captioner around complete weights by official names, without copying them, in evaluation mode.
-
-        A weight that is a parameter of another module is shared with it.
+        """A captioner around complete weights by official names, in evaluation mode.
 
         Raises:
-            KeyError, RuntimeError: the tensors are not exactly those of a
-                captioner.
+            KeyError, RuntimeError: these are not exactly a captioner's tensors.
         """
         with torch.device("meta"):
             width = weights["tag_encoder.encoder.layer.0.crossattention.self.key.weight"].shape[1]
@@ -78,8 +70,7 @@ class Captioner(nn.Module):
             tokens: (B, T, D) image tokens.
 
         Returns:
-            (B, W, H) states, those of padding included: the decoder attends to
-            them, too.
+            (B, W, H) states; the decoder attends to those of padding, too.
         """
         # A mask of four axes is taken as it is; one of two would become causal.
         seen = torch.where(mask.bool(), 0.0, -10000.0)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
@@ -91,11 +82,8 @@ class Captioner(nn.Module):
 def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Tensor] | None = None) -> Captioner:
     """The captioner of a bundle in fp32.
 
-    Args:
-        bundle: one that has a captioner.
-        device: for its weights.
-        network: parameters of the bundle's `TaggingNetwork`, with which it
-            shares some (for training); None: read from the bundle.
+    `network`: parameters of the bundle's `TaggingNetwork`, with which it shares
+    some (for training); None: read from the bundle.
 
     Raises:
         BundleDamaged: it has none, or its weights are not those of a captioner.
@@ -111,11 +99,7 @@ def load_captioner(bundle: Bundle, device: str = "cpu", network: Mapping[str, Te
 
 
 def shared_weights(network: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the tag encoder's first layers share with the tagging head: all but self-attention, with other heads.
-
-    Args:
-        network: of `TaggingNetwork`, by our names.
-    """
+    """What the tag encoder's first layers share with the tagging head: all but self-attention."""
     shared: dict[str, Tensor] = {}
     for name, tensor in network.items():
         if name.startswith("head.layers."):

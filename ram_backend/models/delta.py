@@ -1,13 +1,12 @@
-"""Linear adapter on the bundle's log-odds: what a project's version changes about the tags that it names.
+"""Linear adapter on the bundle's log-odds: what a version changes about its tags.
 
 A tag's log-odds under a delta are
 
     base_scale * base_log_odds + features . weight + bias
 
-where `base_log_odds` are those that the bundle itself gives the tag (its logit
-after the bundle's calibration) and `features` describe the image as a whole. So
-a delta costs one small matrix product, needs no network of its own, and can't
-touch tags that it doesn't name.
+where `base_log_odds` are the bundle's own, calibrated, and `features` describe
+the image as a whole. So a delta costs one small matrix product and can't touch
+tags that it doesn't name.
 
 Shapes: N images, K tags of the delta, T tokens of width D, F feature width.
 """
@@ -29,7 +28,7 @@ TENSORS = ("base_scale", "weight", "bias", "thresholds")
 
 
 def features_of(tokens: NDArray[np.float32] | NDArray[np.float16]) -> FloatArray:
-    """What deltas see of an image: its global token, the first of (N, T, D), as (N, F) float32 with F = D."""
+    """What deltas see of images: token 0 of (N, T, D), as (N, F) float32, F = D."""
     return np.ascontiguousarray(tokens[:, 0, :], dtype=np.float32)
 
 
@@ -78,17 +77,17 @@ class Delta:
         return int(self.weight.shape[1])
 
     def log_odds(self, base_log_odds: FloatArray, features: FloatArray) -> FloatArray:
-        """Calibrated log-odds (N, K) under the delta, from the bundle's (N, K) and features (N, F)."""
+        """Log-odds (N, K) under the delta, from the bundle's and features (N, F)."""
         found = base_log_odds * self.base_scale + features @ self.weight.T + self.bias
         return np.asarray(found, dtype=np.float32)
 
     def to_tensors(self) -> dict[str, FloatArray]:
-        """All numbers by the names in `TENSORS`, float32; the tags are not among them."""
+        """All numbers by the names in `TENSORS`, float32, without the tags."""
         return {name: getattr(self, name) for name in TENSORS}
 
     @classmethod
     def from_tensors(cls, tags: Sequence[str], tensors: Mapping[str, FloatArray]) -> Delta:
-        """The delta that `to_tensors` took apart, now or when a delta had a calibration of its own.
+        """Inverse of `to_tensors`, also of when a delta had a calibration of its own.
 
         Raises:
             VersionDamaged: arrays are missing, superfluous, not float32, or

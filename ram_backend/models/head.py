@@ -1,4 +1,4 @@
-"""Tagging head: cross-attention from tag queries to image tokens, without attention between queries.
+"""Tagging head: cross-attention from tag queries to image tokens, none between queries.
 
 RAM, RAM++, Tag2Text and the starter differ only in their `HeadConfig`. A layer
 is a post-norm transformer layer without self-attention (RAM paper, section 3.2;
@@ -7,8 +7,7 @@ is a post-norm transformer layer without self-attention (RAM paper, section 3.2;
     a = norm(x + dense(cross_attention(x, tokens)));    x = norm(a + down(gelu(up(a))))
 
 Because queries never see each other, the logit of a tag doesn't depend on which
-other tags are asked for: any subset, any order and any added tags give the same
-numbers, and cost in proportion.
+other tags are asked for, and cost is in proportion to their number.
 
 Shapes: B images, T image tokens of width D, L tags, E label embedding width, H
 hidden width.
@@ -30,22 +29,19 @@ class HeadConfig:
     """The numbers that make a head.
 
     Attributes:
-        token_width: D, width of the image tokens (keys and values).
+        token_width: D.
         hidden: H, a multiple of `heads`.
         heads: attention heads. No tensor shape reveals this number: a wrong one
             loads and gives wrong logits.
-        layers: number of layers, at least one.
+        layers: at least one.
         intermediate: width inside the feed-forward part.
-        label_width: E, width of the label embeddings; None says that they are H
-            wide and go straight in.
+        label_width: E; None: label embeddings are H wide and go straight in.
         project: whether label embeddings pass a linear layer and a relu to
             become queries; needs `label_width`.
         classifier: "shared", one linear layer for every tag; or "per_tag", own
             weights for each of `tags` tags.
-        tags: number of tags with own classifier weights ("per_tag" only).
-        layer_norm_eps: epsilon of all layer norms.
-        dropout: probability used on attention weights and layer outputs while
-            training.
+        tags: number of tags ("per_tag" only).
+        dropout: of attention weights and layer outputs while training.
     """
 
     token_width: int
@@ -62,20 +58,19 @@ class HeadConfig:
 
     @property
     def query_input_width(self) -> int:
-        """Width of a label embedding: `label_width`, or H where embeddings go straight in."""
+        """Width of a label embedding: `label_width`, or H where they go straight in."""
         return self.label_width if self.project and self.label_width is not None else self.hidden
 
 
 class TagQueries(NamedTuple):
-    """What the head needs to know about L tags; computed once where it doesn't depend on the image.
+    """What the head needs to know about L tags.
 
     Attributes:
         hidden: (L, H), or (B, L, H) where the queries depend on the image
             (RAM++).
         projected: same shape: layer 0's `query` projection of `hidden`.
-        weight: (L, H) classifier rows of these tags ("per_tag" heads), else
-            None.
-        bias: (L,) to go with `weight`, else None.
+        weight, bias: (L, H) and (L,) classifier rows of these tags ("per_tag"
+            heads), else None.
     """
 
     hidden: Tensor
@@ -89,7 +84,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class StableLayerNorm(nn.LayerNorm):
-    """Layer norm computed in float32 whatever the input's type: an epsilon of 1e-12 is 0 in half precision."""
+    """Layer norm in float32: an epsilon of 1e-12 is 0 in half precision."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises the last axis; the result has the input's shape and type."""
@@ -98,7 +93,7 @@ class StableLayerNorm(nn.LayerNorm):
 
 
 class HeadLayer(nn.Module):
-    """One post-norm layer: cross-attention to the image tokens, then a feed-forward part."""
+    """One post-norm layer: cross-attention to the tokens, then a feed-forward part."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -114,11 +109,11 @@ class HeadLayer(nn.Module):
         self.output_norm = StableLayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        """Keys and values of the tokens (B, T, D): the only thing that the layer keeps of the image."""
+        """Keys and values of the tokens (B, T, D)."""
         return self._split(self.key(tokens)), self._split(self.value(tokens))
 
     def forward(self, hidden: Tensor, projected: Tensor, memory: KeysValues) -> Tensor:
-        """Queries (B, L, H), and their projection by `query`, through the layer: (B, L, H)."""
+        """Queries (B, L, H), and their projection by `query`, to (B, L, H)."""
         dropout = self.dropout if self.training else 0.0
         queries = self._split(projected)
         return self.after_attention(
@@ -126,12 +121,12 @@ class HeadLayer(nn.Module):
         )
 
     def attention(self, projected: Tensor, memory: KeysValues) -> Tensor:
-        """Attention weights (B, heads, L, T) of queries projected by `query` (B, L, H)."""
+        """Attention weights (B, heads, L, T) of projected queries (B, L, H)."""
         queries, keys = self._split(projected), memory[0]
         return (queries @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5).softmax(dim=-1)
 
     def after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer: queries (B, L, H) and attended values (B, heads, L, H / heads) to (B, L, H)."""
+        """The rest: from attended values (B, heads, L, H / heads) to (B, L, H)."""
         merged = attended.transpose(1, 2).reshape(hidden.shape)
         summed = self.attention_norm(hidden + self._drop(self.attention_output(merged)))
         return self.output_norm(summed + self._drop(self.down(functional.gelu(self.up(summed)))))
@@ -158,13 +153,9 @@ class TaggingHead(nn.Module):
         self.classifier = nn.Linear(config.hidden, config.tags or 1)
 
     def queries(self, label_embeddings: Tensor, rows: Tensor | None = None) -> TagQueries:
-        """Turns label embeddings into queries, reusable for any number of images if they don't depend on one.
+        """Turns label embeddings (L, E), or for each image (B, L, E), into queries.
 
-        Args:
-            label_embeddings: (L, E), or (B, L, E) where they depend on the
-                image.
-            rows: (L,) int64, which tag each embedding belongs to; needed by
-                "per_tag" heads only.
+        `rows`: (L,) int64, the tag of each embedding, for "per_tag" heads only.
         """
         hidden = label_embeddings if self.projection is None else functional.relu(self.projection(label_embeddings))
         projected = self.layers[0].query(hidden)
@@ -174,7 +165,7 @@ class TaggingHead(nn.Module):
         return TagQueries(hidden, projected, self.classifier.weight[rows], self.classifier.bias[rows])
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
-        """What every layer keeps of the image tokens (B, T, D); reusable for many sets of queries."""
+        """What every layer keeps of the image tokens (B, T, D)."""
         return [layer.keys_values(tokens) for layer in self.layers]
 
     def hidden_states(self, memory: list[KeysValues], queries: TagQueries) -> Tensor:
@@ -183,11 +174,11 @@ class TaggingHead(nn.Module):
         return self.layers[-1](hidden, projected, memory[-1])
 
     def relevance(self, tokens: Tensor, queries: TagQueries) -> Tensor:
-        """Gradient-weighted attention of the last layer: how much each token speaks for each tag, (B, L, T), >= 0.
+        """Gradient-weighted attention: how much tokens speak for tags, (B, L, T), >= 0.
 
-        The mean over the heads of attention x its positive gradient (Chefer,
-        Gur, Wolf 2021, arXiv 2103.15679). Queries never see each other, so that
-        one backward pass gives each tag its own gradient.
+        Of the last layer, the mean over the heads of attention x its positive
+        gradient (Chefer, Gur, Wolf 2021, arXiv 2103.15679). One backward pass
+        gives each tag its own, since queries never see each other.
         """
         memory, layer = self.keys_values(tokens), self.layers[-1]
         hidden, projected = self._before_last(memory, queries)
@@ -198,7 +189,7 @@ class TaggingHead(nn.Module):
         return (weights.detach() * gradient.relu()).mean(dim=1)
 
     def _before_last(self, memory: list[KeysValues], queries: TagQueries) -> tuple[Tensor, Tensor]:
-        """Input of the last layer: hidden states and their projection, (B, L, H) each."""
+        """Input of the last layer: hidden states and projection, (B, L, H) each."""
         batch = memory[0][0].shape[0]  # len() would be fixed by an export
         hidden = queries.hidden.expand(batch, *queries.hidden.shape[-2:])
         projected = queries.projected.expand(hidden.shape)
@@ -214,5 +205,5 @@ class TaggingHead(nn.Module):
         return (hidden * queries.weight).sum(dim=-1) + queries.bias
 
     def forward(self, tokens: Tensor, queries: TagQueries) -> Tensor:
-        """Logits (B, L), before the sigmoid, of the tags in `queries` on images with `tokens` (B, T, D)."""
+        """Logits (B, L) of the tags in `queries` on images with `tokens` (B, T, D)."""
         return self.classify(self.hidden_states(self.keys_values(tokens), queries), queries)

@@ -1,9 +1,7 @@
 """Download of the authors' released files from the hub, resumed where it stopped.
 
-Weights come from the Hugging Face hub through its own client (resume,
-checksums, mirrors by HF_ENDPOINT); tag lists and thresholds are small text
-files in the authors' code repository. Every address can be replaced, also by a
-local file.
+Weights come from the Hugging Face hub (a mirror by HF_ENDPOINT); tag lists and
+thresholds are text files in the authors' code repository.
 """
 
 from __future__ import annotations
@@ -40,8 +38,7 @@ class Release:
         repository: on the hub; with the prefix "spaces/" a demo space.
         filename: of the weights in that repository.
         tags: URL or path of the tag list.
-        thresholds: URL or path of the thresholds; None: the model has the
-            authors' flat ones.
+        thresholds: likewise; None: the model has the authors' flat ones.
         revision: branch, tag or commit on the hub.
     """
 
@@ -57,7 +54,7 @@ RELEASES: dict[Released, Release] = {
     "ram": Release(f"{_AUTHORS}/recognize_anything_model", "ram_swin_large_14m.pth", *_RAM_LISTS),
     "tag2text": Release(f"{_AUTHORS}/recognize_anything_model", "tag2text_swin_14m.pth", _TAG2TEXT_LIST, None),
 }
-"""As the authors' README names them; the files of RAM and Tag2Text are also in their demo space
+"""As the authors' README names them; those of RAM and Tag2Text are also in their demo space
 "spaces/xinyu1205/recognize-anything"."""
 
 
@@ -74,9 +71,8 @@ def pull(
 ) -> Bundle:
     """Downloads a released model and makes a bundle of it.
 
-    The weights are kept in `cache_dir` until the bundle is there, and are
-    removed then: a download that stopped resumes where it was, and one that was
-    complete is not repeated.
+    The weights are kept in `cache_dir` until the bundle is there: a download
+    that stopped resumes, and a complete one is not repeated.
 
     Args:
         kind: which model.
@@ -89,8 +85,7 @@ def pull(
         options: further ones of `import_checkpoint`.
 
     Raises:
-        DownloadError: a file is unavailable; names its address, and how to
-            import one that was got otherwise.
+        DownloadError: a file is unavailable.
         CheckpointError, VocabularyError: see `import_checkpoint`.
     """
     from ram_backend.models.importing import import_checkpoint
@@ -145,11 +140,7 @@ def _weights(release: Release, downloads: Path, endpoint: str | None, kind: Rele
 
 
 def _resumed(url: str, size: int | None, target: Path) -> Path:
-    """Downloads a file, or the rest of it where an earlier process was stopped.
-
-    The hub's own `hf_hub_download` resumes only within one process: it throws
-    away what a stopped one has left.
-    """
+    """Downloads a file, or the rest: `hf_hub_download` begins anew after a stop."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

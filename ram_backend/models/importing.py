@@ -1,4 +1,4 @@
-"""Import of an official weight file and its tag list as a bundle: no code of the file runs, every key is checked."""
+"""Import of an official weight file: no code of it runs, every key is checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TAG2TEXT_THRESHOLDS = {2701: 0.7, 2828: 0.7, 1167: 0.7}
 """The authors' exceptions in Tag2Text's list: person, man, woman."""
 
 TAG2TEXT_DELETED = (127, 2961, 3351, 3265, 3338, 3355, 3359)
-"""Tags that the authors switch off in Tag2Text's list: quarter, back, two, three, four, five, one."""
+"""Switched off by the authors in Tag2Text: quarter, back, two, three, four, five, one."""
 
 NEW_TAG_THRESHOLD = 0.5
 
@@ -67,12 +67,12 @@ def import_checkpoint(
 ) -> Bundle:
     """Converts an official file of RAM, RAM++ or Tag2Text, whole or not at all.
 
-    The tensors stay in the file until they are written, so memory stays far
-    below the size of the weights.
+    The tensors stay in the file until they are written: memory stays far below
+    the size of the weights.
 
     Args:
-        file: `.pth`, weights under "model" (as the authors publish and their
-            trainer saves it) or at the top.
+        file: `.pth`, weights under "model" (as the authors publish it) or at
+            the top.
         tags: its tag list, one a line.
         thresholds: one number a line; None: 0.68 for every tag, and for
             Tag2Text the authors' exceptions.
@@ -80,16 +80,13 @@ def import_checkpoint(
         bundles_dir: where bundles live.
         allow_extra: drop unknown keys instead of refusing the file.
         descriptions: label embeddings per tag in a RAM++ file; None: 51.
-        image_size: side of the images that the network was trained for; None:
-            384.
+        image_size: side of the images that it was trained for; None: 384.
         origin: where the files came from, kept in the provenance.
         progress: gets each step in a few words.
 
     Raises:
-        CheckpointError: the file can't be used or the name is taken; names file
-            or key, and the remedy.
-        VocabularyError: the tag list or the thresholds can't be used; names the
-            file and the line.
+        CheckpointError: the file can't be used or the name is taken.
+        VocabularyError: the tag list or the thresholds can't be used.
     """
     say = progress or (lambda _: None)
     check_new_name(bundles_dir, name)
@@ -148,7 +145,7 @@ def import_checkpoint(
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A checked official file: its float32 tensors by official name, and what is left out of it."""
+    """A checked official file: its float32 tensors by official name."""
 
     kind: BundleKind
     architecture: Architecture
@@ -159,7 +156,7 @@ class _Checkpoint:
 
 
 def _load(file: Path) -> Any:
-    """Unpickles with torch's list of harmless types only; tensors stay in the file where its format allows."""
+    """Unpickles harmless types only; tensors stay in the file where it allows."""
     if not file.is_file():
         raise CheckpointError("there is no such file: check the path.")
     with file.open("rb") as stream:
@@ -244,7 +241,7 @@ def _checked(entries: Any, tags: int, descriptions: int, image_size: int, allow_
 
 
 def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags: int) -> None:
-    """Writes the weight files; safetensors copies from the mapped file straight into the new ones."""
+    """Writes the weight files, from the mapped file straight into the new ones."""
     network: dict[str, Tensor] = {}
     names = official.our_names(checkpoint.kind, checkpoint.architecture)
     for key, tensor in {**checkpoint.weights, **checkpoint.captioner}.items():
@@ -266,6 +263,6 @@ def _write_tensors(file: Path, checkpoint: _Checkpoint, directory: Path, *, tags
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """The tensor itself where it fills its storage, as usual; a copy where it is a part of a larger one."""
+    """The tensor itself where it fills its storage, else a copy."""
     tensor = tensor.contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

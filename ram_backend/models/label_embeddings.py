@@ -29,8 +29,8 @@ class LabelEmbeddings:
     Attributes:
         rows: (N, d) float32 or float16, an array or a slice of a mapped file:
             tag 0's rows, then tag 1's, and so on.
-        counts: (tags,) int32, at least 1: how many rows each tag has (RAM++ 51,
-            the others 1); they sum to N.
+        counts: (tags,) int32, at least 1: rows of each tag (RAM++ 51, the
+            others 1); they sum to N.
         width: d.
     """
 
@@ -40,11 +40,7 @@ class LabelEmbeddings:
 
     @classmethod
     def open(cls, directory: Path) -> LabelEmbeddings:
-        """Maps the file of a bundle; reads nothing but its header and the counts.
-
-        Raises:
-            BundleDamaged: there is no such file, or it is malformed.
-        """
+        """Maps a bundle's file; BundleDamaged where it is missing or malformed."""
         path = directory / FILE
         try:
             file: Any = safe_open(path, framework="numpy")
@@ -60,12 +56,7 @@ class LabelEmbeddings:
         return len(self.counts)
 
     def count(self, entry: Entry) -> int:
-        """How many embeddings a tag has.
-
-        Raises:
-            VocabularyError: a row outside the vocabulary, or an embedding of
-                another width.
-        """
+        """How many embeddings a tag has; VocabularyError: unknown row, other width."""
         if not isinstance(entry, np.ndarray):
             if not 0 <= entry < len(self):
                 raise VocabularyError(f"There is no tag {entry}: the bundle has the tags 0 to {len(self) - 1}.")
@@ -78,13 +69,13 @@ class LabelEmbeddings:
         return len(entry)
 
     def of(self, entry: Entry) -> FloatArray:
-        """The embeddings (k, d) of one tag, as a copy in memory; VocabularyError as `count` says."""
+        """The embeddings (k, d) of one tag, a copy; VocabularyError as `count`."""
         count = self.count(entry)
         start = None if isinstance(entry, np.ndarray) else int(self._starts[entry])
         return np.array(entry if start is None else self.rows[start : start + count], dtype=np.float32)
 
     def means(self, entries: Sequence[Entry]) -> FloatArray:
-        """One embedding per tag, (L, d): its own, or the mean of its several, brought to length 1."""
+        """One embedding per tag, (L, d): its own, or its several's mean of length 1."""
         found = np.empty((len(entries), self.width), dtype=np.float32)
         for place, entry in enumerate(entries):
             rows = self.of(entry)

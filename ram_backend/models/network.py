@@ -1,10 +1,10 @@
-"""Protocol of a network (encode images, select tags, compute logits), and loading of a bundle's and a version's.
+"""Protocol of a network (encode images, select tags, compute logits), and its loading.
 
 A version may bring a fine-tuned tagging head. Its file holds every tensor of
 the head by its name, or LoRA factors: `<name>.a` (r, in) and `<name>.b` (out,
 r), whose product b a is added to the bundle's weight `<name>`. The tuned
-network shares encoder, label embeddings and tokens with the bundle's, and so
-its `encoder_id`. No import here loads torch.
+network shares all else, and `encoder_id`, with the bundle's. No import here
+loads torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TUNED_FILES = (HEAD_FILE, LOW_RANK_FILE)
 
 
 class Queries(Protocol):
-    """What a network has precomputed for L chosen tags; opaque, and only good for the network that made it."""
+    """What a network has precomputed for L chosen tags; only good for that network."""
 
     def __len__(self) -> int: ...
 
@@ -40,7 +40,7 @@ class Network(Protocol):
         encoder_id: names weights, engine and precision: equal ids give equal
             tokens. Part of cache keys.
         side_by_side: whether two threads that encode at once get more done than
-            one; if not, the engine uses all its threads for each call.
+            one.
         token_shape: (T, D), number and width of an image's tokens.
     """
 
@@ -49,10 +49,10 @@ class Network(Protocol):
     token_shape: tuple[int, int]
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Pixels (B, 3, S, S) from the bundle's preprocessing to tokens (B, T, D), both float32."""
+        """Prepared pixels (B, 3, S, S) to tokens (B, T, D), both float32."""
 
     def select(self, tags: Sequence[int | FloatArray]) -> Queries:
-        """Precomputes what the head needs to know about L tags: rows of the vocabulary, or text embeddings (k, d).
+        """Precomputes what the head needs of L tags: rows, or text embeddings (k, d).
 
         Raises:
             TextEncoderUnavailable: a new tag, and the network learned its tags
@@ -62,13 +62,12 @@ class Network(Protocol):
         """
 
     def logits(self, tokens: FloatArray, queries: Queries) -> FloatArray:
-        """Logits (B, L) float32 before calibration; a tag's logit doesn't depend on the other tags chosen."""
+        """Logits (B, L) float32 before calibration, whatever other tags are chosen."""
 
     def evidence(self, tokens: FloatArray, queries: Queries) -> FloatArray:
-        """Evidence maps (B, S, S, L) float32: how much each cell of the image speaks for each tag.
+        """Evidence maps (B, S, S, L) float32: how much each cell speaks for each tag.
 
-        Comparable within a map only, not between tags or images. Axis 1 goes
-        down, axis 2 to the right.
+        Comparable within a map only. Axis 1 goes down, axis 2 to the right.
         """
 
 
@@ -82,25 +81,19 @@ def load_network(
         device: "auto" takes a CUDA device where there is one.
         precision: of the matrix products; "auto" is fp32 on the CPU and bf16 on
             CUDA devices that have it. What this CPU only emulates (8 to 9 times
-            slower than fp32) is replaced by fp32 with a warning, unless it is
-            forced.
+            slower) becomes fp32 with a warning, unless it is forced.
         threads: CPU threads for inference, on torch those of the whole process;
             None leaves the engine's default.
 
     Raises:
-        BundleDamaged: the weights are not those of the architecture that the
-            bundle names.
+        BundleDamaged: the weights don't fit the bundle's architecture.
         SettingsError: the device is not there, or can't do that precision.
     """
     return _engine(bundle)(bundle, device=device, precision=precision, threads=threads)
 
 
 def encoder_id_of(bundle: Bundle, *, device: Device = "auto", precision: Precision = "auto") -> str:
-    """The `encoder_id` that `load_network` will give; imports the engine, reads no weights.
-
-    Raises:
-        SettingsError: the device is not there.
-    """
+    """The `encoder_id` of `load_network`, without weights; SettingsError: no device."""
     return str(_engine(bundle).id_of(bundle, device=device, precision=precision))
 
 
@@ -116,25 +109,20 @@ def _engine(bundle: Bundle) -> Any:
 
 
 def head_file(name: str, tensors: Tensors) -> dict[str, bytes]:
-    """One of `TUNED_FILES` with its content; `tensors` float32 by the names that it stores."""
+    """One of `TUNED_FILES` with its content; `tensors` float32 by their names."""
     from safetensors.numpy import save
 
     return {name: save({key: np.ascontiguousarray(array) for key, array in tensors.items()})}
 
 
 def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
-    """The bundle's network with the head that a version brings, if any; its tokens and `encoder_id` stay the same.
-
-    Args:
-        base: the bundle's network as `load_network` gave it; stays usable,
-            unchanged.
-        files: contents of the version's files by name.
+    """The bundle's network with the head that a version's files bring, if any.
 
     Raises:
         VersionDamaged: there are both of `TUNED_FILES`; the file is not
-            readable, or for another head; a value, or what the head computes,
-            is not finite; or the network takes no head (the starter's was
-            fine-tuned by earlier releases).
+            readable, or for another head; a value or a logit is not finite; or
+            the network takes no head (the starter's was fine-tuned by earlier
+            releases).
     """
     names = [name for name in TUNED_FILES if name in files]
     if not names:
@@ -153,7 +141,7 @@ def tuned_network(base: Network, files: Mapping[str, bytes]) -> Network:
 
 
 def _tensors(base: Tensors, file: str, data: bytes) -> Tensors:
-    """All tensors of a tuned head, by the names and in the shapes of the bundle's head `base`, finite."""
+    """All tensors of a tuned head, finite, by names and in shapes of `base`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -1,7 +1,6 @@
-"""Key names and shapes of the authors' weight files, and where each tensor goes in ours.
+"""Key names and shapes of the authors' weight files, and our names of them.
 
-Shapes are read off our own network on torch's meta device; the numbers of a
-network are read from a file's shapes.
+Shapes are read off our own network on torch's meta device.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ DESCRIPTIONS_PER_TAG = 51
 """Rows per tag in RAM++'s label embeddings."""
 
 HEADS = 4
-"""Attention heads of the tagging head, in all three models. Not to be seen in any shape."""
+"""Attention heads of the tagging head in all three models; no shape reveals them."""
 
 _TIED = re.compile(
     r"tag_encoder\.encoder\.layer\.[01]\.(crossattention|intermediate|output)\.|text_decoder\.cls\.predictions\.decoder\."
 )
 PER_TAG_CLASSIFIER = ("fc.W", "fc.b")
-"""Tag2Text's classifier, which has a leading axis of length 1 in both of its tensors."""
+"""Tag2Text's classifier; both tensors have a leading axis of length 1."""
 
 _STRUCTURAL = ("relative_position_index", "attn_mask", "position_ids")
 _SWIN = "visual_encoder"
@@ -40,11 +39,11 @@ _LAYER = "tagging_head.encoder.layer"
 
 
 def part_of(key: str) -> Part:
-    """Which part of a model a tensor is in; structural ones are computed by the model itself.
+    """Which part of a model a tensor is in; structural ones are computed.
 
-    Tied ones are second names in the captioner: layers 0 and 1 of the tag
-    encoder share all but self-attention with the tagging head, the decoder's
-    last layer shares its weight and bias with others of the decoder.
+    Tied ones are second names: layers 0 and 1 of the tag encoder share all but
+    self-attention with the tagging head, the decoder's last layer its weight
+    and bias with others of the decoder.
     """
     if any(part in key for part in _STRUCTURAL):
         return "structural"
@@ -59,11 +58,7 @@ def label_key(kind: BundleKind) -> str:
 
 
 def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESCRIPTIONS_PER_TAG) -> BundleKind | None:
-    """Which model a file holds, judged by its keys; None where it is none of them.
-
-    The number of label embeddings tells RAM++ from RAM where the one key that
-    RAM lacks is missing.
-    """
+    """Which model a file holds by its keys and number of label embeddings, or None."""
     if "reweight_scale" in shapes:
         return "ram_plus"
     if {"fc.W", "fc.b", "label_embed.weight"} & shapes.keys():
@@ -75,12 +70,7 @@ def detect_kind(shapes: Mapping[str, Shape], tags: int, descriptions: int = DESC
 
 
 def read_architecture(kind: BundleKind, shapes: Mapping[str, Shape], tags: int, image_size: int) -> Architecture:
-    """The numbers of a network, from the shapes of its tensors.
-
-    Raises:
-        CheckpointError: a tensor that tells a number is missing or has an
-            impossible shape.
-    """
+    """The numbers of a network, from its shapes; CheckpointError: these fit none."""
     try:
         return Architecture(
             _read_encoder(shapes, image_size, projected=kind != "tag2text"),
@@ -129,7 +119,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
 
 
 def expected_shapes(kind: BundleKind, architecture: Architecture, tags: int, descriptions: int) -> dict[str, Shape]:
-    """Every key that a file must hold for tagging, with its shape; `descriptions` is the number per tag in RAM++."""
+    """Every key that a file must hold for tagging, with its shape."""
     ours = _our_shapes(architecture)
     shapes = {key: ours[name] for key, name in our_names(kind, architecture).items()}
     shapes |= {key: (1, *shapes[key]) for key in PER_TAG_CLASSIFIER if key in shapes}
@@ -139,13 +129,13 @@ def expected_shapes(kind: BundleKind, architecture: Architecture, tags: int, des
 
 @lru_cache(maxsize=8)
 def our_names(kind: BundleKind, architecture: Architecture) -> dict[str, str]:
-    """Where each tensor of an official file goes in `TaggingNetwork`'s state dict (label embeddings excepted)."""
+    """Official key to name in our state dict (label embeddings excepted)."""
     return {_official_name(kind, name): name for name in _our_shapes(architecture)}
 
 
 @lru_cache(maxsize=8)
 def _our_shapes(architecture: Architecture) -> dict[str, Shape]:
-    """Shapes of our state dict, from a network on torch's meta device: it has shapes and no memory."""
+    """Shapes of our state dict."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in TaggingNetwork(architecture).state_dict().items()}
 

@@ -1,4 +1,4 @@
-"""Image preprocessing: resize, normalise, PIL image to float array; numpy and Pillow only."""
+"""Image preprocessing: resize, normalise, PIL image to float array."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class Preprocessing:
         resize: "squash" ignores the aspect ratio (RAM); "crop" scales the
             shorter side to S and cuts out the centre.
         interpolation: PIL's filter, always with its antialiasing.
-        mean: per channel, subtracted from values in 0..1.
-        std: per channel, divides afterwards.
+        mean, std: per channel, of values in 0..1.
         exif_orientation: whether decoding applies the EXIF orientation (RAM's
             own code doesn't).
         alpha: "drop": decoding keeps the colour under transparent pixels (RAM);
@@ -48,20 +47,12 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """Stable name of exactly this preprocessing, e.g. `squash384-3f9a1c0d`: for cache keys and digests."""
+        """Stable name of exactly this preprocessing, e.g. `squash384-3f9a1c0d`."""
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return f"{self.resize}{self.size}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Prepares one image.
-
-        Args:
-            image: decoded, in any mode that Pillow converts to RGB; not
-                changed.
-
-        Returns:
-            (3, S, S) float32, channels in RGB order, normalised.
-        """
+        """A decoded image of any mode to (3, S, S) float32, RGB, normalised."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         target, resampling = (self.size, self.size), Image.Resampling[self.interpolation.upper()]

@@ -1,8 +1,8 @@
-"""RAM, RAM++ and Tag2Text as one torch module, Swin encoder and tagging head: for inference and for fine-tuning.
+"""RAM, RAM++ and Tag2Text as one torch module: Swin encoder and tagging head.
 
-    RAM       queries are made of one frozen text embedding per tag                     (arXiv 2306.03514)
-    RAM++     ... of several, mixed for each image by their likeness to it              (arXiv 2310.15200)
-    Tag2Text  queries are learned, and every tag has its own classifier                 (arXiv 2303.05657, tagging part)
+    RAM       queries are made of one frozen text embedding per tag          (arXiv 2306.03514)
+    RAM++     ... of several, mixed for each image by their likeness to it   (arXiv 2310.15200)
+    Tag2Text  queries are learned, every tag has its own classifier          (arXiv 2303.05657)
 
 The numbers of a network come from its `Architecture`, which a bundle keeps.
 """
@@ -31,12 +31,10 @@ class SwinConfig:
         image_size: S, side of the square input in pixels.
         patch: side of a patch in pixels.
         embed: width of stage 0; it doubles with every stage.
-        depths: blocks per stage.
-        heads: attention heads per stage.
+        depths, heads: blocks and attention heads per stage.
         window: side of an attention window in patches.
         mlp_ratio: widening inside a block.
-        projection: D, width that tokens are projected to; None leaves them as
-            the last stage made them.
+        projection: D that tokens are projected to; None leaves them as they are.
     """
 
     image_size: int
@@ -59,13 +57,13 @@ class SwinConfig:
 
     @property
     def token_shape(self) -> tuple[int, int]:
-        """(T, D): the patches of the last stage and the mean token, and their width."""
+        """(T, D): patches of the last stage and the mean token, and their width."""
         side = self.image_size // (self.patch * 2 ** (len(self.depths) - 1))
         return side * side + 1, self.projection or self.swin_width
 
 
 class ImageEncoder(nn.Module):
-    """timm's Swin: images (B, 3, S, S) to tokens (B, T, D); token 0 is the mean of the others."""
+    """timm's Swin: images (B, 3, S, S) to tokens (B, T, D), token 0 their mean."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -82,11 +80,7 @@ class ImageEncoder(nn.Module):
         return tokens if self.projection is None else self.projection(tokens)
 
     def keep_residuals_in_float32(self) -> None:
-        """For mixed precision: half-precision products, but residual sums and norms in float32 from end to end.
-
-        The sums would otherwise take the half precision of the convolution and
-        of each patch merging.
-        """
+        """For mixed precision: half products, but residual sums and norms in float32."""
         self.swin.patch_embed.register_forward_hook(_to_float32)
         for stage in self.swin.layers:
             stage.downsample.register_forward_hook(_to_float32)
@@ -94,7 +88,7 @@ class ImageEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers that make a network; `reweight`: a tag's several embeddings are mixed for each image (RAM++)."""
+    """The numbers of a network; `reweight`: RAM++, mixes a tag's embeddings."""
 
     encoder: SwinConfig
     head: HeadConfig
@@ -112,10 +106,8 @@ class LabelBlock(NamedTuple):
     Attributes:
         rows: (L, K, d), K the largest number of embeddings of a tag; 0 beyond a
             tag's own number.
-        absent: (L, K) bool, True beyond a tag's own number; None where all tags
-            have K.
-        tags: (L,) int64 rows in the vocabulary; None for heads that share one
-            classifier.
+        absent: (L, K) bool, True there; None where all tags have K.
+        tags: (L,) int64 rows in the vocabulary, for "per_tag" heads only.
     """
 
     rows: Tensor
@@ -140,7 +132,7 @@ class LabelBlock(NamedTuple):
 
 
 class TaggingNetwork(nn.Module):
-    """Image encoder and tagging head, and for RAM++ the scale of its mixing; label embeddings come from outside."""
+    """Image encoder, tagging head, RAM++'s scale; label embeddings come from outside."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -153,7 +145,7 @@ class TaggingNetwork(nn.Module):
 
     @classmethod
     def with_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> TaggingNetwork:
-        """Builds a network around existing tensors, without copying or initialising anything, in evaluation mode.
+        """A network around existing tensors, without copying them, in evaluation mode.
 
         Raises:
             RuntimeError: the tensors are not exactly those of the architecture.
@@ -165,7 +157,7 @@ class TaggingNetwork(nn.Module):
         return network.eval()
 
     def with_head(self, tensors: Mapping[str, Tensor], dropout: float = 0.0) -> TaggingNetwork:
-        """A network with a head of these tensors, not copied, that shares everything else; see `with_weights`."""
+        """A network with a head of these tensors, all else shared; see `with_weights`."""
         with torch.device("meta"):
             network = type(self)(replace(self.architecture, head=replace(self.architecture.head, dropout=dropout)))
         network.encoder, network.reweight_scale = self.encoder, self.reweight_scale
@@ -173,7 +165,7 @@ class TaggingNetwork(nn.Module):
         return network.eval()
 
     def label_block(self, labels: LabelEmbeddings, entries: Sequence[Entry]) -> LabelBlock:
-        """Reads the label embeddings of L tags; one each, unless the network mixes several (RAM++)."""
+        """Reads the label embeddings of L tags; one each, or several for RAM++."""
         if self.reweight_scale is not None:
             block = LabelBlock.of([torch.from_numpy(labels.of(entry)) for entry in entries])
         else:
@@ -183,7 +175,7 @@ class TaggingNetwork(nn.Module):
         return block.to(self.head.classifier.weight.device)
 
     def queries(self, labels: LabelBlock, tokens: Tensor | None) -> TagQueries:
-        """Queries of L tags, with gradients; they depend on the tokens (B, T, D) in RAM++ only.
+        """Queries of L tags, with gradients; in RAM++ they depend on tokens (B, T, D).
 
         RAM++ mixes a tag's embeddings for each image, by the softmax of their
         scaled likeness to it (section 3.3).
@@ -198,15 +190,15 @@ class TaggingNetwork(nn.Module):
         return self.head.queries(mixed)
 
     def forward(self, tokens: Tensor, labels: LabelBlock) -> Tensor:
-        """Logits (B, L) of tags on image tokens (B, T, D) from `encoder`, with gradients."""
+        """Logits (B, L) of tags on image tokens (B, T, D), with gradients."""
         return self.head(tokens, self.queries(labels, tokens))
 
 
 def restore_buffers(encoder: ImageEncoder) -> None:
-    """Gives an encoder that was built without memory (device "meta") the buffers that no weight file holds.
+    """Gives an encoder on device "meta" the buffers that no weight file holds.
 
-    Position indices and shift masks depend on the geometry and not on the
-    width: a one-channel-wide twin has them.
+    Position indices and shift masks don't depend on the width: a
+    one-channel-wide twin has them.
     """
     config = encoder.config
     twin = _swin(config, embed=1, heads=(1,) * len(config.heads))

@@ -17,7 +17,6 @@ class BundleEntry:
     """One line of a list of bundles.
 
     Attributes:
-        name: of its directory `path`.
         kind: which network it holds; "?" where that can't be read.
         installed: False for the starter before its first use.
         summary: kind, tags and size in a few words.
@@ -33,7 +32,7 @@ class BundleEntry:
 
 
 def list_bundles(bundles_dir: Path) -> list[BundleEntry]:
-    """All bundles by name, the starter first; it is listed also where it is not installed yet."""
+    """All bundles by name, the starter first, installed or not."""
     entries = [_entry(path) for path in bundles_dir.glob("[!.]*") if path.is_dir()]
     if all(entry.name != STARTER for entry in entries):
         entries.append(BundleEntry(STARTER, STARTER, bundles_dir / STARTER, False, "installs itself at its first use"))
@@ -41,11 +40,10 @@ def list_bundles(bundles_dir: Path) -> list[BundleEntry]:
 
 
 def find_bundle(name: str, bundles_dir: Path, *, progress: Callable[[str], Any] | None = None) -> Bundle:
-    """Opens a bundle by its name or path; the starter is installed first where it is not there yet.
+    """Opens a bundle by name or path; the starter is installed where it is missing.
 
     Raises:
-        BundleNotFound: there is none of that name; the message lists those that
-            are there.
+        BundleNotFound: there is none of that name.
         BundleDamaged: there is, but it can't be used.
     """
     path = bundles_dir / name

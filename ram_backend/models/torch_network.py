@@ -1,4 +1,4 @@
-"""Inference of RAM, RAM++ and Tag2Text on torch: device, mixed precision, selected tags only."""
+"""Inference of RAM, RAM++ and Tag2Text on torch: device, precision, selected tags."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ram_backend.models.label_embeddings import Entry, FloatArray, LabelEmbeddin
 from ram_backend.models.ram import Architecture, LabelBlock, TaggingNetwork
 
 PAIRS_AT_ONCE = 8192
-"""Pairs of image and tag that go through the head together: bounds its memory to some 100 MB."""
+"""Pairs of image and tag in the head together: bounds its memory to some 100 MB."""
 
 DESCRIBED_AT_ONCE = 512
-"""Tags with descriptions that go through together: at 51 rows of width 512 they take 53 MB."""
+"""Tags with descriptions in the head together: 51 rows of width 512 take 53 MB."""
 
 RESIDENT_ROWS = DESCRIBED_AT_ONCE * 51
-"""Label rows of a selection that stay in memory; more are read from the mapped file as needed."""
+"""Label rows of a selection that stay in memory; others are read as needed."""
 
 FixedPrecision = Literal["fp32", "bf16", "fp16"]
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TorchQueries:
-    """L chosen tags: their queries where these don't depend on the image; else (RAM++) embeddings, if they are few."""
+    """L chosen tags: their queries where fixed; else (RAM++) embeddings, if few."""
 
     entries: tuple[Entry, ...]
     fixed: TagQueries | None = field(default=None, repr=False)
@@ -49,16 +49,12 @@ class TorchQueries:
 
 
 class TorchNetwork:
-    """A `Network` (see `network.py`) on torch; may be used by several threads at once."""
+    """A `Network` on torch; may be used by several threads at once."""
 
     side_by_side = False  # each calling thread would bring a team of its own
 
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
-        """Maps the weights of a bundle and moves them to the device; see `load_network`.
-
-        Large weights are stored, and their products computed, in `precision`;
-        everything else stays in float32.
-        """
+        """Maps a bundle's weights; large products are in `precision`, the rest fp32."""
         self._device = torch_device(device)
         fixed = fixed_precision(precision, self._device)
         if fixed == "fp32" and precision not in ("fp32", "auto"):
@@ -88,17 +84,17 @@ class TorchNetwork:
 
     @staticmethod
     def id_of(bundle: Bundle, *, device: str, precision: str) -> str:
-        """The `encoder_id` of the network that the constructor makes; see `encoder_id_of`."""
+        """The `encoder_id` of the constructor's network; see `encoder_id_of`."""
         place = torch_device(device)
         return f"{bundle.digest[:16]}-torch-{place.type}-{fixed_precision(precision, place)}"
 
     def head_tensors(self) -> dict[str, FloatArray]:
-        """Copies of the head's tensors by their names in the state dict of a `TaggingHead`, as float32."""
+        """Copies of the tensors of a `TaggingHead` by their names, as float32."""
         state = self._module.head.state_dict()
         return {name: np.array(tensor.float().cpu().numpy()) for name, tensor in state.items()}
 
     def with_head(self, tensors: Mapping[str, FloatArray]) -> TorchNetwork:
-        """A network with the head of these `head_tensors` that shares encoder and label embeddings with this one."""
+        """A network with the head of these `head_tensors` that shares all else."""
         module = self._module.with_head({name: torch.tensor(array) for name, array in tensors.items()})
         if self._half is not None:
             _halve_products(module.head, module.head, self._half)
@@ -118,7 +114,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def select(self, tags: Sequence[Entry]) -> TorchQueries:
-        """Precomputes what the head needs to know about L tags; reads the label rows of these tags and no others."""
+        """Precomputes what the head needs of L tags; reads their label rows only."""
         if not self._new_tags and any(isinstance(entry, np.ndarray) for entry in tags):
             raise TextEncoderUnavailable(
                 "This bundle learned its tags without a text encoder and can't score a new one: ask for tags of its"
@@ -152,7 +148,7 @@ class TorchNetwork:
         return result
 
     def evidence(self, tokens: FloatArray, queries: TorchQueries) -> FloatArray:
-        """Evidence maps (B, S, S, L) of the selected tags, see `Network`; token 0 is the mean and has no place."""
+        """Evidence maps (B, S, S, L), see `Network`; token 0 has no place."""
         side = int((self.token_shape[0] - 1) ** 0.5)
         maps = np.empty((len(tokens), side, side, len(queries)), dtype=np.float32)
         for row, one in enumerate(tokens):
@@ -179,14 +175,13 @@ class TorchNetwork:
 
 
 def load_module(bundle: Bundle) -> TaggingNetwork:
-    """The network of a bundle as a torch module on the CPU, in fp32 and evaluation mode; for training see its class.
+    """A bundle's network as a torch module on the CPU, fp32, in evaluation mode.
 
-    The weights are private pages of the bundle's file: changing them changes
-    this module and never the bundle.
+    The weights are private pages of the bundle's file: changing them never
+    changes the bundle.
 
     Raises:
-        BundleDamaged: the weights are not those of the architecture that the
-            bundle names.
+        BundleDamaged: the weights don't fit the bundle's architecture.
     """
     path = bundle.path / NETWORK
     try:
@@ -198,11 +193,7 @@ def load_module(bundle: Bundle) -> TaggingNetwork:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of a setting; "auto" takes a CUDA device where there is one.
-
-    Raises:
-        SettingsError: it is not there.
-    """
+    """A setting's device, "auto": CUDA if any; SettingsError: it is missing."""
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingsError(
             "The device is cuda, and torch finds none: set RAM_DEVICE=cpu or auto, or check the driver."
@@ -229,7 +220,7 @@ def _is_emulated(precision: Literal["bf16", "fp16"]) -> bool:
 
 
 def _halve_products(module: nn.Module, head: TaggingHead, half: torch.dtype) -> None:
-    """Stores the weights of large products in half precision; what is small or feeds the logits stays."""
+    """Stores the weights of large products in half precision."""
     exact = {head.projection, head.classifier, head.layers[0].query}
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d) and part not in exact:

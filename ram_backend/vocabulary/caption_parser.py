@@ -1,4 +1,4 @@
-"""Caption parser: noun phrases, attributes and actions of a sentence to tags of a vocabulary, by rules over a lexicon.
+"""Caption parser: noun phrases, attributes and actions of a sentence to tags, by rules.
 
 The longest phrase in the lexicon or the vocabulary wins: "hot dog" gives no
 "dog", and "swimming pool" no "swimming". A word that is noun and verb ("parks
@@ -70,7 +70,7 @@ _THINGS = ("object", "scene", "plant", "food", "event")
 _IMITATIONS = ("toy", "fake", "stuffed")
 """A thing after one of these isn't there itself."""
 _OPEN = ("action", "attribute", "color")
-"""Categories whose phrases don't keep their words from others: "play guitar" is play and guitar, too."""
+"""Categories whose words count for others, too: "play guitar" is play and guitar."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class CaptionParser:
         return [self.vocabulary[row].name for row in self.rows(caption)]
 
     def rows(self, caption: str) -> list[int]:
-        """Rows of the tags in the vocabulary, in the order of the sentence, each once."""
+        """Rows of the tags, in the order of the sentence, each once."""
         found = (match.concept.row for match in self._matches(_tokens(caption)))
         return list(dict.fromkeys(row for row in found if row is not None))
 
     def unknown(self, caption: str) -> list[str]:
-        """Words where a noun stands ("the new drone flies") that neither lexicon nor vocabulary know, as written."""
+        """Nouns ("the new drone flies") that nobody knows, as written."""
         words = _tokens(caption)
         found = []
         for at in range(1, len(words)):
@@ -148,7 +148,7 @@ class CaptionParser:
         return found
 
     def _of_lexicon(self, tag: Tag, own: dict[str, int], categories: dict[str, str]) -> _Concept:
-        """A tag of the lexicon as the vocabulary has it: itself, else its head word where that is a broader tag."""
+        """A tag of the lexicon: itself, else its head word if that is a broader tag."""
         for word in (tag.name, *tag.synonyms):
             key = fold(word)
             verbs = [form for form in verb_forms(key) if categories.get(form, "action") == "action"]
@@ -226,7 +226,7 @@ class CaptionParser:
         return agrees and closed and subject is not None and subject.category in _ANIMATE
 
     def _denied(self, words: Sequence[str]) -> list[bool]:
-        """Which words a negation covers: from it to the end of its phrase, or to the next finite verb."""
+        """Words under a negation: to the end of its phrase, or the next finite verb."""
         denied = [False] * len(words)
         start = None
         for at, word in enumerate(words):
@@ -266,15 +266,10 @@ def _tokens(caption: str) -> list[str]:
 
 
 def vocabulary_of_captions(captions: Iterable[str], min_count: int, lexicon: Vocabulary | None = None) -> Vocabulary:
-    """RAM's way to a label system: the tags that captions name often enough, and frequent nouns that no tag has.
-
-    Args:
-        captions: sentences; a tag counts once in each, under any synonym.
-        min_count: captions that have to name a tag.
-        lexicon: None: the label system.
+    """RAM's way to a label system: tags and unknown nouns that `min_count` captions name.
 
     Raises:
-        VocabularyError: no tag reaches `min_count`.
+        VocabularyError: none reaches `min_count`.
     """
     lexicon = load_label_system() if lexicon is None else lexicon
     parser = CaptionParser(lexicon, lexicon)

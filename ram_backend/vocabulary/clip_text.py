@@ -1,8 +1,7 @@
-"""Text encoder of RAM and RAM++: the text tower of OpenAI's CLIP ViT-B/16, averaged over prompts.
+"""Text encoder of RAM and RAM++: OpenAI's CLIP ViT-B/16, averaged over prompts.
 
-OpenAI's networks use the quick GELU, x * sigmoid(1.702 x): open_clip's
-"ViT-B-16-quickgelu". Its plain "ViT-B-16" takes the same weights without
-complaint and gives other numbers.
+OpenAI's networks use the quick GELU, x * sigmoid(1.702 x). open_clip's plain
+"ViT-B-16" takes the same weights without complaint and gives other numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 
 
 class ClipTextEncoder:
-    """Embeds tags with CLIP's text tower: each prompt to length 1, their mean, to length 1 again.
+    """Embeds tags: each prompt to length 1, their mean, to length 1 again.
 
     Attributes:
         id: weights (digest of the tower's tensors) and recipe.
@@ -46,7 +45,7 @@ class ClipTextEncoder:
     """
 
     def __init__(self, tower: TextTransformer, tokenizer: Tokenizer, *, device: str = "cpu") -> None:
-        """Takes open_clip's text tower and tokenizer: texts -> (n, context) int64, end-of-text being the largest id."""
+        """Takes open_clip's tower and tokenizer (largest id: end of text)."""
         self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self._tower = tower.eval().float().to(self._device)
         self._tokenizer = tokenizer
@@ -59,7 +58,7 @@ class ClipTextEncoder:
         return unit_rows(np.array(rows, dtype=np.float32).reshape(len(texts), self.dim))
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1; cut at 77 tokens."""
+        """Embeds sentences, cut at 77 tokens: (N, dim) float32, rows of length 1."""
         rows = np.empty((len(sentences), self.dim), dtype=np.float32)
         for start in range(0, len(sentences), _BATCH):
             tokens = self._tokenizer(list(sentences[start : start + _BATCH]))
@@ -68,7 +67,7 @@ class ClipTextEncoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: Tensor) -> Tensor:
-        """(n, context) token ids -> (n, dim). What comes after the last end-of-text can't be seen by it: cut off."""
+        """(n, context) token ids -> (n, dim), cut after the last end-of-text."""
         tower = self._tower
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
@@ -79,7 +78,7 @@ class ClipTextEncoder:
 
 
 def build_text_tower(config: Mapping[str, Any]) -> TextTransformer:
-    """A text tower without weights, from an open_clip model configuration (`embed_dim`, `quick_gelu`, `text_cfg`)."""
+    """A text tower without weights, from an open_clip model configuration."""
     from open_clip.transformer import QuickGELU, TextTransformer
 
     return TextTransformer(
@@ -95,12 +94,11 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
     Args:
         weights: a state dict (.safetensors or .pt), or a folder with one under
             the hub's name; None: from the hub or its cache. Pickles are read as
-            plain tensors only; TorchScript holds code and is refused.
+            plain tensors only; TorchScript is refused.
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        TextEncoderUnavailable: the weights are not at hand, need code to be
-            run, or don't fit; names the file and the remedy.
+        TextEncoderUnavailable: the weights are not at hand, or don't fit.
     """
     import open_clip
 
@@ -110,7 +108,7 @@ def load_clip_text_encoder(weights: Path | None, *, device: str = "auto") -> Cli
 
 
 def load_clip(weights: Path | None) -> nn.Module:
-    """CLIP ViT-B/16 as open_clip's model, both towers, frozen, on the CPU; weights and errors as above."""
+    """Both towers of CLIP ViT-B/16, frozen, on the CPU; errors as above."""
     import open_clip
     from open_clip.model import CLIP
 
@@ -135,7 +133,7 @@ def _fill(module: nn.Module, weights: Path | None) -> None:
 
 
 def _digest_of(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and float32 values: the same for every file format."""
+    """sha256 over names, shapes and float32 values, whatever the file format."""
     digest = hashlib.sha256()
     for key in sorted(state):
         values = state[key].detach().float().cpu().contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Text encoders: protocol, cache on disk, opening of a bundle's one, embedding of descriptions."""
+"""Text encoders: protocol, cache on disk, opening, embedding of descriptions."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ class TextEncoder(Protocol):
     dim: int
 
     def embed(self, texts: Sequence[str]) -> Rows:
-        """Embeds tags: (len(texts), dim) float32, rows of length 1, prompts already averaged."""
+        """Embeds tags: (N, dim) float32, rows of length 1, prompts already averaged."""
 
     def embed_sentences(self, sentences: Sequence[str]) -> Rows:
-        """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1."""
+        """Embeds sentences as they are: (N, dim) float32, rows of length 1."""
 
 
 class CachedTextEncoder:
-    """A text encoder that embeds each text once: rows are kept on disk by the encoder's id and the text."""
+    """Embeds each text once: rows are on disk by the encoder's id and the text."""
 
     def __init__(self, encoder: TextEncoder, folder: Path, max_bytes: int) -> None:
-        """Takes the encoder, and folder and size of its `DiskCache`, which other encoders may share."""
+        """Takes an encoder, and folder and size of a `DiskCache` that others may share."""
         self._encoder = encoder
         self._files = DiskCache(folder, max_bytes)
         self.id = encoder.id
         self.dim = encoder.dim
 
     def embed(self, texts: Sequence[str]) -> Rows:
-        """Embeds tags, each distinct one at most once: (len(texts), dim) float32, rows of length 1."""
+        """See `TextEncoder`."""
         return self._cached("tag", texts, self._encoder.embed)
 
     def embed_sentences(self, sentences: Sequence[str]) -> Rows:
-        """Embeds sentences as they are: (len(sentences), dim) float32, rows of length 1."""
+        """See `TextEncoder`."""
         return self._cached("sentence", sentences, self._encoder.embed_sentences)
 
     def _cached(self, kind: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Rows]) -> Rows:
@@ -75,11 +75,10 @@ class CachedTextEncoder:
 
 
 def load_descriptions(path: Path) -> dict[str, list[str]]:
-    """Reads RAM++'s tag descriptions as its authors publish them: a JSON list of objects `{tag: [sentence, ...]}`.
+    """Reads RAM++'s tag descriptions: a JSON list of `{tag: [sentence, ...]}`.
 
     Raises:
-        VocabularyError: the file can't be read or is no such list; names the
-            file and the entry.
+        VocabularyError: the file can't be read or is no such list.
     """
     try:
         entries = TypeAdapter(_Descriptions).validate_json(read_text(path), strict=True)
@@ -96,11 +95,10 @@ def load_descriptions(path: Path) -> dict[str, list[str]]:
 
 
 def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
-    """Embeds every sentence of each tag on its own, since RAM++ weighs them by the image.
+    """Embeds every sentence on its own, since RAM++ weighs them by the image.
 
     Returns:
-        Tag -> (k, dim) float32, rows of length 1, in the order of its
-        sentences.
+        Tag -> (k, dim) float32, rows of length 1, in the order of sentences.
     """
     rows = encoder.embed_sentences([sentence for sentences in descriptions.values() for sentence in sentences])
     ends = np.cumsum([0, *map(len, descriptions.values())])
@@ -108,11 +106,10 @@ def embed_descriptions(encoder: TextEncoder, descriptions: Mapping[str, Sequence
 
 
 def open_text_encoder(spec: str, settings: Settings) -> TextEncoder:
-    """Opens the text encoder that a bundle names (one of `SPECS`), behind the cache on disk.
+    """Opens a bundle's text encoder (one of `SPECS`), behind the cache on disk.
 
     Raises:
-        TextEncoderUnavailable: it isn't known, or its weights are not at hand;
-            the message says what to do.
+        TextEncoderUnavailable: it isn't known, or its weights are not at hand.
     """
     encoder: TextEncoder
     if spec == "minilm":

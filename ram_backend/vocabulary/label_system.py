@@ -1,14 +1,13 @@
-"""Builder of the label system: merge of word lists, WordNet synonyms and hypernyms, into one vocabulary.
+"""Builder of the label system: merge of word lists, WordNet synonyms and hypernyms.
 
 `build_label_system` merges the named lists in `sources/` in a fixed order;
-`label_system.json` beside this module is its result. Nothing else is needed to
-build it again: no network, no other package. What each list is and where it
-comes from stands in its head, the rules in LABEL_SYSTEM.md. A word list is text:
+`label_system.json` beside this module is its result. Where each list comes from
+stands in its head, the rules in LABEL_SYSTEM.md. A word list is text:
 
-    # title: ...                      comment lines; `title`, `origin` and `terms` are given for every list
-    [animal]                          category of what follows; without one the category is found later
-    dog = canine = hound, puppy       tags, separated by commas; after "=" synonyms
-    crane (bird)                      a gloss tells two tags of one name apart; shown only where that is needed
+    # title: ...                  comment; every list has `title`, `origin`, `terms`
+    [animal]                      category of what follows; else it is found later
+    dog = canine = hound, puppy   tags, separated by commas; after "=" synonyms
+    crane (bird)                  a gloss, shown only where a name is not enough
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ _GLOSSED = re.compile(r"(?P<name>.+?) \((?P<gloss>[^)]+)\)")
 
 @dataclass(frozen=True)
 class Sense:
-    """One noun synset: its offset, lexicographer file, the offsets of all broader ones (nearest first) and its words.
+    """One noun synset: offset, lexicographer file, all broader offsets, nearest first.
 
-    `words` are lower-case words whose most frequent sense this is, so that they
-    may stand for it without doubt.
+    `words` are lower-case ones whose most frequent sense this is.
     """
 
     synset: str
@@ -59,7 +57,7 @@ class Sense:
 
 @dataclass
 class Draft:
-    """A tag of a word list, or one that is still being put together from several."""
+    """A tag of a word list, or of several that are being merged."""
 
     name: str
     gloss: str | None
@@ -80,14 +78,10 @@ def load_label_system() -> Vocabulary:
 
 
 def build_label_system(sources: Path = SOURCES) -> Vocabulary:
-    """Builds the label system from its word lists, tags in alphabetical order.
-
-    Args:
-        sources: folder with the lists of `ORDER` and the rules.
+    """Builds the label system from the lists of `ORDER` and the rules, tags sorted.
 
     Raises:
-        VocabularyError: a list is missing or malformed, or two rules contradict
-            each other.
+        VocabularyError: a list is missing or malformed, or rules contradict.
     """
     drafts = merged_lists(sources)
     senses = read_senses(sources / "wordnet.txt")
@@ -121,7 +115,7 @@ class _Merger:
         self._glossed: dict[str, Draft] = {}
 
     def find(self, key: str, category: str | None) -> Draft | None:
-        """The draft that `key` means: same word, its singular or plural, or the same verb where both are actions."""
+        """The draft of the same word, its singular or plural, or the same action."""
         if key in self._keys or key in self._separate:
             return self._keys.get(key)
         singular = (self._keys[form] for form in singular_forms(key) if form in self._keys)
@@ -135,7 +129,7 @@ class _Merger:
         return self._glossed.get(key) if category is None else None
 
     def add(self, entry: Draft) -> None:
-        """Merges one entry of a list into the draft that means the same, or starts a new one."""
+        """Merges an entry into the draft of the same meaning, or starts one."""
         key = fold(entry.full_name)
         draft = self.find(key, entry.category)
         if draft is None:
@@ -166,7 +160,7 @@ class _Merger:
 
 
 def merged_lists(sources: Path) -> list[Draft]:
-    """All lists merged, in order, without senses; excluded words are gone, renamed ones have their common name."""
+    """All lists merged, in order, without senses and excluded words."""
     excluded = {fold(word) for word in read_words(sources / "excluded.txt")}
     separate = {fold(word) for word in read_words(sources / "separate.txt")}
     renamed = {fold(old): new for new, olds in read_pairs(sources / "renamed.txt", "=") for old in olds}
@@ -180,7 +174,7 @@ def merged_lists(sources: Path) -> list[Draft]:
 
 
 def _named(drafts: list[Draft]) -> list[Draft]:
-    """Drops the gloss of a name ("crane (bird)") where no other tag has the bare one; then cleans the synonyms."""
+    """Drops a gloss ("crane (bird)") where the bare name is free; cleans synonyms."""
     bare = {fold(draft.name) for draft in drafts if draft.gloss is None}
     for draft in drafts:
         if draft.gloss is not None and fold(draft.name) in bare:
@@ -195,7 +189,7 @@ def _named(drafts: list[Draft]) -> list[Draft]:
 
 
 def _add_words(drafts: list[Draft], excluded: set[str]) -> None:
-    """Adds WordNet's other words for the same thing as synonyms: of things, not of people, and no Latin names."""
+    """Adds WordNet's words for the same thing, not for people, as synonyms."""
     taken = {fold(word) for draft in drafts for word in (draft.name, *draft.synonyms)} | excluded
     owner = {draft.sense.synset: draft.name for draft in reversed(drafts) if draft.sense is not None}
     for draft in drafts:
@@ -209,13 +203,13 @@ def _add_words(drafts: list[Draft], excluded: set[str]) -> None:
 
 
 def _head(name: str) -> str | None:
-    """The word that says what a phrase is: "beer bottle" -> "bottle", "slice of pizza" has none."""
+    """The head of a phrase: "beer bottle" -> "bottle", "slice of pizza" has none."""
     words = name.split(" ")
     return words[-1] if len(words) > 1 and "of" not in words and "(" not in name and "and" not in words else None
 
 
 def _categorise(drafts: list[Draft]) -> None:
-    """Gives every draft without a category that of its sense, else that of its head word, else "object"."""
+    """Missing categories: of the sense, else of the head word, else "object"."""
     for draft in drafts:
         if draft.category is None and draft.sense is not None:
             draft.category = CATEGORY_OF_FILE.get(draft.sense.file, "other")
@@ -227,10 +221,10 @@ def _categorise(drafts: list[Draft]) -> None:
 def _broader(
     drafts: list[Draft], broad: Iterable[str], pairs: Iterable[tuple[str, list[str]]]
 ) -> dict[str, tuple[str, ...]]:
-    """Names of all broader tags of each tag, nearest first: from own rules, WordNet, and the head of a phrase.
+    """All broader tags, nearest first, by own rules, WordNet, and heads of phrases.
 
-    WordNet and heads give only tags that are listed as `broad`: its upper words
-    are rarely what a person would say.
+    WordNet and heads give only tags that are listed as `broad`: upper words are
+    rarely what a person would say.
 
     Raises:
         VocabularyError: a rule names no tag, or the rules form a cycle.
@@ -268,7 +262,7 @@ def _broader(
 
 
 def closure(start: str, above: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
-    """Everything above `start`, breadth first; with `start` itself where it is above itself."""
+    """Everything above `start`, breadth first, perhaps with `start`."""
     found: dict[str, None] = {}
     layer = list(above(start))
     while layer:
@@ -289,12 +283,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_word_list(path: Path) -> list[Draft]:
-    """Reads one list, the source of its tags.
-
-    Raises:
-        VocabularyError: an unknown category or an empty word; names file and
-            line.
-    """
+    """Reads one list; VocabularyError: an unknown category or an empty word."""
     entries = []
     category = None
     for number, line in _lines(path):
@@ -319,11 +308,7 @@ def read_words(path: Path) -> list[str]:
 
 
 def read_pairs(path: Path, mark: str) -> list[tuple[str, list[str]]]:
-    """Lines of `key <mark> word, word`.
-
-    Raises:
-        VocabularyError: a line without the mark; names file and line.
-    """
+    """Lines of `key <mark> word, word`; VocabularyError: one lacks the mark."""
     pairs = []
     for number, line in _lines(path):
         key, found, rest = line.partition(mark)
@@ -335,11 +320,7 @@ def read_pairs(path: Path, mark: str) -> list[tuple[str, list[str]]]:
 
 
 def read_senses(path: Path) -> dict[str, Sense]:
-    """Reads `sources/wordnet.txt`: name -> sense.
-
-    Raises:
-        VocabularyError: a malformed row; names the line.
-    """
+    """Reads `sources/wordnet.txt`: name -> sense; VocabularyError: a malformed line."""
     senses = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Text encoder of the starter: all-MiniLM-L6-v2, exported to ONNX once, then run without torch."""
+"""Text encoder of the starter: all-MiniLM-L6-v2, exported to ONNX once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ _BATCH = 64
 
 
 class MiniLMTextEncoder:
-    """Embeds tags with all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0): mean pooling over words, unit length.
+    """all-MiniLM-L6-v2 (sentence-transformers): mean pooling over words, unit length.
 
-    The first use exports the weights to ONNX into
-    `<directory>/minilm-<digest>/` (about half a minute, needs torch and
-    transformers), also in two processes at the same time; later ones need
-    onnxruntime and tokenizers only.
+    The first use exports the weights to ONNX into `<directory>/minilm-<digest>/`
+    (about half a minute, needs torch and transformers), also in two processes
+    at once; later ones need onnxruntime and tokenizers only.
 
     Attributes:
         id: weights and prompts; equal ids give equal embeddings.
@@ -42,11 +41,7 @@ class MiniLMTextEncoder:
     dim = 384
 
     def __init__(self, directory: Path, *, threads: int | None = None) -> None:
-        """Takes the folder for text encoders; nothing is read before the first `embed`.
-
-        Raises:
-            TextEncoderUnavailable: the weights are not installed.
-        """
+        """Takes the folder for text encoders; TextEncoderUnavailable: no weights."""
         self._source = _package_folder()
         self._digest = _digest(self._source)
         recipe = hashlib.sha256("\n".join(PROMPTS).encode()).hexdigest()[:8]
@@ -56,12 +51,12 @@ class MiniLMTextEncoder:
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds tags, of each the first 64 word pieces: (len(texts), 384) float32, rows of length 1."""
+        """Embeds tags, 64 word pieces of each: (N, 384) float32, rows of length 1."""
         parts = (self.embed_sentences([prompt.format(text) for text in texts]) for prompt in PROMPTS)
         return unit_rows(np.sum(list(parts), axis=0))
 
     def embed_sentences(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds sentences as they are, without prompts: (len(sentences), 384) float32, rows of length 1."""
+        """Embeds sentences without prompts: (N, 384) float32, rows of length 1."""
         session, tokenizer = self._load()
         result = np.empty((len(sentences), self.dim), dtype=np.float32)
         order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
@@ -88,7 +83,7 @@ class MiniLMTextEncoder:
         return self._loaded
 
     def _materialise(self) -> None:
-        """Exports into a folder that then gets its name; a second process waits for the first."""
+        """Exports into a folder that then gets its name, under a lock."""
         hidden = self._directory.with_name(f".{self._directory.name}")
         hidden.parent.mkdir(parents=True, exist_ok=True)
         partial = hidden.with_suffix(".partial")
@@ -103,7 +98,7 @@ class MiniLMTextEncoder:
 
 
 def bert_tokenizer() -> Any:
-    """The tokenizer of bert-base-uncased, which MiniLM shares; it neither pads nor truncates.
+    """The tokenizer of bert-base-uncased, MiniLM's, without padding and truncation.
 
     Raises:
         TextEncoderUnavailable: the package is not installed.

@@ -1,17 +1,8 @@
 """Normalisation and stemming of tag names, for look-up only.
 
-Three reductions, from strict to loose:
-
-- `fold`: case, underscore, hyphen, slash, accents and runs of whitespace don't
-  matter.
-- `base_forms`: singular of a plural, base form of a verb ("geese" -> "goose",
-"running" -> "run").
-- `joined`: "hot dog", "hot-dog" and "hotdog" are one word.
-
-`base_forms` proposes, it doesn't decide: a proposal counts only where the
-vocabulary knows it, so a wrong one ("gas" -> "ga") is harmless. The words whose
-reduction would be a *different* common word ("glasses" -> "glass", "earring" ->
-"ear", "rose" -> "rise") are listed and left alone.
+A proposal of `base_forms` counts only where the vocabulary knows it, so a wrong
+one ("gas" -> "ga") is harmless. Words whose reduction would be a *different*
+common word ("glasses" -> "glass", "earring" -> "ear") are listed and left alone.
 """
 
 from __future__ import annotations
@@ -144,13 +135,13 @@ def singular_forms(key: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=65536)
 def verb_forms(key: str) -> tuple[str, ...]:
-    """Folded keys that `key` may be an inflected verb of, by its first word ("riding a bike" -> "ride a bike")."""
+    """Keys that `key` may be a verb form of: "riding a bike" -> "ride a bike"."""
     words = key.split(" ")
     return tuple(_replaced(words, 0, word) for word in _verb_bases(words[0]))
 
 
 def base_forms(key: str) -> tuple[str, ...]:
-    """Folded keys that `key` may be an inflection of: singulars, then verbs; `key` itself is not among them."""
+    """Keys that `key` may be an inflection of: singulars, then verbs; not itself."""
     return tuple(form for form in (*singular_forms(key), *verb_forms(key)) if form != key)
 
 

@@ -1,8 +1,7 @@
-"""RAM's prompt ensemble: the 63 sentences that a tag is put into before CLIP embeds it.
+"""RAM's prompt ensemble: 63 sentences around a tag, for CLIP.
 
-The released label embeddings come from the same sentences, so that a new tag's
-embedding is of the distribution that the tagging head was trained on. The
-templates were first published for ViLD (Gu et al. 2021).
+The released label embeddings come from the same sentences, which were first
+published for ViLD (Gu et al. 2021).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RULES = 2
-"""Number of the rules in this module; raise it with every change that gives other sentences."""
+"""To be raised with every change that gives other sentences."""
 
 _QUALITIES = ("good", "bad")
 _KINDS = ("nice", "cool", "weird", "small", "large", "clean", "dirty")
@@ -43,7 +42,7 @@ def recipe_id() -> str:
 
 
 def spoken(tag: str) -> str:
-    """The tag as it stands in a sentence: "Traffic_light." -> "traffic light", "car/van" -> "car or van"."""
+    """The tag in a sentence: "Traffic_light." -> "traffic light"."""
     return " ".join(tag.lower().replace("_", " ").replace("/", " or ").strip().rstrip(".").split())
 
 
@@ -53,9 +52,6 @@ def prompts(tag: str) -> list[str]:
     As in RAM's code, "an" stands before a tag whose first letter, as it is
     written, is one of a, e, i, o, u ("Apple" has "a"), and "This is " before a
     sentence that begins with the letters "a" or "the".
-
-    Args:
-        tag: any text.
     """
     word = spoken(tag)
     article = "an" if tag.strip()[:1] in set("aeiou") else "a"

@@ -1,8 +1,6 @@
 """Tag and vocabulary: an ordered, immutable list of tags with forgiving look-up.
 
-A vocabulary is read from a JSON file (one tag a line) or from the plain lists
-that RAM's authors publish: one name a line, one threshold a line. Look-up is
-forgiving, output is not: what was asked is what is shown.
+Look-up is forgiving, output is not: what was asked is what is shown.
 """
 
 from __future__ import annotations
@@ -43,8 +41,7 @@ class Tag:
             them, nearest first.
 
     Raises:
-        VocabularyError: empty name, unknown category or a threshold outside [0,
-            1].
+        VocabularyError: empty name, unknown category, threshold out of range.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -116,7 +113,7 @@ class Vocabulary(tuple[Tag, ...]):
         return values
 
     def find(self, text: str) -> int | None:
-        """Index of the tag that `text` means, or None. The order of the attempts is the class's."""
+        """Index of the tag that `text` means, by the class's order, or None."""
         index = self._index
         if text in index.exact:
             return index.exact[text][0]
@@ -130,7 +127,7 @@ class Vocabulary(tuple[Tag, ...]):
         return next((table[form] for table, forms in steps for form in forms if form in table), None)
 
     def resolve(self, texts: Sequence[str]) -> list[int | None]:
-        """Indices of the tags that `texts` mean: one entry per text, in order, None where nothing is found.
+        """Per text the index of the tag that it means, or None.
 
         The k-th asking of one exact name takes the k-th tag of that name, the
         last one when there are no more.
@@ -151,12 +148,7 @@ class Vocabulary(tuple[Tag, ...]):
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Reads what `save` wrote.
-
-        Raises:
-            VocabularyError: no such file, no JSON, another format, or a
-                malformed tag; names the file and the place.
-        """
+        """Reads what `save` wrote; VocabularyError names file and place."""
         try:
             return cls(_File.model_validate_json(read_text(path), strict=True).tags)
         except ValidationError as error:
@@ -166,15 +158,12 @@ class Vocabulary(tuple[Tag, ...]):
 
     @classmethod
     def from_files(cls, tags: Path, thresholds: Path | None = None, *, default_threshold: float = 0.5) -> Vocabulary:
-        """Reads RAM's plain lists: one name a line, and as many thresholds in [0, 1], one a line.
+        """Reads RAM's plain lists: one name a line, and as many thresholds in [0, 1].
 
-        Names may repeat; whitespace at their ends (the Chinese list has it) is
-        dropped.
+        Names may repeat; whitespace at their ends (the Chinese list has it) goes.
 
         Raises:
-            VocabularyError: a file can't be read, an empty line, a threshold
-                that is no number in [0, 1], or two counts that differ; names
-                file, line, and both numbers.
+            VocabularyError: a file is malformed, or two counts differ.
         """
         names = read_names(tags)
         values = [default_threshold] * len(names) if thresholds is None else _read_thresholds(thresholds)
@@ -215,11 +204,7 @@ class _Index:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 text of a file, a byte order mark removed.
-
-    Raises:
-        VocabularyError: it can't be read or isn't UTF-8.
-    """
+    """UTF-8 text of a file, without byte order mark; VocabularyError: unreadable."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -229,18 +214,14 @@ def read_text(path: Path) -> str:
 
 
 def first_error(error: ValidationError) -> str:
-    """Where and what pydantic's first error is, in one line; places in lists are counted from 1."""
+    """Pydantic's first error in one line; places in lists are counted from 1."""
     found = error.errors()[0]
     place = " ".join(str(part + 1) if isinstance(part, int) else part for part in found["loc"])
     return f"{place}: {found['msg']}" if place else found["msg"]
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a tag list, untouched; names may repeat, a final newline may be missing.
-
-    Raises:
-        VocabularyError: it can't be read, has no line, or has an empty one.
-    """
+    """The lines of a tag list, untouched; VocabularyError: none, or an empty one."""
     names = read_text(path).splitlines()
     if not names:
         raise VocabularyError(f"{path}: empty. Put one tag on each line.")

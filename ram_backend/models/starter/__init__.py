@@ -1,1 +1,1 @@
-"""The starter bundle: network on onnxruntime (ImageNet prior, linear probes, RAM-style head), export, installation."""
+"""The starter bundle: network on onnxruntime, export, installation."""

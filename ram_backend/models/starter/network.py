@@ -1,4 +1,4 @@
-"""The starter's network on onnxruntime: tagging head, linear probes and an ImageNet prior, mixed per tag.
+"""The starter's network on onnxruntime: tagging head, linear probes, ImageNet prior.
 
 A tag's logit is a weighted sum of three component logits from the same image tokens:
 
@@ -48,7 +48,7 @@ COMPONENTS = ("head", "probe", "prior")
 _PIXEL_BATCH = 16
 _PAIRS_AT_ONCE = 40_000
 CENTRE_PRIOR = 5.0
-"""Fall of a tag's evidence with the squared distance from the centre, in sizes of the image: people point cameras."""
+"""Fall of evidence with the squared distance from the centre, in sizes of the image."""
 
 _NO_CLASSES: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
@@ -84,7 +84,7 @@ class StarterNetwork:
     token_shape = (TOKENS, WIDTH)
 
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int | None) -> None:
-        """Loads the files of an installed starter bundle: always the CPU, always fp32; see `load_network`."""
+        """Loads an installed starter bundle: always the CPU, always fp32."""
         if device == "cuda":
             raise SettingsError(
                 "The starter runs on the CPU: set RAM_DEVICE=auto, or choose another bundle for the GPU."
@@ -132,7 +132,7 @@ class StarterNetwork:
         return np.concatenate(parts)
 
     def select(self, tags: Sequence[Entry]) -> StarterQueries:
-        """Prepares L tags: rows of the vocabulary, or text embeddings (k, 384) whose mean stands for a new tag."""
+        """Prepares L tags: rows, or text embeddings (k, 384), which are averaged."""
         embeddings = unit_rows(self._labels.means(tags))
         known = [None if isinstance(tag, np.ndarray) else int(tag) for tag in tags]
         places = [None if row is None else self._probe_of.get(row) for row in known]
@@ -153,7 +153,7 @@ class StarterNetwork:
         return np.concatenate(parts)
 
     def component_logits(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
-        """The three parts of the logits before mixing: (3, B, L), in the order of `COMPONENTS`."""
+        """The parts of the logits before mixing: (3, B, L), ordered as `COMPONENTS`."""
         tokens = np.ascontiguousarray(tokens, dtype=np.float32)
         head = self._head.run(None, {"tokens": tokens, "hidden": queries.hidden, "projected": queries.projected})[0]
         probe = features_of(tokens) @ queries.probe_weight.T + queries.probe_bias
@@ -161,7 +161,7 @@ class StarterNetwork:
         return np.stack([head, probe, prior])
 
     def evidence(self, tokens: FloatArray, queries: StarterQueries) -> FloatArray:
-        """Evidence maps (B, 5, 5, L), see `Network`: probe and ImageNet classes of each cell, and a centre prior."""
+        """Evidence maps (B, 5, 5, L), see `Network`: probe, classes, and a centre prior."""
         cells = tokens[:, 1:]
         shares = queries.prior.weights / queries.prior.weights.sum(axis=1, keepdims=True)
         classes = (deep_features(cells) @ self.classifier.weight.T + self.classifier.bias) @ shares.T
@@ -171,7 +171,7 @@ class StarterNetwork:
         return (maps.reshape(-1, GRID, GRID, len(queries)) - centre[:, :, None]).astype(np.float32)
 
     def _prior(self, embeddings: FloatArray, known: Sequence[int | None]) -> PriorTags:
-        """Class weights of all tags; background statistics are looked up for known tags and measured for new ones."""
+        """Class weights; background statistics are looked up, or measured for new tags."""
         classes = [_NO_CLASSES if row is None else self._classes[row] for row in known]
         weights = class_weights(embeddings, classes, self.class_embeddings)
         rows = [0 if row is None else row for row in known]
